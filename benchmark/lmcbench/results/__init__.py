@@ -1,0 +1,1 @@
+"""Numbers on disk: measures, records, the run folder and where they came from (torch-free)."""

@@ -1,0 +1,1 @@
+"""What to run: suites, recipes, training shifts, cells, keys and seeds (torch-free)."""

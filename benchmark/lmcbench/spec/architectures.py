@@ -1,0 +1,90 @@
+"""Architectures by name: what a suite or a user calls a network, before anything is built."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lmcbench.errors import UserError
+
+Source = Literal["lmcbench", "timm", "module", "file"]
+
+OWN_REVISIONS = {"lmc_linear": 1, "lmc_mlp": 1, "lmc_cnn": 1, "lmc_resnet": 1}
+"""Our own small networks in timm's registry; a change of what one computes raises its revision."""
+
+
+class Architecture(BaseModel):
+    """A network and the recipe it is trained with.
+
+    `name` is a timm registry name, `module:function` or `file.py:function`; the factory is called as
+    `f(num_classes=, in_chans=, **kwargs)`, with `img_size=` where it takes one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    recipe: str
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def source(self) -> Source:
+        """Where the network's definition comes from."""
+        if ":" in self.name:
+            return "file" if self.path is not None else "module"
+        return "lmcbench" if self.name in OWN_REVISIONS else "timm"
+
+    @property
+    def path(self) -> Path | None:
+        """The file of a `file.py:function` name, else None."""
+        file, _, _ = self.name.rpartition(":")
+        return Path(file) if file.endswith(".py") else None
+
+    @property
+    def label(self) -> str:
+        """The name in print: keyword arguments appended, a file without its folder."""
+        name = self.name if self.path is None else f"{self.path.name}:{self.name.rpartition(':')[2]}"
+        settings = ",".join(f"{k}={v}" for k, v in sorted(self.kwargs.items()))
+        return f"{name}({settings})" if settings else name
+
+    @property
+    def fingerprint(self) -> str:
+        """What stands for the definition in keys, 16 hex digits, found without importing it.
+
+        Our own and timm's networks: name and revision. A user's factory: the bytes of its source file.
+
+        Raises:
+            UserError: where that file is not found.
+        """
+        if self.source in ("lmcbench", "timm"):
+            text = f"{self.source}:{self.name}:{OWN_REVISIONS.get(self.name, 1)}".encode()
+        else:
+            text = _source_file(self.name).read_bytes()
+        return hashlib.sha256(text).hexdigest()[:16]
+
+    def identity(self) -> dict[str, Any]:
+        """The architecture as keys hold it; a file's folder does not matter, its content does."""
+        name = self.name if self.path is None else f"{self.path.name}:{self.name.rpartition(':')[2]}"
+        return {"name": name, "kwargs": self.kwargs, "fingerprint": self.fingerprint}
+
+
+def _source_file(name: str) -> Path:
+    """The file that holds the factory `module:function` or `file.py:function`."""
+    where, _, function = name.rpartition(":")
+    if not re.fullmatch(r"[A-Za-z_]\w*", function):
+        raise UserError(f"Architecture {name!r} names no function. Write module:function or file.py:function.")
+    if where.endswith(".py"):
+        if not Path(where).is_file():
+            raise UserError(f"Architecture {name!r}: no file {where}.")
+        return Path(where)
+    try:
+        spec = importlib.util.find_spec(where)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        raise UserError(f"Architecture {name!r}: no module {where!r} on the import path.")
+    return Path(spec.origin)

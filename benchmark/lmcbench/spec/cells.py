@@ -1,0 +1,204 @@
+"""Cells and families: a suite expanded into what is run and what is recorded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+from lmcbench.errors import UserError, unknown
+from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.canonical import digest
+from lmcbench.spec.forks import Fork
+from lmcbench.spec.recipe import Recipe
+from lmcbench.spec.seeds import Seeds
+from lmcbench.spec.shifts import Shift
+from lmcbench.spec.suite import Suite
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (suite, architecture, recipe, training shift, fork, replicate): the unit of results."""
+
+    suite: Suite
+    architecture: Architecture
+    shift: Shift
+    fork: Fork
+    replicate: int
+
+    @cached_property
+    def key(self) -> str:
+        """16 hex digits over what should change the numbers, and over nothing else (design section 5)."""
+        identity = {
+            "suite": self.suite.digest,
+            "architecture": self.architecture.identity(),
+            "recipe": self.architecture.recipe,
+            "shift": self.shift.identity(),
+            "fork": self.fork.name,
+            "replicate": self.replicate,
+        }
+        return digest(identity)[:16]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe the architecture is trained with."""
+        return self.suite.recipes[self.architecture.recipe]
+
+    def summary(self) -> dict[str, Any]:
+        """The cell as `lmcbench suites NAME --json` lists it."""
+        return {
+            "key": self.key,
+            "architecture": self.architecture.label,
+            "recipe": self.architecture.recipe,
+            "shift": self.shift.label,
+            "fork": self.fork.name,
+            "replicate": self.replicate,
+        }
+
+
+@dataclass(frozen=True)
+class Family:
+    """All cells of one (architecture, recipe, replicate): they share the trunk."""
+
+    suite: Suite
+    architecture: Architecture
+    replicate: int
+    cells: tuple[Cell, ...]
+
+    @property
+    def key(self) -> str:
+        """16 hex digits that name the trunk, whichever of its cells are asked for."""
+        identity = {
+            "suite": self.suite.digest,
+            "architecture": self.architecture.identity(),
+            "recipe": self.architecture.recipe,
+            "replicate": self.replicate,
+        }
+        return digest(identity)[:16]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of every cell."""
+        return self.suite.recipes[self.architecture.recipe]
+
+    @property
+    def seeds(self) -> Seeds:
+        """The seeds of the replicate."""
+        return Seeds.of(self.suite.name, self.suite.version, self.replicate, self.suite.siblings)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which part of a suite is asked for; empty means all."""
+
+    architectures: Sequence[str] = ()
+    shifts: Sequence[str] = ()
+    forks: Sequence[str] = ()
+    replicates: range | None = None
+    recipe: str | None = None
+
+
+def parse_replicates(text: str) -> range:
+    """`N` (0 to N - 1) or the half-open `A:B`.
+
+    Raises:
+        UserError: for anything else, or an empty range.
+    """
+    match = re.fullmatch(r"(?:(\d+):)?(\d+)", text)
+    if match is None:
+        raise UserError(f"Replicates {text!r}: write a number N or a half-open range A:B.")
+    chosen = range(int(match[1] or 0), int(match[2]))
+    if not chosen:
+        raise UserError(f"Replicates {text!r} is an empty range.")
+    return chosen
+
+
+def expand(suite: Suite, selection: Selection = Selection()) -> list[Cell]:
+    """The cells of `suite` that `selection` asks for, replicate by replicate in the suite's order.
+
+    An architecture that the suite does not list (any timm name, `module:function` or
+    `file.py:function`) is added when it is named in full and a recipe is chosen.
+
+    Raises:
+        UserError: where a pattern matches nothing, with the nearest name.
+    """
+    architectures = _architectures(suite, selection)
+    all_shifts = [spec.shift for spec in suite.shifts]
+    labels = [shift.label for shift in all_shifts]
+    wanted = _matches("shift", selection.shifts, labels)
+    shifts = [shift for shift in all_shifts if shift.label in wanted]
+    asked = [Fork.parse(fork) for fork in selection.forks] or suite.fork_list
+    for fork in asked:
+        if fork not in suite.fork_list:
+            known = ", ".join(f.name for f in suite.fork_list)
+            raise UserError(f"Suite {suite.name} has no fork {fork.name}. It has {known}.")
+    replicates = selection.replicates or range(suite.replicates)
+    return [
+        Cell(suite, architecture, shift, fork, replicate)
+        for replicate in replicates
+        for architecture in architectures
+        for shift in shifts
+        for fork in suite.fork_list
+        if fork in asked
+    ]
+
+
+def families(cells: Sequence[Cell]) -> list[Family]:
+    """`cells` grouped by trunk, in order of first appearance."""
+    groups: dict[tuple[str, str, int], list[Cell]] = {}
+    for cell in cells:
+        group = (cell.architecture.label, cell.architecture.recipe, cell.replicate)
+        groups.setdefault(group, []).append(cell)
+    return [Family(g[0].suite, g[0].architecture, g[0].replicate, tuple(g)) for g in groups.values()]
+
+
+def _architectures(suite: Suite, selection: Selection) -> list[Architecture]:
+    if selection.recipe is not None and selection.recipe not in suite.recipes:
+        raise unknown(f"recipe of suite {suite.name}", selection.recipe, suite.recipes)
+    patterns = selection.architectures or ["*"]
+    chosen = []
+    for pattern in patterns:
+        listed = [a for a in suite.architectures if _named(a, pattern)]
+        if listed:
+            chosen += listed
+        elif _is_glob(pattern):
+            raise UserError(f"No architecture of suite {suite.name} matches {pattern!r}. {_known(suite)}")
+        elif selection.recipe is None:
+            near = str(unknown("architecture", pattern, (a.name for a in suite.architectures)))
+            raise UserError(
+                f"{near} To run an architecture that suite {suite.name} does not list, "
+                f"choose a recipe: --recipe {'|'.join(suite.recipes)}."
+            )
+        else:
+            chosen.append(Architecture(name=pattern, recipe=selection.recipe))
+    if selection.recipe is not None:
+        chosen = [a.model_copy(update={"recipe": selection.recipe}) for a in chosen]
+    return list({(a.label, a.recipe): a for a in chosen}.values())
+
+
+def _named(architecture: Architecture, pattern: str) -> bool:
+    return fnmatchcase(architecture.name, pattern) or fnmatchcase(architecture.label, pattern)
+
+
+def _is_glob(pattern: str) -> bool:
+    return any(c in pattern for c in "*?[")
+
+
+def _known(suite: Suite) -> str:
+    return f"Known: {', '.join(sorted({a.label for a in suite.architectures}))}."
+
+
+def _matches(kind: str, patterns: Sequence[str], names: Sequence[str]) -> set[str]:
+    """The names that any pattern matches, all without patterns; each pattern must match one."""
+    if not patterns:
+        return set(names)
+    matched: set[str] = set()
+    for pattern in patterns:
+        hits = {name for name in names if name == pattern or fnmatchcase(name, pattern)}
+        if not hits:
+            raise unknown(kind, pattern, names)
+        matched |= hits
+    return matched

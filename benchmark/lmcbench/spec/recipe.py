@@ -1,0 +1,68 @@
+"""A recipe: all of training that changes weights, save the network and the data."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Recipe(BaseModel):
+    """Optimizer, learning rate, schedule, batch size, length, augmentation and precision.
+
+    Fields added later get a default that means what was done before them: digests leave defaults out,
+    so that old suites keep theirs.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(gt=0, allow_inf_nan=False, description="peak learning rate")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
+    nesterov: bool = False
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), strict=False, description="of AdamW")
+    eps: float = Field(default=1e-8, gt=0, description="of AdamW")
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    decay_vectors: bool = Field(default=True, description="decay biases and norm weights too")
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    milestones: tuple[float, ...] = Field(
+        default=(), strict=False, description="fractions of training at which 'step' divides lr by 10"
+    )
+    warmup_epochs: float = Field(default=0.0, ge=0, description="linear, from lr / warm-up steps")
+    batch_size: int = Field(ge=1)
+    epochs: int = Field(ge=1, description="passes over the full training set; sets T")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    clip_norm: float | None = Field(default=None, gt=0, description="of the whole gradient")
+    augmentation: tuple[Literal["flip", "shift1", "crop4"], ...] = Field(default=(), strict=False)
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @model_validator(mode="after")
+    def _agree(self) -> Recipe:
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError("milestones go with schedule 'step', and it needs them")
+        if list(self.milestones) != sorted(self.milestones) or any(not 0 < m < 1 for m in self.milestones):
+            raise ValueError("milestones must increase strictly inside (0, 1)")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError("warmup_epochs must be less than epochs")
+        if any(not 0 <= b < 1 for b in self.betas):
+            raise ValueError("betas must lie in [0, 1)")
+        return self
+
+    def steps_per_epoch(self, n: int) -> int:
+        """Full batches in one pass over `n` images; the tail is dropped (design 3.5)."""
+        return n // self.batch_size
+
+    def length(self, n: int) -> int:
+        """T: steps of a full training, set by the size `n` of the full training set."""
+        return self.epochs * self.steps_per_epoch(n)
+
+    def lr_at(self, step: int, length: int) -> float:
+        """Learning rate of step `step` (0-based) in a training of `length` steps."""
+        warmup = round(self.warmup_epochs / self.epochs * length)
+        if step < warmup:
+            return self.lr * (step + 1) / warmup
+        if self.schedule == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (length - warmup)))
+        passed = sum(step >= m * length for m in self.milestones)
+        return self.lr * 0.1**passed

@@ -1,0 +1,217 @@
+"""A suite: the published definition of what is run, validated from one TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from lmcbench.errors import UserError, unknown
+from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.canonical import digest
+from lmcbench.spec.forks import Fork
+from lmcbench.spec.recipe import Recipe
+from lmcbench.spec.shifts import Noise, Shift
+
+SLUG = r"^[a-z0-9][a-z0-9-]*$"
+
+
+class Part(BaseModel):
+    """A table of a suite file: frozen, and every key must be known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataSpec(Part):
+    """The data set of a suite, by its name in the table of sources."""
+
+    name: str
+
+
+class Protocol(Part):
+    """How curves are measured (design section 3)."""
+
+    alphas: int = Field(default=21, ge=3, description="odd number of points on the line")
+    calibration: int = Field(default=1000, ge=2, description="images for normalisation statistics")
+    calibration_batches: int = Field(default=1, ge=1, description="batches they are passed in")
+
+    @field_validator("alphas")
+    @classmethod
+    def _odd(cls, alphas: int) -> int:
+        if alphas % 2 == 0:
+            raise ValueError("must be odd, so that alpha = 1/2 is on the grid")
+        return alphas
+
+    @property
+    def grid(self) -> list[float]:
+        """The alphas, evenly spaced from 0 to 1."""
+        return [i / (self.alphas - 1) for i in range(self.alphas)]
+
+
+class ShiftSpec(Part):
+    """A training shift of a suite: a bare name, or a table with parameters and noise mode."""
+
+    name: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    noise: Noise = "own"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _known(self) -> ShiftSpec:
+        self.shift  # noqa: B018  (parsing is the check)
+        return self
+
+    @property
+    def shift(self) -> Shift:
+        """The shift with all its parameters."""
+        return Shift.parse(self.name, self.params, self.noise)
+
+
+class Suite(Part):
+    """Architectures x training shifts x forks x replicates on one data set, and the rules of measuring."""
+
+    name: str = Field(pattern=SLUG)
+    version: int = Field(ge=1)
+    description: str
+    citation: str = ""
+    cost: str = Field(default="", description="expected time, with the machine it was measured on")
+    data: DataSpec
+    recipes: dict[str, Recipe] = Field(min_length=1)
+    architectures: list[Architecture] = Field(min_length=1)
+    shifts: list[ShiftSpec] = Field(min_length=1)
+    forks: list[str | int | float] = Field(min_length=1)
+    siblings: int = Field(default=2, ge=2, description="K, siblings per cell")
+    replicates: int = Field(default=3, ge=1)
+    protocol: Protocol = Protocol()
+    floor: float = Field(default=0.0, ge=0, le=1, description="mean member accuracy needed for a rank")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Suite:
+        for architecture in self.architectures:
+            if architecture.recipe not in self.recipes:
+                raise ValueError(
+                    f"architecture {architecture.name!r} asks for recipe {architecture.recipe!r}, "
+                    f"but the suite has {', '.join(sorted(self.recipes))}"
+                )
+        _unique("architecture", (f"{a.label} with {a.recipe}" for a in self.architectures))
+        _unique("shift", (s.shift.label for s in self.shifts))
+        _unique("fork", (f.name for f in self.fork_list))
+        for fork in self.fork_list:
+            for name, recipe in self.recipes.items():
+                if fork.epoch is not None and fork.epoch >= recipe.epochs:
+                    raise ValueError(f"fork {fork.name} is not before the end of recipe {name!r}")
+        return self
+
+    @property
+    def fork_list(self) -> list[Fork]:
+        """The forks, parsed."""
+        return [Fork.parse(fork) for fork in self.forks]
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of what changes numbers, non-default fields only (design section 4).
+
+        Name and version are in it because every seed is derived from them.
+        """
+        fields = {"name", "version", "data", "recipes", "siblings", "protocol"}
+        content = self.model_dump(mode="json", include=fields, exclude_defaults=True)
+        content["shifts"] = [spec.shift.identity() for spec in self.shifts]
+        content["forks"] = [fork.name for fork in self.fork_list]
+        return digest(content)
+
+
+def _unique(kind: str, names: Iterator[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{kind} {name!r} is listed twice")
+        seen.add(name)
+
+
+# --- finding and reading -------------------------------------------------------------------------
+
+
+def published_suites() -> dict[str, Traversable]:
+    """The suites that ship with the package: name -> file, the newest version of each name."""
+    found: dict[str, tuple[int, Traversable]] = {}
+    for file in files("lmcbench.suites").iterdir():
+        stem, _, version = file.name.removesuffix(".toml").rpartition("-v")
+        if file.name.endswith(".toml") and version.isdigit():
+            found[stem] = max(found.get(stem, (0, file)), (int(version), file), key=lambda f: f[0])
+    return {name: found[name][1] for name in sorted(found)}
+
+
+def load_suite(name: str) -> Suite:
+    """A published suite by name (`digits`, or `digits-v1` for a certain version), or a `.toml` path.
+
+    Raises:
+        UserError: where there is none, or the file is not a valid suite.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"No suite file {name}. Give a published name (see 'lmcbench suites') or a path.")
+        return parse_suite(path.read_bytes(), name)
+    published = published_suites()
+    versioned = {file.name.removesuffix(".toml"): file for file in files("lmcbench.suites").iterdir()}
+    file = published.get(name) or versioned.get(name)
+    if file is None:
+        raise unknown("suite", name, published)
+    return parse_suite(file.read_bytes(), file.name)
+
+
+def parse_suite(content: bytes, origin: str) -> Suite:
+    """A suite from TOML text; `origin` names the file in errors.
+
+    Raises:
+        UserError: naming the file and, for each fault, the key.
+    """
+    try:
+        table = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{origin} is not TOML: {error}.") from None
+    try:
+        return Suite.model_validate(table)
+    except ValidationError as error:
+        raise UserError(explain(error, origin, Suite)) from None
+
+
+def explain(error: ValidationError, origin: str, model: type[BaseModel]) -> str:
+    """A pydantic error as lines a person can act on: file, key, what is wrong, what was found."""
+    lines = []
+    for fault in error.errors(include_url=False):
+        key = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{origin}: {key}: unknown key. {_near_key(fault['loc'], model)}".rstrip())
+        elif fault["type"] == "missing":
+            lines.append(f"{origin}: {key}: this key is missing.")
+        else:
+            message = fault["msg"].removeprefix("Value error, ").rstrip(".")
+            found = fault["input"]
+            shown = f" (found {found!r})" if isinstance(found, (str, int, float, bool)) else ""
+            lines.append(f"{origin}: {f'{key}: ' if key else ''}{message}{shown}.")
+    return "\n".join(lines)
+
+
+_TABLES: dict[str, type[BaseModel]] = {
+    "recipes": Recipe,
+    "architectures": Architecture,
+    "data": DataSpec,
+    "protocol": Protocol,
+    "shifts": ShiftSpec,
+}
+
+
+def _near_key(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    """A did-you-mean for an unknown key, from the table that it stands in."""
+    holder = _TABLES.get(str(location[0]), model) if len(location) > 1 else model
+    return str(unknown("key", str(location[-1]), holder.model_fields)).partition(". ")[2]

@@ -1,0 +1,1 @@
+"""The published suites, one TOML file per suite and version."""
