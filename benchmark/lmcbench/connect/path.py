@@ -1,0 +1,146 @@
+"""The straight line between two states of one network, as curves of loss and error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from lmcbench.connect.network import Network
+from lmcbench.connect.state import Stack, State, blend_stack, check_fits, check_pair
+from lmcbench.errors import UserError
+from lmcbench.results.measures import Array, Curve, check_alphas
+
+Split = tuple[Tensor, Tensor]
+"""Images `[n, c, h, w]` floating and labels `[n]` int64."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What many states make of each image of a split.
+
+    Attributes:
+        loss: cross-entropy in nats, `[S, n]` float64.
+        wrong: misclassified, `[S, n]` bool; of tied classes the lowest is predicted (torch's argmax).
+    """
+
+    loss: Tensor
+    wrong: Tensor
+
+    def curve(self, alphas: Array, subset: Tensor | None = None) -> Curve:
+        """Means over the images, or over `subset` (positions `[m]`), one point per state."""
+        loss, wrong = (self.loss, self.wrong) if subset is None else (self.loss[:, subset], self.wrong[:, subset])
+        return Curve(alphas, loss.mean(1).numpy(), wrong.double().mean(1).numpy(), loss.shape[1])
+
+
+def trace_path(
+    model: nn.Module,
+    state_a: State,
+    state_b: State,
+    splits: Mapping[str, Split],
+    alphas: int | Sequence[float] = 21,
+    calibration: Tensor | None = None,
+    batch_size: int = 1000,
+    device: str | torch.device | None = None,
+) -> dict[str, Curve]:
+    """Loss and error along the line from A to B, on every split (design section 3).
+
+    Args:
+        model: any classifier; its mode, weights, buffers and device stay as they are.
+        state_a: state dict at alpha 0.
+        state_b: state dict at alpha 1.
+        splits: name -> (images `[n, c, h, w]` floating, labels `[n]` int64).
+        alphas: an odd number of even steps, or an increasing sequence that contains 0, 1/2 and 1.
+        calibration: images on which BatchNorm statistics are taken anew at every alpha, the ends
+            included; None: buffers are blended as they are.
+        batch_size: images per forward pass.
+        device: where to compute; the model's own by default.
+
+    Raises:
+        UserError: for states of different networks, NaN weights, labels out of range, an empty
+            split, or a grid that misses one of the three points.
+    """
+    grid = alpha_grid(alphas)
+    check_pair(state_a, state_b)
+    check_fits(model, state_a)
+    if not splits:
+        raise UserError("No splits to measure on.")
+    for name, split in splits.items():
+        check_split(name, split)
+    device = torch.device(device) if device is not None else next(model.parameters()).device
+    network = Network(model, device, batch_size, stacked=device.type == "cuda")
+    path = line(network, state_a, state_b, grid)
+    if calibration is not None:
+        path = network.recalibrate(path, calibration)
+    return {name: score(network, path, *split, name=name).curve(grid) for name, split in splits.items()}
+
+
+def line(network: Network, state_a: State, state_b: State, alphas: Array) -> Stack:
+    """The states at `alphas` on the line from A to B, on the network's device."""
+    a = {name: value.to(network.device) for name, value in state_a.items()}
+    b = {name: value.to(network.device) for name, value in state_b.items()}
+    return blend_stack(a, b, alphas.tolist())
+
+
+def score(network: Network, states: Stack, images: Tensor, labels: Tensor, name: str = "images") -> Scores:
+    """Loss and error of every state on every image; `name` is the split's, for errors.
+
+    Raises:
+        UserError: for labels beyond the network's classes, or outputs that are not finite.
+    """
+    losses, wrongs = [], []
+    targets = labels.to(network.device)
+    start = 0
+    for logits in network.batches(states, images):
+        size, n, classes = logits.shape
+        target = targets[start : start + n]
+        start += n
+        if int(target.max()) >= classes:
+            raise UserError(f"Split {name!r}: label {int(target.max())} is out of range, there are {classes} classes.")
+        tiled = target.repeat(size)
+        loss = F.cross_entropy(logits.reshape(size * n, classes), tiled, reduction="none")
+        losses.append(loss.view(size, n).double())
+        wrongs.append(logits.argmax(-1) != target)
+    return Scores(torch.cat(losses, 1).cpu(), torch.cat(wrongs, 1).cpu())
+
+
+def alpha_grid(alphas: int | Sequence[float]) -> Array:
+    """The points on the line, `[A]` float64: odd and even-spaced, or as given.
+
+    Raises:
+        UserError: for an even number, or a sequence that misses 0, 1/2 or 1.
+    """
+    if isinstance(alphas, int):
+        if alphas < 3 or alphas % 2 == 0:
+            raise UserError(f"alphas must be an odd number of at least 3, found {alphas}.")
+        return np.arange(alphas) / (alphas - 1)
+    grid = np.asarray(alphas, dtype=np.float64)
+    if grid.ndim != 1:
+        raise UserError(f"alphas must be a number or a sequence of numbers, found shape {grid.shape}.")
+    check_alphas(grid)
+    if 0.5 not in grid:
+        raise UserError("alphas must contain 1/2.")
+    return grid
+
+
+def check_split(name: str, split: Split) -> None:
+    """Refuse a split that cannot be measured.
+
+    Raises:
+        UserError: naming the split.
+    """
+    images, labels = split
+    if len(images) == 0:
+        raise UserError(f"Split {name!r} is empty.")
+    if not images.is_floating_point():
+        raise UserError(f"Split {name!r}: images must be floating, found {images.dtype}.")
+    if labels.ndim != 1 or len(labels) != len(images):
+        raise UserError(f"Split {name!r}: {len(images)} images need labels [{len(images)}], found {tuple(labels.shape)}.")
+    if labels.is_floating_point():
+        raise UserError(f"Split {name!r}: labels must be integers, found {labels.dtype}.")
+    if int(labels.min()) < 0:
+        raise UserError(f"Split {name!r}: label {int(labels.min())} is out of range.")

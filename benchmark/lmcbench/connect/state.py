@@ -1,0 +1,106 @@
+"""States of one network: checked, blended and stacked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lmcbench.errors import UserError
+from lmcbench.results.measures import blend
+
+State = Mapping[str, Tensor]
+Stack = dict[str, Tensor]
+"""S states as one: name -> `[S, ...]`."""
+
+COUNTER = "num_batches_tracked"
+
+
+def interpolate(state_a: State, state_b: State, alpha: float) -> dict[str, Tensor]:
+    """The state at `alpha` on the straight line from A (0) to B (1), design 3.1 and 3.4.
+
+    Every floating tensor is blended. Others must be equal, except BatchNorm's counters, which are
+    A's below 1/2 and B's from there on. The result shares no memory with its arguments.
+
+    Raises:
+        UserError: naming the tensor, where the states are of different networks or not finite.
+    """
+    check_pair(state_a, state_b)
+    return {name: value[0] for name, value in blend_stack(state_a, state_b, [alpha]).items()}
+
+
+def blend_stack(state_a: State, state_b: State, alphas: Sequence[float]) -> Stack:
+    """The states at `alphas`, stacked; the states must have passed `check_pair`."""
+    return {name: torch.stack([_at(a, state_b[name], x) for x in alphas]) for name, a in state_a.items()}
+
+
+def _at(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    if a.is_floating_point() or a.is_complex():
+        blended: Tensor = blend(a.detach(), b.detach(), alpha)
+        return blended
+    return a if alpha < 0.5 else b
+
+
+def check_pair(state_a: State, state_b: State) -> None:
+    """Refuse two states that are not of one network, or not finite.
+
+    Raises:
+        UserError: naming the first tensor at fault.
+    """
+    missing = [*(state_a.keys() - state_b.keys()), *(state_b.keys() - state_a.keys())]
+    if missing:
+        raise UserError(f"The states are of different networks: {sorted(missing)[0]!r} is in one of them only.")
+    for name, a in state_a.items():
+        b = state_b[name]
+        if a.shape != b.shape or a.dtype != b.dtype:
+            found = f"{tuple(a.shape)} {a.dtype} and {tuple(b.shape)} {b.dtype}"
+            raise UserError(f"The states are of different networks: {name!r} is {found}.")
+        if a.is_floating_point() or a.is_complex():
+            for which, value in (("A", a), ("B", b)):
+                if not torch.isfinite(value).all():
+                    raise UserError(f"State {which}: {name!r} holds NaN or infinity.")
+        elif name.rpartition(".")[2] != COUNTER and not torch.equal(a, b):
+            raise UserError(f"{name!r} is {a.dtype}, cannot be blended, and differs between the states.")
+
+
+def check_fits(model: nn.Module, state: State) -> None:
+    """Refuse a state that is not one of `model`.
+
+    Raises:
+        UserError: naming the first tensor that is missing, unexpected or of another shape.
+    """
+    own = model.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        if name not in state:
+            raise UserError(f"The state does not fit the network: {name!r} is missing.")
+        if name not in own:
+            raise UserError(f"The state does not fit the network: it has no {name!r}.")
+        if own[name].shape != state[name].shape:
+            found = f"{tuple(state[name].shape)}, the network's is {tuple(own[name].shape)}"
+            raise UserError(f"The state does not fit the network: {name!r} is {found}.")
+
+
+def stack(states: Sequence[State]) -> Stack:
+    """States of one network as one stack."""
+    return {name: torch.stack([state[name].detach() for state in states]) for name in states[0]}
+
+
+def unstack(stacked: Stack) -> list[dict[str, Tensor]]:
+    """The states of a stack; views into it."""
+    size = len(next(iter(stacked.values())))
+    return [{name: value[i] for name, value in stacked.items()} for i in range(size)]
+
+
+def average(states: Sequence[State]) -> dict[str, Tensor]:
+    """The plain average of the states (the soup); two are blended at 1/2, others summed in float64.
+
+    Tensors that cannot be averaged are the last state's.
+    """
+    if len(states) == 2:
+        return interpolate(states[0], states[1], 0.5)
+    stacked = stack(states)
+    return {
+        name: value.double().mean(0).to(value.dtype) if value.is_floating_point() else value[-1]
+        for name, value in stacked.items()
+    }
