@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from lmcbench.connect.state import COUNTER, Stack, State, check_fits, stack
+from lmcbench.errors import UserError
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from lmcbench.connect.state import COUNTER, Stack, State, check_fits, stack
-from lmcbench.errors import UserError
 
 
 class Network:
@@ -30,7 +29,11 @@ class Network:
     """
 
     def __init__(
-        self, model: nn.Module, device: str | torch.device | None = None, batch_size: int = 500, stacked: bool = False
+        self,
+        model: nn.Module,
+        device: str | torch.device | None = None,
+        batch_size: int = 500,
+        stacked: bool = False,
     ) -> None:
         own = next(iter(model.parameters()), None)
         if own is None:
@@ -46,12 +49,11 @@ class Network:
             if isinstance(module, _BatchNorm) and module.running_mean is not None
         }
 
-    def prepare(self, states: State | Sequence[State]) -> Stack:
+    def prepare(self, states: Sequence[State]) -> Stack:
         """States checked against the model, stacked on its device."""
-        listed = [states] if isinstance(states, dict) else list(states)  # type: ignore[list-item]
-        for state in listed:
+        for state in states:
             check_fits(self.model, state)
-        return {name: value.to(self.device) for name, value in stack(listed).items()}
+        return {name: value.to(self.device) for name, value in stack(states).items()}
 
     @torch.no_grad()
     def logits(self, states: Stack, images: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ class Network:
     def batches(self, states: Stack, images: Tensor) -> Iterator[Tensor]:
         """The same batch by batch, `[S, b, classes]`; the last batch is never dropped."""
         with _generator_untouched(self.device):
-            for batch in images.split(self.batch_size):
+            for batch in torch.split(images, self.batch_size):
                 yield self._forward(states, batch.to(self.device, self.dtype))
 
     @torch.no_grad()
@@ -79,7 +81,9 @@ class Network:
         if not self.norms:
             return states
         if len(images) < 2 * batches:
-            raise UserError(f"Calibration needs at least two images per batch, found {len(images)} in {batches}.")
+            raise UserError(
+                f"Calibration needs at least two images per batch, found {len(images)} in {batches}."
+            )
         fresh = dict(states)
         for name in self.norms:
             for part in ("running_mean", "running_var", COUNTER):
@@ -121,9 +125,7 @@ def _pool(counts: list[int], moments: list[tuple[Tensor, Tensor]]) -> tuple[Tens
         return moments[0]
     total = sum(counts)
     mean = sum(n * m for n, (m, _) in zip(counts, moments, strict=True)) / total
-    scatter = sum(
-        (n - 1) * v + n * (m - mean) ** 2 for n, (m, v) in zip(counts, moments, strict=True)
-    )
+    scatter = sum((n - 1) * v + n * (m - mean) ** 2 for n, (m, v) in zip(counts, moments, strict=True))
     return torch.as_tensor(mean), torch.as_tensor(scatter) / (total - 1)
 
 

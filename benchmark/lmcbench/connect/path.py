@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
-
 from lmcbench.connect.network import Network
 from lmcbench.connect.state import Stack, State, blend_stack, check_fits, check_pair
 from lmcbench.errors import UserError
 from lmcbench.results.measures import Array, Curve, check_alphas
+from torch import Tensor, nn
 
 Split = tuple[Tensor, Tensor]
 """Images `[n, c, h, w]` floating and labels `[n]` int64."""
@@ -33,7 +32,9 @@ class Scores:
 
     def curve(self, alphas: Array, subset: Tensor | None = None) -> Curve:
         """Means over the images, or over `subset` (positions `[m]`), one point per state."""
-        loss, wrong = (self.loss, self.wrong) if subset is None else (self.loss[:, subset], self.wrong[:, subset])
+        loss, wrong = (
+            (self.loss, self.wrong) if subset is None else (self.loss[:, subset], self.wrong[:, subset])
+        )
         return Curve(alphas, loss.mean(1).numpy(), wrong.double().mean(1).numpy(), loss.shape[1])
 
 
@@ -100,7 +101,9 @@ def score(network: Network, states: Stack, images: Tensor, labels: Tensor, name:
         target = targets[start : start + n]
         start += n
         if int(target.max()) >= classes:
-            raise UserError(f"Split {name!r}: label {int(target.max())} is out of range, there are {classes} classes.")
+            raise UserError(
+                f"Split {name!r}: label {int(target.max())} is out of range, there are {classes} classes."
+            )
         tiled = target.repeat(size)
         loss = F.cross_entropy(logits.reshape(size * n, classes), tiled, reduction="none")
         losses.append(loss.view(size, n).double())
@@ -139,7 +142,9 @@ def check_split(name: str, split: Split) -> None:
     if not images.is_floating_point():
         raise UserError(f"Split {name!r}: images must be floating, found {images.dtype}.")
     if labels.ndim != 1 or len(labels) != len(images):
-        raise UserError(f"Split {name!r}: {len(images)} images need labels [{len(images)}], found {tuple(labels.shape)}.")
+        raise UserError(
+            f"Split {name!r}: {len(images)} images need labels [{len(images)}], found {tuple(labels.shape)}."
+        )
     if labels.is_floating_point():
         raise UserError(f"Split {name!r}: labels must be integers, found {labels.dtype}.")
     if int(labels.min()) < 0:

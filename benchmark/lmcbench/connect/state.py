@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
-
 from lmcbench.errors import UserError
 from lmcbench.results.measures import blend
+from torch import Tensor, nn
 
 State = Mapping[str, Tensor]
 Stack = dict[str, Tensor]
@@ -50,7 +49,9 @@ def check_pair(state_a: State, state_b: State) -> None:
     """
     missing = [*(state_a.keys() - state_b.keys()), *(state_b.keys() - state_a.keys())]
     if missing:
-        raise UserError(f"The states are of different networks: {sorted(missing)[0]!r} is in one of them only.")
+        raise UserError(
+            f"The states are of different networks: {sorted(missing)[0]!r} is in one of them only."
+        )
     for name, a in state_a.items():
         b = state_b[name]
         if a.shape != b.shape or a.dtype != b.dtype:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
 from lmcbench.errors import UserError
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
@@ -21,6 +20,10 @@ def blend(a: Any, b: Any, alpha: float) -> Any:
     """
     step = b - a
     return a + alpha * step if alpha < 0.5 else b - step * (1 - alpha)
+
+
+class NotFiniteError(UserError):
+    """A loss or error that is NaN or infinite, which no curve holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,7 @@ class Curve:
             if array.ndim != 1:
                 raise UserError(f"Curve: {name} must be one-dimensional, found shape {array.shape}.")
             if not np.isfinite(array).all():
-                raise UserError(f"Curve: {name} holds a value that is not finite.")
+                raise NotFiniteError(f"Curve: {name} holds a value that is not finite.")
             array.flags.writeable = False
             object.__setattr__(self, name, array)
         if not len(self.alphas) == len(self.loss) == len(self.error):

@@ -8,9 +8,8 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from lmcbench.errors import UserError
+from pydantic import BaseModel, ConfigDict, Field
 
 Source = Literal["lmcbench", "timm", "module", "file"]
 
@@ -76,7 +75,9 @@ def _source_file(name: str) -> Path:
     """The file that holds the factory `module:function` or `file.py:function`."""
     where, _, function = name.rpartition(":")
     if not re.fullmatch(r"[A-Za-z_]\w*", function):
-        raise UserError(f"Architecture {name!r} names no function. Write module:function or file.py:function.")
+        raise UserError(
+            f"Architecture {name!r} names no function. Write module:function or file.py:function."
+        )
     if where.endswith(".py"):
         if not Path(where).is_file():
             raise UserError(f"Architecture {name!r}: no file {where}.")

@@ -15,6 +15,11 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
+def digest_bytes(content: bytes) -> str:
+    """Sha256 of `content`, 64 hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def digest(value: object) -> str:
     """Sha256 of the canonical JSON of `value`, 64 hex digits."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return digest_bytes(canonical_json(value).encode())

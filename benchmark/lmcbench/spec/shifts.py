@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.seeds import permutation
+from numpy.typing import NDArray
 
 Noise = Literal["own", "shared"]
 Indices = NDArray[np.int64]
@@ -93,7 +92,9 @@ SHIFTS: dict[str, ShiftKind] = {
         _disjoint_halves, "K stratified parts without overlap, one for each sibling", "[H] covariate shift"
     ),
     "label-skew": ShiftKind(
-        _label_skew, "each class mostly (share) at one sibling, the rest at the others", "[H] label shift, 80/20"
+        _label_skew,
+        "each class mostly (share) at one sibling, the rest at the others",
+        "[H] label shift, 80/20",
     ),
 }
 ALIASES = {"same-half": "same(disjoint-halves)"}

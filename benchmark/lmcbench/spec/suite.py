@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
+from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.architectures import Architecture
@@ -17,6 +16,7 @@ from lmcbench.spec.canonical import digest
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.shifts import Noise, Shift
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 SLUG = r"^[a-z0-9][a-z0-9-]*$"
 
@@ -28,9 +28,17 @@ class Part(BaseModel):
 
 
 class DataSpec(Part):
-    """The data set of a suite, by its name in the table of sources."""
+    """The data set of a suite, by its name in the table of sources, and how much of it is used."""
 
     name: str
+    train_size: int | None = Field(default=None, ge=1, description="images, stratified; null: all")
+    test_size: int | None = Field(default=None, ge=1, description="images, stratified; null: all")
+    holdout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the training set that replaces the test set, for tuning",
+    )
 
 
 class Protocol(Part):
@@ -116,7 +124,11 @@ class Suite(Part):
         """The forks, parsed."""
         return [Fork.parse(fork) for fork in self.forks]
 
-    @property
+    def identity(self) -> dict[str, Any]:
+        """The suite as records and run folders hold it."""
+        return {"name": self.name, "version": self.version, "digest": self.digest}
+
+    @cached_property
     def digest(self) -> str:
         """Sha256 of what changes numbers, non-default fields only (design section 4).
 

@@ -1,0 +1,52 @@
+"""The part of a data set that a suite uses: stratified, and the same for everybody."""
+
+from __future__ import annotations
+
+import numpy as np
+from lmcbench.data.dataset import Dataset, ImageSet
+from lmcbench.errors import UserError
+from lmcbench.spec.suite import DataSpec
+
+
+def select(dataset: Dataset, spec: DataSpec) -> Dataset:
+    """The data set as `spec` asks for it; itself where nothing is asked.
+
+    Raises:
+        UserError: where more is asked for than there is.
+    """
+    train, test = dataset.train, dataset.test
+    if spec.holdout:
+        count = round(spec.holdout * len(train))
+        held = stratified(train.labels, count)
+        kept = np.setdiff1d(np.arange(len(train)), held)
+        train, test = _take(train, kept), _take(train, held)
+    if spec.train_size is not None:
+        train = _take(train, stratified(train.labels, spec.train_size))
+    if spec.test_size is not None:
+        test = _take(test, stratified(test.labels, spec.test_size))
+    if train is dataset.train and test is dataset.test:
+        return dataset
+    return Dataset(dataset.name, train, test, dataset.classes)
+
+
+def stratified(labels: np.ndarray, n: int) -> np.ndarray:
+    """`n` positions, sorted, with classes in proportion (largest remainders), evenly spaced in each.
+
+    Raises:
+        UserError: where `n` is more than there are.
+    """
+    if n > len(labels):
+        raise UserError(f"{n} images are asked for, there are {len(labels)}.")
+    classes, counts = np.unique(labels, return_counts=True)
+    exact = counts * (n / len(labels))
+    quota = np.floor(exact).astype(int)
+    quota[np.argsort(-(exact - quota), kind="stable")[: n - quota.sum()]] += 1
+    chosen = []
+    for label, count, take in zip(classes, counts, quota, strict=True):
+        members = np.flatnonzero(labels == label)
+        chosen.append(members[(np.arange(take) * count) // max(take, 1)])
+    return np.sort(np.concatenate(chosen))
+
+
+def _take(images: ImageSet, index: np.ndarray) -> ImageSet:
+    return ImageSet(images.images[index], images.labels[index])

@@ -1,0 +1,286 @@
+"""Train a family: the trunk once, and every sibling from where it leaves the trunk."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from lmcbench.data.batches import DeviceImages, Feed
+from lmcbench.data.dataset import Dataset
+from lmcbench.data.pool import Pool, build_pool
+from lmcbench.data.streams import Stream, stream
+from lmcbench.results.store import RunFolder, write_atomic
+from lmcbench.spec.cells import Cell, Family
+from lmcbench.spec.shifts import Indices, View, views_digest
+from lmcbench.train.build import build
+from lmcbench.train.choice import choose_engine
+from lmcbench.train.engines import advance
+from lmcbench.train.optimizer import slot_names
+from lmcbench.train.state import (
+    TrainState,
+    from_model,
+    load_state,
+    save_state,
+    save_tensors,
+    state_dict,
+)
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+DEAD = 0.98
+"""A sibling whose final training loss is at least this share of ln(classes) learned nothing (design 3.9)."""
+
+
+@dataclass
+class Workbench:
+    """What the cells of a family share in memory: data on the device, and each cell's views of it.
+
+    Attributes:
+        pool: every distinct training item of the family.
+        views: per cell key, each sibling's positions in the pool.
+        digests: per cell key, the digest of its views.
+        model: the network; its weights are scratch.
+    """
+
+    dataset: Dataset
+    device: torch.device
+    pool: Pool
+    train: DeviceImages
+    test: DeviceImages
+    views: dict[str, list[Indices]]
+    digests: dict[str, str]
+    model: nn.Module
+
+
+@dataclass
+class Member:
+    """One network of the fleet: the trunk, or a sibling of a cell."""
+
+    start: int
+    stop: int
+    stream: Stream
+    layer_seed: int
+    state: TrainState | None
+    losses: list[torch.Tensor] = field(default_factory=list)
+
+
+def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: torch.device) -> Workbench:
+    """Everything the cells of a family share, with the data on `device`.
+
+    Raises:
+        UserError: where the network cannot be built, or a shift does not suit the data.
+    """
+    labels, k = dataset.train.labels, family.suite.siblings
+    shifts: dict[str, list[View]] = {
+        cell.shift.label: cell.shift.views(labels, k, family.seeds.shift, family.replicate) for cell in cells
+    }
+    pool, placed = build_pool(dataset.train, list(shifts.values()), _no_transform)
+    views = dict(zip(shifts, placed, strict=True))
+    model = build(family.architecture, dataset.shape, len(dataset.classes), family.seeds.init[0]).to(device)
+    return Workbench(
+        dataset,
+        device,
+        pool,
+        DeviceImages(pool.images, pool.labels, dataset.statistics, device),
+        DeviceImages(dataset.test.images, dataset.test.labels, dataset.statistics, device),
+        {cell.key: views[cell.shift.label] for cell in cells},
+        {cell.key: views_digest(shifts[cell.shift.label], labels) for cell in cells},
+        model,
+    )
+
+
+def train_family(
+    family: Family,
+    cells: Sequence[Cell],
+    bench: Workbench,
+    folder: RunFolder,
+) -> Iterator[float]:
+    """Train the siblings of `cells` and leave their weights in `folder`, yielding the share done.
+
+    The trunk goes on from its last stored fork, if there is one. A cell's siblings are vouched for by
+    its training file, which is written last; what was cut off before that is trained again.
+    """
+    recipe = family.recipe
+    n = len(bench.dataset.train)
+    length, per_epoch = recipe.length(n), recipe.steps_per_epoch(n)
+    siblings = {cell.key: _siblings(family, cell, bench, length, per_epoch) for cell in cells}
+    fleet = [member for members in siblings.values() for member in members]
+    trunk = _trunk(family, bench, folder, [m.start for m in fleet if m.state is None])
+    engine = choose_engine(family.architecture, bench.model, bench.device.type)
+    everyone = [trunk, *fleet] if trunk is not None else fleet
+    total = sum(m.stop - m.start for m in everyone)
+    began, done = time.perf_counter(), 0
+    boundaries = sorted({m.start for m in everyone} | {m.stop for m in everyone})
+    for start, stop in pairwise(boundaries):
+        _fork(family, fleet, trunk, bench, folder, start)
+        active = [m for m in everyone if m.start <= start < m.stop]
+        feed = Feed(bench.train, [m.stream for m in active], recipe.augmentation)
+        seeds = [m.layer_seed for m in active]
+        # in pieces of about an epoch, so that a progress bar moves
+        for first in range(start, stop, per_epoch):
+            last = min(first + per_epoch, stop)
+            states = [m.state for m in active if m.state is not None]
+            result = advance(engine, bench.model, states, feed, recipe, length, seeds, first, last)
+            for member, state, losses in zip(active, result.states, result.losses, strict=True):
+                member.state = state
+                member.losses.append(losses)
+            done += (last - first) * len(active)
+            yield done / total
+    seconds = time.perf_counter() - began
+    flop = step_flop(bench.model, bench.dataset.shape, recipe.batch_size)
+    for cell in cells:
+        fork_step = cell.fork.step(per_epoch)
+        steps = fork_step + sum(m.stop - m.start for m in siblings[cell.key])
+        training = {
+            "engine": engine,
+            "fleet": len(everyone),
+            "params": sum(p.numel() for p in bench.model.parameters() if p.requires_grad),
+            "step": None if cell.fork.epoch is None else fork_step,
+            "fraction": None if cell.fork.epoch is None else fork_step / length,
+            "train_steps": steps,
+            "train_flop": float(flop * steps),
+            "train_s": seconds * steps / max(total, 1),
+            "views_digest": bench.digests[cell.key],
+            **_outcome(siblings[cell.key], per_epoch, len(bench.dataset.classes)),
+        }
+        for i, member in enumerate(siblings[cell.key]):
+            assert member.state is not None
+            save_tensors(state_dict(bench.model, member.state), folder.sibling(cell.key, i))
+        write_atomic(folder.training(cell.key), json.dumps(training, allow_nan=False) + "\n")
+
+
+def trained(cell: Cell, folder: RunFolder) -> dict[str, Any] | None:
+    """How the cell's stored siblings were trained; None where they are not all there."""
+    path = folder.training(cell.key)
+    try:
+        training: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    there = all(folder.sibling(cell.key, i).exists() for i in range(cell.suite.siblings))
+    return training if there else None
+
+
+def step_flop(model: nn.Module, shape: tuple[int, int, int], batch_size: int) -> int:
+    """Floating point operations of one training step of one network (matrix products and convolutions)."""
+    device = next(model.parameters()).device
+    images = torch.zeros(batch_size, *shape, device=device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        scratch = {n: t.clone() for n, t in model.state_dict().items()}
+        with FlopCounterMode(display=False) as counter:
+            model.train()(images).logsumexp(-1).sum().backward()
+        model.zero_grad(set_to_none=True)
+        model.load_state_dict(scratch)
+    return int(counter.get_total_flops())
+
+
+# --- members -------------------------------------------------------------------------------------
+
+
+def _siblings(family: Family, cell: Cell, bench: Workbench, length: int, per_epoch: int) -> list[Member]:
+    """The siblings of a cell; those of a fork get their state when the trunk reaches it."""
+    seeds, noise = family.seeds, cell.shift.noise
+    members = []
+    for i, view in enumerate(bench.views[cell.key]):
+        # shared noise: everyone draws as the first sibling does (design 3.7)
+        drawn = 1 if noise == "shared" else i + 1
+        sequence = stream(
+            view,
+            bench.pool.source,
+            noise,
+            seeds.order[drawn],
+            seeds.augment[drawn],
+            family.recipe.batch_size,
+        )
+        state = None
+        if cell.fork.epoch is None:
+            state = _initial(family, bench, seeds.init[i + 1])
+        start = cell.fork.step(per_epoch)
+        members.append(Member(start, length, sequence, seeds.layer[i + 1], state))
+    return members
+
+
+def _trunk(family: Family, bench: Workbench, folder: RunFolder, forks: Sequence[int]) -> Member | None:
+    """The trunk up to the last of `forks` (steps), from the last state stored before a missing one."""
+    if not forks:
+        return None
+    seeds = family.seeds
+    missing = sorted({step for step in forks if not folder.trunk(family.key, step).exists()})
+    if not missing:
+        return None
+    start, state = 0, None
+    for path in (folder.root / "checkpoints").glob(f"trunk-{family.key}-*.safetensors"):
+        step = int(path.stem.rpartition("-")[2])
+        if start < step < missing[0]:
+            start, state = step, load_state(path).to(bench.device)
+    everything = np.arange(len(bench.dataset.train))
+    sequence = stream(
+        everything,
+        bench.pool.source,
+        "own",
+        seeds.order[0],
+        seeds.augment[0],
+        family.recipe.batch_size,
+    )
+    return Member(
+        start, missing[-1], sequence, seeds.layer[0], state or _initial(family, bench, seeds.init[0])
+    )
+
+
+def _fork(
+    family: Family,
+    fleet: Sequence[Member],
+    trunk: Member | None,
+    bench: Workbench,
+    folder: RunFolder,
+    step: int,
+) -> None:
+    """Give the siblings that start at `step` the trunk's whole state there, by way of its file."""
+    leaving = [m for m in fleet if m.start == step and m.state is None]
+    if not leaving:
+        return
+    path = folder.trunk(family.key, step)
+    if not path.exists():
+        assert trunk is not None
+        assert trunk.state is not None
+        save_state(trunk.state, path)
+    state = load_state(path)
+    for member in leaving:
+        member.state = state.copy().to(bench.device)
+
+
+def _initial(family: Family, bench: Workbench, seed: int) -> TrainState:
+    model = build(family.architecture, bench.dataset.shape, len(bench.dataset.classes), seed)
+    return from_model(model, slot_names(family.recipe)).to(bench.device)
+
+
+def _outcome(members: Sequence[Member], per_epoch: int, classes: int) -> dict[str, Any]:
+    """Whether the siblings were trained or failed to be (design 3.9), and their final training losses."""
+    final: list[float | None] = []
+    reasons = []
+    for i, member in enumerate(members):
+        assert member.state is not None
+        losses = torch.cat(member.losses)
+        bad = torch.nonzero(~torch.isfinite(losses))
+        last = float(losses[-per_epoch:].double().mean())
+        if len(bad):
+            reasons.append(f"sibling {i}: the loss is not finite at step {member.start + int(bad[0])}")
+        elif not member.state.finite:
+            reasons.append(f"sibling {i}: a weight is not finite at the end of training")
+        elif last >= DEAD * math.log(classes):
+            reasons.append(
+                f"sibling {i}: the final training loss is {last:.3f}, chance is {math.log(classes):.3f}"
+            )
+        final.append(last if math.isfinite(last) else None)
+    status = "diverged" if reasons else "ok"
+    return {"status": status, "reason": "; ".join(reasons) or None, "train_losses": final}
+
+
+def _no_transform(name: str, images: Any, indices: Any) -> Any:
+    raise AssertionError(f"no training shift asks for transform {name!r}")

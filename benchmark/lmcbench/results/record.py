@@ -1,0 +1,195 @@
+"""The record of a cell: every field with its unit, and the readers' refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from lmcbench.errors import UserError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SCHEMA = "lmcbench/cell/1"
+Status = Literal["ok", "diverged", "failed"]
+
+
+class Fields(BaseModel):
+    """A part of a record; later measures add keys of their own, which older readers keep."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+
+class Score(Fields):
+    """One network on one split."""
+
+    error: float = Field(description="fraction misclassified")
+    loss: float = Field(description="mean cross-entropy, nats")
+    ece: float = Field(description="expected calibration error, 15 equal bins of top-1 confidence, fraction")
+
+
+class CurveRecord(Fields):
+    """A curve at the alphas of `protocol.alphas`."""
+
+    loss: list[float] = Field(description="mean cross-entropy, nats, one per alpha")
+    error: list[float] = Field(description="fraction misclassified, one per alpha")
+    n: int = Field(description="images")
+
+
+class BarrierRecord(Fields):
+    """The fields of `lmcbench.Barrier`: losses in nats, errors as fractions, argmax as alpha."""
+
+    loss_chord: float
+    loss_chord_interior: float | None
+    loss_mid: float | None
+    loss_mean: float
+    loss_floor: float
+    loss_argmax: float
+    error_chord: float
+    error_chord_interior: float | None
+    error_mid: float | None
+    error_mean: float
+    error_floor: float
+    error_argmax: float
+
+
+class SiblingRecord(Fields):
+    """One sibling; splits `train` (all siblings' items), `view` (its own), `test`."""
+
+    splits: dict[str, Score] = Field(description="normalisation statistics recalibrated")
+    as_trained: dict[str, Score] | None = Field(description="statistics as trained; null without such layers")
+    train_loss: float = Field(description="mean mini-batch loss of the last epoch, nats")
+
+
+class PairRecord(Fields):
+    """The line between siblings i and j."""
+
+    i: int
+    j: int
+    curves: dict[str, CurveRecord]
+    curves_uncalibrated: dict[str, CurveRecord] | None = Field(
+        description="null without normalisation statistics"
+    )
+    barriers: dict[str, BarrierRecord] = Field(description="of `curves`")
+    disagreement: dict[str, float] = Field(description="fraction of images with different top-1")
+    geometry: dict[str, Any] | None = None
+
+
+class ArchitectureRecord(Fields):
+    """The network."""
+
+    name: str
+    kwargs: dict[str, Any]
+    source: str
+    fingerprint: str
+    params: int | None = Field(description="number of trainable weights; null if it was never built")
+
+
+class SuiteRecord(Fields):
+    """The suite, by name and content."""
+
+    name: str
+    version: int
+    digest: str
+
+
+class ShiftRecord(Fields):
+    """The training shift."""
+
+    name: str
+    params: dict[str, Any]
+    noise: Literal["own", "shared"]
+
+
+class ForkRecord(Fields):
+    """Where siblings left the trunk; all but the name are null for independent networks."""
+
+    name: str
+    epoch: float | None
+    step: int | None = Field(description="optimizer steps")
+    fraction: float | None = Field(description="of the full training")
+
+
+class CostRecord(Fields):
+    """What the cell cost. A trunk or fleet that cells share is counted in each by its own steps."""
+
+    train_flop: float = Field(description="floating point operations of training, trunk counted once")
+    train_steps: int = Field(description="optimizer steps, trunk counted once")
+    train_s: float = Field(description="device-seconds: the fleet's wall time in proportion to steps")
+    eval_s: float = Field(description="seconds of measuring")
+    peak_bytes: int = Field(description="peak memory: resident set on a CPU, allocated on CUDA")
+
+
+class Record(Fields):
+    """One cell (design section 6)."""
+
+    schema_: str = Field(default=SCHEMA, alias="schema")
+    key: str
+    status: Status
+    reason: str | None
+    suite: SuiteRecord
+    architecture: ArchitectureRecord
+    recipe: dict[str, Any]
+    shift: ShiftRecord
+    fork: ForkRecord
+    replicate: int
+    seeds: dict[str, Any]
+    data: list[dict[str, Any]]
+    views_digest: str | None
+    protocol: dict[str, Any]
+    siblings: list[SiblingRecord]
+    pairs: list[PairRecord]
+    ensemble: dict[str, dict[str, float | None]] | None
+    soup: dict[str, Score] | None
+    evidence: dict[str, Any] | None
+    cost: CostRecord | None
+    env: dict[str, Any]
+
+    def to_json(self) -> str:
+        """Full precision, `null` for what is not there, never NaN."""
+        return json.dumps(self.model_dump(by_alias=True), indent=1, allow_nan=False) + "\n"
+
+
+def parse_record(content: bytes | str, origin: str) -> Record:
+    """A record from JSON; `origin` names the file in errors.
+
+    Raises:
+        UserError: for text that is not a whole record, or one of a newer schema.
+    """
+    try:
+        table = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{origin} is not a whole record: {error}.") from None
+    check_schema(table, origin)
+    try:
+        return Record.model_validate(table)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        raise UserError(f"{origin} is not a record: {key}: {fault['msg']}.") from None
+
+
+def check_schema(table: object, origin: str, schema: str = SCHEMA) -> None:
+    """Refuse what is not of `schema`, and say how to upgrade where it is of a newer one."""
+    found = table.get("schema") if isinstance(table, dict) else None
+    stem, _, version = schema.rpartition("/")
+    if not isinstance(found, str) or not found.startswith(f"{stem}/"):
+        raise UserError(f"{origin} is not a {stem} file (schema {found!r}).")
+    number = found.rpartition("/")[2]
+    if not number.isdigit() or int(number) > int(version):
+        raise UserError(
+            f"{origin} has schema {found}; this lmcbench reads up to {schema}. "
+            "Upgrade: pip install -U lmcbench."
+        )
+
+
+def read_record(path: Path) -> Record:
+    """The record in a file.
+
+    Raises:
+        UserError: as `parse_record`, or where the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    return parse_record(content, str(path))

@@ -1,0 +1,144 @@
+"""The run folder: every file name in one place, every file written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmcbench.errors import UserError
+from lmcbench.results.record import Record, check_schema, read_record
+
+RUN_SCHEMA = "lmcbench/run/1"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps its records, predictions and checkpoints."""
+
+    root: Path
+
+    @property
+    def header(self) -> Path:
+        """`run.json`: which suite this folder belongs to."""
+        return self.root / "run.json"
+
+    @property
+    def records(self) -> Path:
+        """Folder of records, one per cell."""
+        return self.root / "records"
+
+    def record(self, key: str) -> Path:
+        """The record of a cell."""
+        return self.records / f"{key}.json"
+
+    def predictions(self, key: str) -> Path:
+        """The fp16 test logits of a cell's siblings."""
+        return self.root / "predictions" / f"{key}.safetensors"
+
+    def sibling(self, key: str, index: int) -> Path:
+        """The state dict of a trained sibling."""
+        return self.root / "checkpoints" / f"{key}-{index}.safetensors"
+
+    def training(self, key: str) -> Path:
+        """How a cell's training went; written last, so that it vouches for the sibling files."""
+        return self.root / "checkpoints" / f"{key}.json"
+
+    def trunk(self, family: str, step: int) -> Path:
+        """The whole training state of a family's trunk at a fork."""
+        return self.root / "checkpoints" / f"trunk-{family}-{step}.safetensors"
+
+    @property
+    def table(self) -> Path:
+        """The leaderboard table of the run, in Markdown."""
+        return self.root / "leaderboard.md"
+
+    def finished(self, key: str) -> Record | None:
+        """The record of a cell that needs no more work; None if absent, failed, or cut off by a crash.
+
+        Raises:
+            UserError: for a record of a newer schema, which must not be overwritten.
+        """
+        path = self.record(key)
+        if not path.exists():
+            return None
+        try:
+            json.loads(path.read_bytes())
+        except ValueError:
+            return None
+        record = read_record(path)
+        return None if record.status == "failed" else record
+
+    def check(self, suite: dict[str, Any]) -> None:
+        """Refuse a folder that cannot become, or is not, a run of `suite` (name, version, digest).
+
+        Raises:
+            UserError: where it belongs to another suite, or is something else.
+        """
+        if self.header.exists():
+            held = read_header(self.header)["suite"]
+            if held["digest"] != suite["digest"]:
+                raise UserError(
+                    f"{self.root} holds a run of suite {held['name']} version {held['version']} with digest "
+                    f"{held['digest'][:12]}, not {suite['name']} version {suite['version']} with digest "
+                    f"{suite['digest'][:12]}. Choose another folder with --out."
+                )
+        elif self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            raise UserError(f"{self.root} exists and is not a run folder. Choose another with --out.")
+        writable = next(p for p in (self.root, *self.root.resolve().parents) if p.exists())
+        if not os.access(writable, os.W_OK):
+            raise UserError(f"{self.root} cannot be written: {writable} is read-only.")
+
+    def claim(self, suite: dict[str, Any]) -> None:
+        """Make this, once checked, the folder of `suite`."""
+        if not self.header.exists():
+            write_atomic(self.header, json.dumps({"schema": RUN_SCHEMA, "suite": suite}, indent=1) + "\n")
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The contents of a `run.json`.
+
+    Raises:
+        UserError: where it is damaged or of a newer schema.
+    """
+    try:
+        header: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}.") from None
+    check_schema(header, str(path), RUN_SCHEMA)
+    return header
+
+
+def find_records(path: Path) -> list[Path]:
+    """Record files of a run folder, a folder of records, or one record, sorted by name.
+
+    Raises:
+        UserError: where there are none.
+    """
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        raise UserError(f"There is no {path}. Give a run folder, as 'lmcbench run' made it.")
+    folder = path / "records" if (path / "records").is_dir() else path
+    found = sorted(f for f in folder.glob("*.json") if f.name != "run.json" and not f.name.startswith("."))
+    if not found:
+        raise UserError(f"No records in {folder}. Give a run folder, as 'lmcbench run' made it.")
+    return found
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        if isinstance(content, str):
+            content = content.encode()
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

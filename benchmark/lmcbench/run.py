@@ -1,0 +1,80 @@
+"""Run a suite: which cells are missing, who works on them, and what has happened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmcbench.results.record import Record
+from lmcbench.results.store import RunFolder
+from lmcbench.spec.cells import Cell, Family, families
+from lmcbench.tasks import Event, Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run has to do.
+
+    Attributes:
+        cells: everything asked for.
+        finished: records that are there already.
+        families: the rest, the dearest first.
+    """
+
+    cells: Sequence[Cell]
+    finished: Sequence[Record]
+    families: Sequence[Family]
+
+
+def plan_run(cells: Sequence[Cell], folder: RunFolder) -> Plan:
+    """Compare what is asked for with what `folder` holds.
+
+    Raises:
+        UserError: where the folder is not one of this suite.
+    """
+    suite = cells[0].suite
+    folder.check(suite.identity())
+    finished, missing = [], []
+    for cell in cells:
+        record = folder.finished(cell.key)
+        if record is None:
+            missing.append(cell)
+        else:
+            finished.append(record)
+    # suites list architectures from cheap to dear: with the dearest first, no worker is left alone with it
+    rank = {architecture.label: i for i, architecture in enumerate(suite.architectures)}
+    groups = families(missing)
+    groups.sort(key=lambda f: (-rank.get(f.architecture.label, len(rank)), f.replicate))
+    return Plan(cells, finished, groups)
+
+
+def run_plan(
+    plan: Plan, folder: RunFolder, *, data_dir: Path | None, device: str, jobs: int | None
+) -> Iterator[Event]:
+    """Do the work of `plan`; the records are in `folder` as their `Finished` events come.
+
+    With one job the work is done in this process, else in that many single-threaded ones. By default
+    there is one for each core, and a single one on CUDA, where a fleet fills the device.
+
+    Raises:
+        UserError: for bad input found on the way.
+    """
+    if jobs is None:
+        jobs = 1 if device != "cpu" and _may_have_cuda() else len(os.sched_getaffinity(0))
+    tasks = [Task(family, folder, data_dir, device) for family in plan.families]
+    if min(jobs, len(tasks)) > 1:
+        from lmcbench.workers import run_in_processes
+
+        yield from run_in_processes(tasks, jobs)
+    elif tasks:
+        from lmcbench.work import run_task
+
+        for task in tasks:
+            yield from run_task(task)
+
+
+def _may_have_cuda() -> bool:
+    """Whether an NVIDIA driver is loaded: asked without torch, which takes seconds to import."""
+    return Path("/proc/driver/nvidia").exists()

@@ -1,0 +1,111 @@
+"""An architecture's name in, an initialised network out."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from lmcbench.errors import UserError, unknown
+from lmcbench.spec.architectures import Architecture
+from torch import nn
+
+
+def build(architecture: Architecture, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
+    """The network for images of `shape` (c, h, w), initialised on the CPU from `seed` alone.
+
+    Raises:
+        UserError: where it cannot be built at this size, or does not give logits `[n, classes]`.
+    """
+    channels, height, width = shape
+    factory = _factory(architecture)
+    arguments: dict[str, Any] = {"num_classes": classes, "in_chans": channels, **architecture.kwargs}
+    if _takes_image_size(architecture, factory):
+        arguments.setdefault("img_size", height if height == width else (height, width))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            model = factory(**arguments)
+            with torch.no_grad():
+                out = model.eval()(torch.zeros(2, *shape))
+        except Exception as error:
+            size = f"{channels} x {height} x {width}"
+            raise UserError(
+                f"Architecture {architecture.label} cannot be built for images {size} and {classes} classes: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    if not isinstance(out, torch.Tensor) or out.shape != (2, classes):
+        found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+        raise UserError(
+            f"Architecture {architecture.label} must return logits [n, {classes}], found {found}."
+        )
+    return cast(nn.Module, model)
+
+
+def _factory(architecture: Architecture) -> Callable[..., Any]:
+    if architecture.source in ("lmcbench", "timm"):
+        import lmcbench.train.networks  # noqa: F401  (registers our own)
+        import timm
+
+        if not timm.is_model(architecture.name):
+            raise unknown("architecture", architecture.name, timm.list_models())
+        return lambda **kwargs: timm.create_model(architecture.name, pretrained=False, **kwargs)
+    where, _, function = architecture.name.rpartition(":")
+    module = _from_file(architecture) if architecture.path is not None else importlib.import_module(where)
+    factory = getattr(module, function, None)
+    if not callable(factory):
+        names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        raise unknown(f"function in {where}", function, names)
+    return cast(Callable[..., Any], factory)
+
+
+def _from_file(architecture: Architecture) -> Any:
+    path = architecture.path
+    assert path is not None
+    name = f"lmcbench_user_{architecture.fingerprint}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[name]
+            raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return sys.modules[name]
+
+
+def _takes_image_size(architecture: Architecture, factory: Callable[..., Any]) -> bool:
+    """Whether the network must be told the image size: ViTs and MLPs must, most CNNs refuse to be."""
+    if architecture.source in ("lmcbench", "timm"):
+        from timm.models import model_entrypoint
+
+        entry = model_entrypoint(architecture.name)
+        if architecture.source == "lmcbench":
+            return "img_size" in inspect.signature(entry).parameters
+        # an entry point of timm only passes keywords on; its module's network class says what it takes
+        module = sys.modules[entry.__module__]
+        networks = [
+            v for v in vars(module).values() if inspect.isclass(v) and v.__module__ == entry.__module__
+        ]
+        return any("img_size" in inspect.signature(network).parameters for network in networks) and _accepts(
+            factory
+        )
+    return "img_size" in inspect.signature(factory).parameters
+
+
+def _accepts(factory: Callable[..., Any]) -> bool:
+    try:
+        with torch.device("meta"):
+            factory(img_size=32)
+    except TypeError:
+        return False
+    except Exception:
+        return True
+    return True

@@ -1,0 +1,23 @@
+"""Which engine trains which architecture: a committed table, never timed at run time (design 3.11)."""
+
+from __future__ import annotations
+
+from lmcbench.spec.architectures import Architecture
+from lmcbench.train.engines import EngineName, takes_stacking
+from torch import nn
+
+STACKED = {
+    ("lmc_linear", "cpu"),
+    ("lmc_mlp", "cpu"),
+    ("lmc_cnn", "cpu"),
+    ("lmc_resnet", "cpu"),
+}
+"""Where stacking was measured to win. Not a function of fleet size on a CPU, so that a run made in
+pieces equals one made at once, bit for bit."""
+
+
+def choose_engine(architecture: Architecture, model: nn.Module, device: str) -> EngineName:
+    """The engine for fleets of `architecture` on a device type."""
+    if (architecture.name, device) in STACKED and takes_stacking(model):
+        return "stacked"
+    return "reference"

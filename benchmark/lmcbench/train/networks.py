@@ -1,0 +1,156 @@
+"""Our own small networks, registered with timm so that `timm.create_model` builds them like any other."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch.nn.functional as F  # noqa: N812
+from timm.models import register_model
+from torch import Tensor, nn
+
+
+class Linear(nn.Module):
+    """Softmax regression on pixels: convex, hence the baseline that has no loss barrier."""
+
+    def __init__(self, pixels: int, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(pixels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[n, classes]` of images `[n, c, h, w]`."""
+        logits: Tensor = self.head(x.flatten(1))
+        return logits
+
+
+class Mlp(nn.Module):
+    """Fully connected ReLU network of `depth` hidden layers of `width`."""
+
+    def __init__(self, pixels: int, num_classes: int, width: int, depth: int) -> None:
+        super().__init__()
+        widths = [pixels, *[width] * depth]
+        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[n, classes]` of images `[n, c, h, w]`."""
+        x = x.flatten(1)
+        for layer in self.hidden:
+            x = F.relu(layer(x))
+        logits: Tensor = self.head(x)
+        return logits
+
+
+class Cnn(nn.Module):
+    """Three 3 x 3 convolutions with biases, the last two of stride 2; no normalisation."""
+
+    def __init__(self, in_chans: int, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.conv3 = nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1)
+        self.head = nn.Linear(4 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[n, classes]` of images `[n, c, h, w]`."""
+        x = F.relu(self.conv1(x))
+        x = F.relu(self.conv2(x))
+        x = F.relu(self.conv3(x))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+class Block(nn.Module):
+    """Basic residual block: two 3 x 3 convolutions with BatchNorm, projected shortcut on change of shape."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features `[n, outputs, h / stride, w / stride]` of features `[n, inputs, h, w]`."""
+        out = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """The CIFAR ResNet of He et al. (arXiv 1512.03385, section 4.2): three stages of basic blocks.
+
+    With projection shortcuts; `blocks` = 3 and `width` = 16 is ResNet-20 (272,474 parameters).
+    """
+
+    def __init__(self, in_chans: int, num_classes: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(in_chans, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        widths = [width, width, 2 * width, 4 * width]
+        self.stages = nn.Sequential(
+            *(
+                Block(widths[s] if b == 0 else widths[s + 1], widths[s + 1], 2 if s > 0 and b == 0 else 1)
+                for s in range(3)
+                for b in range(blocks)
+            )
+        )
+        self.head = nn.Linear(4 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[n, classes]` of images `[n, c, h, w]`."""
+        x = self.stages(F.relu(self.norm(self.stem(x))))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+def _pixels(in_chans: int, img_size: int | tuple[int, int]) -> int:
+    h, w = (img_size, img_size) if isinstance(img_size, int) else img_size
+    return in_chans * h * w
+
+
+def lmc_linear(
+    pretrained: bool = False, num_classes: int = 10, in_chans: int = 3, img_size: int = 32, **_: Any
+) -> Linear:
+    """Softmax regression."""
+    return Linear(_pixels(in_chans, img_size), num_classes)
+
+
+def lmc_mlp(
+    pretrained: bool = False,
+    num_classes: int = 10,
+    in_chans: int = 3,
+    img_size: int = 32,
+    width: int = 128,
+    depth: int = 3,
+    **_: Any,
+) -> Mlp:
+    """MLP without normalisation."""
+    return Mlp(_pixels(in_chans, img_size), num_classes, width, depth)
+
+
+def lmc_cnn(
+    pretrained: bool = False, num_classes: int = 10, in_chans: int = 3, width: int = 8, **_: Any
+) -> Cnn:
+    """Plain CNN without normalisation."""
+    return Cnn(in_chans, num_classes, width)
+
+
+def lmc_resnet(
+    pretrained: bool = False,
+    num_classes: int = 10,
+    in_chans: int = 3,
+    width: int = 8,
+    blocks: int = 1,
+    **_: Any,
+) -> ResNet:
+    """Residual CNN with BatchNorm."""
+    return ResNet(in_chans, num_classes, width, blocks)
+
+
+for factory in (lmc_linear, lmc_mlp, lmc_cnn, lmc_resnet):
+    register_model(factory)

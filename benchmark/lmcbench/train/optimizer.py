@@ -1,0 +1,97 @@
+"""SGD and AdamW as functions on tensors: one network's, or a fleet's stacked along the first dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from lmcbench.spec.recipe import Recipe
+from lmcbench.train.state import Tensors
+from torch import Tensor
+
+
+def slot_names(recipe: Recipe) -> tuple[str, ...]:
+    """The optimizer's state tensors, one of each per parameter; all start at zero."""
+    if recipe.optimizer == "adamw":
+        return ("first", "second")
+    return ("momentum",) if recipe.momentum else ()
+
+
+def update(
+    recipe: Recipe,
+    params: Tensors,
+    grads: Sequence[Tensor],
+    slots: dict[str, Tensors],
+    lr: float,
+    step: int,
+    stacked: bool = False,
+) -> None:
+    """One step of training in place, `grads` in the order of `params`; `step` counts from 0.
+
+    The formulas and their order are torch.optim's: SGD with (Nesterov) momentum and coupled decay,
+    AdamW with decoupled decay (Loshchilov and Hutter, arXiv 1711.05101). With `stacked`, the first
+    dimension is the fleet's.
+    """
+    weights = list(params.values())
+    gradients = list(grads)
+    if recipe.clip_norm is not None:
+        gradients = _clipped(gradients, recipe.clip_norm, stacked)
+    decayed = [i for i, w in enumerate(weights) if recipe.decay_vectors or w.ndim - stacked >= 2]
+    if recipe.optimizer == "adamw":
+        _adamw(recipe, weights, gradients, slots, lr, step, decayed)
+    else:
+        _sgd(recipe, weights, gradients, slots, lr, decayed)
+
+
+def _sgd(
+    recipe: Recipe,
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    slots: dict[str, Tensors],
+    lr: float,
+    decayed: list[int],
+) -> None:
+    if recipe.weight_decay:
+        for i in decayed:
+            gradients[i] = gradients[i].add(weights[i], alpha=recipe.weight_decay)
+    if recipe.momentum:
+        momentum = list(slots["momentum"].values())
+        torch._foreach_mul_(momentum, recipe.momentum)
+        torch._foreach_add_(momentum, gradients)
+        gradients = (
+            list(torch._foreach_add(gradients, momentum, alpha=recipe.momentum))
+            if recipe.nesterov
+            else momentum
+        )
+    torch._foreach_add_(weights, gradients, alpha=-lr)
+
+
+def _adamw(
+    recipe: Recipe,
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    slots: dict[str, Tensors],
+    lr: float,
+    step: int,
+    decayed: list[int],
+) -> None:
+    first, second = list(slots["first"].values()), list(slots["second"].values())
+    beta1, beta2 = recipe.betas
+    if recipe.weight_decay:
+        torch._foreach_mul_([weights[i] for i in decayed], 1 - lr * recipe.weight_decay)
+    torch._foreach_lerp_(first, gradients, 1 - beta1)
+    torch._foreach_mul_(second, beta2)
+    torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
+    scale = torch._foreach_sqrt(second)
+    torch._foreach_div_(scale, (1 - beta2 ** (step + 1)) ** 0.5)
+    torch._foreach_add_(scale, recipe.eps)
+    torch._foreach_addcdiv_(weights, first, scale, -lr / (1 - beta1 ** (step + 1)))
+
+
+def _clipped(gradients: list[Tensor], limit: float, stacked: bool) -> list[Tensor]:
+    """Gradients scaled down where their joint norm exceeds `limit`, each network of a fleet by itself."""
+    start = 1 if stacked else 0
+    squares = [g.flatten(start).square().sum(-1) for g in gradients]
+    norm = torch.stack(squares).sum(0).sqrt()
+    factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+    return [g * factor.view(-1, *[1] * (g.ndim - 1)) if stacked else g * factor for g in gradients]

@@ -1,0 +1,111 @@
+"""The whole state of a network in training: what a fork copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Weights, statistics and optimizer state; the position in training is the step it is kept at.
+
+    Attributes:
+        params: trainable tensors by name (tied ones once).
+        buffers: the rest of the state dict: statistics, constants, frozen weights.
+        slots: optimizer state by slot name, then parameter name.
+    """
+
+    params: Tensors
+    buffers: Tensors
+    slots: dict[str, Tensors]
+
+    def copy(self) -> TrainState:
+        """A state that shares no memory with this one."""
+        return self.map(torch.clone)
+
+    def to(self, device: torch.device) -> TrainState:
+        """The state on `device`."""
+        return self.map(lambda t: t.to(device))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> TrainState:
+        """The state with `function` applied to each tensor."""
+
+        def apply(tensors: Tensors) -> Tensors:
+            return {name: function(t) for name, t in tensors.items()}
+
+        return TrainState(
+            apply(self.params), apply(self.buffers), {slot: apply(t) for slot, t in self.slots.items()}
+        )
+
+    @property
+    def finite(self) -> bool:
+        """Whether every weight and statistic is finite."""
+        tensors = [*self.params.values(), *self.buffers.values()]
+        return all(bool(torch.isfinite(t).all()) for t in tensors if t.is_floating_point())
+
+
+def from_model(model: nn.Module, slot_names: tuple[str, ...]) -> TrainState:
+    """The state of a fresh model, its optimizer slots zero."""
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    owned = {id(p) for p in trainable.values()}
+    params = {name: p.detach().clone() for name, p in trainable.items()}
+    others = {n: t for n, t in model.state_dict(keep_vars=True).items() if id(t) not in owned}
+    buffers = {n: t.detach().clone() for n, t in others.items()}
+    slots = {slot: {n: torch.zeros_like(p) for n, p in params.items()} for slot in slot_names}
+    return TrainState(params, buffers, slots)
+
+
+def state_dict(model: nn.Module, state: TrainState) -> Tensors:
+    """The state as `model.state_dict()` lays it out, tied weights under each of their names."""
+    own = model.state_dict(keep_vars=True)
+    canonical = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    return {
+        name: state.params[canonical[id(value)]] if id(value) in canonical else state.buffers[name]
+        for name, value in own.items()
+    }
+
+
+def save_state(state: TrainState, path: Path) -> None:
+    """Write the whole state to `path` (safetensors), in place of what was there, atomically."""
+    flat = {f"params/{n}": t for n, t in state.params.items()}
+    flat |= {f"buffers/{n}": t for n, t in state.buffers.items()}
+    flat |= {f"slots/{slot}/{n}": t for slot, ts in state.slots.items() for n, t in ts.items()}
+    save_tensors(flat, path)
+
+
+def load_state(path: Path) -> TrainState:
+    """The state written by `save_state`, on the CPU."""
+    params: Tensors = {}
+    buffers: Tensors = {}
+    slots: dict[str, Tensors] = {}
+    for key, tensor in load_tensors(path).items():
+        part, _, name = key.partition("/")
+        if part == "slots":
+            slot, _, name = name.partition("/")
+            slots.setdefault(slot, {})[name] = tensor
+        else:
+            (params if part == "params" else buffers)[name] = tensor
+    return TrainState(params, buffers, slots)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors to a safetensors file, atomically; tied ones are written out each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    save_file({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, partial)
+    partial.replace(path)
+
+
+def load_tensors(path: Path) -> Tensors:
+    """The tensors of a safetensors file, on the CPU."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -1,0 +1,129 @@
+"""Do one family's work: open its data, train what is not trained, measure what is not recorded."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import torch
+from lmcbench.cell import Measured, measure_cell
+from lmcbench.data.dataset import Dataset
+from lmcbench.data.sources import open_dataset
+from lmcbench.data.subset import select
+from lmcbench.errors import UserError
+from lmcbench.family import Workbench, prepare, train_family, trained
+from lmcbench.results.measures import NotFiniteError
+from lmcbench.results.record import Record, Status
+from lmcbench.results.store import RunFolder, write_atomic
+from lmcbench.spec.canonical import digest_bytes
+from lmcbench.spec.cells import Cell
+from lmcbench.spec.suite import DataSpec
+from lmcbench.tasks import Event, Finished, Progress, Task
+from lmcbench.train.state import load_tensors
+from lmcbench.writeup import build_record
+from safetensors.numpy import save as to_safetensors
+
+
+def run_task(task: Task) -> Iterator[Event]:
+    """Train and measure the cells of a family, one record each, saying what was done.
+
+    Failures of a cell become records; bad input does not, and nothing is written then.
+
+    Raises:
+        UserError: for bad input: no such data or device, a network that cannot be built.
+    """
+    device = _device(task.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # the same sums in the same order on every machine (design 3.11)
+    family, folder = task.family, task.folder
+    dataset = _dataset(family.suite.data, task.data_dir)
+    bench = prepare(family, family.cells, dataset, device)
+    folder.claim(family.suite.identity())
+    untrained = [cell for cell in family.cells if trained(cell, folder) is None]
+    failure = None
+    if untrained:
+        done = 0.0
+        try:
+            for share in train_family(family, untrained, bench, folder):
+                yield Progress((share - done) * len(untrained) / 2)
+                done = share
+        except UserError:
+            raise
+        except Exception as error:
+            failure = f"training failed: {_describe(error)}"
+        yield Progress((1 - done) * len(untrained) / 2)
+    for cell in family.cells:
+        record = _record_cell(cell, bench, folder, failure)
+        write_atomic(folder.record(cell.key), record.to_json())
+        yield Progress(0.5 if cell in untrained else 1.0)
+        yield Finished(cell.key)
+
+
+def _record_cell(cell: Cell, bench: Workbench, folder: RunFolder, failure: str | None) -> Record:
+    training = trained(cell, folder)
+    began = time.perf_counter()
+    measured: Measured | None = None
+    evidence = None
+    status: Status
+    if training is None:
+        status, reason = "failed", failure or "its siblings were not trained"
+    elif training["status"] == "diverged":
+        status, reason = "diverged", training["reason"]
+    else:
+        status, reason = "ok", None
+        try:
+            states = [load_tensors(folder.sibling(cell.key, i)) for i in range(cell.suite.siblings)]
+            measured = measure_cell(cell, bench, states, training["train_losses"])
+            evidence = _keep(measured, cell, folder)
+        except NotFiniteError:
+            status, reason = "diverged", "the loss is not finite on the path between two siblings"
+        except Exception as error:
+            status, reason = "failed", f"measuring failed: {_describe(error)}"
+    return build_record(
+        cell,
+        training,
+        measured if evidence is not None else None,
+        status=status,
+        reason=reason,
+        data=bench.dataset.identity(),
+        evidence=evidence,
+        eval_s=time.perf_counter() - began,
+        device=bench.device,
+    )
+
+
+def _keep(measured: Measured, cell: Cell, folder: RunFolder) -> dict[str, object]:
+    """Store the predictions; where they and the weights are, relative to the run folder."""
+    content = to_safetensors(measured.predictions)
+    path = folder.predictions(cell.key)
+    write_atomic(path, content)
+    siblings = [folder.sibling(cell.key, i) for i in range(cell.suite.siblings)]
+    return {
+        "predictions": {"path": str(path.relative_to(folder.root)), "sha256": digest_bytes(content)},
+        "checkpoints": [
+            {"path": str(p.relative_to(folder.root)), "sha256": digest_bytes(p.read_bytes())}
+            for p in siblings
+        ],
+    }
+
+
+def _describe(error: Exception) -> str:
+    """The error and where it was raised, without any path of this machine."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("No CUDA device was found. Use --device cpu, or --device auto to take what is there.")
+    return torch.device(name)
+
+
+@cache
+def _dataset(spec: DataSpec, data_dir: Path | None) -> Dataset:
+    return select(open_dataset(spec.name, data_dir), spec)
