@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from lmcbench.connect.state import COUNTER, Stack, State, check_fits, stack
-from lmcbench.errors import UserError
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from lmcbench.connect.state import COUNTER, Stack, State, check_fits, stack
+from lmcbench.errors import UserError
 
 
 class Network:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
 from lmcbench.connect.network import Network
 from lmcbench.connect.state import Stack, State, blend_stack, check_fits, check_pair
 from lmcbench.errors import UserError
 from lmcbench.results.measures import Array, Curve, check_alphas
-from torch import Tensor, nn
 
 Split = tuple[Tensor, Tensor]
 """Images `[n, c, h, w]` floating and labels `[n]` int64."""

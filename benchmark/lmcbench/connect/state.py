@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor, nn
+
 from lmcbench.errors import UserError
 from lmcbench.results.measures import blend
-from torch import Tensor, nn
 
 State = Mapping[str, Tensor]
 Stack = dict[str, Tensor]

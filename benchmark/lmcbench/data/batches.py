@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from lmcbench.data.augment import augment, keyed_words
 from lmcbench.data.dataset import Labels, Pixels
 from lmcbench.data.streams import Stream
-from numpy.typing import NDArray
-from torch import Tensor
 
 BLOCK = 64
 """Steps whose indices are worked out and sent to the device at once."""

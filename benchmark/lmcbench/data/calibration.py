@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from lmcbench.data.subset import stratified
 from lmcbench.spec.shifts import Indices
 

@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from lmcbench.errors import UserError
 from numpy.typing import NDArray
+
+from lmcbench.errors import UserError
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]

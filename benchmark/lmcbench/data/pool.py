@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from lmcbench.data.dataset import ImageSet, Labels, Pixels
 from lmcbench.spec.shifts import Indices, View
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from lmcbench.data.dataset import Dataset, ImageSet
 from lmcbench.errors import unknown
 

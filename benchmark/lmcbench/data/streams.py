@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from lmcbench.errors import UserError
 from lmcbench.spec.seeds import random_words
 from lmcbench.spec.shifts import Indices, Noise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from lmcbench.data.dataset import Dataset, ImageSet
 from lmcbench.errors import UserError
 from lmcbench.spec.suite import DataSpec

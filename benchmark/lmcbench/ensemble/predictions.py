@@ -6,8 +6,9 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from lmcbench.errors import UserError
 from numpy.typing import ArrayLike, NDArray
+
+from lmcbench.errors import UserError
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]

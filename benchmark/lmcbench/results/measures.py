@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-from lmcbench.errors import UserError
 from numpy.typing import ArrayLike, NDArray
+
+from lmcbench.errors import UserError
 
 Array = NDArray[np.float64]
 

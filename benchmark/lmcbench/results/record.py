@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from lmcbench.errors import UserError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lmcbench.errors import UserError
 
 SCHEMA = "lmcbench/cell/1"
 Status = Literal["ok", "diverged", "failed"]

@@ -8,13 +8,22 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from lmcbench.errors import UserError
 from pydantic import BaseModel, ConfigDict, Field
+
+from lmcbench.errors import UserError
 
 Source = Literal["lmcbench", "timm", "module", "file"]
 
+OWN_NETWORKS = {
+    "lmc_linear": "softmax regression on pixels: convex, the baseline without a loss barrier",
+    "lmc_mlp": "ReLU network without normalisation; width=128, depth=3",
+    "lmc_cnn": "three 3 x 3 convolutions, no normalisation; width=8",
+    "lmc_resnet": "residual CNN with BatchNorm in three stages; width=8, blocks=1",
+}
+"""Our own small networks in timm's registry."""
+
 OWN_REVISIONS = {"lmc_linear": 1, "lmc_mlp": 1, "lmc_cnn": 1, "lmc_resnet": 1}
-"""Our own small networks in timm's registry; a change of what one computes raises its revision."""
+"""A change of what one of them computes raises its revision, and with it every key."""
 
 
 class Architecture(BaseModel):

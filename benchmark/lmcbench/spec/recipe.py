@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lmcbench.errors import UserError
+
 
 class Recipe(BaseModel):
     """Optimizer, learning rate, schedule, batch size, length, augmentation and precision.
@@ -66,3 +68,21 @@ class Recipe(BaseModel):
             return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (length - warmup)))
         passed = sum(step >= m * length for m in self.milestones)
         return self.lr * 0.1**passed
+
+
+def noise_scale(lr: float, n: int, batch_size: int) -> float:
+    """Scale of SGD's gradient noise, g = lr (N/B - 1) [H], after Smith and Le (arXiv 1710.06451).
+
+    Args:
+        lr: peak learning rate.
+        n: N, images in the view that is trained on.
+        batch_size: B.
+
+    Raises:
+        UserError: for a negative rate, or a batch size outside 1..N.
+    """
+    if not (math.isfinite(lr) and lr >= 0):
+        raise UserError(f"noise_scale: lr must be finite and at least 0, found {lr}.")
+    if not 1 <= batch_size <= n:
+        raise UserError(f"noise_scale: batch_size must lie in 1..{n}, found {batch_size}.")
+    return lr * (n / batch_size - 1)

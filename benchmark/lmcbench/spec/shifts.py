@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.seeds import permutation
-from numpy.typing import NDArray
 
 Noise = Literal["own", "shared"]
 Indices = NDArray[np.int64]

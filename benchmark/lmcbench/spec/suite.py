@@ -10,13 +10,14 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.shifts import Noise, Shift
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 SLUG = r"^[a-z0-9][a-z0-9-]*$"
 

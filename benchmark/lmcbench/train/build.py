@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+from torch import nn
+
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.architectures import Architecture
-from torch import nn
 
 
 def build(architecture: Architecture, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
@@ -48,8 +49,9 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
 
 def _factory(architecture: Architecture) -> Callable[..., Any]:
     if architecture.source in ("lmcbench", "timm"):
-        import lmcbench.train.networks  # noqa: F401  (registers our own)
         import timm
+
+        import lmcbench.train.networks  # noqa: F401  (registers our own)
 
         if not timm.is_model(architecture.name):
             raise unknown("architecture", architecture.name, timm.list_models())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train.engines import EngineName, takes_stacking
-from torch import nn
 
 STACKED = {
     ("lmc_linear", "cpu"),

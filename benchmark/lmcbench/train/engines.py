@@ -11,12 +11,13 @@ from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.seeds import random_words
 from lmcbench.train.optimizer import update
 from lmcbench.train.state import TrainState
-from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
 
 EngineName = Literal["reference", "stacked"]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.state import Tensors
-from torch import Tensor
 
 
 def slot_names(recipe: Recipe) -> tuple[str, ...]:

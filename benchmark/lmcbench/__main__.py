@@ -1,0 +1,6 @@
+"""`python -m lmcbench`."""
+
+from lmcbench.cli import main
+
+if __name__ == "__main__":
+    main()

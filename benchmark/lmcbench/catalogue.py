@@ -1,0 +1,136 @@
+"""What there is to choose from: suites, shifts and architectures, as data and as text (torch-free)."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from importlib.util import find_spec
+from typing import Any
+
+from tabulate import tabulate
+
+from lmcbench.errors import UserError
+from lmcbench.spec.architectures import OWN_NETWORKS
+from lmcbench.spec.cells import expand, families
+from lmcbench.spec.shifts import ALIASES, SHIFTS
+from lmcbench.spec.suite import Suite, load_suite, published_suites
+
+
+def list_suites() -> list[dict[str, Any]]:
+    """Every published suite in brief."""
+    listed = []
+    for name in published_suites():
+        suite = load_suite(name)
+        listed.append(
+            {
+                **suite.identity(),
+                "description": suite.description,
+                "data": suite.data.name,
+                "cells": len(expand(suite)),
+                "cost": suite.cost,
+            }
+        )
+    return listed
+
+
+def suites_text(listed: list[dict[str, Any]]) -> str:
+    """The same as a table."""
+    rows = [[s["name"], s["version"], s["data"], s["cells"], s["cost"], s["description"]] for s in listed]
+    table = tabulate(
+        rows,
+        headers=["suite", "version", "data", "cells", "cost", "what it is"],
+        maxcolwidths=[None, None, None, None, 24, 50],
+    )
+    return f"{table}\n\n'lmcbench suites NAME' shows one; 'lmcbench run NAME' runs it."
+
+
+def describe_suite(suite: Suite) -> dict[str, Any]:
+    """Name, version, digest and every cell with its key."""
+    return {**suite.identity(), "cells": [cell.summary() for cell in expand(suite)]}
+
+
+def suite_text(suite: Suite) -> str:
+    """One suite for a person: what it runs, on which data, at what cost."""
+    cells = expand(suite)
+    facts = {
+        "data": suite.data.name,
+        "shifts": ", ".join(spec.shift.label for spec in suite.shifts),
+        "forks (epoch)": ", ".join(fork.name for fork in suite.fork_list),
+        "siblings": f"{suite.siblings} per cell",
+        "replicates": suite.replicates,
+        "cells": f"{len(cells)} in {len(families(cells))} families (a family shares a trunk)",
+        "protocol": f"{suite.protocol.alphas} alphas, {suite.protocol.calibration} calibration images",
+        "floor": f"mean member accuracy {suite.floor:g}",
+        "cost": suite.cost or "not measured",
+        "digest": suite.digest,
+        "citation": suite.citation,
+    }
+    networks = tabulate(
+        [[a.label, a.recipe, _recipe_text(suite, a.recipe)] for a in suite.architectures],
+        headers=["architecture", "recipe", ""],
+    )
+    head = f"{suite.name} version {suite.version}: {suite.description}"
+    return f"{head}\n\n{tabulate(list(facts.items()), tablefmt='plain')}\n\n{networks}"
+
+
+def _recipe_text(suite: Suite, name: str) -> str:
+    """The settings of a recipe that are not defaults."""
+    settings = suite.recipes[name].model_dump(mode="json", exclude_defaults=True)
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
+
+
+def list_shifts() -> list[dict[str, Any]]:
+    """The table of training shifts."""
+    return [
+        {"name": name, "params": kind.defaults, "summary": kind.summary, "source": kind.source}
+        for name, kind in SHIFTS.items()
+    ]
+
+
+def shifts_text(listed: list[dict[str, Any]]) -> str:
+    """The same as a table, with the controls."""
+    rows = [
+        [s["name"], ", ".join(f"{k}={v}" for k, v in s["params"].items()), s["summary"], s["source"]]
+        for s in listed
+    ]
+    table = tabulate(rows, headers=["shift", "parameters", "what each sibling sees", "source"])
+    aliases = ", ".join(f"{name} = {target}" for name, target in ALIASES.items())
+    return (
+        f"{table}\n\nEvery shift s has the control same(s), in which all siblings share one view of s "
+        f"({aliases}).\nNoise mode: own (default) or shared."
+    )
+
+
+def list_architectures(pattern: str | None) -> list[dict[str, Any]]:
+    """Our own networks and, with a pattern, those of timm's registry that match.
+
+    Raises:
+        UserError: where nothing matches, or timm is not installed.
+    """
+    own = [
+        {"name": name, "source": "lmcbench", "summary": text}
+        for name, text in OWN_NETWORKS.items()
+        if pattern is None or fnmatchcase(name, pattern)
+    ]
+    if pattern is None:
+        return own
+    if find_spec("timm") is None or find_spec("torch") is None:
+        if own:
+            return own
+        raise UserError("Searching timm's registry needs torch and timm: pip install torch timm.")
+    import timm
+
+    theirs = [n for n in timm.list_models(pattern) if n not in OWN_NETWORKS]
+    if not own and not theirs:
+        raise UserError(f"No architecture matches {pattern!r}. Patterns are globs: 'resnet*', '*vit_tiny*'.")
+    return own + [{"name": name, "source": "timm", "summary": ""} for name in theirs]
+
+
+def architectures_text(listed: list[dict[str, Any]], pattern: str | None) -> str:
+    """The same as a table, with how to name others."""
+    table = tabulate([[a["name"], a["source"], a["summary"]] for a in listed], headers=["name", "from", ""])
+    if pattern is not None:
+        return table
+    return (
+        f"{table}\n\nAlso every network of timm (search: lmcbench archs 'resnet*') and your own factory,\n"
+        "written module:function or file.py:function; run one with --arch NAME --recipe RECIPE."
+    )

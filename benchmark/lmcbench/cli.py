@@ -1,0 +1,228 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from lmcbench.errors import UserError
+
+EXIT_OK, EXIT_CHECK, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_INTERRUPTED = 0, 1, 2, 5, 130
+
+app = typer.Typer(
+    name="lmcbench",
+    help="Measure linear mode connectivity of image classifiers under data shift.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+
+
+@app.callback(invoke_without_command=True)
+def _help(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"lmcbench {installed('lmcbench')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+# --- what there is -------------------------------------------------------------------------------
+
+
+@app.command()
+def suites(
+    name: Annotated[str | None, typer.Argument(help="A published suite or a .toml file; none: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the published suites, or what one of them runs."""
+    from lmcbench import catalogue
+    from lmcbench.spec.suite import load_suite
+
+    if name is None:
+        listed = catalogue.list_suites()
+        _print_json(listed) if as_json else typer.echo(catalogue.suites_text(listed))
+    else:
+        suite = load_suite(name)
+        _print_json(catalogue.describe_suite(suite)) if as_json else typer.echo(catalogue.suite_text(suite))
+
+
+@app.command()
+def shifts(as_json: Json = False) -> None:
+    """List the training shifts: name, parameters, what each does and where it comes from."""
+    from lmcbench import catalogue
+
+    listed = catalogue.list_shifts()
+    _print_json(listed) if as_json else typer.echo(catalogue.shifts_text(listed))
+
+
+@app.command()
+def archs(
+    pattern: Annotated[
+        str | None, typer.Argument(metavar="[GLOB]", help="Search timm's registry too, as in 'resnet*'.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List architectures: our own small networks and, with a pattern, timm's."""
+    from lmcbench import catalogue
+
+    listed = catalogue.list_architectures(pattern)
+    _print_json(listed) if as_json else typer.echo(catalogue.architectures_text(listed, pattern))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show the device, the versions and the data that a run would use."""
+    from lmcbench.doctor import examine, report_text
+
+    found = examine()
+    _print_json(found) if as_json else typer.echo(report_text(found))
+
+
+# --- the main job --------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Argument(help="A published suite (see 'lmcbench suites') or a .toml file.")],
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these architectures (glob, repeatable), or one the suite does not list."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Train with this recipe of the suite; needed for an unlisted --arch.")
+    ] = None,
+    shift: Annotated[list[str] | None, typer.Option(help="Only these shifts (glob, repeatable).")] = None,
+    fork: Annotated[list[str] | None, typer.Option(help="Only these forks (repeatable).")] = None,
+    replicates: Annotated[
+        str | None,
+        typer.Option(metavar="N|A:B", help="Replicates 0 to N-1, or A to B-1; the suite's number."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/SUITE.")] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes, one family each; default: one a core, one on CUDA.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="LMCBENCH_DATA", help="Folder of data sets as parquet files.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
+) -> None:
+    """Train siblings, measure the lines between them, and show the leaderboard.
+
+    The same command again goes on where it was stopped; asking for more extends the run.
+    """
+    from lmcbench.results.store import RunFolder
+    from lmcbench.run import plan_run, run_plan
+    from lmcbench.runview import RunView
+    from lmcbench.spec.cells import Selection, expand, parse_replicates
+    from lmcbench.spec.suite import load_suite
+
+    chosen = load_suite(suite)
+    selection = Selection(
+        architectures=arch or (),
+        shifts=shift or (),
+        forks=fork or (),
+        replicates=None if replicates is None else parse_replicates(replicates),
+        recipe=recipe,
+    )
+    folder = RunFolder(out if out is not None else Path("runs") / chosen.name)
+    plan = plan_run(expand(chosen, selection), folder)
+    view = RunView(chosen, plan, folder)
+    view.introduce()
+    if dry_run:
+        return
+    with view.progress():
+        for event in run_plan(plan, folder, data_dir=data_dir, device=device.value, jobs=jobs):
+            view.show(event)
+    raise typer.Exit(view.conclude())
+
+
+@app.command()
+def leaderboard(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="Print the table of this run folder instead.")
+    ] = None,
+    board_dir: Annotated[Path, typer.Option("--leaderboard", help="The leaderboard's folder.")] = Path(
+        "leaderboard"
+    ),
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit 1 when what is committed is out of date.")
+    ] = False,
+) -> None:
+    """Render the leaderboard from its submissions, or print the table of one run."""
+    from lmcbench.board import page
+
+    if path is not None:
+        typer.echo(page.run_table(path, "simple"), nl=False)
+        return
+    content = page.render(board_dir)
+    target = board_dir / "README.md"
+    if check:
+        current = target.read_text() if target.exists() else None
+        if current != content:
+            typer.echo(f"{target} is out of date. Run 'lmcbench leaderboard' and commit it.", err=True)
+            raise typer.Exit(EXIT_CHECK)
+        typer.echo(f"{target} is up to date.")
+        return
+    from lmcbench.results.store import write_atomic
+
+    write_atomic(target, content)
+    typer.echo(f"Wrote {target}.")
+
+
+# --- entry ---------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Run the command line and exit with its code: one message, no traceback, on bad input."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        typer.echo(f"Error: {error}", err=True)
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = EXIT_USAGE
+    except (KeyboardInterrupt, click.Abort):
+        typer.echo("Interrupted. What was finished is kept; the same command goes on from there.", err=True)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # the reader of our output went away; keep Python from complaining again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_OK
+    sys.exit(code)
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, allow_nan=False))

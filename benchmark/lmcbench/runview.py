@@ -1,0 +1,122 @@
+"""What a run shows: its plan, a bar with time left, a line per finished cell, the tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from lmcbench.results.frame import architecture_label, shift_label
+from lmcbench.results.record import Record, read_record
+from lmcbench.results.store import RunFolder, write_atomic
+from lmcbench.run import Plan
+from lmcbench.spec.suite import Suite
+from lmcbench.tasks import Event, Finished
+
+EXIT_OK, EXIT_INCOMPLETE = 0, 5
+
+
+class RunView:
+    """Prints one run. Results go to standard output, the bar to standard error where that is a terminal."""
+
+    def __init__(self, suite: Suite, plan: Plan, folder: RunFolder) -> None:
+        self.suite = suite
+        self.plan = plan
+        self.folder = folder
+        self.records: dict[str, Record] = {record.key: record for record in plan.finished}
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self.task = self.bar.add_task("cells", total=len(plan.cells), completed=len(plan.finished))
+
+    def introduce(self) -> None:
+        """Say what is asked for and what of it is there."""
+        cells, families = len(self.plan.cells), len(self.plan.families)
+        _say(f"{self.suite.name} version {self.suite.version}: {cells} cells, in {self.folder.root}")
+        if self.plan.finished:
+            _say(f"{len(self.plan.finished)} are finished already, {cells - len(self.plan.finished)} to do")
+        if families:
+            names = dict.fromkeys(family.architecture.label for family in self.plan.families)
+            _say(f"{families} families to train: {', '.join(reversed(names))}")
+
+    @contextmanager
+    def progress(self) -> Iterator[None]:
+        """Show the bar while inside, on a terminal."""
+        with self.bar:
+            yield
+
+    def show(self, event: Event) -> None:
+        """Move the bar, and print the line of a finished cell."""
+        if isinstance(event, Finished):
+            record = read_record(self.folder.record(event.key))
+            self.records[event.key] = record
+            _say(cell_line(record))
+        else:
+            self.bar.advance(self.task, event.cells)
+
+    def conclude(self) -> int:
+        """Print and store the tables; the exit code."""
+        from lmcbench.board.table import make_board
+
+        wanted = [self.records[cell.key] for cell in self.plan.cells if cell.key in self.records]
+        board = make_board(wanted, self.suite.floor)
+        _say("")
+        _say(board.render("simple").rstrip())
+        write_atomic(
+            self.folder.table, f"# {self.suite.name} version {self.suite.version}\n\n{board.render('github')}"
+        )
+        _say(f"\nRecords and checkpoints are in {self.folder.root}, this table in {self.folder.table}.")
+        failed = [r for r in wanted if r.status == "failed"]
+        if failed or len(wanted) < len(self.plan.cells):
+            missing = len(self.plan.cells) - len(wanted)
+            print(f"{len(failed)} cells failed, {missing} are missing.", file=sys.stderr)
+            for reason in dict.fromkeys(r.reason for r in failed):
+                print(f"  {reason}", file=sys.stderr)
+            return EXIT_INCOMPLETE
+        return EXIT_OK
+
+
+def cell_line(record: Record) -> str:
+    """A finished cell in one line, with its numbers on the test set."""
+    name = (
+        f"{architecture_label(record)} | {shift_label(record)} | fork {record.fork.name} | "
+        f"replicate {record.replicate}"
+    )
+    if record.status != "ok" or record.ensemble is None or record.soup is None:
+        return f"{name}: {record.status}: {record.reason}"
+    k = len(record.pairs)
+    error = sum(pair.barriers["test"].error_chord for pair in record.pairs) / k
+    loss = sum(pair.barriers["test"].loss_chord for pair in record.pairs) / k
+    worth = record.ensemble["test"]
+    return (
+        f"{name}: barrier {100 * error:.1f} % error, {loss:.3f} nats; "
+        f"disagreement {_percent(worth['disagreement'])}; accuracy: member {_percent(worth['accuracy_mean'])}, "
+        f"ensemble {_percent(worth['ensemble_accuracy'])}, soup {100 * (1 - record.soup['test'].error):.1f} %"
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
