@@ -109,8 +109,9 @@ def cell_line(record: Record) -> str:
     worth = record.ensemble["test"]
     return (
         f"{name}: barrier {100 * error:.1f} % error, {loss:.3f} nats; "
-        f"disagreement {_percent(worth['disagreement'])}; accuracy: member {_percent(worth['accuracy_mean'])}, "
-        f"ensemble {_percent(worth['ensemble_accuracy'])}, soup {100 * (1 - record.soup['test'].error):.1f} %"
+        f"disagreement {_percent(worth['disagreement'])}; "
+        f"accuracy: member {_percent(worth['accuracy_mean'])}, "
+        f"ensemble {_percent(worth['ensemble_accuracy'])}, soup {_percent(1 - record.soup['test'].error)}"
     )
 
 

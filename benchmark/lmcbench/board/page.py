@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmcbench.board.table import make_board
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import find_records
@@ -29,7 +28,7 @@ def run_table(path: Path, style: str) -> str:
     if len(suites) > 1:
         names = ", ".join(f"{name} v{version} ({digest[:12]})" for name, version, digest in sorted(suites))
         raise UserError(f"{path} holds records of more than one suite: {names}.")
-    return make_board(records, _floor(records[0])).render(style)
+    return _table(records, style)
 
 
 def render(folder: Path) -> str:
@@ -51,11 +50,18 @@ def render(folder: Path) -> str:
             suites.setdefault(suite, []).append(record)
     sections = [INTRODUCTION]
     for (name, version, digest), records in sorted(suites.items()):
-        table = make_board(records, _floor(records[0])).render("github")
+        table = _table(records, "github")
         sections.append(f"## {name} version {version}\n\nSuite digest `{digest[:12]}`.\n\n{table}")
     if not suites:
         sections.append("There are no submissions yet.\n")
     return "\n".join(sections)
+
+
+def _table(records: list[Record], style: str) -> str:
+    # imported where there is something to show: pandas takes most of the time a light command has
+    from lmcbench.board.table import make_board
+
+    return make_board(records, _floor(records[0])).render(style)
 
 
 def _floor(record: Record) -> float:

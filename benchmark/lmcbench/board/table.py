@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -22,7 +22,7 @@ class Board:
 
     Attributes:
         connectivity: error barrier per fork, in percentage points.
-        ensembles: what siblings of the earliest fork are worth, beside independent networks, in percent.
+        ensembles: what siblings of the earliest fork and independent networks are worth, in percent.
         notes: what the reader must know about the numbers.
     """
 
@@ -60,60 +60,70 @@ def make_board(records: Iterable[Record], floor: float = 0.0) -> Board:
     forks = sorted(cells["fork"].unique(), key=lambda name: Fork.parse(name).order)
     measured = rows[rows["split"] == SPLIT]
     values = measured.groupby([*LINE, "fork", "replicate"], sort=False).mean(numeric_only=True).reset_index()
-    lines = list(cells[LINE].drop_duplicates().itertuples(index=False, name=None))
     connectivity, ensembles, low = [], [], False
-    for line in lines:
-        mine = values[(values[LINE] == pd.Series(line, index=LINE)).all(axis=1)]
-        here = cells[(cells[LINE] == pd.Series(line, index=LINE)).all(axis=1)]
+    for line in _lines(cells):
+        mine, here = _of(values, line), _of(cells, line)
         accuracy = estimate((1 - mine["error"]).tolist()).mean
         below = accuracy is not None and accuracy < floor
         low |= below
         head = dict(zip(LINE, line, strict=True))
         head["architecture"] += " *" if below else ""
-        counts = {
-            "n": str(here["replicate"].nunique()),
-            "diverged": f"{(here['status'] == 'diverged').sum()}/{len(here)}",
-        }
-        if (failed := int((here["status"] == "failed").sum())) > 0:
-            counts["diverged"] += f", {failed} failed"
         by_fork = {fork: mine[mine["fork"] == fork] for fork in forks}
-        connectivity.append(
-            head | {fork: _percent(by_fork[fork]["error_chord"].tolist()) for fork in forks} | counts
-        )
-        ensembles.append(head | _worth(by_fork, forks))
+        barriers = {fork: _percent(by_fork[fork]["error_chord"]) for fork in forks}
+        connectivity.append(head | barriers | _counts(here))
+        shown = [forks[0], *(fork for fork in forks[1:] if fork == INDEPENDENT)]
+        ensembles += [head | {"fork": fork} | _worth(by_fork[fork]) for fork in shown]
     notes = [
         "Mean over replicates (n) ± half-width of the 95 % Student t interval; no interval for n = 1.",
-        "Fork: epoch at which siblings leave the common trunk; independent: separately initialised networks.",
+        "Fork: epoch at which siblings leave the trunk; independent: separately initialised networks.",
     ]
     if low:
-        notes.append(f"* mean member accuracy below the suite's floor of {floor:.0%}: not ranked.")
+        notes.append(f"* mean member accuracy below the suite's floor of {100 * floor:g} %: not ranked.")
     return Board(pd.DataFrame(connectivity), pd.DataFrame(ensembles), notes)
 
 
-def _worth(by_fork: dict[str, pd.DataFrame], forks: Sequence[str]) -> dict[str, str]:
-    """Accuracy, disagreement, ensemble and soup at the earliest fork, the independent reference beside."""
-    siblings = [fork for fork in forks if fork != INDEPENDENT]
-    chosen = ([(siblings[0], f"fork {siblings[0]}")] if siblings else []) + (
-        [(INDEPENDENT, "indep.")] if INDEPENDENT in forks else []
-    )
-    line = {}
-    for fork, name in chosen:
-        cells = by_fork[fork]
-        line |= {
-            f"{name}: member": _percent(cells["accuracy_mean"].tolist()),
-            "disagree" if fork != INDEPENDENT else "disagree ": _percent(cells["disagreement"].tolist()),
-            "ensemble" if fork != INDEPENDENT else "ensemble ": _percent(cells["ensemble_accuracy"].tolist()),
-            "gain" if fork != INDEPENDENT else "gain ": _percent(cells["ensemble_gain"].tolist(), sign=True),
-        }
-        if fork != INDEPENDENT:
-            line["soup"] = _percent((1 - cells["soup_error"]).tolist())
-    return line
+def _lines(cells: pd.DataFrame) -> list[tuple[str, ...]]:
+    """The rows of the tables: small networks first, and for each no shift, then controls, then the rest."""
+    size = cells.groupby("architecture")["params"].max().fillna(0)
+    lines = cells[LINE].drop_duplicates().itertuples(index=False, name=None)
+
+    def rank(line: tuple[str, ...]) -> tuple[object, ...]:
+        architecture, recipe, shift = line
+        return size[architecture], architecture, recipe, shift != "none", not shift.startswith("same"), shift
+
+    return sorted(lines, key=rank)
 
 
-def _percent(values: Sequence[float], sign: bool = False) -> str:
+def _of(table: pd.DataFrame, line: tuple[str, ...]) -> pd.DataFrame:
+    return table[(table[LINE] == pd.Series(line, index=LINE)).all(axis=1)]
+
+
+def _counts(cells: pd.DataFrame) -> dict[str, str]:
+    """Replicates, and how many of the row's cells diverged or failed."""
+    status = cells["status"].value_counts()
+    failed = f", {status['failed']} failed" if "failed" in status else ""
+    return {
+        "n": str(cells["replicate"].nunique()),
+        "diverged": f"{status.get('diverged', 0)}/{len(cells)}{failed}",
+    }
+
+
+def _worth(cells: pd.DataFrame) -> dict[str, str]:
+    """Accuracy of members, ensemble and soup, and how much the members disagree."""
+    return {
+        "member": _percent(cells["accuracy_mean"]),
+        "disagreement": _percent(cells["disagreement"]),
+        "ensemble": _percent(cells["ensemble_accuracy"]),
+        "gain": _percent(cells["ensemble_gain"], sign=True),
+        "soup": _percent(1 - cells["soup_error"]),
+    }
+
+
+def _percent(values: pd.Series[float], sign: bool = False) -> str:
     """A mean of fractions in percent, `12.4 ± 1.3`; a dash without values."""
-    mean = estimate(values)
+    mean = estimate(values.tolist())
     if mean.mean is None:
         return "–"
-    text = f"{100 * mean.mean:{'+' if sign else ''}.1f}"
+    # adding 0.0 keeps a rounded zero from showing a minus
+    text = f"{round(100 * mean.mean, 1) + 0.0:{'+' if sign else ''}.1f}"
     return text if mean.half_width is None else f"{text} ± {100 * mean.half_width:.1f}"

@@ -22,8 +22,8 @@ def load_records(path: str | Path) -> pd.DataFrame:
     """The records of a run folder (or a folder of records, or one file), one row per cell, pair and split.
 
     Columns: what the cell is (`key`, `suite`, `version`, `digest`, `architecture`, `recipe`, `shift`,
-    `fork`, `replicate`, `status`), the pair (`i`, `j`), the `split` and its `n` images, the 12 fields of
-    `Barrier`, `disagreement`, the members' mean `error` and `loss` there, the keys of
+    `fork`, `replicate`, `status`, `params`), the pair (`i`, `j`), the `split` and its `n` images, the 12
+    fields of `Barrier`, `disagreement`, the members' mean `error` and `loss` there, the keys of
     `compare_predictions` and the soup's `soup_error`, `soup_loss`, `soup_ece`. Losses are in nats, errors
     fractions. What was not measured on a split is missing (NaN); a cell that diverged or failed is one
     row without pair and split.
@@ -78,6 +78,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         "fork": record.fork.name,
         "replicate": record.replicate,
         "status": record.status,
+        "params": record.architecture.params,
     }
     rows = []
     for pair in record.pairs:
