@@ -10,6 +10,9 @@ from torch import Tensor
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.state import Tensors
 
+Slots = dict[str, list[Tensor]]
+"""Slot name -> its tensors in the order of the parameters."""
+
 
 def slot_names(recipe: Recipe) -> tuple[str, ...]:
     """The optimizer's state tensors, one of each per parameter; all start at zero."""
@@ -35,20 +38,21 @@ def update(
     """
     weights = list(params.values())
     gradients = list(grads)
+    state = {slot: [tensors[name] for name in params] for slot, tensors in slots.items()}
     if recipe.clip_norm is not None:
         gradients = _clipped(gradients, recipe.clip_norm, stacked)
     decayed = [i for i, w in enumerate(weights) if recipe.decay_vectors or w.ndim - stacked >= 2]
     if recipe.optimizer == "adamw":
-        _adamw(recipe, weights, gradients, slots, lr, step, decayed)
+        _adamw(recipe, weights, gradients, state, lr, step, decayed)
     else:
-        _sgd(recipe, weights, gradients, slots, lr, decayed)
+        _sgd(recipe, weights, gradients, state, lr, decayed)
 
 
 def _sgd(
     recipe: Recipe,
     weights: list[Tensor],
     gradients: list[Tensor],
-    slots: dict[str, Tensors],
+    state: Slots,
     lr: float,
     decayed: list[int],
 ) -> None:
@@ -56,7 +60,7 @@ def _sgd(
         for i in decayed:
             gradients[i] = gradients[i].add(weights[i], alpha=recipe.weight_decay)
     if recipe.momentum:
-        momentum = list(slots["momentum"].values())
+        momentum = state["momentum"]
         torch._foreach_mul_(momentum, recipe.momentum)
         torch._foreach_add_(momentum, gradients)
         gradients = (
@@ -71,12 +75,12 @@ def _adamw(
     recipe: Recipe,
     weights: list[Tensor],
     gradients: list[Tensor],
-    slots: dict[str, Tensors],
+    state: Slots,
     lr: float,
     step: int,
     decayed: list[int],
 ) -> None:
-    first, second = list(slots["first"].values()), list(slots["second"].values())
+    first, second = state["first"], state["second"]
     beta1, beta2 = recipe.betas
     if recipe.weight_decay:
         torch._foreach_mul_([weights[i] for i in decayed], 1 - lr * recipe.weight_decay)

@@ -18,6 +18,9 @@ Tensors = dict[str, Tensor]
 class TrainState:
     """Weights, statistics and optimizer state; the position in training is the step it is kept at.
 
+    Tensors are kept sorted by name, so that sums over them (the gradient's norm) are the same bits
+    whether a state comes from a model or from a file.
+
     Attributes:
         params: trainable tensors by name (tied ones once).
         buffers: the rest of the state dict: statistics, constants, frozen weights.
@@ -27,6 +30,12 @@ class TrainState:
     params: Tensors
     buffers: Tensors
     slots: dict[str, Tensors]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "params", dict(sorted(self.params.items())))
+        object.__setattr__(self, "buffers", dict(sorted(self.buffers.items())))
+        slots = {slot: dict(sorted(tensors.items())) for slot, tensors in sorted(self.slots.items())}
+        object.__setattr__(self, "slots", slots)
 
     def copy(self) -> TrainState:
         """A state that shares no memory with this one."""

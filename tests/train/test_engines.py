@@ -1,0 +1,208 @@
+"""Engines: forks copy everything, and who trains beside a network changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lmcbench.data.batches import DeviceImages, Feed
+from lmcbench.data.sources import open_dataset
+from lmcbench.data.streams import stream
+from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.recipe import Recipe
+from lmcbench.train.build import build
+from lmcbench.train.choice import STACKED, choose_engine
+from lmcbench.train.engines import advance, takes_stacking
+from lmcbench.train.optimizer import slot_names
+from lmcbench.train.state import from_model, load_state, save_state, state_dict
+
+DIGITS = open_dataset("digits")
+CPU = torch.device("cpu")
+NETWORKS = {
+    "lmc_linear": {},
+    "lmc_mlp": {"width": 32},
+    "lmc_cnn": {"width": 8},
+    "lmc_resnet": {"width": 8},
+}
+RECIPES = {
+    "sgd": Recipe(lr=0.05, batch_size=32, epochs=2, weight_decay=1e-3, augmentation=("shift1",)),
+    "nesterov": Recipe(lr=0.05, batch_size=32, epochs=2, nesterov=True, warmup_epochs=1.0, clip_norm=1.0),
+    "adamw": Recipe(optimizer="adamw", lr=1e-3, batch_size=32, epochs=2, weight_decay=0.05, decay_vectors=False),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def fleet(name, recipe, members, kwargs=None):
+    """A model, states and a feed for members given as (init seed, order seed)."""
+    architecture = Architecture(name=name, recipe="r", kwargs=NETWORKS.get(name, {}) if kwargs is None else kwargs)
+    items = torch.arange(len(DIGITS.train)).numpy()
+    streams = [stream(items, items, "own", order, order + 1, recipe.batch_size) for _, order in members]
+    pool = DeviceImages(DIGITS.train.images, DIGITS.train.labels, DIGITS.statistics, CPU)
+    states = [from_model(build(architecture, (1, 8, 8), 10, init), slot_names(recipe)) for init, _ in members]
+    model = build(architecture, (1, 8, 8), 10, 0)
+    return model, states, Feed(pool, streams, recipe.augmentation)
+
+
+def train(engine, name, recipe, members, start=0, stop=12, states=None, **kwargs):
+    model, fresh, feed = fleet(name, recipe, members, **kwargs)
+    chosen = fresh if states is None else states
+    seeds = [order + 2 for _, order in members]
+    return advance(engine, model, chosen, feed, recipe, recipe.length(len(DIGITS.train)), seeds, start, stop)
+
+
+def tensors(state):
+    yield from state.params.items()
+    yield from state.buffers.items()
+    for slot, values in state.slots.items():
+        yield from ((f"{slot}/{name}", value) for name, value in values.items())
+
+
+def assert_equal(a, b):
+    for (name, x), (_, y) in zip(tensors(a), tensors(b), strict=True):
+        assert torch.equal(x, y), name
+
+
+def distance(a, b):
+    return max((x - y).abs().max().item() for (_, x), (_, y) in zip(tensors(a), tensors(b), strict=True))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("engine", ["reference", "stacked"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_trunk_then_sibling_equals_one_run(name, engine, recipe, tmp_path):
+    """A fork copies everything (design 3.5), by way of a file too."""
+    whole = train(engine, name, RECIPES[recipe], [(1, 2), (3, 4)])
+    trunk = train(engine, name, RECIPES[recipe], [(1, 2), (3, 4)], stop=5)
+    save_state(trunk.states[0], tmp_path / "trunk")
+    rest = train(
+        engine, name, RECIPES[recipe], [(1, 2), (3, 4)], start=5, states=[load_state(tmp_path / "trunk"), trunk.states[1]]
+    )
+    for a, b in zip(whole.states, rest.states, strict=True):
+        assert_equal(a, b)
+    assert torch.equal(whole.losses, torch.cat([trunk.losses, rest.losses], 1))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_same_seeds_same_data_same_bits(name):
+    """Oracle 1: two siblings with equal seeds and data are identical."""
+    a, b, other = train("stacked", name, RECIPES["sgd"], [(1, 2), (1, 2), (1, 3)]).states
+    assert_equal(a, b)
+    assert distance(a, other) > 0
+
+
+@pytest.mark.parametrize("name", [name for name, device in sorted(STACKED) if device == "cpu"])
+def test_bits_do_not_depend_on_the_fleet(name):
+    """Neither the number of the others nor the place among them changes a network of the table."""
+    members = [(i, 10 + i) for i in range(5)]
+    together = train("stacked", name, RECIPES["sgd"], members, kwargs={}).states
+    alone = train("stacked", name, RECIPES["sgd"], members[:1], kwargs={}).states
+    pair = train("stacked", name, RECIPES["sgd"], [members[3], members[0]], kwargs={}).states
+    many = train("stacked", name, RECIPES["sgd"], [*members[::-1], *members, *members], kwargs={}).states
+    assert_equal(together[0], alone[0])
+    assert_equal(together[0], pair[1])
+    assert_equal(together[3], pair[0])
+    assert_equal(together[0], many[4])
+    assert_equal(together[2], many[12])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_stacked_follows_reference(name, recipe):
+    """To the last bits of fp32 over few steps; the same batches and schedule."""
+    stacked = train("stacked", name, RECIPES[recipe], [(1, 2), (3, 4)], stop=6)
+    reference = train("reference", name, RECIPES[recipe], [(1, 2), (3, 4)], stop=6)
+    assert torch.allclose(stacked.losses, reference.losses, rtol=1e-3)
+    for a, b in zip(stacked.states, reference.states, strict=True):
+        assert distance(a, b) < 2e-3
+
+
+class Dropped(nn.Module):
+    """A network that draws random numbers in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(64, 32)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(self.drop(self.body(x.flatten(1)).relu()))
+
+
+def test_dropout_is_keyed_by_layer_seed_and_step():
+    recipe = RECIPES["sgd"]
+    torch.manual_seed(0)
+    model = Dropped()
+    assert not takes_stacking(model)
+    assert choose_engine(Architecture(name="lmc_mlp", recipe="r"), model, "cpu") == "reference"
+    state = from_model(model, slot_names(recipe))
+    _, _, feed = fleet("lmc_mlp", recipe, [(0, 1), (0, 1)])
+
+    def run(seeds, states, start, stop):
+        return advance("reference", model, states, feed, recipe, 90, seeds, start, stop).states
+
+    before = torch.get_rng_state()
+    a, b = run([7, 8], [state, state], 0, 6)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert distance(a, b) > 0
+    half = run([7], [state], 0, 3)
+    assert_equal(run([7], half, 3, 6)[0], a)
+
+
+def test_a_diverged_member_leaves_the_others_alone():
+    recipe = RECIPES["sgd"]
+    model, states, feed = fleet("lmc_cnn", recipe, [(1, 2), (3, 4), (5, 6)])
+    broken = states[1].copy()
+    next(iter(broken.params.values())).fill_(float("nan"))
+    seeds = [0, 0, 0]
+    good = advance("stacked", model, states, feed, recipe, 90, seeds, 0, 5)
+    mixed = advance("stacked", model, [states[0], broken, states[2]], feed, recipe, 90, seeds, 0, 5)
+    assert_equal(good.states[0], mixed.states[0])
+    assert_equal(good.states[2], mixed.states[2])
+    assert not mixed.states[1].finite
+    assert torch.isnan(mixed.losses[1]).all()
+
+
+def test_arguments_are_not_changed():
+    model, states, feed = fleet("lmc_resnet", RECIPES["sgd"], [(1, 2), (3, 4)])
+    kept = [state.copy() for state in states]
+    for engine in ("stacked", "reference"):
+        advance(engine, model, states, feed, RECIPES["sgd"], 90, [0, 0], 0, 3)
+        for a, b in zip(states, kept, strict=True):
+            assert_equal(a, b)
+
+
+def test_tied_and_frozen_weights_survive(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(64, 64)
+            self.b = nn.Linear(64, 64)
+            self.b.weight = self.a.weight
+            self.frozen = nn.Linear(64, 64)
+            self.frozen.requires_grad_(False)
+            self.head = nn.Linear(64, 10)
+
+        def forward(self, x):
+            return self.head(self.frozen(self.b(self.a(x.flatten(1)).relu()).relu()))
+
+    recipe = RECIPES["sgd"]
+    model = Tied()
+    state = from_model(model, slot_names(recipe))
+    assert "b.weight" not in state.params
+    assert "frozen.weight" in state.buffers
+    _, _, feed = fleet("lmc_mlp", recipe, [(0, 1)])
+    trained = advance("reference", model, [state], feed, recipe, 90, [0], 0, 3).states[0]
+    assert torch.equal(trained.buffers["frozen.weight"], state.buffers["frozen.weight"])
+    assert not torch.equal(trained.params["a.weight"], state.params["a.weight"])
+    exported = state_dict(model, trained)
+    assert exported.keys() == model.state_dict().keys()
+    assert torch.equal(exported["b.weight"], exported["a.weight"])
