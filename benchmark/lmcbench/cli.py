@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from lmcbench.errors import UserError
 
-EXIT_OK, EXIT_CHECK, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_INTERRUPTED = 0, 1, 2, 5, 130
+EXIT_CHECK, EXIT_INTERRUPTED = 1, 130
 
 app = typer.Typer(
     name="lmcbench",
@@ -157,9 +155,13 @@ def run(
     view.introduce()
     if dry_run:
         return
-    with view.progress():
-        for event in run_plan(plan, folder, data_dir=data_dir, device=device.value, jobs=jobs):
-            view.show(event)
+    try:
+        with view.progress():
+            for event in run_plan(plan, folder, data_dir=data_dir, device=device.value, jobs=jobs):
+                view.show(event)
+    except KeyboardInterrupt:
+        typer.echo(view.interrupted(), err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     raise typer.Exit(view.conclude())
 
 
@@ -203,21 +205,10 @@ def main() -> None:
     """Run the command line and exit with its code: one message, no traceback, on bad input."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code = app(standalone_mode=False)
+        app()
     except UserError as error:
         typer.echo(f"Error: {error}", err=True)
-        code = error.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = EXIT_USAGE
-    except (KeyboardInterrupt, click.Abort):
-        typer.echo("Interrupted. What was finished is kept; the same command goes on from there.", err=True)
-        code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # the reader of our output went away; keep Python from complaining again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_OK
-    sys.exit(code)
+        sys.exit(error.exit_code)
 
 
 def _interrupt(signum: int, frame: Any) -> None:

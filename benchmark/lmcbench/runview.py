@@ -73,6 +73,14 @@ class RunView:
         else:
             self.bar.advance(self.task, event.cells)
 
+    def interrupted(self) -> str:
+        """What to say to somebody who stopped the run."""
+        kept, asked = len(self.records), len(self.plan.cells)
+        return (
+            f"Interrupted. {kept} of {asked} cells are finished and kept in {self.folder.root}; "
+            "the same command goes on from there."
+        )
+
     def conclude(self) -> int:
         """Print and store the tables; the exit code."""
         from lmcbench.board.table import make_board

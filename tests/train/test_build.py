@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from lmcbench.errors import UserError
 from lmcbench.spec.architectures import OWN_NETWORKS, OWN_REVISIONS, Architecture
 from lmcbench.train.build import build
@@ -15,9 +14,8 @@ def arch(name, **kwargs):
 
 
 def test_own_networks_are_timms_too():
-    import timm
-
     import lmcbench.train.networks  # noqa: F401
+    import timm
 
     assert OWN_NETWORKS.keys() == OWN_REVISIONS.keys()
     for name in OWN_NETWORKS:
@@ -50,7 +48,8 @@ SOURCE = """
 from torch import nn
 
 def net(num_classes, in_chans, img_size, hidden=8):
-    return nn.Sequential(nn.Flatten(), nn.Linear(in_chans * img_size**2, hidden), nn.Linear(hidden, num_classes))
+    pixels = in_chans * img_size**2
+    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, hidden), nn.Linear(hidden, num_classes))
 
 def wrong(num_classes, in_chans):
     return nn.Flatten()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-
 from lmcbench.data.batches import DeviceImages, Feed
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.streams import stream
@@ -16,6 +14,7 @@ from lmcbench.train.choice import STACKED, choose_engine
 from lmcbench.train.engines import advance, takes_stacking
 from lmcbench.train.optimizer import slot_names
 from lmcbench.train.state import from_model, load_state, save_state, state_dict
+from torch import nn
 
 DIGITS = open_dataset("digits")
 CPU = torch.device("cpu")
@@ -28,7 +27,9 @@ NETWORKS = {
 RECIPES = {
     "sgd": Recipe(lr=0.05, batch_size=32, epochs=2, weight_decay=1e-3, augmentation=("shift1",)),
     "nesterov": Recipe(lr=0.05, batch_size=32, epochs=2, nesterov=True, warmup_epochs=1.0, clip_norm=1.0),
-    "adamw": Recipe(optimizer="adamw", lr=1e-3, batch_size=32, epochs=2, weight_decay=0.05, decay_vectors=False),
+    "adamw": Recipe(
+        optimizer="adamw", lr=1e-3, batch_size=32, epochs=2, weight_decay=0.05, decay_vectors=False
+    ),
 }
 
 
@@ -42,7 +43,9 @@ def one_thread():
 
 def fleet(name, recipe, members, kwargs=None):
     """A model, states and a feed for members given as (init seed, order seed)."""
-    architecture = Architecture(name=name, recipe="r", kwargs=NETWORKS.get(name, {}) if kwargs is None else kwargs)
+    architecture = Architecture(
+        name=name, recipe="r", kwargs=NETWORKS.get(name, {}) if kwargs is None else kwargs
+    )
     items = torch.arange(len(DIGITS.train)).numpy()
     streams = [stream(items, items, "own", order, order + 1, recipe.batch_size) for _, order in members]
     pool = DeviceImages(DIGITS.train.images, DIGITS.train.labels, DIGITS.statistics, CPU)
@@ -83,7 +86,12 @@ def test_trunk_then_sibling_equals_one_run(name, engine, recipe, tmp_path):
     trunk = train(engine, name, RECIPES[recipe], [(1, 2), (3, 4)], stop=5)
     save_state(trunk.states[0], tmp_path / "trunk")
     rest = train(
-        engine, name, RECIPES[recipe], [(1, 2), (3, 4)], start=5, states=[load_state(tmp_path / "trunk"), trunk.states[1]]
+        engine,
+        name,
+        RECIPES[recipe],
+        [(1, 2), (3, 4)],
+        start=5,
+        states=[load_state(tmp_path / "trunk"), trunk.states[1]],
     )
     for a, b in zip(whole.states, rest.states, strict=True):
         assert_equal(a, b)

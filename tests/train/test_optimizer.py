@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.optimizer import slot_names, update
 
@@ -68,4 +67,6 @@ def test_clipping_is_each_networks_own():
     # network 0 has a gradient of norm 5, network 1 of norm 0.5
     grads = [torch.tensor([[3.0, 0, 0], [0.3, 0, 0]]), torch.tensor([[4.0], [0.4]])]
     update(recipe, params, grads, {}, 1.0, 0, stacked=True)
-    torch.testing.assert_close(torch.cat([weights, bias], 1).norm(dim=1), torch.tensor([1.0, 0.5]), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        torch.cat([weights, bias], 1).norm(dim=1), torch.tensor([1.0, 0.5]), rtol=1e-5, atol=0
+    )

@@ -1,0 +1,95 @@
+"""Which images: the digits' split, stratified parts, the pool and the calibration list."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lmcbench.data.calibration import calibration_items
+from lmcbench.data.dataset import Dataset, ImageSet
+from lmcbench.data.pool import build_pool
+from lmcbench.data.sources import open_dataset
+from lmcbench.data.subset import select, stratified
+from lmcbench.errors import UserError
+from lmcbench.spec.shifts import View
+from lmcbench.spec.suite import DataSpec
+
+
+def test_digits_are_all_there_split_and_unchanged():
+    from sklearn.datasets import load_digits
+
+    data = open_dataset("digits")
+    assert (len(data.train), len(data.test)) == (1442, 355)
+    assert data.shape == (1, 8, 8)
+    assert data.train.images.dtype == np.uint8
+    ours = np.concatenate([data.train.images, data.test.images]).reshape(-1, 64)
+    theirs = load_digits().data
+    assert sorted(map(bytes, np.round(ours / 255 * 16).astype(np.uint8))) == sorted(
+        map(bytes, theirs.astype(np.uint8))
+    )
+    # golden: what every digits record carries
+    assert data.train.sha256.startswith("3711e337279e9bed")
+    assert data.test.sha256.startswith("71131c7ddbcda73c")
+
+
+@given(counts=st.lists(st.integers(1, 20), min_size=1, max_size=6), data=st.data())
+def test_stratified_parts_keep_proportions(counts, data):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    np.random.default_rng(0).shuffle(labels)
+    n = data.draw(st.integers(0, len(labels)))
+    chosen = stratified(labels, n)
+    assert len(chosen) == len(np.unique(chosen)) == n
+    taken = np.bincount(labels[chosen], minlength=len(counts))
+    assert (np.abs(taken - np.array(counts) * n / len(labels)) < 1).all()
+
+
+def test_holdout_replaces_the_test_set():
+    data = open_dataset("digits")
+    tuning = select(data, DataSpec(name="digits", holdout=0.2))
+    assert (len(tuning.train), len(tuning.test)) == (1154, 288)
+    pixels = {bytes(i) for i in tuning.train.images} | {bytes(i) for i in tuning.test.images}
+    assert pixels == {bytes(i) for i in data.train.images}
+    assert select(data, DataSpec(name="digits")) is data
+    with pytest.raises(UserError, match="5000 images are asked for, there are 1442"):
+        select(data, DataSpec(name="digits", train_size=5000))
+
+
+def test_labels_out_of_range_are_named():
+    images = ImageSet(np.zeros((3, 1, 2, 2), np.uint8), np.array([0, 1, 5]))
+    with pytest.raises(UserError, match="split train, row 2: label 5 is out of range, there are 2 classes"):
+        Dataset("mine", images, images, ("a", "b"))
+
+
+def train_set(n=12):
+    return ImageSet(np.arange(n * 4, dtype=np.uint8).reshape(n, 1, 2, 2), np.arange(n) % 3)
+
+
+def test_pool_stores_changed_views_once_and_others_not_at_all():
+    train = train_set()
+    plain = View(np.array([0, 3, 5]))
+    dark = View(np.array([1, 2]), transform="dark")
+    relabelled = View(np.array([4]), labels=np.array([2]))
+    pool, placed = build_pool(train, [[plain, dark], [dark, relabelled]], lambda name, x, _: x // 2)
+    assert len(pool.labels) == 12 + 2 + 1
+    np.testing.assert_array_equal(placed[0][0], [0, 3, 5])
+    np.testing.assert_array_equal(placed[0][1], [12, 13])
+    np.testing.assert_array_equal(placed[1][0], [12, 13])
+    np.testing.assert_array_equal(pool.images[[12, 13]], train.images[[1, 2]] // 2)
+    np.testing.assert_array_equal(pool.labels[placed[1][1]], [2])
+    np.testing.assert_array_equal(pool.source[12:], [1, 2, 4])
+    bare, _ = build_pool(train, [[plain, plain]], lambda *_: pytest.fail("nothing to transform"))
+    assert bare.images is train.images
+
+
+def test_calibration_is_stratified_and_shows_image_j_as_sibling_j_mod_k_sees_it():
+    train = train_set(12)
+    everything = np.arange(12)
+    clean, dark = View(everything), View(everything, transform="dark")
+    pool, [views] = build_pool(train, [[clean, dark]], lambda name, x, _: x // 2)
+    items = calibration_items(views, pool.source, pool.labels, 6)
+    np.testing.assert_array_equal(np.bincount(pool.labels[items]), [2, 2, 2])
+    assert [bool(i >= 12) for i in items] == [False, True] * 3
+    halves = [everything[::2], everything[1::2]]
+    covered = calibration_items(halves, np.arange(12), train.labels, 100)
+    np.testing.assert_array_equal(np.sort(covered), everything)

@@ -1,0 +1,308 @@
+"""The run, end to end on a small suite of real digits: resumable, repeatable, honest about failure."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from lmcbench.connect.path import alpha_grid
+from lmcbench.ensemble.predictions import compare_predictions, softmax
+from lmcbench.errors import UserError
+from lmcbench.results.frame import load_records
+from lmcbench.results.measures import Curve, barrier
+from lmcbench.results.record import read_record
+from lmcbench.results.store import RunFolder
+from lmcbench.run import plan_run, run_plan
+from lmcbench.spec.cells import Selection, expand
+from lmcbench.spec.suite import parse_suite
+from lmcbench.tasks import Finished, Progress
+from safetensors.numpy import load_file
+
+SUITE = """
+name = "small"
+version = 1
+description = "for tests"
+shifts = ["none", "same-half", "label-skew"]
+forks = [0, 1, "independent"]
+replicates = 1
+{extra}
+[data]
+name = "digits"
+[protocol]
+alphas = 5
+calibration = 100
+[recipes.short]
+lr = {lr}
+batch_size = 64
+epochs = 2
+[[architectures]]
+name = "lmc_mlp"
+recipe = "short"
+kwargs = {{ width = 16, depth = 1 }}
+[[architectures]]
+name = "lmc_resnet"
+recipe = "short"
+kwargs = {{ width = 4 }}
+"""
+
+
+def suite(lr=0.1, extra=""):
+    return parse_suite(SUITE.format(lr=lr, extra=extra).encode(), "small.toml")
+
+
+ALL = Selection()
+
+
+def work(chosen, root, selection=ALL, jobs=1, stop_after=None):
+    """Run into `root`; the events."""
+    folder = RunFolder(root)
+    events = []
+    for event in run_plan(
+        plan_run(expand(chosen, selection), folder), folder, data_dir=None, device="cpu", jobs=jobs
+    ):
+        events.append(event)
+        if stop_after is not None and sum(isinstance(e, Finished) for e in events) == stop_after:
+            break
+    return events
+
+
+def measures(root):
+    """Every record by key, less what may differ between reruns: time, memory and fleet."""
+    found = {}
+    for path in sorted((root / "records").glob("*.json")):
+        record = json.loads(path.read_bytes())
+        cost, env = record["cost"], record["env"]
+        del cost["train_s"], cost["eval_s"], cost["peak_bytes"], env["fleet"]
+        found[path.stem] = record
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One run of the small suite at one go."""
+    root = tmp_path_factory.mktemp("whole") / "run"
+    events = work(suite(), root)
+    return root, events
+
+
+def test_exactly_the_announced_cells(whole):
+    root, events = whole
+    announced = {cell.key for cell in expand(suite())}
+    assert len(announced) == 2 * 3 * 3
+    assert {p.stem for p in (root / "records").iterdir()} == announced
+    assert {e.key for e in events if isinstance(e, Finished)} == announced
+    assert sum(e.cells for e in events if isinstance(e, Progress)) == pytest.approx(len(announced))
+
+
+def test_everything_derived_follows_from_what_is_stored(whole):
+    root, _ = whole
+    for path in (root / "records").iterdir():
+        record = read_record(path)
+        assert record.status == "ok"
+        alphas = record.protocol["alphas"]
+        np.testing.assert_array_equal(alphas, alpha_grid(5))
+        for pair in record.pairs:
+            for split, curve in pair.curves.items():
+                again = barrier(Curve(alphas, curve.loss, curve.error, curve.n))
+                assert vars(again) == pair.barriers[split].model_dump()
+        stored = load_file(root / record.evidence["predictions"]["path"])
+        assert stored["test"].dtype == np.float16
+        labels = stored["test.labels"].astype(np.int64)
+        assert compare_predictions(softmax(stored["test"]), labels) == record.ensemble["test"]
+        assert record.pairs[0].disagreement["test"] == record.ensemble["test"]["disagreement"]
+
+
+def test_endpoints_of_the_curves_are_the_siblings(whole):
+    root, _ = whole
+    for path in (root / "records").iterdir():
+        record = read_record(path)
+        pair = record.pairs[0]
+        for end, sibling in ((0, record.siblings[0]), (-1, record.siblings[1])):
+            for split in ("train", "test"):
+                score, curve = sibling.splits[split], pair.curves[split]
+                assert (curve.error[end], curve.loss[end]) == (score.error, score.loss)
+            if record.architecture.name == "lmc_resnet":
+                blended = pair.curves_uncalibrated["test"]
+                assert blended.loss[end] == sibling.as_trained["test"].loss
+            else:
+                assert pair.curves_uncalibrated is None
+                assert sibling.as_trained is None
+        # K = 2: the soup is the middle of the line
+        middle = pair.curves["test"]
+        assert record.soup["test"].error == middle.error[2]
+        assert record.soup["test"].loss == pytest.approx(middle.loss[2], rel=1e-6)
+
+
+def test_views_are_splits_where_they_differ_from_the_whole(whole):
+    root, _ = whole
+    sizes = {}
+    for path in (root / "records").iterdir():
+        record = read_record(path)
+        sizes[record.shift.name] = {s: c.n for s, c in record.pairs[0].curves.items()}
+    assert sizes["none"] == {"train": 1442, "test": 355}
+    assert sizes["same-half"] == {"train": 721, "test": 355}
+    assert sizes["label-skew"].keys() == {"train", "train_a", "train_b", "test"}
+    assert (
+        sizes["label-skew"]["train_a"] + sizes["label-skew"]["train_b"]
+        == sizes["label-skew"]["train"]
+        == 1442
+    )
+
+
+def test_cost_counts_a_trunk_once(whole):
+    root, _ = whole
+    steps = {}
+    for path in (root / "records").iterdir():
+        record = read_record(path)
+        steps[record.fork.name] = record.cost.train_steps
+        assert record.cost.train_flop == pytest.approx(
+            record.cost.train_steps * record.cost.train_flop / record.cost.train_steps
+        )
+    per_epoch, length = 1442 // 64, 2 * (1442 // 64)
+    assert steps == {
+        "0": 2 * length,
+        "1": per_epoch + 2 * (length - per_epoch),
+        "independent": 2 * length,
+    }
+
+
+def test_finished_is_a_no_op(whole):
+    root, _ = whole
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
+    assert work(suite(), root) == []
+    assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
+
+
+def test_pieces_equal_the_whole(whole, tmp_path):
+    """Stopped, resumed, extended: the same measures to the last bit."""
+    root, _ = whole
+    work(suite(), tmp_path / "r", Selection(architectures=["lmc_resnet"], shifts=["none"], forks=["1"]))
+    work(suite(), tmp_path / "r", stop_after=3)
+    assert 3 < len(list((tmp_path / "r" / "records").iterdir())) < 18
+    work(suite(), tmp_path / "r", Selection(shifts=["label-skew"]))
+    work(suite(), tmp_path / "r")
+    assert measures(tmp_path / "r") == measures(root)
+
+
+def test_processes_equal_one_process(whole, tmp_path):
+    root, _ = whole
+    work(suite(), tmp_path / "r", jobs=2)
+    assert measures(tmp_path / "r") == measures(root)
+
+
+def test_a_torn_record_and_a_lost_checkpoint_are_made_again(whole, tmp_path):
+    root, _ = whole
+    work(suite(), tmp_path / "r", Selection(architectures=["lmc_mlp*"]))
+    folder = RunFolder(tmp_path / "r")
+    torn, lost = sorted(folder.records.iterdir())[:2]
+    content = torn.read_bytes()
+    torn.write_bytes(content[: len(content) // 2])
+    lost.unlink()
+    folder.sibling(lost.stem, 1).unlink()
+    events = work(suite(), tmp_path / "r", Selection(architectures=["lmc_mlp*"]))
+    assert {e.key for e in events if isinstance(e, Finished)} == {torn.stem, lost.stem}
+    expected = measures(root)
+    assert measures(tmp_path / "r") == {k: expected[k] for k in measures(tmp_path / "r")}
+
+
+def test_asking_for_more_replicates_extends(tmp_path):
+    one = Selection(architectures=["lmc_mlp*"], forks=["0"], shifts=["none"])
+    two = Selection(architectures=["lmc_mlp*"], forks=["0"], shifts=["none"], replicates=range(2))
+    work(suite(), tmp_path / "r", one)
+    work(suite(), tmp_path / "r", two)
+    both = measures(tmp_path / "r")
+    assert len(both) == 2
+    a, b = both.values()
+    assert a["seeds"] != b["seeds"]
+    assert a["pairs"] != b["pairs"]
+
+
+@pytest.mark.parametrize("lr", [10.0, 1000.0])
+def test_a_recipe_that_fails_is_a_result(lr, tmp_path):
+    work(suite(lr=lr), tmp_path / "r", Selection(shifts=["none"], forks=["0"]))
+    statuses = {}
+    for path in (tmp_path / "r" / "records").iterdir():
+        record = read_record(path)
+        statuses[record.architecture.name] = record.status
+        if record.status == "diverged":
+            assert record.reason.startswith("sibling ")
+            assert (record.pairs, record.siblings, record.ensemble, record.soup) == ([], [], None, None)
+    assert statuses["lmc_mlp"] == "diverged"
+    frame = load_records(tmp_path / "r")
+    assert (frame.groupby("key").size()[frame[frame.status == "diverged"].key] == 1).all()
+
+
+def test_a_folder_of_another_suite_is_refused(whole, tmp_path):
+    root, _ = whole
+    before = sorted(root.rglob("*"))
+    with pytest.raises(
+        UserError, match=r"holds a run of suite small version 1 .* Choose another folder with --out"
+    ):
+        work(suite(lr=0.2), root)
+    assert sorted(root.rglob("*")) == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="exists and is not a run folder"):
+        work(suite(), tmp_path / "other")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_bad_input_found_by_a_worker_writes_nothing(jobs, tmp_path):
+    unbuildable = suite(extra="").model_copy(
+        update={"architectures": [a.model_copy(update={"name": "lmc_mpl"}) for a in suite().architectures]}
+    )
+    with pytest.raises(UserError, match="Unknown architecture 'lmc_mpl'"):
+        work(unbuildable, tmp_path / "r", jobs=jobs)
+    assert not (tmp_path / "r").exists()
+    if not torch.cuda.is_available():
+        folder = RunFolder(tmp_path / "r")
+        with pytest.raises(UserError, match="No CUDA device"):
+            list(run_plan(plan_run(expand(suite()), folder), folder, data_dir=None, device="cuda", jobs=1))
+        assert not (tmp_path / "r").exists()
+
+
+def test_three_siblings_make_three_pairs(tmp_path):
+    work(suite(extra="siblings = 3"), tmp_path / "r", Selection(architectures=["lmc_mlp*"], forks=["0"]))
+    for path in (tmp_path / "r" / "records").iterdir():
+        record = read_record(path)
+        assert [(p.i, p.j) for p in record.pairs] == [(0, 1), (0, 2), (1, 2)]
+        mean = np.mean([p.disagreement["test"] for p in record.pairs])
+        assert record.ensemble["test"]["disagreement"] == pytest.approx(mean)
+
+
+def test_interrupt_keeps_what_is_finished(tmp_path):
+    """Ctrl-C to the command line: exit 130, and the same command goes on."""
+    file = tmp_path / "small.toml"
+    file.write_text(SUITE.format(lr=0.1, extra="").replace("epochs = 2", "epochs = 40"))
+    command = [
+        sys.executable,
+        "-m",
+        "lmcbench",
+        "run",
+        str(file),
+        "--out",
+        str(tmp_path / "r"),
+        "--jobs",
+        "2",
+    ]
+    command += ["--arch", "lmc_mlp*", "--arch", "lmc_resnet*", "--shift", "none"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "| replicate" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "kept" in errors
+    assert "Traceback" not in errors
+    kept = list((tmp_path / "r" / "records").iterdir())
+    assert 1 <= len(kept) < 6
+    for path in kept:
+        assert read_record(path).status == "ok"
+    assert not list((tmp_path / "r").rglob("*.partial"))
