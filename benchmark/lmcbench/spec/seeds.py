@@ -57,5 +57,5 @@ def permutation(seed: int, counter: int, n: int) -> NDArray[np.int64]:
 
 
 def uniforms(words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """`words` as numbers inside (0, 1): the middle of each of 2^53 cells, so that logarithms are finite."""
-    return ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    """`words` as numbers inside (0, 1): the middle of each of 2^52 cells, never an end."""
+    return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

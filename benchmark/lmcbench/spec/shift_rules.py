@@ -277,7 +277,8 @@ def _dirichlet_draw(words: NDArray[np.uint64], concentration: float, k: int) -> 
 
     Normalised gammas by inverse distribution functions, not NumPy's sampler, which may change (NEP 19).
     Gamma(a) = Gamma(a + 1) U^(1/a) in logs, as a small `a` underflows (Marsaglia & Tsang 2000).
-    """  # Here and not above: a third of a second that only this shift is worth.
+    """
+    # Here and not above: a third of a second that only this shift is worth.
     from scipy.special import gammaincinv
 
     u, v = uniforms(words).reshape(2, -1, k)
