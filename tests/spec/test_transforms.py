@@ -38,8 +38,8 @@ def test_bad_names_are_refused(name, message):
         parse_transform(name)
 
 
-def test_the_table_lists_fifteen_corruptions_and_three_geometries():
+def test_the_table_lists_sixteen_corruptions_and_three_geometries():
     table = transform_table()
-    assert len(table) == 18
+    assert len(table) == 19
     assert {"gaussian_noise-1..5", "rotate-DEGREES"} <= {row["name"] for row in table}
     assert all(row["summary"] and row["source"] for row in table)

@@ -35,7 +35,6 @@ class Source:
         lossless: published as PNG, so JPEG images cannot be it.
         sha256: hashes of the parquet files, of a set that only these files are.
         folders: further names of its folder in the user's data folder.
-        bytes: size of its files.
     """
 
     summary: str
@@ -51,7 +50,6 @@ class Source:
     lossless: bool = True
     sha256: Mapping[str, str] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
-    bytes: int | None = None
 
 
 # Revisions are the commits of the hub's main branches that public code pins (looked up 2026-11-21).
@@ -66,7 +64,7 @@ SOURCES: dict[str, Source] = {
     ),
     "mnist": Source(
         "handwritten digits (LeCun et al. 1998)",
-        "not stated",
+        "MIT (as on the hub)",
         10,
         (1, 28, 28),
         (60_000, 10_000),
@@ -104,7 +102,6 @@ SOURCES: dict[str, Source] = {
             "test": "b11e5f7db5210de84bdc22144e74932584d12b4fec74a8af03b01e105b7b440b",
         },
         folders=("cifar10",),
-        bytes=55_658_821,
     ),
     "cifar100": Source(
         "small colour photographs of 100 classes (Krizhevsky 2009)",

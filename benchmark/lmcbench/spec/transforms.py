@@ -14,6 +14,7 @@ CORRUPTIONS = {
     "brightness": "HSV value raised",
     "contrast": "pulled towards the mean of each channel",
     "defocus_blur": "blurred by a disk",
+    "elastic_transform": "stretched and displaced smoothly",
     "fog": "a plasma fractal laid over",
     "gaussian_blur": "blurred by a Gaussian",
     "gaussian_noise": "additive Gaussian noise",
