@@ -19,21 +19,17 @@ def _own_cache(monkeypatch, session_cache):
     monkeypatch.setenv("LMCBENCH_CACHE", str(session_cache))
 
 
-def real_data() -> Path:
-    """LMCBENCH_DATA, else shared/data beside the repository."""
-    given = os.environ.get("LMCBENCH_DATA")
-    folder = Path(given) if given else Path(__file__).parents[2].parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"no real data: {folder} does not exist (set LMCBENCH_DATA)")
-    return folder
+# Read once, before tests set the variable for their own ends.
+REAL = Path(os.environ.get("LMCBENCH_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
 
 
 def open_or_skip(name, session_cache):
-    folder = real_data()
+    if not REAL.is_dir():
+        pytest.skip(f"no real data: {REAL} does not exist (set LMCBENCH_DATA)")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMCBENCH_CACHE", str(session_cache))
         try:
-            return open_dataset(name, folder)
+            return open_dataset(name, REAL)
         except UserError as error:
             pytest.skip(f"no real data: {error}")
 

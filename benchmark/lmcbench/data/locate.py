@@ -49,7 +49,7 @@ def parquet_files(folder: Path, splits: Sequence[str], config: str | None = None
         every = [p for p in every if config in p.relative_to(folder).parts] or every
     if not every:
         return None
-    train, test = (tuple(p for p in every if _belongs(p.relative_to(folder), split)) for split in splits)
+    train, test = (tuple(p for p in every if belongs(p.relative_to(folder), split)) for split in splits)
     for split, files in zip(splits, (train, test), strict=True):
         if not files:
             held = ", ".join(str(p.relative_to(folder)) for p in every[:3]) + (
@@ -59,5 +59,6 @@ def parquet_files(folder: Path, splits: Sequence[str], config: str | None = None
     return Found(folder, train, test)
 
 
-def _belongs(path: Path, split: str) -> bool:
+def belongs(path: Path, split: str) -> bool:
+    """Whether a parquet file, by its path below a data set's folder, is of `split`."""
     return path.stem == split or path.stem.startswith((f"{split}-", f"{split}_")) or split in path.parts[:-1]

@@ -7,7 +7,7 @@ from pathlib import Path
 from lmcbench.data.cache import CachedSplit
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.folder import FolderSplit
-from lmcbench.data.locate import parquet_files
+from lmcbench.data.locate import belongs, parquet_files
 from lmcbench.data.parquet import ParquetSplit
 from lmcbench.data.splits import Reader, open_split
 from lmcbench.errors import UserError
@@ -67,7 +67,7 @@ def _readers(path: Path) -> tuple[Reader, Reader, str]:
         if train.names and test.names:
             return train, test, "folder"
     for split in TEST_NAMES:
-        if any(path.rglob(f"{split}*.parquet")):
+        if any(belongs(p.relative_to(path), split) for p in path.rglob("*.parquet")):
             found = parquet_files(path, ("train", split))
             if found is not None:
                 return ParquetSplit(found.train), ParquetSplit(found.test), "parquet"
