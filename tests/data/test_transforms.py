@@ -156,7 +156,7 @@ FROZEN = {
     "shot_noise": 6.47,
     "snow": 19.8,
     "speckle_noise": 6.24,
-    "zoom_blur": 13.33,
+    "zoom_blur": 12.52,
 }
 
 

@@ -2,7 +2,10 @@
 
 Constants are those of `make_cifar_c.py` in the authors' repository, made for 32 pixels. Lengths in
 pixels grow with the image from there on and stay as they are below, where less would do nothing.
-Pixels are rounded, not cut, to whole levels. Of the generator's 19, frost is left out because it needs
+Pixels are rounded, not cut, to whole levels. Against the generator itself on 60 photographs
+(2026-11-21): brightness, contrast, Gaussian, defocus and zoom blur within one level of 255, pixelate
+and JPEG equal, noise, glass blur and elastic transform equal in mean distance to the clean image;
+snow and motion blur, which need ImageMagick, follow its definition unchecked. Of the generator's 19, frost is left out because it needs
 photographs, spatter and saturate because they are defined for colours only.
 """
 
@@ -114,8 +117,9 @@ def _motion_blur(x: Floats, c: tuple[float, float], draws: Draws, scale: float) 
 
 
 def _zoom_blur(x: Floats, c: float, draws: Draws, scale: float) -> Floats:
-    """Factors 1, 1.01, ... c; the image itself counts once more."""
-    factors = 1 + np.arange(round((c - 1) / 0.01) + 1) * 0.01
+    """Factors in steps of 0.01 up to about c; the image itself counts once more."""
+    # As the generator has it: whether c itself is among them is left to rounding.
+    factors = np.arange(1, c, 0.01)
     total = x.copy()
     for factor in factors:
         total += resample.zoom(x, float(factor))

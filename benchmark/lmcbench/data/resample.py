@@ -54,20 +54,26 @@ def motion_blur(x: Floats, radius: float, sigma: float, degrees: Floats) -> Floa
 
 
 def zoom(x: Floats, factor: float) -> Floats:
-    """The middle of the images, `factor` times larger, bilinear.
-
-    The generator cuts whole pixels and enlarges what is left, which for small factors does nothing to
-    small images; here the grid is continuous.
-    """
+    """The middle of the images, `factor` times larger, bilinear."""
     h, w = x.shape[2:]
     return np.asarray(_zoom_weights(h, factor) @ x @ _zoom_weights(w, factor).T)
 
 
 def _zoom_weights(size: int, factor: float) -> Floats:
-    """Bilinear weights of input pixels for each output pixel, `[size, size]`."""
-    middle = (size - 1) / 2
-    at = middle + (np.arange(size) - middle) / factor
-    return np.asarray(np.clip(1 - np.abs(at[:, None] - np.arange(size)), 0, None))
+    """Bilinear weights of input pixels for each output pixel, `[size, size]`.
+
+    The generator cuts whole pixels, enlarges what is left corner to corner, and cuts again, which moves
+    the picture by up to a pixel and does nothing to small pictures. So below 16 pixels the grid is
+    continuous about the middle.
+    """
+    place = np.arange(size)
+    if size < 16:
+        at = (size - 1) / 2 + (place - (size - 1) / 2) / factor
+    else:
+        cut = int(np.ceil(size / factor))
+        enlarged = round(cut * factor)
+        at = (size - cut) // 2 + (place + (enlarged - size) // 2) * (cut - 1) / (enlarged - 1)
+    return np.asarray(np.clip(1 - np.abs(at[:, None] - place), 0, None))
 
 
 def smooth(fields: Floats, sigma: float) -> Floats:
