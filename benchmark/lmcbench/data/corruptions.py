@@ -5,8 +5,10 @@ pixels grow with the image from there on and stay as they are below, where less 
 Pixels are rounded, not cut, to whole levels. Against the generator itself on 60 photographs
 (2026-11-21): brightness, contrast, Gaussian, defocus and zoom blur within one level of 255, pixelate
 and JPEG equal, noise, glass blur and elastic transform equal in mean distance to the clean image;
-snow and motion blur, which need ImageMagick, follow its definition unchecked. Of the generator's 19, frost is left out because it needs
-photographs, spatter and saturate because they are defined for colours only.
+snow and motion blur, which need ImageMagick, follow its definition unchecked.
+
+Of the generator's 19, frost is left out because it needs photographs that are not ours to ship,
+spatter and saturate because they are defined for colours only.
 """
 
 # ruff: noqa: ARG001  (all corruptions have one signature; not all of them draw, or have a length)
