@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,27 +17,68 @@ Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What takes a pass over all pixels to know; the cache keeps it beside them.
+
+    Attributes:
+        sha256: of shape, pixels and labels: what everybody who runs a suite must see.
+        histogram: how often each channel takes each value, `[c, 256]` int64.
+    """
+
+    sha256: str
+    histogram: NDArray[np.int64]
+
+
+class FactsOfBatches:
+    """The facts of a split that goes by in batches."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._hash = hashlib.sha256(repr(shape).encode())
+        self._histogram = np.zeros((shape[1], 256), np.int64)
+
+    def add(self, images: Pixels) -> None:
+        """The next images, `[b, c, h, w]`."""
+        self._hash.update(np.ascontiguousarray(images).data)
+        for channel, counts in enumerate(self._histogram):
+            counts += np.bincount(images[:, channel].ravel(), minlength=256)
+
+    def finish(self, labels: Labels) -> Facts:
+        """The facts, given all labels `[n]`."""
+        self._hash.update(np.ascontiguousarray(labels, dtype="<i8").data)
+        return Facts(self._hash.hexdigest(), self._histogram)
+
+
+@dataclass(frozen=True)
 class ImageSet:
     """One split.
 
     Attributes:
-        images: `[n, c, h, w]` uint8; may be memory-mapped.
+        images: `[n, c, h, w]` uint8; may be memory-mapped, then read-only.
         labels: `[n]` int64, 0 to classes - 1.
+        known: its facts where they are stored; else they are found when asked for.
     """
 
     images: Pixels
     labels: Labels
+    known: Facts | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @cached_property
+    def facts(self) -> Facts:
+        """Hash and histogram of the split."""
+        if self.known is not None:
+            return self.known
+        collect = FactsOfBatches(self.images.shape)
+        for start in range(0, len(self), 10_000):
+            collect.add(self.images[start : start + 10_000])
+        return collect.finish(self.labels)
+
+    @property
     def sha256(self) -> str:
         """Of shape, pixels and labels: what everybody who runs a suite must see."""
-        text = hashlib.sha256(repr(self.images.shape).encode())
-        text.update(np.ascontiguousarray(self.images).data)
-        text.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
-        return text.hexdigest()
+        return self.facts.sha256
 
 
 @dataclass(frozen=True)
@@ -49,12 +90,17 @@ class Dataset:
         train: the full training set.
         test: the full test set.
         classes: names of the classes, in label order.
+        source: where it comes from, in words that hold on any machine: `scikit-learn`,
+            `hub:uoft-cs/cifar10`, `parquet`, `folder`.
+        revision: the hub's commit, where it comes from there.
     """
 
     name: str
     train: ImageSet
     test: ImageSet
     classes: tuple[str, ...]
+    source: str = "memory"
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         for split, images in (("train", self.train), ("test", self.test)):
@@ -76,8 +122,7 @@ class Dataset:
     @cached_property
     def statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation per channel of the training pixels scaled to 0..1, `[c]` each."""
-        images = self.train.images
-        counts = np.stack([np.bincount(images[:, c].ravel(), minlength=256) for c in range(images.shape[1])])
+        counts = self.train.facts.histogram
         values = np.arange(256) / 255
         mean = counts @ values / counts.sum(1)
         variance = (counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)
@@ -85,5 +130,8 @@ class Dataset:
 
     def identity(self) -> list[dict[str, Any]]:
         """The `data` field of a record: one entry per split."""
+        origin: dict[str, Any] = {"name": self.name, "source": self.source}
+        if self.revision is not None:
+            origin["revision"] = self.revision
         splits = (("train", self.train), ("test", self.test))
-        return [{"name": self.name, "sha256": s.sha256, "split": split, "n": len(s)} for split, s in splits]
+        return [{**origin, "sha256": s.sha256, "split": split, "n": len(s)} for split, s in splits]

@@ -1,59 +1,274 @@
-"""The table of data sets: by name, where each comes from and how it is opened."""
+"""The table of data sets, and how one is opened: by name, the same bytes for everybody."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from lmcbench.data.dataset import Dataset, ImageSet
-from lmcbench.errors import unknown
+from lmcbench.data.cache import file_hashes
+from lmcbench.data.dataset import Dataset
+from lmcbench.data.digits import load_digits
+from lmcbench.data.hub import HubRepo, download
+from lmcbench.data.locate import Found, data_folder, parquet_files
+from lmcbench.data.own import find_own, open_own, own_name
+from lmcbench.data.parquet import ParquetSplit
+from lmcbench.data.splits import open_split
+from lmcbench.errors import UserError, unknown
 
 
 @dataclass(frozen=True)
 class Source:
-    """One entry of the table; `load` takes the user's data folder, which an embedded set ignores."""
+    """One entry of the table.
 
-    load: Callable[[Path | None], Dataset]
+    Attributes:
+        summary: what it is, in a line.
+        licence: as its authors state it.
+        classes: how many.
+        shape: channels, height, width.
+        sizes: images of the training and the test split.
+        embedded: how to load it, where it ships with a package.
+        hub: where it is published, else.
+        image: name of the image column.
+        label: name of the label column.
+        splits: names of the training and the test split.
+        lossless: published as PNG, so JPEG images cannot be it.
+        sha256: hashes of the parquet files, of a set that only these files are.
+        folders: further names of its folder in the user's data folder.
+    """
+
     summary: str
     licence: str
+    classes: int
+    shape: tuple[int, int, int]
+    sizes: tuple[int, int]
+    embedded: Callable[[], Dataset] | None = None
+    hub: HubRepo | None = None
+    image: str = "image"
+    label: str = "label"
+    splits: tuple[str, str] = ("train", "test")
+    lossless: bool = True
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
+
+
+# Revisions are the commits of the hub's main branches that public code pins (looked up 2026-11-21).
+SOURCES: dict[str, Source] = {
+    "digits": Source(
+        "1,797 grey digits, shipped with scikit-learn",
+        "CC BY 4.0",
+        10,
+        (1, 8, 8),
+        (1442, 355),
+        embedded=load_digits,
+    ),
+    "mnist": Source(
+        "handwritten digits (LeCun et al. 1998)",
+        "MIT (as on the hub)",
+        10,
+        (1, 28, 28),
+        (60_000, 10_000),
+        hub=HubRepo("ylecun/mnist", "77f3279092a1c1579b2250db8eafed0ad422088c", "mnist"),
+    ),
+    "fashion-mnist": Source(
+        "articles of clothing (Xiao et al. 2017)",
+        "MIT",
+        10,
+        (1, 28, 28),
+        (60_000, 10_000),
+        hub=HubRepo(
+            "zalando-datasets/fashion_mnist", "531be5e2ccc9dba0c201ad3ae567a4f3d16ecdd2", "fashion_mnist"
+        ),
+    ),
+    "cifar10": Source(
+        "small colour photographs (Krizhevsky 2009), original pixels",
+        "not stated; cite the report",
+        10,
+        (3, 32, 32),
+        (50_000, 10_000),
+        hub=HubRepo("uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2", "plain_text"),
+        image="img",
+    ),
+    "cifar10-jpeg": Source(
+        "CIFAR-10 (JPEG re-encoding), other pixels than cifar10",
+        "not stated; cite the report",
+        10,
+        (3, 32, 32),
+        (50_000, 10_000),
+        image="img",
+        lossless=False,
+        sha256={
+            "train": "f656c69b53d6256ae6c509efab8e79429f9e73f978ec86e857691a4a62a6f61a",
+            "test": "b11e5f7db5210de84bdc22144e74932584d12b4fec74a8af03b01e105b7b440b",
+        },
+        folders=("cifar10",),
+    ),
+    "cifar100": Source(
+        "small colour photographs of 100 classes (Krizhevsky 2009)",
+        "not stated; cite the report",
+        100,
+        (3, 32, 32),
+        (50_000, 10_000),
+        hub=HubRepo("uoft-cs/cifar100", "aadb3af77e9048adbea6b47c21a81e47dd092ae5", "cifar100"),
+        image="img",
+        label="fine_label",
+    ),
+    "svhn": Source(
+        "house numbers, cropped digits (Netzer et al. 2011)",
+        "non-commercial use only",
+        10,
+        (3, 32, 32),
+        (73_257, 26_032),
+        hub=HubRepo("ufldl-stanford/svhn", "f9e1717d73324ebbc1ece84267ccd80d0aca0690", "cropped_digits"),
+    ),
+    "eurosat": Source(
+        "Sentinel-2 land use, red, green and blue (Helber et al. 2019); 5,400 validation images unused",
+        "MIT",
+        10,
+        (3, 64, 64),
+        (16_200, 5_400),
+        hub=HubRepo("timm/eurosat-rgb", "b4e28552cd5f3932b6abc37eb20d3e84901ad728"),
+        lossless=False,
+    ),
+    "tiny-imagenet": Source(
+        "200 ImageNet classes (Le & Yang 2015); the validation split is the test split",
+        "ImageNet's terms of access",
+        200,
+        (3, 64, 64),
+        (100_000, 10_000),
+        hub=HubRepo("zh-plus/tiny-imagenet", "5a77092c28e51558c5586e9c5eb71a7e17a5e43f"),
+        splits=("train", "valid"),
+        lossless=False,
+    ),
+}
 
 
 def open_dataset(name: str, data_dir: Path | None = None) -> Dataset:
-    """The data set `name`.
+    """The data set `name`; nothing is downloaded.
+
+    A name in the table is looked for in the data folder (`data_dir`, else LMCBENCH_DATA), then in the
+    hub's cache. Any other name is the user's own: a path, or a folder or parquet file in the data folder.
 
     Raises:
-        UserError: for an unknown name, or data that are not there.
+        UserError: for an unknown name, data that are not there, or data that cannot be read.
+    """
+    folder = data_folder(data_dir)
+    if name not in SOURCES:
+        own = find_own(name, folder)
+        if own is None:
+            raise unknown("data set", name, SOURCES)
+        _refuse_taken(own)
+        return open_own(own)
+    source = SOURCES[name]
+    if source.embedded is not None:
+        return source.embedded()
+    found, refused = find(name, folder)
+    if found is None:
+        raise UserError(_missing(name, folder, refused))
+    return _open_found(name, found)
+
+
+def fetch_dataset(name: str) -> Dataset:
+    """Download `name` at its pinned revision, decode it into the cache and open it.
+
+    Raises:
+        UserError: for an unknown name, a set that is not on the hub, or a hub out of reach.
     """
     if name not in SOURCES:
         raise unknown("data set", name, SOURCES)
-    return SOURCES[name].load(data_dir)
+    source = SOURCES[name]
+    if source.embedded is not None:
+        return source.embedded()
+    if source.hub is None:
+        raise UserError(_missing(name, None, []))
+    found = parquet_files(source.hub.snapshot, source.splits, source.hub.config)
+    if found is None:
+        files = download(source.hub, source.splits)
+        found = Found(source.hub.snapshot, files[source.splits[0]], files[source.splits[1]])
+    return _open_found(name, found)
 
 
-def _digits(data_dir: Path | None) -> Dataset:
-    """Scikit-learn's 1,797 digits of 8 x 8; every fifth of each class, in file order, is the test split.
+def find(name: str, folder: Path | None) -> tuple[Found | None, list[str]]:
+    """Where the files of a data set of the table are, and why what was found elsewhere is not it."""
+    source = SOURCES[name]
+    refused: list[str] = []
+    for place in _places(name, folder):
+        found = parquet_files(place, source.splits, None if source.hub is None else source.hub.config)
+        if found is None:
+            continue
+        hashes = [*file_hashes(found.train), *file_hashes(found.test)]
+        others = [n for n, s in SOURCES.items() if n != name and set(s.sha256.values()) & set(hashes)]
+        if others:
+            refused.append(f"{place} holds {others[0]}: {SOURCES[others[0]].summary}.")
+        elif source.sha256 and list(source.sha256.values()) != hashes:
+            refused.append(f"{place} holds other files (by sha256).")
+        else:
+            return found, refused
+    return None, refused
 
-    Grey levels 0..16 are spread over 0..255, so that everything defined on 8-bit images applies.
-    """
-    from sklearn.datasets import load_digits
 
-    pixels, labels = load_digits(return_X_y=True)
-    images = np.round(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
-    labels = labels.astype(np.int64)
-    rank = np.empty_like(labels)
-    for c in range(10):
-        rank[labels == c] = np.arange((labels == c).sum())
-    test = rank % 5 == 4
+def _places(name: str, folder: Path | None) -> list[Path]:
+    """Folders that may hold it, the user's before the hub's cache."""
+    source = SOURCES[name]
+    places = [] if folder is None else [folder / n for n in _folder_names(name)]
+    return places if source.hub is None else [*places, source.hub.snapshot]
+
+
+def _folder_names(name: str) -> list[str]:
+    """Names that its folder may have: ours, the hub's repository, the hub's cache."""
+    source = SOURCES[name]
+    names = [name, name.replace("-", "_"), *source.folders]
+    if source.hub is not None:
+        names += [source.hub.repo, source.hub.repo.partition("/")[2], source.hub.cache_name]
+    return list(dict.fromkeys(names))
+
+
+def _open_found(name: str, found: Found) -> Dataset:
+    source = SOURCES[name]
+    train, test = (
+        open_split(
+            ParquetSplit(files, source.image, source.label),
+            f"{name}, {split}",
+            source.shape[0],
+            source.classes,
+            source.lossless,
+        )
+        for files, split in zip((found.train, found.test), ("train", "test"), strict=True)
+    )
+    from_hub = source.hub is not None and found.folder == source.hub.snapshot
     return Dataset(
-        "digits",
-        ImageSet(images[~test], labels[~test]),
-        ImageSet(images[test], labels[test]),
-        tuple(str(c) for c in range(10)),
+        name,
+        train.images,
+        test.images,
+        train.classes,
+        source=f"hub:{source.hub.repo}" if source.hub is not None and from_hub else "parquet",
+        revision=source.hub.revision if source.hub is not None and from_hub else None,
     )
 
 
-SOURCES: dict[str, Source] = {
-    "digits": Source(_digits, "1,797 grey 8 x 8 digits, shipped with scikit-learn", "CC BY 4.0"),
-}
+def _refuse_taken(own: Path) -> None:
+    """A user's data set must not go by the name of a published one: its numbers would pass for theirs."""
+    for name in SOURCES:
+        if own_name(own) in _folder_names(name):
+            raise UserError(
+                f"{own} has the name of a published data set. For that one, say {name!r} and name the folder "
+                f"above it by --data-dir; for your own, give the folder another name."
+            )
+
+
+def _missing(name: str, folder: Path | None, refused: list[str]) -> str:
+    """Where it was looked for and what to do."""
+    source = SOURCES[name]
+    looked = ", ".join(str(p) for p in _places(name, folder))
+    lines = [f"Data set {name} is not here."]
+    if looked:
+        lines.append(f"Looked for parquet files in {looked}.")
+    lines += refused
+    train, test = source.splits
+    put = f"put {train}-*.parquet and {test}-*.parquet into DIR/{name.replace('-', '_')}"
+    if source.hub is not None:
+        lines.append(f"Run 'lmcbench data fetch {name}' where the Hugging Face hub can be reached, or {put}")
+    else:
+        lines.append(f"It is not on the hub: {put}, with the sha256 of the table,")
+    lines.append("and name DIR by --data-dir or LMCBENCH_DATA.")
+    return " ".join(lines)

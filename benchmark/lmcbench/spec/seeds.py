@@ -54,3 +54,8 @@ def random_words(seed: int, counter: int, n: int) -> NDArray[np.uint64]:
 def permutation(seed: int, counter: int, n: int) -> NDArray[np.int64]:
     """A permutation of 0..n-1 drawn from the stream (seed, counter), `[n]` int64."""
     return np.argsort(random_words(seed, counter, n), kind="stable").astype(np.int64)
+
+
+def uniforms(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """`words` as numbers inside (0, 1): the middle of each of 2^52 cells, never an end."""
+    return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

@@ -1,108 +1,23 @@
-"""Training shifts: the rules that give each sibling its view of the training data."""
+"""A training shift as a suite names it: rule, parameters and noise mode."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lmcbench.errors import UserError, unknown
-from lmcbench.spec.canonical import canonical_json
-from lmcbench.spec.seeds import permutation
+from lmcbench.spec.shift_rules import SHIFTS, ShiftKind
+from lmcbench.spec.views import Indices, View, by_class, views_digest
+
+__all__ = ["ALIASES", "SHIFTS", "Indices", "Noise", "Shift", "View", "by_class", "views_digest"]
 
 Noise = Literal["own", "shared"]
-Indices = NDArray[np.int64]
 
-
-@dataclass(frozen=True)
-class View:
-    """What one sibling sees of the training set.
-
-    Attributes:
-        indices: positions in the full training set, `[m]` int64, sorted by class, then index.
-        transform: the evaluation transform its images pass through (`gaussian_noise-3`), or None.
-        labels: labels that replace the true ones, `[m]` int64, or None.
-    """
-
-    indices: Indices
-    transform: str | None = None
-    labels: Indices | None = None
-
-
-Rule = Callable[..., list[View]]
-
-
-@dataclass(frozen=True)
-class ShiftKind:
-    """One entry of the table: a rule (labels, k, seed, **params) -> k views, and what it is."""
-
-    rule: Rule
-    summary: str
-    source: str
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """The rule's parameters with their default values."""
-        parameters = inspect.signature(self.rule).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-
-
-# --- rules ---------------------------------------------------------------------------------------
-
-
-def _none(labels: Indices, k: int, seed: int) -> list[View]:
-    everything = View(by_class(labels, np.arange(len(labels))))
-    return [everything] * k
-
-
-def _disjoint_halves(labels: Indices, k: int, seed: int) -> list[View]:
-    """Deal each class, shuffled, to the siblings in turn: parts differ by at most one image."""
-    shuffled = permutation(seed, 0, len(labels))
-    dealt = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    return [View(by_class(labels, dealt[i::k])) for i in range(k)]
-
-
-def _label_skew(labels: Indices, k: int, seed: int, *, share: float = 0.8) -> list[View]:
-    """Each class has one home among the siblings, which gets `share` of it; the others split the rest."""
-    if not 1 / k <= share <= 1:
-        raise UserError(f"label-skew: share must lie between 1/K = {1 / k:.3g} and 1, found {share}.")
-    classes = np.unique(labels)
-    homes = permutation(seed, 1, len(classes)) % k
-    shuffled = permutation(seed, 0, len(labels))
-    parts: list[list[Indices]] = [[] for _ in range(k)]
-    dealt = 0
-    for label, home in zip(classes, homes, strict=True):
-        members = shuffled[labels[shuffled] == label]
-        kept = round(share * len(members))
-        parts[home].append(members[:kept])
-        guests = [i for i in range(k) if i != home]
-        for j, member in enumerate(members[kept:], start=dealt):
-            parts[guests[j % len(guests)]].append(np.array([member]))
-        dealt += len(members) - kept
-    return [View(by_class(labels, np.concatenate(part))) for part in parts]
-
-
-SHIFTS: dict[str, ShiftKind] = {
-    "none": ShiftKind(_none, "every sibling sees the whole training set", "control"),
-    "disjoint-halves": ShiftKind(
-        _disjoint_halves, "K stratified parts without overlap, one for each sibling", "[H] covariate shift"
-    ),
-    "label-skew": ShiftKind(
-        _label_skew,
-        "each class mostly (share) at one sibling, the rest at the others",
-        "[H] label shift, 80/20",
-    ),
-}
 ALIASES = {"same-half": "same(disjoint-halves)"}
 """Shifts with a name of their own that are written as another."""
-
-
-# --- a shift as a suite names it -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -117,12 +32,15 @@ class Shift:
     params: Mapping[str, Any]
     noise: Noise = "own"
 
+    def __post_init__(self) -> None:
+        _resolve(self.name)[0].check(**self.params)
+
     @classmethod
     def parse(cls, name: str, params: Mapping[str, Any] | None = None, noise: Noise = "own") -> Shift:
         """The shift `name` with `params` over the rule's defaults.
 
         Raises:
-            UserError: for an unknown name or parameter.
+            UserError: for an unknown name or parameter, or a value out of range.
         """
         kind, _ = _resolve(name)
         given = dict(params or {})
@@ -176,20 +94,3 @@ def _resolve(name: str) -> tuple[ShiftKind, bool]:
     if base not in SHIFTS:
         raise unknown("shift", name, [*SHIFTS, *ALIASES, *(f"same({s})" for s in SHIFTS)])
     return SHIFTS[base], same
-
-
-def by_class(labels: Indices, indices: Indices) -> Indices:
-    """`indices` sorted by class, then index: the order in which shared noise counts positions."""
-    return indices[np.lexsort((indices, labels[indices]))]
-
-
-def views_digest(views: Sequence[View], labels: Indices) -> str:
-    """Sha256 over what the views show: per sibling its indices, labels and transform."""
-    text = hashlib.sha256()
-    for view in views:
-        shown = labels[view.indices] if view.labels is None else view.labels
-        header = {"n": len(view.indices), "transform": view.transform}
-        text.update(canonical_json(header).encode())
-        text.update(np.ascontiguousarray(view.indices, dtype="<i8").tobytes())
-        text.update(np.ascontiguousarray(shown, dtype="<i8").tobytes())
-    return text.hexdigest()

@@ -1,0 +1,177 @@
+"""The cache of decoded images: one folder a split, keyed by content, complete or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from platformdirs import user_cache_path
+
+from lmcbench.data.dataset import Facts, FactsOfBatches, ImageSet, Labels, Pixels
+from lmcbench.errors import UserError
+from lmcbench.spec.canonical import digest
+
+SCHEMA = "lmcbench/pixels/1"
+_FILES = ("images.npy", "labels.npy", "split.json")
+
+
+@dataclass(frozen=True)
+class CachedSplit:
+    """A split from the cache: images memory-mapped and read-only, with the names of its classes."""
+
+    images: ImageSet
+    classes: tuple[str, ...]
+
+
+def cache_dir() -> Path:
+    """Where decoded images are kept: LMCBENCH_CACHE, else the user's cache folder."""
+    given = os.environ.get("LMCBENCH_CACHE")
+    return Path(given).expanduser() if given else user_cache_path("lmcbench", appauthor=False)
+
+
+def read_split(key: str) -> CachedSplit | None:
+    """The split stored under `key`, or None where there is none, or it is damaged."""
+    folder = cache_dir() / "pixels" / key
+    try:
+        about = json.loads((folder / "split.json").read_text())
+        if about["schema"] != SCHEMA:
+            return None
+        # Mapping fails where the file is shorter than its header says.
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(folder / "labels.npy", allow_pickle=False)
+        if list(images.shape) != about["shape"] or len(labels) != len(images):
+            return None
+        facts = Facts(about["sha256"], np.array(about["histogram"], np.int64))
+        return CachedSplit(ImageSet(images, labels, facts), tuple(about["classes"]))
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+
+
+def write_split(
+    key: str, n: int, batches: Iterator[tuple[Pixels, Labels]], classes: Sequence[str], about: dict[str, Any]
+) -> None:
+    """Store a split that comes in batches of images `[b, c, h, w]` and labels `[b]`, `n` images in all.
+
+    It is written beside its place, flushed to the disk and renamed, so a run that is stopped or fails
+    leaves nothing that a later one could take for whole.
+
+    Raises:
+        UserError: where the cache folder cannot be written.
+    """
+    place = cache_dir() / "pixels" / key
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{key[:16]}-", dir=place.parent))
+    except OSError as error:
+        raise UserError(
+            f"The cache folder {place.parent} cannot be written ({error.strerror}). "
+            "Set LMCBENCH_CACHE to a folder with room for the decoded images."
+        ) from None
+    try:
+        facts, shape = _write_arrays(draft, n, batches)
+        text = {
+            "schema": SCHEMA,
+            "sha256": facts.sha256,
+            "shape": shape,
+            "classes": list(classes),
+            "histogram": facts.histogram.tolist(),
+            **about,
+        }
+        _write(draft / "split.json", json.dumps(text).encode())
+        if place.exists() and read_split(key) is None:
+            shutil.rmtree(place, ignore_errors=True)
+        try:
+            draft.rename(place)
+        except OSError:
+            # Another process was faster with the same content.
+            if read_split(key) is None:
+                raise
+    except OSError as error:
+        raise UserError(f"Writing to the cache folder {place.parent} failed: {error.strerror}.") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write_arrays(
+    draft: Path, n: int, batches: Iterable[tuple[Pixels, Labels]]
+) -> tuple[Facts, tuple[int, ...]]:
+    """Images one batch after another, so that memory does not grow with the split; then the labels."""
+    labels: list[Labels] = []
+    shape: tuple[int, ...] = ()
+    with (draft / "images.npy").open("wb") as file:
+        for images, shown in batches:
+            if not labels:
+                shape = (n, *images.shape[1:])
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                collect = FactsOfBatches(shape)
+            file.write(np.ascontiguousarray(images).data)
+            collect.add(images)
+            labels.append(shown)
+        file.flush()
+        os.fsync(file.fileno())
+    whole = np.concatenate(labels)
+    with (draft / "labels.npy").open("wb") as file:
+        np.save(file, whole)
+        file.flush()
+        os.fsync(file.fileno())
+    return collect.finish(whole), shape
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+# --- hashes of source files ----------------------------------------------------------------------
+
+
+def file_hashes(files: Sequence[Path]) -> list[str]:
+    """Sha256 of each file, read again only where size or time of change differ from last time.
+
+    Raises:
+        UserError: for a file that cannot be read.
+    """
+    memo = cache_dir() / "hashes" / f"{digest([str(f.absolute()) for f in files])[:32]}.json"
+    try:
+        known = json.loads(memo.read_text())
+        known = known if isinstance(known, list) and len(known) == len(files) else [None] * len(files)
+    except (OSError, ValueError):
+        known = [None] * len(files)
+    found: list[list[Any]] = []
+    for file, entry in zip(files, known, strict=True):
+        try:
+            state = file.stat()
+            stamp = [state.st_size, state.st_mtime_ns]
+            if isinstance(entry, list) and entry[:2] == stamp:
+                found.append(entry)
+            else:
+                with file.open("rb") as stream:
+                    found.append([*stamp, hashlib.file_digest(stream, "sha256").hexdigest()])
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error.strerror}.") from None
+    if found != known:
+        _remember(memo, found)
+    return [entry[2] for entry in found]
+
+
+def _remember(memo: Path, found: list[list[Any]]) -> None:
+    """Best effort: where the cache cannot be written, the files are read again next time."""
+    try:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=memo.parent)
+        with os.fdopen(handle, "w") as file:
+            json.dump(found, file)
+        Path(draft).replace(memo)
+    except OSError:
+        return

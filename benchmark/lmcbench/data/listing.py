@@ -1,0 +1,72 @@
+"""What `lmcbench data` shows: every data set of the table, and whether it is here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmcbench.data.locate import data_folder
+from lmcbench.data.sources import SOURCES, find
+from lmcbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One data set.
+
+    Attributes:
+        name: as suites call it.
+        summary: what it is, in a line.
+        licence: as its authors state it.
+        classes: how many.
+        shape: channels, height, width.
+        sizes: images of the training and the test split.
+        bytes: size of its files on the disk, None where they are not here.
+        found: the folder or package it comes from, None where it is not here.
+        hint: what to do, where it is not here.
+    """
+
+    name: str
+    summary: str
+    licence: str
+    classes: int
+    shape: tuple[int, int, int]
+    sizes: tuple[int, int]
+    bytes: int | None
+    found: str | None
+    hint: str | None
+
+
+def list_datasets(data_dir: Path | None = None) -> list[Listing]:
+    """Every data set of the table, in its order; nothing is decoded or downloaded.
+
+    Raises:
+        UserError: where the data folder does not exist.
+    """
+    folder = data_folder(data_dir)
+    return [_listing(name, folder) for name in SOURCES]
+
+
+def _listing(name: str, folder: Path | None) -> Listing:
+    source = SOURCES[name]
+    size: int | None = None
+    place: str | None = None
+    hint: str | None = None
+    if source.embedded is not None:
+        place = "scikit-learn"
+    else:
+        try:
+            found, refused = find(name, folder)
+        except UserError as error:
+            found, refused = None, [str(error)]
+        if found is not None:
+            place = str(found.folder)
+            size = sum(f.stat().st_size for f in (*found.train, *found.test))
+        elif source.hub is not None:
+            hint = " ".join([*refused, f"lmcbench data fetch {name}"])
+        else:
+            put = f"put its parquet files into DIR/{name.replace('-', '_')} and name DIR by --data-dir"
+            hint = " ".join([*refused, put])
+    return Listing(
+        name, source.summary, source.licence, source.classes, source.shape, source.sizes, size, place, hint
+    )

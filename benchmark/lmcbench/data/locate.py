@@ -1,0 +1,64 @@
+"""Finding the files of a data set: in the user's data folder, then in the hub's cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmcbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Found:
+    """The parquet files of both splits, and the folder they are in."""
+
+    folder: Path
+    train: tuple[Path, ...]
+    test: tuple[Path, ...]
+
+
+def data_folder(data_dir: Path | None) -> Path | None:
+    """The user's data folder: `data_dir`, else LMCBENCH_DATA, else none.
+
+    Raises:
+        UserError: where it is named and is no folder.
+    """
+    given = os.environ.get("LMCBENCH_DATA")
+    if data_dir is None and not given:
+        return None
+    origin = "--data-dir" if data_dir is not None else "LMCBENCH_DATA"
+    folder = Path(data_dir if data_dir is not None else str(given)).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"The data folder {folder} ({origin}) does not exist.")
+    return folder
+
+
+def parquet_files(folder: Path, splits: Sequence[str], config: str | None = None) -> Found | None:
+    """The files of `splits` (training, test) anywhere under `folder`, or None where it holds no parquet.
+
+    A file belongs to a split by its name (`train.parquet`, `train-00000-of-00002.parquet`) or by a
+    folder above it (`train/0.parquet`). With a configuration, files under a folder of that name win.
+
+    Raises:
+        UserError: where one of the splits is missing.
+    """
+    every = sorted(p for p in folder.rglob("*.parquet") if p.is_file())
+    if config is not None:
+        every = [p for p in every if config in p.relative_to(folder).parts] or every
+    if not every:
+        return None
+    train, test = (tuple(p for p in every if belongs(p.relative_to(folder), split)) for split in splits)
+    for split, files in zip(splits, (train, test), strict=True):
+        if not files:
+            held = ", ".join(str(p.relative_to(folder)) for p in every[:3]) + (
+                " ..." if len(every) > 3 else ""
+            )
+            raise UserError(f"{folder} has no files of split {split!r} ({split}-*.parquet). It holds {held}.")
+    return Found(folder, train, test)
+
+
+def belongs(path: Path, split: str) -> bool:
+    """Whether a parquet file, by its path below a data set's folder, is of `split`."""
+    return path.stem == split or path.stem.startswith((f"{split}-", f"{split}_")) or split in path.parts[:-1]

@@ -1,0 +1,89 @@
+"""A user's own data set: a folder of images or parquet files, or one parquet file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lmcbench.data.cache import CachedSplit
+from lmcbench.data.dataset import Dataset
+from lmcbench.data.folder import FolderSplit
+from lmcbench.data.locate import belongs, parquet_files
+from lmcbench.data.parquet import ParquetSplit
+from lmcbench.data.splits import Reader, open_split
+from lmcbench.errors import UserError
+
+TEST_NAMES = ("test", "val", "valid", "validation")
+"""Names a held-out split goes by, the first that is there."""
+
+
+def find_own(name: str, folder: Path | None) -> Path | None:
+    """The path that `name` means: itself if it is written as one, else NAME or NAME.parquet in `folder`.
+
+    Raises:
+        UserError: for a path where there is nothing.
+    """
+    if "/" in name or "\\" in name or name.endswith(".parquet") or name.startswith("."):
+        path = Path(name).expanduser()
+        if not path.exists():
+            raise UserError(
+                f"No data at {path}. Give an image folder, a folder of parquet files or one file."
+            )
+        return path
+    for candidate in [] if folder is None else [folder / name, folder / f"{name}.parquet"]:
+        if candidate.exists():
+            return candidate
+    return None
+
+
+def own_name(path: Path) -> str:
+    """The name a user's data set goes by: the last part of its path, which says nothing of the machine."""
+    return path.resolve().name.removesuffix(".parquet")
+
+
+def open_own(path: Path) -> Dataset:
+    """The user's data set at `path`, named by the last part of it.
+
+    - one parquet file: every fifth image of each class, in file order, is the test split;
+    - a folder of parquet files: train-*.parquet, and test-*, val-* or valid*-*;
+    - a folder of images: train/CLASS/*, and test/CLASS/* (or val, valid, validation).
+
+    Raises:
+        UserError: for a folder of another layout, or images and labels that cannot be read.
+    """
+    name = own_name(path)
+    train, test, source = _readers(path)
+    first = open_split(train, f"{name}, train")
+    second = open_split(test, f"{name}, test", first.images.images.shape[1], len(first.classes))
+    _agree(path, first, second)
+    return Dataset(name, first.images, second.images, first.classes, source=source)
+
+
+def _readers(path: Path) -> tuple[Reader, Reader, str]:
+    if path.is_file():
+        return ParquetSplit((path,), part="train"), ParquetSplit((path,), part="test"), "parquet"
+    held_out = next((t for t in TEST_NAMES if (path / t).is_dir() and any((path / t).iterdir())), None)
+    if (path / "train").is_dir() and held_out is not None:
+        train, test = FolderSplit(path / "train"), FolderSplit(path / held_out)
+        if train.names and test.names:
+            return train, test, "folder"
+    for split in TEST_NAMES:
+        if any(belongs(p.relative_to(path), split) for p in path.rglob("*.parquet")):
+            found = parquet_files(path, ("train", split))
+            if found is not None:
+                return ParquetSplit(found.train), ParquetSplit(found.test), "parquet"
+    raise UserError(
+        f"{path} is no data set: it needs train/CLASS/*.png and test/CLASS/*.png, "
+        "or train-*.parquet and test-*.parquet."
+    )
+
+
+def _agree(path: Path, train: CachedSplit, test: CachedSplit) -> None:
+    """One size and the same classes in both splits."""
+    if train.classes != test.classes:
+        raise UserError(
+            f"{path}: the splits have different classes, {', '.join(train.classes[:5])} ... in train and "
+            f"{', '.join(test.classes[:5])} ... in test."
+        )
+    shapes = [s.images.images.shape[1:] for s in (train, test)]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"{path}: images are {list(shapes[0])} in train, but {list(shapes[1])} in test.")

@@ -1,0 +1,197 @@
+"""Image classification sets in parquet files, with the columns the Hugging Face hub uses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from lmcbench.data.dataset import Labels
+from lmcbench.data.decode import Item
+from lmcbench.data.splits import every_fifth
+from lmcbench.errors import UserError
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+    from pyarrow.parquet import ParquetFile
+
+IMAGE_NAMES = ("image", "img")
+LABEL_NAMES = ("label", "labels", "fine_label")
+BATCH = 1000
+"""Images decoded at a time."""
+
+
+@dataclass(frozen=True)
+class ParquetSplit:
+    """The reader of a split in parquet files.
+
+    Attributes:
+        files: in order.
+        image: the column of images, or None to find it.
+        label: the column of labels, or None to find it.
+        part: of a file without a test split, every fifth image of each class or the others.
+    """
+
+    files: tuple[Path, ...]
+    image: str | None = None
+    label: str | None = None
+    part: Literal["train", "test"] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Columns and part."""
+        return {"image": self.image, "label": self.label, "part": self.part}
+
+    def load(self, classes: int | None) -> tuple[int, tuple[str, ...], Iterator[list[Item]]]:
+        """See `Reader`.
+
+        Raises:
+            UserError: for an unreadable file, a missing column, a label that is none.
+        """
+        opened = [_open(file) for file in self.files]
+        names = _class_names(opened[0])
+        columns = [self._columns(file, table) for file, table in zip(self.files, opened, strict=True)]
+        found = [
+            _labels(file, table, label)
+            for file, table, (_, label) in zip(self.files, opened, columns, strict=True)
+        ]
+        if classes is None:
+            classes = len(names) if names else max((int(f.max()) for f in found if len(f)), default=0) + 1
+        for file, labels in zip(self.files, found, strict=True):
+            _check_range(file, labels, classes)
+        if len(names) != classes:
+            names = tuple(str(c) for c in range(classes))
+        every = np.concatenate(found)
+        kept = np.ones(len(every), bool) if self.part is None else every_fifth(every) == (self.part == "test")
+        masks = np.split(kept, np.cumsum([len(f) for f in found])[:-1])
+        return int(kept.sum()), names, self._items(opened, [c[0] for c in columns], found, masks)
+
+    def _items(
+        self,
+        opened: Sequence[ParquetFile],
+        columns: Sequence[str],
+        found: Sequence[Labels],
+        masks: Sequence[np.ndarray[Any, np.dtype[np.bool_]]],
+    ) -> Iterator[list[Item]]:
+        for file, table, column, labels, mask in zip(self.files, opened, columns, found, masks, strict=True):
+            row = 0
+            for batch in _batches(file, table, column):
+                items = []
+                for data in _encoded(batch):
+                    if mask[row]:
+                        if data is None:
+                            raise UserError(
+                                f"{file}, row {row}: there is no image data in column {column!r}."
+                            )
+                        items.append(Item(file, row, data, int(labels[row])))
+                    row += 1
+                if items:
+                    yield items
+
+    def _columns(self, file: Path, table: ParquetFile) -> tuple[str, str]:
+        """Names of the image and the label column."""
+        names, features = table.schema_arrow.names, _features(table)
+        typed = {
+            kind: [n for n, f in features.items() if _type(f) == kind] for kind in ("Image", "ClassLabel")
+        }
+        image = _pick(file, names, "image", self.image, typed["Image"], IMAGE_NAMES)
+        label = _pick(file, names, "label", self.label, typed["ClassLabel"], LABEL_NAMES)
+        return image, label
+
+
+def _open(file: Path) -> ParquetFile:
+    # Here and not above: a split that is in the cache is opened without it.
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        return ParquetFile(file)
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{file} is not a readable parquet file ({_reason(error)}).") from None
+
+
+def _pick(
+    file: Path, names: Sequence[str], kind: str, given: str | None, typed: Sequence[str], usual: Sequence[str]
+) -> str:
+    """The column `given`, or the only one typed as such, or the one with a usual name."""
+    if given is not None:
+        candidates = [given] if given in names else []
+    else:
+        candidates = [n for n in typed if n in names]
+        if len(candidates) != 1:
+            candidates = [n for n in usual if n in (candidates or names)]
+    if not candidates:
+        wanted = repr(given) if given is not None else " or ".join(map(repr, usual))
+        raise UserError(f"{file} has no {kind} column {wanted}. Its columns: {', '.join(names)}.")
+    return candidates[0]
+
+
+def _features(table: ParquetFile) -> dict[str, Any]:
+    """The `datasets` features a file carries, or nothing."""
+    try:
+        metadata = json.loads((table.schema_arrow.metadata or {})[b"huggingface"])
+        return dict(metadata["info"]["features"])
+    except (KeyError, ValueError, TypeError):
+        return {}
+
+
+def _type(feature: Any) -> str | None:
+    return feature.get("_type") if isinstance(feature, dict) else None
+
+
+def _class_names(table: ParquetFile) -> tuple[str, ...]:
+    """Names of the classes in label order, empty where the file does not say."""
+    named = [f["names"] for f in _features(table).values() if _type(f) == "ClassLabel" and f.get("names")]
+    if not named:
+        return ()
+    names = named[0]
+    # Older versions wrote {"0": "airplane", ...}.
+    return tuple(names[str(i)] for i in range(len(names))) if isinstance(names, dict) else tuple(names)
+
+
+def _labels(file: Path, table: ParquetFile, column: str) -> Labels:
+    """All labels of a file, `[n]`, read before any image is decoded."""
+    from pyarrow import ArrowException, types
+
+    try:
+        values = table.read(columns=[column]).column(column)
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{file}: column {column!r} cannot be read ({_reason(error)}).") from None
+    if not types.is_integer(values.type):
+        raise UserError(f"{file}: column {column!r} must hold integers from 0, found {values.type}.")
+    if values.null_count:
+        row = int(np.flatnonzero(np.asarray(values.is_null()))[0])
+        raise UserError(f"{file}, row {row}: the label is missing.")
+    return np.asarray(values.to_numpy(), dtype=np.int64)
+
+
+def _check_range(file: Path, labels: Labels, classes: int) -> None:
+    bad = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(bad):
+        raise UserError(
+            f"{file}, row {bad[0]}: label {labels[bad[0]]} is out of range, there are {classes} classes "
+            f"(0 to {classes - 1})."
+        )
+
+
+def _batches(file: Path, table: ParquetFile, column: str) -> Iterator[RecordBatch]:
+    from pyarrow import ArrowException
+
+    try:
+        yield from table.iter_batches(batch_size=BATCH, columns=[column])
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{file}: column {column!r} cannot be read ({_reason(error)}).") from None
+
+
+def _encoded(batch: RecordBatch) -> list[bytes | None]:
+    """The encoded images of a batch: a column of bytes, or of {bytes, path} as `datasets` writes it."""
+    values = batch.column(0).to_pylist()
+    data = [v.get("bytes") if isinstance(v, dict) else v for v in values]
+    return [v if isinstance(v, bytes) else None for v in data]
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

@@ -1,0 +1,92 @@
+"""Evaluation transforms applied: a name and images in, images out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lmcbench.data.corruptions import CORRUPT, corrupt
+from lmcbench.data.dataset import Pixels
+from lmcbench.data.draws import Draws, Floats
+from lmcbench.data.resample import sample
+from lmcbench.errors import UserError
+from lmcbench.spec.transforms import Transformation, parse_transform
+from lmcbench.spec.views import Indices
+
+CHUNK = 1 << 21
+"""Values worked on at a time: 16 MB in float64, whatever the number of images."""
+
+
+def apply(name: str, images: Pixels, indices: Indices, seed: int, mean: Floats | None = None) -> Pixels:
+    """`images` through the transform `name`.
+
+    The result for an image depends on its pixels, its index and the seed, never on the others in the
+    batch: any batching and order give the same bytes.
+
+    Args:
+        name: as in `gaussian_noise-3`, `rotate-15`, `translate-2`, `channels-0+2`.
+        images: `[n, c, h, w]` uint8, 8 pixels or more; for corruptions one or three channels.
+        indices: their positions in the data set, `[n]`; key the randomness.
+        seed: of the suite's transforms.
+        mean: mean of each channel of the training set in 0..1, `[c]`, for `channels`.
+
+    Returns:
+        Images of the same shape, uint8.
+
+    Raises:
+        UserError: for an unknown name, or images it is not defined for.
+    """
+    transformation = parse_transform(name)
+    n, channels, h, w = images.shape
+    if transformation.kind in CORRUPT and channels not in (1, 3):
+        raise UserError(f"Transform {name} is defined for one or three channels, not for {channels}.")
+    if min(h, w) < 8:
+        raise UserError(f"Transform {name} needs images of at least 8 x 8 pixels, found {h} x {w}.")
+    if transformation.kind == "channels":
+        return _channels(name, images, transformation.amount, mean)
+    size = max(1, CHUNK // (channels * h * w))
+    out = np.empty(images.shape, np.uint8)
+    for start in range(0, n, size):
+        part = slice(start, start + size)
+        x = images[part].astype(np.float64) / 255
+        out[part] = np.rint(_transformed(x, transformation, indices[part], seed) * 255)
+    return out
+
+
+def _transformed(x: Floats, transformation: Transformation, indices: Indices, seed: int) -> Floats:
+    """Images in 0..1 to images in 0..1, `[n, c, h, w]`."""
+    kind, amount = transformation.kind, transformation.amount
+    if kind == "rotate" and not isinstance(amount, tuple):
+        return _rotate(x, float(amount))
+    if kind == "translate" and isinstance(amount, int):
+        return _translate(x, amount)
+    return corrupt(x, kind, int(amount), Draws(seed, kind, indices))  # type: ignore[arg-type]
+
+
+def _rotate(x: Floats, degrees: float) -> Floats:
+    """Turned anti-clockwise about the middle, bilinear; edges repeated, so that no black corners appear."""
+    h, w = x.shape[2:]
+    down, right = np.arange(h)[:, None] - (h - 1) / 2, np.arange(w) - (w - 1) / 2
+    sine, cosine = np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))
+    rows = (h - 1) / 2 + cosine * down + sine * right
+    columns = (w - 1) / 2 - sine * down + cosine * right
+    return sample(x, rows, columns)
+
+
+def _translate(x: Floats, pixels: int) -> Floats:
+    """Moved right and down, edges repeated."""
+    h, w = x.shape[2:]
+    rows, columns = np.clip(np.arange(h) - pixels, 0, h - 1), np.clip(np.arange(w) - pixels, 0, w - 1)
+    return x[:, :, rows[:, None], columns]
+
+
+def _channels(name: str, images: Pixels, kept: int | float | tuple[int, ...], mean: Floats | None) -> Pixels:
+    """All but the channels `kept` at the training mean."""
+    channels = images.shape[1]
+    if mean is None:
+        raise UserError(f"Transform {name} needs the training mean of each channel.")
+    if not isinstance(kept, tuple) or max(kept) >= channels:
+        raise UserError(f"Transform {name}: the images have {channels} channels (0 to {channels - 1}).")
+    out = np.array(images)
+    for channel in set(range(channels)) - set(kept):
+        out[:, channel] = np.rint(mean[channel] * 255)
+    return out

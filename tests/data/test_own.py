@@ -1,0 +1,142 @@
+"""A user's own data: image folders, folders of parquet files, single files."""
+
+import numpy as np
+import pytest
+from lmcbench.data.sources import open_dataset
+from lmcbench.errors import UserError
+from PIL import Image
+
+from .images import encode, pictures, write_parquet
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMCBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("LMCBENCH_DATA", raising=False)
+    data = tmp_path / "data"
+    data.mkdir()
+    return data
+
+
+def write_folder(folder, splits=("train", "test"), classes=("cat", "dog"), n=3, shape=(3, 16, 20)):
+    for s, split in enumerate(splits):
+        for c, name in enumerate(classes):
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            for i, pixels in enumerate(pictures(n, shape, seed=10 * s + c)):
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+
+
+def test_an_image_folder_gives_classes_in_name_order(place):
+    write_folder(place / "pets")
+    opened = open_dataset(str(place / "pets"))
+    assert opened.name == "pets"
+    assert opened.source == "folder"
+    assert opened.classes == ("cat", "dog")
+    assert opened.shape == (3, 16, 20)
+    assert opened.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    expected = np.concatenate([pictures(3, (3, 16, 20), seed=s) for s in (0, 1)]).transpose(0, 3, 1, 2)
+    assert (opened.train.images == expected).all()
+    assert str(place) not in str(opened.identity())
+
+
+@pytest.mark.parametrize("held_out", ["test", "val", "valid", "validation"])
+def test_a_bare_name_is_a_folder_of_the_data_folder(place, held_out):
+    write_folder(place / "pets", ("train", held_out), shape=(1, 8, 8))
+    assert open_dataset("pets", place).shape == (1, 8, 8)
+
+
+def test_grey_and_palette_images_follow_the_first(place):
+    write_folder(place / "pets")
+    Image.fromarray(pictures(1, (1, 16, 20))[0]).save(place / "pets" / "train" / "dog" / "grey.png")
+    opened = open_dataset("pets", place)
+    assert (opened.train.images[-1, 0] == opened.train.images[-1, 2]).all()
+
+
+def test_moving_an_image_to_another_class_is_other_content(place):
+    write_folder(place / "pets")
+    first = open_dataset("pets", place).train
+    (place / "pets" / "train" / "dog" / "0.png").rename(place / "pets" / "train" / "cat" / "3.png")
+    second = open_dataset("pets", place).train
+    assert second.labels.tolist() == [0, 0, 0, 0, 1, 1]
+    assert first.sha256 != second.sha256
+
+
+def test_own_parquet_files_are_read_by_their_features(place):
+    for split, n in (("train", 12), ("validation", 6)):
+        write_parquet(
+            place / "birds" / f"{split}-0.parquet",
+            [encode(p) for p in pictures(n, (3, 8, 8))],
+            [i % 3 for i in range(n)],
+            image="photo",
+            label="species",
+            names=["crow", "gull", "wren"],
+        )
+    opened = open_dataset("birds", place)
+    assert opened.classes == ("crow", "gull", "wren")
+    assert (len(opened.train), len(opened.test)) == (12, 6)
+
+
+def test_one_parquet_file_gives_every_fifth_of_each_class_to_the_test_split(place):
+    labels = [0] * 11 + [1] * 10
+    pixels = pictures(21, (1, 8, 8))
+    path = write_parquet(place / "birds.parquet", [encode(p) for p in pixels], labels, "image", row_group=8)
+    for opened in (open_dataset("birds", place), open_dataset(str(path))):
+        assert (opened.test.images[:, 0] == pixels[[4, 9, 15, 20]]).all()
+        assert opened.test.labels.tolist() == [0, 0, 1, 1]
+        assert len(opened.train) == 17
+        assert opened.classes == ("0", "1")
+
+
+def write_odd_size(folder):
+    write_folder(folder)
+    Image.fromarray(pictures(1, (3, 16, 16))[0]).save(folder / "train" / "cat" / "1.png")
+
+
+def write_broken(folder):
+    write_folder(folder)
+    (folder / "train" / "cat" / "1.png").write_bytes(b"\x89PNG broken")
+
+
+def write_empty_class(folder):
+    write_folder(folder)
+    (folder / "test" / "emu").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (write_odd_size, r"train/cat/1.png: the image is 16 x 16 pixels, the first one 20 x 16"),
+        (write_broken, r"train/cat/1.png: the image does not decode"),
+        (write_empty_class, r"test/emu is a class without images"),
+        (lambda f: write_folder(f, ("train",)), "is no data set: it needs train/CLASS"),
+        (lambda f: f.mkdir(), "is no data set: it needs train/CLASS"),
+        (
+            lambda f: (write_folder(f, ("train",)), write_folder(f, ("test",), ("cat", "dog", "emu"))),
+            "test has 3 classes, but there must be 2",
+        ),
+        (
+            lambda f: (write_folder(f, ("train",)), write_folder(f, ("test",), ("cat", "emu"))),
+            "the splits have different classes, cat, dog ... in train and cat, emu",
+        ),
+        (
+            lambda f: (write_folder(f, ("train",)), write_folder(f, ("test",), shape=(3, 8, 8))),
+            r"images are \[3, 16, 20\] in train, but \[3, 8, 8\] in test",
+        ),
+    ],
+)
+def test_odd_folders_are_refused(place, write, message):
+    write(place / "pets")
+    with pytest.raises(UserError, match=message):
+        open_dataset(str(place / "pets"))
+
+
+def test_a_path_to_nowhere_is_refused(place):
+    with pytest.raises(UserError, match=r"No data at .*nowhere"):
+        open_dataset(str(place / "nowhere"))
+
+
+def test_a_published_name_is_not_for_a_users_own(place):
+    write_folder(place / "fashion_mnist")
+    for name, folder in (("fashion_mnist", place), (str(place / "fashion_mnist"), None)):
+        with pytest.raises(UserError, match="has the name of a published data set"):
+            open_dataset(name, folder)
