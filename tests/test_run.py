@@ -10,6 +10,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
+
 from lmcbench.connect.path import alpha_grid
 from lmcbench.ensemble.predictions import compare_predictions, softmax
 from lmcbench.errors import UserError
@@ -21,7 +23,6 @@ from lmcbench.run import plan_run, run_plan
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite import parse_suite
 from lmcbench.tasks import Finished, Progress
-from safetensors.numpy import load_file
 
 SUITE = """
 name = "small"

@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor
+
 from lmcbench.connect.network import Network
 from lmcbench.connect.path import Split, alpha_grid, line, score
 from lmcbench.connect.state import Stack, State, average
 from lmcbench.data.calibration import calibration_items
 from lmcbench.ensemble.predictions import compare_predictions, expected_calibration_error, softmax
-from lmcbench.family import Workbench
+from lmcbench.family import Seen, Workbench
 from lmcbench.results.measures import Array, Curve, barrier
 from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Score, SiblingRecord
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell
-from numpy.typing import NDArray
-from torch import Tensor
 
 Logits = NDArray[np.float16]
 """Stored test logits of the siblings, `[K, n, classes]` fp16."""
@@ -57,40 +58,34 @@ def measure_cell(
     """
     cuda = bench.device.type == "cuda"
     network = Network(bench.model, bench.device, stacked=cuda)
-    views = bench.views[cell.key]
-    union = np.unique(np.concatenate(views))
-    images = {
-        "train": bench.train.split(torch.as_tensor(union)),
-        "test": bench.test.split(),
-    }
-    listed = calibration_items(views, bench.pool.source, bench.pool.labels, cell.suite.protocol.calibration)
+    seen = bench.seen[cell.key]
+    union = np.unique(np.concatenate(seen.items))
+    own = [torch.as_tensor(np.searchsorted(union, items)) for items in seen.items]
+    train = bench.train.split(torch.as_tensor(union))
+    tests = {name: bench.tests[transform].split() for name, transform in _tests(cell).items()}
+    protocol = cell.suite.protocol
+    listed = calibration_items(seen.items, bench.pool.source, bench.pool.labels, protocol.calibration)
     calibration = bench.train.split(torch.as_tensor(listed))[0]
-    batches = cell.suite.protocol.calibration_batches
+
+    def recalibrated(stack: Stack) -> Stack:
+        return network.recalibrate(stack, calibration, protocol.calibration_batches)
 
     as_trained = network.prepare(states)
-    members = network.recalibrate(as_trained, calibration, batches)
-    own = [torch.as_tensor(np.searchsorted(union, view)) for view in views]
-    outputs = {base: network.logits(members, x) for base, (x, _) in images.items()}
-    raw = {base: network.logits(as_trained, x) for base, (x, _) in images.items()} if network.norms else None
-    siblings = [
-        SiblingRecord(
-            splits=_scores(outputs, images, own[i], i),
-            as_trained=None if raw is None else _scores(raw, images, own[i], i),
-            train_loss=loss,
-        )
-        for i, loss in enumerate(train_losses)
-    ]
+    members = recalibrated(as_trained)
+    scores = _scores(network, members, train, own, tests)
+    raw = _scores(network, as_trained, train, own, tests) if network.norms else None
+    logits = {name: _stored(network.logits(members, images)) for name, (images, _) in tests.items()}
+    labels = tests["test"][1].cpu().numpy()
+    top = {name: value.argmax(-1) for name, value in logits.items()}
 
-    logits = _stored(outputs["test"])
-    labels = images["test"][1].cpu().numpy()
-    top = logits.argmax(-1)
-    grid = alpha_grid(cell.suite.protocol.alphas)
+    grid = alpha_grid(protocol.alphas)
     pairs = []
     for i, j in combinations(range(len(states)), 2):
         path = line(network, states[i], states[j], grid)
-        recalibrated = network.recalibrate(path, calibration, batches)
-        curves = _curves(network, recalibrated, images, own[i], own[j], grid)
-        blended = _curves(network, path, images, own[i], own[j], grid) if network.norms else None
+        views = {"train_a": own[i], "train_b": own[j]}
+        splits = tests | _pair_tests(bench, seen, i, j)
+        curves = _curves(network, recalibrated(path), train, views, splits, grid)
+        blended = _curves(network, path, train, views, splits, grid) if network.norms else None
         pairs.append(
             PairRecord(
                 i=i,
@@ -98,18 +93,38 @@ def measure_cell(
                 curves=_curve_records(curves),
                 curves_uncalibrated=None if blended is None else _curve_records(blended),
                 barriers={name: BarrierRecord(**asdict(barrier(curve))) for name, curve in curves.items()},
-                disagreement={"test": float((top[i] != top[j]).mean())},
+                disagreement={name: float((t[i] != t[j]).mean()) for name, t in top.items()},
             )
         )
-    soup = network.recalibrate(network.prepare([average(states)]), calibration, batches)
+    soup = recalibrated(network.prepare([average(states)]))
     return Measured(
-        siblings=siblings,
+        siblings=[
+            SiblingRecord(splits=scores[i], as_trained=None if raw is None else raw[i], train_loss=loss)
+            for i, loss in enumerate(train_losses)
+        ],
         pairs=pairs,
-        ensemble={"test": compare_predictions(softmax(logits), labels)},
-        soup={"test": score_logits(network.logits(soup, images["test"][0])[0], images["test"][1])},
-        predictions={"test": logits, "test.labels": labels.astype(np.int16)},
-        calibration={"n": len(listed), "batches": batches, "items": digest(listed.tolist())},
+        ensemble={name: compare_predictions(softmax(value), labels) for name, value in logits.items()},
+        soup={name: score_logits(network.logits(soup, x)[0], y) for name, (x, y) in tests.items()},
+        predictions={**logits, "test.labels": labels.astype(np.int16)},
+        calibration={
+            "n": len(listed),
+            "batches": protocol.calibration_batches,
+            "items": digest(listed.tolist()),
+        },
     )
+
+
+def _tests(cell: Cell) -> dict[str, str | None]:
+    """The test set and its evaluation shifts: name of the split -> transform."""
+    return {"test": None} | {f"test:{name}": name for name in cell.suite.evaluations}
+
+
+def _pair_tests(bench: Workbench, seen: Seen, i: int, j: int) -> dict[str, Split]:
+    """The test set through each sibling's view, for shifts that transform images (design 3.2)."""
+    if not any(seen.transforms):
+        return {}
+    views = {"test_a": seen.transforms[i], "test_b": seen.transforms[j]}
+    return {name: bench.tests[transform].split() for name, transform in views.items()}
 
 
 def score_logits(logits: Tensor, labels: Tensor) -> Score:
@@ -121,28 +136,39 @@ def score_logits(logits: Tensor, labels: Tensor) -> Score:
 
 
 def _scores(
-    outputs: Mapping[str, Tensor], images: Mapping[str, Split], own: Tensor, i: int
-) -> dict[str, Score]:
-    """Sibling i on everything the siblings were trained on, on its own view, and on the test set."""
-    logits, labels = outputs["train"][i], images["train"][1]
-    own = own.to(labels.device)
-    return {
-        "train": score_logits(logits, labels),
-        "view": score_logits(logits[own], labels[own]),
-        "test": score_logits(outputs["test"][i], images["test"][1]),
-    }
+    network: Network, members: Stack, train: Split, own: Sequence[Tensor], tests: Mapping[str, Split]
+) -> list[dict[str, Score]]:
+    """Each sibling on everything the siblings were trained on, on its own view, and on the tests."""
+    images, labels = train
+    outputs = network.logits(members, images)
+    scores = [
+        {
+            "train": score_logits(logits, labels),
+            "view": score_logits(logits[rows.to(labels.device)], labels[rows.to(labels.device)]),
+        }
+        for logits, rows in zip(outputs, own, strict=True)
+    ]
+    for name, (images, labels) in tests.items():
+        for sibling, logits in zip(scores, network.logits(members, images), strict=True):
+            sibling[name] = score_logits(logits, labels)
+    return scores
 
 
 def _curves(
-    network: Network, path: Stack, images: Mapping[str, Split], own_a: Tensor, own_b: Tensor, grid: Array
+    network: Network,
+    path: Stack,
+    train: Split,
+    views: Mapping[str, Tensor],
+    tests: Mapping[str, Split],
+    grid: Array,
 ) -> dict[str, Curve]:
-    """The path's curves on every split; the views' are left out where they are the whole (design 3.2)."""
-    train = score(network, path, *images["train"], name="train")
-    curves = {"train": train.curve(grid)}
-    for name, own in (("train_a", own_a), ("train_b", own_b)):
-        if len(own) < len(images["train"][1]):
-            curves[name] = train.curve(grid, own)
-    curves["test"] = score(network, path, *images["test"], name="test").curve(grid)
+    """The path's curves on every split; a view is left out where it is the whole (design 3.2)."""
+    everything = score(network, path, *train, name="train")
+    curves = {"train": everything.curve(grid)}
+    curves |= {
+        name: everything.curve(grid, rows) for name, rows in views.items() if len(rows) < len(train[1])
+    }
+    curves |= {name: score(network, path, *split, name=name).curve(grid) for name, split in tests.items()}
     return curves
 
 

@@ -7,17 +7,23 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
 from lmcbench.data.batches import DeviceImages, Feed
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.pool import Pool, build_pool
 from lmcbench.data.streams import Stream, stream
+from lmcbench.data.transforms import apply as transform
 from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.spec.cells import Cell, Family
+from lmcbench.spec.seeds import derive_seed
 from lmcbench.spec.shifts import Indices, View, views_digest
 from lmcbench.train.build import build
 from lmcbench.train.choice import choose_engine
@@ -31,21 +37,36 @@ from lmcbench.train.state import (
     save_tensors,
     state_dict,
 )
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 DEAD = 0.98
 """A sibling whose final training loss is at least this share of ln(classes) learned nothing (design 3.9)."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What the siblings of a cell see, in the family's pool.
+
+    Attributes:
+        items: each sibling's positions in the pool.
+        transforms: what each sibling's images pass through, or None.
+        nested: whether views are parts of one another.
+        digest: over what the views show.
+    """
+
+    items: list[Indices]
+    transforms: list[str | None]
+    nested: bool
+    digest: str
+
+
 @dataclass
 class Workbench:
-    """What the cells of a family share in memory: data on the device, and each cell's views of it.
+    """What the cells of a family share in memory: network, data on the device, and views of it.
 
     Attributes:
         pool: every distinct training item of the family.
-        views: per cell key, each sibling's positions in the pool.
-        digests: per cell key, the digest of its views.
+        tests: the test set as it is (`None`) and through every transform that is asked for.
+        seen: per cell key, what its siblings see.
         model: the network; its weights are scratch.
     """
 
@@ -53,9 +74,8 @@ class Workbench:
     device: torch.device
     pool: Pool
     train: DeviceImages
-    test: DeviceImages
-    views: dict[str, list[Indices]]
-    digests: dict[str, str]
+    tests: dict[str | None, DeviceImages]
+    seen: dict[str, Seen]
     model: nn.Module
 
 
@@ -77,22 +97,40 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
     Raises:
         UserError: where the network cannot be built, or a shift does not suit the data.
     """
-    labels, k = dataset.train.labels, family.suite.siblings
-    shifts: dict[str, list[View]] = {
-        cell.shift.label: cell.shift.views(labels, k, family.seeds.shift, family.replicate) for cell in cells
+    suite, labels, seeds = family.suite, dataset.train.labels, family.seeds
+    mean = dataset.statistics[0]
+    views: dict[str, list[View]] = {
+        cell.shift.label: cell.shift.views(labels, suite.siblings, seeds.shift, family.replicate)
+        for cell in cells
     }
-    pool, placed = build_pool(dataset.train, list(shifts.values()), _no_transform)
-    views = dict(zip(shifts, placed, strict=True))
-    model = build(family.architecture, dataset.shape, len(dataset.classes), family.seeds.init[0]).to(device)
+    pool, placed = build_pool(
+        dataset.train, list(views.values()), partial(transform, seed=seeds.shift, mean=mean)
+    )
+    seen = {
+        label: Seen(items, [v.transform for v in vs], any(v.nested for v in vs), views_digest(vs, labels))
+        for (label, vs), items in zip(views.items(), placed, strict=True)
+    }
+    shown = {
+        None: None,
+        **dict.fromkeys([*suite.evaluations, *(t for s in seen.values() for t in s.transforms)]),
+    }
+    # every replicate is tested on the same images, whatever its own seeds
+    test_seed = derive_seed(suite.name, suite.version, 0, "shift")
+
+    def test(name: str | None) -> DeviceImages:
+        images = dataset.test.images
+        if name is not None:
+            images = transform(name, images, np.arange(len(images)), test_seed, mean)
+        return DeviceImages(images, dataset.test.labels, dataset.statistics, device)
+
     return Workbench(
         dataset,
         device,
         pool,
         DeviceImages(pool.images, pool.labels, dataset.statistics, device),
-        DeviceImages(dataset.test.images, dataset.test.labels, dataset.statistics, device),
-        {cell.key: views[cell.shift.label] for cell in cells},
-        {cell.key: views_digest(shifts[cell.shift.label], labels) for cell in cells},
-        model,
+        {name: test(name) for name in shown},
+        {cell.key: seen[cell.shift.label] for cell in cells},
+        build(family.architecture, dataset.shape, len(dataset.classes), seeds.init[0]).to(device),
     )
 
 
@@ -147,7 +185,7 @@ def train_family(
             "train_steps": steps,
             "train_flop": float(flop * steps),
             "train_s": seconds * steps / max(total, 1),
-            "views_digest": bench.digests[cell.key],
+            "views_digest": bench.seen[cell.key].digest,
             **_outcome(siblings[cell.key], per_epoch, len(bench.dataset.classes)),
         }
         for i, member in enumerate(siblings[cell.key]):
@@ -185,9 +223,9 @@ def step_flop(model: nn.Module, shape: tuple[int, int, int], batch_size: int) ->
 
 def _siblings(family: Family, cell: Cell, bench: Workbench, length: int, per_epoch: int) -> list[Member]:
     """The siblings of a cell; those of a fork get their state when the trunk reaches it."""
-    seeds, noise = family.seeds, cell.shift.noise
+    seeds, noise, seen = family.seeds, cell.shift.noise, bench.seen[cell.key]
     members = []
-    for i, view in enumerate(bench.views[cell.key]):
+    for i, view in enumerate(seen.items):
         # shared noise: everyone draws as the first sibling does (design 3.7)
         drawn = 1 if noise == "shared" else i + 1
         sequence = stream(
@@ -197,6 +235,7 @@ def _siblings(family: Family, cell: Cell, bench: Workbench, length: int, per_epo
             seeds.order[drawn],
             seeds.augment[drawn],
             family.recipe.batch_size,
+            seen.nested,
         )
         state = None
         if cell.fork.epoch is None:
@@ -280,7 +319,3 @@ def _outcome(members: Sequence[Member], per_epoch: int, classes: int) -> dict[st
         final.append(last if math.isfinite(last) else None)
     status = "diverged" if reasons else "ok"
     return {"status": status, "reason": "; ".join(reasons) or None, "train_losses": final}
-
-
-def _no_transform(name: str, images: Any, indices: Any) -> Any:
-    raise AssertionError(f"no training shift asks for transform {name!r}")

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from safetensors.numpy import save as to_safetensors
+
 from lmcbench.cell import Measured, measure_cell
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.sources import open_dataset
@@ -24,7 +26,6 @@ from lmcbench.spec.suite import DataSpec
 from lmcbench.tasks import Event, Finished, Progress, Task
 from lmcbench.train.state import load_tensors
 from lmcbench.writeup import build_record
-from safetensors.numpy import save as to_safetensors
 
 
 def run_task(task: Task) -> Iterator[Event]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+
 from lmcbench.cell import Measured
 from lmcbench.results.provenance import peak_resident_bytes, source_revision, versions
 from lmcbench.results.record import (

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from lmcbench.data.sources import open_dataset
 from lmcbench.errors import UserError
 

@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+
 from lmcbench.data.augment import augment, keyed_words, mix
 from lmcbench.data.batches import DeviceImages, Feed
 from lmcbench.data.sources import open_dataset

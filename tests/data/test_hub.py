@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from lmcbench.data.hub import HubRepo, download
 from lmcbench.data.sources import SOURCES, fetch_dataset, open_dataset
 from lmcbench.errors import UserError

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lmcbench.data.sources import open_dataset
 from lmcbench.errors import UserError
-from PIL import Image
 
 from .images import encode, pictures, write_parquet
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lmcbench.data.calibration import calibration_items
 from lmcbench.data.dataset import Dataset, ImageSet
 from lmcbench.data.pool import build_pool

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from lmcbench.data.shifted import open_shifted
 from lmcbench.errors import UserError
 

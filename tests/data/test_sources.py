@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from lmcbench.data import cache, decode, parquet
 from lmcbench.data.listing import list_datasets
 from lmcbench.data.sources import SOURCES, open_dataset

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+
 from lmcbench.data.corruptions import CONSTANTS, CORRUPT, UNORDERED
 from lmcbench.data.digits import load_digits
 from lmcbench.data.resample import disk_blur, motion_blur
 from lmcbench.data.transforms import apply
 from lmcbench.errors import UserError
 from lmcbench.spec.transforms import CORRUPTIONS
-from scipy import stats
 
 ORDERED = sorted(set(CORRUPTIONS) - set(UNORDERED))
 

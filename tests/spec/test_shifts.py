@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lmcbench.errors import UserError
 from lmcbench.spec.shifts import SHIFTS, Shift, views_digest
 

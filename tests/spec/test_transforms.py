@@ -1,6 +1,7 @@
 """Names of evaluation transforms: what they mean and what is refused."""
 
 import pytest
+
 from lmcbench.errors import UserError
 from lmcbench.spec.transforms import Transformation, parse_transform, transform_table
 

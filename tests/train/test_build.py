@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from lmcbench.errors import UserError
 from lmcbench.spec.architectures import OWN_NETWORKS, OWN_REVISIONS, Architecture
 from lmcbench.train.build import build
@@ -14,8 +15,9 @@ def arch(name, **kwargs):
 
 
 def test_own_networks_are_timms_too():
-    import lmcbench.train.networks  # noqa: F401
     import timm
+
+    import lmcbench.train.networks  # noqa: F401
 
     assert OWN_NETWORKS.keys() == OWN_REVISIONS.keys()
     for name in OWN_NETWORKS:

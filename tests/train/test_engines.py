@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from lmcbench.data.batches import DeviceImages, Feed
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.streams import stream
@@ -14,7 +16,6 @@ from lmcbench.train.choice import STACKED, choose_engine
 from lmcbench.train.engines import advance, takes_stacking
 from lmcbench.train.optimizer import slot_names
 from lmcbench.train.state import from_model, load_state, save_state, state_dict
-from torch import nn
 
 DIGITS = open_dataset("digits")
 CPU = torch.device("cpu")

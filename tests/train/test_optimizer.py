@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.optimizer import slot_names, update
 

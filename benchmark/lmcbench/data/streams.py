@@ -54,8 +54,19 @@ class Stream:
 
 
 def stream(
-    items: Indices, source: Indices, noise: Noise, order_seed: int, augment_seed: int, batch_size: int
+    items: Indices,
+    source: Indices,
+    noise: Noise,
+    order_seed: int,
+    augment_seed: int,
+    batch_size: int,
+    nested: bool = False,
 ) -> Stream:
-    """The stream of a view: `items` in the pool, whose data set indices are `source[items]`."""
-    keys = source[items] if noise == "own" else np.arange(len(items))
+    """The stream of a view: `items` in the pool, whose data set indices are `source[items]`.
+
+    Views that are `nested` in one another share noise by data set index, which is the same order with
+    holes; others share it by position.
+    """
+    by_position = noise == "shared" and not nested
+    keys = np.arange(len(items)) if by_position else source[items]
     return Stream(items, keys, order_seed, augment_seed, batch_size)

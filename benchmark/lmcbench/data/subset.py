@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from lmcbench.data.dataset import Dataset, ImageSet
@@ -13,7 +15,7 @@ def select(dataset: Dataset, spec: DataSpec) -> Dataset:
     """The data set as `spec` asks for it; itself where nothing is asked.
 
     Raises:
-        UserError: where more is asked for than there is.
+        UserError: where more is asked for than there is, or other bytes are pinned (exit code 4).
     """
     train, test = dataset.train, dataset.test
     if spec.holdout:
@@ -25,9 +27,14 @@ def select(dataset: Dataset, spec: DataSpec) -> Dataset:
         train = _take(train, stratified(train.labels, spec.train_size))
     if spec.test_size is not None:
         test = _take(test, stratified(test.labels, spec.test_size))
-    if train is dataset.train and test is dataset.test:
-        return dataset
-    return Dataset(dataset.name, train, test, dataset.classes)
+    for name, images, pinned in (("train", train, spec.train_sha256), ("test", test, spec.test_sha256)):
+        if pinned is not None and images.sha256 != pinned:
+            raise UserError(
+                f"Data set {spec.name}, split {name}, has sha256 {images.sha256[:16]}; the suite pins "
+                f"{pinned[:16]}. These are other images, and results on them are not comparable.",
+                exit_code=4,
+            )
+    return replace(dataset, train=train, test=test)
 
 
 def stratified(labels: np.ndarray, n: int) -> np.ndarray:

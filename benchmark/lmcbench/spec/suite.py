@@ -18,6 +18,7 @@ from lmcbench.spec.canonical import digest
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.shifts import Noise, Shift
+from lmcbench.spec.transforms import parse_transform
 
 SLUG = r"^[a-z0-9][a-z0-9-]*$"
 
@@ -32,6 +33,8 @@ class DataSpec(Part):
     """The data set of a suite, by its name in the table of sources, and how much of it is used."""
 
     name: str
+    train_sha256: str | None = Field(default=None, description="of the split as used; others are refused")
+    test_sha256: str | None = Field(default=None, description="of the split as used; others are refused")
     train_size: int | None = Field(default=None, ge=1, description="images, stratified; null: all")
     test_size: int | None = Field(default=None, ge=1, description="images, stratified; null: all")
     holdout: float = Field(
@@ -98,6 +101,7 @@ class Suite(Part):
     architectures: list[Architecture] = Field(min_length=1)
     shifts: list[ShiftSpec] = Field(min_length=1)
     forks: list[str | int | float] = Field(min_length=1)
+    evaluations: list[str] = Field(default_factory=list, description="evaluation shifts of the test set")
     siblings: int = Field(default=2, ge=2, description="K, siblings per cell")
     replicates: int = Field(default=3, ge=1)
     protocol: Protocol = Protocol()
@@ -113,6 +117,9 @@ class Suite(Part):
                 )
         _unique("architecture", (f"{a.label} with {a.recipe}" for a in self.architectures))
         _unique("shift", (s.shift.label for s in self.shifts))
+        _unique("evaluation shift", iter(self.evaluations))
+        for name in self.evaluations:
+            parse_transform(name)
         _unique("fork", (f.name for f in self.fork_list))
         for fork in self.fork_list:
             for name, recipe in self.recipes.items():
@@ -135,7 +142,7 @@ class Suite(Part):
 
         Name and version are in it because every seed is derived from them.
         """
-        fields = {"name", "version", "data", "recipes", "siblings", "protocol"}
+        fields = {"name", "version", "data", "recipes", "evaluations", "siblings", "protocol"}
         content = self.model_dump(mode="json", include=fields, exclude_defaults=True)
         content["shifts"] = [spec.shift.identity() for spec in self.shifts]
         content["forks"] = [fork.name for fork in self.fork_list]
