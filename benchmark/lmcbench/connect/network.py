@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -30,7 +30,11 @@ class Network:
     """
 
     def __init__(
-        self, model: nn.Module, device: str | torch.device | None = None, batch_size: int = 500, stacked: bool = False
+        self,
+        model: nn.Module,
+        device: str | torch.device | None = None,
+        batch_size: int = 500,
+        stacked: bool = False,
     ) -> None:
         own = next(iter(model.parameters()), None)
         if own is None:
@@ -48,7 +52,7 @@ class Network:
 
     def prepare(self, states: State | Sequence[State]) -> Stack:
         """States checked against the model, stacked on its device."""
-        listed = [states] if isinstance(states, dict) else list(states)  # type: ignore[list-item]
+        listed: list[State] = [states] if isinstance(states, Mapping) else list(states)
         for state in listed:
             check_fits(self.model, state)
         return {name: value.to(self.device) for name, value in stack(listed).items()}
@@ -62,8 +66,23 @@ class Network:
     def batches(self, states: Stack, images: Tensor) -> Iterator[Tensor]:
         """The same batch by batch, `[S, b, classes]`; the last batch is never dropped."""
         with _generator_untouched(self.device):
-            for batch in images.split(self.batch_size):
+            for batch in torch.split(images, self.batch_size):
                 yield self._forward(states, batch.to(self.device, self.dtype))
+
+    def forward(self, state: State, batch: Tensor) -> Tensor:
+        """Logits `[b, classes]` of one state on one batch, eval mode; differentiable in the state's tensors.
+
+        Raises:
+            UserError: where the model returns anything else.
+        """
+        # tied tensors are two names in a state, each with its own value
+        out = functional_call(
+            self.model, dict(state), (batch.to(self.device, self.dtype),), tie_weights=False
+        )
+        if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(batch):
+            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise UserError(f"The model must return logits [n, classes], found {shape}.")
+        return out
 
     @torch.no_grad()
     def recalibrate(self, states: Stack, images: Tensor, batches: int = 1) -> Stack:
@@ -79,22 +98,29 @@ class Network:
         if not self.norms:
             return states
         if len(images) < 2 * batches:
-            raise UserError(f"Calibration needs at least two images per batch, found {len(images)} in {batches}.")
+            raise UserError(
+                f"Calibration needs at least two images per batch, found {len(images)} in {batches}."
+            )
         fresh = dict(states)
         for name in self.norms:
             for part in ("running_mean", "running_var", COUNTER):
                 if f"{name}.{part}" in states:
                     fresh[f"{name}.{part}"] = torch.zeros_like(states[f"{name}.{part}"])
-        counts: dict[str, list[int]] = {name: [] for name in self.norms}
+        counts: dict[str, int] = {}
+        sizes: dict[str, list[int]] = {name: [] for name in self.norms}
         moments: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.norms}
         with _batch_statistics(self.norms, counts), _generator_untouched(self.device):
             for batch in images.tensor_split(batches):
                 self._forward(fresh, batch.to(self.device, self.dtype))
                 for name in self.norms:
+                    sizes[name].append(counts[name])
                     mean, var = fresh[f"{name}.running_mean"], fresh[f"{name}.running_var"]
-                    moments[name].append((mean.double(), var.double()))
+                    # a copy: the next batch overwrites the buffers
+                    moments[name].append(
+                        (mean.to(torch.float64, copy=True), var.to(torch.float64, copy=True))
+                    )
         for name in self.norms:
-            mean, var = _pool(counts[name], moments[name])
+            mean, var = _pool(sizes[name], moments[name])
             fresh[f"{name}.running_mean"] = mean.to(states[f"{name}.running_mean"].dtype)
             fresh[f"{name}.running_var"] = var.to(states[f"{name}.running_var"].dtype)
             if f"{name}.{COUNTER}" in states:
@@ -102,17 +128,12 @@ class Network:
         return fresh
 
     def _forward(self, states: Stack, batch: Tensor) -> Tensor:
-        def one(state: State) -> Tensor:
-            out = functional_call(self.model, dict(state), (batch,))
-            if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(batch):
-                shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-                raise UserError(f"The model must return logits [n, classes], found {shape}.")
-            return out
-
         if self.stacked:
-            return vmap(one)(states)
+            return vmap(lambda state: self.forward(state, batch))(states)
         size = len(next(iter(states.values())))
-        return torch.stack([one({name: value[i] for name, value in states.items()}) for i in range(size)])
+        return torch.stack(
+            [self.forward({name: value[i] for name, value in states.items()}, batch) for i in range(size)]
+        )
 
 
 def _pool(counts: list[int], moments: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -121,15 +142,13 @@ def _pool(counts: list[int], moments: list[tuple[Tensor, Tensor]]) -> tuple[Tens
         return moments[0]
     total = sum(counts)
     mean = sum(n * m for n, (m, _) in zip(counts, moments, strict=True)) / total
-    scatter = sum(
-        (n - 1) * v + n * (m - mean) ** 2 for n, (m, v) in zip(counts, moments, strict=True)
-    )
+    scatter = sum((n - 1) * v + n * (m - mean) ** 2 for n, (m, v) in zip(counts, moments, strict=True))
     return torch.as_tensor(mean), torch.as_tensor(scatter) / (total - 1)
 
 
 @contextmanager
-def _batch_statistics(norms: dict[str, _BatchNorm], counts: dict[str, list[int]]) -> Iterator[None]:
-    """Have each layer write its batch's own statistics into its buffers, and note its counts.
+def _batch_statistics(norms: dict[str, _BatchNorm], counts: dict[str, int]) -> Iterator[None]:
+    """Have each layer write its batch's own statistics into its buffers, and note its count of values.
 
     Momentum 1 turns the running average into the last batch's mean and unbiased variance.
     """
@@ -137,9 +156,9 @@ def _batch_statistics(norms: dict[str, _BatchNorm], counts: dict[str, list[int]]
     handles = []
     for name, module in norms.items():
 
-        def note(_: nn.Module, inputs: tuple[Tensor, ...], seen: list[int] = counts[name]) -> None:
+        def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
             x = inputs[0]
-            seen.append(x.numel() // x.shape[1])
+            counts[name] = x.numel() // x.shape[1]  # the same for every state of a stack
 
         handles.append(module.register_forward_pre_hook(note))
         module.train()

@@ -33,7 +33,9 @@ class Scores:
 
     def curve(self, alphas: Array, subset: Tensor | None = None) -> Curve:
         """Means over the images, or over `subset` (positions `[m]`), one point per state."""
-        loss, wrong = (self.loss, self.wrong) if subset is None else (self.loss[:, subset], self.wrong[:, subset])
+        loss, wrong = (
+            (self.loss, self.wrong) if subset is None else (self.loss[:, subset], self.wrong[:, subset])
+        )
         return Curve(alphas, loss.mean(1).numpy(), wrong.double().mean(1).numpy(), loss.shape[1])
 
 
@@ -94,18 +96,26 @@ def score(network: Network, states: Stack, images: Tensor, labels: Tensor, name:
     """
     losses, wrongs = [], []
     targets = labels.to(network.device)
-    start = 0
+    start = size = 0
     for logits in network.batches(states, images):
         size, n, classes = logits.shape
         target = targets[start : start + n]
         start += n
-        if int(target.max()) >= classes:
-            raise UserError(f"Split {name!r}: label {int(target.max())} is out of range, there are {classes} classes.")
+        check_labels(name, target, classes)
         tiled = target.repeat(size)
         loss = F.cross_entropy(logits.reshape(size * n, classes), tiled, reduction="none")
         losses.append(loss.view(size, n).double())
         wrongs.append(logits.argmax(-1) != target)
-    return Scores(torch.cat(losses, 1).cpu(), torch.cat(wrongs, 1).cpu())
+    scores = Scores(torch.cat(losses, 1).cpu(), torch.cat(wrongs, 1).cpu())
+    if not torch.isfinite(scores.loss).all():
+        raise UserError(
+            f"Split {name!r}: the loss is not finite at state {_first_bad(scores.loss)} of {size}."
+        )
+    return scores
+
+
+def _first_bad(loss: Tensor) -> int:
+    return int((~torch.isfinite(loss)).any(1).nonzero()[0])
 
 
 def alpha_grid(alphas: int | Sequence[float]) -> Array:
@@ -127,6 +137,14 @@ def alpha_grid(alphas: int | Sequence[float]) -> Array:
     return grid
 
 
+def check_labels(name: str, labels: Tensor, classes: int) -> None:
+    """Refuse labels beyond the network's classes; `name` is the split's."""
+    if int(labels.max()) >= classes:
+        raise UserError(
+            f"Split {name!r}: label {int(labels.max())} is out of range, there are {classes} classes."
+        )
+
+
 def check_split(name: str, split: Split) -> None:
     """Refuse a split that cannot be measured.
 
@@ -139,7 +157,9 @@ def check_split(name: str, split: Split) -> None:
     if not images.is_floating_point():
         raise UserError(f"Split {name!r}: images must be floating, found {images.dtype}.")
     if labels.ndim != 1 or len(labels) != len(images):
-        raise UserError(f"Split {name!r}: {len(images)} images need labels [{len(images)}], found {tuple(labels.shape)}.")
+        raise UserError(
+            f"Split {name!r}: {len(images)} images need labels [{len(images)}], found {tuple(labels.shape)}."
+        )
     if labels.is_floating_point():
         raise UserError(f"Split {name!r}: labels must be integers, found {labels.dtype}.")
     if int(labels.min()) < 0:
