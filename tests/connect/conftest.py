@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -65,7 +66,7 @@ BUILD = {
     "mlp": mlp,
     "cnn": cnn,
     "resnet": ResNet,
-    "plain-resnet": lambda: ResNet(norm=False),
+    "plain-resnet": partial(ResNet, norm=False),
     "softmax": softmax,
 }
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lmcbench.connect.curvature import Objective, predict
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import Scores, Split, alpha_grid, check_split, score
-from lmcbench.connect.state import Stack, State, blend_stack, check_pair, layer_of, unstack, weight_names
+from lmcbench.connect.path import Scores, Split, open_path, score
+from lmcbench.connect.state import Stack, State, blend_stack, layer_of, unstack, weight_names
 from lmcbench.results.measures import Array, Curve
 
 _CHUNK = 8
@@ -109,8 +109,7 @@ def layerwise(
     Raises:
         UserError: for states of different networks, a split that cannot be measured, or a wrong grid.
     """
-    grid = alpha_grid(alphas)
-    network, a, b = _prepare(model, state_a, state_b, split, batch_size, device)
+    network, grid, a, b = _prepare(model, state_a, state_b, split, alphas, batch_size, device)
     return dict(_moved(network, layers_of(network.model), a, b, split, grid, calibration))
 
 
@@ -131,8 +130,7 @@ def layer_paths(
     Barriers are `barrier(path.from_a)` and so on. Arguments and errors are those of `layerwise`;
     `gradients` adds the prediction's first-order term.
     """
-    grid = alpha_grid(alphas)
-    network, a, b = _prepare(model, state_a, state_b, split, batch_size, device)
+    network, grid, a, b = _prepare(model, state_a, state_b, split, alphas, batch_size, device)
     layers = layers_of(network.model)
     curves, predictions = [], []
     for base, other in ((a, b), (b, a)):
@@ -160,7 +158,7 @@ def cumulative(
 
     Arguments and errors are those of `layerwise`.
     """
-    network, a, b = _prepare(model, state_a, state_b, split, batch_size, device)
+    network, _, a, b = _prepare(model, state_a, state_b, split, 3, batch_size, device)
     layers = layers_of(network.model)
     order = tuple(layers)
     size = len(order)
@@ -185,15 +183,13 @@ def _prepare(
     state_a: State,
     state_b: State,
     split: Split,
+    alphas: int | Sequence[float],
     batch_size: int,
     device: str | torch.device | None,
-) -> tuple[Network, State, State]:
-    check_pair(state_a, state_b)
-    check_split("split", split)
-    network = Network(model, device, batch_size)
-    network.stacked = network.device.type == "cuda"
+) -> tuple[Network, Array, State, State]:
+    network, grid = open_path(model, state_a, state_b, {"split": split}, alphas, batch_size, device)
     a, b = unstack(network.prepare([state_a, state_b]))
-    return network, a, b
+    return network, grid, a, b
 
 
 def _moved(

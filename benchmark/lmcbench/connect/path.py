@@ -66,6 +66,23 @@ def trace_path(
         UserError: for states of different networks, NaN weights, labels out of range, an empty
             split, or a grid that misses one of the three points.
     """
+    network, grid = open_path(model, state_a, state_b, splits, alphas, batch_size, device)
+    path = line(network, state_a, state_b, grid)
+    if calibration is not None:
+        path = network.recalibrate(path, calibration)
+    return {name: score(network, path, *split, name=name).curve(grid) for name, split in splits.items()}
+
+
+def open_path(
+    model: nn.Module,
+    state_a: State,
+    state_b: State,
+    splits: Mapping[str, Split],
+    alphas: int | Sequence[float],
+    batch_size: int,
+    device: str | torch.device | None,
+) -> tuple[Network, Array]:
+    """What is common to every path: the arguments checked (see `trace_path`), the network and the grid."""
     grid = alpha_grid(alphas)
     check_pair(state_a, state_b)
     check_fits(model, state_a)
@@ -73,12 +90,9 @@ def trace_path(
         raise UserError("No splits to measure on.")
     for name, split in splits.items():
         check_split(name, split)
-    device = torch.device(device) if device is not None else next(model.parameters()).device
-    network = Network(model, device, batch_size, stacked=device.type == "cuda")
-    path = line(network, state_a, state_b, grid)
-    if calibration is not None:
-        path = network.recalibrate(path, calibration)
-    return {name: score(network, path, *split, name=name).curve(grid) for name, split in splits.items()}
+    network = Network(model, device, batch_size)
+    network.stacked = network.device.type == "cuda"
+    return network, grid
 
 
 def line(network: Network, state_a: State, state_b: State, alphas: Array) -> Stack:
