@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lmcbench.connect.curvature import predict_barrier
+from lmcbench.connect.landscape import plane
 from lmcbench.connect.layers import cumulative, layer_paths, layers_of, layerwise
 from lmcbench.connect.network import Network
 from lmcbench.connect.path import trace_path
@@ -71,6 +72,24 @@ def test_switching_all_layers_leads_from_a_to_b_and_back(nets, name, calibrated)
     one = layerwise(model, a, b, split, 3, x)
     np.testing.assert_allclose(there.loss[1], one[names[0]].loss[-1], rtol=0, atol=1e-12)
     np.testing.assert_allclose(back.loss[1], one[names[-1]].loss[-1], rtol=0, atol=1e-12)
+
+
+def test_states_passed_at_once_give_the_same(nets, monkeypatch) -> None:
+    """As on CUDA: vmap over stacks in which most tensors are one tensor expanded."""
+    model, split, x = nets.build("resnet"), nets.images(20), nets.images(30, 5)[0]
+    fork, a, b = model.state_dict(), nets.trained("resnet", 0), nets.trained("resnet", 1)
+
+    def measure():
+        curves = layerwise(model, a, b, split, 3, x)
+        there, back = cumulative(model, a, b, split, x)
+        surface = plane(model, fork, a, b, split, 3, x)
+        return np.concatenate(
+            [*(c.loss for c in curves.values()), there.loss, back.loss, surface.loss.ravel()]
+        )
+
+    looped = measure()
+    monkeypatch.setattr(Network, "stacked", property(lambda _: True, lambda _, value: None), raising=False)
+    np.testing.assert_allclose(measure(), looped, rtol=0, atol=1e-10)
 
 
 def test_shared_ends_are_not_run_again(nets, monkeypatch) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lmcbench.connect.network import Network
+from lmcbench.connect.network import Network, generator_untouched
 from lmcbench.connect.path import Split, alpha_grid, check_labels, check_split
 from lmcbench.connect.state import State, check_pair, unstack, weight_names
 from lmcbench.errors import UserError
@@ -81,7 +81,7 @@ class Objective:
         there = {**state, **dict(zip(self.names, leaves, strict=True))}
         batch = self.network.batch_size
         # the fused attention kernels have no second derivative
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), generator_untouched(self.network.device):
             for images, labels in zip(
                 torch.split(self.images, batch), torch.split(self.labels, batch), strict=True
             ):

@@ -65,7 +65,7 @@ class Network:
     @torch.no_grad()
     def batches(self, states: Stack, images: Tensor) -> Iterator[Tensor]:
         """The same batch by batch, `[S, b, classes]`; the last batch is never dropped."""
-        with _generator_untouched(self.device):
+        with generator_untouched(self.device):
             for batch in torch.split(images, self.batch_size):
                 yield self._forward(states, batch.to(self.device, self.dtype))
 
@@ -109,7 +109,7 @@ class Network:
         counts: dict[str, int] = {}
         sizes: dict[str, list[int]] = {name: [] for name in self.norms}
         moments: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.norms}
-        with _batch_statistics(self.norms, counts), _generator_untouched(self.device):
+        with _batch_statistics(self.norms, counts), generator_untouched(self.device):
             for batch in images.tensor_split(batches):
                 self._forward(fresh, batch.to(self.device, self.dtype))
                 for name in self.norms:
@@ -174,7 +174,8 @@ def _batch_statistics(norms: dict[str, _BatchNorm], counts: dict[str, int]) -> I
 
 
 @contextmanager
-def _generator_untouched(device: torch.device) -> Iterator[None]:
+def generator_untouched(device: torch.device) -> Iterator[None]:
+    """Leave the global generators as they were, whatever a model draws in eval mode."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         yield
