@@ -13,7 +13,7 @@ from timm.layers import ClassifierHead
 from timm.models.vgg import VGG, ConvMlp
 from torch import nn
 
-from lmcbench.connect.align import align
+from lmcbench.connect.align import _Matching, align
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.network import Network
 from lmcbench.connect.path import trace_path
@@ -124,6 +124,23 @@ def test_independent_networks_come_nearer_and_compute_the_same(nets, name) -> No
     assert all(torch.equal(kept[k], v) for k, v in b.items())
     settled = align(model, a, aligned)
     assert geometry(a, a, settled).distance_b <= geometry(a, a, aligned).distance_b + 1e-12
+
+
+def test_the_better_of_both_starts_is_kept() -> None:
+    """Unrelated networks: sometimes descent from B as it is ends nearer, sometimes from the forward pass."""
+    inner = [layer for _ in range(4) for layer in (nn.Linear(16, 16), nn.ReLU())]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), *inner, nn.Linear(16, 4)).double()
+    spec = permutations_of(model)
+    wins = []
+    for seed in range(3):
+        a, b = randomised(model, seed), randomised(model, seed + 50)
+        matching = _Matching(spec, a, b)
+        as_is = {group: torch.arange(size) for group, size in spec.sizes.items() if group in spec.free}
+        ends = [matching.descend(start) for start in (as_is, matching.forward())]
+        reached = [geometry(a, a, permute(b, spec, end)).distance_b for end in ends]
+        assert geometry(a, a, align(model, a, b)).distance_b == pytest.approx(min(reached), rel=1e-12)
+        wins.append(reached[0] < reached[1])
+    assert set(wins) == {True, False}
 
 
 def test_a_network_with_itself_stays(nets) -> None:

@@ -26,8 +26,9 @@ def align(model: nn.Module, state_a: State, state_b: State) -> dict[str, Tensor]
     Weight matching ([G], algorithm 1): coordinate descent over the groups of units that the network
     permutes together, one linear assignment each, from input to output until nothing changes. Two
     starts, the better result is kept: B as it is (hence never further from A than B), and a forward
-    pass that matches each group by the weights from groups matched before (which recovers a permuted
-    copy exactly, where descent from B as it is can stop short). Nothing is drawn at random.
+    pass that matches each group by the weights from groups matched before, which finds a permuted
+    copy at once. Between unrelated networks the second mostly ends nearer, not always. Nothing is drawn
+    at random.
 
     Args:
         model: the network of both states; it stays as it is.
