@@ -51,7 +51,12 @@ def test_holdout_replaces_the_test_set():
     assert (len(tuning.train), len(tuning.test)) == (1154, 288)
     pixels = {bytes(i) for i in tuning.train.images} | {bytes(i) for i in tuning.test.images}
     assert pixels == {bytes(i) for i in data.train.images}
-    assert select(data, DataSpec(name="digits")) is data
+    assert select(data, DataSpec(name="digits")).train is data.train
+    same = DataSpec(name="digits", train_sha256=data.train.sha256)
+    assert select(data, same).train is data.train
+    with pytest.raises(UserError, match=r"split test, has sha256 .* the suite pins") as refused:
+        select(data, DataSpec(name="digits", test_sha256="0" * 64))
+    assert refused.value.exit_code == 4
     with pytest.raises(UserError, match="5000 images are asked for, there are 1442"):
         select(data, DataSpec(name="digits", train_size=5000))
 

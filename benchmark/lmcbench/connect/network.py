@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -50,11 +50,12 @@ class Network:
             if isinstance(module, _BatchNorm) and module.running_mean is not None
         }
 
-    def prepare(self, states: Sequence[State]) -> Stack:
+    def prepare(self, states: State | Sequence[State]) -> Stack:
         """States checked against the model, stacked on its device."""
-        for state in states:
+        listed: list[State] = [states] if isinstance(states, Mapping) else list(states)
+        for state in listed:
             check_fits(self.model, state)
-        return {name: value.to(self.device) for name, value in stack(states).items()}
+        return {name: value.to(self.device) for name, value in stack(listed).items()}
 
     @torch.no_grad()
     def logits(self, states: Stack, images: Tensor) -> Tensor:
@@ -64,9 +65,24 @@ class Network:
     @torch.no_grad()
     def batches(self, states: Stack, images: Tensor) -> Iterator[Tensor]:
         """The same batch by batch, `[S, b, classes]`; the last batch is never dropped."""
-        with _generator_untouched(self.device):
+        with generator_untouched(self.device):
             for batch in torch.split(images, self.batch_size):
                 yield self._forward(states, batch.to(self.device, self.dtype))
+
+    def forward(self, state: State, batch: Tensor) -> Tensor:
+        """Logits `[b, classes]` of one state on one batch, eval mode; differentiable in the state's tensors.
+
+        Raises:
+            UserError: where the model returns anything else.
+        """
+        # tied tensors are two names in a state, each with its own value
+        out = functional_call(
+            self.model, dict(state), (batch.to(self.device, self.dtype),), tie_weights=False
+        )
+        if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(batch):
+            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise UserError(f"The model must return logits [n, classes], found {shape}.")
+        return out
 
     @torch.no_grad()
     def recalibrate(self, states: Stack, images: Tensor, batches: int = 1) -> Stack:
@@ -90,16 +106,21 @@ class Network:
             for part in ("running_mean", "running_var", COUNTER):
                 if f"{name}.{part}" in states:
                     fresh[f"{name}.{part}"] = torch.zeros_like(states[f"{name}.{part}"])
-        counts: dict[str, list[int]] = {name: [] for name in self.norms}
+        counts: dict[str, int] = {}
+        sizes: dict[str, list[int]] = {name: [] for name in self.norms}
         moments: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.norms}
-        with _batch_statistics(self.norms, counts), _generator_untouched(self.device):
+        with _batch_statistics(self.norms, counts), generator_untouched(self.device):
             for batch in images.tensor_split(batches):
                 self._forward(fresh, batch.to(self.device, self.dtype))
                 for name in self.norms:
+                    sizes[name].append(counts[name])
                     mean, var = fresh[f"{name}.running_mean"], fresh[f"{name}.running_var"]
-                    moments[name].append((mean.double(), var.double()))
+                    # a copy: the next batch overwrites the buffers
+                    moments[name].append(
+                        (mean.to(torch.float64, copy=True), var.to(torch.float64, copy=True))
+                    )
         for name in self.norms:
-            mean, var = _pool(counts[name], moments[name])
+            mean, var = _pool(sizes[name], moments[name])
             fresh[f"{name}.running_mean"] = mean.to(states[f"{name}.running_mean"].dtype)
             fresh[f"{name}.running_var"] = var.to(states[f"{name}.running_var"].dtype)
             if f"{name}.{COUNTER}" in states:
@@ -107,17 +128,12 @@ class Network:
         return fresh
 
     def _forward(self, states: Stack, batch: Tensor) -> Tensor:
-        def one(state: State) -> Tensor:
-            out = functional_call(self.model, dict(state), (batch,))
-            if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(batch):
-                shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-                raise UserError(f"The model must return logits [n, classes], found {shape}.")
-            return out
-
         if self.stacked:
-            return vmap(one)(states)
+            return vmap(lambda state: self.forward(state, batch))(states)
         size = len(next(iter(states.values())))
-        return torch.stack([one({name: value[i] for name, value in states.items()}) for i in range(size)])
+        return torch.stack(
+            [self.forward({name: value[i] for name, value in states.items()}, batch) for i in range(size)]
+        )
 
 
 def _pool(counts: list[int], moments: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -131,8 +147,8 @@ def _pool(counts: list[int], moments: list[tuple[Tensor, Tensor]]) -> tuple[Tens
 
 
 @contextmanager
-def _batch_statistics(norms: dict[str, _BatchNorm], counts: dict[str, list[int]]) -> Iterator[None]:
-    """Have each layer write its batch's own statistics into its buffers, and note its counts.
+def _batch_statistics(norms: dict[str, _BatchNorm], counts: dict[str, int]) -> Iterator[None]:
+    """Have each layer write its batch's own statistics into its buffers, and note its count of values.
 
     Momentum 1 turns the running average into the last batch's mean and unbiased variance.
     """
@@ -140,9 +156,9 @@ def _batch_statistics(norms: dict[str, _BatchNorm], counts: dict[str, list[int]]
     handles = []
     for name, module in norms.items():
 
-        def note(_: nn.Module, inputs: tuple[Tensor, ...], seen: list[int] = counts[name]) -> None:
+        def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
             x = inputs[0]
-            seen.append(x.numel() // x.shape[1])
+            counts[name] = x.numel() // x.shape[1]  # the same for every state of a stack
 
         handles.append(module.register_forward_pre_hook(note))
         module.train()
@@ -158,7 +174,8 @@ def _batch_statistics(norms: dict[str, _BatchNorm], counts: dict[str, list[int]]
 
 
 @contextmanager
-def _generator_untouched(device: torch.device) -> Iterator[None]:
+def generator_untouched(device: torch.device) -> Iterator[None]:
+    """Leave the global generators as they were, whatever a model draws in eval mode."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         yield

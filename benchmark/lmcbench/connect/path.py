@@ -66,6 +66,23 @@ def trace_path(
         UserError: for states of different networks, NaN weights, labels out of range, an empty
             split, or a grid that misses one of the three points.
     """
+    network, grid = open_path(model, state_a, state_b, splits, alphas, batch_size, device)
+    path = line(network, state_a, state_b, grid)
+    if calibration is not None:
+        path = network.recalibrate(path, calibration)
+    return {name: score(network, path, *split, name=name).curve(grid) for name, split in splits.items()}
+
+
+def open_path(
+    model: nn.Module,
+    state_a: State,
+    state_b: State,
+    splits: Mapping[str, Split],
+    alphas: int | Sequence[float],
+    batch_size: int,
+    device: str | torch.device | None,
+) -> tuple[Network, Array]:
+    """What is common to every path: the arguments checked (see `trace_path`), the network and the grid."""
     grid = alpha_grid(alphas)
     check_pair(state_a, state_b)
     check_fits(model, state_a)
@@ -73,12 +90,9 @@ def trace_path(
         raise UserError("No splits to measure on.")
     for name, split in splits.items():
         check_split(name, split)
-    device = torch.device(device) if device is not None else next(model.parameters()).device
-    network = Network(model, device, batch_size, stacked=device.type == "cuda")
-    path = line(network, state_a, state_b, grid)
-    if calibration is not None:
-        path = network.recalibrate(path, calibration)
-    return {name: score(network, path, *split, name=name).curve(grid) for name, split in splits.items()}
+    network = Network(model, device, batch_size)
+    network.stacked = network.device.type == "cuda"
+    return network, grid
 
 
 def line(network: Network, state_a: State, state_b: State, alphas: Array) -> Stack:
@@ -96,20 +110,26 @@ def score(network: Network, states: Stack, images: Tensor, labels: Tensor, name:
     """
     losses, wrongs = [], []
     targets = labels.to(network.device)
-    start = 0
+    start = size = 0
     for logits in network.batches(states, images):
         size, n, classes = logits.shape
         target = targets[start : start + n]
         start += n
-        if int(target.max()) >= classes:
-            raise UserError(
-                f"Split {name!r}: label {int(target.max())} is out of range, there are {classes} classes."
-            )
+        check_labels(name, target, classes)
         tiled = target.repeat(size)
         loss = F.cross_entropy(logits.reshape(size * n, classes), tiled, reduction="none")
         losses.append(loss.view(size, n).double())
         wrongs.append(logits.argmax(-1) != target)
-    return Scores(torch.cat(losses, 1).cpu(), torch.cat(wrongs, 1).cpu())
+    scores = Scores(torch.cat(losses, 1).cpu(), torch.cat(wrongs, 1).cpu())
+    if not torch.isfinite(scores.loss).all():
+        raise UserError(
+            f"Split {name!r}: the loss is not finite at state {_first_bad(scores.loss)} of {size}."
+        )
+    return scores
+
+
+def _first_bad(loss: Tensor) -> int:
+    return int((~torch.isfinite(loss)).any(1).nonzero()[0])
 
 
 def alpha_grid(alphas: int | Sequence[float]) -> Array:
@@ -129,6 +149,14 @@ def alpha_grid(alphas: int | Sequence[float]) -> Array:
     if 0.5 not in grid:
         raise UserError("alphas must contain 1/2.")
     return grid
+
+
+def check_labels(name: str, labels: Tensor, classes: int) -> None:
+    """Refuse labels beyond the network's classes; `name` is the split's."""
+    if int(labels.max()) >= classes:
+        raise UserError(
+            f"Split {name!r}: label {int(labels.max())} is out of range, there are {classes} classes."
+        )
 
 
 def check_split(name: str, split: Split) -> None:

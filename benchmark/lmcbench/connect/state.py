@@ -15,6 +15,7 @@ Stack = dict[str, Tensor]
 """S states as one: name -> `[S, ...]`."""
 
 COUNTER = "num_batches_tracked"
+STATISTICS = ("running_mean", "running_var")
 
 
 def interpolate(state_a: State, state_b: State, alpha: float) -> dict[str, Tensor]:
@@ -70,7 +71,7 @@ def check_fits(model: nn.Module, state: State) -> None:
     """Refuse a state that is not one of `model`.
 
     Raises:
-        UserError: naming the first tensor that is missing, unexpected or of another shape.
+        UserError: naming the first tensor that is missing, unexpected, or of another shape or dtype.
     """
     own = model.state_dict()
     for name in sorted(own.keys() | state.keys()):
@@ -81,6 +82,23 @@ def check_fits(model: nn.Module, state: State) -> None:
         if own[name].shape != state[name].shape:
             found = f"{tuple(state[name].shape)}, the network's is {tuple(own[name].shape)}"
             raise UserError(f"The state does not fit the network: {name!r} is {found}.")
+        if own[name].dtype != state[name].dtype:
+            found = f"{state[name].dtype}, the network's is {own[name].dtype}"
+            raise UserError(f"The state does not fit the network: {name!r} is {found}.")
+
+
+def weight_names(state: State) -> list[str]:
+    """All floating tensors but running means and variances, in the state's order."""
+    return [
+        name
+        for name, value in state.items()
+        if value.is_floating_point() and name.rpartition(".")[2] not in STATISTICS
+    ]
+
+
+def layer_of(name: str) -> str:
+    """The layer a tensor belongs to: the module that owns it; a tensor of the root is its own layer."""
+    return name.rpartition(".")[0] or name
 
 
 def stack(states: Sequence[State]) -> Stack:

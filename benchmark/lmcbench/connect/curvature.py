@@ -1,0 +1,166 @@
+"""Second derivatives of the mean loss in the weights, and the barrier they predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lmcbench.connect.network import Network, generator_untouched
+from lmcbench.connect.path import Split, alpha_grid, check_labels, check_split
+from lmcbench.connect.state import State, check_pair, unstack, weight_names
+from lmcbench.errors import UserError
+from lmcbench.results.measures import Array
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Outputs `[n, classes]` and labels `[n, ...]` -> each example's loss `[n]`."""
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy in nats, `[n, classes]` and `[n]` -> `[n]`."""
+    check_labels("split", labels, logits.shape[1])
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+class Objective:
+    """The mean loss of one network over one split, as a function of the named weights.
+
+    Eval mode; everything that is not named, normalisation statistics above all, is held fixed. Vectors
+    are flat, `[P]` float64 on the network's device, the weights in the order of `names`. Sums over
+    batches are float64; within a batch the network's own dtype is used.
+
+    Args:
+        network: where to run, and how many images at a time.
+        split: images `[n, c, h, w]` and labels.
+        names: the tensors of the state that are differentiated.
+        loss: each example's loss.
+
+    Raises:
+        UserError: for a split that cannot be measured.
+    """
+
+    def __init__(
+        self, network: Network, split: Split, names: Sequence[str], loss: Loss = cross_entropy
+    ) -> None:
+        images, labels = split
+        if loss is cross_entropy:
+            check_split("split", split)
+        elif not 0 < len(images) == len(labels):
+            raise UserError(f"The split has {len(images)} images and {len(labels)} labels.")
+        self.network = network
+        self.images = images
+        self.labels = labels.to(network.device)
+        self.names = list(names)
+        self.loss = loss
+
+    def flat(self, state: State) -> Tensor:
+        """The named weights of `state` as one vector."""
+        return torch.cat([state[name].detach().double().flatten() for name in self.names])
+
+    def gradient(self, state: State) -> Tensor:
+        """The gradient at `state`, `[P]`."""
+        return self._derivatives(state, None)[0]
+
+    def hvp(self, state: State, vector: Tensor) -> Tensor:
+        """The Hessian at `state` times `vector`, `[P]`."""
+        return self._derivatives(state, vector)[1]
+
+    def gradient_and_hvp(self, state: State, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, for the price of the product."""
+        return self._derivatives(state, vector)
+
+    def _derivatives(self, state: State, vector: Tensor | None) -> tuple[Tensor, Tensor]:
+        leaves = [state[name].detach().clone().requires_grad_() for name in self.names]
+        size = sum(leaf.numel() for leaf in leaves)
+        gradient = torch.zeros(size, dtype=torch.float64, device=self.network.device)
+        product = torch.zeros_like(gradient)
+        direction = None if vector is None else self._like(leaves, vector)
+        there = {**state, **dict(zip(self.names, leaves, strict=True))}
+        batch = self.network.batch_size
+        # the fused attention kernels have no second derivative
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), generator_untouched(self.network.device):
+            for images, labels in zip(
+                torch.split(self.images, batch), torch.split(self.labels, batch), strict=True
+            ):
+                loss = self.loss(self.network.forward(there, images), labels).sum()
+                first = torch.autograd.grad(
+                    loss, leaves, create_graph=direction is not None, materialize_grads=True
+                )
+                gradient += self._flatten(first)
+                if direction is None:
+                    continue
+                slope = sum((g * v).sum() for g, v in zip(first, direction, strict=True))
+                if isinstance(slope, Tensor) and slope.requires_grad:  # else the loss is linear: zero
+                    product += self._flatten(torch.autograd.grad(slope, leaves, materialize_grads=True))
+        return gradient / len(self.images), product / len(self.images)
+
+    @staticmethod
+    def _flatten(parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([part.detach().double().flatten() for part in parts])
+
+    @staticmethod
+    def _like(leaves: Sequence[Tensor], vector: Tensor) -> list[Tensor]:
+        parts = torch.split(vector, [leaf.numel() for leaf in leaves])
+        return [part.view_as(leaf).to(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True)]
+
+
+def predict_barrier(
+    model: nn.Module,
+    state_a: State,
+    state_b: State,
+    split: Split,
+    alphas: int | Sequence[float] = 21,
+    gradients: bool = False,
+    calibration: Tensor | None = None,
+    *,
+    loss: Loss = cross_entropy,
+    batch_size: int = 500,
+    device: str | torch.device | None = None,
+) -> Array:
+    """The barrier that the ends' derivatives predict, S(a) in nats at every alpha, `[A]`.
+
+    With d = theta_B - theta_A: a (1-a) / 2 * d' (a H_A + (1-a) H_B) d as published ([S], the
+    second-order prediction), plus a (1-a) (g_A - g_B)' d with `gradients`. The published form assumes
+    both ends to be minima; on a single quadratic it is -S (oracle 3). With gradients it is exact for
+    quadratics at every alpha and for cubics at 1/2.
+
+    Args:
+        model: any classifier; it stays as it is.
+        state_a: state dict at alpha 0.
+        state_b: state dict at alpha 1.
+        split: images `[n, c, h, w]` floating and labels `[n]` int64.
+        alphas: an odd number of even steps, or an increasing sequence that contains 0, 1/2 and 1.
+        gradients: add the first-order term.
+        calibration: images on which each end's BatchNorm statistics are taken anew, then held fixed.
+        loss: another loss than cross-entropy, per example.
+        batch_size: images per pass.
+        device: where to compute; the model's own by default.
+
+    Raises:
+        UserError: for states of different networks, a split that cannot be measured, or a wrong grid.
+    """
+    grid = alpha_grid(alphas)
+    check_pair(state_a, state_b)
+    network = Network(model, device, batch_size)
+    objective = Objective(network, split, weight_names(state_a), loss)
+    ends = network.prepare([state_a, state_b])
+    if calibration is not None:
+        ends = network.recalibrate(ends, calibration)
+    a, b = unstack(ends)
+    return predict(objective, a, b, grid, gradients)
+
+
+def predict(objective: Objective, state_a: State, state_b: State, alphas: Array, gradients: bool) -> Array:
+    """The formula of `predict_barrier` on states already on the network's device, `[A]`."""
+    step = objective.flat(state_b) - objective.flat(state_a)
+    gradient_a, product_a = objective.gradient_and_hvp(state_a, step)
+    gradient_b, product_b = objective.gradient_and_hvp(state_b, step)
+    curvature_a, curvature_b = float(step @ product_a), float(step @ product_b)
+    weight = alphas * (1 - alphas)
+    predicted: Array = weight / 2 * (alphas * curvature_a + (1 - alphas) * curvature_b)
+    if gradients:
+        predicted = predicted + weight * float((gradient_a - gradient_b) @ step)
+    return predicted

@@ -1,0 +1,249 @@
+"""Which layers make the barrier: paths on which one layer moves, or one layer after another is switched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmcbench.connect.curvature import Objective, predict
+from lmcbench.connect.network import Network
+from lmcbench.connect.path import Scores, Split, open_path, score
+from lmcbench.connect.state import Stack, State, blend_stack, layer_of, unstack, weight_names
+from lmcbench.results.measures import Array, Curve
+
+_CHUNK = 8
+"""Mixed states held at once."""
+
+
+@dataclass(frozen=True)
+class LayerPath:
+    """One layer moved alone, from either end; the other layers stay where the path begins.
+
+    Attributes:
+        from_a: alpha 0 is A, alpha 1 is A with this layer of B.
+        from_b: alpha 0 is B, alpha 1 is B with this layer of A.
+        predicted_from_a: the second-order prediction of `from_a`'s barrier, nats, `[A]`.
+        predicted_from_b: the same of `from_b`.
+    """
+
+    from_a: Curve
+    from_b: Curve
+    predicted_from_a: Array
+    predicted_from_b: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Switches:
+    """Loss and error while the layers of A are replaced by B's one after another.
+
+    Attributes:
+        layers: in the order of being switched, L names.
+        loss: mean cross-entropy in nats after 0 .. L switches, `[L + 1]`; A first, B last.
+        error: fraction misclassified, `[L + 1]`.
+        n: number of images.
+    """
+
+    layers: tuple[str, ...]
+    loss: Array
+    error: Array
+    n: int
+
+
+def layers_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """The layers and the names of their tensors, in `named_modules` order.
+
+    A layer is a module that owns parameters directly, with its buffers; a parameter of the root is a
+    layer by its own name. Tensors of a module without parameters go with the layer before it (with the
+    first, if there is none), so that the layers are a partition of the state.
+    """
+    layers: dict[str, list[str]] = {}
+    known: dict[int, str] = {}  # a module used under two names is one layer
+    homeless: list[str] = []
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            continue
+        prefix, _, own = name.rpartition(".")
+        module = model.get_submodule(prefix)
+        owns = (
+            own in module._parameters if not prefix else any(True for _ in module.parameters(recurse=False))
+        )
+        if owns:
+            layer = known.setdefault(id(module), layer_of(name)) if prefix else name
+            layers.setdefault(layer, []).append(name)
+        elif layers:
+            next(reversed(layers.values())).append(name)
+        else:
+            homeless.append(name)
+    first = next(iter(layers.values()))
+    first[:0] = homeless
+    return {layer: tuple(names) for layer, names in layers.items()}
+
+
+def layerwise(
+    model: nn.Module,
+    state_a: State,
+    state_b: State,
+    split: Split,
+    alphas: int | Sequence[float] = 21,
+    calibration: Tensor | None = None,
+    *,
+    batch_size: int = 1000,
+    device: str | torch.device | None = None,
+) -> dict[str, Curve]:
+    """Curves on which only one layer moves from A to B, by layer in `named_modules` order.
+
+    Args:
+        model: any classifier; it stays as it is.
+        state_a: state dict at alpha 0.
+        state_b: state dict whose layer is reached at alpha 1.
+        split: images `[n, c, h, w]` floating and labels `[n]` int64.
+        alphas: an odd number of even steps, or an increasing sequence that contains 0, 1/2 and 1.
+        calibration: images on which BatchNorm statistics are taken anew at every alpha.
+        batch_size: images per forward pass.
+        device: where to compute; the model's own by default.
+
+    Raises:
+        UserError: for states of different networks, a split that cannot be measured, or a wrong grid.
+    """
+    network, grid, a, b = _prepare(model, state_a, state_b, split, alphas, batch_size, device)
+    return dict(_moved(network, layers_of(network.model), a, b, split, grid, calibration))
+
+
+def layer_paths(
+    model: nn.Module,
+    state_a: State,
+    state_b: State,
+    split: Split,
+    alphas: int | Sequence[float] = 21,
+    gradients: bool = False,
+    calibration: Tensor | None = None,
+    *,
+    batch_size: int = 1000,
+    device: str | torch.device | None = None,
+) -> dict[str, LayerPath]:
+    """`layerwise` from both ends, beside the second-order prediction of each path (`predict_barrier`).
+
+    Barriers are `barrier(path.from_a)` and so on. Arguments and errors are those of `layerwise`;
+    `gradients` adds the prediction's first-order term.
+    """
+    network, grid, a, b = _prepare(model, state_a, state_b, split, alphas, batch_size, device)
+    layers = layers_of(network.model)
+    curves, predictions = [], []
+    for base, other in ((a, b), (b, a)):
+        curves.append(dict(_moved(network, layers, base, other, split, grid, calibration)))
+        predictions.append(
+            dict(_predicted(network, layers, base, other, split, grid, gradients, calibration))
+        )
+    return {
+        layer: LayerPath(curves[0][layer], curves[1][layer], predictions[0][layer], predictions[1][layer])
+        for layer in layers
+    }
+
+
+def cumulative(
+    model: nn.Module,
+    state_a: State,
+    state_b: State,
+    split: Split,
+    calibration: Tensor | None = None,
+    *,
+    batch_size: int = 1000,
+    device: str | torch.device | None = None,
+) -> tuple[Switches, Switches]:
+    """A becoming B layer by layer: from input to output, and from output to input.
+
+    Arguments and errors are those of `layerwise`.
+    """
+    network, _, a, b = _prepare(model, state_a, state_b, split, 3, batch_size, device)
+    layers = layers_of(network.model)
+    order = tuple(layers)
+    size = len(order)
+    mixed = [_mix(a, b, layers, order[:k]) for k in range(size + 1)]  # A, ..., B
+    mixed += [_mix(a, b, layers, order[size - k :]) for k in range(1, size)]
+    parts = [
+        score(network, _calibrated(network, mixed[i : i + _CHUNK], calibration), *split, name="split")
+        for i in range(0, len(mixed), _CHUNK)
+    ]
+    loss = torch.cat([part.loss.mean(1) for part in parts]).numpy()
+    error = torch.cat([part.wrong.double().mean(1) for part in parts]).numpy()
+    back = [0, *range(size + 1, 2 * size), size]  # the ends are shared
+    n = len(split[0])
+    return (
+        Switches(order, loss[: size + 1], error[: size + 1], n),
+        Switches(order[::-1], loss[back], error[back], n),
+    )
+
+
+def _prepare(
+    model: nn.Module,
+    state_a: State,
+    state_b: State,
+    split: Split,
+    alphas: int | Sequence[float],
+    batch_size: int,
+    device: str | torch.device | None,
+) -> tuple[Network, Array, State, State]:
+    network, grid = open_path(model, state_a, state_b, {"split": split}, alphas, batch_size, device)
+    a, b = unstack(network.prepare([state_a, state_b]))
+    return network, grid, a, b
+
+
+def _moved(
+    network: Network,
+    layers: Mapping[str, Sequence[str]],
+    base: State,
+    other: State,
+    split: Split,
+    grid: Array,
+    calibration: Tensor | None,
+) -> Iterator[tuple[str, Curve]]:
+    """Each layer's curve; the base, where all of them begin, is run once."""
+    start = score(network, _calibrated(network, [base], calibration), *split, name="split")
+    count = len(grid) - 1
+    for layer, names in layers.items():
+        if all(torch.equal(base[name], other[name]) for name in names):
+            path = Scores(start.loss.expand(count, -1), start.wrong.expand(count, -1))
+        else:
+            stacked: Stack = {name: value.expand(count, *value.shape) for name, value in base.items()}
+            here, there = ({name: state[name] for name in names} for state in (base, other))
+            stacked |= blend_stack(here, there, grid[1:].tolist())
+            if calibration is not None:
+                stacked = network.recalibrate(stacked, calibration)
+            path = score(network, stacked, *split, name="split")
+        whole = Scores(torch.cat([start.loss, path.loss]), torch.cat([start.wrong, path.wrong]))
+        yield layer, whole.curve(grid)
+
+
+def _predicted(
+    network: Network,
+    layers: Mapping[str, Sequence[str]],
+    base: State,
+    other: State,
+    split: Split,
+    grid: Array,
+    gradients: bool,
+    calibration: Tensor | None,
+) -> Iterator[tuple[str, Array]]:
+    (start,) = unstack(_calibrated(network, [base], calibration))
+    weights = set(weight_names(base))
+    for layer, names in layers.items():
+        moving = [name for name in names if name in weights]
+        if all(torch.equal(base[name], other[name]) for name in moving):
+            yield layer, np.zeros(len(grid))
+            continue
+        (end,) = unstack(_calibrated(network, [_mix(base, other, layers, [layer])], calibration))
+        # the other weights do not move: the Hessian's block of this layer is all that counts
+        yield layer, predict(Objective(network, split, moving), start, end, grid, gradients)
+
+
+def _mix(base: State, other: State, layers: Mapping[str, Sequence[str]], switched: Sequence[str]) -> State:
+    return {**base, **{name: other[name] for layer in switched for name in layers[layer]}}
+
+
+def _calibrated(network: Network, states: Sequence[State], calibration: Tensor | None) -> Stack:
+    stacked = network.prepare(states)
+    return stacked if calibration is None else network.recalibrate(stacked, calibration)

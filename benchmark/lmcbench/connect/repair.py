@@ -1,0 +1,147 @@
+"""The path between two networks with the statistics of its pre-activations repaired: REPAIR [R]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from lmcbench.connect.network import Network, generator_untouched
+from lmcbench.connect.path import Split, line, open_path, score
+from lmcbench.connect.state import Stack, State, stack, unstack
+from lmcbench.errors import UserError
+from lmcbench.results.measures import Array, Curve, blend
+
+Moments = dict[str, tuple[Tensor, Tensor]]
+"""Layer -> mean and standard deviation of its output over images and positions, `[units]` float64 each."""
+
+
+def repair_path(
+    model: nn.Module,
+    state_a: State,
+    state_b: State,
+    splits: Mapping[str, Split],
+    calibration: Tensor,
+    alphas: int | Sequence[float] = 21,
+    batch_size: int = 1000,
+    device: str | torch.device | None = None,
+) -> dict[str, Curve]:
+    """`trace_path` over the repaired states of the line (see `repaired`).
+
+    Arguments and errors are those of `trace_path`; `calibration` (images `[n, c, h, w]`) is needed, and
+    layers that cannot hold the correction are refused.
+    """
+    network, grid = open_path(model, state_a, state_b, splits, alphas, batch_size, device)
+    path = repaired(network, state_a, state_b, grid, calibration)
+    return {name: score(network, path, *split, name=name).curve(grid) for name, split in splits.items()}
+
+
+def repaired(network: Network, state_a: State, state_b: State, alphas: Array, images: Tensor) -> Stack:
+    """The states at `alphas` on the line, their statistics repaired on `images` in one batch.
+
+    With BatchNorm the repair is the reset of its statistics ([R]), `Network.recalibrate`. Without it,
+    every unit's pre-activation X (output of a convolution or a linear layer, all but the last one to run,
+    the classifier) is rescaled and shifted so that
+        mean X_alpha = (1 - alpha) mean X_A + alpha mean X_B,  and the same for the standard deviation [R];
+    the correction is folded into the layer's weight and bias. Layers are corrected from input to output, each
+    seeing the corrected ones before it. A unit that does not vary at alpha is shifted only. The ends
+    come out bit for bit.
+
+    Raises:
+        UserError: for fewer than two images, and for a layer without a bias, or one that runs twice.
+    """
+    path = line(network, state_a, state_b, alphas)
+    if network.norms:
+        return network.recalibrate(path, images)
+    if len(images) < 2:
+        raise UserError(f"Repair needs at least two images, found {len(images)}.")
+    states = unstack(path)
+    ends = network.prepare([state_a, state_b])
+    moments_a, moments_b = (_moments(network, end, images) for end in unstack(ends))
+    targets = [
+        {
+            layer: (blend(mean, moments_b[layer][0], x), blend(deviation, moments_b[layer][1], x))
+            for layer, (mean, deviation) in moments_a.items()
+        }
+        for x in alphas.tolist()
+    ]
+    return stack(
+        [_corrected(network, state, target, images) for state, target in zip(states, targets, strict=True)]
+    )
+
+
+def _moments(network: Network, state: State, images: Tensor) -> Moments:
+    """Moments of every layer to be repaired, in the order in which the layers run."""
+    seen: Moments = {}
+
+    def note(name: str, module: nn.Module, output: Tensor) -> None:
+        if name in seen:
+            raise UserError(f"Layer {name!r} runs more than once; its statistics cannot be repaired.")
+        seen[name] = _measure(module, output)
+
+    _run(network, state, images, note)
+    seen.popitem()  # the classifier's outputs are logits, not pre-activations
+    for name in seen:
+        if f"{name}.bias" not in state:
+            raise UserError(f"Layer {name!r} has no bias to hold the repair of its mean.")
+    return seen
+
+
+def _corrected(network: Network, state: State, targets: Moments, images: Tensor) -> dict[str, Tensor]:
+    fixed = dict(state)
+
+    def correct(name: str, module: nn.Module, output: Tensor) -> Tensor | None:
+        if name not in targets:
+            return None
+        mean, deviation = _measure(module, output)
+        target_mean, target_deviation = targets[name]
+        scale = torch.where(deviation > 0, target_deviation / deviation, 1.0)
+        shift = target_mean - mean * scale
+        for part, value in (("weight", state[f"{name}.weight"]), ("bias", state[f"{name}.bias"])):
+            rows = scale.view(-1, *[1] * (value.ndim - 1))
+            new = value.double() * rows + (shift if part == "bias" else 0)
+            fixed[f"{name}.{part}"] = new.to(value.dtype)
+        shape = _shape(module, output)
+        return output * scale.to(output.dtype).view(shape) + shift.to(output.dtype).view(shape)
+
+    _run(network, state, images, correct)
+    return fixed
+
+
+def _measure(module: nn.Module, output: Tensor) -> tuple[Tensor, Tensor]:
+    units = (output if isinstance(module, nn.Linear) else output.movedim(1, -1)).double().flatten(0, -2)
+    return units.mean(0), units.std(0)
+
+
+def _shape(module: nn.Module, output: Tensor) -> list[int]:
+    """The shape in which a value per unit meets the layer's output: units are last, or axis 1."""
+    return [-1] if isinstance(module, nn.Linear) else [-1, *[1] * (output.ndim - 2)]
+
+
+@torch.no_grad()
+def _run(
+    network: Network, state: State, images: Tensor, see: Callable[[str, nn.Module, Tensor], Tensor | None]
+) -> None:
+    """One pass of all images; `see` is shown each layer's output, and may return another in its place."""
+    with _watched(network.model, see), generator_untouched(network.device):
+        network.forward(state, images)
+
+
+@contextmanager
+def _watched(model: nn.Module, see: Callable[[str, nn.Module, Tensor], Tensor | None]) -> Iterator[None]:
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | _ConvNd):
+
+            def hook(module: nn.Module, _: object, output: Tensor, name: str = name) -> Tensor | None:
+                return see(name, module, output)
+
+            handles.append(module.register_forward_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,308 @@
+"""Which units of a network may be permuted without changing its function, read from its traced graph."""
+
+from __future__ import annotations
+
+import copy
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
+
+from lmcbench.connect.permutations import INPUT, Axis, Permutations
+from lmcbench.errors import UserError
+
+
+def permutations_of(model: nn.Module) -> Permutations:
+    """The permutation specification of `model` ([G], section 3), derived by tracing it with torch.fx.
+
+    Handled: linear and convolutional layers, depthwise convolutions (their output units are tied to
+    their input's), BatchNorm, elementwise functions, pooling, flattening, residual sums (which tie
+    groups), products of branches, concatenation of channels.
+
+    Raises:
+        UserError: where the model cannot be traced, or holds an operation whose effect on units is
+            not known (attention, grouped convolutions, LayerNorm, reshaping, ...), which it names.
+    """
+    private = copy.deepcopy(model).eval()
+    try:
+        graph = _Tracer().trace(private)
+    except UserError:
+        raise
+    except Exception as error:  # fx fails in as many ways as models are written
+        raise UserError(f"The network cannot be aligned, for torch.fx cannot trace it: {error}") from error
+    return _Walk(private, graph).run()
+
+
+@dataclass(frozen=True)
+class _Units:
+    """A value in the graph: the groups along its unit axis, which is axis 1, or the last one if `flat`."""
+
+    axis: Axis
+    flat: bool
+
+
+class _Tracer(fx.Tracer):
+    """Traces into everything but torch's own layers and BatchNorms (timm's are one with an activation)."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Guards on the input's size (padding, minimal sizes) are taken as not needed."""
+        if _of_shape(obj.node):
+            return False
+        raise _refusal(f"it branches on the value {obj.node.name!r}.")
+
+
+_SPATIAL = (
+    _MaxPoolNd,
+    _AvgPoolNd,
+    _AdaptiveAvgPoolNd,
+    _AdaptiveMaxPoolNd,
+    _DropoutNd,
+    nn.Identity,
+    nn.Upsample,
+)
+_UNFIT = (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d, nn.GLU, nn.MultiheadAttention, nn.PReLU)
+_SAME_FUNCTIONS = {
+    *(F.relu, F.relu6, F.gelu, F.silu, F.elu, F.selu, F.leaky_relu, F.hardswish, F.hardsigmoid, F.hardtanh),
+    *(F.sigmoid, F.tanh, F.softplus, F.mish, F.dropout, F.dropout2d, torch.relu, torch.relu_),
+    *(torch.sigmoid, torch.tanh, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d),
+    *(operator.neg, operator.pos, torch.abs, torch.clamp, F.interpolate),
+}  # fmt: skip
+_SAME_METHODS = {"relu", "relu_", "sigmoid", "tanh", "contiguous", "clone", "detach", "clamp", "abs", "neg"}
+_SUMS = {
+    operator.add,
+    operator.iadd,
+    operator.sub,
+    operator.isub,
+    operator.mul,
+    operator.imul,
+    operator.truediv,
+}
+_SUMS |= {torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum}
+_SUM_METHODS = {"add", "add_", "sub", "mul", "mul_", "div"}
+
+
+class _Walk:
+    """One pass over the graph, from input to output, that records where groups occur."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        self.model = model
+        self.graph = graph
+        self.parent = {INPUT: INPUT}
+        self.pinned = {INPUT}
+        self.sizes: dict[int, int] = {}
+        self.axes: dict[str, tuple[Axis | None, ...]] = {}
+
+    def run(self) -> Permutations:
+        values: dict[fx.Node, _Units | None] = {}
+        for node in self.graph.nodes:
+            values[node] = self._node(node, values)
+        pinned = {self._root(group) for group in self.pinned}
+        roots = [group for group in self.sizes if self._root(group) == group]
+        axes = {
+            name: tuple(None if axis is None else tuple(self._root(g) for g in axis) for axis in every)
+            for name, every in self.axes.items()
+        }
+        free = tuple(group for group in roots if group not in pinned)
+        return Permutations({group: self.sizes[group] for group in roots}, free, axes)
+
+    def _node(self, node: fx.Node, values: dict[fx.Node, _Units | None]) -> _Units | None:
+        """The units of a node's value; None where it is a size or a condition on sizes."""
+        if node.op == "placeholder":
+            return _Units((INPUT,), flat=False)
+        if _of_shape(node):
+            return None
+        inputs = [values[n] for n in node.all_input_nodes]
+        units = [value for value in inputs if value is not None]
+        if node.op == "output":
+            self.pinned.update(group for value in units for group in value.axis)
+            return None
+        if node.op == "call_module" and len(units) == 1:
+            return self._module(str(node.target), self.model.get_submodule(str(node.target)), units[0])
+        if node.op in ("call_function", "call_method") and units:
+            return self._function(node, units, values)
+        raise self._unknown(node)
+
+    def _module(self, name: str, module: nn.Module, x: _Units) -> _Units:
+        if isinstance(module, _ConvNd) and not module.transposed:
+            return self._conv(name, module, x)
+        if isinstance(module, nn.Linear):
+            if not x.flat:
+                raise _refusal(f"{name!r} is linear in positions, not in units.")
+            return self._weighted(name, module, x, module.out_features, flat=True)
+        if isinstance(module, _BatchNorm):
+            for own, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+                if value.ndim == 1:
+                    self._record(f"{name}.{own}", (x.axis,))
+            return x
+        if isinstance(module, nn.PReLU):
+            self._record(f"{name}.weight", (x.axis if module.num_parameters > 1 else None,))
+            return x
+        if isinstance(module, nn.Flatten):
+            return self._flatten(name, module.start_dim, module.end_dim, x)
+        if isinstance(module, _SPATIAL) or (
+            type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, _UNFIT)
+        ):
+            return x
+        raise _refusal(f"what {name!r} ({type(module).__name__}) does to units is not known.")
+
+    def _conv(self, name: str, module: _ConvNd, x: _Units) -> _Units:
+        if x.flat:
+            raise _refusal(f"{name!r} convolves a flattened value.")
+        if module.groups == 1:
+            return self._weighted(name, module, x, module.out_channels, flat=False)
+        if module.groups == module.in_channels == module.out_channels:  # depthwise: output tied to input
+            self._record(f"{name}.weight", (x.axis, *[None] * (module.weight.ndim - 1)))
+            if module.bias is not None:
+                self._record(f"{name}.bias", (x.axis,))
+            return x
+        raise _refusal(f"{name!r} is convolved in {module.groups} groups, whose units are not free to move.")
+
+    def _weighted(self, name: str, module: nn.Linear | _ConvNd, x: _Units, out: int, flat: bool) -> _Units:
+        if f"{name}.weight" in self.axes:  # used again: the same units come out
+            known = self.axes[f"{name}.weight"]
+            self._record(f"{name}.weight", (known[0], x.axis, *known[2:]))
+            assert known[0] is not None
+            return _Units(known[0], flat)
+        group = len(self.parent)
+        self.parent[group] = group
+        self.sizes[group] = out
+        self._record(f"{name}.weight", ((group,), x.axis, *[None] * (module.weight.ndim - 2)))
+        if module.bias is not None:
+            self._record(f"{name}.bias", ((group,),))
+        return _Units((group,), flat)
+
+    def _function(self, node: fx.Node, units: list[_Units], values: dict[fx.Node, _Units | None]) -> _Units:
+        target: Any = node.target
+        x = units[0]
+        if node.op == "call_function" and target in (torch.cat, torch.concat):
+            parts, dim = _argument(node, 0, "tensors", ()), _argument(node, 1, "dim", 0)
+            if isinstance(parts, (list, tuple)) and dim == 1 and not any(value.flat for value in units):
+                joined = [values[part] for part in parts if isinstance(part, fx.Node)]
+                if any(value is not None and INPUT in value.axis for value in joined):
+                    raise _refusal(f"{node.name!r} concatenates the input itself.")
+                return _Units(
+                    tuple(g for value in joined if value is not None for g in value.axis), flat=False
+                )
+        elif target in (_SUMS if node.op == "call_function" else _SUM_METHODS):
+            for other in units[1:]:
+                self._same(node, x, other)
+            return x
+        elif target in (_SAME_FUNCTIONS if node.op == "call_function" else _SAME_METHODS) and len(units) == 1:
+            return x
+        elif target in (torch.flatten, "flatten"):
+            start, end = _argument(node, 1, "start_dim", 0), _argument(node, 2, "end_dim", -1)
+            return self._flatten(node.name, start, end, x)
+        elif target in (torch.mean, "mean", torch.sum, "sum", torch.amax, "amax") and not x.flat:
+            dims = _argument(node, 1, "dim", None)
+            if dims is not None and {d if isinstance(d, int) else 0 for d in _listed(dims)} in (
+                {2, 3},
+                {-1, -2},
+            ):
+                keep = _argument(node, 2, "keepdim", False)
+                return _Units(x.axis, flat=not keep)
+        elif target in ("view", "reshape", torch.reshape) and not x.flat:
+            shape = _listed(node.args[1]) if len(node.args) == 2 else list(node.args[1:])
+            if len(shape) == 2 and shape[1] == -1:
+                return _Units(x.axis, flat=True)
+        raise self._unknown(node)
+
+    def _flatten(self, name: str, start: Any, end: Any, x: _Units) -> _Units:
+        if (start, end) != (1, -1):
+            raise _refusal(f"{name!r} flattens from axis {start} to {end}.")
+        return _Units(x.axis, flat=True)
+
+    def _same(self, node: fx.Node, x: _Units, y: _Units) -> None:
+        """Tie the groups of two values that are added or multiplied."""
+        if x.flat != y.flat or len(x.axis) != len(y.axis):
+            raise self._unknown(node)
+        for one, other in zip(x.axis, y.axis, strict=True):
+            self._tie(one, other)
+
+    def _record(self, name: str, axes: tuple[Axis | None, ...]) -> None:
+        """Note the groups along a tensor's axes; those already there are tied to them."""
+        for known, axis in zip(self.axes.setdefault(name, axes), axes, strict=True):
+            if known is None or axis is None:
+                continue
+            if len(known) != len(axis):
+                raise _refusal(f"{name!r} is used on different concatenations.")
+            for one, other in zip(known, axis, strict=True):
+                self._tie(one, other)
+
+    def _tie(self, one: int, other: int) -> None:
+        one, other = sorted((self._root(one), self._root(other)))
+        if one == other:
+            return
+        if one == INPUT:  # keeps its own size, but not its freedom
+            self.pinned.add(other)
+            return
+        if self.sizes[one] != self.sizes[other]:
+            raise _refusal(f"{self.sizes[one]} units meet {self.sizes[other]} (broadcasting).")
+        self.parent[other] = one
+
+    def _root(self, group: int) -> int:
+        while self.parent[group] != group:
+            group = self.parent[group]
+        return group
+
+    @staticmethod
+    def _unknown(node: fx.Node) -> UserError:
+        what = (
+            node.target
+            if isinstance(node.target, str)
+            else getattr(node.target, "__name__", str(node.target))
+        )
+        return _refusal(f"what {what!r} (at {node.name!r}) does to units is not known.")
+
+
+_COMPARE: set[Callable[..., Any]] = {
+    operator.lt,
+    operator.le,
+    operator.gt,
+    operator.ge,
+    operator.eq,
+    operator.ne,
+}
+_ARITHMETIC: set[Callable[..., Any]] = {
+    operator.floordiv,
+    operator.mod,
+    operator.mul,
+    operator.sub,
+    operator.add,
+}
+
+
+def _of_shape(node: fx.Node) -> bool:
+    """Whether a value is a size, something computed from sizes, or an assertion on them."""
+    if node.op == "call_function":
+        if node.target is getattr:
+            return node.args[1] in ("shape", "ndim", "device", "dtype")
+        if (
+            node.target in (torch._assert, operator.getitem, math.floor, int)
+            or node.target in _COMPARE | _ARITHMETIC
+        ):
+            return bool(node.all_input_nodes) and all(_of_shape(n) for n in node.all_input_nodes)
+    return node.op == "call_method" and node.target in ("size", "dim")
+
+
+def _refusal(why: str) -> UserError:
+    return UserError(f"The network cannot be aligned: {why}")
+
+
+def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]

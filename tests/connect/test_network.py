@@ -1,0 +1,127 @@
+"""Forward passes of stacks and recalibration (oracle 9)."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lmcbench.connect.network import Network
+from lmcbench.connect.path import alpha_grid, line
+from lmcbench.errors import UserError
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_one_full_batch_is_exact_at_every_layer(nets, stacked) -> None:
+    model, (x, _) = nets.build("resnet"), nets.images(50)
+    seen: dict[str, torch.Tensor] = {}
+    probe = copy.deepcopy(model).train()
+    for name, module in probe.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(lambda _, i, name=name: seen.__setitem__(name, i[0].detach()))
+    probe(x)
+    network = Network(model, stacked=stacked)
+    fresh = network.recalibrate(network.prepare(model.state_dict()), x)
+    for name, value in seen.items():
+        flat = value.transpose(0, 1).flatten(1)
+        torch.testing.assert_close(fresh[f"{name}.running_mean"][0], flat.mean(1), rtol=0, atol=1e-12)
+        torch.testing.assert_close(fresh[f"{name}.running_var"][0], flat.var(1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("batches", [2, 3, 7])
+def test_batches_pool_exactly_at_the_first_layer(nets, stacked, batches) -> None:
+    """The law of total variance, for several states, unequal batches and fp64 buffers."""
+    x, _ = nets.images(50)
+    states = [nets.build("resnet", seed).state_dict() for seed in (0, 1, 2)]
+    network = Network(nets.build("resnet"), stacked=stacked)
+    fresh = network.recalibrate(network.prepare(states), x, batches)
+    for i, state in enumerate(states):
+        first = nn.functional.conv2d(x, state["stem.weight"], padding=1).transpose(0, 1).flatten(1)
+        torch.testing.assert_close(fresh["norm.running_mean"][i], first.mean(1), rtol=0, atol=1e-12)
+        torch.testing.assert_close(fresh["norm.running_var"][i], first.var(1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_twice_gives_equal_bits_and_touches_nothing_else(nets, batches) -> None:
+    x, _ = nets.images(30, dtype=torch.float32)
+    network = Network(nets.build("resnet", dtype=torch.float32))
+    states = network.prepare(nets.train("resnet", 0, 3, torch.float32))
+    before = {k: v.clone() for k, v in states.items()}
+    once = network.recalibrate(states, x, batches)
+    twice = network.recalibrate(once, x, batches)
+    assert all(torch.equal(once[k], twice[k]) for k in once)
+    assert all(torch.equal(before[k], states[k]) for k in states)
+    moved = {k.rpartition(".")[2] for k in once if not torch.equal(once[k], states[k])}
+    assert moved == {"running_mean", "running_var"}
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
+def test_stacked_equals_looped(nets, name) -> None:
+    a, b = nets.trained(name, 0), nets.trained(name, 1)
+    x, _ = nets.images(30)
+    grid = alpha_grid(5)
+    out = []
+    for stacked in (False, True):
+        network = Network(nets.build(name), stacked=stacked, batch_size=7)
+        path = network.recalibrate(line(network, a, b, grid), x, 2)
+        out.append(network.logits(path, x))
+    assert out[0].shape == (5, 30, 4)
+    torch.testing.assert_close(out[0], out[1], rtol=0, atol=1e-10)
+
+
+def test_the_size_of_batches_does_not_matter(nets) -> None:
+    x, _ = nets.images(23)
+    state = nets.trained("resnet", 0)
+    one, many = (Network(nets.build("resnet"), batch_size=size) for size in (100, 5))
+    torch.testing.assert_close(
+        one.logits(one.prepare(state), x), many.logits(many.prepare(state), x), rtol=0, atol=1e-12
+    )
+
+
+def test_dropout_is_off_and_other_norms_unaffected() -> None:
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(4, 6), nn.LayerNorm(6), nn.Dropout(0.5), nn.Linear(6, 2)
+    ).train()
+    network = Network(model)
+    states = network.prepare(model.state_dict())
+    x = torch.randn(8, 1, 2, 2)
+    assert network.recalibrate(states, x) is states
+    assert torch.equal(network.logits(states, x), network.logits(states, x))
+    assert model.training
+
+
+def test_tied_weights_pass() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+            self.b = self.a
+
+        def forward(self, x):
+            return self.b(self.a(x.flatten(1)))
+
+    model = Tied()
+    network = Network(model)
+    x = torch.randn(3, 1, 2, 2)
+    torch.testing.assert_close(network.logits(network.prepare(model.state_dict()), x)[0], model(x).detach())
+
+
+def test_refusals(nets) -> None:
+    network = Network(nets.build("resnet"))
+    state = nets.trained("resnet", 0)
+    with pytest.raises(UserError, match="at least two images per batch, found 3 in 2"):
+        network.recalibrate(network.prepare(state), torch.zeros(3, 1, 8, 8), 2)
+    with pytest.raises(UserError, match=r"'stem.weight' is missing"):
+        network.prepare({k: v for k, v in state.items() if k != "stem.weight"})
+    with pytest.raises(UserError, match=r"it has no 'extra'"):
+        network.prepare({**state, "extra": torch.zeros(1)})
+    with pytest.raises(UserError, match=r"'head.bias' is torch.float32, the network's is torch.float64"):
+        network.prepare({**state, "head.bias": state["head.bias"].float()})
+    with pytest.raises(UserError, match="no parameters"):
+        Network(nn.ReLU())
+    bad = Network(nn.Conv2d(1, 2, 1))
+    with pytest.raises(UserError, match=r"must return logits \[n, classes\], found \(3, 2, 4, 4\)"):
+        bad.logits(bad.prepare(bad.model.state_dict()), torch.zeros(3, 1, 4, 4))
