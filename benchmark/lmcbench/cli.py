@@ -186,7 +186,7 @@ def leaderboard(
     content = page.render(board_dir)
     target = board_dir / "README.md"
     if check:
-        current = target.read_text() if target.exists() else None
+        current = target.read_text(encoding="utf-8") if target.exists() else None
         if current != content:
             typer.echo(f"{target} is out of date. Run 'lmcbench leaderboard' and commit it.", err=True)
             raise typer.Exit(EXIT_CHECK)

@@ -14,6 +14,9 @@ from lmcbench.spec.forks import INDEPENDENT, Fork
 
 SPLIT = "test"
 LINE = ["architecture", "recipe", "shift"]
+CELL = [*LINE, "fork", "replicate"]
+WORTH = ["accuracy_mean", "disagreement", "ensemble_accuracy", "ensemble_gain", "soup_error"]
+NUMBERS = ["error_chord", "error", *WORTH]
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ def make_board(records: Iterable[Record], floor: float = 0.0) -> Board:
     cells = rows.drop_duplicates("key")
     forks = sorted(cells["fork"].unique(), key=lambda name: Fork.parse(name).order)
     measured = rows[rows["split"] == SPLIT]
-    values = measured.groupby([*LINE, "fork", "replicate"], sort=False).mean(numeric_only=True).reset_index()
+    values = measured.groupby(CELL, sort=False).mean(numeric_only=True).reset_index()
+    # where every cell diverged there are no numbers, and no columns for them
+    values = values.reindex(columns=[*CELL, *NUMBERS])
     connectivity, ensembles, low = [], [], False
     for line in _lines(cells):
         mine, here = _of(values, line), _of(cells, line)
@@ -69,12 +74,14 @@ def make_board(records: Iterable[Record], floor: float = 0.0) -> Board:
         head = dict(zip(LINE, line, strict=True))
         head["architecture"] += " *" if below else ""
         by_fork = {fork: mine[mine["fork"] == fork] for fork in forks}
-        barriers = {fork: _percent(by_fork[fork]["error_chord"]) for fork in forks}
+        n = here["replicate"].nunique()
+        barriers = {fork: _percent(by_fork[fork]["error_chord"], n) for fork in forks}
         connectivity.append(head | barriers | _counts(here))
         shown = [forks[0], *(fork for fork in forks[1:] if fork == INDEPENDENT)]
-        ensembles += [head | {"fork": fork} | _worth(by_fork[fork]) for fork in shown]
+        ensembles += [head | {"fork": fork} | _worth(by_fork[fork], n) for fork in shown]
     notes = [
-        "Mean over replicates (n) ± half-width of the 95 % Student t interval; no interval for n = 1.",
+        "Mean over replicates (n) ± half-width of the 95 % Student t interval; no interval for n = 1. "
+        "Where fewer than n were measured, their number stands behind.",
         "Fork: epoch at which siblings leave the trunk; independent: separately initialised networks.",
     ]
     if low:
@@ -108,22 +115,26 @@ def _counts(cells: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _worth(cells: pd.DataFrame) -> dict[str, str]:
+def _worth(cells: pd.DataFrame, n: int) -> dict[str, str]:
     """Accuracy of members, ensemble and soup, and how much the members disagree."""
     return {
-        "member": _percent(cells["accuracy_mean"]),
-        "disagreement": _percent(cells["disagreement"]),
-        "ensemble": _percent(cells["ensemble_accuracy"]),
-        "gain": _percent(cells["ensemble_gain"], sign=True),
-        "soup": _percent(1 - cells["soup_error"]),
+        "member": _percent(cells["accuracy_mean"], n),
+        "disagreement": _percent(cells["disagreement"], n),
+        "ensemble": _percent(cells["ensemble_accuracy"], n),
+        "gain": _percent(cells["ensemble_gain"], n, sign=True),
+        "soup": _percent(1 - cells["soup_error"], n),
     }
 
 
-def _percent(values: pd.Series[float], sign: bool = False) -> str:
-    """A mean of fractions in percent, `12.4 ± 1.3`; a dash without values."""
-    mean = estimate(values.tolist())
+def _percent(values: pd.Series[float], n: int, sign: bool = False) -> str:
+    """A mean of fractions in percent, `12.4 ± 1.3`; a dash without values.
+
+    Of fewer than `n` replicates it says so, `12.4 ± 1.3 (2)`: the others diverged, failed or are missing.
+    """
+    mean = estimate(values.dropna().tolist())
     if mean.mean is None:
         return "–"
     # adding 0.0 keeps a rounded zero from showing a minus
     text = f"{round(100 * mean.mean, 1) + 0.0:{'+' if sign else ''}.1f}"
-    return text if mean.half_width is None else f"{text} ± {100 * mean.half_width:.1f}"
+    interval = "" if mean.half_width is None else f" ± {100 * mean.half_width:.1f}"
+    return f"{text}{interval}{f' ({mean.n})' if mean.n < n else ''}"

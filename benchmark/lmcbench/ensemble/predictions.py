@@ -47,7 +47,8 @@ def compare_predictions(probs: ArrayLike, labels: ArrayLike) -> dict[str, float 
     both = [(wrong[i] & wrong[j]).mean() for i, j in pairs]
     either = [(wrong[i] | wrong[j]).mean() for i, j in pairs]
     member_nll = [nll(member, y, tiny) for member in p]
-    accuracy, ensemble_accuracy = 1 - wrong.mean(), (mean.argmax(-1) == y).mean()
+    # both as counts over n, so that identical members gain exactly nothing
+    accuracy, ensemble_accuracy = (top == y).mean(), (mean.argmax(-1) == y).mean()
     measures = {
         "accuracy_mean": accuracy,
         "ensemble_accuracy": ensemble_accuracy,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from lmcbench.errors import UserError
 from lmcbench.results.measures import Barrier
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import find_records
@@ -48,7 +49,13 @@ def architecture_label(record: Record) -> str:
 
 def shift_label(record: Record) -> str:
     """The training shift in print, with what differs from its defaults."""
-    return Shift(record.shift.name, record.shift.params, record.shift.noise).label
+    name, params, noise = record.shift.name, record.shift.params, record.shift.noise
+    try:
+        return Shift.parse(name, params, noise).label
+    except UserError:
+        # a shift that this version does not know: nothing says which parameters are defaults
+        settings = ",".join(f"{k}={v}" for k, v in sorted(params.items()))
+        return f"{name}[{settings}]" if settings else name
 
 
 _CELL = (
@@ -62,6 +69,7 @@ _CELL = (
     "fork",
     "replicate",
     "status",
+    "params",
 )
 _COLUMNS = (*_CELL, "i", "j", "split", "n", *BARRIER_FIELDS, "disagreement", "error", "loss")
 
@@ -84,14 +92,15 @@ def _rows(record: Record) -> list[dict[str, Any]]:
     for pair in record.pairs:
         members = (record.siblings[pair.i], record.siblings[pair.j])
         for split, curve in pair.curves.items():
-            row = {**cell, "i": pair.i, "j": pair.j, "split": split, "n": curve.n}
+            row = cell | (record.ensemble or {}).get(split, {})
+            row |= {"i": pair.i, "j": pair.j, "split": split, "n": curve.n}
             row |= pair.barriers[split].model_dump(include=set(BARRIER_FIELDS))
+            # the pair's own; the ensemble's is the mean over pairs
             row["disagreement"] = pair.disagreement.get(split)
             scores = [m.splits[split] for m in members if split in m.splits]
             if scores:
                 row["error"] = sum(s.error for s in scores) / len(scores)
                 row["loss"] = sum(s.loss for s in scores) / len(scores)
-            row |= (record.ensemble or {}).get(split, {})
             if record.soup is not None and split in record.soup:
                 row |= {f"{SOUP}{k}": v for k, v in record.soup[split].model_dump().items()}
             rows.append(row)

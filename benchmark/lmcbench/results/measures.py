@@ -61,8 +61,8 @@ class Curve:
             sizes = f"{len(self.alphas)}, {len(self.loss)} and {len(self.error)}"
             raise UserError(f"Curve: alphas, loss and error must be equally long, found {sizes}.")
         check_alphas(self.alphas)
-        if n < 1:
-            raise UserError(f"Curve: n must be at least 1, found {n}.")
+        if not (n >= 1 and float(n).is_integer()):
+            raise UserError(f"Curve: n must be a whole number of at least 1, found {n}.")
         object.__setattr__(self, "n", int(n))
 
     def __eq__(self, other: object) -> bool:

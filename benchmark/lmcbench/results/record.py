@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lmcbench.errors import UserError
 
@@ -145,6 +145,17 @@ class Record(Fields):
     cost: CostRecord | None
     env: dict[str, Any]
 
+    @model_validator(mode="after")
+    def _agree(self) -> Record:
+        for p, pair in enumerate(self.pairs):
+            if not 0 <= pair.i < pair.j < len(self.siblings):
+                raise ValueError(f"pairs.{p}: no siblings {pair.i} and {pair.j} in {len(self.siblings)}")
+            if pair.barriers.keys() != pair.curves.keys():
+                raise ValueError(f"pairs.{p}: barriers and curves are not of the same splits")
+        if "name" not in self.recipe:
+            raise ValueError("recipe: its name is missing")
+        return self
+
     def to_json(self) -> str:
         """Full precision, `null` for what is not there, never NaN."""
         return json.dumps(self.model_dump(by_alias=True), indent=1, allow_nan=False) + "\n"
@@ -157,7 +168,7 @@ def parse_record(content: bytes | str, origin: str) -> Record:
         UserError: for text that is not a whole record, or one of a newer schema.
     """
     try:
-        table = json.loads(content)
+        table = json.loads(content, parse_constant=_refuse_constant)
     except ValueError as error:
         raise UserError(f"{origin} is not a whole record: {error}.") from None
     check_schema(table, origin)
@@ -166,7 +177,12 @@ def parse_record(content: bytes | str, origin: str) -> Record:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in fault["loc"])
-        raise UserError(f"{origin} is not a record: {key}: {fault['msg']}.") from None
+        message = f"{key}: {fault['msg']}" if key else fault["msg"].removeprefix("Value error, ")
+        raise UserError(f"{origin} is not a record: {message}.") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON; what was not measured is null")
 
 
 def check_schema(table: object, origin: str, schema: str = SCHEMA) -> None:
@@ -176,7 +192,7 @@ def check_schema(table: object, origin: str, schema: str = SCHEMA) -> None:
     if not isinstance(found, str) or not found.startswith(f"{stem}/"):
         raise UserError(f"{origin} is not a {stem} file (schema {found!r}).")
     number = found.rpartition("/")[2]
-    if not number.isdigit() or int(number) > int(version):
+    if not number.isdecimal() or int(number) > int(version):
         raise UserError(
             f"{origin} has schema {found}; this lmcbench reads up to {schema}. "
             "Upgrade: pip install -U lmcbench."

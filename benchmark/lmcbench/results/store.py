@@ -88,6 +88,8 @@ class RunFolder:
         elif self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             raise UserError(f"{self.root} exists and is not a run folder. Choose another with --out.")
         writable = next(p for p in (self.root, *self.root.resolve().parents) if p.exists())
+        if not writable.is_dir():
+            raise UserError(f"{self.root} cannot be written: {writable} is a file.")
         if not os.access(writable, os.W_OK):
             raise UserError(f"{self.root} cannot be written: {writable} is read-only.")
 
@@ -108,6 +110,9 @@ def read_header(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}.") from None
     check_schema(header, str(path), RUN_SCHEMA)
+    suite = header.get("suite")
+    if not isinstance(suite, dict) or not suite.keys() >= {"name", "version", "digest"}:
+        raise UserError(f"{path} is damaged: it names no suite.")
     return header
 
 

@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lmcbench.errors import UserError
+from lmcbench.spec.canonical import canonical_json
 
 Source = Literal["lmcbench", "timm", "module", "file"]
 
@@ -38,6 +39,17 @@ class Architecture(BaseModel):
     name: str = Field(min_length=1)
     recipe: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("kwargs")
+    @classmethod
+    def _plain(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        try:
+            canonical_json(kwargs)
+        except (TypeError, ValueError):
+            raise ValueError(
+                "must be finite numbers, strings, booleans, or lists and tables of them"
+            ) from None
+        return kwargs
 
     @property
     def source(self) -> Source:

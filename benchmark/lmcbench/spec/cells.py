@@ -36,7 +36,7 @@ class Cell:
             "suite": self.suite.digest,
             "architecture": self.architecture.identity(),
             "recipe": self.architecture.recipe,
-            "shift": self.shift.identity(),
+            "shift": self.shift.definition(),
             "fork": self.fork.name,
             "replicate": self.replicate,
         }
@@ -135,7 +135,7 @@ def expand(suite: Suite, selection: Selection = Selection()) -> list[Cell]:
         if fork not in suite.fork_list:
             known = ", ".join(f.name for f in suite.fork_list)
             raise UserError(f"Suite {suite.name} has no fork {fork.name}. It has {known}.")
-    replicates = selection.replicates or range(suite.replicates)
+    replicates = range(suite.replicates) if selection.replicates is None else selection.replicates
     return [
         Cell(suite, architecture, shift, fork, replicate)
         for replicate in replicates
@@ -176,11 +176,19 @@ def _architectures(suite: Suite, selection: Selection) -> list[Architecture]:
             chosen.append(Architecture(name=pattern, recipe=selection.recipe))
     if selection.recipe is not None:
         chosen = [a.model_copy(update={"recipe": selection.recipe}) for a in chosen]
-    return list({(a.label, a.recipe): a for a in chosen}.values())
+    by_label: dict[tuple[str, str], Architecture] = {}
+    for architecture in chosen:
+        same = by_label.setdefault((architecture.label, architecture.recipe), architecture)
+        if same != architecture:
+            raise UserError(
+                f"{same.name} and {architecture.name} would both be called {same.label}. Rename one of them."
+            )
+    return list(by_label.values())
 
 
 def _named(architecture: Architecture, pattern: str) -> bool:
-    return fnmatchcase(architecture.name, pattern) or fnmatchcase(architecture.label, pattern)
+    names = (architecture.name, architecture.label)
+    return any(name == pattern or fnmatchcase(name, pattern) for name in names)
 
 
 def _is_glob(pattern: str) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 from lmcbench.errors import UserError
 
@@ -38,7 +40,8 @@ class Fork:
 
     def step(self, steps_per_epoch: int) -> int:
         """The step at which siblings start, 0 for independent ones; whole epochs fall on full passes."""
-        return 0 if self.epoch is None else int(self.epoch * steps_per_epoch)
+        # as a fraction of what was written: 0.29 * 100 is 28.99... in floating point
+        return 0 if self.epoch is None else math.floor(Fraction(str(self.epoch)) * steps_per_epoch)
 
     @property
     def order(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -24,7 +25,7 @@ class Recipe(BaseModel):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
     nesterov: bool = False
     betas: tuple[float, float] = Field(default=(0.9, 0.999), strict=False, description="of AdamW")
-    eps: float = Field(default=1e-8, gt=0, description="of AdamW")
+    eps: float = Field(default=1e-8, gt=0, allow_inf_nan=False, description="of AdamW")
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     decay_vectors: bool = Field(default=True, description="decay biases and norm weights too")
     schedule: Literal["constant", "cosine", "step"] = "cosine"
@@ -35,7 +36,9 @@ class Recipe(BaseModel):
     batch_size: int = Field(ge=1)
     epochs: int = Field(ge=1, description="passes over the full training set; sets T")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    clip_norm: float | None = Field(default=None, gt=0, description="of the whole gradient")
+    clip_norm: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="of the whole gradient"
+    )
     augmentation: tuple[Literal["flip", "shift1", "crop4"], ...] = Field(default=(), strict=False)
     precision: Literal["fp32", "bf16"] = "fp32"
 
@@ -43,7 +46,7 @@ class Recipe(BaseModel):
     def _agree(self) -> Recipe:
         if (self.schedule == "step") != bool(self.milestones):
             raise ValueError("milestones go with schedule 'step', and it needs them")
-        if list(self.milestones) != sorted(self.milestones) or any(not 0 < m < 1 for m in self.milestones):
+        if any(a >= b for a, b in pairwise((0.0, *self.milestones, 1.0))):
             raise ValueError("milestones must increase strictly inside (0, 1)")
         if self.warmup_epochs >= self.epochs:
             raise ValueError("warmup_epochs must be less than epochs")
@@ -60,13 +63,16 @@ class Recipe(BaseModel):
         return self.epochs * self.steps_per_epoch(n)
 
     def lr_at(self, step: int, length: int) -> float:
-        """Learning rate of step `step` (0-based) in a training of `length` steps."""
+        """Learning rate of step `step` (0-based) in a training of `length` steps.
+
+        Warm-up and milestones end at the nearest step.
+        """
         warmup = round(self.warmup_epochs / self.epochs * length)
         if step < warmup:
             return self.lr * (step + 1) / warmup
         if self.schedule == "cosine":
             return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (length - warmup)))
-        passed = sum(step >= m * length for m in self.milestones)
+        passed = sum(step >= round(m * length) for m in self.milestones)
         return self.lr * 0.1**passed
 
 

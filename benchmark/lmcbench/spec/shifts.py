@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -54,21 +55,35 @@ class Shift:
                 raise UserError(
                     f"Shift {name}: {key} must be of type {type(default).__name__}, found {value!r}."
                 )
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"Shift {name}: {key} must be finite, found {value}.")
         return cls(name, given, noise)
 
     @property
     def label(self) -> str:
         """The name in print: parameters where they are not the defaults, and shared noise."""
-        defaults = _resolve(self.name)[0].defaults
-        changed = {k: v for k, v in self.params.items() if v != defaults[k]}
-        settings = [f"{k}={v}" for k, v in sorted(changed.items())]
+        settings = [f"{k}={v}" for k, v in sorted(self._changed().items())]
         if self.noise == "shared":
             settings.append("noise=shared")
         return f"{self.name}[{','.join(settings)}]" if settings else self.name
 
     def identity(self) -> dict[str, Any]:
-        """The shift as records and keys hold it."""
+        """The shift as records hold it, with every parameter."""
         return {"name": self.name, "params": dict(self.params), "noise": self.noise}
+
+    def definition(self) -> dict[str, Any]:
+        """The shift as digests and keys hold it: without defaults, so that rules can get new parameters."""
+        given: dict[str, Any] = {"name": self.name}
+        if changed := self._changed():
+            given["params"] = changed
+        if self.noise != "own":
+            given["noise"] = self.noise
+        return given
+
+    def _changed(self) -> dict[str, Any]:
+        """The parameters that are not their defaults."""
+        defaults = _resolve(self.name)[0].defaults
+        return {k: v for k, v in self.params.items() if v != defaults[k]}
 
     def views(self, labels: Indices, k: int, seed: int, replicate: int) -> list[View]:
         """The views of `k` siblings of a training set with `labels` `[n]`.

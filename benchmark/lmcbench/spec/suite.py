@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator
 from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.architectures import Architecture
@@ -88,6 +98,16 @@ class ShiftSpec(Part):
         return Shift.parse(self.name, self.params, self.noise)
 
 
+def _fork(value: Any) -> Any:
+    Fork.parse(value)
+    return value
+
+
+def _evaluation(name: str) -> str:
+    parse_transform(name)
+    return name
+
+
 class Suite(Part):
     """Architectures x training shifts x forks x replicates on one data set, and the rules of measuring."""
 
@@ -100,8 +120,10 @@ class Suite(Part):
     recipes: dict[str, Recipe] = Field(min_length=1)
     architectures: list[Architecture] = Field(min_length=1)
     shifts: list[ShiftSpec] = Field(min_length=1)
-    forks: list[str | int | float] = Field(min_length=1)
-    evaluations: list[str] = Field(default_factory=list, description="evaluation shifts of the test set")
+    forks: list[Annotated[str | int | float, BeforeValidator(_fork)]] = Field(min_length=1)
+    evaluations: list[Annotated[str, AfterValidator(_evaluation)]] = Field(
+        default_factory=list, description="evaluation shifts of the test set"
+    )
     siblings: int = Field(default=2, ge=2, description="K, siblings per cell")
     replicates: int = Field(default=3, ge=1)
     protocol: Protocol = Protocol()
@@ -118,8 +140,6 @@ class Suite(Part):
         _unique("architecture", (f"{a.label} with {a.recipe}" for a in self.architectures))
         _unique("shift", (s.shift.label for s in self.shifts))
         _unique("evaluation shift", iter(self.evaluations))
-        for name in self.evaluations:
-            parse_transform(name)
         _unique("fork", (f.name for f in self.fork_list))
         for fork in self.fork_list:
             for name, recipe in self.recipes.items():
@@ -144,7 +164,7 @@ class Suite(Part):
         """
         fields = {"name", "version", "data", "recipes", "evaluations", "siblings", "protocol"}
         content = self.model_dump(mode="json", include=fields, exclude_defaults=True)
-        content["shifts"] = [spec.shift.identity() for spec in self.shifts]
+        content["shifts"] = [spec.shift.definition() for spec in self.shifts]
         content["forks"] = [fork.name for fork in self.fork_list]
         return digest(content)
 
@@ -162,12 +182,20 @@ def _unique(kind: str, names: Iterator[str]) -> None:
 
 def published_suites() -> dict[str, Traversable]:
     """The suites that ship with the package: name -> file, the newest version of each name."""
-    found: dict[str, tuple[int, Traversable]] = {}
+    newest: dict[str, tuple[int, Traversable]] = {}
+    for stem, version, file in _suite_files():
+        name = stem.removesuffix(f"-v{version}")
+        if name not in newest or newest[name][0] < version:
+            newest[name] = version, file
+    return {name: newest[name][1] for name in sorted(newest)}
+
+
+def _suite_files() -> Iterator[tuple[str, int, Traversable]]:
+    """The files `NAME-vVERSION.toml` that ship with the package: stem, version, file."""
     for file in files("lmcbench.suites").iterdir():
-        stem, _, version = file.name.removesuffix(".toml").rpartition("-v")
-        if file.name.endswith(".toml") and version.isdigit():
-            found[stem] = max(found.get(stem, (0, file)), (int(version), file), key=lambda f: f[0])
-    return {name: found[name][1] for name in sorted(found)}
+        match = re.fullmatch(r"(.+-v([1-9][0-9]*))\.toml", file.name)
+        if match is not None:
+            yield match[1], int(match[2]), file
 
 
 def load_suite(name: str) -> Suite:
@@ -180,12 +208,15 @@ def load_suite(name: str) -> Suite:
         path = Path(name)
         if not path.is_file():
             raise UserError(f"No suite file {name}. Give a published name (see 'lmcbench suites') or a path.")
-        return parse_suite(path.read_bytes(), name)
+        try:
+            return parse_suite(path.read_bytes(), name)
+        except OSError as error:
+            raise UserError(f"{name} cannot be read: {error.strerror}.") from None
     published = published_suites()
-    versioned = {file.name.removesuffix(".toml"): file for file in files("lmcbench.suites").iterdir()}
-    file = published.get(name) or versioned.get(name)
-    if file is None:
-        raise unknown("suite", name, published)
+    versioned = {stem: file for stem, _, file in _suite_files()}
+    if name not in published and name not in versioned:
+        raise unknown("suite", name, [*published, *versioned])
+    file = published[name] if name in published else versioned[name]
     return parse_suite(file.read_bytes(), file.name)
 
 
@@ -214,11 +245,15 @@ def explain(error: ValidationError, origin: str, model: type[BaseModel]) -> str:
             lines.append(f"{origin}: {key}: unknown key. {_near_key(fault['loc'], model)}".rstrip())
         elif fault["type"] == "missing":
             lines.append(f"{origin}: {key}: this key is missing.")
+        elif fault["type"] in ("model_type", "dict_type"):
+            lines.append(f"{origin}: {key}: must be a table, found {fault['input']!r}.")
         else:
             message = fault["msg"].removeprefix("Value error, ").rstrip(".")
             found = fault["input"]
-            shown = f" (found {found!r})" if isinstance(found, (str, int, float, bool)) else ""
-            lines.append(f"{origin}: {f'{key}: ' if key else ''}{message}{shown}.")
+            scalar = isinstance(found, (str, int, float, bool))
+            shown = f" (found {found!r})" if scalar and repr(found) not in message else ""
+            end = "" if message.endswith("?") and not shown else "."
+            lines.append(f"{origin}: {f'{key}: ' if key else ''}{message}{shown}{end}")
     return "\n".join(lines)
 
 

@@ -1,0 +1,167 @@
+"""Small valid suites, cells, records and run folders with chosen numbers (torch-free)."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from lmcbench.results.measures import Curve, barrier
+from lmcbench.results.record import SCHEMA, Record, parse_record
+from lmcbench.results.store import RunFolder, write_atomic
+from lmcbench.spec.cells import Cell, Selection, expand
+from lmcbench.spec.seeds import Seeds
+from lmcbench.spec.suite import Suite
+
+SUITE_TOML = """
+name = "toy"
+version = 1
+description = "two small networks"
+shifts = ["none", "same-half", "disjoint-halves", "label-skew"]
+forks = [0, 2, "independent"]
+replicates = 2
+
+[data]
+name = "digits"
+
+[recipes.slow]
+lr = 0.01
+batch_size = 32
+epochs = 4
+
+[recipes.fast]
+lr = 0.1
+batch_size = 32
+epochs = 4
+
+[[architectures]]
+name = "lmc_linear"
+recipe = "slow"
+
+[[architectures]]
+name = "lmc_mlp"
+recipe = "fast"
+"""
+
+PARAMS = {"lmc_linear": 650, "lmc_mlp": 42000}
+
+
+def toy_suite(**changes: Any) -> Suite:
+    """The suite above with some of its top-level fields changed."""
+    return Suite.model_validate(tomllib.loads(SUITE_TOML) | changes)
+
+
+def toy_cell(
+    architecture: str = "lmc_mlp",
+    shift: str = "none",
+    fork: str = "0",
+    replicate: int = 0,
+    suite: Suite | None = None,
+) -> Cell:
+    """One cell of the toy suite, or of another."""
+    replicates = range(replicate, replicate + 1)
+    [cell] = expand(suite or toy_suite(), Selection([architecture], [shift], [fork], replicates))
+    return cell
+
+
+def make_record(
+    cell: Cell | None = None,
+    *,
+    status: str = "ok",
+    barrier_error: float = 0.1,
+    barrier_loss: float = 0.5,
+    member_error: float = 0.05,
+    ensemble_error: float = 0.04,
+    soup_error: float = 0.06,
+    disagreement: float = 0.03,
+    **other: Any,
+) -> Record:
+    """A whole record of `cell` with these numbers on the test split; `other` replaces whole fields.
+
+    Every pair has the same numbers. Both members have `member_error` and the line rises above it by
+    `barrier_error` at its middle (losses: 0.2 and `barrier_loss`).
+    """
+    cell = cell if cell is not None else toy_cell()
+    suite = cell.suite
+    measured = status == "ok"
+    k, grid = suite.siblings, suite.protocol.grid
+    middle = [float(alpha == 0.5) for alpha in grid]
+    curves = {
+        split: Curve(
+            grid,
+            [0.2 + barrier_loss * m for m in middle],
+            [member_error + barrier_error * m for m in middle],
+            n,
+        )
+        for split, n in (("train", 1437), ("test", 360))
+    }
+    score = {"error": member_error, "loss": 0.2, "ece": 0.01}
+    pair = {
+        "curves": {
+            s: {"loss": c.loss.tolist(), "error": c.error.tolist(), "n": c.n} for s, c in curves.items()
+        },
+        "curves_uncalibrated": None,
+        "barriers": {split: asdict(barrier(curve)) for split, curve in curves.items()},
+        "disagreement": {"test": disagreement},
+    }
+    ensemble = {
+        "accuracy_mean": 1 - member_error,
+        "ensemble_accuracy": 1 - ensemble_error,
+        "ensemble_gain": member_error - ensemble_error,
+        "disagreement": disagreement,
+    }
+    seeds = Seeds.of(suite.name, suite.version, cell.replicate, k)._asdict()
+    epochs, steps = cell.recipe.epochs, cell.recipe.steps_per_epoch(1437)
+    independent = cell.fork.epoch is None
+    table: dict[str, Any] = {
+        "schema": SCHEMA,
+        "key": cell.key,
+        "status": status,
+        "reason": None if measured else "loss is not finite at step 3",
+        "suite": suite.identity(),
+        "architecture": {
+            **cell.architecture.identity(),
+            "source": cell.architecture.source,
+            "params": PARAMS.get(cell.architecture.name, 1000),
+        },
+        "recipe": {"name": cell.architecture.recipe, **cell.recipe.model_dump(mode="json")},
+        "shift": cell.shift.identity(),
+        "fork": {
+            "name": cell.fork.name,
+            "epoch": cell.fork.epoch,
+            "step": None if independent else cell.fork.step(steps),
+            "fraction": None if independent else cell.fork.epoch / epochs,
+        },
+        "replicate": cell.replicate,
+        "seeds": {role: list(s) if isinstance(s, tuple) else s for role, s in seeds.items()},
+        "data": [
+            {"name": "digits", "sha256": "0" * 64, "split": "train", "n": 1437},
+            {"name": "digits", "sha256": "1" * 64, "split": "test", "n": 360},
+        ],
+        "views_digest": "2" * 64,
+        "protocol": {"alphas": grid, "calibration": {"n": suite.protocol.calibration}},
+        "siblings": [
+            {"splits": {"train": score, "view": score, "test": score}, "as_trained": None, "train_loss": 0.1}
+        ]
+        * (k if measured else 0),
+        "pairs": [{"i": i, "j": j, **pair} for i, j in combinations(range(k), 2)] if measured else [],
+        "ensemble": {"test": ensemble} if measured else None,
+        "soup": {"test": {"error": soup_error, "loss": 0.3, "ece": 0.02}} if measured else None,
+        "evidence": None,
+        "cost": {"train_flop": 1e9, "train_steps": 300, "train_s": 1.5, "eval_s": 0.2, "peak_bytes": 10**8},
+        "env": {"engine": "stacked", "device": "cpu", "versions": {"torch": "2.15.0"}},
+    }
+    return parse_record(json.dumps(table | other), "builders.make_record")
+
+
+def write_run(root: Path, records: Iterable[Record]) -> RunFolder:
+    """A run folder of records of one suite, as `lmcbench run` leaves it."""
+    folder = RunFolder(root)
+    for record in records:
+        folder.claim(record.suite.model_dump())
+        write_atomic(folder.record(record.key), record.to_json())
+    return folder

@@ -1,0 +1,141 @@
+import json
+
+import pytest
+
+from builders import make_record, toy_cell, toy_suite
+from lmcbench.errors import UserError
+from lmcbench.results.measures import Curve, barrier
+from lmcbench.results.record import BarrierRecord, check_schema, parse_record, read_record
+
+
+def table(**changes):
+    return json.loads(make_record().to_json()) | changes
+
+
+@pytest.mark.parametrize("status", ["ok", "diverged", "failed"])
+def test_a_record_survives_the_way_to_disk_and_back(status, tmp_path):
+    record = make_record(toy_cell(fork="independent"), status=status, barrier_error=1 / 3)
+    path = tmp_path / "x.json"
+    path.write_text(record.to_json())
+    again = read_record(path)
+    assert again == record
+    assert again.to_json() == record.to_json()
+    assert json.loads(record.to_json())["schema"] == "lmcbench/cell/1"
+
+
+def test_numbers_keep_their_full_precision():
+    record = make_record(member_error=0.1 + 0.2, barrier_loss=1e-17)
+    assert json.loads(record.to_json())["siblings"][0]["splits"]["test"]["error"] == 0.1 + 0.2
+
+
+def test_keys_of_later_measures_are_kept_at_every_level():
+    later = table(spectrum={"top": [1.5, None]}, protocol={"alphas": [0.0, 0.5, 1.0], "new": True})
+    later["pairs"][0] |= {"layerwise": {"conv1": [0.1]}, "geometry": {"angle": 1.5, "layers": {"a": None}}}
+    later["pairs"][0]["barriers"]["test"]["loss_new_form"] = 0.5
+    later["siblings"][0]["splits"]["test"]["brier"] = 0.25
+    later["cost"]["energy_j"] = 3.0
+    assert json.loads(parse_record(json.dumps(later), "x").to_json()) == later
+
+
+def test_stored_barriers_follow_from_the_stored_curves():
+    record = make_record(toy_cell(suite=toy_suite(siblings=3)))
+    assert [(p.i, p.j) for p in record.pairs] == [(0, 1), (0, 2), (1, 2)]
+    for pair in record.pairs:
+        for split, held in pair.curves.items():
+            found = barrier(Curve(record.protocol["alphas"], held.loss, held.error, held.n))
+            assert BarrierRecord(**vars(found)) == pair.barriers[split]
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize(
+    "path",
+    [("cost", "train_s"), ("ensemble", "test", "disagreement"), ("env", "x"), ("recipe", "lr"), ("new",)],
+)
+def test_nan_and_infinity_are_refused_wherever_they_stand(path, constant):
+    broken = table()
+    holder = broken
+    for part in path[:-1]:
+        holder = holder[part]
+    holder[path[-1]] = "HERE"
+    text = json.dumps(broken).replace('"HERE"', constant)
+    with pytest.raises(UserError, match=f"x.json is not a whole record: {constant} is no JSON"):
+        parse_record(text, "x.json")
+
+
+def test_nan_is_not_written():
+    record = make_record()
+    record.env["load"] = float("nan")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        record.to_json()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_half_a_file_is_no_record(share):
+    text = make_record().to_json().encode()
+    with pytest.raises(UserError, match=r"^cut\.json is not a whole record: "):
+        parse_record(text[: int(share * len(text))], "cut.json")
+
+
+@pytest.mark.parametrize(
+    "schema", ["lmcbench/cell/2", "lmcbench/cell/10", "lmcbench/cell/1b", "lmcbench/cell/²"]
+)
+def test_a_newer_schema_says_how_to_upgrade(schema):
+    # with fields that this version cannot know
+    with pytest.raises(
+        UserError, match=r"this lmcbench reads up to lmcbench/cell/1\. Upgrade: pip install -U"
+    ):
+        parse_record(json.dumps({"schema": schema, "curves": 5}), "x")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, [], 3, None, {"schema": None}, {"schema": 1}, {"schema": "lmcbench/run/1"}, {"schema": "x"}],
+)
+def test_other_json_is_no_record(content):
+    with pytest.raises(UserError, match=r"x is not a lmcbench/cell file \(schema "):
+        parse_record(json.dumps(content), "x")
+
+
+def test_an_older_schema_is_read():
+    check_schema({"schema": "lmcbench/cell/1"}, "x", "lmcbench/cell/3")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"replicate": "none"}, "replicate: Input should be a valid integer"),
+        ({"status": "fine"}, "status: Input should be 'ok', 'diverged' or 'failed'"),
+        (
+            {"soup": {"test": {"error": None, "loss": 1, "ece": 0}}},
+            "soup.test.error: Input should be a valid number",
+        ),
+        ({"recipe": {"lr": 0.1}}, "not a record: recipe: its name is missing"),
+        ({"siblings": []}, "not a record: pairs.0: no siblings 0 and 1 in 0"),
+    ],
+)
+def test_a_field_that_is_wrong_is_named(changes, message):
+    with pytest.raises(UserError) as refused:
+        parse_record(json.dumps(table(**changes)), "r.json")
+    assert str(refused.value).startswith("r.json is not a record: ")
+    assert message in str(refused.value)
+
+
+def test_missing_fields_and_barriers_are_named():
+    no_key = table()
+    del no_key["key"]
+    with pytest.raises(UserError, match="is not a record: key: Field required"):
+        parse_record(json.dumps(no_key), "x")
+    no_barrier = table()
+    del no_barrier["pairs"][0]["barriers"]["test"]
+    with pytest.raises(UserError, match=r"pairs\.0: barriers and curves are not of the same splits"):
+        parse_record(json.dumps(no_barrier), "x")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.json cannot be read: No such file"):
+        read_record(tmp_path / "none.json")
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        read_record(tmp_path)

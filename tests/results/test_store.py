@@ -1,0 +1,202 @@
+import json
+import os
+
+import pytest
+
+from builders import make_record, toy_cell, toy_suite, write_run
+from lmcbench.errors import UserError
+from lmcbench.results.store import RunFolder, find_records, read_header, write_atomic
+
+SUITE = toy_suite().identity()
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def test_a_file_is_written_whole_with_its_folders(tmp_path):
+    write_atomic(tmp_path / "a" / "b" / "text.md", "12 ± 3\n")
+    write_atomic(tmp_path / "a" / "b" / "text.md", b"bytes")
+    assert content(tmp_path) == {"text.md": b"bytes"}
+    write_atomic(tmp_path / "text.md", "12 ± 3\n")
+    assert (tmp_path / "text.md").read_bytes() == "12 ± 3\n".encode()
+
+
+@pytest.mark.parametrize("fault", ["write", "fsync", "replace"])
+def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, monkeypatch, fault):
+    path = tmp_path / "record.json"
+    write_atomic(path, "before")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    if fault == "write":
+        text = "\ud800"  # cannot be encoded
+        error = UnicodeEncodeError
+    else:
+        text, error = "after", OSError
+        monkeypatch.setattr("pathlib.Path.replace" if fault == "replace" else "os.fsync", fail)
+    with pytest.raises(error):
+        write_atomic(path, text)
+    assert content(tmp_path) == {"record.json": b"before"}
+
+
+def test_the_partial_file_lies_beside_the_target_and_is_no_record(tmp_path, monkeypatch):
+    seen = []
+
+    def look(*_):
+        seen.extend(p.name for p in (tmp_path / "records").iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", look)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "records" / "k.json", "{}")
+    assert seen == [f".k.json.{os.getpid()}.partial"]
+    assert list((tmp_path / "records").iterdir()) == []
+
+
+# --- the folder ----------------------------------------------------------------------------------
+
+
+def test_every_file_has_its_place(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert [
+        str(path.relative_to(tmp_path))
+        for path in (
+            folder.header,
+            folder.record("k"),
+            folder.predictions("k"),
+            folder.sibling("k", 1),
+            folder.training("k"),
+            folder.trunk("f", 44),
+            folder.table,
+        )
+    ] == [
+        "run.json",
+        "records/k.json",
+        "predictions/k.safetensors",
+        "checkpoints/k-1.safetensors",
+        "checkpoints/k.json",
+        "checkpoints/trunk-f-44.safetensors",
+        "leaderboard.md",
+    ]
+
+
+def test_a_new_or_empty_folder_becomes_the_suites(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new/deep"):
+        folder = RunFolder(tmp_path / name)
+        folder.check(SUITE)
+        assert content(tmp_path) == {} or name != "empty"  # checking writes nothing
+        folder.claim(SUITE)
+        folder.check(SUITE)
+        assert read_header(folder.header) == {"schema": "lmcbench/run/1", "suite": SUITE}
+        assert json.loads(folder.header.read_bytes())["suite"] == SUITE
+
+
+def test_a_claim_is_not_made_twice(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim(SUITE)
+    folder.claim(SUITE | {"digest": "other"})
+    assert read_header(folder.header)["suite"] == SUITE
+
+
+def test_a_folder_of_another_suite_is_refused(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim(SUITE)
+    other = toy_suite(version=2).identity()
+    with pytest.raises(UserError) as refused:
+        folder.check(other)
+    assert str(refused.value) == (
+        f"{tmp_path} holds a run of suite toy version 1 with digest {SUITE['digest'][:12]}, "
+        f"not toy version 2 with digest {other['digest'][:12]}. Choose another folder with --out."
+    )
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match=r"exists and is not a run folder\. Choose another with --out"):
+        RunFolder(tmp_path).check(SUITE)
+    with pytest.raises(UserError, match="exists and is not a run folder"):
+        RunFolder(tmp_path / "thesis.tex").check(SUITE)
+    with pytest.raises(UserError, match=r"cannot be written: .*thesis\.tex is a file"):
+        RunFolder(tmp_path / "thesis.tex" / "run").check(SUITE)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(UserError, match=f"cannot be written: {tmp_path} is read-only"):
+        RunFolder(tmp_path / "run").check(SUITE)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is damaged: Expecting"),
+        ("", "is damaged: Expecting"),
+        ("[]", "is not a lmcbench/run file"),
+        ('{"schema": "lmcbench/cell/1"}', "is not a lmcbench/run file"),
+        ('{"schema": "lmcbench/run/2"}', "reads up to lmcbench/run/1. Upgrade"),
+        ('{"schema": "lmcbench/run/1"}', "is damaged: it names no suite"),
+        ('{"schema": "lmcbench/run/1", "suite": {"name": "x"}}', "is damaged: it names no suite"),
+    ],
+)
+def test_a_damaged_header_is_refused(tmp_path, text, message):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        RunFolder(tmp_path).check(SUITE)
+
+
+# --- what is finished ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("status", "finished"), [("ok", True), ("diverged", True), ("failed", False)])
+def test_results_are_finished_and_failures_are_tried_again(tmp_path, status, finished):
+    record = make_record(status=status)
+    folder = write_run(tmp_path, [record])
+    assert folder.finished(record.key) == (record if finished else None)
+    assert folder.finished("0" * 16) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_a_record_cut_by_a_crash_is_made_again(tmp_path, share):
+    record = make_record()
+    folder = write_run(tmp_path, [record])
+    whole = folder.record(record.key).read_bytes()
+    folder.record(record.key).write_bytes(whole[: int(share * (len(whole) - 1))])
+    assert folder.finished(record.key) is None
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"), [("lmcbench/cell/2", "Upgrade"), ("else", "is not a lmcbench/cell")]
+)
+def test_what_must_not_be_overwritten_is_refused(tmp_path, schema, message):
+    path = RunFolder(tmp_path).record("k")
+    write_atomic(path, json.dumps({"schema": schema}))
+    with pytest.raises(UserError, match=message):
+        RunFolder(tmp_path).finished("k")
+
+
+# --- finding -------------------------------------------------------------------------------------
+
+
+def test_records_are_found_from_the_run_its_records_or_one_of_them(tmp_path):
+    folder = write_run(tmp_path / "run", [make_record(toy_cell(replicate=r)) for r in range(3)])
+    (folder.records / ".k.json.17.partial").write_text("{")
+    paths = sorted(folder.records.glob("[0-9a-f]*.json"))
+    assert find_records(folder.root) == find_records(folder.records) == paths
+    assert len(paths) == 3
+    assert find_records(paths[0]) == paths[:1]
+
+
+def test_where_there_are_no_records_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"There is no .*none\. Give a run folder, as 'lmcbench run' made it"):
+        find_records(tmp_path / "none")
+    with pytest.raises(UserError, match="No records in"):
+        find_records(tmp_path)
+    RunFolder(tmp_path).claim(SUITE)
+    with pytest.raises(UserError, match="No records in"):
+        find_records(tmp_path)

@@ -1,0 +1,303 @@
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders import SUITE_TOML, toy_suite
+from lmcbench.errors import UserError
+from lmcbench.spec.canonical import digest
+from lmcbench.spec.recipe import Recipe
+from lmcbench.spec.shifts import SHIFTS
+from lmcbench.spec.suite import Protocol, load_suite, parse_suite, published_suites
+
+
+def parse(text):
+    return parse_suite(text.encode(), "my/toy.toml")
+
+
+def edited(old, new):
+    assert old in SUITE_TOML
+    return SUITE_TOML.replace(old, new, 1)
+
+
+def changed(path, value):
+    """The toy suite's table with the field at `path` replaced."""
+    table = tomllib.loads(SUITE_TOML)
+    holder = table
+    for part in path[:-1]:
+        holder = holder.setdefault(part, {}) if isinstance(holder, dict) else holder[part]
+    holder[path[-1]] = value
+    return table
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def test_every_field_arrives():
+    suite = parse(SUITE_TOML)
+    assert suite == toy_suite()
+    assert (suite.name, suite.version, suite.siblings, suite.replicates) == ("toy", 1, 2, 2)
+    assert suite.data.name == "digits"
+    assert suite.recipes["fast"] == Recipe(lr=0.1, batch_size=32, epochs=4)
+    assert [(a.name, a.recipe) for a in suite.architectures] == [("lmc_linear", "slow"), ("lmc_mlp", "fast")]
+    assert [s.shift.label for s in suite.shifts] == ["none", "same-half", "disjoint-halves", "label-skew"]
+    assert [f.name for f in suite.fork_list] == ["0", "2", "independent"]
+    assert suite.protocol.grid == [i / 20 for i in range(21)]
+    assert suite.protocol.grid[10] == 0.5
+
+
+def test_a_suite_survives_a_dump_and_keeps_its_digest():
+    suite = toy_suite()
+    again = type(suite).model_validate_json(suite.model_dump_json())
+    assert again == suite
+    assert again.digest == suite.digest
+    assert suite.identity() == {"name": "toy", "version": 1, "digest": suite.digest}
+
+
+def test_the_digest_is_of_what_changes_numbers_without_defaults():
+    content = {
+        "name": "toy",
+        "version": 1,
+        "data": {"name": "digits"},
+        "recipes": {
+            "slow": {"lr": 0.01, "batch_size": 32, "epochs": 4},
+            "fast": {"lr": 0.1, "batch_size": 32, "epochs": 4},
+        },
+        "shifts": [
+            {"name": "none"},
+            {"name": "same-half"},
+            {"name": "disjoint-halves"},
+            {"name": "label-skew"},
+        ],
+        "forks": ["0", "2", "independent"],
+    }
+    assert toy_suite().digest == digest(content)
+
+
+unimportant = st.one_of(
+    st.tuples(st.just(("description",)), st.text()),
+    st.tuples(st.just(("citation",)), st.text()),
+    st.tuples(st.just(("cost",)), st.text()),
+    st.tuples(st.just(("floor",)), st.floats(0, 1)),
+    st.tuples(st.just(("replicates",)), st.integers(1, 50)),
+    st.tuples(
+        st.just(("architectures",)),
+        st.lists(
+            st.fixed_dictionaries(
+                {"name": st.sampled_from(["lmc_cnn", "resnet18", "a.py:f"]), "recipe": st.just("slow")}
+            ),
+            min_size=1,
+            max_size=3,
+            unique_by=lambda a: a["name"],
+        ),
+    ),
+)
+important = st.one_of(
+    st.tuples(st.just(("name",)), st.from_regex(r"\A[a-z0-9][a-z0-9-]{0,8}\Z").filter(lambda n: n != "toy")),
+    st.tuples(st.just(("version",)), st.integers(2, 10**6)),
+    st.tuples(st.just(("data", "train_size")), st.integers(1, 10**6)),
+    st.tuples(st.just(("data", "holdout")), st.floats(0, 1, exclude_min=True, exclude_max=True)),
+    st.tuples(
+        st.just(("recipes", "fast", "lr")),
+        st.floats(0, 1e6, exclude_min=True).filter(lambda lr: lr != 0.1),
+    ),
+    st.tuples(st.just(("recipes", "slow", "epochs")), st.integers(5, 10**4)),
+    st.tuples(st.just(("recipes", "slow", "momentum")), st.floats(0, 0.89)),
+    st.tuples(st.just(("recipes", "third")), st.just({"lr": 0.1, "batch_size": 32, "epochs": 4})),
+    st.tuples(st.just(("shifts",)), st.just(["none"])),
+    st.tuples(st.just(("shifts", 0)), st.just({"name": "none", "noise": "shared"})),
+    st.tuples(
+        st.just(("shifts", 3)),
+        st.floats(0.5, 1)
+        .filter(lambda s: s != 0.8)
+        .map(lambda s: {"name": "label-skew", "params": {"share": s}}),
+    ),
+    st.tuples(st.just(("forks",)), st.sampled_from([[0], [0, 1, "independent"], [0, 2]])),
+    st.tuples(st.just(("siblings",)), st.integers(3, 20)),
+    st.tuples(
+        st.just(("protocol", "alphas")), st.integers(1, 60).map(lambda i: 2 * i + 1).filter(lambda a: a != 21)
+    ),
+    st.tuples(st.just(("protocol", "calibration")), st.integers(2, 999)),
+)
+
+
+@given(unimportant)
+def test_what_does_not_change_numbers_does_not_change_the_digest(change):
+    assert type(toy_suite()).model_validate(changed(*change)).digest == toy_suite().digest
+
+
+@given(important)
+def test_what_changes_numbers_changes_the_digest(change):
+    assert type(toy_suite()).model_validate(changed(*change)).digest != toy_suite().digest
+
+
+def defaults():
+    yield ("siblings",), 2
+    yield ("citation",), ""
+    yield ("data", "holdout"), 0.0
+    yield ("data", "holdout"), 0
+    for name, field in Protocol.model_fields.items():
+        yield ("protocol", name), field.default
+    for name, field in Recipe.model_fields.items():
+        if not field.is_required() and field.default is not None:
+            default = field.default
+            yield ("recipes", "fast", name), list(default) if isinstance(default, tuple) else default
+    yield ("shifts", 0), {"name": "none", "params": {}, "noise": "own"}
+    yield ("shifts", 3), {"name": "label-skew", "params": dict(SHIFTS["label-skew"].defaults)}
+    yield ("forks",), ["0", 2.0, "independent"]
+
+
+@pytest.mark.parametrize(("path", "value"), list(defaults()), ids=str)
+def test_writing_a_default_does_not_change_the_digest(path, value):
+    assert type(toy_suite()).model_validate(changed(path, value)).digest == toy_suite().digest
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (edited("replicates = 2", "replicate = 2"), "replicate: unknown key. Did you mean 'replicates'"),
+        (
+            edited("lr = 0.01", "lr = 0.01\nmomentun = 0.5"),
+            "recipes.slow.momentun: unknown key. Did you mean 'momentum'",
+        ),
+        (
+            edited('name = "digits"', 'name = "digits"\ntrain-size = 5'),
+            "data.train-size: unknown key. Did you mean 'train_size' or 'test_size'?",
+        ),
+        (
+            edited('name = "lmc_mlp"', 'name = "lmc_mlp"\nkwarg = 1'),
+            "architectures.1.kwarg: unknown key. Did you mean 'kwargs'?",
+        ),
+        (edited("version = 1", 'version = "1"'), "version: Input should be a valid integer (found '1')."),
+        (edited("version = 1", "version = true"), "version: Input should be a valid integer (found True)."),
+        (edited("version = 1\n", ""), "version: this key is missing."),
+        (edited('"toy"', '"Toy Suite"'), "name: String should match pattern"),
+        (edited('[data]\nname = "digits"', ""), "data: this key is missing."),
+        (edited("replicates = 2", 'protocol = "strict"'), "protocol: must be a table, found 'strict'."),
+        (edited("lr = 0.01", "lr = -0.01"), "recipes.slow.lr: Input should be greater than 0 (found -0.01)."),
+        (edited("[data]", "[protocol]\nalphas = 20\n[data]"), "protocol.alphas: must be odd"),
+        (
+            edited("[data]", "[protocol]\nalphas = 1\n[data]"),
+            "protocol.alphas: Input should be greater than or",
+        ),
+        (edited("replicates = 2", "siblings = 1"), "siblings: Input should be greater than or equal to 2"),
+        (
+            edited("replicates = 2", "floor = 1.5"),
+            "floor: Input should be less than or equal to 1 (found 1.5).",
+        ),
+        (
+            edited('recipe = "fast"', 'recipe = "fats"'),
+            "architecture 'lmc_mlp' asks for recipe 'fats', but the suite has fast, slow.",
+        ),
+        (
+            edited('"lmc_linear"\nrecipe = "slow"', '"lmc_mlp"\nrecipe = "fast"'),
+            "architecture 'lmc_mlp with fast' is listed twice.",
+        ),
+        (edited('"none", "same-half"', '"none", "none"'), "shift 'none' is listed twice."),
+        (
+            edited('"same-half"', '{name = "label-skew", params = {share = 0.8}}'),
+            "shift 'label-skew' is listed twice.",
+        ),
+        (edited("[0, 2,", "[0, 0.0,"), "fork '0' is listed twice."),
+        (edited("[0, 2,", "[0, 4,"), "fork 4 is not before the end of recipe 'slow'."),
+        (
+            edited("[0, 2,", "[0, -2,"),
+            "forks.1: Unknown fork -2. Allowed: an epoch (0, 2, 0.5) or 'independent'.",
+        ),
+        (edited("[0, 2,", "[0, true,"), "forks.1: Unknown fork True."),
+        (
+            edited('"same-half"', '"same-hlaf"'),
+            "shifts.1: Unknown shift 'same-hlaf'. Did you mean 'same-half'",
+        ),
+        (edited('"same-half"', "7"), "shifts.1: must be a table, found 7."),
+        (
+            edited('"same-half"', '{name = "label-skew", params = {shaer = 0.9}}'),
+            "shifts.1: Unknown parameter of shift label-skew 'shaer'. Did you mean 'share'?",
+        ),
+        (
+            edited('"same-half"', '{name = "label-skew", params = {share = "0.9"}}'),
+            "shifts.1: Shift label-skew: share must be of type float, found '0.9'.",
+        ),
+        (
+            edited('"same-half"', '{name = "label-skew", params = {share = nan}}'),
+            "shifts.1: Shift label-skew: share must be finite, found nan.",
+        ),
+        (
+            edited('"same-half"', '{name = "none", noise = "none"}'),
+            "shifts.1.noise: Input should be 'own' or 'shared' (found 'none').",
+        ),
+        (
+            edited('name = "lmc_mlp"', 'name = "lmc_mlp"\nkwargs = {width = inf}'),
+            "architectures.1.kwargs: must be finite numbers, strings",
+        ),
+        (
+            edited('name = "lmc_mlp"', 'name = "lmc_mlp"\nkwargs = {width = 2020-01-01}'),
+            "architectures.1.kwargs: must be finite numbers, strings",
+        ),
+        (edited("[data]", "[data"), "is not TOML: "),
+    ],
+)
+def test_a_faulty_file_is_refused_naming_file_and_key(text, message):
+    with pytest.raises(UserError) as refused:
+        parse(text)
+    found = str(refused.value)
+    assert found.startswith("my/toy.toml")
+    assert message in found
+    assert "\n" not in found
+    assert "?." not in found
+    assert refused.value.exit_code == 2
+
+
+def test_every_fault_of_a_file_has_its_line():
+    faults = SUITE_TOML.replace("lr = 0.01", "lr = 0").replace("version = 1", "version = 0")
+    with pytest.raises(UserError) as refused:
+        parse(faults)
+    lines = str(refused.value).splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["my/toy.toml", "version"],
+        ["my/toy.toml", "recipes.slow.lr"],
+    ]
+
+
+def test_bytes_that_are_no_text_are_refused():
+    with pytest.raises(UserError, match=r"bin\.toml is not TOML"):
+        parse_suite(b"\xff\xfe", "bin.toml")
+
+
+# --- finding -------------------------------------------------------------------------------------
+
+
+def test_published_suites_load_by_name_and_by_version():
+    assert "digits" in published_suites()
+    for name, file in published_suites().items():
+        suite = load_suite(name)
+        assert suite.name == name
+        assert file.name == f"{name}-v{suite.version}.toml"
+        assert load_suite(f"{name}-v{suite.version}") == suite
+
+
+def test_a_path_loads(tmp_path):
+    (tmp_path / "toy.toml").write_text(SUITE_TOML)
+    assert load_suite(str(tmp_path / "toy.toml")) == toy_suite()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digit", "Unknown suite 'digit'. Did you mean 'digits'"),
+        ("digits-v99", "Unknown suite 'digits-v99'. Did you mean"),
+        ("nowhere/toy.toml", "No suite file nowhere/toy.toml. Give a published name"),
+        # what else lies in the folder of suites is no suite
+        ("tuning", "Unknown suite 'tuning'"),
+        ("__init__.py", "Unknown suite '__init__.py'"),
+        ("", "Unknown suite ''"),
+    ],
+)
+def test_a_suite_that_is_not_there_is_refused(name, message):
+    with pytest.raises(UserError) as refused:
+        load_suite(name)
+    assert message in str(refused.value)

@@ -1,0 +1,209 @@
+"""Imports point one way, and what lists and shows needs no torch."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lmcbench
+from builders import make_record, write_run
+
+PACKAGE = Path(lmcbench.__file__).parent
+STAGES = {"data", "train", "connect", "ensemble", "board"}
+HEAVY = {"torch", "torchvision", "timm", "datasets", "sklearn"}
+TORCH_FREE = {"errors", "spec", "results", "ensemble", "board", "catalogue", "cli", "__main__"}
+
+MODULES = {
+    ".".join(["lmcbench", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+    if "suites" not in path.relative_to(PACKAGE).parts
+}
+
+
+def imported(source: str, modules=MODULES) -> set[str]:
+    """Every module that a file imports, wherever the import stands; names of ours in full."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the layer they reach into"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in modules else node.module)
+    return found
+
+
+def layer(module: str) -> tuple[int, str]:
+    """Rank of a module of ours, and the part it belongs to."""
+    part = module.split(".")[1] if "." in module else "__init__"
+    if part in STAGES:
+        return 3, part
+    ranks = {"errors": 0, "spec": 1, "results": 2, "cli": 5, "__main__": 6, "__init__": 6}
+    return ranks.get(part, 4), "composers" if part not in ranks else part
+
+
+def may_import(importer: str, target: str) -> bool:
+    (rank, part), (below, other) = layer(importer), layer(target)
+    return below < rank or part == other
+
+
+OURS = {
+    name: {i for i in imported(path.read_text(encoding="utf-8")) if i.split(".")[0] == "lmcbench"}
+    for name, path in MODULES.items()
+}
+
+
+@pytest.mark.parametrize(
+    ("importer", "target", "allowed"),
+    [
+        ("lmcbench.spec.suite", "lmcbench.errors", True),
+        ("lmcbench.spec.suite", "lmcbench.results.record", False),
+        ("lmcbench.errors", "lmcbench.spec.seeds", False),
+        ("lmcbench.connect.path", "lmcbench.results.measures", True),
+        ("lmcbench.connect.path", "lmcbench.data.pool", False),
+        ("lmcbench.board.page", "lmcbench.connect.path", False),
+        ("lmcbench.connect.path", "lmcbench.connect.state", True),
+        ("lmcbench.data.pool", "lmcbench.run", False),
+        ("lmcbench.run", "lmcbench.data.pool", True),
+        ("lmcbench.run", "lmcbench.cli", False),
+        ("lmcbench.run", "lmcbench", False),
+        ("lmcbench.cli", "lmcbench.run", True),
+    ],
+)
+def test_the_rule_itself(importer, target, allowed):
+    assert may_import(importer, target) is allowed
+
+
+def test_imports_are_seen_wherever_they_stand():
+    source = (
+        "from lmcbench import catalogue, UserError\n"
+        "if TYPE_CHECKING:\n    from lmcbench.spec.suite import Suite\n"
+        "def f():\n    import torch.nn\n    from lmcbench.board import page\n"
+    )
+    ours = {"lmcbench.catalogue", "lmcbench", "lmcbench.spec.suite", "lmcbench.board.page"}
+    assert imported(source) == ours | {"torch.nn"}
+
+
+def test_the_files_are_found():
+    parts = {layer(module)[1] for module in MODULES}
+    assert parts >= STAGES | {"errors", "spec", "results", "composers", "cli", "__init__"}
+    assert sum(map(len, OURS.values())) > 100
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_one_way(module):
+    assert {target for target in OURS[module] if not may_import(module, target)} == set()
+
+
+def test_no_module_imports_itself_by_a_detour():
+    done, path = set(), []
+
+    def visit(module):
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            path.append(module)
+            for target in sorted(OURS.get(module, ())):
+                visit(target)
+            path.pop()
+            done.add(module)
+
+    for module in sorted(MODULES):
+        visit(module)
+
+
+@pytest.mark.parametrize(
+    "module", sorted(m for m in MODULES if m.split(".")[1:2] and m.split(".")[1] in TORCH_FREE)
+)
+def test_light_modules_name_no_heavy_library(module):
+    names = {name.split(".")[0] for name in imported(MODULES[module].read_text(encoding="utf-8"))}
+    # a search of timm's registry is the one light command with a heavy answer
+    allowed = {"timm"} if module == "lmcbench.catalogue" else set()
+    assert names & HEAVY <= allowed
+
+
+def test_every_public_name_loads_from_its_home():
+    assert set(lmcbench._HOMES) == set(lmcbench.__all__)
+    assert set(lmcbench.__all__) <= set(dir(lmcbench))
+    for name, home in lmcbench._HOMES.items():
+        value = getattr(lmcbench, name)
+        assert value.__module__ == f"lmcbench.{home}"
+        assert value.__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
+        _ = lmcbench.no_such_name
+    assert issubclass(lmcbench.UserError, ValueError)
+
+
+# --- without torch -------------------------------------------------------------------------------
+
+SCRIPT = """
+import contextlib, io, json, sys
+heavy, blocked = {heavy!r}, {blocked!r}
+if blocked:
+    sys.modules.update(dict.fromkeys(heavy))
+from lmcbench.cli import main
+for arguments in {commands!r}:
+    sys.argv = ["lmcbench", *arguments]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    loaded = [name for name in heavy if sys.modules.get(name) is not None]
+    print(json.dumps([arguments, code, loaded, out.getvalue()]))
+"""
+
+
+@pytest.mark.parametrize("blocked", [True, False], ids=["not installed", "installed"])
+def test_light_commands_work_without_torch_and_never_import_it(tmp_path, blocked):
+    record = make_record(barrier_error=0.123)
+    write_run(tmp_path / "leaderboard" / "submissions" / "somebody", [record])
+    run = str(tmp_path / "leaderboard" / "submissions" / "somebody")
+    commands = [
+        [],
+        ["--version"],
+        ["suites"],
+        ["suites", "digits"],
+        ["suites", "digits", "--json"],
+        ["shifts"],
+        ["archs"],
+        ["leaderboard"],
+        ["leaderboard", "--check"],
+        ["leaderboard", run],
+        ["run", "digits", "--dry-run"],
+    ]
+    script = SCRIPT.format(heavy=sorted(HEAVY), blocked=blocked, commands=commands)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(arguments, code, loaded) for arguments, code, loaded, _ in answers] == [
+        (arguments, 0, []) for arguments in commands
+    ]
+    said = {" ".join(arguments): text for arguments, _, _, text in answers}
+    assert "Usage: " in said[""]
+    assert said["--version"].startswith("lmcbench ")
+    assert json.loads(said["suites digits --json"])["name"] == "digits"
+    assert "12.3" in said[f"leaderboard {run}"]
+    assert "12.3" in (tmp_path / "leaderboard" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("package", ["torch", "timm"])
+def test_measures_work_without_torch(package):
+    script = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "import lmcbench\n"
+        "curve = lmcbench.Curve([0, 0.5, 1], [1, 3, 1], [0, 0, 0], 5)\n"
+        "probs = [[[0.75, 0.25]], [[0.25, 0.75]]]\n"
+        "print(lmcbench.barrier(curve).loss_mid, lmcbench.noise_scale(1, 4, 2),\n"
+        "      lmcbench.compare_predictions(probs, [0])['disagreement'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["2.0", "1.0", "1.0"]
