@@ -166,7 +166,7 @@ def test_writing_a_default_does_not_change_the_digest(path, value):
         ),
         (
             edited('name = "digits"', 'name = "digits"\ntrain-size = 5'),
-            "data.train-size: unknown key. Did you mean 'train_size' or 'test_size'?",
+            "data.train-size: unknown key. Did you mean 'train_size'",
         ),
         (
             edited('name = "lmc_mlp"', 'name = "lmc_mlp"\nkwarg = 1'),
