@@ -55,7 +55,9 @@ def _help(
 
 @app.command()
 def suites(
-    name: Annotated[str | None, typer.Argument(help="A published suite or a .toml file; none: all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A published suite or a .toml file; none: all.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the published suites, or what one of them runs."""
@@ -82,7 +84,7 @@ def shifts(as_json: Json = False) -> None:
 @app.command()
 def archs(
     pattern: Annotated[
-        str | None, typer.Argument(metavar="[GLOB]", help="Search timm's registry too, as in 'resnet*'.")
+        str | None, typer.Argument(metavar="GLOB", help="Search timm's registry too, as in 'resnet*'.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -107,7 +109,10 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command()
 def run(
-    suite: Annotated[str, typer.Argument(help="A published suite (see 'lmcbench suites') or a .toml file.")],
+    suite: Annotated[
+        str,
+        typer.Argument(metavar="SUITE", help="A published suite (see 'lmcbench suites') or a .toml file."),
+    ],
     arch: Annotated[
         list[str] | None,
         typer.Option(help="Only these architectures (glob, repeatable), or one the suite does not list."),
@@ -168,7 +173,7 @@ def run(
 @app.command()
 def leaderboard(
     path: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="Print the table of this run folder instead.")
+        Path | None, typer.Argument(metavar="RUN", help="Print the table of this run folder instead.")
     ] = None,
     board_dir: Annotated[Path, typer.Option("--leaderboard", help="The leaderboard's folder.")] = Path(
         "leaderboard"
@@ -205,7 +210,7 @@ def main() -> None:
     """Run the command line and exit with its code: one message, no traceback, on bad input."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app()
+        app(prog_name="lmcbench")
     except UserError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)

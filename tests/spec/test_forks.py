@@ -1,7 +1,7 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lmcbench.errors import UserError
@@ -28,6 +28,7 @@ def test_whole_epochs_fall_on_full_passes():
     assert [Fork.parse(e).step(44) for e in (0, 1, 3, 0.5, INDEPENDENT)] == [0, 44, 132, 22, 0]
 
 
+@example(29, 100)  # 28.999999999999996 in floating point
 @given(st.integers(0, 999), st.integers(1, 500))
 def test_steps_of_a_part_of_an_epoch_are_exact(hundredths, steps):
     fork = Fork.parse(f"{hundredths / 100:.2f}")

@@ -1,10 +1,11 @@
 import tomllib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import SUITE_TOML, toy_suite
+from builders import SUITE_TOML, toy_cell, toy_suite
 from lmcbench.errors import UserError
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.recipe import Recipe
@@ -114,6 +115,7 @@ important = st.one_of(
         .map(lambda s: {"name": "label-skew", "params": {"share": s}}),
     ),
     st.tuples(st.just(("forks",)), st.sampled_from([[0], [0, 1, "independent"], [0, 2]])),
+    st.tuples(st.just(("evaluations",)), st.sampled_from([["rotate-15"], ["gaussian_noise-3", "rotate-15"]])),
     st.tuples(st.just(("siblings",)), st.integers(3, 20)),
     st.tuples(
         st.just(("protocol", "alphas")), st.integers(1, 60).map(lambda i: 2 * i + 1).filter(lambda a: a != 21)
@@ -135,6 +137,7 @@ def test_what_changes_numbers_changes_the_digest(change):
 def defaults():
     yield ("siblings",), 2
     yield ("citation",), ""
+    yield ("evaluations",), []
     yield ("data", "holdout"), 0.0
     yield ("data", "holdout"), 0
     for name, field in Protocol.model_fields.items():
@@ -153,6 +156,18 @@ def test_writing_a_default_does_not_change_the_digest(path, value):
     assert type(toy_suite()).model_validate(changed(path, value)).digest == toy_suite().digest
 
 
+def test_a_rule_may_get_another_parameter_without_orphaning_results(monkeypatch):
+    before = toy_suite().digest, toy_cell(shift="label-skew").key
+    kind = SHIFTS["label-skew"]
+
+    def extended(labels, k, seed, *, share=0.8, ties="low"):
+        return kind.rule(labels, k, seed, share=share)
+
+    monkeypatch.setitem(SHIFTS, "label-skew", replace(kind, rule=extended, check=lambda **_: None))
+    assert toy_cell(shift="label-skew").shift.params == {"share": 0.8, "ties": "low"}
+    assert (toy_suite().digest, toy_cell(shift="label-skew").key) == before
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 
@@ -166,7 +181,7 @@ def test_writing_a_default_does_not_change_the_digest(path, value):
         ),
         (
             edited('name = "digits"', 'name = "digits"\ntrain-size = 5'),
-            "data.train-size: unknown key. Did you mean 'train_size'",
+            "data.train-size: unknown key. Did you mean 'train_size' or",
         ),
         (
             edited('name = "lmc_mlp"', 'name = "lmc_mlp"\nkwarg = 1'),
@@ -237,6 +252,10 @@ def test_writing_a_default_does_not_change_the_digest(path, value):
         (
             edited('name = "lmc_mlp"', 'name = "lmc_mlp"\nkwargs = {width = 2020-01-01}'),
             "architectures.1.kwargs: must be finite numbers, strings",
+        ),
+        (
+            edited("replicates = 2", 'evaluations = ["gaussian_nois-3"]'),
+            "evaluations.0: Unknown",
         ),
         (edited("[data]", "[data"), "is not TOML: "),
     ],

@@ -1,0 +1,317 @@
+"""The command line where nothing is trained: what it prints, and what it refuses without leaving a trace."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run
+from lmcbench import cli
+from lmcbench.results.store import RunFolder, write_atomic
+from lmcbench.spec.cells import expand
+from lmcbench.spec.suite import load_suite
+
+
+@pytest.fixture
+def lmcbench(tmp_path, monkeypatch, capsys):
+    """Run `lmcbench ARGUMENTS` in an empty folder; returns exit code, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lmcbench", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+def content(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()} | {
+        p.relative_to(folder): None for p in folder.rglob("*") if p.is_dir()
+    }
+
+
+# --- showing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--help",), ("-h",), *[(c, "-h") for c in ("suites", "shifts", "archs", "run", "leaderboard")]],
+)
+def test_help_is_an_answer(lmcbench, arguments):
+    code, out, err = lmcbench(*arguments)
+    assert (code, err) == (0, "")
+    assert "Usage: lmcbench" in out
+
+
+def test_help_lists_the_commands_and_the_flags_of_run(lmcbench):
+    _, out, _ = lmcbench()
+    listed = re.findall(r"^  (\w+)  ", out, re.M)
+    assert {"suites", "shifts", "archs", "doctor", "run", "leaderboard"} <= set(listed)
+    _, out, _ = lmcbench("run", "--help")
+    flags = [
+        "--arch",
+        "--shift",
+        "--fork",
+        "--replicates",
+        "--out",
+        "--device",
+        "--jobs",
+        "--data-dir",
+        "--dry-run",
+    ]
+    assert [flag for flag in flags if flag not in out] == []
+
+
+def test_suites_lists_what_is_published(lmcbench):
+    code, out, _ = lmcbench("suites")
+    assert code == 0
+    assert "digits" in out
+    code, out, err = lmcbench("suites", "--json")
+    assert (code, err) == (0, "")
+    [digits] = [s for s in json.loads(out) if s["name"] == "digits"]
+    assert digits["digest"] == load_suite("digits").digest
+    assert digits["cells"] == len(expand(load_suite("digits")))
+
+
+@pytest.mark.parametrize("named", ["digits", "toy.toml"])
+def test_a_suite_as_json_announces_every_cell(lmcbench, tmp_path, named):
+    (tmp_path / "toy.toml").write_text(SUITE_TOML)
+    code, out, err = lmcbench("suites", named, "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    suite = load_suite(named)
+    assert list(found) == ["name", "version", "digest", "cells"]
+    assert (found["name"], found["version"], found["digest"]) == (suite.name, suite.version, suite.digest)
+    assert found["cells"] == [
+        {
+            "key": cell.key,
+            "architecture": cell.architecture.label,
+            "recipe": cell.architecture.recipe,
+            "shift": cell.shift.label,
+            "fork": cell.fork.name,
+            "replicate": cell.replicate,
+        }
+        for cell in expand(suite)
+    ]
+
+
+def test_a_suite_as_text_has_its_facts(lmcbench, tmp_path):
+    (tmp_path / "toy.toml").write_text(SUITE_TOML)
+    code, out, _ = lmcbench("suites", "toy.toml")
+    assert code == 0
+    assert "48 in 4 families" in out
+    assert toy_suite().digest in out
+    assert re.search(r"forks \(epoch\) +0, 2, independent", out)
+
+
+def test_shifts_and_architectures_are_listed(lmcbench):
+    _, out, _ = lmcbench("shifts", "--json")
+    listed = {s["name"]: s for s in json.loads(out)}
+    assert {"none", "disjoint-halves", "label-skew"} <= listed.keys()
+    assert listed["label-skew"]["params"] == {"share": 0.8}
+    _, text, _ = lmcbench("shifts")
+    assert all(name in text for name in listed)
+    assert "same-half = same(disjoint-halves)" in text
+    _, out, _ = lmcbench("archs", "--json")
+    assert [a["name"] for a in json.loads(out)] == ["lmc_linear", "lmc_mlp", "lmc_cnn", "lmc_resnet"]
+
+
+def test_a_dry_run_says_what_would_be_run_and_writes_nothing(lmcbench, tmp_path):
+    code, out, err = lmcbench(
+        "run", "digits", "--arch", "*mlp", "--shift", "none", "--replicates", "5:7", "--dry-run"
+    )
+    forks = len(load_suite("digits").forks)
+    assert (code, err) == (0, "")
+    assert f"digits version 1: {2 * forks} cells, in runs/digits" in out
+    assert "2 families to train: lmc_mlp" in out
+    assert content(tmp_path) == {}
+
+
+def test_a_finished_run_has_nothing_to_do(lmcbench, tmp_path):
+    (tmp_path / "toy.toml").write_text(SUITE_TOML)
+    write_run(tmp_path / "out", [make_record(cell, barrier_error=0.123) for cell in expand(toy_suite())])
+    before = content(tmp_path)
+    code, out, err = lmcbench("run", "toy.toml", "--out", "out")
+    assert (code, err) == (0, "")
+    assert "48 are finished already, 0 to do" in out
+    assert "12.3 ± 0.0" in out
+    after = content(tmp_path)
+    table = after.pop((tmp_path / "out" / "leaderboard.md").relative_to(tmp_path)).decode()
+    assert after == before
+    assert table.startswith("# toy version 1\n\n### Error barrier")
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def refused(answer, message):
+    """Exit 2 with one message and no traceback."""
+    code, out, err = answer
+    assert message in err
+    assert code == 2
+    assert "Traceback" not in err
+    assert out == ""
+    return True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "digit"], "Error: Unknown suite 'digit'. Did you mean 'digits'"),
+        (["suites", "digit"], "Error: Unknown suite 'digit'. Did you mean 'digits'"),
+        (["run", "none.toml"], "Error: No suite file none.toml."),
+        (["run", "digits", "--arch", "lmc_mpl"], "Unknown architecture 'lmc_mpl'. Did you mean 'lmc_mlp'"),
+        (["run", "digits", "--arch", "x*"], "No architecture of suite digits matches 'x*'"),
+        (
+            ["run", "digits", "--arch", "net.py:f", "--recipe", "mlp"],
+            "Architecture 'net.py:f': no file net.py",
+        ),
+        (["run", "digits", "--recipe", "mpl"], "Unknown recipe of suite digits 'mpl'. Did you mean 'mlp'"),
+        (["run", "digits", "--shift", "lable-skew"], "Unknown shift 'lable-skew'. Did you mean 'label-skew'"),
+        (["run", "digits", "--fork", "7"], "Suite digits has no fork 7. It has 0, "),
+        (["run", "digits", "--fork", "-1"], "Unknown fork '-1'. Allowed: an epoch"),
+        (["run", "digits", "--replicates", "3:1"], "Replicates '3:1' is an empty range"),
+        (["run", "digits", "--replicates", "two"], "write a number N or a half-open range A:B"),
+        (["run", "digits", "--jobs", "0"], "--jobs"),
+        (["run", "digits", "--device", "tpu"], "--device"),
+        (["run", "digits", "--wrong"], "--wrong"),
+        (["run"], "SUITE"),
+        (["rum"], "rum"),
+        (["archs", "no_such_net*"], "No architecture matches 'no_such_net*'"),
+        (["leaderboard"], "leaderboard is no leaderboard: it has no folder 'submissions'"),
+        (["leaderboard", "none"], "There is no none. Give a run folder"),
+        (["leaderboard", "."], "No records in ."),
+    ],
+)
+def test_bad_input_is_one_message_and_nothing_is_written(lmcbench, tmp_path, arguments, message):
+    assert refused(lmcbench(*arguments), message)
+    assert content(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[data]", "[protocol]\nalphas = 20\n[data]", "toy.toml: protocol.alphas: must be odd"),
+        ("lr = 0.1", "lr = -0.1", "toy.toml: recipes.fast.lr: Input should be greater than 0 (found -0.1)."),
+        ("replicates =", "replicate =", "toy.toml: replicate: unknown key. Did you mean 'replicates'"),
+        (
+            "version = 1",
+            'version = "one"',
+            "toy.toml: version: Input should be a valid integer (found 'one').",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "suites"])
+def test_a_faulty_suite_file_is_refused_by_file_and_key(lmcbench, tmp_path, command, old, new, message):
+    (tmp_path / "toy.toml").write_text(SUITE_TOML.replace(old, new))
+    before = content(tmp_path)
+    assert refused(lmcbench(command, "toy.toml"), message)
+    assert content(tmp_path) == before
+
+
+def test_a_folder_of_another_suite_is_refused_and_kept(lmcbench, tmp_path):
+    write_run(tmp_path / "runs" / "digits", [make_record()])
+    before = content(tmp_path)
+    assert refused(lmcbench("run", "digits"), "runs/digits holds a run of suite toy version 1")
+    assert content(tmp_path) == before
+
+
+def test_a_folder_of_other_things_is_refused_and_kept(lmcbench, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("x")
+    before = content(tmp_path)
+    assert refused(lmcbench("run", "digits", "--out", "out"), "out exists and is not a run folder")
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["leaderboard", "out"], ["leaderboard", "out/records/{key}.json"], ["run", "toy.toml", "--out", "out"]],
+)
+def test_a_record_of_a_newer_schema_is_refused_and_kept(lmcbench, tmp_path, arguments):
+    (tmp_path / "toy.toml").write_text(SUITE_TOML)
+    cell = toy_cell()
+    folder = RunFolder(tmp_path / "out")
+    folder.claim(cell.suite.identity())
+    write_atomic(folder.record(cell.key), json.dumps({"schema": "lmcbench/cell/2", "key": cell.key}))
+    before = content(tmp_path)
+    answer = lmcbench(*[a.format(key=cell.key) for a in arguments])
+    assert refused(
+        answer, "has schema lmcbench/cell/2; this lmcbench reads up to lmcbench/cell/1. Upgrade: pip"
+    )
+    assert content(tmp_path) == before
+
+
+def test_a_run_folder_of_a_newer_schema_is_refused(lmcbench, tmp_path):
+    write_atomic(RunFolder(tmp_path / "out").header, json.dumps({"schema": "lmcbench/run/2"}))
+    assert refused(lmcbench("run", "digits", "--out", "out"), "Upgrade: pip")
+
+
+def test_a_run_without_records_has_no_table(lmcbench, tmp_path):
+    RunFolder(tmp_path / "out").claim(toy_suite().identity())
+    assert refused(lmcbench("leaderboard", "out"), "No records in out")
+    (tmp_path / "empty").mkdir()
+    assert refused(lmcbench("leaderboard", "empty"), "No records in empty")
+
+
+# --- the leaderboard -----------------------------------------------------------------------------
+
+
+def test_the_leaderboard_is_written_checked_and_found_out_of_date(lmcbench, tmp_path):
+    board = tmp_path / "leaderboard"
+    write_run(board / "submissions" / "one", [make_record(barrier_error=0.123)])
+    code, out, err = lmcbench("leaderboard", "--check")
+    assert (code, out) == (1, "")
+    assert "leaderboard/README.md is out of date. Run 'lmcbench leaderboard'" in err
+    assert not (board / "README.md").exists()
+
+    assert lmcbench("leaderboard") == (0, "Wrote leaderboard/README.md.\n", "")
+    assert "12.3" in (board / "README.md").read_text(encoding="utf-8")
+    assert lmcbench("leaderboard", "--check") == (0, "leaderboard/README.md is up to date.\n", "")
+
+    write_run(board / "submissions" / "two", [make_record(toy_cell("lmc_linear"))])
+    before = content(tmp_path)
+    assert lmcbench("leaderboard", "--check")[0] == 1
+    assert content(tmp_path) == before
+    assert lmcbench("leaderboard", "--leaderboard", board)[0] == 0
+    assert lmcbench("leaderboard", "--check", "--leaderboard", board)[0] == 0
+
+
+def test_one_runs_table_is_printed(lmcbench, tmp_path):
+    write_run(tmp_path / "run", [make_record(toy_cell(replicate=r), barrier_error=0.2) for r in range(2)])
+    before = content(tmp_path)
+    code, out, err = lmcbench("leaderboard", "run")
+    assert (code, err) == (0, "")
+    assert re.search(r"lmc_mlp +fast +none +20\.0 ± 0\.0 +2 +0/2", out)
+    assert content(tmp_path) == before
+
+
+def test_as_a_program(tmp_path):
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "lmcbench", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    bad = run("run", "digit")
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.startswith("Error: Unknown suite 'digit'. Did you mean 'digits'")
+    assert bad.stderr.count("\n") == 1
+    good = run("suites", "digits", "--json")
+    assert good.returncode == 0
+    assert json.loads(good.stdout)["version"] == 1
+    assert content(tmp_path) == {}
