@@ -241,7 +241,7 @@ def _siblings(family: Family, cell: Cell, bench: Workbench, length: int, per_epo
         if cell.fork.epoch is None:
             state = _initial(family, bench, seeds.init[i + 1])
         start = cell.fork.step(per_epoch)
-        members.append(Member(start, length, sequence, seeds.layer[i + 1], state))
+        members.append(Member(start, length, sequence, seeds.layer[drawn], state))
     return members
 
 
