@@ -13,7 +13,7 @@ from builders import make_record, write_run
 
 PACKAGE = Path(lmcbench.__file__).parent
 STAGES = {"data", "train", "connect", "ensemble", "board"}
-HEAVY = {"torch", "torchvision", "timm", "datasets", "sklearn"}
+HEAVY = {"torch", "torchvision", "timm", "datasets", "sklearn", "pyarrow", "PIL"}
 TORCH_FREE = {"errors", "spec", "results", "ensemble", "board", "catalogue", "cli", "__main__"}
 
 MODULES = {
@@ -170,6 +170,8 @@ def test_light_commands_work_without_torch_and_never_import_it(tmp_path, blocked
         ["suites", "digits"],
         ["suites", "digits", "--json"],
         ["shifts"],
+        ["data"],
+        ["data", "--json"],
         ["archs"],
         ["leaderboard"],
         ["leaderboard", "--check"],

@@ -13,8 +13,8 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmcbench.connect.network import Network
-from lmcbench.connect.path import Split, alpha_grid, line, score
+from lmcbench.connect.network import Images, Network
+from lmcbench.connect.path import alpha_grid, line, score
 from lmcbench.connect.state import Stack, State, average
 from lmcbench.data.calibration import calibration_items
 from lmcbench.ensemble.predictions import compare_predictions, expected_calibration_error, softmax
@@ -23,6 +23,9 @@ from lmcbench.results.measures import Array, Curve, barrier
 from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Score, SiblingRecord
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell
+
+Split = tuple[Images, Tensor]
+"""Images and their labels `[n]`."""
 
 Logits = NDArray[np.float16]
 """Stored test logits of the siblings, `[K, n, classes]` fp16."""
@@ -65,7 +68,7 @@ def measure_cell(
     tests = {name: bench.tests[transform].split() for name, transform in _tests(cell).items()}
     protocol = cell.suite.protocol
     listed = calibration_items(seen.items, bench.pool.source, bench.pool.labels, protocol.calibration)
-    calibration = bench.train.split(torch.as_tensor(listed))[0]
+    calibration = bench.train.split(torch.as_tensor(listed))[0].whole()
 
     def recalibrated(stack: Stack) -> Stack:
         return network.recalibrate(stack, calibration, protocol.calibration_batches)
