@@ -62,7 +62,8 @@ def suite_text(suite: Suite, where: str) -> str:
         "siblings": f"{suite.siblings} per cell",
         "replicates": suite.replicates,
         "cells": f"{len(cells)} in {len(families(cells))} families (a family shares a trunk)",
-        "protocol": f"{suite.protocol.alphas} alphas, {suite.protocol.calibration} calibration images",
+        "protocol": f"{suite.protocol.alphas} alphas, {suite.protocol.calibration} calibration images, "
+        f"train curves on {suite.protocol.train_eval or 'all'} items",
         "evaluation shifts": ", ".join(suite.evaluations) or "none",
         "floor": f"mean member accuracy {suite.floor:g}",
         "cost": suite.cost or "not measured",

@@ -38,7 +38,7 @@ def test_an_adaptation_is_part_of_what_a_network_is_and_none_leaves_no_trace():
     assert small.label == "resnet18+small-stem"
     assert small.identity() == plain.identity() | {"adapt": "small-stem"}
     assert "adapt" not in plain.identity()
-    with pytest.raises(ValidationError, match="Unknown adaptation 'small_stem'. Did you mean 'small-stem'"):
+    with pytest.raises(ValidationError, match=r"Unknown adaptation 'small_stem'\. Did you mean 'small-stem'"):
         Architecture(name="resnet18", recipe="sgd", adapt="small_stem")
 
 
