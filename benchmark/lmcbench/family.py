@@ -127,7 +127,7 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
         dataset,
         device,
         pool,
-        DeviceImages(pool.images, pool.labels, dataset.statistics, device),
+        DeviceImages(pool.images, pool.labels, dataset.statistics, device, pool.image),
         {name: test(name) for name in shown},
         {cell.key: seen[cell.shift.label] for cell in cells},
         build(family.architecture, dataset.shape, len(dataset.classes), seeds.init[0]).to(device),
