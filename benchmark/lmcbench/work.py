@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import save as to_safetensors
 
 from lmcbench.cell import Measured, measure_cell
+from lmcbench.connect.geometry import geometry
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import select
@@ -23,8 +24,8 @@ from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.suite import DataSpec
+from lmcbench.states import fork_state, siblings
 from lmcbench.tasks import Event, Finished, Progress, Task
-from lmcbench.train.state import load_tensors
 from lmcbench.writeup import build_record
 
 
@@ -76,8 +77,11 @@ def _record_cell(cell: Cell, bench: Workbench, folder: RunFolder, failure: str |
     else:
         status, reason = "ok", None
         try:
-            states = [load_tensors(folder.sibling(cell.key, i)) for i in range(cell.suite.siblings)]
+            states = siblings(cell, folder, bench.model)
             measured = measure_cell(cell, bench, states, training["train_losses"])
+            fork = fork_state(cell, training["step"], folder, bench.model)
+            for pair in measured.pairs:
+                pair.geometry = geometry(fork, states[pair.i], states[pair.j]).to_json()
             evidence = _keep(measured, cell, folder)
         except NotFiniteError:
             status, reason = "diverged", "the loss is not finite on the path between two siblings"
@@ -101,12 +105,11 @@ def _keep(measured: Measured, cell: Cell, folder: RunFolder) -> dict[str, object
     content = to_safetensors(measured.predictions)
     path = folder.predictions(cell.key)
     write_atomic(path, content)
-    siblings = [folder.sibling(cell.key, i) for i in range(cell.suite.siblings)]
+    weights = [folder.sibling(cell.key, i) for i in range(cell.suite.siblings)]
     return {
         "predictions": {"path": str(path.relative_to(folder.root)), "sha256": digest_bytes(content)},
         "checkpoints": [
-            {"path": str(p.relative_to(folder.root)), "sha256": digest_bytes(p.read_bytes())}
-            for p in siblings
+            {"path": str(p.relative_to(folder.root)), "sha256": digest_bytes(p.read_bytes())} for p in weights
         ],
     }
 
