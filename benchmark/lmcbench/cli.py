@@ -121,6 +121,10 @@ def run(
         str | None,
         typer.Option(metavar="N|A:B", help="Replicates 0 to N-1, or A to B-1; the suite's number."),
     ] = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(metavar="all|NAME", help="Further measures on the suite's probe cells (repeatable)."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/SUITE.")] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     jobs: Annotated[
@@ -150,7 +154,7 @@ def run(
         recipe=recipe,
     )
     folder = RunFolder(out if out is not None else Path("runs") / chosen.name)
-    plan = plan_run(expand(chosen, selection), folder)
+    plan = plan_run(expand(chosen, selection), folder, measure or ())
     view = RunView(chosen, plan, folder)
     view.introduce()
     if dry_run:

@@ -18,6 +18,7 @@ from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import select
 from lmcbench.errors import UserError
 from lmcbench.family import Workbench, prepare, train_family, trained
+from lmcbench.probing import add_measures
 from lmcbench.results.measures import NotFiniteError
 from lmcbench.results.record import Record, Status
 from lmcbench.results.store import RunFolder, write_atomic
@@ -44,7 +45,8 @@ def run_task(task: Task) -> Iterator[Event]:
     dataset = _dataset(family.suite.data, task.data_dir)
     bench = prepare(family, family.cells, dataset, device)
     folder.claim(family.suite.identity())
-    untrained = [cell for cell in family.cells if trained(cell, folder) is None]
+    unrecorded = [cell for cell in family.cells if folder.finished(cell.key) is None]
+    untrained = [cell for cell in unrecorded if trained(cell, folder) is None]
     failure = None
     if untrained:
         done = 0.0
@@ -58,8 +60,11 @@ def run_task(task: Task) -> Iterator[Event]:
             failure = f"training failed: {_describe(error)}"
         yield Progress((1 - done) * len(untrained) / 2)
     for cell in family.cells:
-        record = _record_cell(cell, bench, folder, failure)
-        write_atomic(folder.record(cell.key), record.to_json())
+        if cell in unrecorded:
+            record = _record_cell(cell, bench, folder, failure)
+            write_atomic(folder.record(cell.key), record.to_json())
+        if task.measures and cell.probed:
+            add_measures(cell, bench, folder, task.measures)
         yield Progress(0.5 if cell in untrained else 1.0)
         yield Finished(cell.key)
 
