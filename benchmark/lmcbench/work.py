@@ -16,6 +16,7 @@ from lmcbench.connect.geometry import geometry
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import select
+from lmcbench.devices import choose_device
 from lmcbench.errors import UserError
 from lmcbench.family import Workbench, prepare, train_family, trained
 from lmcbench.probing import add_measures
@@ -38,7 +39,7 @@ def run_task(task: Task) -> Iterator[Event]:
     Raises:
         UserError: for bad input: no such data or device, a network that cannot be built.
     """
-    device = _device(task.device)
+    device = choose_device(task.device)
     if device.type == "cpu":
         torch.set_num_threads(1)  # the same sums in the same order on every machine (design 3.11)
     family, folder = task.family, task.folder
@@ -123,14 +124,6 @@ def _describe(error: Exception) -> str:
     """The error and where it was raised, without any path of this machine."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("No CUDA device was found. Use --device cpu, or --device auto to take what is there.")
-    return torch.device(name)
 
 
 @cache
