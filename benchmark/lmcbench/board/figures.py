@@ -491,7 +491,9 @@ def draw_plane(
 ) -> Any:
     """One plane with its anchors; returns what a colour bar needs."""
     loss = np.array(found["loss"]).clip(norm.vmin, norm.vmax)
-    mesh = axis.pcolormesh(found["x"], found["y"], loss, cmap=MAP, norm=norm, shading="gouraud")
+    mesh = axis.pcolormesh(
+        found["x"], found["y"], loss, cmap=MAP, norm=norm, shading="gouraud", rasterized=True
+    )
     axis.contour(found["x"], found["y"], loss, levels=levels, colors="white", linewidths=0.6)
     anchors = np.array(found["anchors"])
     axis.plot(*np.vstack([anchors[1], anchors[2]]).T, color="white", linewidth=0.9, linestyle="--")
