@@ -87,7 +87,7 @@ class Network:
                     yield self._forward(states, batch.to(self.device, self.dtype))
 
     def images_per_pass(self, images: Tensor) -> int:
-        """The batch size that was asked for, or 500 images and fewer of large ones on a CPU, to stay in its caches.
+        """The batch size that was asked for; else 500, on a CPU fewer of large images, to stay in its caches.
 
         Measured: one core, 2026-11-21, medians of 5: ResNet-20 at 32 x 32, 1.52 s of 500 images in
         passes of 125, 1.67 of 250, 2.13 of 500; a width-8 ResNet at 8 x 8, 0.40, 0.29 and 0.22 s.
