@@ -13,7 +13,7 @@ import typer
 
 from lmcbench.errors import UserError
 
-EXIT_CHECK, EXIT_INTERRUPTED = 1, 130
+EXIT_CHECK, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 3, 130
 
 app = typer.Typer(
     name="lmcbench",
@@ -31,6 +31,13 @@ class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+class Inconclusive(StrEnum):
+    """What a comparison that cannot tell is to its caller."""
+
+    fail = "fail"
+    warn = "warn"
 
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -201,6 +208,50 @@ def leaderboard(
 
     write_atomic(target, content)
     typer.echo(f"Wrote {target}.")
+
+
+# --- the gate ------------------------------------------------------------------------------------
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="The run to compare with.")],
+    head: Annotated[Path, typer.Argument(metavar="HEAD", help="The run in question.")],
+    across: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="architecture|recipe|suite|seeds",
+            help="Match cells over this field on purpose (repeatable).",
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="Take the gate's tests and margins from this suite or .toml file.")
+    ] = None,
+    inconclusive: Annotated[
+        Inconclusive, typer.Option(help="Exit 3 (fail) or 0 (warn) where the replicates cannot tell.")
+    ] = Inconclusive.fail,
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="For a pull request comment.")] = False,
+) -> None:
+    """Say whether results changed between two runs of the same cells.
+
+    Exit codes: 0 identical, equivalent or improved; 1 regressed or changed; 3 inconclusive;
+    4 not comparable; 5 cells missing or failed on one side.
+    """
+    from lmcbench.board import compare as gate
+    from lmcbench.board import comparison, gate_text
+
+    old, new = gate.read_side(base), gate.read_side(head)
+    tests, origin = gate.gate_of(new, suite)
+    found = gate.compare(old, new, tests, across or (), (str(base), str(head)))
+    if as_json:
+        _print_json(comparison.as_json(found))
+    elif markdown or found.tests or found.exit_code == 0:
+        typer.echo(gate_text.render(found, origin, markdown), nl=False)
+    code = found.exit_code
+    if code > EXIT_CHECK:
+        typer.echo(f"lmcbench compare: {gate_text.headline(found)}", err=True)
+    raise typer.Exit(0 if code == EXIT_INCONCLUSIVE and inconclusive is Inconclusive.warn else code)
 
 
 # --- entry ---------------------------------------------------------------------------------------
