@@ -83,7 +83,7 @@ def paired(base: Sequence[float], head: Sequence[float]) -> Difference:
     Raises:
         ValueError: without replicates, or where there are not equally many.
     """
-    if len(base) != len(head) or not base:
+    if len(base) != len(head) or len(base) == 0:
         raise ValueError(f"paired replicates are needed, found {len(base)} and {len(head)}")
     differences = np.subtract(head, base)
     n = len(differences)
@@ -186,21 +186,23 @@ def _judge(difference: Difference, rule: Rule, p_holm: float, tests: int) -> Jud
 
 def _needed(difference: Difference, rule: Rule, tests: int) -> int | None:
     """The fewest replicates (a side) that decide with a chance of `POWER` if estimate and spread stay."""
-    if difference.variance is None:
+    m, estimate, variance = rule.margin, difference.estimate, difference.variance
+    if variance is None:
         return None
-    m, estimate = rule.margin, difference.estimate
     within = m - abs(estimate)
     if rule.kind == "non-inferiority":
         within = m + (estimate if rule.better == "higher" else -estimate)
-    level, gap = (ALPHA, within) if within > 0 else (ALPHA / 2 / tests, abs(estimate))
     groups = 1 if difference.paired else 2
 
     def decides(n: int) -> bool:
-        df = groups * (n - 1)
-        reach = float(stdtrit(df, 1 - level)) + float(stdtrit(df, POWER))
-        return reach * math.sqrt(difference.variance / n) <= gap  # type: ignore[operator]
+        df, error = groups * (n - 1), math.sqrt(variance / n)
+        chance = float(stdtrit(df, POWER)) * error
+        if within > 0:
+            return float(stdtrit(df, 1 - ALPHA)) * error + chance <= within
+        significant = float(stdtrit(df, 1 - ALPHA / 2 / tests)) * error + chance <= abs(estimate)
+        return significant and chance <= -within
 
-    if gap <= 0 or not decides(MOST_REPLICATES):
+    if not decides(MOST_REPLICATES):
         return None
     low, high = 1, MOST_REPLICATES  # `low` does not decide, `high` does
     while high - low > 1:

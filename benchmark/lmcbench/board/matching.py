@@ -160,7 +160,14 @@ def _groups(records: Iterable[Record], where: Callable[[Record], str]) -> dict[s
 
 
 def _data(record: Record) -> Any:
-    return sorted(record.data, key=lambda entry: str(entry.get("split")))
+    """The content of each split; by its revision where it was not hashed. Where it lay does not matter."""
+    return {
+        str(entry.get("split")): {
+            "n": entry.get("n"),
+            "content": entry.get("sha256", entry.get("revision")),
+        }
+        for entry in record.data
+    }
 
 
 def _protocol(record: Record) -> Any:
