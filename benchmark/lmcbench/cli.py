@@ -241,6 +241,8 @@ def compare(
     from lmcbench.board import compare as gate
     from lmcbench.board import comparison, gate_text
 
+    if as_json and markdown:
+        raise UserError("Choose either --json or --markdown.")
     old, new = gate.read_side(base), gate.read_side(head)
     tests, origin = gate.gate_of(new, suite)
     found = gate.compare(old, new, tests, across or (), (str(base), str(head)))
