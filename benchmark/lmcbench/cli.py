@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,6 +42,9 @@ class Inconclusive(StrEnum):
 
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+DataDir = Annotated[
+    Path | None, typer.Option(envvar="LMCBENCH_DATA", help="Folder of data sets as parquet files.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -65,9 +69,10 @@ def suites(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="A published suite or a .toml file; none: all.")
     ] = None,
+    data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """List the published suites, or what one of them runs."""
+    """List the published suites, or what one of them runs and on which data."""
     from lmcbench import catalogue
     from lmcbench.spec.suite import load_suite
 
@@ -76,16 +81,25 @@ def suites(
         _print_json(listed) if as_json else typer.echo(catalogue.suites_text(listed))
     else:
         suite = load_suite(name)
-        _print_json(catalogue.describe_suite(suite)) if as_json else typer.echo(catalogue.suite_text(suite))
+        if as_json:
+            _print_json(catalogue.describe_suite(suite))
+            return
+        from lmcbench.data.listing import whereabouts
+
+        typer.echo(catalogue.suite_text(suite, whereabouts(suite.data.name, data_dir)))
 
 
 @app.command()
 def shifts(as_json: Json = False) -> None:
-    """List the training shifts: name, parameters, what each does and where it comes from."""
+    """List the training shifts and the evaluation transforms: what each does and where it comes from."""
     from lmcbench import catalogue
+    from lmcbench.spec.transforms import transform_table
 
-    listed = catalogue.list_shifts()
-    _print_json(listed) if as_json else typer.echo(catalogue.shifts_text(listed))
+    listed, transforms = catalogue.list_shifts(), transform_table()
+    if as_json:
+        _print_json({"shifts": listed, "transforms": transforms})
+    else:
+        typer.echo(catalogue.shifts_text(listed, transforms))
 
 
 @app.command()
@@ -102,12 +116,41 @@ def archs(
     _print_json(listed) if as_json else typer.echo(catalogue.architectures_text(listed, pattern))
 
 
+data_app = typer.Typer(rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+
+@data_app.callback(invoke_without_command=True)
+def data(context: typer.Context, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """List every data set: where it was found, size, licence, and what to do if it is missing."""
+    if context.invoked_subcommand is not None:
+        return
+    from lmcbench import catalogue
+    from lmcbench.data.listing import list_datasets
+
+    listed = list_datasets(data_dir)
+    if as_json:
+        _print_json([asdict(listing) for listing in listed])
+    else:
+        typer.echo(catalogue.datasets_text(listed))
+
+
+@data_app.command()
+def fetch(name: Annotated[str, typer.Argument(help="A data set, as 'lmcbench data' lists it.")]) -> None:
+    """Download a data set from the Hugging Face hub at its pinned revision, and decode it into the cache."""
+    from lmcbench.data.sources import fetch_dataset
+
+    found = fetch_dataset(name)
+    sizes = f"{len(found.train):,} training and {len(found.test):,} test images"
+    typer.echo(f"{name} is here: {sizes} from {found.source}.")
+
+
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Show the device, the versions and the data that a run would use."""
     from lmcbench.doctor import examine, report_text
 
-    found = examine()
+    found = examine(data_dir)
     _print_json(found) if as_json else typer.echo(report_text(found))
 
 
@@ -133,14 +176,16 @@ def run(
         str | None,
         typer.Option(metavar="N|A:B", help="Replicates 0 to N-1, or A to B-1; the suite's number."),
     ] = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(metavar="all|NAME", help="Further measures on the suite's probe cells (repeatable)."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/SUITE.")] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes, one family each; default: one a core, one on CUDA.")
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="LMCBENCH_DATA", help="Folder of data sets as parquet files.")
-    ] = None,
+    data_dir: DataDir = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
 ) -> None:
     """Train siblings, measure the lines between them, and show the leaderboard.
@@ -162,7 +207,7 @@ def run(
         recipe=recipe,
     )
     folder = RunFolder(out if out is not None else Path("runs") / chosen.name)
-    plan = plan_run(expand(chosen, selection), folder)
+    plan = plan_run(expand(chosen, selection), folder, measure or ())
     view = RunView(chosen, plan, folder)
     view.introduce()
     if dry_run:
@@ -175,6 +220,82 @@ def run(
         typer.echo(view.interrupted(), err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     raise typer.Exit(view.conclude())
+
+
+@app.command()
+def measure(
+    a: Annotated[
+        Path, typer.Argument(help="Weights of the first network: .safetensors, or .pt and its kin.")
+    ],
+    b: Annotated[Path, typer.Argument(help="Weights of the second.")],
+    arch: Annotated[str, typer.Option(help="timm's name, module:function or file.py:function.")],
+    data: Annotated[str, typer.Option(help="Data set: a name (see 'lmcbench data') or a path of your own.")],
+    arch_kwargs: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Argument of the architecture (repeatable)."),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Resize images to this; default: as they are.")
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M[,M,M]", help="Of pixels scaled to 0..1, per channel; default: the training set's."
+        ),
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="S[,S,S]", help="Likewise.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(metavar="test|train", help="Where (repeatable); default: test.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Use so many images of a split, stratified; default: all.")
+    ] = None,
+    calibration: Annotated[
+        int,
+        typer.Option(min=0, help="Training images for normalisation statistics; 0: blend them as they are."),
+    ] = 1000,
+    fork: Annotated[
+        Path | None, typer.Option(metavar="CKPT", help="The state that both networks left, for the geometry.")
+    ] = None,
+    further: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--measure",
+            metavar="all|NAME",
+            help="Further measures (repeatable): curvature, layers, plane (needs --fork), repair, align.",
+        ),
+    ] = None,
+    alphas: Annotated[int, typer.Option(help="Points on the line, odd.")] = 21,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="LMCBENCH_DATA", help="Folder of data sets as parquet files.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the line between two checkpoints of your own.
+
+    Nothing in a checkpoint is executed: safetensors, or torch.save's format with tensors alone.
+    """
+    from lmcbench import measure as two
+
+    request = two.Request(
+        a,
+        b,
+        arch,
+        data,
+        two.parse_settings(arch_kwargs or ()),
+        image_size,
+        two.parse_channels(mean, "--mean"),
+        two.parse_channels(std, "--std"),
+        split or ("test",),
+        images,
+        calibration,
+        fork,
+        further or (),
+        alphas,
+    )
+    found = two.measure(request, data_dir, device.value)
+    _print_json(found) if as_json else typer.echo(two.measured_text(found))
 
 
 @app.command()

@@ -15,7 +15,7 @@ FIELDS = ("architecture", "recipe", "suite", "seeds")
 """What a comparison may deliberately go across."""
 
 _COORDINATES: dict[str, Callable[[Record], Any]] = {
-    "architecture": lambda r: [r.architecture.name, r.architecture.kwargs, r.architecture.fingerprint],
+    "architecture": lambda r: r.architecture.model_dump(include={"name", "kwargs", "adapt", "fingerprint"}),
     "recipe": lambda r: r.recipe["name"],
     "shift": lambda r: r.shift.model_dump(),
     "fork": lambda r: r.fork.name,

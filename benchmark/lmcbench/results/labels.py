@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
+from lmcbench.spec import architectures as spec
 from lmcbench.spec.shifts import Shift
 
 
 def architecture_label(record: Record) -> str:
-    """The architecture in print, with its keyword arguments."""
-    settings = ",".join(f"{k}={v}" for k, v in sorted(record.architecture.kwargs.items()))
-    return f"{record.architecture.name}({settings})" if settings else record.architecture.name
+    """The architecture in print, with its adaptation and keyword arguments."""
+    shown = record.architecture
+    return spec.architecture_label(shown.name, shown.kwargs, shown.adapt)
 
 
 def shift_label(record: Record) -> str:

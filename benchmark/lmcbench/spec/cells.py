@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from lmcbench.errors import UserError, unknown
-from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.architectures import ADAPTATIONS, Architecture
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.recipe import Recipe
@@ -46,6 +46,12 @@ class Cell:
     def recipe(self) -> Recipe:
         """The recipe the architecture is trained with."""
         return self.suite.recipes[self.architecture.recipe]
+
+    @property
+    def probed(self) -> bool:
+        """Whether it is one of the suite's probe cells."""
+        probe = self.suite.probe
+        return self.replicate < probe.replicates and self.shift.label in probe.shifts
 
     def summary(self) -> dict[str, Any]:
         """The cell as `lmcbench suites NAME --json` lists it."""
@@ -173,7 +179,11 @@ def _architectures(suite: Suite, selection: Selection) -> list[Architecture]:
                 f"choose a recipe: --recipe {'|'.join(suite.recipes)}."
             )
         else:
-            chosen.append(Architecture(name=pattern, recipe=selection.recipe))
+            name, _, adapt = pattern.rpartition("+")
+            if adapt in ADAPTATIONS:
+                chosen.append(Architecture(name=name, recipe=selection.recipe, adapt=adapt))
+            else:
+                chosen.append(Architecture(name=pattern, recipe=selection.recipe))
     if selection.recipe is not None:
         chosen = [a.model_copy(update={"recipe": selection.recipe}) for a in chosen]
     by_label: dict[tuple[str, str], Architecture] = {}
