@@ -377,6 +377,52 @@ def compare(
     raise typer.Exit(0 if code == EXIT_INCONCLUSIVE and inconclusive is Inconclusive.warn else code)
 
 
+@app.command()
+def calibrate(
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="A published suite or a .toml file.")],
+    arch: Annotated[list[str] | None, typer.Option(help="Only these architectures (glob).")] = None,
+    shift: Annotated[
+        list[str] | None, typer.Option(help="These shifts (glob); default: those the gate tests.")
+    ] = None,
+    fork: Annotated[
+        list[str] | None, typer.Option(help="These forks; default: those the gate tests, or the first.")
+    ] = None,
+    replicates: Annotated[str, typer.Option(metavar="N|A:B", help="Replicates to repeat.")] = "3",
+    repeats: Annotated[int, typer.Option(min=2, help="Runs, each under other conditions.")] = 3,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs; default runs/SUITE-calibration.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="auto: CUDA too, where there is one.")] = Device.auto,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes, one family each.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="LMCBENCH_DATA", help="Folder of data sets as parquet files.")
+    ] = None,
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Tables in Markdown.")] = False,
+) -> None:
+    """Repeat cells under other engines, threads and devices: the run-to-run noise of every measure."""
+    from lmcbench.board import calibration
+    from lmcbench.calibrate import repeat_runs
+    from lmcbench.spec.cells import Selection, parse_replicates
+    from lmcbench.spec.gate import DEFAULT_GATE
+    from lmcbench.spec.suite import load_suite
+
+    chosen = load_suite(suite)
+    selection = Selection(arch or (), shift or (), fork or (), parse_replicates(replicates))
+    root = out if out is not None else Path("runs") / f"{chosen.name}-calibration"
+    runs = []
+    for text, records in repeat_runs(
+        chosen, selection, repeats, root, data_dir=data_dir, device=device.value, jobs=jobs
+    ):
+        typer.echo(f"{len(records)} cells: {text}", err=True)
+        runs.append(records)
+    found = calibration.calibrate(runs, chosen.gate or DEFAULT_GATE)
+    if as_json:
+        _print_json(calibration.as_json(found))
+    else:
+        typer.echo(calibration.render(found, "github" if markdown else "simple"), nl=False)
+
+
 # --- entry ---------------------------------------------------------------------------------------
 
 

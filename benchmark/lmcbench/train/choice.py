@@ -17,8 +17,9 @@ STACKED = {
 pieces equals one made at once, bit for bit."""
 
 
-def choose_engine(architecture: Architecture, model: nn.Module, device: str) -> EngineName:
-    """The engine for fleets of `architecture` on a device type."""
-    if (architecture.name, device) in STACKED and takes_stacking(model):
-        return "stacked"
-    return "reference"
+def choose_engine(
+    architecture: Architecture, model: nn.Module, device: str, asked: EngineName | None = None
+) -> EngineName:
+    """The engine for fleets of `architecture` on a device type, or the one asked for if it can be."""
+    stack = asked == "stacked" if asked is not None else (architecture.name, device) in STACKED
+    return "stacked" if stack and takes_stacking(model) else "reference"
