@@ -27,7 +27,7 @@ from lmcbench.spec.seeds import derive_seed
 from lmcbench.spec.shifts import Indices, View, views_digest
 from lmcbench.train.build import build
 from lmcbench.train.choice import choose_engine
-from lmcbench.train.engines import advance
+from lmcbench.train.engines import EngineName, advance
 from lmcbench.train.memory import device_budget, fleet_limit
 from lmcbench.train.optimizer import slot_names
 from lmcbench.train.state import (
@@ -140,11 +140,13 @@ def train_family(
     cells: Sequence[Cell],
     bench: Workbench,
     folder: RunFolder,
+    engine: EngineName | None = None,
 ) -> Iterator[float]:
     """Train the siblings of `cells` and leave their weights in `folder`, yielding the share done.
 
     The trunk goes on from its last stored fork, if there is one. A cell's siblings are vouched for by
-    its training file, which is written last; what was cut off before that is trained again.
+    its training file, which is written last; what was cut off before that is trained again. `engine` goes
+    before the committed choice.
     """
     recipe = family.recipe
     n = len(bench.dataset.train)
@@ -152,7 +154,7 @@ def train_family(
     siblings = {cell.key: _siblings(family, cell, bench, length, per_epoch) for cell in cells}
     fleet = [member for members in siblings.values() for member in members]
     trunk = _trunk(family, bench, folder, [m.start for m in fleet if m.state is None])
-    engine = choose_engine(family.architecture, bench.model, bench.dataset.shape, bench.device.type)
+    engine = choose_engine(family.architecture, bench.model, bench.dataset.shape, bench.device.type, engine)
     everyone = [trunk, *fleet] if trunk is not None else fleet
     total = sum(m.stop - m.start for m in everyone)
     began, done = time.perf_counter(), 0

@@ -34,7 +34,8 @@ from lmcbench.board.style import (
     panels,
     styled,
 )
-from lmcbench.results.frame import architecture_label, frame, shift_label
+from lmcbench.results.frame import frame
+from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record
 from lmcbench.spec.forks import INDEPENDENT, Fork
 

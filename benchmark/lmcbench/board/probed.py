@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lmcbench.board.statistics import Estimate, estimate
-from lmcbench.results.frame import architecture_label, shift_label
+from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import Array, chord_excess
 from lmcbench.results.record import Record
 from lmcbench.spec.forks import Fork

@@ -19,9 +19,15 @@ pieces equals one made at once, bit for bit."""
 
 
 def choose_engine(
-    architecture: Architecture, model: nn.Module, shape: tuple[int, int, int], device: str
+    architecture: Architecture,
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    device: str,
+    asked: EngineName | None = None,
 ) -> EngineName:
-    """The engine for fleets of `architecture` on a device type, for images of `shape` (c, h, w)."""
-    if (architecture.name, device) in STACKED and why_not_stacked(model, shape) is None:
-        return "stacked"
-    return "reference"
+    """The engine for fleets of `architecture` on a device type, for images of `shape` (c, h, w).
+
+    An engine that is asked for is taken if it can be.
+    """
+    stack = asked == "stacked" if asked is not None else (architecture.name, device) in STACKED
+    return "stacked" if stack and why_not_stacked(model, shape) is None else "reference"
