@@ -307,3 +307,23 @@ def test_interrupt_keeps_what_is_finished(tmp_path):
     for path in kept:
         assert read_record(path).status == "ok"
     assert not list((tmp_path / "r").rglob("*.partial"))
+
+
+def test_shared_noise_on_the_same_data_gives_the_same_networks(tmp_path):
+    """Oracle 1: equal seeds and data, so distance, disagreement and barriers are exactly 0."""
+    shared = suite().model_copy(
+        update={"shifts": [type(suite().shifts[0])(name="none", noise="shared")], "forks": [0, 1]}
+    )
+    work(shared, tmp_path / "r")
+    for path in (tmp_path / "r" / "records").iterdir():
+        record = read_record(path)
+        a, b = (load_file(tmp_path / "r" / file["path"]) for file in record.evidence["checkpoints"])
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+        pair = record.pairs[0]
+        assert pair.disagreement == {"test": 0.0}
+        for split, curve in pair.curves.items():
+            assert set(curve.loss) == {curve.loss[0]}
+            assert set(curve.error) == {curve.error[0]}
+            found = pair.barriers[split].model_dump(exclude={"loss_argmax", "error_argmax"})
+            assert set(found.values()) == {0.0}

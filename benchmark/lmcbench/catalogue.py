@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
@@ -13,6 +14,9 @@ from lmcbench.spec.architectures import OWN_NETWORKS
 from lmcbench.spec.cells import expand, families
 from lmcbench.spec.shifts import ALIASES, SHIFTS
 from lmcbench.spec.suite import Suite, load_suite, published_suites
+
+if TYPE_CHECKING:
+    from lmcbench.data.listing import Listing
 
 
 def list_suites() -> list[dict[str, Any]]:
@@ -48,17 +52,19 @@ def describe_suite(suite: Suite) -> dict[str, Any]:
     return {**suite.identity(), "cells": [cell.summary() for cell in expand(suite)]}
 
 
-def suite_text(suite: Suite) -> str:
-    """One suite for a person: what it runs, on which data, at what cost."""
+def suite_text(suite: Suite, where: str) -> str:
+    """One suite for a person: what it runs, on which data (found or not: `where`), at what cost."""
     cells = expand(suite)
     facts = {
-        "data": suite.data.name,
+        "data": f"{_data_text(suite)}; {where}",
         "shifts": ", ".join(spec.shift.label for spec in suite.shifts),
         "forks (epoch)": ", ".join(fork.name for fork in suite.fork_list),
         "siblings": f"{suite.siblings} per cell",
         "replicates": suite.replicates,
         "cells": f"{len(cells)} in {len(families(cells))} families (a family shares a trunk)",
-        "protocol": f"{suite.protocol.alphas} alphas, {suite.protocol.calibration} calibration images",
+        "protocol": f"{suite.protocol.alphas} alphas, {suite.protocol.calibration} calibration images, "
+        f"train curves on {suite.protocol.train_eval or 'all'} items",
+        "evaluation shifts": ", ".join(suite.evaluations) or "none",
         "floor": f"mean member accuracy {suite.floor:g}",
         "cost": suite.cost or "not measured",
         "digest": suite.digest,
@@ -70,6 +76,21 @@ def suite_text(suite: Suite) -> str:
     )
     head = f"{suite.name} version {suite.version}: {suite.description}"
     return f"{head}\n\n{tabulate(list(facts.items()), tablefmt='plain')}\n\n{networks}"
+
+
+def _data_text(suite: Suite) -> str:
+    """The data set and how much of it is used."""
+    spec = suite.data
+    parts = [
+        text
+        for text, used in (
+            (f"{spec.train_size} training images", spec.train_size is not None),
+            (f"{spec.test_size} test images", spec.test_size is not None),
+            (f"{100 * spec.holdout:g} % held out as test set", spec.holdout > 0),
+        )
+        if used
+    ]
+    return f"{spec.name} ({', '.join(parts)})" if parts else spec.name
 
 
 def _recipe_text(suite: Suite, name: str) -> str:
@@ -86,18 +107,43 @@ def list_shifts() -> list[dict[str, Any]]:
     ]
 
 
-def shifts_text(listed: list[dict[str, Any]]) -> str:
-    """The same as a table, with the controls."""
+def shifts_text(listed: list[dict[str, Any]], transforms: list[dict[str, Any]]) -> str:
+    """The same as a table, with the controls, and the table of evaluation transforms."""
     rows = [
         [s["name"], ", ".join(f"{k}={v}" for k, v in s["params"].items()), s["summary"], s["source"]]
         for s in listed
     ]
     table = tabulate(rows, headers=["shift", "parameters", "what each sibling sees", "source"])
     aliases = ", ".join(f"{name} = {target}" for name, target in ALIASES.items())
+    shown = tabulate(
+        [[t["name"], t["summary"], t["source"]] for t in transforms],
+        headers=["evaluation transform", "what it does to an image", "source"],
+    )
     return (
         f"{table}\n\nEvery shift s has the control same(s), in which all siblings share one view of s "
-        f"({aliases}).\nNoise mode: own (default) or shared."
+        f"({aliases}).\nNoise mode: own (default) or shared.\n\n{shown}"
     )
+
+
+def datasets_text(listed: Sequence[Listing]) -> str:
+    """Every data set as a table, and below it what to do about those that are missing."""
+    rows = [
+        [
+            d.name,
+            f"{d.sizes[0]:,} + {d.sizes[1]:,}",
+            " x ".join(map(str, d.shape)),
+            d.classes,
+            "" if d.bytes is None else f"{d.bytes / 1e6:.0f} MB",
+            d.licence,
+            d.found if d.found is not None else "missing",
+        ]
+        for d in listed
+    ]
+    table = tabulate(rows, headers=["data set", "images", "shape", "classes", "size", "licence", "found in"])
+    missing = [[d.name, d.hint] for d in listed if d.found is None]
+    if not missing:
+        return table
+    return f"{table}\n\nWhat to do about those that are missing:\n{tabulate(missing, tablefmt='plain')}"
 
 
 def list_architectures(pattern: str | None) -> list[dict[str, Any]]:

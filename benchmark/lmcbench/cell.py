@@ -13,16 +13,20 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmcbench.connect.network import Network
-from lmcbench.connect.path import Split, alpha_grid, line, score
+from lmcbench.connect.network import Images, Network
+from lmcbench.connect.path import alpha_grid, line, score
 from lmcbench.connect.state import Stack, State, average
 from lmcbench.data.calibration import calibration_items
+from lmcbench.data.subset import stratified
 from lmcbench.ensemble.predictions import compare_predictions, expected_calibration_error, softmax
 from lmcbench.family import Seen, Workbench
 from lmcbench.results.measures import Array, Curve, barrier
 from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Score, SiblingRecord
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell
+
+Split = tuple[Images, Tensor]
+"""Images and their labels `[n]`."""
 
 Logits = NDArray[np.float16]
 """Stored test logits of the siblings, `[K, n, classes]` fp16."""
@@ -40,6 +44,7 @@ class Measured:
     soup: dict[str, Score]
     predictions: dict[str, Logits]
     calibration: dict[str, Any]
+    train_eval: dict[str, Any] | None
 
 
 def measure_cell(
@@ -59,13 +64,15 @@ def measure_cell(
     cuda = bench.device.type == "cuda"
     network = Network(bench.model, bench.device, stacked=cuda)
     seen = bench.seen[cell.key]
+    protocol = cell.suite.protocol
     union = np.unique(np.concatenate(seen.items))
-    own = [torch.as_tensor(np.searchsorted(union, items)) for items in seen.items]
+    if protocol.train_eval is not None and protocol.train_eval < len(union):
+        union = union[stratified(bench.pool.labels[union], protocol.train_eval)]
+    own = [torch.as_tensor(np.searchsorted(union, items[np.isin(items, union)])) for items in seen.items]
     train = bench.train.split(torch.as_tensor(union))
     tests = {name: bench.tests[transform].split() for name, transform in _tests(cell).items()}
-    protocol = cell.suite.protocol
     listed = calibration_items(seen.items, bench.pool.source, bench.pool.labels, protocol.calibration)
-    calibration = bench.train.split(torch.as_tensor(listed))[0]
+    calibration = bench.train.split(torch.as_tensor(listed))[0].whole()
 
     def recalibrated(stack: Stack) -> Stack:
         return network.recalibrate(stack, calibration, protocol.calibration_batches)
@@ -111,6 +118,9 @@ def measure_cell(
             "batches": protocol.calibration_batches,
             "items": digest(listed.tolist()),
         },
+        train_eval=None
+        if protocol.train_eval is None
+        else {"n": len(union), "items": digest(union.tolist())},
     )
 
 
@@ -141,13 +151,11 @@ def _scores(
     """Each sibling on everything the siblings were trained on, on its own view, and on the tests."""
     images, labels = train
     outputs = network.logits(members, images)
-    scores = [
-        {
-            "train": score_logits(logits, labels),
-            "view": score_logits(logits[rows.to(labels.device)], labels[rows.to(labels.device)]),
-        }
-        for logits, rows in zip(outputs, own, strict=True)
-    ]
+    scores = [{"train": score_logits(logits, labels)} for logits in outputs]
+    for sibling, logits, rows in zip(scores, outputs, own, strict=True):
+        if len(rows):  # else nothing of its view is among the items measured on
+            index = rows.to(labels.device)
+            sibling["view"] = score_logits(logits[index], labels[index])
     for name, (images, labels) in tests.items():
         for sibling, logits in zip(scores, network.logits(members, images), strict=True):
             sibling[name] = score_logits(logits, labels)
@@ -166,7 +174,7 @@ def _curves(
     everything = score(network, path, *train, name="train")
     curves = {"train": everything.curve(grid)}
     curves |= {
-        name: everything.curve(grid, rows) for name, rows in views.items() if len(rows) < len(train[1])
+        name: everything.curve(grid, rows) for name, rows in views.items() if 0 < len(rows) < len(train[1])
     }
     curves |= {name: score(network, path, *split, name=name).curve(grid) for name, split in tests.items()}
     return curves

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +35,9 @@ class Device(StrEnum):
 
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+DataDir = Annotated[
+    Path | None, typer.Option(envvar="LMCBENCH_DATA", help="Folder of data sets as parquet files.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -58,9 +62,10 @@ def suites(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="A published suite or a .toml file; none: all.")
     ] = None,
+    data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """List the published suites, or what one of them runs."""
+    """List the published suites, or what one of them runs and on which data."""
     from lmcbench import catalogue
     from lmcbench.spec.suite import load_suite
 
@@ -69,16 +74,25 @@ def suites(
         _print_json(listed) if as_json else typer.echo(catalogue.suites_text(listed))
     else:
         suite = load_suite(name)
-        _print_json(catalogue.describe_suite(suite)) if as_json else typer.echo(catalogue.suite_text(suite))
+        if as_json:
+            _print_json(catalogue.describe_suite(suite))
+            return
+        from lmcbench.data.listing import whereabouts
+
+        typer.echo(catalogue.suite_text(suite, whereabouts(suite.data.name, data_dir)))
 
 
 @app.command()
 def shifts(as_json: Json = False) -> None:
-    """List the training shifts: name, parameters, what each does and where it comes from."""
+    """List the training shifts and the evaluation transforms: what each does and where it comes from."""
     from lmcbench import catalogue
+    from lmcbench.spec.transforms import transform_table
 
-    listed = catalogue.list_shifts()
-    _print_json(listed) if as_json else typer.echo(catalogue.shifts_text(listed))
+    listed, transforms = catalogue.list_shifts(), transform_table()
+    if as_json:
+        _print_json({"shifts": listed, "transforms": transforms})
+    else:
+        typer.echo(catalogue.shifts_text(listed, transforms))
 
 
 @app.command()
@@ -95,12 +109,41 @@ def archs(
     _print_json(listed) if as_json else typer.echo(catalogue.architectures_text(listed, pattern))
 
 
+data_app = typer.Typer(rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+
+@data_app.callback(invoke_without_command=True)
+def data(context: typer.Context, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """List every data set: where it was found, size, licence, and what to do if it is missing."""
+    if context.invoked_subcommand is not None:
+        return
+    from lmcbench import catalogue
+    from lmcbench.data.listing import list_datasets
+
+    listed = list_datasets(data_dir)
+    if as_json:
+        _print_json([asdict(listing) for listing in listed])
+    else:
+        typer.echo(catalogue.datasets_text(listed))
+
+
+@data_app.command()
+def fetch(name: Annotated[str, typer.Argument(help="A data set, as 'lmcbench data' lists it.")]) -> None:
+    """Download a data set from the Hugging Face hub at its pinned revision, and decode it into the cache."""
+    from lmcbench.data.sources import fetch_dataset
+
+    found = fetch_dataset(name)
+    sizes = f"{len(found.train):,} training and {len(found.test):,} test images"
+    typer.echo(f"{name} is here: {sizes} from {found.source}.")
+
+
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Show the device, the versions and the data that a run would use."""
     from lmcbench.doctor import examine, report_text
 
-    found = examine()
+    found = examine(data_dir)
     _print_json(found) if as_json else typer.echo(report_text(found))
 
 
@@ -131,9 +174,7 @@ def run(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes, one family each; default: one a core, one on CUDA.")
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="LMCBENCH_DATA", help="Folder of data sets as parquet files.")
-    ] = None,
+    data_dir: DataDir = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
 ) -> None:
     """Train siblings, measure the lines between them, and show the leaderboard.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
+from lmcbench.data.listing import list_datasets
 from lmcbench.results.provenance import source_revision, versions
 
 
-def examine() -> dict[str, Any]:
-    """Device, driver, cores, versions and source revision; torch is asked where it is installed."""
+def examine(data_dir: Path | None = None) -> dict[str, Any]:
+    """Device, driver, cores, versions, source revision and data; torch is asked where it is installed."""
     device: dict[str, Any] = {"cpu_cores": len(os.sched_getaffinity(0)), "cuda": None}
     if find_spec("torch") is not None:
         import torch
@@ -24,7 +26,12 @@ def examine() -> dict[str, Any]:
                 "memory_bytes": properties.total_memory,
                 "runtime": torch.version.cuda,
             }
-    return {"device": device, "versions": versions(), "source": source_revision()}
+    return {
+        "device": device,
+        "versions": versions(),
+        "source": source_revision(),
+        "data": {d.name: {"found": d.found, "hint": d.hint} for d in list_datasets(data_dir)},
+    }
 
 
 def report_text(found: dict[str, Any]) -> str:
@@ -44,4 +51,6 @@ def report_text(found: dict[str, Any]) -> str:
     source = found["source"]
     if source is not None:
         rows.append(["source", f"{source['commit']}{' with changes' if source['dirty'] else ''}"])
+    for name, place in found["data"].items():
+        rows.append([name, place["found"] if place["found"] is not None else f"missing. {place['hint']}"])
     return tabulate(rows, tablefmt="plain")

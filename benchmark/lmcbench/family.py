@@ -127,7 +127,7 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
         dataset,
         device,
         pool,
-        DeviceImages(pool.images, pool.labels, dataset.statistics, device),
+        DeviceImages(pool.images, pool.labels, dataset.statistics, device, pool.image),
         {name: test(name) for name in shown},
         {cell.key: seen[cell.shift.label] for cell in cells},
         build(family.architecture, dataset.shape, len(dataset.classes), seeds.init[0]).to(device),
@@ -241,7 +241,7 @@ def _siblings(family: Family, cell: Cell, bench: Workbench, length: int, per_epo
         if cell.fork.epoch is None:
             state = _initial(family, bench, seeds.init[i + 1])
         start = cell.fork.step(per_epoch)
-        members.append(Member(start, length, sequence, seeds.layer[i + 1], state))
+        members.append(Member(start, length, sequence, seeds.layer[drawn], state))
     return members
 
 

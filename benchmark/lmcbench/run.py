@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmcbench.data.sources import settle_dataset
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder
 from lmcbench.spec.cells import Cell, Family, families
@@ -64,6 +65,9 @@ def run_plan(
     if jobs is None:
         jobs = 1 if device != "cpu" and _may_have_cuda() else len(os.sched_getaffinity(0))
     tasks = [Task(family, folder, data_dir, device) for family in plan.families]
+    if tasks:
+        # here, so that missing data are known before torch is loaded, and decoded by one process only
+        settle_dataset(plan.cells[0].suite.data.name, data_dir)
     if min(jobs, len(tasks)) > 1:
         from lmcbench.workers import run_in_processes
 

@@ -39,7 +39,11 @@ def build_record(
     suite, architecture, protocol = cell.suite, cell.architecture, cell.suite.protocol
     how = training or {}
     cuda = device.type == "cuda"
-    calibration = measured.calibration if measured is not None else {"n": protocol.calibration}
+    how_measured: dict[str, Any] = {"alphas": protocol.grid, "calibration": {"n": protocol.calibration}}
+    if measured is not None:
+        how_measured["calibration"] = measured.calibration
+        if measured.train_eval is not None:
+            how_measured["train_eval"] = measured.train_eval
     return Record(
         schema=SCHEMA,
         key=cell.key,
@@ -63,7 +67,7 @@ def build_record(
         },
         data=data,
         views_digest=how.get("views_digest"),
-        protocol={"alphas": protocol.grid, "calibration": calibration},
+        protocol=how_measured,
         siblings=measured.siblings if measured is not None else [],
         pairs=measured.pairs if measured is not None else [],
         ensemble=measured.ensemble if measured is not None else None,

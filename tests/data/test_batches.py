@@ -39,7 +39,8 @@ def pool(device_pixels=None):
 
 
 def test_normalised_training_set_has_mean_0_and_variance_1():
-    images, labels = pool().split()
+    shown, labels = pool().split()
+    images = shown.whole()
     assert images.mean().item() == pytest.approx(0, abs=1e-5)
     assert images.var(correction=0).item() == pytest.approx(1, abs=1e-4)
     np.testing.assert_array_equal(labels.numpy(), DIGITS.train.labels)
@@ -132,3 +133,24 @@ def test_half_of_the_images_are_mirrored():
     mirrored = (flipped == image.flip(-1)).all((1, 2, 3))
     assert (mirrored | (flipped == image).all((1, 2, 3))).all()
     assert 900 < int(mirrored.sum()) < 1100
+
+
+def test_batches_of_a_split_are_the_split_and_the_arrays_are_not_copied():
+    data = DeviceImages(DIGITS.train.images, DIGITS.train.labels, DIGITS.statistics, torch.device("cpu"))
+    assert data.pixels.numpy().base is not None
+    assert np.shares_memory(data.pixels.numpy(), DIGITS.train.images)
+    items = torch.arange(0, 1442, 5)
+    for split, chosen in ((data.split()[0], slice(None)), (data.split(items)[0], items)):
+        pixels = torch.as_tensor(DIGITS.train.images)[chosen]
+        batches = list(split.split(100))
+        assert [len(b) for b in batches] == [100] * (len(pixels) // 100) + [len(pixels) % 100]
+        assert len(split) == len(pixels)
+        assert torch.equal(torch.cat(batches), split.whole())
+        assert torch.equal(split.whole(), data.normalised(pixels))
+
+
+def test_read_only_images_are_taken_without_a_word(recwarn):
+    images = DIGITS.train.images.copy()
+    images.flags.writeable = False
+    assert np.shares_memory(pool(images).pixels.numpy(), images)
+    assert not recwarn.list

@@ -81,7 +81,9 @@ def test_pool_stores_changed_views_once_and_others_not_at_all():
     np.testing.assert_array_equal(placed[0][0], [0, 3, 5])
     np.testing.assert_array_equal(placed[0][1], [12, 13])
     np.testing.assert_array_equal(placed[1][0], [12, 13])
+    np.testing.assert_array_equal(pool.image, [*range(14), 4])  # other labels take no pixels
     np.testing.assert_array_equal(pool.images[[12, 13]], train.images[[1, 2]] // 2)
+    assert len(pool.images) == 14
     np.testing.assert_array_equal(pool.labels[placed[1][1]], [2])
     np.testing.assert_array_equal(pool.source[12:], [1, 2, 4])
     bare, _ = build_pool(train, [[plain, plain]], lambda *_: pytest.fail("nothing to transform"))

@@ -33,6 +33,15 @@ def test_labels_show_settings_in_order_and_no_folder():
     assert named("lmc_cnn").label == "lmc_cnn"
 
 
+def test_an_adaptation_is_part_of_what_a_network_is_and_none_leaves_no_trace():
+    plain, small = named("resnet18"), Architecture(name="resnet18", recipe="sgd", adapt="small-stem")
+    assert small.label == "resnet18+small-stem"
+    assert small.identity() == plain.identity() | {"adapt": "small-stem"}
+    assert "adapt" not in plain.identity()
+    with pytest.raises(ValidationError, match=r"Unknown adaptation 'small_stem'\. Did you mean 'small-stem'"):
+        Architecture(name="resnet18", recipe="sgd", adapt="small_stem")
+
+
 def test_every_own_network_has_a_revision_that_its_fingerprint_follows(monkeypatch):
     assert OWN_NETWORKS.keys() == OWN_REVISIONS.keys()
     before = named("lmc_mlp").fingerprint

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lmcbench.errors import UserError
-from lmcbench.spec.architectures import OWN_NETWORKS, OWN_REVISIONS, Architecture
+from lmcbench.spec.architectures import ADAPTATIONS, OWN_NETWORKS, OWN_REVISIONS, Architecture
+from lmcbench.train.adapt import ADAPT
 from lmcbench.train.build import build
 
 
@@ -80,3 +81,89 @@ def test_a_users_file(tmp_path):
 def test_unknown_names_get_a_suggestion():
     with pytest.raises(UserError, match=r"Unknown architecture 'resnet_18'.*resnet18"):
         build(arch("resnet_18"), (3, 32, 32), 10, 0)
+
+
+@pytest.mark.parametrize(
+    ("norm", "parameters"),
+    [
+        # 13 convolutions of 3 x 3, one linear layer; two weights a channel of BatchNorm, or one bias
+        (True, 14_710_464 + 5_130 + 2 * 4_224),
+        (False, 14_710_464 + 5_130 + 4_224),
+    ],
+)
+def test_vgg16_has_the_published_size(norm, parameters):
+    model = build(arch("lmc_vgg16", norm=norm), (3, 32, 32), 10, 0)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    widths = [m.out_channels for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert widths == [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+
+
+def test_vgg16_without_norm_lets_the_signal_through():
+    """Variance of the features stays of order one, through 13 layers of ReLU (arXiv 1502.01852)."""
+    model = build(arch("lmc_vgg16", norm=False, width=16), (3, 32, 32), 10, 0)
+    x = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert 0.1 < float(model.features(x).detach().pow(2).mean()) < 30
+
+
+def test_lenet_has_the_published_size():
+    """61,706 parameters on 28 x 28 grey images (LeCun et al. 1998, table of layers)."""
+    model = build(arch("lmc_lenet"), (1, 28, 28), 10, 0)
+    assert sum(p.numel() for p in model.parameters()) == 61_706
+    norms = build(arch("lmc_lenet", norm=True), (1, 28, 28), 10, 0)
+    assert sum(p.numel() for p in norms.parameters()) == 61_706 + 2 * (6 + 16 + 120 + 84)
+
+
+# --- adapted to small images ---------------------------------------------------------------------
+
+
+def adapted(name, adapt, **kwargs):
+    return build(Architecture(name=name, recipe="r", kwargs=kwargs, adapt=adapt), (3, 32, 32), 10, 0)
+
+
+def test_every_declared_adaptation_exists():
+    assert ADAPT.keys() == ADAPTATIONS.keys()
+
+
+def test_resnet18_with_a_small_stem_is_the_usual_one_of_cifar():
+    """11,173,962 parameters, and features of 32, 16, 8 and 4 pixels."""
+    model = adapted("resnet18", "small-stem")
+    assert sum(p.numel() for p in model.parameters()) == 11_173_962
+    sizes = [
+        f.shape[-1] for f in model.forward_intermediates(torch.zeros(1, 3, 32, 32), intermediates_only=True)
+    ]
+    assert sizes[-4:] == [32, 16, 8, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "downsampled"), [("regnetx_002", 16), ("convnext_atto", 8), ("nf_resnet26", 8), ("resnet18", 8)]
+)
+def test_a_small_stem_keeps_the_resolution_and_follows_the_seed(name, downsampled):
+    model = adapted(name, "small-stem")
+    with torch.no_grad():
+        features = model.forward_features(torch.zeros(1, 3, 32, 32))
+    assert features.shape[-1] == 32 // downsampled
+    again = adapted(name, "small-stem").state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in model.state_dict().items())
+
+
+def test_standardised_weights_keep_their_scale_when_the_kernel_shrinks():
+    """Variance out = variance in for white images, whatever the kernel: the scale is one over root fan in."""
+    model = adapted("nf_resnet26", "small-stem")
+    published = build(arch("nf_resnet26"), (3, 32, 32), 10, 0)
+    fan = 3 * 7 * 7, 3 * 3 * 3
+    assert model.stem.conv.scale == pytest.approx(published.stem.conv.scale * (fan[0] / fan[1]) ** 0.5)
+
+
+def test_patches_of_four_pixels():
+    """As many tokens as keyword arguments give a ViT: 8 x 8."""
+    model = adapted("mixer_s32_224", "patch4")
+    assert model.stem.proj.kernel_size == model.stem.proj.stride == (4, 4)
+    assert model.blocks[0].mlp_tokens.fc1.in_features == 64
+    assert build(arch("vit_tiny_patch16_224", patch_size=4), (3, 32, 32), 10, 0).patch_embed.num_patches == 64
+
+
+def test_what_cannot_be_adapted_says_so():
+    with pytest.raises(UserError, match="small-stem needs a network that begins with a convolution"):
+        adapted("lmc_mlp", "small-stem")
+    with pytest.raises(UserError, match="patch4 needs a network that projects patches"):
+        adapted("resnet18", "patch4")

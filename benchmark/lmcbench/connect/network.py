@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lmcbench.connect.state import COUNTER, Stack, State, check_fits, stack
 from lmcbench.errors import UserError
+
+
+class Images(Protocol):
+    """Images in order, floating, in batches `[b, c, h, w]`: a tensor, or what makes them when asked."""
+
+    def __len__(self) -> int: ...
+
+    def split(self, size: int, /) -> Iterable[Tensor]:
+        """Batches of `size`, the last as large as what is left."""
+        ...
 
 
 class Network:
@@ -58,15 +69,15 @@ class Network:
         return {name: value.to(self.device) for name, value in stack(listed).items()}
 
     @torch.no_grad()
-    def logits(self, states: Stack, images: Tensor) -> Tensor:
+    def logits(self, states: Stack, images: Images) -> Tensor:
         """Logits of all states on all images, `[S, n, classes]` in the model's dtype, eval mode."""
         return torch.cat(list(self.batches(states, images)), dim=1)
 
     @torch.no_grad()
-    def batches(self, states: Stack, images: Tensor) -> Iterator[Tensor]:
+    def batches(self, states: Stack, images: Images) -> Iterator[Tensor]:
         """The same batch by batch, `[S, b, classes]`; the last batch is never dropped."""
         with generator_untouched(self.device):
-            for batch in torch.split(images, self.batch_size):
+            for batch in images.split(self.batch_size):
                 yield self._forward(states, batch.to(self.device, self.dtype))
 
     def forward(self, state: State, batch: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from lmcbench.connect.network import Network
+from lmcbench.connect.network import Images, Network
 from lmcbench.connect.state import Stack, State, blend_stack, check_fits, check_pair
 from lmcbench.errors import UserError
 from lmcbench.results.measures import Array, Curve, check_alphas
@@ -102,7 +102,7 @@ def line(network: Network, state_a: State, state_b: State, alphas: Array) -> Sta
     return blend_stack(a, b, alphas.tolist())
 
 
-def score(network: Network, states: Stack, images: Tensor, labels: Tensor, name: str = "images") -> Scores:
+def score(network: Network, states: Stack, images: Images, labels: Tensor, name: str = "images") -> Scores:
     """Loss and error of every state on every image; `name` is the split's, for errors.
 
     Raises:

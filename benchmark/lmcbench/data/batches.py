@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +14,24 @@ from torch import Tensor
 from lmcbench.data.augment import augment, keyed_words
 from lmcbench.data.dataset import Labels, Pixels
 from lmcbench.data.streams import Stream
+from lmcbench.spec.views import Indices
 
 BLOCK = 64
 """Steps whose indices are worked out and sent to the device at once."""
 
 
 class DeviceImages:
-    """One uint8 copy of images and labels on a device, shared by every network that reads them."""
+    """uint8 images and labels on a device, shared by every network that reads them.
+
+    On a CPU the arrays given are used as they are, memory-mapped ones too: nothing is copied.
+
+    Args:
+        images: `[p, c, h, w]` uint8.
+        labels: `[m]` int64, one an item.
+        statistics: mean and standard deviation per channel of pixels in 0..1, `[c]` each.
+        device: where they go.
+        image: the row of `images` that each item shows, `[m]`; None: item i shows image i.
+    """
 
     def __init__(
         self,
@@ -26,23 +39,55 @@ class DeviceImages:
         labels: Labels,
         statistics: tuple[NDArray[np.float64], NDArray[np.float64]],
         device: torch.device,
+        image: Indices | None = None,
     ) -> None:
         mean, std = (torch.as_tensor(s, dtype=torch.float64).view(-1, 1, 1) for s in statistics)
-        self.pixels = torch.as_tensor(np.array(images)).to(device)
-        self.labels = torch.as_tensor(np.array(labels)).to(device)
+        self.pixels = _tensor(images).to(device)
+        self.labels = _tensor(labels).to(device)
+        self.image = None if image is None else torch.as_tensor(image).to(device)
         self.scale = (1 / (255 * std)).float().to(device)
         self.offset = (-mean / std).float().to(device)
+
+    def shown(self, items: Tensor) -> Tensor:
+        """The uint8 pixels of `items` `[...]`, `[..., c, h, w]`."""
+        return self.pixels[items if self.image is None else self.image[items]]
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """uint8 pixels `[..., c, h, w]` as fp32, zero mean and unit variance per channel."""
         return pixels.float() * self.scale + self.offset
 
-    def split(self, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Un-augmented images `[n, c, h, w]` fp32 and labels `[n]`: all, or those at `index` `[n]`."""
-        if index is None:
-            return self.normalised(self.pixels), self.labels
+    def split(self, items: Tensor | None = None) -> tuple[Normalised, Tensor]:
+        """Un-augmented images and labels `[n]`: all, or those of `items` `[n]`."""
+        index = torch.arange(len(self.labels)) if items is None else items
         index = index.to(self.pixels.device)
-        return self.normalised(self.pixels[index]), self.labels[index]
+        return Normalised(self, index), self.labels[index]
+
+
+class Normalised:
+    """Images that become floating batch by batch: a whole split of them would be four times its pixels."""
+
+    def __init__(self, pool: DeviceImages, items: Tensor) -> None:
+        self.pool = pool
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Batches of `size` in order, `[b, c, h, w]` fp32, the last as large as what is left."""
+        for items in torch.split(self.items, size):
+            yield self.pool.normalised(self.pool.shown(items))
+
+    def whole(self) -> Tensor:
+        """All at once, `[n, c, h, w]` fp32."""
+        return self.pool.normalised(self.pool.shown(self.items))
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """The array's memory as a tensor. Nobody writes to it: images and labels are only indexed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(array))
 
 
 class Feed:
@@ -67,7 +112,7 @@ class Feed:
     def _batch(
         self, streams: Sequence[Stream], at: Sequence[tuple[int, NDArray[np.int64]]], index: Tensor
     ) -> tuple[Tensor, Tensor]:
-        pixels = self.pool.pixels[index]
+        pixels = self.pool.shown(index)
         if self.augmentation:
             words = torch.cat(
                 [

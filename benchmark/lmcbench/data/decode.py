@@ -8,15 +8,17 @@ import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lmcbench.data.dataset import Labels, Pixels
 from lmcbench.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MODES = {1: "L", 3: "RGB"}
 """Channels -> Pillow's mode."""
@@ -81,6 +83,9 @@ def _pixels(item: Item, mode: str, size: tuple[int, int], lossless: bool) -> Pix
 
 def _open(item: Item, lossless: bool) -> Image.Image:
     """The image, fully decoded."""
+    # Here and not above: where data sets are only listed, Pillow need not be installed.
+    from PIL import Image, UnidentifiedImageError
+
     if lossless and item.data[:2] == b"\xff\xd8":
         raise UserError(
             f"{item.where}: this is a JPEG image, but the data set is published as PNG: "

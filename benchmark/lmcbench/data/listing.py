@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmcbench.data.locate import data_folder
+from lmcbench.data.own import find_own
 from lmcbench.data.sources import SOURCES, find
 from lmcbench.errors import UserError
 
@@ -47,6 +48,22 @@ def list_datasets(data_dir: Path | None = None) -> list[Listing]:
     return [_listing(name, folder) for name in SOURCES]
 
 
+def whereabouts(name: str, data_dir: Path | None = None) -> str:
+    """Where the data set `name` was found, or what to do, in a line; also for a user's own.
+
+    Raises:
+        UserError: where the data folder does not exist.
+    """
+    folder = data_folder(data_dir)
+    if name not in SOURCES:
+        own = find_own(name, folder)
+        return f"found in {own}" if own is not None else "not here, and not in the table of 'lmcbench data'"
+    listing = _listing(name, folder)
+    if listing.found is not None:
+        return f"found in {listing.found}"
+    return f"not here. {listing.hint}"
+
+
 def _listing(name: str, folder: Path | None) -> Listing:
     source = SOURCES[name]
     size: int | None = None
@@ -63,9 +80,9 @@ def _listing(name: str, folder: Path | None) -> Listing:
             place = str(found.folder)
             size = sum(f.stat().st_size for f in (*found.train, *found.test))
         elif source.hub is not None:
-            hint = " ".join([*refused, f"lmcbench data fetch {name}"])
+            hint = " ".join([*refused, f"Run 'lmcbench data fetch {name}', or name a folder by --data-dir."])
         else:
-            put = f"put its parquet files into DIR/{name.replace('-', '_')} and name DIR by --data-dir"
+            put = f"Put its parquet files into DIR/{name.replace('-', '_')} and name DIR by --data-dir."
             hint = " ".join([*refused, put])
     return Listing(
         name, source.summary, source.licence, source.classes, source.shape, source.sizes, size, place, hint

@@ -19,12 +19,14 @@ class Pool:
     """Distinct training items.
 
     Attributes:
-        images: `[m, c, h, w]` uint8; the training set first, then what views change.
+        images: `[p, c, h, w]` uint8; the training set first, then what views change.
+        image: the row of `images` that each item shows, `[m]`; items of other labels share theirs.
         labels: `[m]` int64.
         source: position of each item in the training set, `[m]`; keys its augmentation.
     """
 
     images: Pixels
+    image: Indices
     labels: Labels
     source: Indices
 
@@ -34,11 +36,15 @@ def build_pool(
 ) -> tuple[Pool, list[list[Indices]]]:
     """The pool that serves all `shifts` (views per shift), and each view as positions in it.
 
-    Views that leave images and labels alone cost nothing; equal changed views are stored once.
+    Views that leave images and labels alone cost nothing, those that change labels alone no pixels, and
+    equal changed views are stored once. Nothing is held twice while the pool is built.
     """
-    images, labels, source = [train.images], [train.labels], [np.arange(len(train))]
-    size = len(train)
+    everything = np.arange(len(train))
+    image, labels, source = [everything], [train.labels], [everything]
+    items = pixels = len(train)
+    shown: dict[tuple[str, bytes], Indices] = {}
     stored: dict[tuple[str | None, bytes, bytes], Indices] = {}
+    todo: list[tuple[str, Indices, slice]] = []
     placed: list[list[Indices]] = []
     for views in shifts:
         placed.append([])
@@ -46,18 +52,28 @@ def build_pool(
             if view.transform is None and view.labels is None:
                 placed[-1].append(view.indices)
                 continue
-            shown = train.labels[view.indices] if view.labels is None else view.labels
-            key = (view.transform, view.indices.tobytes(), shown.tobytes())
+            given = train.labels[view.indices] if view.labels is None else view.labels
+            key = (view.transform, view.indices.tobytes(), given.tobytes())
             if key not in stored:
-                pixels = train.images[view.indices]
+                rows = view.indices
                 if view.transform is not None:
-                    pixels = transform(view.transform, pixels, view.indices)
-                images.append(pixels)
-                labels.append(shown)
+                    changed = (view.transform, view.indices.tobytes())
+                    if changed not in shown:
+                        part = slice(pixels, pixels + len(rows))
+                        todo.append((view.transform, view.indices, part))
+                        shown[changed] = np.arange(part.start, part.stop)
+                        pixels = part.stop
+                    rows = shown[changed]
+                image.append(rows)
+                labels.append(given)
                 source.append(view.indices)
-                stored[key] = np.arange(size, size + len(shown))
-                size += len(shown)
+                stored[key] = np.arange(items, items + len(given))
+                items += len(given)
             placed[-1].append(stored[key])
-    if len(images) == 1:
-        return Pool(train.images, train.labels, source[0]), placed
-    return Pool(np.concatenate(images), np.concatenate(labels), np.concatenate(source)), placed
+    images = train.images
+    if todo:
+        images = np.empty((pixels, *train.images.shape[1:]), np.uint8)
+        images[: len(train)] = train.images
+        for name, indices, part in todo:
+            images[part] = transform(name, train.images[indices], indices)
+    return Pool(images, *(np.concatenate(parts) for parts in (image, labels, source))), placed

@@ -168,6 +168,16 @@ def open_dataset(name: str, data_dir: Path | None = None) -> Dataset:
     return _open_found(name, found)
 
 
+def settle_dataset(name: str, data_dir: Path | None = None) -> None:
+    """See to it that `open_dataset` will find `name`, decoded; what ships with a package is always there.
+
+    Raises:
+        UserError: as `open_dataset`.
+    """
+    if name not in SOURCES or SOURCES[name].embedded is None:
+        open_dataset(name, data_dir)
+
+
 def fetch_dataset(name: str) -> Dataset:
     """Download `name` at its pinned revision, decode it into the cache and open it.
 

@@ -13,6 +13,7 @@ from lmcbench.errors import UserError
 from lmcbench.results.measures import Barrier
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import find_records
+from lmcbench.spec import architectures as spec
 from lmcbench.spec.shifts import Shift
 
 BARRIER_FIELDS = tuple(f.name for f in fields(Barrier))
@@ -42,9 +43,9 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def architecture_label(record: Record) -> str:
-    """The architecture in print, with its keyword arguments."""
-    settings = ",".join(f"{k}={v}" for k, v in sorted(record.architecture.kwargs.items()))
-    return f"{record.architecture.name}({settings})" if settings else record.architecture.name
+    """The architecture in print, with its adaptation and keyword arguments."""
+    shown = record.architecture
+    return spec.architecture_label(shown.name, shown.kwargs, shown.adapt)
 
 
 def shift_label(record: Record) -> str:

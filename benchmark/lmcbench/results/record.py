@@ -80,6 +80,7 @@ class ArchitectureRecord(Fields):
 
     name: str
     kwargs: dict[str, Any]
+    adapt: str | None = Field(default=None, description="its adaptation to small images; null: none")
     source: str
     fingerprint: str
     params: int | None = Field(description="number of trainable weights; null if it was never built")

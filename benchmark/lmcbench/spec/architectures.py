@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, unknown
 from lmcbench.spec.canonical import canonical_json
 
 Source = Literal["lmcbench", "timm", "module", "file"]
@@ -19,12 +20,31 @@ OWN_NETWORKS = {
     "lmc_linear": "softmax regression on pixels: convex, the baseline without a loss barrier",
     "lmc_mlp": "ReLU network without normalisation; width=128, depth=3",
     "lmc_cnn": "three 3 x 3 convolutions, no normalisation; width=8",
-    "lmc_resnet": "residual CNN with BatchNorm in three stages; width=8, blocks=1",
+    "lmc_resnet": "CIFAR ResNet with BatchNorm in three stages; width=8, blocks=1 (16 and 3: ResNet-20)",
+    "lmc_lenet": "LeNet-5 with ReLU and max pooling; norm=false, true: BatchNorm",
+    "lmc_vgg16": "VGG-16 for 32 x 32 images; norm=true (BatchNorm), width=64",
 }
 """Our own small networks in timm's registry."""
 
-OWN_REVISIONS = {"lmc_linear": 1, "lmc_mlp": 1, "lmc_cnn": 1, "lmc_resnet": 1}
+OWN_REVISIONS = {
+    "lmc_linear": 1,
+    "lmc_mlp": 1,
+    "lmc_cnn": 1,
+    "lmc_resnet": 1,
+    "lmc_lenet": 1,
+    "lmc_vgg16": 1,
+}
 """A change of what one of them computes raises its revision, and with it every key."""
+
+ADAPTATIONS = {
+    "small-stem": "the first convolution 3 x 3 with stride 1, and no pooling after it: for 32 x 32 images",
+    "patch4": "patches of 4 x 4 pixels, where no keyword argument says so (MLP-Mixer)",
+}
+"""How a network made for large images is changed for small ones; done in `train/adapt.py`.
+
+What a keyword argument can say (`patch_size`, `window_size`) needs none. A change of what one of them does
+gets a name of its own, as keys hold the name alone.
+"""
 
 
 class Architecture(BaseModel):
@@ -39,6 +59,7 @@ class Architecture(BaseModel):
     name: str = Field(min_length=1)
     recipe: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    adapt: str | None = Field(default=None, description="an adaptation to small images; null: as published")
 
     @field_validator("kwargs")
     @classmethod
@@ -50,6 +71,13 @@ class Architecture(BaseModel):
                 "must be finite numbers, strings, booleans, or lists and tables of them"
             ) from None
         return kwargs
+
+    @field_validator("adapt")
+    @classmethod
+    def _known(cls, adapt: str | None) -> str | None:
+        if adapt is not None and adapt not in ADAPTATIONS:
+            raise unknown("adaptation", adapt, ADAPTATIONS)
+        return adapt
 
     @property
     def source(self) -> Source:
@@ -66,10 +94,9 @@ class Architecture(BaseModel):
 
     @property
     def label(self) -> str:
-        """The name in print: keyword arguments appended, a file without its folder."""
+        """The name in print: adaptation and keyword arguments appended, a file without its folder."""
         name = self.name if self.path is None else f"{self.path.name}:{self.name.rpartition(':')[2]}"
-        settings = ",".join(f"{k}={v}" for k, v in sorted(self.kwargs.items()))
-        return f"{name}({settings})" if settings else name
+        return architecture_label(name, self.kwargs, self.adapt)
 
     @property
     def fingerprint(self) -> str:
@@ -89,7 +116,14 @@ class Architecture(BaseModel):
     def identity(self) -> dict[str, Any]:
         """The architecture as keys hold it; a file's folder does not matter, its content does."""
         name = self.name if self.path is None else f"{self.path.name}:{self.name.rpartition(':')[2]}"
-        return {"name": name, "kwargs": self.kwargs, "fingerprint": self.fingerprint}
+        adapted = {} if self.adapt is None else {"adapt": self.adapt}
+        return {"name": name, "kwargs": self.kwargs, "fingerprint": self.fingerprint, **adapted}
+
+
+def architecture_label(name: str, kwargs: Mapping[str, Any], adapt: str | None) -> str:
+    """An architecture in print: `resnet18+small-stem`, `lmc_mlp(depth=3,width=16)`."""
+    settings = ",".join(f"{k}={v}" for k, v in sorted(kwargs.items()))
+    return name + ("" if adapt is None else f"+{adapt}") + (f"({settings})" if settings else "")
 
 
 def _source_file(name: str) -> Path:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from lmcbench.errors import UserError, unknown
-from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.architectures import ADAPTATIONS, Architecture
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.recipe import Recipe
@@ -173,7 +173,11 @@ def _architectures(suite: Suite, selection: Selection) -> list[Architecture]:
                 f"choose a recipe: --recipe {'|'.join(suite.recipes)}."
             )
         else:
-            chosen.append(Architecture(name=pattern, recipe=selection.recipe))
+            name, _, adapt = pattern.rpartition("+")
+            if adapt in ADAPTATIONS:
+                chosen.append(Architecture(name=name, recipe=selection.recipe, adapt=adapt))
+            else:
+                chosen.append(Architecture(name=pattern, recipe=selection.recipe))
     if selection.recipe is not None:
         chosen = [a.model_copy(update={"recipe": selection.recipe}) for a in chosen]
     by_label: dict[tuple[str, str], Architecture] = {}

@@ -61,6 +61,11 @@ class Protocol(Part):
     alphas: int = Field(default=21, ge=3, description="odd number of points on the line")
     calibration: int = Field(default=1000, ge=2, description="images for normalisation statistics")
     calibration_batches: int = Field(default=1, ge=1, description="batches they are passed in")
+    train_eval: int | None = Field(
+        default=None,
+        ge=1,
+        description="training items, stratified, that train curves are taken on; null: all",
+    )
 
     @field_validator("alphas")
     @classmethod

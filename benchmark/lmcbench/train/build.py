@@ -14,6 +14,7 @@ from torch import nn
 
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.architectures import Architecture
+from lmcbench.train.adapt import ADAPT
 
 
 def build(architecture: Architecture, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
@@ -27,10 +28,15 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
     arguments: dict[str, Any] = {"num_classes": classes, "in_chans": channels, **architecture.kwargs}
     if _takes_image_size(architecture, factory):
         arguments.setdefault("img_size", height if height == width else (height, width))
+    adaptation = None if architecture.adapt is None else ADAPT[architecture.adapt]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
+            if adaptation is not None:
+                arguments = adaptation.arguments(factory, arguments)
             model = factory(**arguments)
+            if adaptation is not None:
+                adaptation.change(model)
             with torch.no_grad():
                 out = model.eval()(torch.zeros(2, *shape))
         except Exception as error:

@@ -108,6 +108,73 @@ class ResNet(nn.Module):
         return logits
 
 
+class LeNet(nn.Module):
+    """LeNet-5 (LeCun et al. 1998) as it is trained today: ReLU, max pooling, softmax.
+
+    Convolutions of 6 and 16 maps, 5 x 5, the first padded; fully connected layers of 120 and 84. With
+    `norm`, BatchNorm follows each of the four.
+    """
+
+    def __init__(self, in_chans: int, num_classes: int, size: tuple[int, int], norm: bool) -> None:
+        super().__init__()
+        h, w = ((side // 2 - 4) // 2 for side in size)
+        self.conv1 = nn.Conv2d(in_chans, 6, 5, padding=2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(16 * h * w, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.head = nn.Linear(84, num_classes)
+        self.norm1 = nn.BatchNorm2d(6) if norm else nn.Identity()
+        self.norm2 = nn.BatchNorm2d(16) if norm else nn.Identity()
+        self.norm3 = nn.BatchNorm1d(120) if norm else nn.Identity()
+        self.norm4 = nn.BatchNorm1d(84) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[n, classes]` of images `[n, c, h, w]`."""
+        x = F.max_pool2d(F.relu(self.norm1(self.conv1(x))), 2)
+        x = F.max_pool2d(F.relu(self.norm2(self.conv2(x))), 2).flatten(1)
+        x = F.relu(self.norm3(self.fc1(x)))
+        x = F.relu(self.norm4(self.fc2(x)))
+        logits: Tensor = self.head(x)
+        return logits
+
+
+VGG16 = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
+"""Widths of VGG-16's convolutions by stage, in units of its first (arXiv 1409.1556, configuration D)."""
+
+
+class Vgg(nn.Module):
+    """VGG-16 for CIFAR: 13 convolutions, a pooling after each stage, one linear layer [F].
+
+    Convolutions start from Kaiming's normal (fan in; arXiv 1502.01852): without BatchNorm, torch's default
+    would let the signal of 13 layers die out.
+    """
+
+    def __init__(self, in_chans: int, num_classes: int, width: int, norm: bool) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = in_chans
+        for stage in VGG16:
+            for times in stage:
+                outputs = times * width
+                layers.append(nn.Conv2d(inputs, outputs, 3, padding=1, bias=not norm))
+                layers += [nn.BatchNorm2d(outputs)] if norm else []
+                layers.append(nn.ReLU())
+                inputs = outputs
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(inputs, num_classes)
+        for module in self.features:
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[n, classes]` of images `[n, c, h, w]`, 32 pixels or more."""
+        logits: Tensor = self.head(self.features(x).mean((2, 3)))
+        return logits
+
+
 def _pixels(in_chans: int, img_size: int | tuple[int, int]) -> int:
     h, w = (img_size, img_size) if isinstance(img_size, int) else img_size
     return in_chans * h * w
@@ -152,5 +219,30 @@ def lmc_resnet(
     return ResNet(in_chans, num_classes, width, blocks)
 
 
-for factory in (lmc_linear, lmc_mlp, lmc_cnn, lmc_resnet):
+def lmc_lenet(
+    pretrained: bool = False,
+    num_classes: int = 10,
+    in_chans: int = 3,
+    img_size: int | tuple[int, int] = 32,
+    norm: bool = False,
+    **_: Any,
+) -> LeNet:
+    """LeNet-5, without normalisation or with BatchNorm."""
+    size = (img_size, img_size) if isinstance(img_size, int) else img_size
+    return LeNet(in_chans, num_classes, size, norm)
+
+
+def lmc_vgg16(
+    pretrained: bool = False,
+    num_classes: int = 10,
+    in_chans: int = 3,
+    norm: bool = True,
+    width: int = 64,
+    **_: Any,
+) -> Vgg:
+    """VGG-16 with BatchNorm or without normalisation."""
+    return Vgg(in_chans, num_classes, width, norm)
+
+
+for factory in (lmc_linear, lmc_mlp, lmc_cnn, lmc_resnet, lmc_lenet, lmc_vgg16):
     register_model(factory)

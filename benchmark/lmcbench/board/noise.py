@@ -1,0 +1,267 @@
+"""Does the noise scale of SGD set the barrier? Records of a grid of recipes in, rank correlations out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from lmcbench.board.statistics import Estimate, estimate
+from lmcbench.errors import UserError
+from lmcbench.results.frame import architecture_label, shift_label
+from lmcbench.results.record import Record
+from lmcbench.spec.recipe import noise_scale
+
+FITTED = 0.02
+"""Training error that every sibling must reach for its cell to count: an underfit pair is at no minimum."""
+
+SAME_STEPS = 0.05
+"""Trainings whose lengths in steps differ by less than this share are of equal length."""
+
+MIN_POINTS = 3
+"""Cells a replicate needs for a rank correlation."""
+
+EPOCHS, STEPS = "equal epochs", "equal steps"
+SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A measured cell at fork 0.
+
+    Attributes:
+        length: T in steps.
+        g: noise scale lr (N/B - 1), mean over the siblings' views.
+        error: error barrier on the test set, chord form, a fraction; mean over pairs.
+        loss: loss barrier, nats.
+        train_error: of the worst sibling on its own view.
+    """
+
+    architecture: str
+    shift: str
+    replicate: int
+    lr: float
+    batch_size: int
+    epochs: int
+    length: int
+    g: float
+    error: float
+    loss: float
+    train_error: float
+
+    @property
+    def fitted(self) -> bool:
+        """Whether every sibling reached the training error that counts."""
+        return self.train_error <= FITTED
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rank correlation of barrier and g, one architecture, shift and way of being equal.
+
+    Attributes:
+        equal: what the trainings have in common: epochs or steps.
+        error: of the error barrier, one value per replicate.
+        loss: of the loss barrier, likewise.
+        counted: cells that it stands on.
+        underfit: cells left out because a sibling did not fit its training data.
+        constant: replicates without a correlation: too few cells, or all barriers equal.
+    """
+
+    architecture: str
+    shift: str
+    equal: str
+    error: Estimate
+    loss: Estimate
+    counted: int
+    underfit: int
+    constant: int
+
+
+def noise_points(records: Iterable[Record]) -> list[Point]:
+    """The measured cells of fork 0; what diverged or failed has no barrier.
+
+    Raises:
+        UserError: where a record does not tell how many images a view has.
+    """
+    return [_point(r) for r in records if r.fork.name == "0" and r.status == "ok"]
+
+
+def correlations(points: Sequence[Point]) -> list[Correlation]:
+    """Per architecture, shift and way of being equal: the correlation in each replicate, then their mean.
+
+    The replicate is the unit of inference: cells inside it share their seeds.
+    """
+    found = []
+    for architecture in dict.fromkeys(p.architecture for p in points):
+        grid = [p for p in points if p.architecture == architecture]
+        for equal, chosen in ((EPOCHS, _equal_epochs(grid)), (STEPS, _equal_steps(grid))):
+            for shift in dict.fromkeys(p.shift for p in chosen):
+                found.append(_correlation([p for p in chosen if p.shift == shift], equal))
+    return found
+
+
+def noise_table(records: Iterable[Record]) -> str:
+    """The correlations and, below them, the barrier at every noise scale, as Markdown.
+
+    Raises:
+        UserError: where no cell of fork 0 was measured.
+    """
+    points = noise_points(records)
+    if not points:
+        raise UserError("There is no measured cell of fork 0, so no barrier to set against the noise scale.")
+    rows = [
+        [c.architecture, c.shift, c.equal, _text(c.error), _text(c.loss), c.counted, c.underfit, c.error.n]
+        for c in correlations(points)
+    ]
+    headers = ["architecture", "shift", "", "error barrier", "loss barrier", "cells", "underfit", "n"]
+    summary = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    cells = tabulate(_cells(points), _CELLS, tablefmt="github", disable_numparse=True)
+    return (
+        "### Barrier at fork 0 and noise scale: Spearman's rank correlation\n\n"
+        f"{summary}\n\n"
+        "- Mean over replicates (n) of the correlation inside each, ± half-width of the 95 % Student t "
+        "interval.\n"
+        f"- Cells count where every sibling reaches {100 * FITTED:g} % training error; the others are "
+        "underfit. A replicate whose barriers are all equal, or with fewer than "
+        f"{MIN_POINTS} cells, has no correlation.\n\n"
+        f"### The cells\n\n{cells}\n\n"
+        "- g = lr (N/B - 1) with N of the sibling's view; barriers on the test set, chord form, means over "
+        "replicates.\n"
+    )
+
+
+# --- points --------------------------------------------------------------------------------------
+
+
+def _point(record: Record) -> Point:
+    recipe = record.recipe
+    n = next(d["n"] for d in record.data if d["split"] == "train")
+    pairs = record.pairs
+    scales = [noise_scale(recipe["lr"], size, recipe["batch_size"]) for size in _view_sizes(record)]
+    return Point(
+        architecture=architecture_label(record),
+        shift=shift_label(record),
+        replicate=record.replicate,
+        lr=recipe["lr"],
+        batch_size=recipe["batch_size"],
+        epochs=recipe["epochs"],
+        length=recipe["epochs"] * (n // recipe["batch_size"]),
+        g=float(np.mean(scales)),
+        error=float(np.mean([p.barriers[SPLIT].error_chord for p in pairs])),
+        loss=float(np.mean([p.barriers[SPLIT].loss_chord for p in pairs])),
+        train_error=max(s.splits["view"].error for s in record.siblings),
+    )
+
+
+def _view_sizes(record: Record) -> list[int]:
+    """Images in each sibling's view: the train curves are taken on all of them, unless a suite says less."""
+    if "train_eval" in record.protocol:
+        raise UserError(
+            f"Cell {record.key}: its train curves are on a part of the views (train_eval), "
+            "so that their sizes, and with them the noise scale, are not known."
+        )
+    sizes: dict[int, int] = {}
+    for pair in record.pairs:
+        for sibling, split in ((pair.i, "train_a"), (pair.j, "train_b")):
+            sizes[sibling] = pair.curves.get(split, pair.curves["train"]).n
+    return list(sizes.values())
+
+
+def _equal_epochs(points: Sequence[Point]) -> list[Point]:
+    """The largest group of recipes with one number of epochs and several batch sizes."""
+    return _largest([[p for p in points if p.epochs == e] for e in sorted({p.epochs for p in points})])
+
+
+def _equal_steps(points: Sequence[Point]) -> list[Point]:
+    """The largest group of recipes of about one number of steps and several batch sizes."""
+    lengths = sorted({p.length for p in points})
+    return _largest([[p for p in points if t <= p.length <= t * (1 + SAME_STEPS)] for t in lengths])
+
+
+def _largest(groups: Sequence[list[Point]]) -> list[Point]:
+    grids = [g for g in groups if len({p.batch_size for p in g}) > 1]
+    return max(grids, key=lambda g: len({(p.lr, p.batch_size) for p in g}), default=[])
+
+
+# --- correlations --------------------------------------------------------------------------------
+
+
+def _correlation(points: Sequence[Point], equal: str) -> Correlation:
+    fitted = [p for p in points if p.fitted]
+    replicates = sorted({p.replicate for p in points})
+    by_replicate = [[p for p in fitted if p.replicate == r] for r in replicates]
+    error = [spearman([p.g for p in mine], [p.error for p in mine]) for mine in by_replicate]
+    loss = [spearman([p.g for p in mine], [p.loss for p in mine]) for mine in by_replicate]
+    return Correlation(
+        architecture=points[0].architecture,
+        shift=points[0].shift,
+        equal=equal,
+        error=estimate([v for v in error if v is not None]),
+        loss=estimate([v for v in loss if v is not None]),
+        counted=len(fitted),
+        underfit=len(points) - len(fitted),
+        constant=sum(v is None for v in error),
+    )
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's rank correlation, ties at their mean rank; None where it is not defined."""
+    if len(x) < MIN_POINTS or len(set(x)) == 1 or len(set(y)) == 1:
+        return None
+    # not scipy.stats, which takes half a second to import
+    ranks = [pd.Series(list(values)).rank() for values in (x, y)]
+    return float(ranks[0].corr(ranks[1]))
+
+
+# --- print ---------------------------------------------------------------------------------------
+
+_CELLS = [
+    "architecture",
+    "shift",
+    "B",
+    "lr",
+    "epochs",
+    "g",
+    "error barrier",
+    "loss barrier",
+    "train error",
+    "",
+]
+
+
+def _cells(points: Sequence[Point]) -> list[list[Any]]:
+    """A row for each recipe and shift, by noise scale."""
+    groups: dict[tuple[Any, ...], list[Point]] = {}
+    for p in points:
+        key = (p.architecture, p.shift, p.g, p.batch_size, p.lr, p.epochs)
+        groups.setdefault(key, []).append(p)
+    rows = []
+    for (architecture, shift, g, batch_size, lr, epochs), group in sorted(groups.items()):
+        underfit = sum(not p.fitted for p in group)
+        rows.append(
+            [
+                architecture,
+                shift,
+                batch_size,
+                f"{lr:g}",
+                epochs,
+                f"{g:.3g}",
+                f"{100 * np.mean([p.error for p in group]):.1f} %",
+                f"{np.mean([p.loss for p in group]):.3f}",
+                f"{100 * np.mean([p.train_error for p in group]):.1f} %",
+                f"underfit {underfit}/{len(group)}" if underfit else "",
+            ]
+        )
+    return rows
+
+
+def _text(value: Estimate) -> str:
+    if value.mean is None:
+        return "–"
+    interval = "" if value.half_width is None else f" ± {value.half_width:.2f}"
+    return f"{value.mean:+.2f}{interval}"
