@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from lmcbench.board.noise import spearman
 from lmcbench.board.observations import (
     Cells,
     distance,
@@ -16,9 +17,9 @@ from lmcbench.board.observations import (
     error_barrier,
     is_connected,
     is_control,
+    is_fitted,
     line_of,
     prediction,
-    rank_correlation,
     uncalibrated_barrier,
     view_size,
 )
@@ -90,8 +91,8 @@ def shift_against_control(cells: Cells, split: str) -> Iterator[Contrast]:
 
 def noise_without_shift(cells: Cells, split: str) -> Iterator[Contrast]:
     """Least-squares slope of the error barrier over log2 g, among recipes of one architecture that differ
-    in learning rate and batch size only; cells without shift and controls, by fork of the trunk. g is
-    taken with N of the sibling's view.
+    in learning rate and batch size only; cells without shift and controls, by fork of the trunk, whose
+    siblings all reach 2 % error on their own view. g is taken with N of that view.
     """
     yield from _noise_slopes((r for r in cells.forked() if is_control(r)), split)
 
@@ -123,7 +124,7 @@ def gradient_noise(cells: Cells, split: str) -> Iterator[Contrast]:
             group = (line.architecture, line.recipe, record.fork.name, record.replicate)
             groups.setdefault(group, []).append((share, height))
     for (*what, replicate), points in groups.items():
-        found = rank_correlation(*zip(*points, strict=True))
+        found = spearman(*zip(*points, strict=True))
         if found is not None:
             yield Contrast(replicate, tuple(map(str, what)), found)
 
@@ -208,7 +209,7 @@ def second_order(cells: Cells, split: str) -> Iterator[Contrast]:
             group = (line.architecture, line.recipe, record.replicate)
             groups.setdefault(group, []).append((max(found["predicted"]), float(excess.max())))
     for (*what, replicate), points in groups.items():
-        correlation = rank_correlation(*zip(*points, strict=True))
+        correlation = spearman(*zip(*points, strict=True))
         if correlation is not None:
             yield Contrast(replicate, tuple(map(str, what)), correlation)
 
@@ -229,7 +230,7 @@ def layer_ranking(cells: Cells, split: str) -> Iterator[Contrast]:
             )
             for layer in found["layers"].values()
         ]
-        correlation = rank_correlation(*zip(*points, strict=True)) if points else None
+        correlation = spearman(*zip(*points, strict=True)) if points else None
         if correlation is not None:
             yield Contrast(record.replicate, (*line_of(record), record.fork.name), correlation)
 
@@ -369,7 +370,7 @@ def _noise_slopes(records: Iterable[Record], split: str) -> Iterator[Contrast]:
     for record in records:
         height, size = error_barrier(record, split), view_size(record)
         batch = record.recipe.get("batch_size")
-        if height is None or size is None or batch is None or size <= batch:
+        if height is None or size is None or batch is None or size <= batch or not is_fitted(record):
             continue
         line = line_of(record)
         rest = else_equal_recipe(record)

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lmcbench.board.noise import FITTED
 from lmcbench.errors import UserError
 from lmcbench.results.frame import architecture_label, shift_label
-from lmcbench.results.measures import Array, Curve, barrier
+from lmcbench.results.measures import Curve, barrier
 from lmcbench.results.record import Record
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.shifts import ALIASES
@@ -138,7 +139,9 @@ def distance(record: Record) -> float | None:
 
 
 def view_size(record: Record) -> float | None:
-    """Images in a sibling's view of the training set, mean over pairs."""
+    """Images in a sibling's view of the training set, mean over pairs; None where curves are on a part."""
+    if "train_eval" in record.protocol:
+        return None
     sizes = []
     for pair in record.pairs:
         for view in ("train_a", "train_b"):
@@ -149,24 +152,16 @@ def view_size(record: Record) -> float | None:
     return _mean(sizes)
 
 
+def is_fitted(record: Record) -> bool:
+    """Whether every sibling fits its own view: an underfit pair is at no minimum to be connected."""
+    views = [s.splits["view"].error for s in record.siblings if "view" in s.splits]
+    return len(views) == len(record.siblings) and max(views) <= FITTED
+
+
 def else_equal_recipe(record: Record) -> str:
     """All of the recipe but its name and what sets the noise scale: learning rate and batch size."""
     rest = {k: v for k, v in record.recipe.items() if k not in ("name", "lr", "batch_size")}
     return canonical_json(rest)
-
-
-def rank_correlation(x: Iterable[float], y: Iterable[float]) -> float | None:
-    """Spearman's rank correlation, ties at their mean rank; None for fewer than 3 points or a constant."""
-    a, b = _ranks(x), _ranks(y)
-    if len(a) < 3 or (a == a[0]).all() or (b == b[0]).all():
-        return None
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _ranks(values: Iterable[float]) -> Array:
-    _, place, count = np.unique(list(values), return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    return np.asarray((last - (count - 1) / 2)[place], dtype=np.float64)
 
 
 def _shift(record: Record) -> tuple[str, str]:
