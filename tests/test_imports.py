@@ -139,6 +139,17 @@ def test_every_public_name_loads_from_its_home():
     assert issubclass(lmcbench.UserError, ValueError)
 
 
+def test_importing_the_package_loads_nothing_else():
+    script = (
+        "import sys; before = set(sys.modules); import lmcbench; print(sorted(set(sys.modules) - before));"
+        "lmcbench.UserError; print(len({'numpy', 'pandas', 'torch', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded, heavy = done.stdout.splitlines()
+    assert {name for name in ast.literal_eval(loaded) if "lmcbench" in name} == {"lmcbench"}
+    assert heavy == "0"
+
+
 # --- without torch -------------------------------------------------------------------------------
 
 SCRIPT = """

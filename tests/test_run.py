@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+import lmcbench
 from lmcbench.connect.path import alpha_grid
 from lmcbench.ensemble.predictions import compare_predictions, softmax
 from lmcbench.errors import UserError
@@ -20,9 +21,10 @@ from lmcbench.results.measures import Curve, barrier
 from lmcbench.results.record import read_record
 from lmcbench.results.store import RunFolder
 from lmcbench.run import plan_run, run_plan
-from lmcbench.spec.cells import Selection, expand
+from lmcbench.spec.cells import Selection, expand, families
 from lmcbench.spec.suite import parse_suite
 from lmcbench.tasks import Finished, Progress
+from lmcbench.train.state import load_state, load_tensors
 
 SUITE = """
 name = "small"
@@ -153,6 +155,33 @@ def test_views_are_splits_where_they_differ_from_the_whole(whole):
         == sizes["label-skew"]["train"]
         == 1442
     )
+
+
+def test_geometry_is_in_every_record(whole):
+    """Oracle 15, and what the API says of the same files."""
+    root, _ = whole
+    folder = RunFolder(root)
+    for path in (root / "records").iterdir():
+        record = read_record(path)
+        got = record.pairs[0].geometry
+        a, b = (load_tensors(folder.sibling(record.key, i)) for i in range(2))
+        parts = [got, *got["layers"].values()]
+        if record.fork.name == "independent":
+            assert all(
+                (p["distance_a"], p["distance_b"], p["angle"], p["cosine"]) == (None,) * 4 for p in parts
+            )
+            expected = lmcbench.geometry(None, a, b).to_json()
+        else:
+            [cell] = [c for c in expand(suite()) if c.key == record.key]
+            trunk = load_state(folder.trunk(families([cell])[0].key, record.fork.step))
+            expected = lmcbench.geometry({**trunk.params, **trunk.buffers}, a, b).to_json()
+            for p in parts:
+                right = p["distance_a"] ** 2 + p["distance_b"] ** 2
+                right -= 2 * p["distance_a"] * p["distance_b"] * p["cosine"]
+                assert p["distance_ab"] ** 2 == pytest.approx(right)
+        assert got["layers"].keys() == expected["layers"].keys()
+        for name in ("distance_ab", "distance_a", "distance_b", "angle", "cosine"):
+            assert got[name] == (None if expected[name] is None else pytest.approx(expected[name], rel=1e-12))
 
 
 def test_cost_counts_a_trunk_once(whole):

@@ -9,6 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lmcbench.connect.align import align
+    from lmcbench.connect.curvature import predict_barrier
+    from lmcbench.connect.geometry import Geometry, geometry
+    from lmcbench.connect.landscape import Plane, plane
+    from lmcbench.connect.layers import layerwise
     from lmcbench.connect.path import trace_path
     from lmcbench.connect.state import interpolate
     from lmcbench.ensemble.predictions import compare_predictions
@@ -20,24 +25,38 @@ if TYPE_CHECKING:
 _HOMES = {
     "Barrier": "results.measures",
     "Curve": "results.measures",
+    "Geometry": "connect.geometry",
+    "Plane": "connect.landscape",
     "UserError": "errors",
+    "align": "connect.align",
     "barrier": "results.measures",
     "compare_predictions": "ensemble.predictions",
+    "geometry": "connect.geometry",
     "interpolate": "connect.state",
+    "layerwise": "connect.layers",
     "load_records": "results.frame",
     "noise_scale": "spec.recipe",
+    "plane": "connect.landscape",
+    "predict_barrier": "connect.curvature",
     "trace_path": "connect.path",
 }
 
 __all__ = [
     "Barrier",
     "Curve",
+    "Geometry",
+    "Plane",
     "UserError",
+    "align",
     "barrier",
     "compare_predictions",
+    "geometry",
     "interpolate",
+    "layerwise",
     "load_records",
     "noise_scale",
+    "plane",
+    "predict_barrier",
     "trace_path",
 ]
 

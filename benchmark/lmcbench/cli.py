@@ -169,6 +169,10 @@ def run(
         str | None,
         typer.Option(metavar="N|A:B", help="Replicates 0 to N-1, or A to B-1; the suite's number."),
     ] = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(metavar="all|NAME", help="Further measures on the suite's probe cells (repeatable)."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/SUITE.")] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     jobs: Annotated[
@@ -196,7 +200,7 @@ def run(
         recipe=recipe,
     )
     folder = RunFolder(out if out is not None else Path("runs") / chosen.name)
-    plan = plan_run(expand(chosen, selection), folder)
+    plan = plan_run(expand(chosen, selection), folder, measure or ())
     view = RunView(chosen, plan, folder)
     view.introduce()
     if dry_run:
@@ -209,6 +213,82 @@ def run(
         typer.echo(view.interrupted(), err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     raise typer.Exit(view.conclude())
+
+
+@app.command()
+def measure(
+    a: Annotated[
+        Path, typer.Argument(help="Weights of the first network: .safetensors, or .pt and its kin.")
+    ],
+    b: Annotated[Path, typer.Argument(help="Weights of the second.")],
+    arch: Annotated[str, typer.Option(help="timm's name, module:function or file.py:function.")],
+    data: Annotated[str, typer.Option(help="Data set: a name (see 'lmcbench data') or a path of your own.")],
+    arch_kwargs: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Argument of the architecture (repeatable)."),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Resize images to this; default: as they are.")
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M[,M,M]", help="Of pixels scaled to 0..1, per channel; default: the training set's."
+        ),
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="S[,S,S]", help="Likewise.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(metavar="test|train", help="Where (repeatable); default: test.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Use so many images of a split, stratified; default: all.")
+    ] = None,
+    calibration: Annotated[
+        int,
+        typer.Option(min=0, help="Training images for normalisation statistics; 0: blend them as they are."),
+    ] = 1000,
+    fork: Annotated[
+        Path | None, typer.Option(metavar="CKPT", help="The state that both networks left, for the geometry.")
+    ] = None,
+    further: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--measure",
+            metavar="all|NAME",
+            help="Further measures (repeatable): curvature, layers, plane (needs --fork), repair, align.",
+        ),
+    ] = None,
+    alphas: Annotated[int, typer.Option(help="Points on the line, odd.")] = 21,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="LMCBENCH_DATA", help="Folder of data sets as parquet files.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the line between two checkpoints of your own.
+
+    Nothing in a checkpoint is executed: safetensors, or torch.save's format with tensors alone.
+    """
+    from lmcbench import measure as two
+
+    request = two.Request(
+        a,
+        b,
+        arch,
+        data,
+        two.parse_settings(arch_kwargs or ()),
+        image_size,
+        two.parse_channels(mean, "--mean"),
+        two.parse_channels(std, "--std"),
+        split or ("test",),
+        images,
+        calibration,
+        fork,
+        further or (),
+        alphas,
+    )
+    found = two.measure(request, data_dir, device.value)
+    _print_json(found) if as_json else typer.echo(two.measured_text(found))
 
 
 @app.command()

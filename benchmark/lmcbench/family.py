@@ -155,9 +155,19 @@ def train_family(
     everyone = [trunk, *fleet] if trunk is not None else fleet
     total = sum(m.stop - m.start for m in everyone)
     began, done = time.perf_counter(), 0
-    boundaries = sorted({m.start for m in everyone} | {m.stop for m in everyone})
+    logged = {
+        cell.key: cell.suite.probe.logged(cell.fork.step(per_epoch), length, per_epoch)
+        for cell in cells
+        if cell.probed
+    }
+    stops = {step for steps in logged.values() for step in steps}
+    boundaries = sorted({m.start for m in everyone} | {m.stop for m in everyone} | stops)
     for start, stop in pairwise(boundaries):
         _fork(family, fleet, trunk, bench, folder, start)
+        for key in (key for key, steps in logged.items() if start in steps):
+            for i, member in enumerate(siblings[key]):
+                assert member.state is not None
+                save_tensors(state_dict(bench.model, member.state), folder.snapshot(key, i, start))
         active = [m for m in everyone if m.start <= start < m.stop]
         feed = Feed(bench.train, [m.stream for m in active], recipe.augmentation)
         seeds = [m.layer_seed for m in active]

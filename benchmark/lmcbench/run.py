@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmcbench.data.sources import settle_dataset
+from lmcbench.errors import UserError
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder
 from lmcbench.spec.cells import Cell, Family, families
@@ -22,25 +23,33 @@ class Plan:
         cells: everything asked for.
         finished: records that are there already.
         families: the rest, the dearest first.
+        measures: what probe cells are asked for beyond the record.
     """
 
     cells: Sequence[Cell]
     finished: Sequence[Record]
     families: Sequence[Family]
+    measures: tuple[str, ...] = ()
 
 
-def plan_run(cells: Sequence[Cell], folder: RunFolder) -> Plan:
+def plan_run(cells: Sequence[Cell], folder: RunFolder, measure: Sequence[str] = ()) -> Plan:
     """Compare what is asked for with what `folder` holds.
 
+    Args:
+        cells: what is asked for.
+        folder: where it is kept.
+        measure: further measures of the probe cells among them, or `all`.
+
     Raises:
-        UserError: where the folder is not one of this suite.
+        UserError: where the folder is not one of this suite, a measure is unknown, or no cell is probed.
     """
     suite = cells[0].suite
     folder.check(suite.identity())
+    measures = _measures(cells, measure) if measure else ()
     finished, missing = [], []
     for cell in cells:
         record = folder.finished(cell.key)
-        if record is None:
+        if record is None or (measures and cell.probed and _lacks(record, measures)):
             missing.append(cell)
         else:
             finished.append(record)
@@ -48,7 +57,7 @@ def plan_run(cells: Sequence[Cell], folder: RunFolder) -> Plan:
     rank = {architecture.label: i for i, architecture in enumerate(suite.architectures)}
     groups = families(missing)
     groups.sort(key=lambda f: (-rank.get(f.architecture.label, len(rank)), f.replicate))
-    return Plan(cells, finished, groups)
+    return Plan(cells, finished, groups, measures)
 
 
 def run_plan(
@@ -64,7 +73,7 @@ def run_plan(
     """
     if jobs is None:
         jobs = 1 if device != "cpu" and _may_have_cuda() else len(os.sched_getaffinity(0))
-    tasks = [Task(family, folder, data_dir, device) for family in plan.families]
+    tasks = [Task(family, folder, data_dir, device, plan.measures) for family in plan.families]
     if tasks:
         # here, so that missing data are known before torch is loaded, and decoded by one process only
         settle_dataset(plan.cells[0].suite.data.name, data_dir)
@@ -77,6 +86,26 @@ def run_plan(
 
         for task in tasks:
             yield from run_task(task)
+
+
+def _measures(cells: Sequence[Cell], asked: Sequence[str]) -> tuple[str, ...]:
+    from lmcbench.probe import names_of
+
+    names, suite = names_of(asked), cells[0].suite
+    if not any(cell.probed for cell in cells):
+        shifts, count = ", ".join(suite.probe.shifts), suite.probe.replicates
+        which = f"shifts {shifts}; replicates 0 to {count - 1}; all forks" if shifts else "it names none"
+        raise UserError(
+            f"None of these cells is asked for further measures. Suite {suite.name} takes them on its probe "
+            f"cells: {which}."
+        )
+    return names
+
+
+def _lacks(record: Record, measures: Sequence[str]) -> bool:
+    from lmcbench.probing import lacking
+
+    return bool(lacking(record, measures))
 
 
 def _may_have_cuda() -> bool:

@@ -16,12 +16,14 @@ class Task:
     Attributes:
         data_dir: the user's data folder, if any.
         device: auto, cpu or cuda.
+        measures: what probe cells are asked for beyond the record.
     """
 
     family: Family
     folder: RunFolder
     data_dir: Path | None
     device: str
+    measures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

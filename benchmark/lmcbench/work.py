@@ -12,19 +12,22 @@ import torch
 from safetensors.numpy import save as to_safetensors
 
 from lmcbench.cell import Measured, measure_cell
+from lmcbench.connect.geometry import geometry
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import select
+from lmcbench.devices import choose_device
 from lmcbench.errors import UserError
 from lmcbench.family import Workbench, prepare, train_family, trained
+from lmcbench.probing import add_measures
 from lmcbench.results.measures import NotFiniteError
 from lmcbench.results.record import Record, Status
 from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.suite import DataSpec
+from lmcbench.states import fork_state, siblings
 from lmcbench.tasks import Event, Finished, Progress, Task
-from lmcbench.train.state import load_tensors
 from lmcbench.writeup import build_record
 
 
@@ -36,14 +39,15 @@ def run_task(task: Task) -> Iterator[Event]:
     Raises:
         UserError: for bad input: no such data or device, a network that cannot be built.
     """
-    device = _device(task.device)
+    device = choose_device(task.device)
     if device.type == "cpu":
         torch.set_num_threads(1)  # the same sums in the same order on every machine (design 3.11)
     family, folder = task.family, task.folder
     dataset = _dataset(family.suite.data, task.data_dir)
     bench = prepare(family, family.cells, dataset, device)
     folder.claim(family.suite.identity())
-    untrained = [cell for cell in family.cells if trained(cell, folder) is None]
+    unrecorded = [cell for cell in family.cells if folder.finished(cell.key) is None]
+    untrained = [cell for cell in unrecorded if trained(cell, folder) is None]
     failure = None
     if untrained:
         done = 0.0
@@ -57,8 +61,11 @@ def run_task(task: Task) -> Iterator[Event]:
             failure = f"training failed: {_describe(error)}"
         yield Progress((1 - done) * len(untrained) / 2)
     for cell in family.cells:
-        record = _record_cell(cell, bench, folder, failure)
-        write_atomic(folder.record(cell.key), record.to_json())
+        if cell in unrecorded:
+            record = _record_cell(cell, bench, folder, failure)
+            write_atomic(folder.record(cell.key), record.to_json())
+        if task.measures and cell.probed:
+            add_measures(cell, bench, folder, task.measures)
         yield Progress(0.5 if cell in untrained else 1.0)
         yield Finished(cell.key)
 
@@ -76,8 +83,11 @@ def _record_cell(cell: Cell, bench: Workbench, folder: RunFolder, failure: str |
     else:
         status, reason = "ok", None
         try:
-            states = [load_tensors(folder.sibling(cell.key, i)) for i in range(cell.suite.siblings)]
+            states = siblings(cell, folder, bench.model)
             measured = measure_cell(cell, bench, states, training["train_losses"])
+            fork = fork_state(cell, training["step"], folder, bench.model)
+            for pair in measured.pairs:
+                pair.geometry = geometry(fork, states[pair.i], states[pair.j]).to_json()
             evidence = _keep(measured, cell, folder)
         except NotFiniteError:
             status, reason = "diverged", "the loss is not finite on the path between two siblings"
@@ -101,12 +111,11 @@ def _keep(measured: Measured, cell: Cell, folder: RunFolder) -> dict[str, object
     content = to_safetensors(measured.predictions)
     path = folder.predictions(cell.key)
     write_atomic(path, content)
-    siblings = [folder.sibling(cell.key, i) for i in range(cell.suite.siblings)]
+    weights = [folder.sibling(cell.key, i) for i in range(cell.suite.siblings)]
     return {
         "predictions": {"path": str(path.relative_to(folder.root)), "sha256": digest_bytes(content)},
         "checkpoints": [
-            {"path": str(p.relative_to(folder.root)), "sha256": digest_bytes(p.read_bytes())}
-            for p in siblings
+            {"path": str(p.relative_to(folder.root)), "sha256": digest_bytes(p.read_bytes())} for p in weights
         ],
     }
 
@@ -115,14 +124,6 @@ def _describe(error: Exception) -> str:
     """The error and where it was raised, without any path of this machine."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("No CUDA device was found. Use --device cpu, or --device auto to take what is there.")
-    return torch.device(name)
 
 
 @cache

@@ -103,3 +103,14 @@ def test_refusals(names, message) -> None:
         geometry(state, state, state, names)
     with pytest.raises(UserError, match="different networks"):
         geometry(state, state, {"x.weight": torch.ones(1)})
+
+
+def test_independent_networks_have_a_distance_and_nothing_else() -> None:
+    a, b = flat(**{"x.w": [0, 0], "v": [1]}), flat(**{"x.w": [3, 4], "v": [1]})
+    got = geometry(None, a, b)
+    assert got.distance_ab == 5.0
+    for part in (got, *got.layers.values()):
+        assert (part.distance_a, part.distance_b, part.angle, part.cosine) == (None,) * 4
+    assert {name: layer.distance_ab for name, layer in got.layers.items()} == {"x": 5.0, "v": 0.0}
+    with pytest.raises(UserError, match="different networks"):
+        geometry(None, a, flat(v=[1]))

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from builders import SUITE_TOML, toy_cell, toy_suite
 from lmcbench.errors import UserError
 from lmcbench.spec.canonical import digest
+from lmcbench.spec.cells import expand
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.shifts import SHIFTS
-from lmcbench.spec.suite import Protocol, load_suite, parse_suite, published_suites
+from lmcbench.spec.suite import Probe, Protocol, load_suite, parse_suite, published_suites
 
 
 def parse(text):
@@ -320,3 +321,39 @@ def test_a_suite_that_is_not_there_is_refused(name, message):
     with pytest.raises(UserError) as refused:
         load_suite(name)
     assert message in str(refused.value)
+
+
+# --- probe cells ---------------------------------------------------------------------------------
+
+
+def test_which_measures_are_taken_is_not_in_the_digest():
+    plain, probed = toy_suite(), toy_suite(probe={"shifts": ["none"], "replicates": 2, "images": 50})
+    assert plain.digest == probed.digest
+    cells = expand(probed)
+    assert [c.key for c in cells] == [c.key for c in expand(plain)]
+    assert {(c.shift.label, c.replicate) for c in cells if c.probed} == {("none", 0), ("none", 1)}
+    assert not any(c.probed for c in expand(plain))
+
+
+@pytest.mark.parametrize(
+    ("start", "snapshots", "steps"),
+    [
+        (0, 12, [0, 10, 20, 30]),
+        (10, 12, [10, 20, 30]),
+        (15, 12, [15, 20, 30]),
+        (0, 2, [0, 10, 30]),
+        (0, 1, [0, 10]),
+        (35, 3, [35]),
+    ],
+)
+def test_siblings_are_kept_where_they_start_and_at_ends_of_epochs(start, snapshots, steps):
+    assert Probe(snapshots=snapshots).logged(start, length=40, per_epoch=10) == steps
+
+
+def test_a_probe_of_an_unknown_shift_is_refused():
+    with pytest.raises(
+        ValueError, match=r"probe: the suite has no shift 'label-skwe'; it has none, same-half"
+    ):
+        toy_suite(probe={"shifts": ["label-skwe"]})
+    with pytest.raises(UserError, match=r"probe\.image: unknown key\. Did you mean 'images'"):
+        parse_suite(SUITE_TOML.encode() + b"[probe]\nimage = 3", "x.toml")

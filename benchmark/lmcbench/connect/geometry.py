@@ -20,15 +20,15 @@ class Triangle:
 
     Attributes:
         distance_ab: |theta_A - theta_B|.
-        distance_a: |theta_A - theta_fork|.
+        distance_a: |theta_A - theta_fork|; None without a fork, like all that follows.
         distance_b: |theta_B - theta_fork|.
         angle: between the two displacements at the fork, radians in [0, pi]; None where one is 0.
         cosine: of that angle, in [-1, 1]; None where one is 0.
     """
 
     distance_ab: float
-    distance_a: float
-    distance_b: float
+    distance_a: float | None
+    distance_b: float | None
     angle: float | None
     cosine: float | None
 
@@ -55,14 +55,15 @@ class Geometry(Triangle):
 
 
 def geometry(
-    state_fork: State, state_a: State, state_b: State, parameters: Iterable[str] | None = None
+    state_fork: State | None, state_a: State, state_b: State, parameters: Iterable[str] | None = None
 ) -> Geometry:
     """Distances and angle of two siblings at their fork, sums in float64.
 
     A layer is the tensors of one module (weights and bias together, see `state.layer_of`).
 
     Args:
-        state_fork: state dict at the fork.
+        state_fork: state dict at the fork; None for independent networks, of which only the distance
+            between them is known.
         state_a: state dict of the first sibling.
         state_b: state dict of the second.
         parameters: names of the tensors to count; all floating ones but running means and
@@ -72,20 +73,24 @@ def geometry(
         UserError: for states of different networks, and names that are unknown, repeated, not floating
             or none at all.
     """
-    check_pair(state_fork, state_a)
+    origin = state_a if state_fork is None else state_fork
+    check_pair(origin, state_a)
     check_pair(state_a, state_b)
-    names = weight_names(state_fork) if parameters is None else _checked(state_fork, parameters)
+    names = weight_names(origin) if parameters is None else _checked(origin, parameters)
     if not names:
         raise UserError("geometry: there are no weights to compare.")
     layers: dict[str, Tensor] = {}
     for name in names:
-        fork, a, b = (state[name].detach().double() for state in (state_fork, state_a, state_b))
+        fork, a, b = (state[name].detach().double() for state in (origin, state_a, state_b))
         layer = layer_of(name)
         layers[layer] = layers.get(layer, torch.zeros(4, dtype=torch.float64)) + _sums(
             a - fork, b - fork, a - b
         )
-    total = _triangle(torch.stack(list(layers.values())).sum(0))
-    return Geometry(**total.to_json(), layers={name: _triangle(sums) for name, sums in layers.items()})
+    forked = state_fork is not None
+    total = _triangle(torch.stack(list(layers.values())).sum(0), forked)
+    return Geometry(
+        **total.to_json(), layers={name: _triangle(sums, forked) for name, sums in layers.items()}
+    )
 
 
 def _sums(a: Tensor, b: Tensor, ab: Tensor) -> Tensor:
@@ -93,8 +98,10 @@ def _sums(a: Tensor, b: Tensor, ab: Tensor) -> Tensor:
     return torch.stack([(ab * ab).sum(), (a * a).sum(), (b * b).sum(), (a * b).sum()]).cpu()
 
 
-def _triangle(sums: Tensor) -> Triangle:
+def _triangle(sums: Tensor, forked: bool) -> Triangle:
     ab, a, b, product = sums.tolist()
+    if not forked:
+        return Triangle(math.sqrt(ab), None, None, None, None)
     sides = math.sqrt(a) * math.sqrt(b)
     if sides == 0:
         return Triangle(math.sqrt(ab), math.sqrt(a), math.sqrt(b), None, None)

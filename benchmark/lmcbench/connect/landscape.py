@@ -99,6 +99,8 @@ def plane(
 def _anchors(fork: State, a: State, b: State) -> Array:
     """Coordinates of the three states in the basis that Gram-Schmidt makes of A - fork and B - fork."""
     triangle = geometry(fork, a, b)
+    assert triangle.distance_a is not None
+    assert triangle.distance_b is not None
     for which, distance in (("A and the fork", triangle.distance_a), ("B and the fork", triangle.distance_b)):
         if distance == 0:
             raise UserError(f"The states span no plane: {which} coincide.")

@@ -72,7 +72,11 @@ class PairRecord(Fields):
     )
     barriers: dict[str, BarrierRecord] = Field(description="of `curves`")
     disagreement: dict[str, float] = Field(description="fraction of images with different top-1")
-    geometry: dict[str, Any] | None = None
+    geometry: dict[str, Any] | None = Field(
+        default=None,
+        description="distances between the siblings and to their fork (Euclidean, in units of the weights), "
+        "angle at the fork (radians) and its cosine, over all weights and by layer; null: no fork, no angle",
+    )
 
 
 class ArchitectureRecord(Fields):

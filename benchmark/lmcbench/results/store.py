@@ -42,6 +42,10 @@ class RunFolder:
         """The state dict of a trained sibling."""
         return self.root / "checkpoints" / f"{key}-{index}.safetensors"
 
+    def snapshot(self, key: str, index: int, step: int) -> Path:
+        """The state dict of a probe cell's sibling at a logged step."""
+        return self.root / "checkpoints" / f"{key}-{index}-step{step}.safetensors"
+
     def training(self, key: str) -> Path:
         """How a cell's training went; written last, so that it vouches for the sibling files."""
         return self.root / "checkpoints" / f"{key}.json"

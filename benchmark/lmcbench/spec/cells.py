@@ -47,6 +47,12 @@ class Cell:
         """The recipe the architecture is trained with."""
         return self.suite.recipes[self.architecture.recipe]
 
+    @property
+    def probed(self) -> bool:
+        """Whether it is one of the suite's probe cells."""
+        probe = self.suite.probe
+        return self.replicate < probe.replicates and self.shift.label in probe.shifts
+
     def summary(self) -> dict[str, Any]:
         """The cell as `lmcbench suites NAME --json` lists it."""
         return {

@@ -103,6 +103,23 @@ class ShiftSpec(Part):
         return Shift.parse(self.name, self.params, self.noise)
 
 
+class Probe(Part):
+    """The cells whose siblings are kept on their way and can be asked for the expensive measures."""
+
+    shifts: list[str] = Field(default_factory=list, description="training shifts, by name; all forks")
+    replicates: int = Field(default=1, ge=1, description="the first so many")
+    images: int = Field(default=500, ge=2, description="of training and test set each, stratified")
+    snapshots: int = Field(default=12, ge=1, description="at most so many states of a sibling on its way")
+
+    def logged(self, start: int, length: int, per_epoch: int) -> list[int]:
+        """The steps at which siblings that start at `start` are kept: there, and at ends of epochs.
+
+        The last step, `length`, is not among them: the trained siblings are kept anyway.
+        """
+        ends = range((start // per_epoch + 1) * per_epoch, length, per_epoch)
+        return [start, *ends[:: max(1, -(-len(ends) // self.snapshots))]]
+
+
 def _fork(value: Any) -> Any:
     Fork.parse(value)
     return value
@@ -132,6 +149,7 @@ class Suite(Part):
     siblings: int = Field(default=2, ge=2, description="K, siblings per cell")
     replicates: int = Field(default=3, ge=1)
     protocol: Protocol = Protocol()
+    probe: Probe = Probe()
     floor: float = Field(default=0.0, ge=0, le=1, description="mean member accuracy needed for a rank")
 
     @model_validator(mode="after")
@@ -146,6 +164,10 @@ class Suite(Part):
         _unique("shift", (s.shift.label for s in self.shifts))
         _unique("evaluation shift", iter(self.evaluations))
         _unique("fork", (f.name for f in self.fork_list))
+        labels = [s.shift.label for s in self.shifts]
+        for shift in self.probe.shifts:
+            if shift not in labels:
+                raise ValueError(f"probe: the suite has no shift {shift!r}; it has {', '.join(labels)}")
         for fork in self.fork_list:
             for name, recipe in self.recipes.items():
                 if fork.epoch is not None and fork.epoch >= recipe.epochs:
@@ -267,6 +289,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "architectures": Architecture,
     "data": DataSpec,
     "protocol": Protocol,
+    "probe": Probe,
     "shifts": ShiftSpec,
 }
 

@@ -1,0 +1,278 @@
+"""Measure two checkpoints of the user's own, as a run measures a pair of siblings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from tabulate import tabulate
+
+from lmcbench.cell import FP16_MAX, score_logits
+from lmcbench.connect.geometry import geometry
+from lmcbench.connect.network import Network
+from lmcbench.connect.path import Split, trace_path
+from lmcbench.connect.state import average, check_pair
+from lmcbench.data.batches import DeviceImages
+from lmcbench.data.calibration import calibration_items
+from lmcbench.data.dataset import Dataset, ImageSet
+from lmcbench.data.sources import open_dataset
+from lmcbench.data.subset import stratified
+from lmcbench.devices import choose_device
+from lmcbench.ensemble.predictions import compare_predictions, softmax
+from lmcbench.errors import UserError, unknown
+from lmcbench.probe import Found, Probed, names_of, take
+from lmcbench.results.measures import Curve, barrier
+from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Score
+from lmcbench.spec.architectures import Architecture
+from lmcbench.train.build import build
+from lmcbench.train.checkpoints import load_checkpoint
+
+SPLITS = ("test", "train")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be measured, as a user says it.
+
+    Attributes:
+        a: file of the first network's weights.
+        b: file of the second's.
+        architecture: timm name, `module:function` or `file.py:function`.
+        data: a data set's name or path.
+        arch_kwargs: further arguments of the architecture.
+        image_size: pixels a side that images are resized to; None: as they are.
+        mean: per channel, of pixels scaled to 0..1; None: the training set's.
+        std: likewise.
+        splits: of the data set.
+        images: a stratified subset of so many of each split; None: all.
+        calibration: training images for normalisation statistics; 0: blended as they are.
+        fork: file of the state both left; None: independent networks.
+        measures: of the table of further measures, or `all`.
+        alphas: points on the line.
+    """
+
+    a: Path
+    b: Path
+    architecture: str
+    data: str
+    arch_kwargs: dict[str, Any] = field(default_factory=dict)
+    image_size: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    splits: Sequence[str] = ("test",)
+    images: int | None = None
+    calibration: int = 1000
+    fork: Path | None = None
+    measures: Sequence[str] = ()
+    alphas: int = 21
+
+
+def measure(request: Request, data_dir: Path | None = None, device: str = "auto") -> Found:
+    """One object shaped like `pairs[0]` of a record, plus `siblings`, `ensemble` and `soup`.
+
+    Curves are those of `trace_path`, with statistics recalibrated where the network has any.
+
+    Raises:
+        UserError: for files that are not two states of this network, unknown names, missing data.
+    """
+    for split in request.splits:
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+    names = names_of(request.measures)
+    where = choose_device(device)
+    for path in (request.a, request.b, *([] if request.fork is None else [request.fork])):
+        if not path.is_file():  # said before anything slow is done
+            raise UserError(f"There is no file {path}.")
+    dataset = open_dataset(request.data, data_dir)
+    shape = (
+        dataset.shape
+        if request.image_size is None
+        else (dataset.shape[0], request.image_size, request.image_size)
+    )
+    architecture = Architecture(name=request.architecture, recipe="none", kwargs=request.arch_kwargs)
+    model = build(architecture, shape, len(dataset.classes), 0).to(where)
+    a, b = load_checkpoint(request.a, model), load_checkpoint(request.b, model)
+    fork = None if request.fork is None else load_checkpoint(request.fork, model)
+    check_pair(a, b)
+    images = _Images(dataset, request, where)
+    splits = {name: images.split(name) for name in dict.fromkeys(request.splits)}
+    network = Network(model, where, stacked=where.type == "cuda")
+    calibration = images.calibration() if network.norms and request.calibration else None
+    curves = trace_path(model, a, b, splits, request.alphas, calibration, device=where)
+    blended = (
+        trace_path(model, a, b, splits, request.alphas, device=where) if calibration is not None else None
+    )
+    as_trained = network.prepare([a, b, average([a, b])])
+    members = as_trained if calibration is None else network.recalibrate(as_trained, calibration)
+    scores: list[dict[str, Score]] = [{}, {}, {}]
+    raw: list[dict[str, Score]] = [{}, {}]
+    ensemble, disagreement = {}, {}
+    for name, (pixels, labels) in splits.items():
+        outputs = network.logits(members, pixels)
+        for score, logits in zip(scores, outputs, strict=True):
+            score[name] = score_logits(logits, labels)
+        if calibration is not None:
+            for score, logits in zip(raw, network.logits(as_trained, pixels), strict=False):
+                score[name] = score_logits(logits, labels)
+        # of fp16 logits, as a run keeps them (design section 6)
+        kept = outputs[:2].clamp(-FP16_MAX, FP16_MAX).half().cpu().numpy()
+        ensemble[name] = compare_predictions(softmax(kept), labels.cpu().numpy())
+        disagreement[name] = float((kept[0].argmax(-1) != kept[1].argmax(-1)).mean())
+    pair = PairRecord(
+        i=0,
+        j=1,
+        curves=_records(curves),
+        curves_uncalibrated=None if blended is None else _records(blended),
+        barriers={name: BarrierRecord(**asdict(barrier(curve))) for name, curve in curves.items()},
+        disagreement=disagreement,
+        geometry=geometry(fork, a, b).to_json(),
+    )
+    probed = Probed(model, a, b, fork, splits, calibration, request.alphas, device=where)
+    siblings = [
+        {"splits": _plain(scores[i]), "as_trained": _plain(raw[i]) if calibration is not None else None}
+        for i in range(2)
+    ]
+    return {
+        **pair.model_dump(),
+        **{name: take(name, probed) for name in names},
+        "siblings": siblings,
+        "ensemble": ensemble,
+        "soup": _plain(scores[2]),
+        "alphas": curves[next(iter(splits))].alphas.tolist(),
+    }
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """`k=v` texts as keyword arguments; values are JSON where they can be, else strings.
+
+    Raises:
+        UserError: for a text without a name and `=`, or a name that stands twice.
+    """
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier() or name in settings:
+            raise UserError(f"Architecture argument {text!r}: write NAME=VALUE, each name once.")
+        try:
+            settings[name] = json.loads({"True": "true", "False": "false"}.get(value, value))
+        except ValueError:
+            settings[name] = value
+    return settings
+
+
+def parse_channels(text: str | None, option: str) -> tuple[float, ...] | None:
+    """`0.5` or `0.49,0.48,0.45` as one number per channel.
+
+    Raises:
+        UserError: for anything else.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"{option} {text!r}: write one number per channel, as in 0.49,0.48,0.45.") from None
+
+
+def measured_text(found: Found) -> str:
+    """What was found, for a person."""
+    rows = []
+    for split, b in found["barriers"].items():
+        a, z = (sibling["splits"][split] for sibling in found["siblings"])
+        soup, worth = found["soup"][split], found["ensemble"][split]
+        rows += [
+            [f"{split} ({found['curves'][split]['n']} images)", "error, %", "loss, nats"],
+            ["A", _percent(a["error"]), f"{a['loss']:.4f}"],
+            ["B", _percent(z["error"]), f"{z['loss']:.4f}"],
+            ["barrier over the chord", _percent(b["error_chord"]), f"{b['loss_chord']:.4f}"],
+            ["barrier over the mean", _percent(b["error_mean"]), f"{b['loss_mean']:.4f}"],
+            ["its floor, |A - B| / 2", _percent(b["error_floor"]), f"{b['loss_floor']:.4f}"],
+            ["soup (midpoint)", _percent(soup["error"]), f"{soup['loss']:.4f}"],
+            ["ensemble", _percent(1 - worth["ensemble_accuracy"]), f"{worth['ensemble_nll']:.4f}"],
+            ["disagreement", _percent(found["disagreement"][split]), ""],
+        ]
+    g = found["geometry"]
+    rows.append(["distance A to B", f"{g['distance_ab']:.4g}", ""])
+    if g["distance_a"] is not None:
+        angle = "none" if g["angle"] is None else f"{np.degrees(g['angle']):.1f} degrees"
+        rows.append(["distance from the fork, A and B", f"{g['distance_a']:.4g}", f"{g['distance_b']:.4g}"])
+        rows.append(["angle at the fork", angle, ""])
+    further = [name for name in found if isinstance(found[name], dict) and "skipped" in found[name]]
+    rows += [[f"{name}: not taken", found[name]["skipped"], ""] for name in further]
+    if "curvature" in found and "skipped" not in found["curvature"]:
+        c = found["curvature"]
+        middle = len(c["predicted"]) // 2
+        rows.append(
+            [
+                "second-order prediction at 1/2, nats",
+                f"{c['predicted'][middle]:.4f}",
+                f"{c['predicted_with_gradients'][middle]:.4f} with gradients",
+            ]
+        )
+        for h in c["hessian"]:
+            trace = f"trace {h['trace']:.4g} ± {h['trace_standard_error']:.2g}"
+            rows.append([f"Hessian at {h['alpha']:g}", f"largest eigenvalue {h['top'][0]:.4g}", trace])
+    note = "Normalisation statistics were taken anew at every point of the line."
+    if found["curves_uncalibrated"] is None:
+        note = "No normalisation statistics were taken anew."
+    return f"{tabulate(rows, tablefmt='plain', disable_numparse=True)}\n\n{note} More numbers: --json."
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+class _Images:
+    """The images of a request, as the network sees them."""
+
+    def __init__(self, dataset: Dataset, request: Request, device: torch.device) -> None:
+        self.dataset, self.request, self.device = dataset, request, device
+        mean, std = dataset.statistics
+        for option, given, own in (("--mean", request.mean, mean), ("--std", request.std, std)):
+            if given is not None and len(given) not in (1, len(own)):
+                raise UserError(f"{option}: {len(given)} numbers are given for {len(own)} channels.")
+        if request.std is not None and min(request.std) <= 0:
+            raise UserError("--std must be above 0.")
+        self.statistics = (
+            mean if request.mean is None else np.broadcast_to(np.array(request.mean), mean.shape).copy(),
+            std if request.std is None else np.broadcast_to(np.array(request.std), std.shape).copy(),
+        )
+
+    def split(self, name: str) -> Split:
+        images: ImageSet = getattr(self.dataset, name)
+        if self.request.images is None:
+            return self._seen(images, np.arange(len(images)))
+        return self._seen(images, stratified(images.labels, min(self.request.images, len(images))))
+
+    def calibration(self) -> torch.Tensor:
+        """As for siblings that both saw the whole training set (design 3.3)."""
+        train = self.dataset.train
+        everything = np.arange(len(train))
+        listed = calibration_items(
+            [everything, everything], everything, train.labels, self.request.calibration
+        )
+        return self._seen(train, listed)[0]
+
+    def _seen(self, images: ImageSet, rows: np.ndarray) -> Split:
+        chosen = DeviceImages(images.images[rows], images.labels[rows], self.statistics, self.device)
+        pixels, labels = chosen.split()
+        size = self.request.image_size
+        if size is not None and pixels.shape[-2:] != (size, size):
+            pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+        return pixels, labels
+
+
+def _plain(scores: dict[str, Score]) -> Found:
+    return {name: score.model_dump() for name, score in scores.items()}
+
+
+def _records(curves: dict[str, Curve]) -> dict[str, CurveRecord]:
+    return {
+        name: CurveRecord(loss=c.loss.tolist(), error=c.error.tolist(), n=c.n) for name, c in curves.items()
+    }

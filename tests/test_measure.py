@@ -1,0 +1,343 @@
+"""Two checkpoints of one's own: the API's numbers, one clear refusal, nothing executed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import lmcbench
+from lmcbench.cli import main
+from lmcbench.data.sources import open_dataset
+from lmcbench.data.subset import stratified
+from lmcbench.errors import UserError
+from lmcbench.measure import parse_channels, parse_settings
+from lmcbench.spec.architectures import Architecture
+from lmcbench.train.build import build
+from lmcbench.train.checkpoints import load_checkpoint
+from lmcbench.train.state import from_model, save_state
+
+torch.set_num_threads(1)
+
+MLP = ["--arch", "lmc_mlp", "--arch-kwargs", "width=16", "--arch-kwargs", "depth=1", "--data", "digits"]
+RESNET = ["--arch", "lmc_resnet", "--arch-kwargs", "width=4", "--data", "digits"]
+
+
+def network(name="lmc_mlp", seed=0, **kwargs):
+    kwargs = kwargs or ({"width": 16, "depth": 1} if name == "lmc_mlp" else {"width": 4})
+    return build(Architecture(name=name, recipe="x", kwargs=kwargs), (1, 8, 8), 10, seed)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two networks of each kind, as MLP and ResNet files."""
+    found = {}
+    for name, short in (("lmc_mlp", "mlp"), ("lmc_resnet", "resnet")):
+        for i in range(2):
+            found[f"{short}{i}"] = tmp_path / f"{short}{i}.safetensors"
+            save_file(network(name, seed=i + 1).state_dict(), found[f"{short}{i}"])
+    return found
+
+
+def run(capsys, monkeypatch, *arguments):
+    """`lmcbench measure ...`: exit code, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["lmcbench", "measure", *map(str, arguments)])
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.fixture
+def measure(capsys, monkeypatch):
+    return lambda *arguments: run(capsys, monkeypatch, *arguments)
+
+
+def digits(split="test", n=None):
+    """The split as the command sees it: normalised by the training set's statistics."""
+    data = open_dataset("digits")
+    pixels = data.train.images.astype(np.float64) / 255
+    images = getattr(data, split)
+    rows = np.arange(len(images)) if n is None else stratified(images.labels, n)
+    x = (images.images[rows] / 255 - pixels.mean()) / pixels.std()
+    return torch.tensor(x).float(), torch.tensor(images.labels[rows])
+
+
+def states(files, name):
+    return [load_checkpoint(files[f"{name}{i}"], network(f"lmc_{name}")) for i in range(2)]
+
+
+def test_numbers_are_those_of_the_api(files, measure):
+    code, out, err = measure(
+        *(files["mlp0"], files["mlp1"], *MLP, "--json", "--split", "test", "--split", "train"),
+        *("--measure", "curvature", "--measure", "layers", "--alphas", "5", "--device", "cpu"),
+    )
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    a, b = states(files, "mlp")
+    model = network()
+    for split in ("test", "train"):
+        curve = lmcbench.trace_path(model, a, b, {split: digits(split)}, 5)[split]
+        assert found["curves"][split]["loss"] == pytest.approx(curve.loss.tolist(), rel=1e-6)
+        assert found["curves"][split]["error"] == pytest.approx(curve.error.tolist(), abs=1e-3)
+        assert found["curves"][split]["n"] == curve.n
+        held = lmcbench.Curve(found["alphas"], **found["curves"][split])
+        assert vars(lmcbench.barrier(held)) == found["barriers"][split]
+    expected = lmcbench.geometry(None, a, b).to_json()
+    assert found["geometry"] == expected
+    for kind, gradients in (("predicted", False), ("predicted_with_gradients", True)):
+        api = lmcbench.predict_barrier(model, a, b, digits(), 5, gradients)
+        assert found["curvature"][kind] == pytest.approx(api.tolist(), rel=1e-4)
+    api = lmcbench.layerwise(model, a, b, digits(), 11)
+    assert found["layers"]["layers"].keys() == api.keys()
+    for layer, curve in api.items():
+        line = found["layers"]["layers"][layer]["from_a"]["loss"]
+        assert line == pytest.approx(curve.loss.tolist(), rel=1e-5)
+    assert found["curves_uncalibrated"] is None
+    assert [s["as_trained"] for s in found["siblings"]] == [None, None]
+    for end, sibling in zip((0, -1), found["siblings"], strict=True):
+        assert sibling["splits"]["test"]["loss"] == pytest.approx(found["curves"]["test"]["loss"][end])
+
+
+def test_statistics_are_taken_anew_unless_told_otherwise(files, measure):
+    arguments = (files["resnet0"], files["resnet1"], *RESNET, "--json", "--alphas", "3", "--device", "cpu")
+    anew = json.loads(measure(*arguments, "--calibration", "50")[1])
+    blended = json.loads(measure(*arguments, "--calibration", "0")[1])
+    assert blended["curves_uncalibrated"] is None
+    assert anew["curves_uncalibrated"] == blended["curves"]
+    assert anew["curves"] != blended["curves"]
+    assert anew["siblings"][0]["as_trained"] == blended["siblings"][0]["splits"]
+    a, b = states(files, "resnet")
+    curve = lmcbench.trace_path(network("lmc_resnet"), a, b, {"test": digits()}, 3)["test"]
+    assert blended["curves"]["test"]["loss"] == pytest.approx(curve.loss.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("mlp", MLP), ("resnet", RESNET)])
+def test_identical_files_are_at_no_distance_and_behind_no_barrier(files, measure, kind, options):
+    code, out, _ = measure(files[f"{kind}0"], files[f"{kind}0"], *options, "--json", "--measure", "all")
+    assert code == 0
+    found = json.loads(out)
+    assert found["geometry"]["distance_ab"] == 0
+    b = found["barriers"]["test"]
+    assert {v for k, v in b.items()} == {0.0}
+    assert found["disagreement"] == {"test": 0.0}
+    assert set(found["curvature"]["predicted_with_gradients"]) == {0.0}
+    assert len(set(found["curves"]["test"]["loss"])) == 1
+
+
+def test_a_fork_gives_the_triangle(files, measure, tmp_path):
+    fork = tmp_path / "trunk.safetensors"  # a whole training state, as a run keeps it
+    save_state(from_model(network(seed=9), ("momentum",)), fork)
+    code, out, _ = measure(files["mlp0"], files["mlp1"], *MLP, "--json", "--fork", fork, "--measure", "plane")
+    assert code == 0
+    found = json.loads(out)
+    a, b = states(files, "mlp")
+    assert found["geometry"] == lmcbench.geometry(network(seed=9).state_dict(), a, b).to_json()
+    assert found["plane"]["anchors"][1] == [pytest.approx(found["geometry"]["distance_a"]), 0.0]
+    text = measure(files["mlp0"], files["mlp1"], *MLP, "--fork", fork)[1]
+    assert "angle at the fork" in text
+    assert "barrier over the chord" in text
+
+
+def test_images_can_be_resized_fewer_and_normalised_otherwise(files, measure):
+    plain = (
+        files["mlp0"],
+        files["mlp1"],
+        "--json",
+        "--images",
+        "40",
+        "--alphas",
+        "3",
+        "--device",
+        "cpu",
+        *MLP,
+    )
+    found = json.loads(measure(*plain)[1])
+    a, b = states(files, "mlp")
+    curve = lmcbench.trace_path(network(), a, b, {"test": digits(n=40)}, 3)["test"]
+    assert found["curves"]["test"]["loss"] == pytest.approx(curve.loss.tolist(), rel=1e-5)
+    assert found["curves"]["test"]["n"] == 40
+    other = json.loads(measure(*plain, "--mean", "0", "--std", "1")[1])
+    data = open_dataset("digits").test
+    rows = stratified(data.labels, 40)
+    raw = torch.tensor(data.images[rows] / 255).float(), torch.tensor(data.labels[rows])
+    curve = lmcbench.trace_path(network(), a, b, {"test": raw}, 3)["test"]
+    assert other["curves"]["test"]["loss"] == pytest.approx(curve.loss.tolist(), rel=1e-5)
+    code, out, _ = measure(files["resnet0"], files["resnet1"], *RESNET, "--json", "--image-size", "12")
+    assert (code, json.loads(out)["curves"]["test"]["n"]) == (0, 355)
+    code, _, err = measure(files["mlp0"], files["mlp1"], *MLP, "--image-size", "12")
+    assert code == 2
+    assert "does not fit the network" in err
+
+
+@pytest.mark.parametrize("wrapped", [None, "state_dict", "model"])
+def test_torch_files_of_tensors_are_read(files, measure, tmp_path, wrapped):
+    paths = []
+    for i in range(2):
+        state = network(seed=i + 1).state_dict()
+        if wrapped == "model":
+            state = {f"module.{name}": value for name, value in state.items()}
+        paths.append(tmp_path / f"{i}.pt")
+        torch.save(state if wrapped is None else {wrapped: state, "epoch": 3}, paths[-1])
+    found = json.loads(measure(*paths, *MLP, "--json", "--device", "cpu")[1])
+    same = json.loads(measure(files["mlp0"], files["mlp1"], *MLP, "--json", "--device", "cpu")[1])
+    assert found == same
+
+
+def test_half_precision_is_widened(files, tmp_path):
+    half = {name: value.half() for name, value in network(seed=1).state_dict().items()}
+    save_file(half, tmp_path / "half.safetensors")
+    state = load_checkpoint(tmp_path / "half.safetensors", network())
+    assert {v.dtype for v in state.values()} == {torch.float32}
+    assert all(torch.equal(state[name], half[name].float()) for name in half)
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def _bomb(tmp_path):
+    """Both as torch.save writes it and as a bare pickle."""
+    state = network().state_dict()
+    torch.save({**state, "x": Bomb(str(tmp_path / "executed"))}, tmp_path / "bad.pt")
+    return tmp_path / "bad.pt"
+
+
+def _bare(tmp_path):
+    (tmp_path / "bad.bin").write_bytes(pickle.dumps(Bomb(str(tmp_path / "executed"))))
+    return tmp_path / "bad.bin"
+
+
+def _disguised(tmp_path):
+    (tmp_path / "bad.safetensors").write_bytes(pickle.dumps(Bomb(str(tmp_path / "executed"))))
+    return tmp_path / "bad.safetensors"
+
+
+def _whole_object(tmp_path):
+    torch.save(network(), tmp_path / "bad.pt")
+    return tmp_path / "bad.pt"
+
+
+def _nan(tmp_path):
+    state = network().state_dict()
+    state["head.bias"][3] = float("nan")
+    save_file(state, tmp_path / "bad.safetensors")
+    return tmp_path / "bad.safetensors"
+
+
+def _other(tmp_path):
+    save_file(network(width=17, depth=1).state_dict(), tmp_path / "bad.safetensors")
+    return tmp_path / "bad.safetensors"
+
+
+def _another_kind(tmp_path):
+    save_file(network("lmc_resnet").state_dict(), tmp_path / "bad.safetensors")
+    return tmp_path / "bad.safetensors"
+
+
+def _double(tmp_path):
+    save_file({n: v.double() for n, v in network().state_dict().items()}, tmp_path / "bad.safetensors")
+    return tmp_path / "bad.safetensors"
+
+
+def _number(tmp_path):
+    torch.save(3, tmp_path / "bad.pt")
+    return tmp_path / "bad.pt"
+
+
+def _numbers(tmp_path):
+    torch.save({"state_dict": {"x": 3}}, tmp_path / "bad.pt")
+    return tmp_path / "bad.pt"
+
+
+def _torn(tmp_path):
+    torch.save(network().state_dict(), tmp_path / "bad.pt")
+    content = (tmp_path / "bad.pt").read_bytes()
+    (tmp_path / "bad.pt").write_bytes(content[: len(content) // 2])
+    return tmp_path / "bad.pt"
+
+
+def _kind(tmp_path):
+    (tmp_path / "bad.txt").write_text("weights")
+    return tmp_path / "bad.txt"
+
+
+@pytest.mark.parametrize("place", [0, 1, "--fork"])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_bomb, "is not read: it holds more than tensors"),
+        (_bare, "is not read: it holds more than tensors"),
+        (_disguised, "is no safetensors file"),
+        (_whole_object, "is not read: it holds more than tensors"),
+        (_nan, "'head.bias' holds NaN or infinity"),
+        (_other, "does not fit the network"),
+        (_another_kind, "does not fit the network"),
+        (_double, "float64"),
+        (_number, "holds a int, not a state dict"),
+        (_numbers, "'x' is a int, not a tensor"),
+        (_torn, "is no file of torch.save"),
+        (_kind, "unknown kind of file '.txt'. Allowed: .safetensors, .pt"),
+        (lambda tmp_path: tmp_path / "absent.pt", "There is no file"),
+    ],
+)
+def test_bad_files_are_refused_in_one_message(files, measure, tmp_path, make, message, place):
+    bad, good = make(tmp_path), files["mlp0"]
+    before = sorted(tmp_path.iterdir())
+    arguments = [good, good, *MLP, "--fork", bad] if place == "--fork" else [good, good, *MLP]
+    if place != "--fork":
+        arguments[place] = bad
+    code, out, err = measure(*arguments, "--json")
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: ")
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert str(bad) in err
+    assert sorted(tmp_path.iterdir()) == before  # nothing was executed, nothing written
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--alphas", "4"], "alphas must be an odd number of at least 3, found 4"),
+        (["--split", "tset"], "Unknown split 'tset'. Did you mean 'test'"),
+        (["--measure", "curve"], "Unknown measure 'curve'"),
+        (["--arch-kwargs", "width"], "Architecture argument 'width': write NAME=VALUE"),
+        (["--mean", "a"], "--mean 'a': write one number per channel"),
+        (["--mean", "0,1"], "--mean: 2 numbers are given for 1 channels"),
+        (["--std", "0"], "--std must be above 0"),
+        (["--data", "digit"], "Unknown data set 'digit'. Did you mean 'digits'"),
+        (["--arch", "lmc_mpl"], "Unknown architecture 'lmc_mpl'"),
+    ],
+)
+def test_bad_options_are_refused(files, measure, options, message):
+    code, out, err = measure(files["mlp0"], files["mlp1"], *MLP, *options)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_settings_are_json_where_they_can_be():
+    texts = ["a=1", "b=0.5", "c=True", "d=gelu", "e=[1, 2]", "f=x=y", "g=null"]
+    assert parse_settings(texts) == {
+        "a": 1, "b": 0.5, "c": True, "d": "gelu", "e": [1, 2], "f": "x=y", "g": None,
+    }  # fmt: skip
+    for bad in (["a"], ["=1"], ["a b=1"], ["a=1", "a=2"]):
+        with pytest.raises(UserError, match="write NAME=VALUE"):
+            parse_settings(bad)
+    assert parse_channels(None, "--mean") is None
+    assert parse_channels("0.5,1", "--mean") == (0.5, 1.0)
