@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from lmcbench.spec.cells import Cell, Family
 from lmcbench.spec.seeds import derive_seed
 from lmcbench.spec.shifts import Indices, View, views_digest
 from lmcbench.train.build import build
+from lmcbench.train.checkpoints import load_checkpoint
 from lmcbench.train.choice import choose_engine
 from lmcbench.train.engines import advance
 from lmcbench.train.optimizer import slot_names
@@ -81,10 +83,15 @@ class Workbench:
 
 @dataclass
 class Member:
-    """One network of the fleet: the trunk, or a sibling of a cell."""
+    """One network of the fleet: the trunk, or a sibling of a cell.
+
+    Attributes:
+        length: steps that its schedule is stretched over; it trains from `start` to `stop` of them.
+    """
 
     start: int
     stop: int
+    length: int
     stream: Stream
     layer_seed: int
     state: TrainState | None
@@ -95,7 +102,8 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
     """Everything the cells of a family share, with the data on `device`.
 
     Raises:
-        UserError: where the network cannot be built, or a shift does not suit the data.
+        UserError: where the network cannot be built, a shift does not suit the data, or a given
+            checkpoint does not fit the network.
     """
     suite, labels, seeds = family.suite, dataset.train.labels, family.seeds
     mean = dataset.statistics[0]
@@ -123,6 +131,9 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
             images = transform(name, images, np.arange(len(images)), test_seed, mean)
         return DeviceImages(images, dataset.test.labels, dataset.statistics, device)
 
+    model = build(family.architecture, dataset.shape, len(dataset.classes), seeds.init[0])
+    for checkpoint in {cell.fork.checkpoint for cell in cells if cell.fork.checkpoint is not None}:
+        load_checkpoint(checkpoint, model)  # refused before anything is written
     return Workbench(
         dataset,
         device,
@@ -130,7 +141,7 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
         DeviceImages(pool.images, pool.labels, dataset.statistics, device, pool.image),
         {name: test(name) for name in shown},
         {cell.key: seen[cell.shift.label] for cell in cells},
-        build(family.architecture, dataset.shape, len(dataset.classes), seeds.init[0]).to(device),
+        model.to(device),
     )
 
 
@@ -148,7 +159,7 @@ def train_family(
     recipe = family.recipe
     n = len(bench.dataset.train)
     length, per_epoch = recipe.length(n), recipe.steps_per_epoch(n)
-    siblings = {cell.key: _siblings(family, cell, bench, length, per_epoch) for cell in cells}
+    siblings = {cell.key: _siblings(family, cell, bench) for cell in cells}
     fleet = [member for members in siblings.values() for member in members]
     trunk = _trunk(family, bench, folder, [m.start for m in fleet if m.state is None])
     engine = choose_engine(family.architecture, bench.model, bench.device.type)
@@ -168,19 +179,22 @@ def train_family(
             for i, member in enumerate(siblings[key]):
                 assert member.state is not None
                 save_tensors(state_dict(bench.model, member.state), folder.snapshot(key, i, start))
-        active = [m for m in everyone if m.start <= start < m.stop]
-        feed = Feed(bench.train, [m.stream for m in active], recipe.augmentation)
-        seeds = [m.layer_seed for m in active]
-        # in pieces of about an epoch, so that a progress bar moves
-        for first in range(start, stop, per_epoch):
-            last = min(first + per_epoch, stop)
-            states = [m.state for m in active if m.state is not None]
-            result = advance(engine, bench.model, states, feed, recipe, length, seeds, first, last)
-            for member, state, losses in zip(active, result.states, result.losses, strict=True):
-                member.state = state
-                member.losses.append(losses)
-            done += (last - first) * len(active)
-            yield done / total
+        training_now = [m for m in everyone if m.start <= start < m.stop]
+        # those of one length have one learning rate at every step, and advance together
+        for shared in sorted({m.length for m in training_now}):
+            active = [m for m in training_now if m.length == shared]
+            feed = Feed(bench.train, [m.stream for m in active], recipe.augmentation)
+            seeds = [m.layer_seed for m in active]
+            # in pieces of about an epoch, so that a progress bar moves
+            for first in range(start, stop, per_epoch):
+                last = min(first + per_epoch, stop)
+                states = [m.state for m in active if m.state is not None]
+                result = advance(engine, bench.model, states, feed, recipe, shared, seeds, first, last)
+                for member, state, losses in zip(active, result.states, result.losses, strict=True):
+                    member.state = state
+                    member.losses.append(losses)
+                done += (last - first) * len(active)
+                yield done / total
     seconds = time.perf_counter() - began
     flop = step_flop(bench.model, bench.dataset.shape, recipe.batch_size)
     for cell in cells:
@@ -211,7 +225,7 @@ def trained(cell: Cell, folder: RunFolder) -> dict[str, Any] | None:
         training: dict[str, Any] = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    there = all(folder.sibling(cell.key, i).exists() for i in range(cell.suite.siblings))
+    there = all(folder.sibling(cell.key, i).exists() for i in range(cell.networks))
     return training if there else None
 
 
@@ -231,11 +245,15 @@ def step_flop(model: nn.Module, shape: tuple[int, int, int], batch_size: int) ->
 # --- members -------------------------------------------------------------------------------------
 
 
-def _siblings(family: Family, cell: Cell, bench: Workbench, length: int, per_epoch: int) -> list[Member]:
-    """The siblings of a cell; those of a fork get their state when the trunk reaches it."""
+def _siblings(family: Family, cell: Cell, bench: Workbench) -> list[Member]:
+    """The networks of a cell; those of a fork get their state when the trunk reaches it."""
     seeds, noise, seen = family.seeds, cell.shift.noise, bench.seen[cell.key]
+    n = len(bench.dataset.train)
+    start, length = cell.fork.step(family.recipe.steps_per_epoch(n)), cell.length(n)
+    # a single network sees everything that siblings would see
+    views = seen.items if cell.networks > 1 else [np.unique(np.concatenate(seen.items))]
     members = []
-    for i, view in enumerate(seen.items):
+    for i, view in enumerate(views):
         # shared noise: everyone draws as the first sibling does (design 3.7)
         drawn = 1 if noise == "shared" else i + 1
         sequence = stream(
@@ -248,10 +266,11 @@ def _siblings(family: Family, cell: Cell, bench: Workbench, length: int, per_epo
             seen.nested,
         )
         state = None
-        if cell.fork.epoch is None:
+        if cell.fork.checkpoint is not None:
+            state = _given(family, bench, cell.fork.checkpoint)
+        elif cell.fork.epoch is None:
             state = _initial(family, bench, seeds.init[i + 1])
-        start = cell.fork.step(per_epoch)
-        members.append(Member(start, length, sequence, seeds.layer[drawn], state))
+        members.append(Member(start, length, length, sequence, seeds.layer[drawn], state))
     return members
 
 
@@ -277,9 +296,9 @@ def _trunk(family: Family, bench: Workbench, folder: RunFolder, forks: Sequence[
         seeds.augment[0],
         family.recipe.batch_size,
     )
-    return Member(
-        start, missing[-1], sequence, seeds.layer[0], state or _initial(family, bench, seeds.init[0])
-    )
+    length = family.recipe.length(len(bench.dataset.train))
+    state = state or _initial(family, bench, seeds.init[0])
+    return Member(start, missing[-1], length, sequence, seeds.layer[0], state)
 
 
 def _fork(
@@ -306,6 +325,13 @@ def _fork(
 
 def _initial(family: Family, bench: Workbench, seed: int) -> TrainState:
     model = build(family.architecture, bench.dataset.shape, len(bench.dataset.classes), seed)
+    return from_model(model, slot_names(family.recipe)).to(bench.device)
+
+
+def _given(family: Family, bench: Workbench, checkpoint: Path) -> TrainState:
+    """The weights of a checkpoint with fresh optimizer state."""
+    model = build(family.architecture, bench.dataset.shape, len(bench.dataset.classes), 0)
+    model.load_state_dict(load_checkpoint(checkpoint, model))
     return from_model(model, slot_names(family.recipe)).to(bench.device)
 
 

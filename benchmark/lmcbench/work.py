@@ -111,7 +111,7 @@ def _keep(measured: Measured, cell: Cell, folder: RunFolder) -> dict[str, object
     content = to_safetensors(measured.predictions)
     path = folder.predictions(cell.key)
     write_atomic(path, content)
-    weights = [folder.sibling(cell.key, i) for i in range(cell.suite.siblings)]
+    weights = [folder.sibling(cell.key, i) for i in range(cell.networks)]
     return {
         "predictions": {"path": str(path.relative_to(folder.root)), "sha256": digest_bytes(content)},
         "checkpoints": [

@@ -26,11 +26,8 @@ from lmcbench.board.observations import (
 from lmcbench.board.stability import stability_points
 from lmcbench.results.measures import chord_excess
 from lmcbench.results.record import Record
-from lmcbench.spec.forks import INDEPENDENT
+from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT, WHOLE_BUDGET
 from lmcbench.spec.recipe import noise_scale
-
-EQUAL_COST = "independent-equal-cost"
-WHOLE_BUDGET = "whole-budget"
 
 EARLY = 0.2
 """Share of training within which a stability point is early: the latest that [F] reports, of ResNet-50 on
