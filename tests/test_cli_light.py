@@ -11,6 +11,7 @@ import pytest
 from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run
 from lmcbench import cli
 from lmcbench.results.store import RunFolder, write_atomic
+from lmcbench.spec.architectures import OWN_NETWORKS
 from lmcbench.spec.cells import expand
 from lmcbench.spec.suite import load_suite
 
@@ -117,14 +118,15 @@ def test_a_suite_as_text_has_its_facts(lmcbench, tmp_path):
 
 def test_shifts_and_architectures_are_listed(lmcbench):
     _, out, _ = lmcbench("shifts", "--json")
-    listed = {s["name"]: s for s in json.loads(out)}
+    tables = json.loads(out)
+    listed = {s["name"]: s for s in tables["shifts"]}
     assert {"none", "disjoint-halves", "label-skew"} <= listed.keys()
     assert listed["label-skew"]["params"] == {"share": 0.8}
     _, text, _ = lmcbench("shifts")
     assert all(name in text for name in listed)
     assert "same-half = same(disjoint-halves)" in text
     _, out, _ = lmcbench("archs", "--json")
-    assert [a["name"] for a in json.loads(out)] == ["lmc_linear", "lmc_mlp", "lmc_cnn", "lmc_resnet"]
+    assert [a["name"] for a in json.loads(out)] == list(OWN_NETWORKS)
 
 
 def test_a_dry_run_says_what_would_be_run_and_writes_nothing(lmcbench, tmp_path):

@@ -17,6 +17,7 @@ from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import stratified
 from lmcbench.errors import UserError
 from lmcbench.measure import parse_channels, parse_settings
+from lmcbench.probe import LAYER_ALPHAS
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint
@@ -96,7 +97,7 @@ def test_numbers_are_those_of_the_api(files, measure):
     for kind, gradients in (("predicted", False), ("predicted_with_gradients", True)):
         api = lmcbench.predict_barrier(model, a, b, digits(), 5, gradients)
         assert found["curvature"][kind] == pytest.approx(api.tolist(), rel=1e-4)
-    api = lmcbench.layerwise(model, a, b, digits(), 11)
+    api = lmcbench.layerwise(model, a, b, digits(), LAYER_ALPHAS)
     assert found["layers"]["layers"].keys() == api.keys()
     for layer, curve in api.items():
         line = found["layers"]["layers"][layer]["from_a"]["loss"]

@@ -13,7 +13,7 @@ import lmcbench
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import stratified
 from lmcbench.errors import UserError
-from lmcbench.probe import COARSE, MEASURES, names_of
+from lmcbench.probe import LAYER_ALPHAS, MEASURES, names_of
 from lmcbench.results.record import read_record
 from lmcbench.results.store import RunFolder
 from lmcbench.run import plan_run, run_plan
@@ -197,7 +197,7 @@ def test_layers_begin_and_end_where_they_must(measured, name):
     found, curve = held["layers"], held["curvature"]
     a, b = curve["loss"][0], curve["loss"][-1]
     for layer in found["layers"].values():
-        assert len(layer["from_a"]["loss"]) == len(layer["predicted_from_b"]) == COARSE
+        assert len(layer["from_a"]["loss"]) == len(layer["predicted_from_b"]) == LAYER_ALPHAS
         assert layer["from_a"]["loss"][0] == pytest.approx(a, rel=1e-5)
         assert layer["from_b"]["loss"][0] == pytest.approx(b, rel=1e-5)
     there, back = found["cumulative"]["from_input"], found["cumulative"]["from_output"]

@@ -261,7 +261,8 @@ class _Images:
 
     def _seen(self, images: ImageSet, rows: np.ndarray) -> Split:
         chosen = DeviceImages(images.images[rows], images.labels[rows], self.statistics, self.device)
-        pixels, labels = chosen.split()
+        lazy, labels = chosen.split()
+        pixels = lazy.whole()
         size = self.request.image_size
         if size is not None and pixels.shape[-2:] != (size, size):
             pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)

@@ -28,11 +28,11 @@ Found = dict[str, Any]
 
 SEED = 0
 """Of the random vectors that traces and eigenvalues start from: every network meets the same ones."""
-EIGENVALUES, STEPS, PROBES = 2, 20, 10
-"""Enough for a residual below 1 % of the largest (measured: digits, all four networks, 2026-11-21)."""
-COARSE = 11
-"""Alphas of curves of which there are many (layers, epochs)."""
-PLANE_SIZE = 17
+EIGENVALUES, STEPS, TOLERANCE, PROBES = 2, 30, 0.01, 10
+"""Of the Hessian; the tolerance is the residual, relative to the largest eigenvalue."""
+EPOCH_ALPHAS, LAYER_ALPHAS = 11, 7
+"""Points of the curves of which there are many."""
+PLANE_SIZE = 13
 """Points a side."""
 
 
@@ -121,6 +121,7 @@ def curvature(p: Probed) -> Found:
         found = hessian_spectrum(
             *(p.model, there, split, generator, EIGENVALUES, PROBES, p.calibration),
             steps=STEPS,
+            tolerance=TOLERANCE,
             device=p.device,
         )
         points.append(
@@ -144,7 +145,7 @@ def curvature(p: Probed) -> Found:
 def layers(p: Probed) -> Found:
     """Each layer moved alone from either end with its prediction, and A becoming B layer by layer."""
     name, split = p.first
-    paths = layer_paths(p.model, p.a, p.b, split, COARSE, False, p.calibration, device=p.device)
+    paths = layer_paths(p.model, p.a, p.b, split, LAYER_ALPHAS, False, p.calibration, device=p.device)
     forward, backward = cumulative(p.model, p.a, p.b, split, p.calibration, device=p.device)
     some = next(iter(paths.values())).from_a
     return {
@@ -176,7 +177,7 @@ def landscape(p: Probed) -> Found:
         if before is not None:
             for i, state in enumerate((a, b)):
                 lengths[i] += geometry(None, before.states[i], state).distance_ab
-        curves = trace_path(p.model, a, b, p.splits, COARSE, p.calibration, device=p.device)
+        curves = trace_path(p.model, a, b, p.splits, EPOCH_ALPHAS, p.calibration, device=p.device)
         triangle = geometry(p.fork, a, b).to_json()
         del triangle["layers"]
         points.append(

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from lmcbench.connect.path import Split
+from lmcbench.data.batches import DeviceImages
 from lmcbench.data.calibration import calibration_items
 from lmcbench.data.subset import stratified
 from lmcbench.errors import UserError
@@ -16,6 +18,7 @@ from lmcbench.probe import MEASURES, Probed, take
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.spec.cells import Cell
+from lmcbench.spec.views import Indices
 from lmcbench.states import Passage, fork_state, passages, siblings
 
 
@@ -70,12 +73,11 @@ def open_cell(cell: Cell, bench: Workbench, folder: RunFolder) -> Probed:
     per_epoch, length = cell.recipe.steps_per_epoch(n), cell.recipe.length(n)
     steps = probe.logged(cell.fork.step(per_epoch), length, per_epoch)
     trail = passages(cell, steps, folder, bench.model)
-    chosen, calibration = (
-        bench.train.split(
-            torch.as_tensor(calibration_items(seen.items, bench.pool.source, bench.pool.labels, count))
-        )
-        for count in (probe.images, protocol.calibration)
-    )
+
+    def listed(count: int) -> Split:
+        items = calibration_items(seen.items, bench.pool.source, bench.pool.labels, count)
+        return _tensors(bench.train, items)
+
     labels = bench.dataset.test.labels
     test = stratified(np.asarray(labels), min(probe.images, len(labels)))
     norms = any(name.endswith("running_mean") for name in bench.model.state_dict())
@@ -84,10 +86,16 @@ def open_cell(cell: Cell, bench: Workbench, folder: RunFolder) -> Probed:
         a=states[0],
         b=states[1],
         fork=fork_state(cell, training["step"], folder, bench.model),
-        splits={"train": chosen, "test": bench.tests[None].split(torch.as_tensor(test))},
-        calibration=calibration[0] if norms else None,
+        splits={"train": listed(probe.images), "test": _tensors(bench.tests[None], test)},
+        calibration=listed(protocol.calibration)[0] if norms else None,
         alphas=protocol.alphas,
         trail=None if trail is None else [*trail, Passage(length, states)],
         per_epoch=per_epoch,
         device=bench.device,
     )
+
+
+def _tensors(images: DeviceImages, items: Indices) -> Split:
+    """A small part of some images, floating at once: it is passed many times."""
+    pixels, labels = images.split(torch.as_tensor(items))
+    return pixels.whole(), labels

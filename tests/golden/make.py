@@ -1,4 +1,4 @@
-"""The seeds, digest and keys of a published suite as golden files: `python tests/golden/make.py`.
+"""The seeds, digests and keys of published suites as golden files: `python tests/golden/make.py`.
 
 Regenerate them while a suite is not published; from then on a difference means that results made before
 it can no longer be compared, and the code is at fault.
@@ -12,7 +12,7 @@ from typing import Any
 
 from lmcbench.spec.cells import expand
 from lmcbench.spec.seeds import Seeds, permutation
-from lmcbench.spec.suite import load_suite
+from lmcbench.spec.suite import load_suite, published_suites
 
 HERE = Path(__file__).resolve().parent
 
@@ -45,7 +45,22 @@ def digits_v1() -> dict[str, Any]:
     }
 
 
-FILES = {"seeds.json": seeds, "digits-v1.json": digits_v1}
+def suites() -> dict[str, Any]:
+    """Digest, number of cells, first and last key of every published suite."""
+    found = {}
+    for name in published_suites():
+        suite = load_suite(name)
+        cells = expand(suite)
+        found[f"{name}-v{suite.version}"] = {
+            "digest": suite.digest,
+            "cells": len(cells),
+            "first": cells[0].key,
+            "last": cells[-1].key,
+        }
+    return found
+
+
+FILES = {"seeds.json": seeds, "digits-v1.json": digits_v1, "suites.json": suites}
 
 
 def text(content: dict[str, Any]) -> str:

@@ -368,3 +368,53 @@ def test_comparators_of_equal_cost_need_siblings_to_be_equal_to(name):
 def test_a_suite_holds_no_checkpoint():
     with pytest.raises(UserError, match=r"forks\.0: a checkpoint is given to a run"):
         parse(edited('forks = [0, 2, "independent"]', 'forks = ["from:x.safetensors"]'))
+
+
+# --- what is published ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", published_suites())
+def test_a_published_suite_says_what_it_is_and_can_be_run(name):
+    suite = load_suite(name)
+    assert suite.description
+    assert suite.citation
+    assert suite.floor > 0
+    assert {a.recipe for a in suite.architectures} == suite.recipes.keys()
+    fractions = [f.epoch / r.epochs for f in suite.fork_list if f.epoch for r in suite.recipes.values()]
+    assert all(0 < x < 1 for x in fractions)
+
+
+def test_the_jpeg_copy_has_suites_of_its_own_that_differ_in_name_and_data_alone():
+    for kind in ("fork", "shift"):
+        ours, theirs = load_suite(f"cifar10-{kind}"), load_suite(f"cifar10-jpeg-{kind}")
+        assert (ours.data.name, theirs.data.name) == ("cifar10", "cifar10-jpeg")
+        assert "JPEG" in theirs.description
+        same = {"recipes", "architectures", "shifts", "forks", "evaluations", "protocol", "floor"}
+        assert ours.model_dump(include=same) == theirs.model_dump(include=same)
+
+
+def test_cifar10_shift_covers_every_kind_of_normalisation():
+    names = {a.name for a in load_suite("cifar10-shift").architectures if a.source == "timm"}
+    assert names >= {"resnet18", "convnext_atto", "nf_resnet26", "vit_tiny_patch16_224", "mixer_s16_224"}
+    assert len(names) >= 6
+    plain = [a.kwargs.get("norm", True) for a in load_suite("cifar10-shift").architectures if "vgg" in a.name]
+    assert plain == [True, False]
+
+
+def test_fork_long_has_the_published_length():
+    """63k steps of 128 images out of 50,000, divided by ten at 32k and 48k (arXiv 1912.05671, table 1)."""
+    recipe = load_suite("cifar10-fork-long").recipes["standard"]
+    length = recipe.length(50_000)
+    assert length == pytest.approx(63_000, rel=0.005)
+    rates = [recipe.lr_at(step, length) for step in (31_500, 32_500, 47_500, 48_500)]
+    assert rates == pytest.approx([0.1, 0.01, 0.01, 0.001])
+
+
+def test_the_noise_grid_is_of_equal_epochs_and_of_equal_steps():
+    recipes = load_suite("noise-grid").recipes.values()
+    epochs = [r for r in recipes if r.epochs == 20]
+    steps = [r for r in recipes if 880 <= r.length(1442) <= 900]
+    for group in (epochs, steps):
+        assert {r.batch_size for r in group} == {16, 32, 64, 128}
+        assert len({(r.batch_size, r.lr) for r in group}) == len(group) == 12
+    assert len(recipes) == len({(r.batch_size, r.lr, r.epochs) for r in recipes})

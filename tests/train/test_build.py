@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lmcbench.data.sources import SOURCES
 from lmcbench.errors import UserError
 from lmcbench.spec.architectures import ADAPTATIONS, OWN_NETWORKS, OWN_REVISIONS, Architecture
+from lmcbench.spec.suite import load_suite, published_suites
 from lmcbench.train.adapt import ADAPT
 from lmcbench.train.build import build
 
@@ -167,3 +169,23 @@ def test_what_cannot_be_adapted_says_so():
         adapted("lmc_mlp", "small-stem")
     with pytest.raises(UserError, match="patch4 needs a network that projects patches"):
         adapted("resnet18", "patch4")
+
+
+def published_networks():
+    """Every architecture of a published suite at the size of its images."""
+    found = {}
+    for name in published_suites():
+        suite = load_suite(name)
+        shape = SOURCES[suite.data.name].shape
+        found |= {(a.label, shape): a for a in suite.architectures}
+    return found
+
+
+@pytest.mark.parametrize(("label", "shape"), published_networks())
+def test_every_network_of_a_published_suite_can_be_built_and_learns_from_every_weight(label, shape):
+    model = build(published_networks()[label, shape], shape, 10, 0).train()
+    images = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+    torch.nn.functional.cross_entropy(model(images), torch.arange(4)).backward()
+    missing = [name for name, p in model.named_parameters() if p.grad is None]
+    assert missing == []
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())

@@ -1,0 +1,189 @@
+"""A run's records in, its report out: Markdown, and one page of HTML that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import pandas as pd
+
+from lmcbench.board.figures import Drawing, draw
+from lmcbench.board.probed import follows
+from lmcbench.board.statistics import Estimate
+from lmcbench.board.style import picture
+from lmcbench.board.table import make_board
+from lmcbench.errors import UserError
+from lmcbench.results.record import Record
+from lmcbench.spec.suite import Suite, load_suite
+
+DEMONSTRATION = (
+    "The recipes of this suite were chosen to make the effect visible: what is shown demonstrates, "
+    "it is no evidence."
+)
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 62rem;
+  margin: 2rem auto; padding: 0 1rem; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
+figure { margin: 1rem 0 0; } img { max-width: 100%; height: auto; }
+figcaption, .note { color: #444; font-size: 0.9rem; max-width: 46rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.85rem; }
+th, td { padding: 0.2rem 0.7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is written.
+
+    Attributes:
+        markdown: refers to the figures as `figures/NAME.png`.
+        html: holds them.
+        figures: name of the file -> its bytes (PNG).
+    """
+
+    markdown: str
+    html: str
+    figures: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class _Table:
+    title: str
+    rows: pd.DataFrame
+    notes: Sequence[str]
+
+
+def make_report(records: Sequence[Record]) -> Report:
+    """The report of the records of one run.
+
+    Raises:
+        UserError: where they are of more than one suite.
+    """
+    suites = {(r.suite.name, r.suite.version, r.suite.digest) for r in records}
+    if len(suites) != 1:
+        names = ", ".join(f"{name} v{version}" for name, version, _ in sorted(suites)) or "none"
+        raise UserError(f"A report is of the records of one suite; these are of {names}.")
+    suite = _suite(records[0])
+    title = f"{records[0].suite.name} version {records[0].suite.version}"
+    lead = _lead(records, suite)
+    tables = _tables(records, suite)
+    drawings = draw(records)
+    pictures = {drawing.name: picture(drawing.figure) for drawing in drawings}
+    return Report(
+        _markdown(title, lead, tables, drawings),
+        _html(title, lead, tables, drawings, pictures),
+        {f"{name}.png": content for name, content in pictures.items()},
+    )
+
+
+def _suite(record: Record) -> Suite | None:
+    """The suite of a record, where it is a published one."""
+    try:
+        suite = load_suite(f"{record.suite.name}-v{record.suite.version}")
+    except UserError:
+        return None
+    return suite if suite.digest == record.suite.digest else None
+
+
+def _lead(records: Sequence[Record], suite: Suite | None) -> list[str]:
+    """What the reader must know first."""
+    one = records[0]
+    counts = {status: sum(r.status == status for r in records) for status in ("ok", "diverged", "failed")}
+    told = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+    devices = sorted({str(r.env.get("device")) for r in records})
+    versions = one.env.get("versions") or {}
+    torch = versions.get("torch")
+    data = ", ".join(f"{d['name']} {d['split']} ({d['n']} images)" for d in one.data)
+    lead = [
+        *([suite.description] if suite is not None and suite.description else []),
+        f"{len(records)} cells: {told}. Data: {data}. Device: {', '.join(devices)}"
+        + (f"; torch {torch}." if torch else "."),
+        f"Suite digest {one.suite.digest[:12]}.",
+    ]
+    if one.suite.name == "digits":
+        lead.append(DEMONSTRATION)
+    if not any(pair.model_extra for r in records for pair in r.pairs):
+        lead.append(
+            "Curvature, layers, landscapes and alignment were not measured; "
+            f"'lmcbench run {one.suite.name} --measure all' adds them to this run."
+        )
+    return lead
+
+
+def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
+    board = make_board(records, suite.floor if suite is not None else 0.0)
+    tables = [
+        _Table(
+            "Error barrier on the test set (chord form, percentage points, by fork)", board.connectivity, []
+        ),
+        _Table("Siblings and their ensembles on the test set (percent)", board.ensembles, board.notes),
+    ]
+    found = follows(records)
+    if found:
+        rows = [
+            {
+                "architecture": f.architecture,
+                "second-order form": f.form,
+                "ranked": f.over,
+                "points": str(f.points),
+                "rank correlation": _number(f.correlation),
+                "n": str(f.correlation.n),
+            }
+            for f in found
+        ]
+        notes = [
+            "Spearman's rank correlation of predicted and measured loss barriers within a replicate; mean "
+            "over replicates (n) ± half-width of the 95 % Student t interval, none for n = 1. Layers are "
+            "ranked within a cell, and the cells of a replicate averaged. Training loss on the pinned images."
+        ]
+        tables.append(_Table("Does the second-order form follow the barrier?", pd.DataFrame(rows), notes))
+    return tables
+
+
+def _number(value: Estimate) -> str:
+    if value.mean is None:
+        return "–"
+    return f"{value.mean + 0.0:.2f}" + ("" if value.half_width is None else f" ± {value.half_width:.2f}")
+
+
+def _markdown(title: str, lead: list[str], tables: list[_Table], drawings: list[Drawing]) -> str:
+    parts = [f"# {title}", *lead]
+    for table in tables:
+        rows = table.rows.to_markdown(index=False, tablefmt="github", disable_numparse=True)
+        parts += [f"## {table.title}", rows, "\n".join(f"- {note}" for note in table.notes)]
+    for d in drawings:
+        parts += [f"## {d.title}", f"![{d.title}](figures/{d.name}.png)", d.caption]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _html(
+    title: str,
+    lead: list[str],
+    tables: list[_Table],
+    drawings: list[Drawing],
+    pictures: dict[str, bytes],
+) -> str:
+    parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(text)}</p>" for text in lead)]
+    for table in tables:
+        rows = table.rows.to_html(index=False, border=0, escape=True)
+        notes = "".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
+        parts.append(f'<h2>{escape(table.title)}</h2>\n<div class="wide">{rows}</div>\n{notes}')
+    for d in drawings:
+        content = base64.b64encode(pictures[d.name]).decode()
+        parts.append(
+            f"<h2>{escape(d.title)}</h2>\n<figure><img alt={_quoted(d.title)} "
+            f'src="data:image/png;base64,{content}"><figcaption>{escape(d.caption)}</figcaption></figure>'
+        )
+    body = "\n".join(parts)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _quoted(text: str) -> str:
+    return f'"{escape(text, quote=True)}"'

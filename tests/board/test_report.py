@@ -1,0 +1,148 @@
+"""The report: what is in it, from records alone, and that nothing outside it is needed."""
+
+from __future__ import annotations
+
+import base64
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from builders import make_record, toy_cell, toy_suite, write_run
+from further import probed_record
+from lmcbench.board.figures import DRAWERS, draw
+from lmcbench.board.probed import follows, spearman
+from lmcbench.board.report import make_report
+from lmcbench.errors import UserError
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def rich():
+    """Probe cells of both toy networks, and a cell that diverged."""
+    heights = {"0": 0.5, "2": 0.01, "independent": 2.0}
+    records = [
+        probed_record(name, fork, height * (0.1 if name == "lmc_linear" else 1))
+        for name in ("lmc_linear", "lmc_mlp")
+        for fork, height in heights.items()
+    ]
+    return [*records, make_record(toy_cell(shift="label-skew"), status="diverged")]
+
+
+@pytest.fixture(scope="module")
+def report(rich):
+    return make_report(rich)
+
+
+def test_every_kind_of_figure_is_drawn_where_there_are_numbers_for_it(rich, report):
+    assert len(draw(rich)) == len(DRAWERS) == len(report.figures)
+    assert all(content.startswith(PNG) for content in report.figures.values())
+    names = [f"{d.name}.png" for d in draw([make_record()])]
+    assert names == ["barriers.png", "curves.png"]
+    assert draw([make_record(status="diverged")]) == []
+
+
+def test_every_axis_says_what_it_is_and_every_caption_how_many(rich):
+    for drawing in draw(rich):
+        axes = [a for a in drawing.figure.axes if a.get_visible()]
+        labels = {a.get_xlabel() for a in axes} | {a.get_ylabel() for a in axes}
+        units = "nats|%|percentage points|weights' units|degrees|epoch"
+        assert any(re.search(units, text) for text in labels), drawing.name
+        titles = " ".join(a.get_title() for a in axes)
+        assert re.search(r"n = \d", drawing.caption + titles), drawing.name
+        grid = axes[0].get_subplotspec().get_gridspec()
+        bottom = [a for a in axes if a.get_subplotspec() and a.get_subplotspec().rowspan.stop == grid.nrows]
+        assert all(a.get_xlabel() or a.get_label() == "<colorbar>" for a in bottom), drawing.name
+
+
+def test_the_page_holds_everything(report):
+    sources = re.findall(r'src="([^"]+)"', report.html)
+    assert len(sources) == len(report.figures)
+    prefix = "data:image/png;base64,"
+    held = [base64.b64decode(source.removeprefix(prefix)) for source in sources]
+    assert all(source.startswith(prefix) for source in sources)
+    assert sorted(held) == sorted(report.figures.values())
+    assert not re.search(r"https?://|<script|<link|@import", report.html)
+    assert report.html.count("<img") == report.html.count("<figcaption>") == len(DRAWERS)
+    for name in report.figures:
+        assert f"](figures/{name})" in report.markdown
+    assert "diverged" in report.markdown
+    assert "1 diverged" in report.html
+
+
+def test_it_is_a_function_of_the_records(rich, report):
+    again = make_report(rich[::-1])
+    assert again.markdown.split("## ")[1:] == report.markdown.split("## ")[1:]
+    assert make_report(rich) == report
+
+
+def test_names_are_escaped():
+    cell = toy_cell(suite=toy_suite())
+    record = make_record(cell)
+    record.architecture.name = "<b>mlp</b>"
+    page = make_report([record]).html
+    assert "<b>mlp</b>" not in page
+    assert "&lt;b&gt;mlp&lt;/b&gt;" in page
+
+
+def test_what_was_not_measured_is_said(report):
+    assert (
+        "were not measured; 'lmcbench run toy --measure all' adds them"
+        in make_report([make_record()]).markdown
+    )
+    assert "were not measured" not in report.markdown
+    with pytest.raises(UserError, match="of the records of one suite; these are of toy v1, toy v2"):
+        make_report([make_record(), make_record(toy_cell(suite=toy_suite(version=2)))])
+
+
+def test_the_command_needs_no_torch(rich, tmp_path):
+    write_run(tmp_path / "run", rich)
+    script = (
+        "import sys; sys.modules['torch'] = None; sys.argv = ['lmcbench', 'report', sys.argv[1]]\n"
+        "from lmcbench.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "run")], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{len(DRAWERS)} figures" in done.stdout
+    written = {p.name for p in (tmp_path / "run").iterdir()}
+    assert written == {"records", "run.json", "figures", "report.md", "report.html"}
+    assert len(list((tmp_path / "run" / "figures").iterdir())) == len(DRAWERS)
+
+
+# --- rank correlations ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_spearman_is_scipys(seed):
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(0, 6, 12), rng.normal(size=12)
+    assert spearman(list(x), list(y)) == pytest.approx(spearmanr(x, y).statistic)
+    assert spearman(x, x) == 1.0
+    assert spearman(x, -x) == -1.0
+
+
+def test_no_correlation_without_enough_points():
+    assert spearman([1, 2], [1, 2]) is None
+    assert spearman([1, 1, 1], [1, 2, 3]) is None
+
+
+def test_correlations_are_within_replicates_and_estimated_over_them():
+    heights = {0: (0.5, 0.01, 2.0), 1: (0.4, 0.02, 1.0)}
+    records = [
+        probed_record("lmc_mlp", fork, height, replicate)
+        for replicate, row in heights.items()
+        for fork, height in zip(("0", "2", "independent"), row, strict=True)
+    ]
+    found = {(f.form, f.over): f for f in follows(records)}
+    for form in ("as published", "with gradients"):
+        got = found[form, "forks and shifts"]
+        assert (got.points, got.correlation.mean, got.correlation.n) == (3, 1.0, 2)
+    # two equal layers: nothing to rank
+    assert ("as published", "layers, from both ends") not in found
+    assert follows([make_record()]) == []

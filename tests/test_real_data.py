@@ -1,0 +1,126 @@
+"""Real images, offline: a reduced cell of each suite's data is trained and measured."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lmcbench.data.sources import open_dataset
+from lmcbench.errors import UserError
+from lmcbench.results.record import read_record
+from lmcbench.results.store import RunFolder
+from lmcbench.run import plan_run, run_plan
+from lmcbench.spec.canonical import digest
+from lmcbench.spec.cells import expand
+from lmcbench.spec.suite import parse_suite
+
+# read once, before a test sets the variable for its own ends
+REAL = Path(os.environ.get("LMCBENCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+SUITE = """
+name = "reduced"
+version = 1
+description = "for tests"
+shifts = [{shifts}]
+forks = [0]
+replicates = 1
+evaluations = ["translate-2"]
+[data]
+name = "{data}"
+train_size = 300
+test_size = 100
+[protocol]
+alphas = 5
+calibration = 50
+train_eval = 60
+[recipes.short]
+lr = 0.1
+batch_size = 25
+epochs = {epochs}
+augmentation = [{augmentation}]
+[[architectures]]
+name = "{architecture}"
+recipe = "short"
+kwargs = {{ {kwargs} }}
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def measured(tmp_path, monkeypatch, cache, **settings):
+    """The records of a reduced suite by shift; skipped where the data are not here."""
+    monkeypatch.setenv("LMCBENCH_CACHE", str(cache))
+    if not REAL.is_dir():
+        pytest.skip(f"no real data: {REAL} does not exist (set LMCBENCH_DATA)")
+    try:
+        open_dataset(settings["data"], REAL)
+    except UserError as error:
+        pytest.skip(f"no real data: {error}")
+    suite = parse_suite(SUITE.format(**settings).encode(), "reduced.toml")
+    folder = RunFolder(tmp_path / "run")
+    list(run_plan(plan_run(expand(suite), folder), folder, data_dir=REAL, device="cpu", jobs=1))
+    records = [read_record(path) for path in folder.records.iterdir()]
+    return {record.shift.name: record for record in records}
+
+
+def test_fashion(tmp_path, monkeypatch, cache):
+    records = measured(
+        tmp_path,
+        monkeypatch,
+        cache,
+        data="fashion-mnist",
+        shifts='"none", "label-skew", "rotation"',
+        augmentation='"shift1"',
+        architecture="lmc_lenet",
+        kwargs="norm = true",
+        epochs=2,
+    )
+    assert records.keys() == {"none", "label-skew", "rotation"}
+    for record in records.values():
+        assert (record.status, record.reason) == ("ok", None)
+        # ten classes: better than chance by far after two epochs
+        assert record.siblings[0].splits["view"].error < 0.6
+        assert [(d["split"], d["n"]) for d in record.data] == [("train", 300), ("test", 100)]
+        curves = record.pairs[0].curves
+        assert {"train", "test", "test:translate-2"} <= curves.keys()
+        assert (curves["train"].n, curves["test"].n) == (60, 100)
+        assert record.protocol["train_eval"]["n"] == 60
+    none, skew, turned = (records[name] for name in ("none", "label-skew", "rotation"))
+    # the same part of the same images, whatever each sibling sees of them
+    assert none.protocol["train_eval"] == skew.protocol["train_eval"]
+    assert len(none.protocol["train_eval"]["items"]) == len(digest([]))
+    assert none.protocol["train_eval"] != turned.protocol["train_eval"]
+    curves = skew.pairs[0].curves
+    assert curves["train_a"].n + curves["train_b"].n == 60
+    assert curves["train"].loss[2] * 60 == pytest.approx(
+        curves["train_a"].loss[2] * curves["train_a"].n + curves["train_b"].loss[2] * curves["train_b"].n
+    )
+    assert turned.pairs[0].curves.keys() >= {"test_a", "test_b"}
+
+
+def test_cifar10_as_jpeg_is_never_called_cifar10(tmp_path, monkeypatch, cache):
+    records = measured(
+        tmp_path,
+        monkeypatch,
+        cache,
+        data="cifar10-jpeg",
+        shifts='"channels"',
+        augmentation='"flip", "crop4"',
+        architecture="lmc_resnet",
+        kwargs="width = 4",
+        epochs=6,
+    )
+    [record] = records.values()
+    assert (record.status, record.reason) == ("ok", None)
+    assert {d["name"] for d in record.data} == {"cifar10-jpeg"}
+    assert record.siblings[0].splits["view"].error < 0.9
+    assert record.pairs[0].curves_uncalibrated is not None
+    text = json.dumps(record.model_dump(mode="json"))
+    assert str(REAL) not in text
+    assert str(tmp_path) not in text
