@@ -1,7 +1,7 @@
 import pytest
 
 from builders import make_record, toy_cell, toy_suite
-from lmcbench.board.stability import Onset, stability_points
+from lmcbench.board.stability import Onset, stability_points, stability_table
 
 FORKS = toy_suite(forks=[0, 1, 2, 3, "independent"])
 
@@ -70,4 +70,17 @@ def test_independent_networks_are_no_fork_and_lines_are_apart():
     assert [(p.line.shift, p.onsets) for p in points] == [
         ("label-skew", {0: None}),
         ("none", {0: Onset(0, 0)}),
+    ]
+
+
+def test_the_table_says_never_and_how_sure_it_is():
+    records = [
+        *run(0, [0.3, 0.3, 0.01, 0.01]),
+        *run(1, [0.3] * 4),
+        *run(2, [0] * 4, statuses={0: "diverged"}),
+    ]
+    row = stability_table(records).splitlines()[2]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == [
+        *["lmc_mlp", "fast", "none", "0, 1, 2, 3", "never", "2 (50 %) to never", "50 %", "2 (1 left out)"]
     ]

@@ -11,7 +11,8 @@ from lmcbench.errors import UserError
 @pytest.mark.parametrize(
     "name", ["resnet10t", "vit_tiny_patch16_224", "convnext_atto", "vgg11_bn", "mixer_s16_224"]
 )
-def test_timm_calls_them_pre_logits(name, size=32):
+def test_timm_calls_them_pre_logits(name):
+    size = 32
     kwargs = {"img_size": size} if name.startswith(("vit", "mixer")) else {}
     model = timm.create_model(name, num_classes=7, **kwargs).eval()
     images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))

@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from lmcbench.board.claims import CLAIMS, Claim, Contrast
 from lmcbench.board.observations import SPLIT, Cells
+from lmcbench.board.stability import stability_table
 from lmcbench.board.statistics import CONFIDENCE, Estimate, estimate
 from lmcbench.results.record import Record
 
@@ -130,6 +131,9 @@ def render_findings(records: Iterable[Record], style: str = "github") -> str:
         ]
         parts.append(_heading("By architecture", style))
         parts.append(tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True))
+    if any(True for _ in cells.forked()):
+        parts.append(_heading("Stability points: the fork from which on siblings are connected", style))
+        parts.append(stability_table(cells.records, style))
     parts.append(_heading("How each was tested", style))
     parts.append("\n".join(f"- {claim.statement}: {test_of(claim)}" for claim in CLAIMS))
     parts.append("\n".join(f"- {note}" for note in _notes(cells, findings)))
@@ -206,6 +210,8 @@ def _notes(cells: Cells, findings: Sequence[Finding]) -> list[str]:
         "that there is no effect. Not testable here: the records do not hold what is needed.",
         f"{tested} claims were tested and none corrected for the number: without any effect, "
         f"about {100 * (1 - CONFIDENCE):g} % of intervals would still miss 0.",
+        "Stability point: epoch and share of training. From the earliest to the latest replicate; this range "
+        "holds the median of all possible replicates with the probability under coverage.",
     ]
     if out:
         notes.append(f"{out} of {len(cells.records)} cells diverged or failed, and are in no contrast.")

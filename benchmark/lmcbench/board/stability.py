@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tabulate import tabulate
+
 from lmcbench.board.observations import Line, is_connected, line_of
 from lmcbench.results.record import Record
 
@@ -86,6 +88,26 @@ def stability_points(records: Iterable[Record]) -> list[StabilityPoint]:
         if record.fork.epoch is not None:
             lines.setdefault(line_of(record), []).append(record)
     return [_point(line, lines[line]) for line in sorted(lines)]
+
+
+def stability_table(records: Iterable[Record], style: str = "github") -> str:
+    """The stability points as text, in a format of tabulate; forks as epochs and shares of training."""
+    rows = [
+        {
+            **point.line._asdict(),
+            "forks": ", ".join(f"{epoch:g}" for epoch in point.forks),
+            "median": _onset_text(point.median) if point.n else "–",
+            "replicates": "–" if point.interval is None else " to ".join(map(_onset_text, point.interval)),
+            "coverage": "–" if point.coverage is None else f"{100 * point.coverage:.0f} %",
+            "n": f"{point.n} ({point.left_out} left out)" if point.left_out else str(point.n),
+        }
+        for point in stability_points(records)
+    ]
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def _onset_text(onset: Onset | None) -> str:
+    return "never" if onset is None else f"{onset.epoch:g} ({100 * onset.fraction:.0f} %)"
 
 
 def _point(line: Line, records: list[Record]) -> StabilityPoint:
