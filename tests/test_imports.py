@@ -188,6 +188,7 @@ def test_light_commands_work_without_torch_and_never_import_it(tmp_path, blocked
         ["leaderboard"],
         ["leaderboard", "--check"],
         ["leaderboard", run],
+        ["report", run, "--findings"],
         ["report", run],
         ["run", "digits", "--dry-run"],
     ]

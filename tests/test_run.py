@@ -356,3 +356,154 @@ def test_shared_noise_on_the_same_data_gives_the_same_networks(tmp_path):
             assert set(curve.error) == {curve.error[0]}
             found = pair.barriers[split].model_dump(exclude={"loss_argmax", "error_argmax"})
             assert set(found.values()) == {0.0}
+
+
+# --- comparators and checkpoints -----------------------------------------------------------------
+
+PRICED = SUITE.replace(
+    'forks = [0, 1, "independent"]', 'forks = [0, 1, "independent", "independent-equal-cost", "whole-budget"]'
+)
+
+
+@pytest.fixture(scope="module")
+def priced(tmp_path_factory):
+    """Every fork of the MLP, by name and shift, and the run folder."""
+    root = tmp_path_factory.mktemp("priced") / "run"
+    chosen = parse_suite(PRICED.format(lr=0.1, extra="").encode(), "priced.toml")
+    work(chosen, root, Selection(architectures=["lmc_mlp*"]))
+    records = [read_record(path) for path in (root / "records").iterdir()]
+    return {(r.shift.name, r.fork.name): r for r in records}, root
+
+
+def test_comparators_cost_what_siblings_of_the_latest_fork_do(priced):
+    found, _ = priced
+    per_epoch = 1442 // 64
+    steps = {name: found["label-skew", name].cost.train_steps for _, name in found}
+    assert steps == {
+        "0": 4 * per_epoch,
+        "1": 3 * per_epoch,
+        "independent": 4 * per_epoch,
+        # two of 33 steps, one of 66
+        "independent-equal-cost": 3 * per_epoch,
+        "whole-budget": 3 * per_epoch,
+    }
+    for record in found.values():
+        assert record.status == "ok"
+        flop = found["none", "1"].cost.train_flop / found["none", "1"].cost.train_steps
+        assert record.cost.train_flop == pytest.approx(flop * record.cost.train_steps)
+
+
+def test_whole_budget_is_one_network_on_everything_siblings_see(priced):
+    found, root = priced
+    for shift, n in (("none", 1442), ("same-half", 721), ("label-skew", 1442)):
+        record = found[shift, "whole-budget"]
+        assert (len(record.siblings), record.pairs, record.ensemble, record.soup) == (1, [], None, None)
+        assert (record.fork.epoch, record.fork.step, record.fork.fraction) == (None, None, None)
+        assert len(record.evidence["checkpoints"]) == 1
+        stored = load_file(root / record.evidence["predictions"]["path"])
+        assert stored["test"].shape == (1, 355, 10)
+        wrong = stored["test"][0].argmax(-1) != stored["test.labels"]
+        assert record.siblings[0].splits["test"].error == pytest.approx(wrong.mean(), abs=1.1 / 355)
+        # its view is all of it
+        assert record.siblings[0].splits["view"] == record.siblings[0].splits["train"]
+        assert found[shift, "1"].pairs[0].curves["train"].n == n
+    frame = load_records(root)
+    alone = frame[frame["fork"] == "whole-budget"]
+    assert alone["i"].isna().all()
+    assert set(alone["split"]) == {"train", "view", "test"}
+    assert alone["error"].notna().all()
+
+
+def test_comparators_leave_the_others_as_they_are(priced, whole):
+    """Fleets of another length advance beside the rest, and change nothing."""
+    found, _ = priced
+    others = [read_record(path) for path in (whole[0] / "records").iterdir()]
+    same = [r for r in others if r.architecture.name == "lmc_mlp"]
+    assert len(same) == 9
+    for record in same:
+        assert record.pairs == found[record.shift.name, record.fork.name].pairs
+    # the same initialisation and noise, on another schedule
+    full, short = (found["none", name].siblings[0] for name in ("independent", "independent-equal-cost"))
+    assert full.train_loss != short.train_loss
+
+
+def test_tables_and_findings_show_comparators_where_they_belong(priced):
+    from lmcbench.board.findings import find
+    from lmcbench.board.table import make_board
+
+    found, _ = priced
+    board = make_board(found.values())
+    assert [c for c in board.connectivity.columns if c in {f for _, f in found}] == ["0", "1", "independent"]
+    rows = board.ensembles[board.ensembles["shift"] == "none"].set_index("fork")
+    assert list(rows.index) == ["0", "1", "independent", "independent-equal-cost", "whole-budget"]
+    assert rows["cost"].tolist() == ["2.00", "1.50", "2.00", "1.50", "1.50"]
+    assert rows.loc["whole-budget", "ensemble"] == "–"
+    assert rows.loc["whole-budget", "member"] != "–"
+    assert "yes" in rows["Pareto"].tolist()
+    assert "nan" not in board.render("github").lower()
+    # one replicate gives an effect, no interval and no verdict
+    effects = {f.claim.name: f for f in find(found.values())}
+    for name in ("equal-cost", "whole-budget"):
+        assert (effects[name].effect.n, effects[name].contrasts) == (1, 3)
+        assert effects[name].verdict == "not testable here"
+
+
+def test_comparators_resume_to_the_same_bits(priced, tmp_path):
+    _, root = priced
+    chosen = parse_suite(PRICED.format(lr=0.1, extra="").encode(), "priced.toml")
+    only = Selection(architectures=["lmc_mlp*"], shifts=["label-skew"], forks=["whole-budget"])
+    work(chosen, tmp_path / "r", only)
+    [again] = measures(tmp_path / "r").values()
+    assert again == measures(root)[again["key"]]
+
+
+def test_siblings_of_a_checkpoint_start_from_its_weights(whole, tmp_path):
+    root, _ = whole
+    given = next(
+        r
+        for r in map(read_record, (root / "records").iterdir())
+        if (r.architecture.name, r.shift.name, r.fork.name) == ("lmc_mlp", "none", "0")
+    )
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes((root / given.evidence["checkpoints"][0]["path"]).read_bytes())
+    fork = f"from:{file}"
+    only = Selection(architectures=["lmc_mlp*"], shifts=["none", "same-half"], forks=[fork])
+    work(suite(lr=1e-9), tmp_path / "r", only)
+    records = [read_record(path) for path in (tmp_path / "r" / "records").iterdir()]
+    assert len(records) == 2
+    for record in records:
+        assert record.fork.name == f"from:mine.safetensors@{record.fork.model_extra['sha256'][:8]}"
+        assert record.fork.model_extra["sha256"] == given.evidence["checkpoints"][0]["sha256"]
+        assert str(tmp_path) not in record.to_json()
+        # no trunk: K trainings of full length
+        assert record.cost.train_steps == 2 * 2 * (1442 // 64)
+        # steps of this size leave the weights where they were
+        for sibling in record.siblings:
+            assert sibling.splits["test"].loss == pytest.approx(
+                given.siblings[0].splits["test"].loss, rel=1e-4
+            )
+    # the key is of the content, wherever the file lies
+    moved = tmp_path / "other" / "theirs.safetensors"
+    moved.parent.mkdir()
+    file.rename(moved)
+    [one, two] = expand(suite(lr=1e-9), Selection(["lmc_mlp*"], ["none", "same-half"], [f"from:{moved}"]))
+    assert {one.key, two.key} == {r.key for r in records}
+    moved.write_bytes(b"x")
+    [other] = expand(suite(lr=1e-9), Selection(["lmc_mlp*"], ["none"], [f"from:{moved}"]))
+    assert other.key not in {one.key, two.key}
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_written(whole, tmp_path):
+    root, _ = whole
+    record = next(
+        r for r in map(read_record, (root / "records").iterdir()) if r.architecture.name == "lmc_mlp"
+    )
+    file = root / record.evidence["checkpoints"][0]["path"]
+    for forks, message in (
+        ([f"from:{file}"], "does not fit the network"),
+        ([f"from:{tmp_path}/none.safetensors"], "No such file"),
+    ):
+        with pytest.raises(UserError, match=message) as refused:
+            work(suite(), tmp_path / "r", Selection(architectures=["lmc_resnet*"], forks=forks))
+        assert refused.value.exit_code == 2
+        assert not (tmp_path / "r").exists()

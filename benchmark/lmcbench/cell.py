@@ -13,13 +13,13 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lmcbench.bench import Seen, Workbench
 from lmcbench.connect.network import Images, Network
 from lmcbench.connect.path import alpha_grid, line, score
 from lmcbench.connect.state import Stack, State, average
 from lmcbench.data.calibration import calibration_items
 from lmcbench.data.subset import stratified
 from lmcbench.ensemble.predictions import compare_predictions, expected_calibration_error, softmax
-from lmcbench.family import Seen, Workbench
 from lmcbench.results.measures import Array, Curve, barrier
 from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Score, SiblingRecord
 from lmcbench.spec.canonical import digest
@@ -40,8 +40,8 @@ class Measured:
 
     siblings: list[SiblingRecord]
     pairs: list[PairRecord]
-    ensemble: dict[str, dict[str, float | None]]
-    soup: dict[str, Score]
+    ensemble: dict[str, dict[str, float | None]] | None
+    soup: dict[str, Score] | None
     predictions: dict[str, Logits]
     calibration: dict[str, Any]
     train_eval: dict[str, Any] | None
@@ -68,7 +68,8 @@ def measure_cell(
     union = np.unique(np.concatenate(seen.items))
     if protocol.train_eval is not None and protocol.train_eval < len(union):
         union = union[stratified(bench.pool.labels[union], protocol.train_eval)]
-    own = [torch.as_tensor(np.searchsorted(union, items[np.isin(items, union)])) for items in seen.items]
+    shown = seen.items if cell.networks > 1 else [union]
+    own = [torch.as_tensor(np.searchsorted(union, items[np.isin(items, union)])) for items in shown]
     train = bench.train.split(torch.as_tensor(union))
     tests = {name: bench.tests[transform].split() for name, transform in _tests(cell).items()}
     listed = calibration_items(seen.items, bench.pool.source, bench.pool.labels, protocol.calibration)
@@ -103,15 +104,19 @@ def measure_cell(
                 disagreement={name: float((t[i] != t[j]).mean()) for name, t in top.items()},
             )
         )
-    soup = recalibrated(network.prepare([average(states)]))
+    ensemble, soup = None, None
+    if len(states) > 1:
+        ensemble = {name: compare_predictions(softmax(value), labels) for name, value in logits.items()}
+        middle = recalibrated(network.prepare([average(states)]))
+        soup = {name: score_logits(network.logits(middle, x)[0], y) for name, (x, y) in tests.items()}
     return Measured(
         siblings=[
             SiblingRecord(splits=scores[i], as_trained=None if raw is None else raw[i], train_loss=loss)
             for i, loss in enumerate(train_losses)
         ],
         pairs=pairs,
-        ensemble={name: compare_predictions(softmax(value), labels) for name, value in logits.items()},
-        soup={name: score_logits(network.logits(soup, x)[0], y) for name, (x, y) in tests.items()},
+        ensemble=ensemble,
+        soup=soup,
         predictions={**logits, "test.labels": labels.astype(np.int16)},
         calibration={
             "n": len(listed),

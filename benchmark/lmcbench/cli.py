@@ -337,14 +337,28 @@ def report(
         Path, typer.Argument(metavar="RUN", help="A run folder, as 'lmcbench run' made it.")
     ],
     out: Annotated[Path | None, typer.Option(help="Where to write; default: into the run folder.")] = None,
+    findings: Annotated[
+        bool, typer.Option("--findings", help="Hold the papers' claims against the records: findings.md.")
+    ] = False,
 ) -> None:
     """Write report.md, report.html (one page that needs nothing else) and its figures."""
-    from lmcbench.board.report import make_report
     from lmcbench.results.record import read_record
     from lmcbench.results.store import find_records, write_atomic
 
-    made = make_report([read_record(file) for file in find_records(run_folder)])
+    records = [read_record(file) for file in find_records(run_folder)]
     target = out if out is not None else run_folder
+    if findings:
+        from lmcbench.board.findings import render_findings
+
+        first = records[0].suite
+        title = f"# Findings: {first.name} version {first.version}"
+        write_atomic(target / "findings.md", f"{title}\n\n{render_findings(records)}")
+        typer.echo(render_findings(records, "simple"), nl=False)
+        typer.echo(f"\nWrote {target / 'findings.md'}.")
+        return
+    from lmcbench.board.report import make_report
+
+    made = make_report(records)
     for name, content in made.figures.items():
         write_atomic(target / "figures" / name, content)
     write_atomic(target / "report.md", made.markdown)

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from lmcbench.bench import Workbench
 from lmcbench.connect.path import Split
 from lmcbench.data.batches import DeviceImages
 from lmcbench.data.calibration import calibration_items
 from lmcbench.data.subset import stratified
 from lmcbench.errors import UserError
-from lmcbench.family import Workbench, trained
+from lmcbench.family import trained
 from lmcbench.probe import MEASURES, Probed, take
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder, write_atomic

@@ -109,8 +109,10 @@ def cell_line(record: Record) -> str:
         f"{architecture_label(record)} | {shift_label(record)} | fork {record.fork.name} | "
         f"replicate {record.replicate}"
     )
-    if record.status != "ok" or record.ensemble is None or record.soup is None:
+    if record.status != "ok":
         return f"{name}: {record.status}: {record.reason}"
+    if record.ensemble is None or record.soup is None:
+        return f"{name}: one network; accuracy {_percent(1 - record.siblings[0].splits['test'].error)}"
     k = len(record.pairs)
     error = sum(pair.barriers["test"].error_chord for pair in record.pairs) / k
     loss = sum(pair.barriers["test"].loss_chord for pair in record.pairs) / k

@@ -27,7 +27,7 @@ class Passage:
 
 def siblings(cell: Cell, folder: RunFolder, model: nn.Module) -> list[Tensors]:
     """The trained siblings, their tensors in the order of `model`'s state dict."""
-    return [_ordered(load_tensors(folder.sibling(cell.key, i)), model) for i in range(cell.suite.siblings)]
+    return [_ordered(load_tensors(folder.sibling(cell.key, i)), model) for i in range(cell.networks)]
 
 
 def fork_state(cell: Cell, step: int | None, folder: RunFolder, model: nn.Module) -> Tensors | None:

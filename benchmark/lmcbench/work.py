@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.numpy import save as to_safetensors
 
+from lmcbench.bench import Workbench, prepare
 from lmcbench.cell import Measured, measure_cell
 from lmcbench.connect.geometry import geometry
 from lmcbench.data.dataset import Dataset
@@ -18,7 +19,7 @@ from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import select
 from lmcbench.devices import choose_device
 from lmcbench.errors import UserError
-from lmcbench.family import Workbench, prepare, train_family, trained
+from lmcbench.family import train_family, trained
 from lmcbench.probing import add_measures
 from lmcbench.results.measures import NotFiniteError
 from lmcbench.results.record import Record, Status
@@ -112,7 +113,7 @@ def _keep(measured: Measured, cell: Cell, folder: RunFolder) -> dict[str, object
     content = to_safetensors(measured.predictions)
     path = folder.predictions(cell.key)
     write_atomic(path, content)
-    weights = [folder.sibling(cell.key, i) for i in range(cell.suite.siblings)]
+    weights = [folder.sibling(cell.key, i) for i in range(cell.networks)]
     return {
         "predictions": {"path": str(path.relative_to(folder.root)), "sha256": digest_bytes(content)},
         "checkpoints": [

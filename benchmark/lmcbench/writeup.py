@@ -56,7 +56,11 @@ def build_record(
         recipe={"name": architecture.recipe, **cell.recipe.model_dump(mode="json")},
         shift=ShiftRecord(**cell.shift.identity()),
         fork=ForkRecord(
-            name=cell.fork.name, epoch=cell.fork.epoch, step=how.get("step"), fraction=how.get("fraction")
+            name=cell.fork.name,
+            epoch=cell.fork.epoch,
+            step=how.get("step"),
+            fraction=how.get("fraction"),
+            **({} if cell.fork.checkpoint is None else {"sha256": cell.fork.sha256}),
         ),
         replicate=cell.replicate,
         seeds={

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lmcbench.errors import UserError
-from lmcbench.results.measures import Curve, NotFiniteError, barrier, blend, chord_excess
+from lmcbench.results.measures import Curve, NotFiniteError, barrier, blend, chord_area, chord_excess
 
 GRID = [i / 20 for i in range(21)]
 
@@ -226,3 +226,12 @@ def test_an_even_grid_misses_part_of_a_symmetric_peak():
     assert (peak(11).loss_chord, peak(11).loss_mid) == (1.0, 1.0)
     assert peak(10).loss_chord == pytest.approx(8 / 9)
     assert peak(10).loss_mid is None
+
+
+@pytest.mark.parametrize("points", [3, 5, 21])
+def test_area_under_a_parabola(points):
+    """Of S(a) = -a (1 - a) / 2 s: -s / 12, which the trapezoid rule gives times 1 - 1 / intervals^2."""
+    alphas = np.arange(points) / (points - 1)
+    values = 3.0 + alphas - alphas * (1 - alphas) / 2 * 7.0
+    assert chord_area(alphas, values) == pytest.approx(-7 / 12 * (1 - 1 / (points - 1) ** 2), rel=1e-12)
+    assert chord_area(alphas, 2 + 3 * alphas) == pytest.approx(0, abs=1e-15)

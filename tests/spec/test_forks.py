@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lmcbench.errors import UserError
-from lmcbench.spec.forks import INDEPENDENT, Fork
+from lmcbench.spec.forks import COMPARATORS, EQUAL_COST, INDEPENDENT, WHOLE_BUDGET, Fork, equal_share
 
 
 @pytest.mark.parametrize(
@@ -36,5 +36,64 @@ def test_steps_of_a_part_of_an_epoch_are_exact(hundredths, steps):
 
 
 def test_forks_sort_by_epoch_and_independent_is_last():
-    names = ["independent", "10", "2", "0.5", "0"]
+    names = [WHOLE_BUDGET, EQUAL_COST, INDEPENDENT, "from:b.safetensors@00000000", "10", "2", "0.5", "0"]
     assert [f.name for f in sorted(map(Fork.parse, names), key=lambda f: f.order)] == names[::-1]
+
+
+# --- comparators and checkpoints -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("k", "siblings", "length", "networks", "steps"),
+    [
+        (0, 2, 44, 2, 44),
+        (22, 2, 44, 2, 33),
+        (22, 2, 44, 1, 66),
+        (0, 3, 44, 1, 132),
+        # 1 + 2 * 4 = 9 in two: halves go up
+        (1, 2, 5, 2, 5),
+        # 10 + 3 * 34 = 112 in three: 37.3
+        (10, 3, 44, 3, 37),
+    ],
+)
+def test_comparators_cost_what_siblings_and_their_trunk_do(k, siblings, length, networks, steps):
+    assert equal_share(k, siblings, length, networks) == steps
+
+
+@given(st.integers(0, 500), st.integers(2, 9), st.integers(1, 500))
+def test_equal_cost_is_missed_by_half_a_step_a_network_at_most(k, siblings, more):
+    total = k + siblings * more
+    share = equal_share(k, siblings, k + more, siblings)
+    assert abs(siblings * share - total) <= siblings / 2
+    assert equal_share(k, siblings, k + more, 1) == total
+
+
+@pytest.mark.parametrize("name", COMPARATORS)
+def test_comparators_have_no_fork(name):
+    fork = Fork.parse(name)
+    assert (fork.name, fork.identity, fork.epoch, fork.step(44)) == (name, name, None, 0)
+    assert fork.priced is (name != INDEPENDENT)
+
+
+def test_a_checkpoint_is_what_is_in_it(tmp_path):
+    (tmp_path / "a").mkdir()
+    first, moved, other = (tmp_path / name for name in ("w.safetensors", "a/w.safetensors", "v.safetensors"))
+    for path, content in ((first, b"abc"), (moved, b"abc"), (other, b"abd")):
+        path.write_bytes(content)
+    fork, same, different = (Fork.parse(f"from:{p}") for p in (first, moved, other))
+    assert fork.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert fork.identity == same.identity == f"from:{fork.sha256}" != different.identity
+    # no folder of this machine in the name, and enough to tell two files of one name apart
+    assert fork.name == same.name == "from:w.safetensors@ba7816bf"
+    assert (fork.epoch, fork.step(44), fork.priced) == (None, 0, False)
+    first.unlink()
+    known = Fork.parse("from:w.safetensors@ba7816bf")
+    assert known.name == "from:w.safetensors@ba7816bf"
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_by_name(tmp_path):
+    fork = Fork.parse(f"from:{tmp_path}/no.safetensors")
+    with pytest.raises(UserError, match=r"no\.safetensors: No such file"):
+        _ = fork.identity
+    with pytest.raises(UserError, match=r"from:FILE\.safetensors"):
+        Fork.parse("from:weights.pt")

@@ -222,7 +222,7 @@ def test_a_rule_may_get_another_parameter_without_orphaning_results(monkeypatch)
         (edited("[0, 2,", "[0, 4,"), "fork 4 is not before the end of recipe 'slow'."),
         (
             edited("[0, 2,", "[0, -2,"),
-            "forks.1: Unknown fork -2. Allowed: an epoch (0, 2, 0.5) or 'independent'.",
+            "forks.1: Unknown fork -2. Allowed: an epoch (0, 2, 0.5) or 'independent', ",
         ),
         (edited("[0, 2,", "[0, true,"), "forks.1: Unknown fork True."),
         (
@@ -357,6 +357,17 @@ def test_a_probe_of_an_unknown_shift_is_refused():
         toy_suite(probe={"shifts": ["label-skwe"]})
     with pytest.raises(UserError, match=r"probe\.image: unknown key\. Did you mean 'images'"):
         parse_suite(SUITE_TOML.encode() + b"[probe]\nimage = 3", "x.toml")
+
+
+@pytest.mark.parametrize("name", ["independent-equal-cost", "whole-budget"])
+def test_comparators_of_equal_cost_need_siblings_to_be_equal_to(name):
+    with pytest.raises(UserError, match="costs what siblings of the latest epoch do; list an epoch"):
+        parse(edited('forks = [0, 2, "independent"]', f'forks = ["independent", "{name}"]'))
+
+
+def test_a_suite_holds_no_checkpoint():
+    with pytest.raises(UserError, match=r"forks\.0: a checkpoint is given to a run"):
+        parse(edited('forks = [0, 2, "independent"]', 'forks = ["from:x.safetensors"]'))
 
 
 # --- what is published ---------------------------------------------------------------------------

@@ -62,8 +62,10 @@ class Drawing:
 
 def draw(records: Sequence[Record]) -> list[Drawing]:
     """Every figure that the records have the numbers for."""
+    # lines between networks of another length or number say nothing of this training
+    forked = [r for r in records if not Fork.parse(r.fork.name).priced]
     with styled():
-        drawn = [drawer(records) for drawer in DRAWERS]
+        drawn = [drawer(forked) for drawer in DRAWERS]
     return [drawing for drawing in drawn if drawing is not None]
 
 

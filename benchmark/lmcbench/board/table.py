@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
+from lmcbench.board.pareto import Offer, pareto
 from lmcbench.board.statistics import estimate
 from lmcbench.results.frame import frame
+from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record
 from lmcbench.spec.forks import INDEPENDENT, Fork
 
@@ -58,9 +60,14 @@ def make_board(records: Iterable[Record], floor: float = 0.0) -> Board:
         records: of one suite and version.
         floor: mean member accuracy below which a row is marked.
     """
+    records = list(records)
     rows = frame(records)
     cells = rows.drop_duplicates("key")
-    forks = sorted(cells["fork"].unique(), key=lambda name: Fork.parse(name).order)
+    names = sorted(cells["fork"].unique(), key=lambda name: Fork.parse(name).order)
+    # lines between networks of another length or number say nothing of this training
+    priced = [name for name in names if Fork.parse(name).priced]
+    forks = [name for name in names if name not in priced]
+    costs = _costs(records) if priced else {}
     measured = rows[rows["split"] == SPLIT]
     values = measured.groupby(CELL, sort=False).mean(numeric_only=True).reset_index()
     # where every cell diverged there are no numbers, and no columns for them
@@ -68,22 +75,29 @@ def make_board(records: Iterable[Record], floor: float = 0.0) -> Board:
     connectivity, ensembles, low = [], [], False
     for line in _lines(cells):
         mine, here = _of(values, line), _of(cells, line)
-        accuracy = estimate((1 - mine["error"]).tolist()).mean
+        accuracy = estimate((1 - mine["error"])[~mine["fork"].isin(priced)].tolist()).mean
         below = accuracy is not None and accuracy < floor
         low |= below
         head = dict(zip(LINE, line, strict=True))
         head["architecture"] += " *" if below else ""
-        by_fork = {fork: mine[mine["fork"] == fork] for fork in forks}
+        by_fork = {fork: mine[mine["fork"] == fork] for fork in names}
         n = here["replicate"].nunique()
         barriers = {fork: _percent(by_fork[fork]["error_chord"], n) for fork in forks}
         connectivity.append(head | barriers | _counts(here))
-        shown = [forks[0], *(fork for fork in forks[1:] if fork == INDEPENDENT)]
-        ensembles += [head | {"fork": fork} | _worth(by_fork[fork], n) for fork in shown]
+        worth = {fork: _worth(by_fork[fork], n) for fork in _shown(forks, priced)}
+        spent = _spent(line, by_fork, list(worth), costs)
+        ensembles += [head | {"fork": fork} | row | spent.get(fork, {}) for fork, row in worth.items()]
     notes = [
         "Mean over replicates (n) ± half-width of the 95 % Student t interval; no interval for n = 1. "
         "Where fewer than n were measured, their number stands behind.",
         "Fork: epoch at which siblings leave the trunk; independent: separately initialised networks.",
     ]
+    if priced:
+        notes.append(
+            "Cost: training steps in full trainings of one network, a shared trunk counted once. Pareto: no "
+            "row of the network and shift costs as little and is as accurate (ensemble, or the one network), "
+            "and better in one. independent-equal-cost and whole-budget cost what the latest fork's do."
+        )
     if low:
         notes.append(f"* mean member accuracy below the suite's floor of {100 * floor:g} %: not ranked.")
     return Board(pd.DataFrame(connectivity), pd.DataFrame(ensembles), notes)
@@ -99,6 +113,55 @@ def _lines(cells: pd.DataFrame) -> list[tuple[str, ...]]:
         return size[architecture], architecture, recipe, shift != "none", not shift.startswith("same"), shift
 
     return sorted(lines, key=rank)
+
+
+def _shown(forks: Sequence[str], priced: Sequence[str]) -> list[str]:
+    """The forks whose ensembles are shown: the earliest, that by which comparators are priced, and those."""
+    latest = [fork for fork in forks if Fork.parse(fork).epoch is not None][-1:] if priced else []
+    given = [fork for fork in forks if Fork.parse(fork).checkpoint is not None]
+    others = [fork for fork in forks if fork == INDEPENDENT]
+    return list(dict.fromkeys([*forks[:1], *latest, *given, *others, *priced]))
+
+
+def _costs(records: Iterable[Record]) -> dict[tuple[str, ...], tuple[float, float]]:
+    """Training FLOPs, and steps in full trainings of one network, by line and fork; means over replicates."""
+    found: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    for r in records:
+        if r.status == "ok" and r.cost is not None:
+            size = next(d["n"] for d in r.data if d["split"] == "train")
+            full = r.recipe["epochs"] * (size // r.recipe["batch_size"])
+            place = (architecture_label(r), r.recipe["name"], shift_label(r), r.fork.name)
+            found.setdefault(place, []).append((r.cost.train_flop, r.cost.train_steps / full))
+    return {p: (_mean(f for f, _ in held), _mean(s for _, s in held)) for p, held in found.items()}
+
+
+def _spent(
+    line: tuple[str, ...],
+    by_fork: Mapping[str, pd.DataFrame],
+    shown: Sequence[str],
+    costs: Mapping[tuple[str, ...], tuple[float, float]],
+) -> dict[str, dict[str, str]]:
+    """What each fork's ensemble costs, and whether it is worth it; nothing without comparators of cost."""
+    if not costs:
+        return {}
+    offers = {}
+    for fork in shown:
+        accuracy = by_fork[fork]["ensemble_accuracy"].fillna(1 - by_fork[fork]["error"]).dropna()
+        if len(accuracy) and (*line, fork) in costs:
+            offers[fork] = Offer(costs[*line, fork][0], float(accuracy.mean()))
+    worth = dict(zip(offers, pareto(list(offers.values())), strict=True))
+    return {
+        fork: {
+            "cost": f"{costs[*line, fork][1]:.2f}" if fork in offers else "–",
+            "Pareto": "yes" if worth.get(fork) else "–",
+        }
+        for fork in shown
+    }
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found)
 
 
 def _of(table: pd.DataFrame, line: tuple[str, ...]) -> pd.DataFrame:
@@ -118,7 +181,7 @@ def _counts(cells: pd.DataFrame) -> dict[str, str]:
 def _worth(cells: pd.DataFrame, n: int) -> dict[str, str]:
     """Accuracy of members, ensemble and soup, and how much the members disagree."""
     return {
-        "member": _percent(cells["accuracy_mean"], n),
+        "member": _percent(cells["accuracy_mean"].fillna(1 - cells["error"]), n),
         "disagreement": _percent(cells["disagreement"], n),
         "ensemble": _percent(cells["ensemble_accuracy"], n),
         "gain": _percent(cells["ensemble_gain"], n, sign=True),

@@ -38,7 +38,7 @@ def compare_predictions(probs: ArrayLike, labels: ArrayLike) -> dict[str, float 
     Raises:
         UserError: for wrong shapes, labels out of range, or rows that are not probabilities.
     """
-    p, y, tiny = _checked(probs, labels)
+    p, y, tiny = checked(probs, labels)
     k = len(p)
     mean = p.mean(0)
     top = p.argmax(-1)
@@ -112,7 +112,12 @@ def _mixture_gap(p: Array, tiny: float) -> float:
     return float(np.maximum(gap, 0.0).mean())
 
 
-def _checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Array, Labels, float]:
+def checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Array, Labels, float]:
+    """Probabilities in float64, labels, and the smallest normal number of the input's type.
+
+    Raises:
+        UserError: for wrong shapes, labels out of range, or rows that are not probabilities.
+    """
     given, y = np.asarray(probs), np.asarray(labels)
     if given.ndim != 3 or given.shape[0] < 2:
         raise UserError(f"Probabilities must be [K, n, classes] with K of at least 2, found {given.shape}.")

@@ -26,7 +26,7 @@ def load_records(path: str | Path) -> pd.DataFrame:
     fields of `Barrier`, `disagreement`, the members' mean `error` and `loss` there, the keys of
     `compare_predictions` and the soup's `soup_error`, `soup_loss`, `soup_ece`. Losses are in nats, errors
     fractions. What was not measured on a split is missing (NaN); a cell that diverged or failed is one
-    row without pair and split.
+    row without pair and split; the comparator of one network has rows without pair.
 
     Raises:
         UserError: where there are no records, or one cannot be read.
@@ -86,6 +86,12 @@ def _rows(record: Record) -> list[dict[str, Any]]:
             if record.soup is not None and split in record.soup:
                 row |= {f"{SOUP}{k}": v for k, v in record.soup[split].model_dump().items()}
             rows.append(row)
+    if record.status == "ok" and not record.pairs:
+        # one network: it has splits, and no line to another
+        rows = [
+            cell | {"split": split, "error": score.error, "loss": score.loss}
+            for split, score in record.siblings[0].splits.items()
+        ]
     return rows or [cell]
 
 

@@ -129,3 +129,11 @@ def _forms(alphas: Array, values: Array) -> tuple[float, float | None, float | N
         float(floor),
         float(alphas[excess.argmax()]),
     )
+
+
+def chord_area(alphas: Array, values: Array) -> float:
+    """Area between the curve and its chord by the trapezoid rule, signed; in the unit of `values`.
+
+    The mean excess over the line where the barrier is the largest: it tells a spike from a plateau.
+    """
+    return float(np.trapezoid(chord_excess(alphas, values), alphas))

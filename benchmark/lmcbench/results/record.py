@@ -107,7 +107,10 @@ class ShiftRecord(Fields):
 
 
 class ForkRecord(Fields):
-    """Where siblings left the trunk; all but the name are null for independent networks."""
+    """Where siblings left the trunk; all but the name are null where there is none.
+
+    Siblings of a given checkpoint have its `sha256` beside these.
+    """
 
     name: str
     epoch: float | None

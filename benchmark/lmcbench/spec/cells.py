@@ -12,7 +12,7 @@ from typing import Any
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.architectures import ADAPTATIONS, Architecture
 from lmcbench.spec.canonical import digest
-from lmcbench.spec.forks import Fork
+from lmcbench.spec.forks import WHOLE_BUDGET, Fork, equal_share
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.seeds import Seeds
 from lmcbench.spec.shifts import Shift
@@ -37,7 +37,7 @@ class Cell:
             "architecture": self.architecture.identity(),
             "recipe": self.architecture.recipe,
             "shift": self.shift.definition(),
-            "fork": self.fork.name,
+            "fork": self.fork.identity,
             "replicate": self.replicate,
         }
         return digest(identity)[:16]
@@ -49,9 +49,23 @@ class Cell:
 
     @property
     def probed(self) -> bool:
-        """Whether it is one of the suite's probe cells."""
+        """Whether it is one of the suite's probe cells: a pair, trained at full length."""
         probe = self.suite.probe
-        return self.replicate < probe.replicates and self.shift.label in probe.shifts
+        return not self.fork.priced and self.replicate < probe.replicates and self.shift.label in probe.shifts
+
+    @property
+    def networks(self) -> int:
+        """How many networks it trains: K siblings, or one."""
+        return 1 if self.fork.comparator == WHOLE_BUDGET else self.suite.siblings
+
+    def length(self, n: int) -> int:
+        """Steps of the training of each of its networks, the trunk's included, on `n` training images."""
+        full = self.recipe.length(n)
+        latest = self.suite.latest_fork
+        if not self.fork.priced or latest is None:
+            return full
+        fork_step = latest.step(self.recipe.steps_per_epoch(n))
+        return equal_share(fork_step, self.suite.siblings, full, self.networks)
 
     def summary(self) -> dict[str, Any]:
         """The cell as `lmcbench suites NAME --json` lists it."""
@@ -138,17 +152,18 @@ def expand(suite: Suite, selection: Selection = Selection()) -> list[Cell]:
     shifts = [shift for shift in all_shifts if shift.label in wanted]
     asked = [Fork.parse(fork) for fork in selection.forks] or suite.fork_list
     for fork in asked:
-        if fork not in suite.fork_list:
+        if fork not in suite.fork_list and fork.checkpoint is None:
             known = ", ".join(f.name for f in suite.fork_list)
             raise UserError(f"Suite {suite.name} has no fork {fork.name}. It has {known}.")
+    given = {fork.identity: fork for fork in asked if fork.checkpoint is not None}
+    forks = [*(fork for fork in suite.fork_list if fork in asked), *given.values()]
     replicates = range(suite.replicates) if selection.replicates is None else selection.replicates
     return [
         Cell(suite, architecture, shift, fork, replicate)
         for replicate in replicates
         for architecture in architectures
         for shift in shifts
-        for fork in suite.fork_list
-        if fork in asked
+        for fork in forks
     ]
 
 

@@ -122,7 +122,8 @@ class Probe(Part):
 
 
 def _fork(value: Any) -> Any:
-    Fork.parse(value)
+    if Fork.parse(value).checkpoint is not None:
+        raise ValueError("a checkpoint is given to a run: --fork from:FILE.safetensors")
     return value
 
 
@@ -182,12 +183,22 @@ class Suite(Part):
             for name, recipe in self.recipes.items():
                 if fork.epoch is not None and fork.epoch >= recipe.epochs:
                     raise ValueError(f"fork {fork.name} is not before the end of recipe {name!r}")
+            if fork.priced and self.latest_fork is None:
+                raise ValueError(
+                    f"fork {fork.name!r} costs what siblings of the latest epoch do; list an epoch"
+                )
         return self
 
     @property
     def fork_list(self) -> list[Fork]:
         """The forks, parsed."""
         return [Fork.parse(fork) for fork in self.forks]
+
+    @property
+    def latest_fork(self) -> Fork | None:
+        """The latest fork of the trunk, by which comparators of equal cost are priced (design 3.10)."""
+        forks = [fork for fork in self.fork_list if fork.epoch is not None]
+        return max(forks, key=lambda fork: fork.order) if forks else None
 
     def identity(self) -> dict[str, Any]:
         """The suite as records and run folders hold it."""

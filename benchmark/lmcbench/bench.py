@@ -1,0 +1,105 @@
+"""What the cells of a family share in memory: the network, the data on a device, and views of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from lmcbench.data.batches import DeviceImages
+from lmcbench.data.dataset import Dataset
+from lmcbench.data.pool import Pool, build_pool
+from lmcbench.data.transforms import apply as transform
+from lmcbench.spec.cells import Cell, Family
+from lmcbench.spec.seeds import derive_seed
+from lmcbench.spec.shifts import Indices, View, views_digest
+from lmcbench.train.build import build
+from lmcbench.train.checkpoints import load_checkpoint
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the siblings of a cell see, in the family's pool.
+
+    Attributes:
+        items: each sibling's positions in the pool.
+        transforms: what each sibling's images pass through, or None.
+        nested: whether views are parts of one another.
+        digest: over what the views show.
+    """
+
+    items: list[Indices]
+    transforms: list[str | None]
+    nested: bool
+    digest: str
+
+
+@dataclass
+class Workbench:
+    """What the cells of a family share in memory: network, data on the device, and views of it.
+
+    Attributes:
+        pool: every distinct training item of the family.
+        tests: the test set as it is (`None`) and through every transform that is asked for.
+        seen: per cell key, what its siblings see.
+        model: the network; its weights are scratch.
+    """
+
+    dataset: Dataset
+    device: torch.device
+    pool: Pool
+    train: DeviceImages
+    tests: dict[str | None, DeviceImages]
+    seen: dict[str, Seen]
+    model: nn.Module
+
+
+def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: torch.device) -> Workbench:
+    """Everything the cells of a family share, with the data on `device`.
+
+    Raises:
+        UserError: where the network cannot be built, a shift does not suit the data, or a given
+            checkpoint does not fit the network.
+    """
+    suite, labels, seeds = family.suite, dataset.train.labels, family.seeds
+    mean = dataset.statistics[0]
+    views: dict[str, list[View]] = {
+        cell.shift.label: cell.shift.views(labels, suite.siblings, seeds.shift, family.replicate)
+        for cell in cells
+    }
+    pool, placed = build_pool(
+        dataset.train, list(views.values()), partial(transform, seed=seeds.shift, mean=mean)
+    )
+    seen = {
+        label: Seen(items, [v.transform for v in vs], any(v.nested for v in vs), views_digest(vs, labels))
+        for (label, vs), items in zip(views.items(), placed, strict=True)
+    }
+    shown = {
+        None: None,
+        **dict.fromkeys([*suite.evaluations, *(t for s in seen.values() for t in s.transforms)]),
+    }
+    # every replicate is tested on the same images, whatever its own seeds
+    test_seed = derive_seed(suite.name, suite.version, 0, "shift")
+
+    def test(name: str | None) -> DeviceImages:
+        images = dataset.test.images
+        if name is not None:
+            images = transform(name, images, np.arange(len(images)), test_seed, mean)
+        return DeviceImages(images, dataset.test.labels, dataset.statistics, device)
+
+    model = build(family.architecture, dataset.shape, len(dataset.classes), seeds.init[0])
+    for checkpoint in {cell.fork.checkpoint for cell in cells if cell.fork.checkpoint is not None}:
+        load_checkpoint(checkpoint, model)  # refused before anything is written
+    return Workbench(
+        dataset,
+        device,
+        pool,
+        DeviceImages(pool.images, pool.labels, dataset.statistics, device, pool.image),
+        {name: test(name) for name in shown},
+        {cell.key: seen[cell.shift.label] for cell in cells},
+        model.to(device),
+    )

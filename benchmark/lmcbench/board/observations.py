@@ -1,0 +1,175 @@
+"""The measured cells of one suite, found by what they are, and single numbers read off them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from lmcbench.board.noise import FITTED
+from lmcbench.errors import UserError
+from lmcbench.results.labels import architecture_label, shift_label
+from lmcbench.results.measures import Curve, barrier
+from lmcbench.results.record import Record
+from lmcbench.spec.canonical import canonical_json
+from lmcbench.spec.shifts import ALIASES
+
+SPLIT = "test"
+EVALUATION = "test:"
+"""What names of evaluation shifts' splits begin with."""
+
+CONNECTED = 0.02
+"""Error barrier under which siblings are connected [F, section 3.1]: chord form, test, mean over pairs."""
+
+
+class Line(NamedTuple):
+    """One row of a table: a network, how it is trained, and what shifts its siblings' data."""
+
+    architecture: str
+    recipe: str
+    shift: str
+
+
+class Cells:
+    """The records of one suite; those that were measured (`ok`) can be asked for by what they are.
+
+    Raises:
+        UserError: for records of more than one suite.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.records = sorted(records, key=lambda r: (*line_of(r), r.fork.name, r.replicate, r.key))
+        suites = sorted({(r.suite.name, r.suite.version, r.suite.digest[:12]) for r in self.records})
+        if len(suites) > 1:
+            names = ", ".join(f"{name} v{version} ({digest})" for name, version, digest in suites)
+            raise UserError(f"Claims are tested within one suite; these records are of {names}.")
+        self.ok = [r for r in self.records if r.status == "ok"]
+        self._found = {self._place(r, *_shift(r), r.fork.name): r for r in self.ok}
+
+    def of(self, architecture: str) -> Cells:
+        """The same for one architecture."""
+        return Cells(r for r in self.records if architecture_label(r) == architecture)
+
+    def architectures(self) -> list[str]:
+        """Labels, the smallest network first."""
+        size: dict[str, int] = {}
+        for r in self.records:
+            label = architecture_label(r)
+            size[label] = max(size.get(label, 0), r.architecture.params or 0)
+        return sorted(size, key=lambda label: (size[label], label))
+
+    def evaluations(self) -> list[str]:
+        """The splits of evaluation shifts that any cell was measured on."""
+        splits = (s for r in self.ok for sibling in r.siblings for s in sibling.splits)
+        return sorted({s for s in splits if s.startswith(EVALUATION)})
+
+    def forked(self) -> Iterator[Record]:
+        """The measured cells whose siblings leave a trunk."""
+        return (r for r in self.ok if r.fork.epoch is not None)
+
+    def forks(self, record: Record) -> list[str]:
+        """All forks of the record's line, measured or not, from the earliest."""
+        line = line_of(record)
+        epochs = {r.fork.name: r.fork.epoch for r in self.records if line_of(r) == line}
+        return sorted((f for f, epoch in epochs.items() if epoch is not None), key=lambda f: epochs[f] or 0.0)
+
+    def beside(self, record: Record, fork: str) -> Record | None:
+        """The measured cell that differs from `record` in its fork only."""
+        return self._found.get(self._place(record, *_shift(record), fork))
+
+    def control(self, record: Record) -> Record | None:
+        """The measured cell whose siblings share one view of the record's shift (design 3.8)."""
+        name, params = _shift(record)
+        return self._found.get(self._place(record, f"same({name})", params, record.fork.name))
+
+    @staticmethod
+    def _place(record: Record, shift: str, params: str, fork: str) -> tuple[object, ...]:
+        return architecture_label(record), record.recipe["name"], shift, params, fork, record.replicate
+
+
+def line_of(record: Record) -> Line:
+    """The table row that the record belongs to."""
+    return Line(architecture_label(record), record.recipe["name"], shift_label(record))
+
+
+def is_control(record: Record) -> bool:
+    """Whether siblings have one view, so that nothing but noise tells them apart."""
+    name = _shift(record)[0]
+    return name == "none" or name.startswith("same(")
+
+
+def error_barrier(record: Record, split: str = SPLIT) -> float | None:
+    """Error barrier, chord form, mean over pairs (fraction); None where it was not measured."""
+    found = [p.barriers[split].error_chord for p in record.pairs if split in p.barriers]
+    return _mean(found)
+
+
+def loss_barrier(record: Record, split: str = SPLIT) -> float | None:
+    """Loss barrier, chord form, mean over pairs (nats)."""
+    return _mean([p.barriers[split].loss_chord for p in record.pairs if split in p.barriers])
+
+
+def uncalibrated_barrier(record: Record, split: str = SPLIT) -> float | None:
+    """Error barrier with normalisation statistics blended as they are; None without such layers."""
+    found = []
+    for pair in record.pairs:
+        curve = (pair.curves_uncalibrated or {}).get(split)
+        if curve is not None:
+            whole = Curve(record.protocol["alphas"], curve.loss, curve.error, curve.n)
+            found.append(barrier(whole).error_chord)
+    return _mean(found)
+
+
+def is_connected(record: Record) -> bool:
+    """Whether the cell's mean error barrier is under `CONNECTED`."""
+    found = error_barrier(record)
+    return found is not None and found < CONNECTED
+
+
+def prediction(record: Record, name: str, split: str = SPLIT) -> float | None:
+    """A measure of `compare_predictions` on a split."""
+    return (record.ensemble or {}).get(split, {}).get(name)
+
+
+def distance(record: Record) -> float | None:
+    """Euclidean distance between siblings, mean over pairs."""
+    found = [p.geometry["distance_ab"] for p in record.pairs if p.geometry and "distance_ab" in p.geometry]
+    return _mean(found)
+
+
+def view_size(record: Record) -> float | None:
+    """Images in a sibling's view of the training set, mean over pairs; None where curves are on a part."""
+    if "train_eval" in record.protocol:
+        return None
+    sizes = []
+    for pair in record.pairs:
+        for view in ("train_a", "train_b"):
+            # a view is left out where it is the whole (design 3.2)
+            curve = pair.curves.get(view, pair.curves.get("train"))
+            if curve is not None:
+                sizes.append(curve.n)
+    return _mean(sizes)
+
+
+def is_fitted(record: Record) -> bool:
+    """Whether every sibling fits its own view: an underfit pair is at no minimum to be connected."""
+    views = [s.splits["view"].error for s in record.siblings if "view" in s.splits]
+    return len(views) == len(record.siblings) and max(views) <= FITTED
+
+
+def else_equal_recipe(record: Record) -> str:
+    """All of the recipe but its name and what sets the noise scale: learning rate and batch size."""
+    rest = {k: v for k, v in record.recipe.items() if k not in ("name", "lr", "batch_size")}
+    return canonical_json(rest)
+
+
+def _shift(record: Record) -> tuple[str, str]:
+    """The shift's name, aliases resolved, and everything else about it."""
+    name = ALIASES.get(record.shift.name, record.shift.name)
+    return name, canonical_json([dict(record.shift.params), record.shift.noise])
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return float(np.mean(found)) if found else None

@@ -1,0 +1,126 @@
+"""The networks of a fleet: the trunk and every sibling, each with its stream, seeds and state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lmcbench.bench import Workbench
+from lmcbench.data.streams import Stream, stream
+from lmcbench.results.store import RunFolder
+from lmcbench.spec.cells import Cell, Family
+from lmcbench.train.build import build
+from lmcbench.train.checkpoints import load_checkpoint
+from lmcbench.train.optimizer import slot_names
+from lmcbench.train.state import TrainState, from_model, load_state, save_state
+
+
+@dataclass
+class Member:
+    """One network of the fleet: the trunk, or a sibling of a cell.
+
+    Attributes:
+        length: steps that its schedule is stretched over; it trains from `start` to `stop` of them.
+    """
+
+    start: int
+    stop: int
+    length: int
+    stream: Stream
+    layer_seed: int
+    state: TrainState | None
+    losses: list[torch.Tensor] = field(default_factory=list)
+
+
+def make_siblings(family: Family, cell: Cell, bench: Workbench) -> list[Member]:
+    """The networks of a cell; those of a fork get their state when the trunk reaches it."""
+    seeds, noise, seen = family.seeds, cell.shift.noise, bench.seen[cell.key]
+    n = len(bench.dataset.train)
+    start, length = cell.fork.step(family.recipe.steps_per_epoch(n)), cell.length(n)
+    # a single network sees everything that siblings would see
+    views = seen.items if cell.networks > 1 else [np.unique(np.concatenate(seen.items))]
+    members = []
+    for i, view in enumerate(views):
+        # shared noise: everyone draws as the first sibling does (design 3.7)
+        drawn = 1 if noise == "shared" else i + 1
+        sequence = stream(
+            view,
+            bench.pool.source,
+            noise,
+            seeds.order[drawn],
+            seeds.augment[drawn],
+            family.recipe.batch_size,
+            seen.nested,
+        )
+        state = None
+        if cell.fork.checkpoint is not None:
+            state = _given(family, bench, cell.fork.checkpoint)
+        elif cell.fork.epoch is None:
+            state = _initial(family, bench, seeds.init[i + 1])
+        members.append(Member(start, length, length, sequence, seeds.layer[drawn], state))
+    return members
+
+
+def make_trunk(family: Family, bench: Workbench, folder: RunFolder, forks: Sequence[int]) -> Member | None:
+    """The trunk up to the last of `forks` (steps), from the last state stored before a missing one."""
+    if not forks:
+        return None
+    seeds = family.seeds
+    missing = sorted({step for step in forks if not folder.trunk(family.key, step).exists()})
+    if not missing:
+        return None
+    start, state = 0, None
+    for path in (folder.root / "checkpoints").glob(f"trunk-{family.key}-*.safetensors"):
+        step = int(path.stem.rpartition("-")[2])
+        if start < step < missing[0]:
+            start, state = step, load_state(path).to(bench.device)
+    everything = np.arange(len(bench.dataset.train))
+    sequence = stream(
+        everything,
+        bench.pool.source,
+        "own",
+        seeds.order[0],
+        seeds.augment[0],
+        family.recipe.batch_size,
+    )
+    length = family.recipe.length(len(bench.dataset.train))
+    state = state or _initial(family, bench, seeds.init[0])
+    return Member(start, missing[-1], length, sequence, seeds.layer[0], state)
+
+
+def fork_members(
+    family: Family,
+    fleet: Sequence[Member],
+    trunk: Member | None,
+    bench: Workbench,
+    folder: RunFolder,
+    step: int,
+) -> None:
+    """Give the siblings that start at `step` the trunk's whole state there, by way of its file."""
+    leaving = [m for m in fleet if m.start == step and m.state is None]
+    if not leaving:
+        return
+    path = folder.trunk(family.key, step)
+    if not path.exists():
+        assert trunk is not None
+        assert trunk.state is not None
+        save_state(trunk.state, path)
+    state = load_state(path)
+    for member in leaving:
+        member.state = state.copy().to(bench.device)
+
+
+def _initial(family: Family, bench: Workbench, seed: int) -> TrainState:
+    model = build(family.architecture, bench.dataset.shape, len(bench.dataset.classes), seed)
+    return from_model(model, slot_names(family.recipe)).to(bench.device)
+
+
+def _given(family: Family, bench: Workbench, checkpoint: Path) -> TrainState:
+    """The weights of a checkpoint with fresh optimizer state."""
+    model = build(family.architecture, bench.dataset.shape, len(bench.dataset.classes), 0)
+    model.load_state_dict(load_checkpoint(checkpoint, model))
+    return from_model(model, slot_names(family.recipe)).to(bench.device)

@@ -1,0 +1,76 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+from lmcbench.connect.features import penultimate
+from lmcbench.connect.network import Network
+from lmcbench.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "vit_tiny_patch16_224", "convnext_atto", "vgg11_bn", "mixer_s16_224"]
+)
+def test_timm_calls_them_pre_logits(name):
+    size = 32
+    kwargs = {"img_size": size} if name.startswith(("vit", "mixer")) else {}
+    model = timm.create_model(name, num_classes=7, **kwargs).eval()
+    images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    network = Network(model, batch_size=2)
+    found = penultimate(network, network.prepare(model.state_dict()), images)
+    with torch.no_grad():
+        expected = model.forward_head(model.forward_features(images), pre_logits=True)
+    assert found.shape == (1, 3, expected.flatten(1).shape[1])
+    torch.testing.assert_close(found[0], expected.flatten(1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "softmax"])
+def test_the_last_layer_makes_the_logits_of_them(name, nets):
+    """W f + b, with each state's own weights, whatever order states and batches come in."""
+    states = [nets.trained(name, seed) for seed in (0, 1)]
+    images, _ = nets.images(25)
+    model = nets.build(name)
+    network = Network(model, batch_size=10)
+    stacked = network.prepare(states)
+    found = penultimate(network, stacked, images)
+    weight, bias = list(states[0])[-2:]
+    for features, state, logits in zip(found, states, network.logits(stacked, images), strict=True):
+        torch.testing.assert_close(features @ state[weight].T + state[bias], logits, rtol=1e-12, atol=1e-12)
+    # nothing is left behind
+    assert not any(m._forward_pre_hooks for m in network.model.modules())
+    assert all(torch.equal(v, nets.build(name).state_dict()[k]) for k, v in model.state_dict().items())
+
+
+class Bare(nn.Module):
+    """Weights of its own and no layer: what it is given is all there is."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(64, 4, dtype=torch.float64))
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight
+
+
+def test_a_root_with_weights_of_its_own_has_its_images_as_features(nets):
+    images, _ = nets.images(5)
+    network = Network(Bare())
+    found = penultimate(network, network.prepare(Bare().state_dict()), images)
+    assert torch.equal(found[0], images.flatten(1))
+
+
+class Pooled(nn.Module):
+    """Calls its last layer on the whole batch at once: no row is an image's."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 4).double()
+
+    def forward(self, x):
+        return x.flatten(1)[:, :4] + self.layer(x.flatten(1).mean(0, keepdim=True))
+
+
+def test_a_network_without_a_row_an_image_is_refused(nets):
+    network = Network(Pooled())
+    with pytest.raises(UserError, match="on one row an image"):
+        penultimate(network, network.prepare(Pooled().state_dict()), nets.images(5)[0])
