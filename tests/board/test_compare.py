@@ -8,6 +8,7 @@ from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run
 from lmcbench.board.compare import compare, gate_of, read_side
 from lmcbench.board.comparison import as_json
 from lmcbench.board.gate_text import headline, render
+from lmcbench.board.matching import same_observations
 from lmcbench.errors import UserError
 from lmcbench.results.record import parse_record
 from lmcbench.results.values import cell_value
@@ -77,9 +78,15 @@ def test_a_difference_in_the_last_bit_of_anything_measured_is_one():
 def test_a_measure_that_only_one_side_takes_is_no_difference():
     def more(table):
         table["pairs"][0]["new_measure"] = 1.0
+        table["pairs"][0]["geometry"] = {"angle": 1.0}
         table["ensemble"]["test"]["new_measure"] = 1.0
 
     assert compare(side(), [edited(r, more) for r in side()]).verdict == "identical"
+
+
+def test_what_diverged_is_not_the_same_as_what_was_measured():
+    assert not same_observations(make_record(), make_record(status="diverged"))
+    assert same_observations(make_record(status="diverged"), make_record(status="diverged", reason="other"))
 
 
 def test_the_replicate_is_the_unit():

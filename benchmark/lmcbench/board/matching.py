@@ -133,8 +133,10 @@ def same_observations(old: Record, new: Record) -> bool:
 
 
 def _equal(a: Any, b: Any) -> bool:
+    if a is None or b is None:
+        return True  # not measured (design section 6)
     if isinstance(a, dict) and isinstance(b, dict):
-        # a measure that only one version of the program takes is no difference
+        # a measure that only one version of the program, or only one run, takes is no difference
         return all(_equal(a[key], b[key]) for key in a.keys() & b.keys())
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(_equal, a, b))
