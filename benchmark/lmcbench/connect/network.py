@@ -87,10 +87,11 @@ class Network:
                     yield self._forward(states, batch.to(self.device, self.dtype))
 
     def images_per_pass(self, images: Tensor) -> int:
-        """The batch size that was asked for; else 500, on a CPU fewer of large images, to stay in its caches.
+        """What was asked for, or 500; fewer of large images on a CPU, whose caches they should stay in.
 
-        Measured: one core, 2026-11-21, medians of 5: ResNet-20 at 32 x 32, 1.52 s of 500 images in
-        passes of 125, 1.67 of 250, 2.13 of 500; a width-8 ResNet at 8 x 8, 0.40, 0.29 and 0.22 s.
+        Measured on one core (medians of 5 of processor time, 2026-11-21): ResNet-20 at 32 x 32, 2 states
+        on 500 images in passes of 125, 250 and 500: 1.52, 1.67 and 2.13 s; a width-8 ResNet at 8 x 8,
+        7 states on 1500 images: 0.40, 0.29 and 0.22 s.
         """
         if self.batch_size is not None:
             return self.batch_size

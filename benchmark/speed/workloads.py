@@ -1,0 +1,202 @@
+"""The work that is timed: networks, data, and the loops that others would write."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from lmcbench.data.augment import augment, keyed_words
+from lmcbench.data.batches import DeviceImages, Feed
+from lmcbench.data.streams import stream
+from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.recipe import Recipe
+from lmcbench.train.build import build
+from lmcbench.train.optimizer import slot_names
+from lmcbench.train.state import TrainState, from_model
+
+CLASSES = 10
+POOL = 4096
+"""Images, random: what they show does not change the time."""
+
+STATISTICS = (np.full(3, 0.5), np.full(3, 0.25))
+
+
+@dataclass(frozen=True)
+class Work:
+    """One network and how it is trained."""
+
+    title: str
+    name: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    pixels: int = 32
+    channels: int = 3
+    batch_size: int = 128
+    augmentation: tuple[str, ...] = ("flip", "crop4")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image, (c, h, w)."""
+        return self.channels, self.pixels, self.pixels
+
+    def recipe(self, precision: str) -> Recipe:
+        """SGD with momentum."""
+        return Recipe(
+            lr=0.01,
+            batch_size=self.batch_size,
+            epochs=1000,
+            augmentation=self.augmentation,
+            precision=precision,
+            weight_decay=5e-4,
+        )
+
+    def network(self, seed: int) -> nn.Module:
+        """The network on the CPU."""
+        return build(Architecture(name=self.name, recipe="r", kwargs=self.kwargs), self.shape, CLASSES, seed)
+
+    def statistics(self) -> tuple[Any, Any]:
+        """Mean and deviation per channel."""
+        mean, std = STATISTICS
+        return mean[: self.channels], std[: self.channels]
+
+
+SMALL = {"pixels": 8, "channels": 1, "batch_size": 32, "augmentation": ()}
+WORKS = {
+    "cpu": [
+        Work("MLP, 8 x 8", "lmc_mlp", **SMALL),
+        Work("CNN of width 8, 8 x 8", "lmc_cnn", **SMALL),
+        Work("ResNet of width 8, 8 x 8", "lmc_resnet", **SMALL),
+    ],
+    "cuda": [
+        Work("ResNet-20", "lmc_resnet", {"width": 16, "blocks": 3}),
+        Work("ViT-Tiny, patch 4", "vit_tiny_patch16_224", {"patch_size": 4}),
+        Work("VGG-16 with BatchNorm", "lmc_vgg16"),
+    ],
+}
+
+
+def images(work: Work) -> tuple[np.ndarray, np.ndarray]:
+    """Random images `[POOL, c, h, w]` uint8 and labels `[POOL]`."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (POOL, *work.shape), dtype=np.uint8)
+    return pixels, generator.integers(0, CLASSES, POOL)
+
+
+def fleet(
+    work: Work, count: int, recipe: Recipe, device: torch.device
+) -> tuple[nn.Module, list[TrainState], Feed]:
+    """A model, the states of `count` members and their batches."""
+    pixels, labels = images(work)
+    items = np.arange(POOL)
+    streams = [stream(items, items, "own", i, i + 1, work.batch_size) for i in range(count)]
+    feed = Feed(DeviceImages(pixels, labels, work.statistics(), device), streams, recipe.augmentation)
+    first = from_model(work.network(0).to(device), slot_names(recipe))
+    generator = torch.Generator().manual_seed(0)
+
+    def nudged(t: Tensor) -> Tensor:
+        return t * (1 + 0.01 * torch.rand(1, generator=generator).to(t)) if t.is_floating_point() else t
+
+    return work.network(1).to(device), [first.map(nudged) for _ in range(count)], feed
+
+
+def eager_loop(work: Work, recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """One network, PyTorch's own optimizer, data and augmentation on the device: a step at a time."""
+    pixels, labels = (torch.as_tensor(x).to(device) for x in images(work))
+    mean, std = (torch.as_tensor(s).float().view(-1, 1, 1).to(device) for s in work.statistics())
+    model, optimizer = _trainable(work, recipe, device)
+    position, epoch, order = POOL, 0, torch.empty(0)
+    while True:
+        if position + work.batch_size > POOL:
+            order, position, epoch = torch.randperm(POOL, device=device), 0, epoch + 1
+        index = order[position : position + work.batch_size]
+        position += work.batch_size
+        batch = pixels[index]
+        if work.augmentation:
+            batch = augment(batch, keyed_words(7, epoch, index), work.augmentation)
+        _train_step(model, optimizer, recipe, (batch.float() / 255 - mean) / std, labels[index])
+        yield
+
+
+def dataloader_loop(work: Work, recipe: Recipe, device: torch.device, workers: int) -> Iterator[None]:
+    """One network from a DataLoader with torchvision's transforms, as most would write it."""
+    from torchvision import transforms
+
+    mean, std = work.statistics()
+    usual = [transforms.RandomCrop(work.pixels, padding=4), transforms.RandomHorizontalFlip()]
+    steps = [transforms.ToTensor(), transforms.Normalize(mean.tolist(), std.tolist())]
+    shown = transforms.Compose([*(usual if work.augmentation else []), *steps])
+    loader = torch.utils.data.DataLoader(
+        Pictures(*images(work), shown),
+        batch_size=work.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+    )
+    model, optimizer = _trainable(work, recipe, device)
+    while True:
+        for batch, labels in loader:
+            there = batch.to(device, non_blocking=True)
+            _train_step(model, optimizer, recipe, there, labels.to(device, non_blocking=True))
+            yield
+
+
+class Pictures(torch.utils.data.Dataset[Any]):
+    """Images as PIL pictures, the way torchvision's data sets give them."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, transform: Any) -> None:
+        self.pixels = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
+        self.labels, self.transform = labels, transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.pixels[index].squeeze())), int(self.labels[index])
+
+
+def one_alpha_after_another(
+    model: nn.Module, states: Sequence[dict[str, Tensor]], calibration: Tensor, test: tuple[Tensor, Tensor]
+) -> list[float]:
+    """Losses on the line, written plainly: weights loaded, statistics taken anew, then the test set."""
+    twin = copy.deepcopy(model)
+    norms = [m for m in twin.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    found = []
+    with torch.no_grad():
+        for state in states:
+            twin.load_state_dict(state)
+            if norms:
+                for norm in norms:
+                    norm.reset_running_stats()
+                    norm.momentum = None
+                twin.train()(calibration)
+            twin.eval()
+            parts = zip(test[0].split(500), test[1].split(500), strict=True)
+            total = sum(F.cross_entropy(twin(x), y, reduction="sum").item() for x, y in parts)
+            found.append(total / len(test[1]))
+    return found
+
+
+def _trainable(work: Work, recipe: Recipe, device: torch.device) -> tuple[nn.Module, torch.optim.SGD]:
+    model = work.network(0).to(device).train()
+    rates = {"lr": recipe.lr, "momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
+    return model, torch.optim.SGD(model.parameters(), **rates)
+
+
+def _train_step(
+    model: nn.Module, optimizer: torch.optim.SGD, recipe: Recipe, batch: Tensor, labels: Tensor
+) -> None:
+    with torch.autocast(batch.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        loss = F.cross_entropy(model(batch), labels)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
