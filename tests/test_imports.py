@@ -14,7 +14,7 @@ from builders import make_record, write_run
 PACKAGE = Path(lmcbench.__file__).parent
 STAGES = {"data", "train", "connect", "ensemble", "board"}
 HEAVY = {"torch", "torchvision", "timm", "datasets", "sklearn"}
-ABSENT = HEAVY | {"pyarrow", "PIL"}
+ABSENT = HEAVY | {"pyarrow"}
 """What listing data sets does without; pandas takes pyarrow where it is."""
 TORCH_FREE = {"errors", "spec", "results", "ensemble", "board", "catalogue", "cli", "__main__"}
 

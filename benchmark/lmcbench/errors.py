@@ -14,6 +14,16 @@ class UserError(ValueError):
         self.exit_code = exit_code
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that a device, or the CPU's allocator, had no room (so that less may succeed)."""
+    said = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and ("out of memory" in said or "not enough memory" in said))
+    )
+
+
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     """The refusal of a name that is not in a table, with the nearest names or the whole table."""
     names = sorted(set(allowed))

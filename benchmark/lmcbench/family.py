@@ -29,7 +29,8 @@ from lmcbench.spec.shifts import Indices, View, views_digest
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint
 from lmcbench.train.choice import choose_engine
-from lmcbench.train.engines import advance
+from lmcbench.train.engines import EngineName, advance
+from lmcbench.train.memory import device_budget, fleet_limit
 from lmcbench.train.optimizer import slot_names
 from lmcbench.train.state import (
     TrainState,
@@ -150,11 +151,13 @@ def train_family(
     cells: Sequence[Cell],
     bench: Workbench,
     folder: RunFolder,
+    engine: EngineName | None = None,
 ) -> Iterator[float]:
     """Train the siblings of `cells` and leave their weights in `folder`, yielding the share done.
 
     The trunk goes on from its last stored fork, if there is one. A cell's siblings are vouched for by
-    its training file, which is written last; what was cut off before that is trained again.
+    its training file, which is written last; what was cut off before that is trained again. `engine` goes
+    before the committed choice.
     """
     recipe = family.recipe
     n = len(bench.dataset.train)
@@ -162,7 +165,7 @@ def train_family(
     siblings = {cell.key: _siblings(family, cell, bench) for cell in cells}
     fleet = [member for members in siblings.values() for member in members]
     trunk = _trunk(family, bench, folder, [m.start for m in fleet if m.state is None])
-    engine = choose_engine(family.architecture, bench.model, bench.device.type)
+    engine = choose_engine(family.architecture, bench.model, bench.dataset.shape, bench.device.type, engine)
     everyone = [trunk, *fleet] if trunk is not None else fleet
     total = sum(m.stop - m.start for m in everyone)
     began, done = time.perf_counter(), 0
@@ -173,6 +176,9 @@ def train_family(
     }
     stops = {step for steps in logged.values() for step in steps}
     boundaries = sorted({m.start for m in everyone} | {m.stop for m in everyone} | stops)
+    budget = device_budget(bench.device) if engine == "stacked" else None
+    limit: int | None = None
+    largest = 0
     for start, stop in pairwise(boundaries):
         _fork(family, fleet, trunk, bench, folder, start)
         for key in (key for key, steps in logged.items() if start in steps):
@@ -189,7 +195,10 @@ def train_family(
             for first in range(start, stop, per_epoch):
                 last = min(first + per_epoch, stop)
                 states = [m.state for m in active if m.state is not None]
-                result = advance(engine, bench.model, states, feed, recipe, shared, seeds, first, last)
+                if limit is None:
+                    limit = fleet_limit(bench.model, states[0], feed, recipe, budget)
+                result = advance(engine, bench.model, states, feed, recipe, shared, seeds, first, last, limit)
+                limit, largest = result.limit, max(largest, result.fleet)
                 for member, state, losses in zip(active, result.states, result.losses, strict=True):
                     member.state = state
                     member.losses.append(losses)
@@ -202,7 +211,7 @@ def train_family(
         steps = fork_step + sum(m.stop - m.start for m in siblings[cell.key])
         training = {
             "engine": engine,
-            "fleet": len(everyone),
+            "fleet": largest,
             "params": sum(p.numel() for p in bench.model.parameters() if p.requires_grad),
             "step": None if cell.fork.epoch is None else fork_step,
             "fraction": None if cell.fork.epoch is None else fork_step / length,

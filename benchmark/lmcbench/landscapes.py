@@ -15,7 +15,7 @@ from lmcbench.board.probed import held
 from lmcbench.board.style import COLOURS, panels, picture, styled
 from lmcbench.connect.toy import ProductLandscape, Well
 from lmcbench.errors import UserError
-from lmcbench.results.frame import architecture_label, shift_label
+from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import chord_excess
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder

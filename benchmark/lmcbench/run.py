@@ -12,7 +12,7 @@ from lmcbench.errors import UserError
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder
 from lmcbench.spec.cells import Cell, Family, families
-from lmcbench.tasks import Event, Task
+from lmcbench.tasks import AS_COMMITTED, Conditions, Event, Task
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,13 @@ def plan_run(cells: Sequence[Cell], folder: RunFolder, measure: Sequence[str] = 
 
 
 def run_plan(
-    plan: Plan, folder: RunFolder, *, data_dir: Path | None, device: str, jobs: int | None
+    plan: Plan,
+    folder: RunFolder,
+    *,
+    data_dir: Path | None,
+    device: str,
+    jobs: int | None,
+    conditions: Conditions = AS_COMMITTED,
 ) -> Iterator[Event]:
     """Do the work of `plan`; the records are in `folder` as their `Finished` events come.
 
@@ -73,7 +79,7 @@ def run_plan(
     """
     if jobs is None:
         jobs = 1 if device != "cpu" and _may_have_cuda() else len(os.sched_getaffinity(0))
-    tasks = [Task(family, folder, data_dir, device, plan.measures) for family in plan.families]
+    tasks = [Task(family, folder, data_dir, device, plan.measures, conditions) for family in plan.families]
     if tasks:
         # here, so that missing data are known before torch is loaded, and decoded by one process only
         settle_dataset(plan.cells[0].suite.data.name, data_dir)

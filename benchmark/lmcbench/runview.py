@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from lmcbench.results.frame import architecture_label, shift_label
+from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.run import Plan

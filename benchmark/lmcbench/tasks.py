@@ -4,9 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from lmcbench.results.store import RunFolder
 from lmcbench.spec.cells import Family
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What changes no result but in its last digits, and through those as another draw of noise.
+
+    Attributes:
+        engine: None for the committed choice; a network that cannot be stacked is trained by reference.
+        threads: of torch on a CPU; anything but 1 gives up equality to the last bit (design 3.11).
+    """
+
+    engine: Literal["reference", "stacked"] | None = None
+    threads: int = 1
+
+
+AS_COMMITTED = Conditions()
+"""How every published result is made."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +35,7 @@ class Task:
         data_dir: the user's data folder, if any.
         device: auto, cpu or cuda.
         measures: what probe cells are asked for beyond the record.
+        conditions: changed by 'lmcbench calibrate' only.
     """
 
     family: Family
@@ -24,6 +43,7 @@ class Task:
     data_dir: Path | None
     device: str
     measures: tuple[str, ...] = ()
+    conditions: Conditions = AS_COMMITTED
 
 
 @dataclass(frozen=True)

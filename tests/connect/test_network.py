@@ -125,3 +125,38 @@ def test_refusals(nets) -> None:
     bad = Network(nn.Conv2d(1, 2, 1))
     with pytest.raises(UserError, match=r"must return logits \[n, classes\], found \(3, 2, 4, 4\)"):
         bad.logits(bad.prepare(bad.model.state_dict()), torch.zeros(3, 1, 4, 4))
+
+
+@pytest.mark.parametrize("room", [1, 2, 3])
+def test_out_of_memory_halves_the_stack_and_changes_nothing(nets, room, monkeypatch) -> None:
+    """Passes of all states, then of half of them, until they fit; statistics as if nothing had happened."""
+    x, _ = nets.images(40)
+    states = [nets.build("resnet", seed).state_dict() for seed in range(5)]
+    network = Network(nets.build("resnet"), stacked=True)
+    stack = network.prepare(states)
+    calibrated = network.recalibrate(stack, x, 2)
+    logits = network.logits(calibrated, x)
+    real, asked = torch.func.vmap, []
+
+    def cramped(function):
+        def run(part):
+            asked.append(len(part["head.bias"]))
+            if asked[-1] > room:
+                real(function)(part)  # the statistics of a pass that fails are overwritten
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return real(function)(part)
+
+        return run
+
+    monkeypatch.setattr("lmcbench.connect.network.vmap", cramped)
+    again = network.recalibrate(stack, x, 2)
+    assert asked[0] == 5
+    assert network.limit is not None
+    assert network.limit <= room
+    torch.testing.assert_close(again, calibrated, rtol=0, atol=1e-12)
+    torch.testing.assert_close(network.logits(again, x), logits, rtol=0, atol=1e-10)
+    monkeypatch.setattr(
+        "lmcbench.connect.network.vmap", lambda _: (_ for _ in ()).throw(RuntimeError("shapes"))
+    )
+    with pytest.raises(RuntimeError, match="shapes"):
+        network.logits(stack, x)

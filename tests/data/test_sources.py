@@ -393,7 +393,7 @@ def test_the_list_says_what_is_here_and_what_to_do(place):
     assert listed["cifar10"].found == str(place / "cifar10")
     assert listed["cifar10"].bytes > 1000
     assert listed["svhn"].found is None
-    assert "'lmcbench data fetch svhn'" in listed["svhn"].hint
+    assert "lmcbench data fetch svhn" in listed["svhn"].hint
     assert "holds other files" in listed["cifar10-jpeg"].hint
 
 

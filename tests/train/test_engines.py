@@ -13,7 +13,7 @@ from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.build import build
 from lmcbench.train.choice import STACKED, choose_engine
-from lmcbench.train.engines import advance, takes_stacking
+from lmcbench.train.engines import advance
 from lmcbench.train.optimizer import slot_names
 from lmcbench.train.state import from_model, load_state, save_state, state_dict
 
@@ -150,8 +150,7 @@ def test_dropout_is_keyed_by_layer_seed_and_step():
     recipe = RECIPES["sgd"]
     torch.manual_seed(0)
     model = Dropped()
-    assert not takes_stacking(model)
-    assert choose_engine(Architecture(name="lmc_mlp", recipe="r"), model, "cpu") == "reference"
+    assert choose_engine(Architecture(name="lmc_mlp", recipe="r"), model, (1, 8, 8), "cpu") == "reference"
     state = from_model(model, slot_names(recipe))
     _, _, feed = fleet("lmc_mlp", recipe, [(0, 1), (0, 1)])
 

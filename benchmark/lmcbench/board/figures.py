@@ -34,7 +34,8 @@ from lmcbench.board.style import (
     panels,
     styled,
 )
-from lmcbench.results.frame import architecture_label, frame, shift_label
+from lmcbench.results.frame import frame
+from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record
 from lmcbench.spec.forks import INDEPENDENT, Fork
 
@@ -187,7 +188,13 @@ def heat_maps(records: Sequence[Record]) -> Drawing | None:
             _edges(found["alphas"]), _edges([p["epoch"] for p in points]), values.clip(0), cmap=MAP, norm=norm
         )
         axis.grid(visible=False)
-    figure.colorbar(mesh, ax=axes, label="loss above the chord (nats)", ticks=[0, 0.01, 0.1, 1], shrink=0.6)
+    figure.colorbar(
+        mesh,
+        ax=axes,
+        label="loss above the chord (nats)",
+        ticks=[0, 0.01, 0.1, 1],
+        shrink=0.9 if len(axes) < 3 else 0.6,
+    )
     figure.axes[-1].set_yticklabels(["0", "0.01", "0.1", "1"])
     _label(axes, cells, forks, "alpha", "epoch")
     return Drawing(
@@ -297,7 +304,7 @@ def predictions(records: Sequence[Record]) -> Drawing | None:
         axis.margins(y=0.15)
         axis.yaxis.set_major_formatter(PLAIN)
     _label(axes, cells, forks, "alpha", "loss above\nchord (nats)")
-    legend_below(figure, axes)
+    legend_below(figure, axes, 2.2)
     return Drawing(
         "predictions",
         "Predicted and measured barrier",
@@ -428,7 +435,7 @@ def layer_bars(records: Sequence[Record]) -> Drawing | None:
         column[0].set_title(name)
         column[0].set_xlabel("rise above the start (nats)")
         column[1].set_xlabel("barrier over the chord (nats)")
-    legend_below(figure, axes, 3)
+    legend_below(figure, axes, 2.8)
     return Drawing(
         "layers",
         "Layer by layer",
@@ -456,7 +463,7 @@ def switched(records: Sequence[Record]) -> Drawing | None:
             axis.plot(found[key]["loss"], label=text, **line(k))
         axis.xaxis.get_major_locator().set_params(integer=True)
     _label(axes, cells, forks, "layers switched to B", "loss (nats)")
-    legend_below(figure, axes)
+    legend_below(figure, axes, 2.0)
     return Drawing(
         "switched",
         "A becomes B, layer by layer",
@@ -476,7 +483,8 @@ def planes(records: Sequence[Record]) -> Drawing | None:
     norm = LogNorm(1e-3, 10)
     for axis, _, record in _cells(axes, cells, forks):
         mesh = draw_plane(axis, held(record, "plane") or {}, norm)
-    figure.colorbar(mesh, ax=axes, label="loss (nats)", shrink=0.6, extend="both")
+    shrink = 0.9 if len(axes) < 3 else 0.6
+    figure.colorbar(mesh, ax=axes, label="loss (nats)", shrink=shrink, extend="both")
     _label(axes, cells, forks, "fork to A (weights' units)", "across\n(weights' units)")
     return Drawing(
         "planes",
@@ -493,7 +501,9 @@ def draw_plane(
 ) -> Any:
     """One plane with its anchors; returns what a colour bar needs."""
     loss = np.array(found["loss"]).clip(norm.vmin, norm.vmax)
-    mesh = axis.pcolormesh(found["x"], found["y"], loss, cmap=MAP, norm=norm, shading="gouraud")
+    mesh = axis.pcolormesh(
+        found["x"], found["y"], loss, cmap=MAP, norm=norm, shading="gouraud", rasterized=True
+    )
     axis.contour(found["x"], found["y"], loss, levels=levels, colors="white", linewidths=0.6)
     anchors = np.array(found["anchors"])
     axis.plot(*np.vstack([anchors[1], anchors[2]]).T, color="white", linewidth=0.9, linestyle="--")
@@ -536,7 +546,7 @@ def repaired(records: Sequence[Record]) -> Drawing | None:
         axis.set_title(name)
         axis.set_xlabel("alpha")
     axes[0][0].set_ylabel("test error (%)")
-    legend_below(figure, axes)
+    legend_below(figure, axes, 1.8)
     n = (held(next(iter(cells.values()))[INDEPENDENT], "align") or {})["n"]["test"]
     return Drawing(
         "aligned",

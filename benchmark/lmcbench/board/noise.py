@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from lmcbench.board.statistics import Estimate, estimate
 from lmcbench.errors import UserError
-from lmcbench.results.frame import architecture_label, shift_label
+from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record
 from lmcbench.spec.recipe import noise_scale
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lmcbench.board.statistics import Estimate, estimate
-from lmcbench.results.frame import architecture_label, shift_label
+from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import Array, chord_excess
 from lmcbench.results.record import Record
 from lmcbench.spec.forks import Fork
@@ -110,8 +110,9 @@ def follows(records: Iterable[Record]) -> list[Follows]:
         for form, key in (("as published", "predicted"), ("with gradients", "predicted_with_gradients")):
             per = [_over_cells(mine, key) for mine in replicates.values()]
             found += _estimated(label, form, "forks and shifts", per)
-        per = [_over_layers(mine) for mine in replicates.values()]
-        found += _estimated(label, "as published", "layers, from both ends", per)
+        for over, rise in (("layers: barrier", False), ("layers: rise above the start", True)):
+            per = [_over_layers(mine, rise) for mine in replicates.values()]
+            found += _estimated(label, "as published", over, per)
     return found
 
 
@@ -131,21 +132,19 @@ def _over_cells(records: list[Record], key: str) -> tuple[int, float | None]:
     return len(pairs), spearman(*zip(*pairs, strict=True)) if pairs else None
 
 
-def _over_layers(records: list[Record]) -> tuple[int, float | None]:
-    """Ranked within each cell, then averaged over the replicate's cells."""
+def _over_layers(records: list[Record], rise: bool) -> tuple[int, float | None]:
+    """Layers from both ends ranked within each cell, then averaged over the replicate's cells."""
     sizes, values = [], []
     for record in records:
         layers = held(record, "layers")
         if layers is None:
             continue
-        pairs = [
-            (
-                interior(np.array(layer[f"predicted_{end}"])),
-                interior(excess(layers["alphas"], layer[end]["loss"])),
-            )
-            for layer in layers["layers"].values()
-            for end in ("from_a", "from_b")
-        ]
+        pairs = []
+        for layer in layers["layers"].values():
+            for end in ("from_a", "from_b"):
+                loss = layer[end]["loss"]
+                measured = max(loss) - loss[0] if rise else interior(excess(layers["alphas"], loss))
+                pairs.append((interior(np.array(layer[f"predicted_{end}"])), measured))
         value = spearman(*zip(*pairs, strict=True))
         if value is not None:
             sizes.append(len(pairs))

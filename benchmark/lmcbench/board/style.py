@@ -68,15 +68,14 @@ def label_rows(axes: Any, names: Sequence[str]) -> None:
         )
 
 
-def legend_below(figure: Figure, axes: Any, columns: int = 4) -> None:
-    """One legend for all panels, under them; a series is named once, wherever it occurs."""
+def legend_below(figure: Figure, axes: Any, each: float = 1.5) -> None:
+    """One legend for all panels, under them; a series is named once, in about `each` inches."""
     named: dict[str, Any] = {}
     for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             named.setdefault(label, handle)
-    figure.legend(
-        named.values(), named.keys(), loc="outside lower center", ncols=min(columns, max(len(named), 1))
-    )
+    columns = max(1, min(len(named), int(figure.get_figwidth() / each)))
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns)
 
 
 def logarithmic(axis: Any, values: Any) -> None:

@@ -79,7 +79,7 @@ class Objective:
         product = torch.zeros_like(gradient)
         direction = None if vector is None else self._like(leaves, vector)
         there = {**state, **dict(zip(self.names, leaves, strict=True))}
-        batch = self.network.batch_size
+        batch = self.network.images_per_pass(self.images)
         # the fused attention kernels have no second derivative
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), generator_untouched(self.network.device):
             for images, labels in zip(

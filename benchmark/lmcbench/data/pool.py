@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,14 @@ def build_pool(
     if todo:
         images = np.empty((pixels, *train.images.shape[1:]), np.uint8)
         images[: len(train)] = train.images
+        _let_go(train.images)
         for name, indices, part in todo:
-            images[part] = transform(name, train.images[indices], indices)
+            images[part] = transform(name, images[indices], indices)
     return Pool(images, *(np.concatenate(parts) for parts in (image, labels, source))), placed
+
+
+def _let_go(images: Pixels) -> None:
+    """Give back the memory of a mapped file that has been copied; it is read again if it is asked for."""
+    mapped = getattr(images, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)

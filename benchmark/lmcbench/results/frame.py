@@ -9,12 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from lmcbench.errors import UserError
+from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import Barrier
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import find_records
-from lmcbench.spec import architectures as spec
-from lmcbench.spec.shifts import Shift
 
 BARRIER_FIELDS = tuple(f.name for f in fields(Barrier))
 SOUP = "soup_"
@@ -40,23 +38,6 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     """The same for records in memory."""
     rows = [row for record in records for row in _rows(record)]
     return pd.DataFrame(rows, columns=[*_COLUMNS, *_extra(rows)])
-
-
-def architecture_label(record: Record) -> str:
-    """The architecture in print, with its adaptation and keyword arguments."""
-    shown = record.architecture
-    return spec.architecture_label(shown.name, shown.kwargs, shown.adapt)
-
-
-def shift_label(record: Record) -> str:
-    """The training shift in print, with what differs from its defaults."""
-    name, params, noise = record.shift.name, record.shift.params, record.shift.noise
-    try:
-        return Shift.parse(name, params, noise).label
-    except UserError:
-        # a shift that this version does not know: nothing says which parameters are defaults
-        settings = ",".join(f"{k}={v}" for k, v in sorted(params.items()))
-        return f"{name}[{settings}]" if settings else name
 
 
 _CELL = (

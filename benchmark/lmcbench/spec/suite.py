@@ -26,6 +26,7 @@ from lmcbench.errors import UserError, unknown
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.forks import Fork
+from lmcbench.spec.gate import MAX_TESTS, GateTest
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.shifts import Noise, Shift
 from lmcbench.spec.transforms import parse_transform
@@ -152,6 +153,9 @@ class Suite(Part):
     protocol: Protocol = Protocol()
     probe: Probe = Probe()
     floor: float = Field(default=0.0, ge=0, le=1, description="mean member accuracy needed for a rank")
+    gate: list[GateTest] = Field(
+        default_factory=list, max_length=MAX_TESTS, description="headline tests of 'lmcbench compare'"
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Suite:
@@ -165,7 +169,13 @@ class Suite(Part):
         _unique("shift", (s.shift.label for s in self.shifts))
         _unique("evaluation shift", iter(self.evaluations))
         _unique("fork", (f.name for f in self.fork_list))
-        labels = [s.shift.label for s in self.shifts]
+        _unique("gate measure", (test.measure for test in self.gate))
+        labels, forks = [s.shift.label for s in self.shifts], [f.name for f in self.fork_list]
+        for test in self.gate:
+            for kind, named, known in (("shift", test.shifts, labels), ("fork", test.forks, forks)):
+                for name in named:
+                    if name not in known:
+                        raise unknown(f"{kind} of the gate", name, known)
         for shift in self.probe.shifts:
             if shift not in labels:
                 raise ValueError(f"probe: the suite has no shift {shift!r}; it has {', '.join(labels)}")
@@ -302,6 +312,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "protocol": Protocol,
     "probe": Probe,
     "shifts": ShiftSpec,
+    "gate": GateTest,
 }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from lmcbench.spec.architectures import Architecture
-from lmcbench.train.engines import EngineName, takes_stacking
+from lmcbench.train.engines import EngineName
+from lmcbench.train.probe import why_not_stacked
 
 STACKED = {
     ("lmc_linear", "cpu"),
@@ -17,8 +18,16 @@ STACKED = {
 pieces equals one made at once, bit for bit."""
 
 
-def choose_engine(architecture: Architecture, model: nn.Module, device: str) -> EngineName:
-    """The engine for fleets of `architecture` on a device type."""
-    if (architecture.name, device) in STACKED and takes_stacking(model):
-        return "stacked"
-    return "reference"
+def choose_engine(
+    architecture: Architecture,
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    device: str,
+    asked: EngineName | None = None,
+) -> EngineName:
+    """The engine for fleets of `architecture` on a device type, for images of `shape` (c, h, w).
+
+    An engine that is asked for is taken if it can be.
+    """
+    stack = asked == "stacked" if asked is not None else (architecture.name, device) in STACKED
+    return "stacked" if stack and why_not_stacked(model, shape) is None else "reference"

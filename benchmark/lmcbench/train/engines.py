@@ -5,19 +5,23 @@ Both take and return whole training states; they differ in speed and in the last
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, vmap
 
+from lmcbench.errors import is_out_of_memory
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.seeds import random_words
+from lmcbench.train.fused import Fused
 from lmcbench.train.optimizer import update
-from lmcbench.train.state import TrainState
+from lmcbench.train.state import Tensors, TrainState, holders
 
 EngineName = Literal["reference", "stacked"]
 
@@ -37,10 +41,14 @@ class Advanced:
     Attributes:
         states: one per member.
         losses: mini-batch losses in nats (label smoothing included), `[N, steps]` on the CPU.
+        fleet: the most members that were in one pass at once.
+        limit: the most that may be, to go on with: as given, or less after running out of memory.
     """
 
     states: list[TrainState]
     losses: Tensor
+    fleet: int
+    limit: int | None
 
 
 def advance(
@@ -53,8 +61,12 @@ def advance(
     layer_seeds: Sequence[int],
     start: int,
     stop: int,
+    limit: int | None = None,
 ) -> Advanced:
     """Train each of `states` from step `start` to `stop` of a training of `length` steps.
+
+    A stacked fleet larger than `limit` is advanced in chunks, each over all the steps. Where memory
+    runs out, the chunk is halved and tried again from where it started.
 
     Args:
         engine: which engine; `choose_engine` knows the committed choice.
@@ -66,23 +78,42 @@ def advance(
         layer_seeds: one per member, for dropout and its kin; re-keyed every step.
         start: first step, counted from the beginning of training.
         stop: one past the last.
+        limit: members in one pass at most; None: all of them.
     """
     if start == stop:
-        return Advanced([state.copy() for state in states], torch.zeros(len(states), 0))
+        return Advanced([state.copy() for state in states], torch.zeros(len(states), 0), 0, limit)
     run = _stacked if engine == "stacked" else _reference
     device = next(model.parameters()).device
+    trained: list[TrainState] = []
+    losses: list[Tensor] = []
+    fleet = 0
+    if engine == "reference":
+        limit = 1
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        return run(model, states, feed, recipe, length, layer_seeds, start, stop)
+        while len(trained) < len(states):
+            chunk = _next_chunk(len(trained), len(states), limit)
+            try:
+                done = run(model, states, chunk, feed, recipe, length, layer_seeds, start, stop)
+            except (RuntimeError, MemoryError) as error:
+                if len(chunk) == 1 or not is_out_of_memory(error):
+                    raise
+                done = None
+            if done is None:  # outside of the handler: the error keeps the pass's tensors alive
+                limit = math.ceil(len(chunk) / 2)
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            trained += done[0]
+            losses.append(done[1])
+            fleet = max(fleet, len(chunk))
+    return Advanced(trained, torch.cat(losses).float().cpu(), fleet, limit)
 
 
-def takes_stacking(model: nn.Module) -> bool:
-    """Whether no layer of `model` draws random numbers in training, so that it can run stacked."""
-
-    def draws(module: nn.Module) -> bool:
-        dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
-        return dropout or bool(getattr(module, "drop_prob", 0))
-
-    return not any(draws(module) for module in model.modules())
+def _next_chunk(first: int, count: int, limit: int | None) -> range:
+    """Members from `first` on to advance together: what is left in equal parts of at most `limit`."""
+    left = count - first
+    parts = 1 if limit is None else math.ceil(left / limit)
+    return range(first, first + math.ceil(left / parts))
 
 
 # --- the reference: one network after another ----------------------------------------------------
@@ -91,41 +122,35 @@ def takes_stacking(model: nn.Module) -> bool:
 def _reference(
     model: nn.Module,
     states: Sequence[TrainState],
+    chunk: range,
     feed: BatchSource,
     recipe: Recipe,
     length: int,
     layer_seeds: Sequence[int],
     start: int,
     stop: int,
-) -> Advanced:
+) -> tuple[list[TrainState], Tensor]:
+    """The one member of `chunk`, trained by the model itself."""
+    (member,) = chunk
     model.train()
-    tensors = model.state_dict(keep_vars=True)
-    params = {name: tensors[name] for name in states[0].params}
-    buffers = {name: tensors[name] for name in states[0].buffers}
-    trained, losses = [], []
-    for member, state in enumerate(states):
-        slots = state.copy().slots
+    own = holders(model)
+    slots = states[member].copy().slots
+    with torch.no_grad():
+        for name, value in (states[member].params | states[member].buffers).items():
+            own[name].copy_(value)
+    params = {name: own[name] for name in states[member].params}
+    history = []
+    for step, (images, labels) in zip(range(start, stop), feed([member], start, stop), strict=True):
+        _rekey(layer_seeds[member], step)
+        loss = _loss(recipe, model, images[0], labels[0])
+        grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
         with torch.no_grad():
-            for name, value in state.params.items():
-                params[name].copy_(value)
-            for name, value in state.buffers.items():
-                buffers[name].copy_(value)
-        history = []
-        batches = feed([member], start, stop)
-        for step, (images, labels) in zip(range(start, stop), batches, strict=True):
-            _rekey(layer_seeds[member], step)
-            with _precision(recipe, images):
-                loss = _loss(recipe, model(images[0]), labels[0])
-            grads = torch.autograd.grad(
-                loss, list(params.values()), allow_unused=True, materialize_grads=True
-            )
-            with torch.no_grad():
-                update(recipe, params, grads, slots, recipe.lr_at(step, length), step)
-            history.append(loss.detach())
-        result = TrainState(params, buffers, slots)
-        trained.append(result.map(lambda t: t.detach().clone()))
-        losses.append(torch.stack(history))
-    return Advanced(trained, torch.stack(losses).float().cpu())
+            update(recipe, params, grads, slots, recipe.lr_at(step, length), step)
+        history.append(loss.detach())
+    own = holders(model)  # again: a layer may have put new tensors in the place of its buffers
+    buffers = {name: own[name] for name in states[member].buffers}
+    trained = TrainState(params, buffers, slots).map(lambda t: t.detach().clone())
+    return [trained], torch.stack(history)[None]
 
 
 def _rekey(seed: int, step: int) -> None:
@@ -142,57 +167,75 @@ def _rekey(seed: int, step: int) -> None:
 def _stacked(
     model: nn.Module,
     states: Sequence[TrainState],
+    chunk: range,
     feed: BatchSource,
     recipe: Recipe,
     length: int,
     layer_seeds: Sequence[int],
     start: int,
     stop: int,
-) -> Advanced:
-    """All members through one vmapped forward and backward pass, the optimizer on stacked tensors.
+) -> tuple[list[TrainState], Tensor]:
+    """The members of `chunk` by one vmapped forward and backward pass, the optimizer on stacked tensors.
 
-    A lone member is run twice over: from two on, a member's bits do not depend on how many others
-    there are nor on its place among them (tests hold this for the networks of the table), so that a
-    run extended later equals one made at once. With one, other kernels are chosen.
+    On a CPU a lone member is run twice over: from two on, a member's bits do not depend on how many
+    others there are nor on its place among them (tests hold this for the networks of the table), so
+    that a run extended later, or made in other chunks, equals one made at once. With one, other
+    kernels are chosen.
     """
     model.train()
-    members = list(range(len(states))) if len(states) > 1 else [0, 0]
-    stacked = _stack([states[m] for m in members])
+    device = next(model.parameters()).device
+    twice = len(chunk) == 1 and device.type == "cpu"
+    members = [*chunk, *chunk] if twice else list(chunk)
+    stacked = _stack([states[m] for m in members], model.state_dict().keys())
+    # what is not saved are constants, once for all; a network that changes them is refused (see probe)
+    unsaved = {n: t.clone() for n, t in states[chunk[0]].buffers.items() if n not in stacked.buffers}
 
-    def loss_of(params: Any, buffers: Any, images: Tensor, labels: Tensor) -> Tensor:
-        return _loss(recipe, functional_call(model, (params, buffers), (images,)), labels)
+    def loss_of(params: Tensors, buffers: Tensors, images: Tensor, labels: Tensor) -> Tensor:
+        def network(batch: Tensor) -> Any:
+            return functional_call(model, (params, {**buffers, **unsaved}), (batch,))
 
-    step_all = vmap(grad_and_value(loss_of))
+        return _loss(recipe, network, images, labels)
+
+    losses_of = vmap(loss_of)
+    weights = [w.requires_grad_() for w in stacked.params.values()]
     history = []
     for step, (images, labels) in zip(range(start, stop), feed(members, start, stop), strict=True):
-        with _precision(recipe, images):
-            grads, loss = step_all(stacked.params, stacked.buffers, images, labels)
+        with warnings.catch_warnings(), Fused():
+            # an operator without a batching rule runs once per member: slower, but right
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            loss = losses_of(stacked.params, stacked.buffers, images, labels)
+        # one backward pass over all members, whose losses have nothing to do with each other
+        ones = torch.ones_like(loss)
+        grads = torch.autograd.grad(loss, weights, ones, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             lr = recipe.lr_at(step, length)
-            update(recipe, stacked.params, list(grads.values()), stacked.slots, lr, step, stacked=True)
+            update(recipe, stacked.params, grads, stacked.slots, lr, step, stacked=True)
         history.append(loss.detach())
-    losses = torch.stack(history, dim=1).float().cpu()
-    return Advanced([_member(stacked, m) for m in range(len(states))], losses[: len(states)])
+    trained = [_member(stacked, unsaved, m) for m in range(len(chunk))]
+    return trained, torch.stack(history, dim=1)[: len(chunk)]
 
 
-def _stack(states: Sequence[TrainState]) -> TrainState:
-    def join(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _stack(states: Sequence[TrainState], saved: Collection[str]) -> TrainState:
+    """States as one along a new first dimension, without the buffers that are not `saved`."""
+
+    def join(parts: Sequence[Tensors]) -> Tensors:
         return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 
+    buffers = [{n: t for n, t in s.buffers.items() if n in saved} for s in states]
     slots = {slot: join([s.slots[slot] for s in states]) for slot in states[0].slots}
-    return TrainState(join([s.params for s in states]), join([s.buffers for s in states]), slots)
+    return TrainState(join([s.params for s in states]), join(buffers), slots)
 
 
-def _member(stacked: TrainState, index: int) -> TrainState:
-    return stacked.map(lambda t: t[index].clone())
+def _member(stacked: TrainState, unsaved: Tensors, index: int) -> TrainState:
+    own = stacked.map(lambda t: t[index].detach().clone())
+    kept = {name: t.clone() for name, t in unsaved.items()}
+    return TrainState(own.params, own.buffers | kept, own.slots)
 
 
 # --- shared --------------------------------------------------------------------------------------
 
 
-def _loss(recipe: Recipe, logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-
-
-def _precision(recipe: Recipe, images: Tensor) -> torch.autocast:
-    return torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+def _loss(recipe: Recipe, network: Callable[[Tensor], Any], images: Tensor, labels: Tensor) -> Tensor:
+    """Mini-batch loss in nats; with precision bf16 the forward pass computes in bf16 on fp32 weights."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        return F.cross_entropy(network(images), labels, label_smoothing=recipe.label_smoothing)

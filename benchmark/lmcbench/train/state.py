@@ -23,7 +23,8 @@ class TrainState:
 
     Attributes:
         params: trainable tensors by name (tied ones once).
-        buffers: the rest of the state dict: statistics, constants, frozen weights.
+        buffers: all other tensors: statistics, constants, frozen weights, and what layers keep
+            without saving it, which a fork copies too.
         slots: optimizer state by slot name, then parameter name.
     """
 
@@ -67,10 +68,15 @@ def from_model(model: nn.Module, slot_names: tuple[str, ...]) -> TrainState:
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     owned = {id(p) for p in trainable.values()}
     params = {name: p.detach().clone() for name, p in trainable.items()}
-    others = {n: t for n, t in model.state_dict(keep_vars=True).items() if id(t) not in owned}
-    buffers = {n: t.detach().clone() for n, t in others.items()}
+    buffers = {n: t.detach().clone() for n, t in holders(model).items() if id(t) not in owned}
     slots = {slot: {n: torch.zeros_like(p) for n, p in params.items()} for slot in slot_names}
     return TrainState(params, buffers, slots)
+
+
+def holders(model: nn.Module) -> Tensors:
+    """Every tensor of the model itself under each of its names: the state dict's, and unsaved buffers."""
+    unsaved = dict(model.named_buffers(remove_duplicate=False))
+    return {**unsaved, **model.state_dict(keep_vars=True)}
 
 
 def state_dict(model: nn.Module, state: TrainState) -> Tensors:

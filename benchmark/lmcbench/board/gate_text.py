@@ -1,0 +1,126 @@
+"""A comparison as text: for a terminal, and as the Markdown of a pull request comment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from lmcbench.board.comparison import Comparison, Side, Tested
+from lmcbench.board.inference import ALPHA, MOST_REPLICATES, POWER, Difference
+
+MEANING = {
+    "identical": "everything measured is equal to the last bit",
+    "equivalent": "every tested measure lies within its margin, or is not worse by more than it",
+    "improved": "nothing is worse by its margin, and something is better by more than it",
+    "inconclusive": "these replicates cannot tell",
+    "changed": "a tested measure moved by more than its margin",
+    "regressed": "a tested measure got worse by more than its margin",
+    "incomplete": "cells are missing or failed",
+    "not comparable": "the runs are not of one kind",
+}
+
+
+def headline(comparison: Comparison) -> str:
+    """The verdict in one line."""
+    c = comparison
+    cells = f" in all {c.matched} cells" if c.verdict == "identical" else ""
+    reasons = f" ({'; '.join(c.reasons)})" if c.reasons else ""
+    return f"{c.verdict.capitalize()}: {MEANING[c.verdict]}{cells}{reasons}."
+
+
+def render(comparison: Comparison, gate: str, markdown: bool = False) -> str:
+    """The comparison as text.
+
+    Args:
+        comparison: what was found.
+        gate: where the margins come from.
+        markdown: for a pull request comment.
+    """
+    c = comparison
+    style, bullet = ("github", "- ") if markdown else ("simple", "")
+    title = f"### lmcbench: {c.verdict}\n\n{headline(c)}" if markdown else headline(c)
+    sides = "\n".join(f"{bullet}{role} {_side(side)}" for role, side in (("BASE", c.base), ("HEAD", c.head)))
+    parts = [title, sides]
+    if c.tests and c.verdict != "identical":
+        parts.append(_tests(c.tests, style))
+        remarks = [line for test in c.tests if (line := _remark(test)) is not None]
+        method = "Welch t" if "seeds" in c.across else "paired t over replicates"
+        remarks.append(
+            f"Difference: HEAD - BASE, {method}; changes are called at Holm-corrected p <= {ALPHA:g} and "
+            f"beyond the margin. Power: chance of calling a change of twice the margin. Margins: {gate}."
+        )
+        parts.append("\n".join(f"{bullet}{line}" for line in [*remarks, *c.notes]))
+    elif c.notes:
+        parts.append("\n".join(f"{bullet}{note}" for note in c.notes))
+    if c.measures:
+        parts.append(_measures(c, style, markdown))
+    return "\n\n".join(parts) + "\n"
+
+
+def _side(side: Side) -> str:
+    replicates = f"{len(side.replicates)} replicate{'s' if len(side.replicates) > 1 else ''}"
+    where = "; ".join(side.environments)
+    return f"{side.name}: {side.suite}, {side.cells} cells, {replicates}{f'; {where}' if where else ''}"
+
+
+def _tests(tests: Sequence[Tested], style: str) -> str:
+    rows = [
+        [
+            t.test.measure,
+            t.cells,
+            f"{t.base:.4f}",
+            f"{t.head:.4f}",
+            f"{t.difference.estimate:+.4f}",
+            _interval(t.difference, 1 - 2 * ALPHA),
+            _interval(t.difference, 1 - ALPHA),
+            ("±" if t.test.kind == "equivalence" else "-" if t.test.better == "higher" else "+")
+            + f"{t.test.margin:g}",
+            "–" if t.judgement.power is None else f"{100 * t.judgement.power:.0f} %",
+            t.judgement.verdict,
+        ]
+        for t in tests
+    ]
+    headers = ["measure", "cells", "base", "head", "difference", "90 %", "95 %", "margin", "power", "verdict"]
+    return tabulate(rows, headers, tablefmt=style, disable_numparse=True)
+
+
+def _remark(tested: Tested) -> str | None:
+    """Where it happened, or what it would take to tell."""
+    t, name = tested.judgement, tested.test.measure
+    if t.verdict == "inconclusive":
+        if tested.difference.error is None:
+            return f"{name}: a single replicate shows no spread, so nothing says how many it would take."
+        if t.replicates_needed is None:
+            return f"{name}: more than {MOST_REPLICATES} replicates would be needed to tell."
+        return (
+            f"{name}: about {t.replicates_needed} replicates would tell "
+            f"({POWER:.0%} chance, if difference and spread stay)."
+        )
+    if t.verdict in ("changed", "regressed", "improved") and tested.largest is not None:
+        return f"{name}: largest in {tested.largest}."
+    return None
+
+
+def _measures(comparison: Comparison, style: str, markdown: bool) -> str:
+    rows = [
+        [
+            m.measure,
+            f"{m.base:.4f}",
+            f"{m.head:.4f}",
+            f"{m.difference.estimate:+.4f}",
+            _interval(m.difference, 1 - ALPHA),
+        ]
+        for m in comparison.measures
+    ]
+    headers = ["measure", "base", "head", "difference", "95 %"]
+    table = tabulate(rows, headers, tablefmt=style, disable_numparse=True)
+    title = "All measures, over all cells (described, not tested)"
+    return (
+        f"<details><summary>{title}</summary>\n\n{table}\n\n</details>" if markdown else f"{title}\n\n{table}"
+    )
+
+
+def _interval(difference: Difference, confidence: float) -> str:
+    interval = difference.interval(confidence)
+    return "–" if interval is None else f"[{interval[0]:+.4f}, {interval[1]:+.4f}]"

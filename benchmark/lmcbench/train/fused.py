@@ -1,0 +1,88 @@
+"""Operators of a stacked fleet in one call, where the rules of vmap take several passes over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from torch._C import _functorch as functorch
+from torch.overrides import TorchFunctionMode
+
+
+class Fused(TorchFunctionMode):
+    """While active, the functions of `TABLE` run as ours; for use around a vmap of N networks."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call ours in the place of `func`, or `func`."""
+        return TABLE.get(func, func)(*args, **(kwargs or {}))
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.batch_norm` of a fleet: N networks of C channels are one of N C, exactly.
+
+    vmap's own rule applies weight and bias in passes of their own, and keeps one more tensor of each
+    layer for the backward pass.
+    """
+    statistics = (running_mean, running_var)
+    if not training or not _batched(x) or any(t is not None and not _batched(t) for t in statistics):
+        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    level = functorch.maybe_get_level(x)
+    stacked = _unwrapped(x, 1)
+    n = stacked.shape[1]
+    mean, var, scale, shift = (_channels(t, n) for t in (*statistics, weight, bias))
+    out = F.batch_norm(stacked.flatten(1, 2), mean, var, scale, shift, training, momentum, eps)
+    return functorch._add_batch_dim(out.view(stacked.shape), 1, level)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """`F.scaled_dot_product_attention` of a fleet: N batches of B are one of N B.
+
+    vmap has no rule for the CPU's kernel and would run it once per network. Masks are left to it.
+    """
+    heads = (query, key, value)
+    if args or kwargs.get("attn_mask") is not None or not all(_batched(t) and t.ndim == 4 for t in heads):
+        return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
+    level = functorch.maybe_get_level(query)
+    q, k, v = (_unwrapped(t, 0) for t in heads)
+    out = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), **kwargs)
+    return functorch._add_batch_dim(out.view(*q.shape[:2], *out.shape[1:]), 0, level)
+
+
+TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.batch_norm: batch_norm,
+    F.scaled_dot_product_attention: attention,
+}
+
+
+def _batched(t: Tensor) -> bool:
+    return bool(functorch.is_batchedtensor(t))
+
+
+def _unwrapped(t: Tensor, to: int) -> Tensor:
+    """The tensor of all networks behind what vmap shows of one, the networks along dimension `to`."""
+    return torch.movedim(functorch.get_unwrapped(t), functorch.maybe_get_bdim(t), to)
+
+
+def _channels(t: Tensor | None, n: int) -> Tensor | None:
+    """Values per channel of all networks, `[N C]`; a view, so that statistics are updated in place."""
+    if t is None:
+        return None
+    return _unwrapped(t, 0).reshape(-1) if _batched(t) else t.repeat(n)
