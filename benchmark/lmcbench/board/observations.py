@@ -9,7 +9,7 @@ import numpy as np
 
 from lmcbench.board.noise import FITTED
 from lmcbench.errors import UserError
-from lmcbench.results.frame import architecture_label, shift_label
+from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import Curve, barrier
 from lmcbench.results.record import Record
 from lmcbench.spec.canonical import canonical_json

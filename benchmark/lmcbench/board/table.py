@@ -9,7 +9,8 @@ import pandas as pd
 
 from lmcbench.board.pareto import Offer, pareto
 from lmcbench.board.statistics import estimate
-from lmcbench.results.frame import architecture_label, frame, shift_label
+from lmcbench.results.frame import frame
+from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record
 from lmcbench.spec.forks import INDEPENDENT, Fork
 
