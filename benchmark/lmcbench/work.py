@@ -44,6 +44,9 @@ def run_task(task: Task) -> Iterator[Event]:
     if device.type == "cpu":
         # one, unless asked: the same sums in the same order on every machine (design 3.11)
         torch.set_num_threads(task.conditions.threads)
+    else:
+        # fp32 means fp32 (design 3.2): cuDNN would take TF32 for convolutions by itself
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     family, folder = task.family, task.folder
     dataset = _dataset(family.suite.data, task.data_dir)
     bench = prepare(family, family.cells, dataset, device)

@@ -93,7 +93,7 @@ def build_record(
             "driver": torch.version.cuda if cuda else None,
             "versions": versions(),
             "flags": {
-                "tf32": torch.backends.cuda.matmul.allow_tf32 if cuda else False,
+                "tf32": cuda and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32),
                 "cudnn_benchmark": torch.backends.cudnn.benchmark if cuda else False,
                 "threads": torch.get_num_threads(),
             },
