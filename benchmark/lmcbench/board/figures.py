@@ -245,7 +245,7 @@ def motion(records: Sequence[Record]) -> Drawing | None:
     if not cells:
         return None
     forks = forks_of(cells)
-    figure, axes = panels(3, len(cells), width=2.3, height=1.8, sharex=True)
+    figure, axes = _of_one(cells, *panels(3, len(cells), width=2.3, height=1.8, sharex=True))
     for column, (name, by_fork) in zip(axes.T, cells.items(), strict=True):
         for k, fork in enumerate(forks):
             if fork not in by_fork:
@@ -343,6 +343,7 @@ def scatter(records: Sequence[Record]) -> Drawing | None:
     axes[0][0].set_ylabel("measured barrier (nats)")
     legend_below(figure, axes)
     replicates = len({r.replicate for r, _ in kept})
+    figure.suptitle(f"{len(kept)} cells, {_n(replicates)}", fontsize=8, x=0.01, ha="left")
     return Drawing(
         "predicted-measured",
         "Does the prediction follow the barrier?",
@@ -359,7 +360,7 @@ def spectra(records: Sequence[Record]) -> Drawing | None:
     if not cells:
         return None
     forks = forks_of(cells)
-    figure, axes = panels(2, len(cells), width=2.3, height=1.9, sharex=True, sharey="row")
+    figure, axes = _of_one(cells, *panels(2, len(cells), width=2.3, height=1.9, sharex=True, sharey="row"))
     for column, (name, by_fork) in zip(axes.T, cells.items(), strict=True):
         for k, fork in enumerate(f for f in forks if f in by_fork):
             at = (held(by_fork[fork], "curvature") or {})["hessian"]
@@ -408,7 +409,7 @@ def layer_bars(records: Sequence[Record]) -> Drawing | None:
     rows = {name: by_fork[fork] for name, by_fork in cells.items() if fork in by_fork}
     most = max(len((held(r, "layers") or {})["layers"]) for r in rows.values())
     height = max(1.8, 0.17 * most + 0.4)
-    figure, axes = panels(2, len(rows), width=2.8, height=height, sharex="row")
+    figure, axes = _of_one(cells, *panels(2, len(rows), width=2.8, height=height, sharex="row"))
     for column, (name, record) in zip(axes.T, rows.items(), strict=True):
         found = held(record, "layers") or {}
         layers, alphas = list(found["layers"]), found["alphas"]
@@ -528,7 +529,7 @@ def repaired(records: Sequence[Record]) -> Drawing | None:
     cells = {name: row for name, row in every.items() if INDEPENDENT in row}
     if not cells:
         return None
-    figure, axes = panels(1, len(cells), width=2.4, height=2.2, sharey=True)
+    figure, axes = _of_one(cells, *panels(1, len(cells), width=2.4, height=2.2, sharey=True))
     for axis, (name, row) in zip(axes[0], cells.items(), strict=True):
         fixed, found = held(row[INDEPENDENT], "repair"), held(row[INDEPENDENT], "align") or {}
         kinds = [] if fixed is None else [("as they are", fixed["blended"]), ("repaired", fixed["repaired"])]
@@ -580,7 +581,13 @@ DRAWERS: tuple[Callable[[Sequence[Record]], Drawing | None], ...] = (
 def _grid(
     cells: Cells, forks: Sequence[str], *, width: float, height: float, share: Any = True
 ) -> tuple[Figure, Any]:
-    return panels(len(cells), len(forks), width=width, height=height, sharex=share)
+    return _of_one(cells, *panels(len(cells), len(forks), width=width, height=height, sharex=share))
+
+
+def _of_one(cells: Cells, figure: Figure, axes: Any) -> tuple[Figure, Any]:
+    """Says on a figure of single cells which they are, and that they are one replicate."""
+    figure.suptitle(f"{of_shift(cells)}, n = 1", fontsize=8, x=0.01, ha="left")
+    return figure, axes
 
 
 def _cells(axes: Any, cells: Cells, forks: Sequence[str]) -> list[tuple[Any, str, Record]]:
