@@ -57,7 +57,7 @@ def build_record(
         shift=ShiftRecord(**cell.shift.identity()),
         fork=ForkRecord(
             name=cell.fork.name,
-            epoch=cell.fork.epoch,
+            epoch=_whole(cell.fork.epoch),
             step=how.get("step"),
             fraction=how.get("fraction"),
             **({} if cell.fork.checkpoint is None else {"sha256": cell.fork.sha256}),
@@ -100,3 +100,8 @@ def build_record(
             "git": source_revision(),
         },
     )
+
+
+def _whole(epoch: float | None) -> int | float | None:
+    """A whole epoch as an integer."""
+    return int(epoch) if epoch is not None and epoch == int(epoch) else epoch

@@ -113,7 +113,7 @@ class ForkRecord(Fields):
     """
 
     name: str
-    epoch: float | None
+    epoch: int | float | None
     step: int | None = Field(description="optimizer steps")
     fraction: float | None = Field(description="of the full training")
 
