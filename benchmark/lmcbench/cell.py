@@ -80,9 +80,13 @@ def measure_cell(
 
     as_trained = network.prepare(states)
     members = recalibrated(as_trained)
-    scores = _scores(network, members, train, own, tests)
-    raw = _scores(network, as_trained, train, own, tests) if network.norms else None
-    logits = {name: _stored(network.logits(members, images)) for name, (images, _) in tests.items()}
+    outputs = _outputs(network, members, tests)
+    scores = _scores(network.logits(members, train[0]), train[1], own, outputs, tests)
+    raw = None
+    if network.norms:
+        raw_train, raw_tests = network.logits(as_trained, train[0]), _outputs(network, as_trained, tests)
+        raw = _scores(raw_train, train[1], own, raw_tests, tests)
+    logits = {name: _stored(output) for name, output in outputs.items()}
     labels = tests["test"][1].cpu().numpy()
     top = {name: value.argmax(-1) for name, value in logits.items()}
 
@@ -150,20 +154,37 @@ def score_logits(logits: Tensor, labels: Tensor) -> Score:
     return Score(error=float(wrong), loss=float(loss), ece=ece)
 
 
+def _outputs(network: Network, members: Stack, tests: Mapping[str, Split]) -> dict[str, Tensor]:
+    """Logits of all siblings on every test split, `[K, n, classes]`."""
+    return {name: network.logits(members, images) for name, (images, _) in tests.items()}
+
+
 def _scores(
-    network: Network, members: Stack, train: Split, own: Sequence[Tensor], tests: Mapping[str, Split]
+    train: Tensor,
+    labels: Tensor,
+    own: Sequence[Tensor],
+    outputs: Mapping[str, Tensor],
+    tests: Mapping[str, Split],
 ) -> list[dict[str, Score]]:
-    """Each sibling on everything the siblings were trained on, on its own view, and on the tests."""
-    images, labels = train
-    outputs = network.logits(members, images)
-    scores = [{"train": score_logits(logits, labels)} for logits in outputs]
-    for sibling, logits, rows in zip(scores, outputs, own, strict=True):
-        if len(rows):  # else nothing of its view is among the items measured on
-            index = rows.to(labels.device)
-            sibling["view"] = score_logits(logits[index], labels[index])
-    for name, (images, labels) in tests.items():
-        for sibling, logits in zip(scores, network.logits(members, images), strict=True):
-            sibling[name] = score_logits(logits, labels)
+    """Each sibling on everything the siblings were trained on, on its own view, and on the tests.
+
+    Args:
+        train: logits on the training items, `[K, n, classes]`.
+        labels: of those items, `[n]`.
+        own: each sibling's rows among them.
+        outputs: logits on the test splits.
+        tests: the splits, for their labels.
+    """
+    scores = [
+        {
+            "train": score_logits(logits, labels),
+            "view": score_logits(logits[rows.to(labels.device)], labels[rows.to(labels.device)]),
+        }
+        for logits, rows in zip(train, own, strict=True)
+    ]
+    for name, (_, targets) in tests.items():
+        for sibling, logits in zip(scores, outputs[name], strict=True):
+            sibling[name] = score_logits(logits, targets)
     return scores
 
 
