@@ -22,10 +22,11 @@ NOISY = [0.3, 0.1, 0.2]
 def gate(tmp_path, monkeypatch, capsys):
     """Compare folders by name; 'base' is there. Returns exit code, standard output and error."""
     from lmcbench import cli
+    from lmcbench.cli import base
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(base.signal, "signal", lambda *_: None)
     write_run(tmp_path / "base", records(BARRIERS))
 
     def run(head, *options, base="base"):

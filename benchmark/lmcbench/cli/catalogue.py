@@ -1,0 +1,100 @@
+"""What there is: suites, shifts, architectures, data sets, and this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from lmcbench.cli.base import DataDir, Json, app, print_json
+
+
+@app.command()
+def suites(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A published suite or a .toml file; none: all.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """List the published suites, or what one of them runs and on which data."""
+    from lmcbench import catalogue
+    from lmcbench.spec.suite import load_suite
+
+    if name is None:
+        listed = catalogue.list_suites()
+        print_json(listed) if as_json else typer.echo(catalogue.suites_text(listed))
+    else:
+        suite = load_suite(name)
+        if as_json:
+            print_json(catalogue.describe_suite(suite))
+            return
+        from lmcbench.data.listing import whereabouts
+
+        typer.echo(catalogue.suite_text(suite, whereabouts(suite.data.name, data_dir)))
+
+
+@app.command()
+def shifts(as_json: Json = False) -> None:
+    """List the training shifts and the evaluation transforms: what each does and where it comes from."""
+    from lmcbench import catalogue
+    from lmcbench.spec.transforms import transform_table
+
+    listed, transforms = catalogue.list_shifts(), transform_table()
+    if as_json:
+        print_json({"shifts": listed, "transforms": transforms})
+    else:
+        typer.echo(catalogue.shifts_text(listed, transforms))
+
+
+@app.command()
+def archs(
+    pattern: Annotated[
+        str | None, typer.Argument(metavar="GLOB", help="Search timm's registry too, as in 'resnet*'.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List architectures: our own small networks and, with a pattern, timm's."""
+    from lmcbench import catalogue
+
+    listed = catalogue.list_architectures(pattern)
+    print_json(listed) if as_json else typer.echo(catalogue.architectures_text(listed, pattern))
+
+
+data_app = typer.Typer(rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+
+@data_app.callback(invoke_without_command=True)
+def data(context: typer.Context, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """List every data set: where it was found, size, licence, and what to do if it is missing."""
+    if context.invoked_subcommand is not None:
+        return
+    from lmcbench import catalogue
+    from lmcbench.data.listing import list_datasets
+
+    listed = list_datasets(data_dir)
+    if as_json:
+        print_json([asdict(listing) for listing in listed])
+    else:
+        typer.echo(catalogue.datasets_text(listed))
+
+
+@data_app.command()
+def fetch(name: Annotated[str, typer.Argument(help="A data set, as 'lmcbench data' lists it.")]) -> None:
+    """Download a data set from the Hugging Face hub at its pinned revision, and decode it into the cache."""
+    from lmcbench.data.sources import fetch_dataset
+
+    found = fetch_dataset(name)
+    sizes = f"{len(found.train):,} training and {len(found.test):,} test images"
+    typer.echo(f"{name} is here: {sizes} from {found.source}.")
+
+
+@app.command()
+def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Show the device, the versions and the data that a run would use."""
+    from lmcbench.doctor import examine, report_text
+
+    found = examine(data_dir)
+    print_json(found) if as_json else typer.echo(report_text(found))

@@ -1,0 +1,106 @@
+"""The regression gate."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmcbench.cli.base import EXIT_CHECK, EXIT_INCONCLUSIVE, DataDir, Device, Json, app, print_json
+from lmcbench.errors import UserError
+
+
+class Inconclusive(StrEnum):
+    """What a comparison that cannot tell is to its caller."""
+
+    fail = "fail"
+    warn = "warn"
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="The run to compare with.")],
+    head: Annotated[Path, typer.Argument(metavar="HEAD", help="The run in question.")],
+    across: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="architecture|recipe|suite|seeds",
+            help="Match cells over this field on purpose (repeatable).",
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="Take the gate's tests and margins from this suite or .toml file.")
+    ] = None,
+    inconclusive: Annotated[
+        Inconclusive, typer.Option(help="Exit 3 (fail) or 0 (warn) where the replicates cannot tell.")
+    ] = Inconclusive.fail,
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="For a pull request comment.")] = False,
+) -> None:
+    """Say whether results changed between two runs of the same cells.
+
+    Exit codes: 0 identical, equivalent or improved; 1 regressed or changed; 3 inconclusive;
+    4 not comparable; 5 cells missing or failed on one side.
+    """
+    from lmcbench.board import compare as gate
+    from lmcbench.board import comparison, gate_text
+
+    if as_json and markdown:
+        raise UserError("Choose either --json or --markdown.")
+    old, new = gate.read_side(base), gate.read_side(head)
+    tests, origin = gate.gate_of(new, suite)
+    found = gate.compare(old, new, tests, across or (), (str(base), str(head)))
+    if as_json:
+        print_json(comparison.as_json(found))
+    elif markdown or found.tests or found.exit_code == 0:
+        typer.echo(gate_text.render(found, origin, markdown), nl=False)
+    code = found.exit_code
+    if code > EXIT_CHECK:
+        typer.echo(f"lmcbench compare: {gate_text.headline(found)}", err=True)
+    raise typer.Exit(0 if code == EXIT_INCONCLUSIVE and inconclusive is Inconclusive.warn else code)
+
+
+@app.command()
+def calibrate(
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="A published suite or a .toml file.")],
+    arch: Annotated[list[str] | None, typer.Option(help="Only these architectures (glob).")] = None,
+    shift: Annotated[
+        list[str] | None, typer.Option(help="These shifts (glob); default: those the gate tests.")
+    ] = None,
+    fork: Annotated[
+        list[str] | None, typer.Option(help="These forks; default: those the gate tests, or the first.")
+    ] = None,
+    replicates: Annotated[str, typer.Option(metavar="N|A:B", help="Replicates to repeat.")] = "3",
+    repeats: Annotated[int, typer.Option(min=2, help="Runs, each under other conditions.")] = 3,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs; default runs/SUITE-calibration.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="auto: CUDA too, where there is one.")] = Device.auto,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes, one family each.")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Tables in Markdown.")] = False,
+) -> None:
+    """Repeat cells under other engines, threads and devices: the run-to-run noise of every measure."""
+    from lmcbench.board import calibration
+    from lmcbench.calibrate import repeat_runs
+    from lmcbench.spec.cells import Selection, parse_replicates
+    from lmcbench.spec.gate import DEFAULT_GATE
+    from lmcbench.spec.suite import load_suite
+
+    chosen = load_suite(suite)
+    selection = Selection(arch or (), shift or (), fork or (), parse_replicates(replicates))
+    root = out if out is not None else Path("runs") / f"{chosen.name}-calibration"
+    runs = []
+    for text, records in repeat_runs(
+        chosen, selection, repeats, root, data_dir=data_dir, device=device.value, jobs=jobs
+    ):
+        typer.echo(f"{len(records)} cells: {text}", err=True)
+        runs.append(records)
+    found = calibration.calibrate(runs, chosen.gate or DEFAULT_GATE)
+    if as_json:
+        print_json(calibration.as_json(found))
+    else:
+        typer.echo(calibration.render(found, "github" if markdown else "simple"), nl=False)

@@ -1,0 +1,119 @@
+"""What came out: two checkpoints measured, a run reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmcbench.cli.base import DataDir, Device, Json, app, print_json
+
+
+@app.command()
+def measure(
+    a: Annotated[
+        Path, typer.Argument(help="Weights of the first network: .safetensors, or .pt and its kin.")
+    ],
+    b: Annotated[Path, typer.Argument(help="Weights of the second.")],
+    arch: Annotated[str, typer.Option(help="timm's name, module:function or file.py:function.")],
+    data: Annotated[str, typer.Option(help="Data set: a name (see 'lmcbench data') or a path of your own.")],
+    arch_kwargs: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Argument of the architecture (repeatable)."),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Resize images to this; default: as they are.")
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M[,M,M]", help="Of pixels scaled to 0..1, per channel; default: the training set's."
+        ),
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="S[,S,S]", help="Likewise.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(metavar="test|train", help="Where (repeatable); default: test.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Use so many images of a split, stratified; default: all.")
+    ] = None,
+    calibration: Annotated[
+        int,
+        typer.Option(min=0, help="Training images for normalisation statistics; 0: blend them as they are."),
+    ] = 1000,
+    fork: Annotated[
+        Path | None, typer.Option(metavar="CKPT", help="The state that both networks left, for the geometry.")
+    ] = None,
+    further: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--measure",
+            metavar="all|NAME",
+            help="Further measures (repeatable): curvature, layers, plane (needs --fork), repair, align.",
+        ),
+    ] = None,
+    alphas: Annotated[int, typer.Option(help="Points on the line, odd.")] = 21,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the line between two checkpoints of your own.
+
+    Nothing in a checkpoint is executed: safetensors, or torch.save's format with tensors alone.
+    """
+    from lmcbench import measure as two
+
+    request = two.Request(
+        a,
+        b,
+        arch,
+        data,
+        two.parse_settings(arch_kwargs or ()),
+        image_size,
+        two.parse_channels(mean, "--mean"),
+        two.parse_channels(std, "--std"),
+        split or ("test",),
+        images,
+        calibration,
+        fork,
+        further or (),
+        alphas,
+    )
+    found = two.measure(request, data_dir, device.value)
+    print_json(found) if as_json else typer.echo(two.measured_text(found))
+
+
+@app.command()
+def report(
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, as 'lmcbench run' made it.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Where to write; default: into the run folder.")] = None,
+    findings: Annotated[
+        bool, typer.Option("--findings", help="Hold the papers' claims against the records: findings.md.")
+    ] = False,
+) -> None:
+    """Write report.md, report.html (one page that needs nothing else) and its figures."""
+    from lmcbench.results.record import read_record
+    from lmcbench.results.store import find_records, write_atomic
+
+    records = [read_record(file) for file in find_records(run_folder)]
+    target = out if out is not None else run_folder
+    if findings:
+        from lmcbench.board.findings import render_findings
+
+        first = records[0].suite
+        title = f"# Findings: {first.name} version {first.version}"
+        write_atomic(target / "findings.md", f"{title}\n\n{render_findings(records)}")
+        typer.echo(render_findings(records, "simple"), nl=False)
+        typer.echo(f"\nWrote {target / 'findings.md'}.")
+        return
+    from lmcbench.board.report import make_report
+
+    made = make_report(records)
+    for name, content in made.figures.items():
+        write_atomic(target / "figures" / name, content)
+    write_atomic(target / "report.md", made.markdown)
+    write_atomic(target / "report.html", made.html)
+    typer.echo(f"Wrote {target / 'report.html'}, {target / 'report.md'} and {len(made.figures)} figures.")

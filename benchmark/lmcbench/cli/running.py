@@ -1,0 +1,75 @@
+"""The main job: run a suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmcbench.cli.base import EXIT_INTERRUPTED, DataDir, Device, app
+
+
+@app.command()
+def run(
+    suite: Annotated[
+        str,
+        typer.Argument(metavar="SUITE", help="A published suite (see 'lmcbench suites') or a .toml file."),
+    ],
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these architectures (glob, repeatable), or one the suite does not list."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Train with this recipe of the suite; needed for an unlisted --arch.")
+    ] = None,
+    shift: Annotated[list[str] | None, typer.Option(help="Only these shifts (glob, repeatable).")] = None,
+    fork: Annotated[list[str] | None, typer.Option(help="Only these forks (repeatable).")] = None,
+    replicates: Annotated[
+        str | None,
+        typer.Option(metavar="N|A:B", help="Replicates 0 to N-1, or A to B-1; the suite's number."),
+    ] = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(metavar="all|NAME", help="Further measures on the suite's probe cells (repeatable)."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/SUITE.")] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes, one family each; default: one a core, one on CUDA.")
+    ] = None,
+    data_dir: DataDir = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
+) -> None:
+    """Train siblings, measure the lines between them, and show the leaderboard.
+
+    The same command again goes on where it was stopped; asking for more extends the run.
+    """
+    from lmcbench.results.store import RunFolder
+    from lmcbench.run import plan_run, run_plan
+    from lmcbench.runview import RunView
+    from lmcbench.spec.cells import Selection, expand, parse_replicates
+    from lmcbench.spec.suite import load_suite
+
+    chosen = load_suite(suite)
+    selection = Selection(
+        architectures=arch or (),
+        shifts=shift or (),
+        forks=fork or (),
+        replicates=None if replicates is None else parse_replicates(replicates),
+        recipe=recipe,
+    )
+    folder = RunFolder(out if out is not None else Path("runs") / chosen.name)
+    plan = plan_run(expand(chosen, selection), folder, measure or ())
+    view = RunView(chosen, plan, folder)
+    view.introduce()
+    if dry_run:
+        return
+    try:
+        with view.progress():
+            for event in run_plan(plan, folder, data_dir=data_dir, device=device.value, jobs=jobs):
+                view.show(event)
+    except KeyboardInterrupt:
+        typer.echo(view.interrupted(), err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    raise typer.Exit(view.conclude())
