@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -224,3 +225,9 @@ def test_measures_work_without_torch(package):
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split() == ["2.0", "1.0", "1.0"]
+
+
+def test_the_wheel_holds_every_package():
+    settings = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = {name.rpartition(".")[0] for name in MODULES if MODULES[name].name != "__init__.py"}
+    assert {*packages, "lmcbench.suites"} == set(settings["tool"]["setuptools"]["packages"])
