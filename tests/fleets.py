@@ -61,7 +61,8 @@ def fresh(kind, seeds, dtype=torch.float32, recipe=RECIPE):
 
 
 def train(engine, model, states, feed, steps, recipe=RECIPE, **kwargs):
-    return advance(engine, model, states, feed, recipe, LENGTH, [0] * len(states), 0, steps, **kwargs)
+    n = len(states)
+    return advance(engine, model, states, feed, recipe, [LENGTH] * n, [0] * n, 0, steps, **kwargs)
 
 
 def distance(a, b, part=None):

@@ -13,6 +13,7 @@ import torch
 from safetensors.numpy import load_file
 
 import lmcbench
+from lmcbench import family
 from lmcbench.connect.path import alpha_grid
 from lmcbench.ensemble.predictions import compare_predictions, softmax
 from lmcbench.errors import UserError
@@ -508,3 +509,26 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_written(whole,
             work(suite(), tmp_path / "r", Selection(architectures=["lmc_resnet*"], forks=forks))
         assert refused.value.exit_code == 2
         assert not (tmp_path / "r").exists()
+
+
+def test_equal_trainings_are_done_once(monkeypatch, tmp_path):
+    """A control's sibling sees the half that one of the shift's sees, from the same fork, with the same noise."""
+    trained = []
+    advance = family.advance
+
+    def counted(engine, model, states, *rest):
+        trained.append(len(states))
+        return advance(engine, model, states, *rest)
+
+    monkeypatch.setattr(family, "advance", counted)
+    text = SUITE.format(lr=0.1, extra="").replace('"label-skew"', '"disjoint-halves"')
+    chosen = parse_suite(text.encode(), "small.toml")
+    halves, mlp = ("same-half", "disjoint-halves"), ("lmc_mlp*",)
+    work(chosen, tmp_path / "both", Selection(architectures=mlp, shifts=halves, forks=("0",)))
+    assert max(trained) == 3
+    together = measures(tmp_path / "both")
+    for shift in halves:
+        work(chosen, tmp_path / shift, Selection(architectures=mlp, shifts=(shift,), forks=("0",)))
+        assert max(trained[-2:]) == 2
+        for key, record in measures(tmp_path / shift).items():
+            assert record == together[key]

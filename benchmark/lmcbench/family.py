@@ -15,7 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lmcbench.bench import Workbench
 from lmcbench.data.batches import Feed
-from lmcbench.members import Member, fork_members, make_siblings, make_trunk
+from lmcbench.members import (
+    Member,
+    distinct,
+    fork_members,
+    make_siblings,
+    make_trunk,
+    start_members,
+)
 from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.spec.cells import Cell, Family
 from lmcbench.train.choice import choose_engine
@@ -43,8 +50,9 @@ def train_family(
     recipe = family.recipe
     n = len(bench.dataset.train)
     length, per_epoch = recipe.length(n), recipe.steps_per_epoch(n)
-    siblings = {cell.key: make_siblings(family, cell, bench) for cell in cells}
-    fleet = [member for members in siblings.values() for member in members]
+    siblings = distinct({cell.key: make_siblings(family, cell, bench) for cell in cells})
+    start_members(family, siblings, cells, bench)
+    fleet = list({id(member): member for members in siblings.values() for member in members}.values())
     trunk = make_trunk(family, bench, folder, [m.start for m in fleet if m.state is None])
     engine = choose_engine(family.architecture, bench.model, bench.dataset.shape, bench.device.type, engine)
     everyone = [trunk, *fleet] if trunk is not None else fleet
@@ -66,25 +74,22 @@ def train_family(
             for i, member in enumerate(siblings[key]):
                 assert member.state is not None
                 save_tensors(state_dict(bench.model, member.state), folder.snapshot(key, i, start))
-        training_now = [m for m in everyone if m.start <= start < m.stop]
-        # those of one length have one learning rate at every step, and advance together
-        for shared in sorted({m.length for m in training_now}):
-            active = [m for m in training_now if m.length == shared]
-            feed = Feed(bench.train, [m.stream for m in active], recipe.augmentation)
-            seeds = [m.layer_seed for m in active]
-            # in pieces of about an epoch, so that a progress bar moves
-            for first in range(start, stop, per_epoch):
-                last = min(first + per_epoch, stop)
-                states = [m.state for m in active if m.state is not None]
-                if limit is None:
-                    limit = fleet_limit(bench.model, states[0], feed, recipe, budget)
-                result = advance(engine, bench.model, states, feed, recipe, shared, seeds, first, last, limit)
-                limit, largest = result.limit, max(largest, result.fleet)
-                for member, state, losses in zip(active, result.states, result.losses, strict=True):
-                    member.state = state
-                    member.losses.append(losses)
-                done += (last - first) * len(active)
-                yield done / total
+        active = [m for m in everyone if m.start <= start < m.stop]
+        feed = Feed(bench.train, [m.stream for m in active], recipe.augmentation)
+        lengths, seeds = [m.length for m in active], [m.layer_seed for m in active]
+        # in pieces of about an epoch, so that a progress bar moves
+        for first in range(start, stop, per_epoch):
+            last = min(first + per_epoch, stop)
+            states = [m.state for m in active if m.state is not None]
+            if limit is None:
+                limit = fleet_limit(bench.model, states[0], feed, recipe, budget)
+            result = advance(engine, bench.model, states, feed, recipe, lengths, seeds, first, last, limit)
+            limit, largest = result.limit, max(largest, result.fleet)
+            for member, state, losses in zip(active, result.states, result.losses, strict=True):
+                member.state = state
+                member.losses.append(losses)
+            done += (last - first) * len(active)
+            yield done / total
     seconds = time.perf_counter() - began
     flop = step_flop(bench.model, bench.dataset.shape, recipe.batch_size)
     for cell in cells:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,8 @@ class Member:
 
     Attributes:
         length: steps that its schedule is stretched over; it trains from `start` to `stop` of them.
+        origin: where its first state comes from: the seed of an initialisation, the sha256 of a given
+            checkpoint, or the trunk (None).
     """
 
     start: int
@@ -32,12 +34,18 @@ class Member:
     length: int
     stream: Stream
     layer_seed: int
-    state: TrainState | None
+    origin: int | str | None
+    state: TrainState | None = None
     losses: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Equal for two members of a family whose trainings are the same to the last bit."""
+        return self.start, self.stop, self.length, self.origin, self.layer_seed, self.stream.identity
 
 
 def make_siblings(family: Family, cell: Cell, bench: Workbench) -> list[Member]:
-    """The networks of a cell; those of a fork get their state when the trunk reaches it."""
+    """The networks of a cell, without a state yet."""
     seeds, noise, seen = family.seeds, cell.shift.noise, bench.seen[cell.key]
     n = len(bench.dataset.train)
     start, length = cell.fork.step(family.recipe.steps_per_epoch(n)), cell.length(n)
@@ -56,13 +64,38 @@ def make_siblings(family: Family, cell: Cell, bench: Workbench) -> list[Member]:
             family.recipe.batch_size,
             seen.nested,
         )
-        state = None
+        origin: int | str | None = None
         if cell.fork.checkpoint is not None:
-            state = _given(family, bench, cell.fork.checkpoint)
+            origin = cell.fork.sha256
         elif cell.fork.epoch is None:
-            state = _initial(family, bench, seeds.init[i + 1])
-        members.append(Member(start, length, length, sequence, seeds.layer[drawn], state))
+            origin = seeds.init[i + 1]
+        members.append(Member(start, length, length, sequence, seeds.layer[drawn], origin))
     return members
+
+
+def distinct(siblings: Mapping[str, Sequence[Member]]) -> dict[str, list[Member]]:
+    """Per cell its members, one object for all that are the same training.
+
+    Cells share some: both siblings of a control see one half that a sibling of the shift sees too, and a
+    network that is given everything sees the same whatever the shift.
+    """
+    first: dict[tuple[object, ...], Member] = {}
+    return {
+        key: [first.setdefault(member.identity, member) for member in members]
+        for key, members in siblings.items()
+    }
+
+
+def start_members(
+    family: Family, siblings: Mapping[str, Sequence[Member]], cells: Sequence[Cell], bench: Workbench
+) -> None:
+    """Give those that start without a trunk their state: an initialisation, or the cell's checkpoint."""
+    for cell in cells:
+        for member in siblings[cell.key]:
+            if member.state is None and cell.fork.checkpoint is not None:
+                member.state = _given(family, bench, cell.fork.checkpoint)
+            elif member.state is None and isinstance(member.origin, int):
+                member.state = _initial(family, bench, member.origin)
 
 
 def make_trunk(family: Family, bench: Workbench, folder: RunFolder, forks: Sequence[int]) -> Member | None:
@@ -89,7 +122,7 @@ def make_trunk(family: Family, bench: Workbench, folder: RunFolder, forks: Seque
     )
     length = family.recipe.length(len(bench.dataset.train))
     state = state or _initial(family, bench, seeds.init[0])
-    return Member(start, missing[-1], length, sequence, seeds.layer[0], state)
+    return Member(start, missing[-1], length, sequence, seeds.layer[0], seeds.init[0], state)
 
 
 def fork_members(

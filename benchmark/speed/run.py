@@ -34,6 +34,8 @@ from lmcbench.train.engines import advance
 COUNTS = (1, 2, 4, 8, 16, 32, 48)
 HERE = Path(__file__).parent
 
+LENGTH = 10**6
+"""Steps of a whole training: far more than are timed."""
 LOOP = 8
 """Times the steps of a fleet that a serial loop takes: more than a DataLoader fetches ahead meanwhile."""
 
@@ -109,8 +111,8 @@ def time_fleets(work: Work, device: torch.device, options: argparse.Namespace) -
 
     def train(count: int) -> None:
         model, states, feed = fleets[count]
-        seeds = [0] * count
-        done = advance("stacked", model, states, feed, recipe, 10**6, seeds, 0, steps, used.get(count))
+        lengths, seeds = [LENGTH] * count, [0] * count
+        done = advance("stacked", model, states, feed, recipe, lengths, seeds, 0, steps, used.get(count))
         used[count] = done.fleet
 
     jobs |= {f"fleet {n}": lambda n=n: train(n) for n in options.counts}
@@ -158,7 +160,8 @@ def time_cost(work: Work, device: torch.device, options: argparse.Namespace) -> 
 
     def job(of: Work, steps: int) -> Callable[[], object]:
         model, states, feed = fleet(of, 4 if options.quick else 8, recipe, device)
-        return lambda: advance("stacked", model, states, feed, recipe, 10**6, [0] * len(states), 0, steps)
+        lengths, seeds = [LENGTH] * len(states), [0] * len(states)
+        return lambda: advance("stacked", model, states, feed, recipe, lengths, seeds, 0, steps)
 
     for factor in (1, 2, 4):
         jobs[f"steps {factor * options.steps}"] = job(work, factor * options.steps)

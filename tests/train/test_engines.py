@@ -34,14 +34,6 @@ RECIPES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def fleet(name, recipe, members, kwargs=None):
     """A model, states and a feed for members given as (init seed, order seed)."""
     architecture = Architecture(
@@ -59,7 +51,8 @@ def train(engine, name, recipe, members, start=0, stop=12, states=None, **kwargs
     model, fresh, feed = fleet(name, recipe, members, **kwargs)
     chosen = fresh if states is None else states
     seeds = [order + 2 for _, order in members]
-    return advance(engine, model, chosen, feed, recipe, recipe.length(len(DIGITS.train)), seeds, start, stop)
+    lengths = [recipe.length(len(DIGITS.train))] * len(seeds)
+    return advance(engine, model, chosen, feed, recipe, lengths, seeds, start, stop)
 
 
 def tensors(state):
@@ -155,7 +148,7 @@ def test_dropout_is_keyed_by_layer_seed_and_step():
     _, _, feed = fleet("lmc_mlp", recipe, [(0, 1), (0, 1)])
 
     def run(seeds, states, start, stop):
-        return advance("reference", model, states, feed, recipe, 90, seeds, start, stop).states
+        return advance("reference", model, states, feed, recipe, [90] * len(seeds), seeds, start, stop).states
 
     before = torch.get_rng_state()
     a, b = run([7, 8], [state, state], 0, 6)
@@ -171,8 +164,9 @@ def test_a_diverged_member_leaves_the_others_alone():
     broken = states[1].copy()
     next(iter(broken.params.values())).fill_(float("nan"))
     seeds = [0, 0, 0]
-    good = advance("stacked", model, states, feed, recipe, 90, seeds, 0, 5)
-    mixed = advance("stacked", model, [states[0], broken, states[2]], feed, recipe, 90, seeds, 0, 5)
+    lengths = [90] * len(seeds)
+    good = advance("stacked", model, states, feed, recipe, lengths, seeds, 0, 5)
+    mixed = advance("stacked", model, [states[0], broken, states[2]], feed, recipe, lengths, seeds, 0, 5)
     assert_equal(good.states[0], mixed.states[0])
     assert_equal(good.states[2], mixed.states[2])
     assert not mixed.states[1].finite
@@ -183,7 +177,7 @@ def test_arguments_are_not_changed():
     model, states, feed = fleet("lmc_resnet", RECIPES["sgd"], [(1, 2), (3, 4)])
     kept = [state.copy() for state in states]
     for engine in ("stacked", "reference"):
-        advance(engine, model, states, feed, RECIPES["sgd"], 90, [0, 0], 0, 3)
+        advance(engine, model, states, feed, RECIPES["sgd"], [90, 90], [0, 0], 0, 3)
         for a, b in zip(states, kept, strict=True):
             assert_equal(a, b)
 
@@ -208,9 +202,22 @@ def test_tied_and_frozen_weights_survive(tmp_path):
     assert "b.weight" not in state.params
     assert "frozen.weight" in state.buffers
     _, _, feed = fleet("lmc_mlp", recipe, [(0, 1)])
-    trained = advance("reference", model, [state], feed, recipe, 90, [0], 0, 3).states[0]
+    trained = advance("reference", model, [state], feed, recipe, [90], [0], 0, 3).states[0]
     assert torch.equal(trained.buffers["frozen.weight"], state.buffers["frozen.weight"])
     assert not torch.equal(trained.params["a.weight"], state.params["a.weight"])
     exported = state_dict(model, trained)
     assert exported.keys() == model.state_dict().keys()
     assert torch.equal(exported["b.weight"], exported["a.weight"])
+
+
+@pytest.mark.parametrize("engine", ["reference", "stacked"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_trainings_of_several_lengths_advance_together(engine, optimizer):
+    recipe = RECIPES[optimizer]
+    model, states, feed = fleet("lmc_mlp", recipe, [(0, 1), (2, 3), (4, 5)])
+    together = advance(engine, model, states, feed, recipe, [40, 90, 40], [0, 0, 0], 0, 12)
+    for length, members in ((40, (0, 2)), (90, (1,))):
+        apart = advance(engine, model, states, feed, recipe, [length] * 3, [0, 0, 0], 0, 12)
+        for m in members:
+            assert_equal(together.states[m], apart.states[m])
+    assert not torch.equal(together.states[1].params["head.bias"], apart.states[0].params["head.bias"])

@@ -12,14 +12,6 @@ SLOW = {"layernorm convnext", "norm-free resnet"}
 ALL = [pytest.param(kind, marks=[pytest.mark.slow] if kind in SLOW else []) for kind in KINDS]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("kind", ALL)
 def test_in_double_precision_to_the_tenth_decimal(kind):
     """50 steps, each tensor within 1e-10; the same batches; whatever the order in the fleet."""

@@ -47,7 +47,8 @@ def test_equals_torch(case, stacked):
         for p, g in zip(theirs, grads, strict=True):
             p.grad = g.clone()
         reference.step()
-        update(recipe, ours, grads, slots, recipe.lr, step, stacked)
+        lr = torch.full((3,), recipe.lr, dtype=torch.float64) if stacked else recipe.lr
+        update(recipe, ours, grads, slots, lr, step)
     for a, b in zip(ours.values(), theirs, strict=True):
         torch.testing.assert_close(a, b.detach(), rtol=1e-12, atol=1e-14)
 
@@ -55,8 +56,9 @@ def test_equals_torch(case, stacked):
 def test_decay_can_spare_vectors_also_when_stacked():
     recipe = Recipe(lr=0.1, momentum=0.0, weight_decay=0.5, decay_vectors=False, batch_size=1, epochs=1)
     for stacked, shapes in ((False, [(2, 2), (2,)]), (True, [(3, 2, 2), (3, 2)])):
+        lr = torch.full((3,), 0.1) if stacked else 0.1
         params = {str(i): torch.ones(shape) for i, shape in enumerate(shapes)}
-        update(recipe, params, [torch.zeros(s) for s in shapes], {}, 0.1, 0, stacked)
+        update(recipe, params, [torch.zeros(s) for s in shapes], {}, lr, 0)
         assert params["0"].unique().item() == pytest.approx(0.95)
         assert params["1"].unique().item() == 1.0
 
@@ -67,7 +69,7 @@ def test_clipping_is_each_networks_own():
     params = {"weight": weights, "bias": bias}
     # network 0 has a gradient of norm 5, network 1 of norm 0.5
     grads = [torch.tensor([[3.0, 0, 0], [0.3, 0, 0]]), torch.tensor([[4.0], [0.4]])]
-    update(recipe, params, grads, {}, 1.0, 0, stacked=True)
+    update(recipe, params, grads, {}, torch.ones(2), 0)
     torch.testing.assert_close(
         torch.cat([weights, bias], 1).norm(dim=1), torch.tensor([1.0, 0.5]), rtol=1e-5, atol=0
     )

@@ -36,6 +36,12 @@ class Stream:
             raise UserError(f"A view of {len(self.items)} images holds no full batch of {self.batch_size}.")
 
     @property
+    def identity(self) -> tuple[object, ...]:
+        """Equal for two streams of one pool that give the same batches."""
+        seen = self.items.tobytes(), self.keys.tobytes()
+        return *seen, self.order_seed, self.augment_seed, self.batch_size
+
+    @property
     def steps_per_pass(self) -> int:
         """Full batches in one pass over the view."""
         return len(self.items) // self.batch_size

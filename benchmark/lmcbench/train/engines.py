@@ -57,13 +57,13 @@ def advance(
     states: Sequence[TrainState],
     feed: BatchSource,
     recipe: Recipe,
-    length: int,
+    lengths: Sequence[int],
     layer_seeds: Sequence[int],
     start: int,
     stop: int,
     limit: int | None = None,
 ) -> Advanced:
-    """Train each of `states` from step `start` to `stop` of a training of `length` steps.
+    """Train each of `states` from step `start` to `stop` of its training.
 
     A stacked fleet larger than `limit` is advanced in chunks, each over all the steps. Where memory
     runs out, the chunk is halved and tried again from where it started.
@@ -74,7 +74,7 @@ def advance(
         states: one per member; not changed.
         feed: batches by member number.
         recipe: everything else that changes weights.
-        length: T in steps, which the schedule is stretched over.
+        lengths: T in steps, which the schedule is stretched over, one per member.
         layer_seeds: one per member, for dropout and its kin; re-keyed every step.
         start: first step, counted from the beginning of training.
         stop: one past the last.
@@ -93,7 +93,7 @@ def advance(
         while len(trained) < len(states):
             chunk = _next_chunk(len(trained), len(states), limit)
             try:
-                done = run(model, states, chunk, feed, recipe, length, layer_seeds, start, stop)
+                done = run(model, states, chunk, feed, recipe, lengths, layer_seeds, start, stop)
             except (RuntimeError, MemoryError) as error:
                 if len(chunk) == 1 or not is_out_of_memory(error):
                     raise
@@ -125,7 +125,7 @@ def _reference(
     chunk: range,
     feed: BatchSource,
     recipe: Recipe,
-    length: int,
+    lengths: Sequence[int],
     layer_seeds: Sequence[int],
     start: int,
     stop: int,
@@ -145,7 +145,7 @@ def _reference(
         loss = _loss(recipe, model, images[0], labels[0])
         grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
         with torch.no_grad():
-            update(recipe, params, grads, slots, recipe.lr_at(step, length), step)
+            update(recipe, params, grads, slots, recipe.lr_at(step, lengths[member]), step)
         history.append(loss.detach())
     own = holders(model)  # again: a layer may have put new tensors in the place of its buffers
     buffers = {name: own[name] for name in states[member].buffers}
@@ -170,7 +170,7 @@ def _stacked(
     chunk: range,
     feed: BatchSource,
     recipe: Recipe,
-    length: int,
+    lengths: Sequence[int],
     layer_seeds: Sequence[int],
     start: int,
     stop: int,
@@ -197,6 +197,8 @@ def _stacked(
         return _loss(recipe, network, images, labels)
 
     losses_of = vmap(loss_of)
+    schedules = [[recipe.lr_at(step, lengths[m]) for m in members] for step in range(start, stop)]
+    rates = torch.tensor(schedules, dtype=next(iter(stacked.params.values())).dtype, device=device)
     weights = [w.requires_grad_() for w in stacked.params.values()]
     history = []
     for step, (images, labels) in zip(range(start, stop), feed(members, start, stop), strict=True):
@@ -208,8 +210,7 @@ def _stacked(
         ones = torch.ones_like(loss)
         grads = torch.autograd.grad(loss, weights, ones, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
-            lr = recipe.lr_at(step, length)
-            update(recipe, stacked.params, grads, stacked.slots, lr, step, stacked=True)
+            update(recipe, stacked.params, grads, stacked.slots, rates[step - start], step)
         history.append(loss.detach())
     trained = [_member(stacked, unsaved, m) for m in range(len(chunk))]
     return trained, torch.stack(history, dim=1)[: len(chunk)]

@@ -42,7 +42,7 @@ def fleet_limit(
     def used(members: int) -> int:
         def step() -> None:
             same = [state] * members
-            advance("stacked", model, same, first, recipe, 2, [0] * members, 0, 1)
+            advance("stacked", model, same, first, recipe, [2] * members, [0] * members, 0, 1)
 
         return peak_bytes(device, step)
 

@@ -26,19 +26,19 @@ def update(
     params: Tensors,
     grads: Sequence[Tensor],
     slots: dict[str, Tensors],
-    lr: float,
+    lr: float | Tensor,
     step: int,
-    stacked: bool = False,
 ) -> None:
     """One step of training in place, `grads` in the order of `params`; `step` counts from 0.
 
     The formulas and their order are torch.optim's: SGD with (Nesterov) momentum and coupled decay,
-    AdamW with decoupled decay (Loshchilov and Hutter, arXiv 1711.05101). With `stacked`, the first
-    dimension is the fleet's.
+    AdamW with decoupled decay (Loshchilov and Hutter, arXiv 1711.05101). With `lr` a tensor `[N]`, one
+    rate a network, every tensor holds a fleet of N along its first dimension.
     """
     weights = list(params.values())
     gradients = list(grads)
     state = {slot: [tensors[name] for name in params] for slot, tensors in slots.items()}
+    stacked = isinstance(lr, Tensor)
     if recipe.clip_norm is not None:
         gradients = _clipped(gradients, recipe.clip_norm, stacked)
     decayed = [i for i, w in enumerate(weights) if recipe.decay_vectors or w.ndim - stacked >= 2]
@@ -53,7 +53,7 @@ def _sgd(
     weights: list[Tensor],
     gradients: list[Tensor],
     state: Slots,
-    lr: float,
+    lr: float | Tensor,
     decayed: list[int],
 ) -> None:
     if recipe.weight_decay:
@@ -68,7 +68,11 @@ def _sgd(
             if recipe.nesterov
             else momentum
         )
-    torch._foreach_add_(weights, gradients, alpha=-lr)
+    if isinstance(lr, Tensor):
+        gradients = [g * _each(lr, g) for g in gradients]
+        torch._foreach_sub_(weights, gradients)
+    else:
+        torch._foreach_add_(weights, gradients, alpha=-lr)
 
 
 def _adamw(
@@ -76,21 +80,34 @@ def _adamw(
     weights: list[Tensor],
     gradients: list[Tensor],
     state: Slots,
-    lr: float,
+    lr: float | Tensor,
     step: int,
     decayed: list[int],
 ) -> None:
     first, second = state["first"], state["second"]
     beta1, beta2 = recipe.betas
     if recipe.weight_decay:
-        torch._foreach_mul_([weights[i] for i in decayed], 1 - lr * recipe.weight_decay)
+        kept = 1 - lr * recipe.weight_decay
+        for i in decayed:
+            weights[i].mul_(_each(kept, weights[i]) if isinstance(kept, Tensor) else kept)
     torch._foreach_lerp_(first, gradients, 1 - beta1)
     torch._foreach_mul_(second, beta2)
     torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
     scale = torch._foreach_sqrt(second)
     torch._foreach_div_(scale, (1 - beta2 ** (step + 1)) ** 0.5)
     torch._foreach_add_(scale, recipe.eps)
-    torch._foreach_addcdiv_(weights, first, scale, -lr / (1 - beta1 ** (step + 1)))
+    rate = lr / (1 - beta1 ** (step + 1))
+    if isinstance(rate, Tensor):
+        torch._foreach_reciprocal_(scale)
+        torch._foreach_mul_(scale, first)
+        torch._foreach_sub_(weights, [change * _each(rate, change) for change in scale])
+    else:
+        torch._foreach_addcdiv_(weights, first, scale, -rate)
+
+
+def _each(rates: Tensor, like: Tensor) -> Tensor:
+    """One number a network, `[N]`, so that it broadcasts over its tensors."""
+    return rates.view(-1, *[1] * (like.ndim - 1))
 
 
 def _clipped(gradients: list[Tensor], limit: float, stacked: bool) -> list[Tensor]:

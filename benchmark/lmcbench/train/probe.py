@@ -85,7 +85,7 @@ def _step(
         for _ in range(start, stop):
             yield images.expand(len(members), *images.shape), labels.expand(len(members), BATCH)
 
-    return advance(engine, model, states, feed, STEP, 1, [0, 0], 0, 1)
+    return advance(engine, model, states, feed, STEP, [1, 1], [0, 0], 0, 1)
 
 
 def _distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:

@@ -1,0 +1,12 @@
+"""Training in tests is as in runs: on one thread, on which bits depend."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
