@@ -285,3 +285,18 @@ def test_what_is_asked_for_must_exist(tmp_path):
     assert not (tmp_path / "r").exists()
     assert names_of(["plane", "curvature"]) == ("curvature", "plane")
     assert names_of(["all"]) == tuple(MEASURES)
+
+
+def test_features_along_the_line_begin_and_end_with_themselves(measured):
+    _, held = probed(measured, "lmc_mlp", "independent")
+    for split in ("train", "test"):
+        found = held["features"]["splits"][split]
+        assert found["n"] == 50
+        assert (found["to_a"][0], found["to_b"][-1]) == (1.0, 1.0)
+        assert found["to_a"][-1] == pytest.approx(found["siblings"], rel=1e-9)
+        assert found["to_b"][0] == pytest.approx(found["siblings"], rel=1e-9)
+        assert 0 < found["siblings"] < 0.999
+    _, connected = probed(measured, "lmc_mlp", "1")
+    assert (
+        connected["features"]["splits"]["test"]["siblings"] > held["features"]["splits"]["test"]["siblings"]
+    )

@@ -15,10 +15,12 @@ from safetensors.numpy import load_file
 import lmcbench
 from lmcbench import family
 from lmcbench.connect.path import alpha_grid
+from lmcbench.ensemble.errors import compare_errors
 from lmcbench.ensemble.predictions import compare_predictions, softmax
+from lmcbench.ensemble.sizes import ensembles_by_size
 from lmcbench.errors import UserError
 from lmcbench.results.frame import load_records
-from lmcbench.results.measures import Curve, barrier
+from lmcbench.results.measures import Curve, barrier, chord_area
 from lmcbench.results.record import read_record
 from lmcbench.results.store import RunFolder
 from lmcbench.run import plan_run, run_plan
@@ -183,6 +185,47 @@ def test_geometry_is_in_every_record(whole):
         assert got["layers"].keys() == expected["layers"].keys()
         for name in ("distance_ab", "distance_a", "distance_b", "angle", "cosine"):
             assert got[name] == (None if expected[name] is None else pytest.approx(expected[name], rel=1e-12))
+
+
+def test_what_functions_have_in_common_follows_from_the_stored_logits(whole):
+    root, _ = whole
+    for path in (root / "records").iterdir():
+        record = read_record(path)
+        content = load_file(root / "predictions" / f"{record.key}.safetensors")
+        probs, labels = softmax(content["test"]), content["test.labels"]
+        found = record.functions["test"]
+        assert {k: v for k, v in found.items() if k != "sizes"} == compare_errors(probs, labels)
+        assert found["sizes"] == ensembles_by_size(probs, labels)
+        [pair] = record.pairs
+        assert pair.path_ensemble["test"]["3"]["alphas"] == [0, 0.5, 1]
+        curve = pair.curves["test"]
+        area = chord_area(np.array(record.protocol["alphas"]), np.array(curve.error))
+        assert pair.area["test"]["error"] == area
+
+
+def test_gradient_noise_is_taken_at_the_fork(whole):
+    root, _ = whole
+    full = 1437
+    for record in map(read_record, (root / "records").iterdir()):
+        noise = record.noise
+        if record.shift.name == "none":
+            assert noise["views"] == [full, full]
+        elif record.shift.name == "label-skew":
+            assert sum(noise["views"]) == pytest.approx(full, abs=10)
+        else:
+            assert noise["views"][0] == noise["views"][1] == pytest.approx(full / 2, abs=5)
+        assert noise["g"] == [lmcbench.noise_scale(0.1, n, 64) for n in noise["views"]]
+        assert noise["g_momentum"] == pytest.approx([10 * g for g in noise["g"]], rel=1e-12)
+        if record.fork.name == "independent":
+            assert noise["gradient"] is None
+            continue
+        share = noise["gradient"]["between_share"]
+        if record.shift.name == "label-skew":
+            # skewed labels pull the mean gradients apart: far beyond what random halves of 500 images do
+            assert share > 10 / 299
+        else:
+            assert share == 0
+            assert noise["gradient"]["union"]["n"] == 600
 
 
 def test_cost_counts_a_trunk_once(whole):
@@ -512,7 +555,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_written(whole,
 
 
 def test_equal_trainings_are_done_once(monkeypatch, tmp_path):
-    """A control's sibling sees the half that one of the shift's sees, from the same fork, with the same noise."""
+    """A control's sibling sees the half that one of the shift's sees: fork and noise are the same too."""
     trained = []
     advance = family.advance
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
@@ -14,64 +14,70 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmcbench.bench import Seen, Workbench
-from lmcbench.connect.network import Images, Network
-from lmcbench.connect.path import alpha_grid, line, score
+from lmcbench.connect.geometry import geometry
+from lmcbench.connect.gradients import gradient_noise
+from lmcbench.connect.network import Network
+from lmcbench.connect.path import alpha_grid, line
 from lmcbench.connect.state import Stack, State, average
 from lmcbench.data.calibration import calibration_items
-from lmcbench.data.subset import stratified
+from lmcbench.ensemble.errors import compare_errors
+from lmcbench.ensemble.path import path_ensembles
 from lmcbench.ensemble.predictions import compare_predictions, expected_calibration_error, softmax
-from lmcbench.results.measures import Array, Curve, barrier
+from lmcbench.ensemble.sizes import ensembles_by_size
+from lmcbench.errors import UserError
+from lmcbench.passes import Passed, Splits, open_splits, pass_members, pass_path
+from lmcbench.results.measures import Curve, barrier, chord_area
 from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Score, SiblingRecord
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell
-
-Split = tuple[Images, Tensor]
-"""Images and their labels `[n]`."""
+from lmcbench.spec.recipe import noise_scale
 
 Logits = NDArray[np.float16]
 """Stored test logits of the siblings, `[K, n, classes]` fp16."""
 
 FP16_MAX = float(np.finfo(np.float16).max)
+GRADIENT_IMAGES = 300
+"""Images of all views on which the gradient noise at the fork is taken."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What measuring a cell gives: the parts of its record that are not known before."""
+    """What measuring a cell gives: the parts of its record that are not known before.
+
+    Attributes:
+        functions: per test split, what `compare_errors` says and, under `sizes`, `ensembles_by_size`.
+        noise: the recipe's noise scale on each sibling's view, and the gradient noise at the fork.
+    """
 
     siblings: list[SiblingRecord]
     pairs: list[PairRecord]
     ensemble: dict[str, dict[str, float | None]] | None
     soup: dict[str, Score] | None
+    functions: dict[str, dict[str, Any]] | None
+    noise: dict[str, Any]
     predictions: dict[str, Logits]
     calibration: dict[str, Any]
     train_eval: dict[str, Any] | None
 
 
 def measure_cell(
-    cell: Cell, bench: Workbench, states: Sequence[State], train_losses: Sequence[float]
+    cell: Cell, bench: Workbench, states: Sequence[State], fork: State | None, train_losses: Sequence[float]
 ) -> Measured:
-    """Curves, barriers, predictions, ensemble and soup of a cell's siblings (design sections 3 and 6).
+    """Curves, barriers, predictions, ensembles, geometry and noise of a cell (design sections 3 and 6).
 
     Args:
         cell: the cell.
         bench: its family's data and network.
         states: the siblings' state dicts.
+        fork: the state they left; None where there is none.
         train_losses: their final training losses, for the record.
 
     Raises:
         UserError: where a loss on the path is not finite.
     """
-    cuda = bench.device.type == "cuda"
-    network = Network(bench.model, bench.device, stacked=cuda)
-    seen = bench.seen[cell.key]
-    protocol = cell.suite.protocol
-    union = np.unique(np.concatenate(seen.items))
-    if protocol.train_eval is not None and protocol.train_eval < len(union):
-        union = union[stratified(bench.pool.labels[union], protocol.train_eval)]
-    shown = seen.items if cell.networks > 1 else [union]
-    own = [torch.as_tensor(np.searchsorted(union, items[np.isin(items, union)])) for items in shown]
-    train = bench.train.split(torch.as_tensor(union))
-    tests = {name: bench.tests[transform].split() for name, transform in _tests(cell).items()}
+    network = Network(bench.model, bench.device, stacked=bench.device.type == "cuda")
+    seen, protocol = bench.seen[cell.key], cell.suite.protocol
+    splits = open_splits(cell, bench, seen)
     listed = calibration_items(seen.items, bench.pool.source, bench.pool.labels, protocol.calibration)
     calibration = bench.train.split(torch.as_tensor(listed))[0].whole()
 
@@ -79,48 +85,67 @@ def measure_cell(
         return network.recalibrate(stack, calibration, protocol.calibration_batches)
 
     as_trained = network.prepare(states)
-    members = recalibrated(as_trained)
-    outputs = _outputs(network, members, tests)
-    scores = _scores(network.logits(members, train[0]), train[1], own, outputs, tests)
-    raw = None
-    if network.norms:
-        raw_train, raw_tests = network.logits(as_trained, train[0]), _outputs(network, as_trained, tests)
-        raw = _scores(raw_train, train[1], own, raw_tests, tests)
-    logits = {name: _stored(output) for name, output in outputs.items()}
-    labels = tests["test"][1].cpu().numpy()
+    members = pass_members(network, recalibrated(as_trained), splits)
+    # what blending does to statistics is shown where everybody looks, not under every shift of the tests
+    raw = pass_members(network, as_trained, splits, [None]) if network.norms else None
+    labels = splits.tests[None][1].cpu().numpy()
+    logits = {name: _stored(members.tests[t]) for name, t in splits.named.items()}
     top = {name: value.argmax(-1) for name, value in logits.items()}
 
     grid = alpha_grid(protocol.alphas)
     pairs = []
     for i, j in combinations(range(len(states)), 2):
-        path = line(network, states[i], states[j], grid)
-        views = {"train_a": own[i], "train_b": own[j]}
-        splits = tests | _pair_tests(bench, seen, i, j)
-        curves = _curves(network, recalibrated(path), train, views, splits, grid)
-        blended = _curves(network, path, train, views, splits, grid) if network.norms else None
+        # the ends are the members, passed already
+        inner = line(network, states[i], states[j], grid[1:-1])
+        path = members.between(i, j, pass_path(network, recalibrated(inner), splits))
+        curves = path.curves(splits, grid, i, j)
+        blended = None
+        if raw is not None:
+            between = raw.between(i, j, pass_path(network, inner, splits, [None]))
+            blended = _curve_records(between.curves(splits, grid, i, j))
         pairs.append(
             PairRecord(
                 i=i,
                 j=j,
                 curves=_curve_records(curves),
-                curves_uncalibrated=None if blended is None else _curve_records(blended),
+                curves_uncalibrated=blended,
                 barriers={name: BarrierRecord(**asdict(barrier(curve))) for name, curve in curves.items()},
+                area={name: _area(curve) for name, curve in curves.items()},
                 disagreement={name: float((t[i] != t[j]).mean()) for name, t in top.items()},
+                geometry=geometry(fork, states[i], states[j]).to_json(),
+                path_ensemble={
+                    name: path_ensembles(softmax(path.tests[t].cpu().numpy()), labels, grid)
+                    for name, t in splits.named.items()
+                },
             )
         )
-    ensemble, soup = None, None
+    ensemble, soup, functions = None, None, None
     if len(states) > 1:
-        ensemble = {name: compare_predictions(softmax(value), labels) for name, value in logits.items()}
+        probs = {name: softmax(value) for name, value in logits.items()}
+        ensemble = {name: compare_predictions(p, labels) for name, p in probs.items()}
+        functions = {
+            name: {**compare_errors(p, labels), "sizes": ensembles_by_size(p, labels)}
+            for name, p in probs.items()
+        }
         middle = recalibrated(network.prepare([average(states)]))
-        soup = {name: score_logits(network.logits(middle, x)[0], y) for name, (x, y) in tests.items()}
+        soup = {
+            name: score_logits(network.logits(middle, splits.tests[t][0])[0], splits.tests[t][1])
+            for name, t in splits.named.items()
+        }
     return Measured(
         siblings=[
-            SiblingRecord(splits=scores[i], as_trained=None if raw is None else raw[i], train_loss=loss)
+            SiblingRecord(
+                splits=_scores(members, splits, i),
+                as_trained=None if raw is None else _scores(raw, splits, i),
+                train_loss=loss,
+            )
             for i, loss in enumerate(train_losses)
         ],
         pairs=pairs,
         ensemble=ensemble,
         soup=soup,
+        functions=functions,
+        noise=_noise(cell, bench, seen, fork, calibration if network.norms else None),
         predictions={**logits, "test.labels": labels.astype(np.int16)},
         calibration={
             "n": len(listed),
@@ -129,21 +154,8 @@ def measure_cell(
         },
         train_eval=None
         if protocol.train_eval is None
-        else {"n": len(union), "items": digest(union.tolist())},
+        else {"n": len(splits.items), "items": digest(splits.items.tolist())},
     )
-
-
-def _tests(cell: Cell) -> dict[str, str | None]:
-    """The test set and its evaluation shifts: name of the split -> transform."""
-    return {"test": None} | {f"test:{name}": name for name in cell.suite.evaluations}
-
-
-def _pair_tests(bench: Workbench, seen: Seen, i: int, j: int) -> dict[str, Split]:
-    """The test set through each sibling's view, for shifts that transform images (design 3.2)."""
-    if not any(seen.transforms):
-        return {}
-    views = {"test_a": seen.transforms[i], "test_b": seen.transforms[j]}
-    return {name: bench.tests[transform].split() for name, transform in views.items()}
 
 
 def score_logits(logits: Tensor, labels: Tensor) -> Score:
@@ -154,59 +166,53 @@ def score_logits(logits: Tensor, labels: Tensor) -> Score:
     return Score(error=float(wrong), loss=float(loss), ece=ece)
 
 
-def _outputs(network: Network, members: Stack, tests: Mapping[str, Split]) -> dict[str, Tensor]:
-    """Logits of all siblings on every test split, `[K, n, classes]`."""
-    return {name: network.logits(members, images) for name, (images, _) in tests.items()}
+def _scores(members: Passed, splits: Splits, i: int) -> dict[str, Score]:
+    """Sibling i on everything the siblings were trained on, on its own view, and on the tests."""
+    assert members.train_logits is not None
+    logits, labels = members.train_logits[i], splits.train[1]
+    own = splits.own[i].to(labels.device)
+    found = {"train": score_logits(logits, labels), "view": score_logits(logits[own], labels[own])}
+    for name, t in splits.named.items():
+        if t in members.tests:
+            found[name] = score_logits(members.tests[t][i], splits.tests[t][1])
+    return found
 
 
-def _scores(
-    train: Tensor,
-    labels: Tensor,
-    own: Sequence[Tensor],
-    outputs: Mapping[str, Tensor],
-    tests: Mapping[str, Split],
-) -> list[dict[str, Score]]:
-    """Each sibling on everything the siblings were trained on, on its own view, and on the tests.
-
-    Args:
-        train: logits on the training items, `[K, n, classes]`.
-        labels: of those items, `[n]`.
-        own: each sibling's rows among them.
-        outputs: logits on the test splits.
-        tests: the splits, for their labels.
-    """
-    scores = [
-        {
-            "train": score_logits(logits, labels),
-            "view": score_logits(logits[rows.to(labels.device)], labels[rows.to(labels.device)]),
-        }
-        for logits, rows in zip(train, own, strict=True)
-    ]
-    for name, (_, targets) in tests.items():
-        for sibling, logits in zip(scores, outputs[name], strict=True):
-            sibling[name] = score_logits(logits, targets)
-    return scores
-
-
-def _curves(
-    network: Network,
-    path: Stack,
-    train: Split,
-    views: Mapping[str, Tensor],
-    tests: Mapping[str, Split],
-    grid: Array,
-) -> dict[str, Curve]:
-    """The path's curves on every split; a view is left out where it is the whole (design 3.2)."""
-    everything = score(network, path, *train, name="train")
-    curves = {"train": everything.curve(grid)}
-    curves |= {
-        name: everything.curve(grid, rows) for name, rows in views.items() if 0 < len(rows) < len(train[1])
+def _noise(
+    cell: Cell, bench: Workbench, seen: Seen, fork: State | None, calibration: Tensor | None
+) -> dict[str, Any]:
+    """The recipe's noise scale on each view [H], and the gradient noise at the fork, within and between."""
+    recipe = cell.recipe
+    sizes = [len(items) for items in seen.items]
+    scales = [noise_scale(recipe.lr, n, recipe.batch_size) for n in sizes]
+    damping = 1 - recipe.momentum if recipe.optimizer == "sgd" else 1.0
+    found: dict[str, Any] = {
+        "views": sizes,
+        "g": scales,
+        "g_momentum": [g / damping for g in scales],
+        "gradient": None,
     }
-    curves |= {name: score(network, path, *split, name=name).curve(grid) for name, split in tests.items()}
-    return curves
+    if fork is not None and cell.networks > 1:
+        items = calibration_items(seen.items, bench.pool.source, bench.pool.labels, GRADIENT_IMAGES)
+        images, labels = bench.train.split(torch.as_tensor(items))
+        held = [torch.as_tensor(np.flatnonzero(np.isin(items, view))) for view in seen.items]
+        try:
+            found["gradient"] = gradient_noise(
+                bench.model, fork, (images.whole(), labels), held, calibration, device=bench.device
+            ).to_json()
+        except (UserError, RuntimeError) as error:  # a network that cannot be mapped over images
+            found["gradient"] = {"skipped": str(error).partition("\n")[0]}
+    return found
 
 
-def _curve_records(curves: Mapping[str, Curve]) -> dict[str, CurveRecord]:
+def _area(curve: Curve) -> dict[str, float]:
+    return {
+        "loss": chord_area(curve.alphas, curve.loss),
+        "error": chord_area(curve.alphas, curve.error),
+    }
+
+
+def _curve_records(curves: dict[str, Curve]) -> dict[str, CurveRecord]:
     return {
         name: CurveRecord(loss=c.loss.tolist(), error=c.error.tolist(), n=c.n) for name, c in curves.items()
     }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LogNorm
 
-from lmcbench.board.figures import draw_plane, heat_maps
+from lmcbench.board.figures_probed import draw_plane, heat_maps
 from lmcbench.board.probed import held
 from lmcbench.board.style import COLOURS, panels, picture, styled
 from lmcbench.connect.toy import ProductLandscape, Well

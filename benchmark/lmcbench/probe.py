@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from lmcbench.connect.align import align as aligned_to
 from lmcbench.connect.curvature import predict_barrier
+from lmcbench.connect.features import penultimate
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.landscape import plane as loss_plane
 from lmcbench.connect.layers import Switches, cumulative, layer_paths
-from lmcbench.connect.path import Split, trace_path
+from lmcbench.connect.network import Network
+from lmcbench.connect.path import Split, alpha_grid, line, trace_path
 from lmcbench.connect.repair import repair_path
 from lmcbench.connect.spectrum import hessian_spectrum
 from lmcbench.connect.state import State, interpolate
+from lmcbench.ensemble.cka import cka_matrix, linear_cka
 from lmcbench.errors import UserError, unknown
 from lmcbench.results.measures import Curve
 from lmcbench.states import Passage
@@ -50,6 +53,7 @@ class Probed:
         alphas: points of fine curves.
         trail: both on their way from the fork, its end included; None where they were not stored.
         per_epoch: steps of an epoch.
+        shifted: the pinned test images through every evaluation shift, by name of the split.
         device: where to compute.
     """
 
@@ -63,6 +67,7 @@ class Probed:
     trail: Sequence[Passage] | None = None
     per_epoch: int = 1
     device: torch.device | None = None
+    shifted: Mapping[str, Split] = field(default_factory=dict)
 
     @property
     def first(self) -> tuple[str, Split]:
@@ -236,6 +241,25 @@ def align(p: Probed) -> Found:
     }
 
 
+def features(p: Probed) -> Found:
+    """Linear CKA of penultimate features, of the siblings and of every point on the line with either end."""
+    network = Network(p.model, p.device)
+    path = line(network, p.a, p.b, alpha_grid(p.alphas))
+    if p.calibration is not None:
+        path = network.recalibrate(path, p.calibration)
+    found: Found = {"alphas": alpha_grid(p.alphas).tolist(), "splits": {}}
+    for name, (images, _) in {**p.splits, **p.shifted}.items():
+        along = [f.double().cpu().numpy() for f in penultimate(network, path, images)]
+        ends = cka_matrix(along[:1] + along[-1:])
+        found["splits"][name] = {
+            "n": len(images),
+            "siblings": ends[0][1],
+            "to_a": [ends[0][0], *(linear_cka(f, along[0]) for f in along[1:])],
+            "to_b": [*(linear_cka(f, along[-1]) for f in along[:-1]), ends[1][1]],
+        }
+    return found
+
+
 MEASURES: dict[str, Callable[[Probed], Found]] = {
     "curvature": curvature,
     "layers": layers,
@@ -243,6 +267,7 @@ MEASURES: dict[str, Callable[[Probed], Found]] = {
     "plane": plane,
     "repair": repair,
     "align": align,
+    "features": features,
 }
 
 

@@ -93,6 +93,7 @@ def open_cell(cell: Cell, bench: Workbench, folder: RunFolder) -> Probed:
         trail=None if trail is None else [*trail, Passage(length, states)],
         per_epoch=per_epoch,
         device=bench.device,
+        shifted={f"test:{name}": _tensors(bench.tests[name], test) for name in cell.suite.evaluations},
     )
 
 

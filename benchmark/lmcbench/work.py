@@ -13,7 +13,6 @@ from safetensors.numpy import save as to_safetensors
 
 from lmcbench.bench import Workbench, prepare
 from lmcbench.cell import Measured, measure_cell
-from lmcbench.connect.geometry import geometry
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import select
@@ -89,10 +88,8 @@ def _record_cell(cell: Cell, bench: Workbench, folder: RunFolder, failure: str |
         status, reason = "ok", None
         try:
             states = siblings(cell, folder, bench.model)
-            measured = measure_cell(cell, bench, states, training["train_losses"])
             fork = fork_state(cell, training["step"], folder, bench.model)
-            for pair in measured.pairs:
-                pair.geometry = geometry(fork, states[pair.i], states[pair.j]).to_json()
+            measured = measure_cell(cell, bench, states, fork, training["train_losses"])
             evidence = _keep(measured, cell, folder)
         except NotFiniteError:
             status, reason = "diverged", "the loss is not finite on the path between two siblings"

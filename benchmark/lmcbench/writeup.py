@@ -76,6 +76,8 @@ def build_record(
         pairs=measured.pairs if measured is not None else [],
         ensemble=measured.ensemble if measured is not None else None,
         soup=measured.soup if measured is not None else None,
+        functions=measured.functions if measured is not None else None,
+        noise=measured.noise if measured is not None else None,
         evidence=evidence,
         cost=CostRecord(
             train_flop=how["train_flop"],

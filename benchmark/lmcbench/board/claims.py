@@ -114,7 +114,7 @@ def gradient_noise(cells: Cells, split: str) -> Iterator[Contrast]:
     """
     groups: dict[tuple[str, str, str, int], list[tuple[float, float]]] = {}
     for record in cells.forked():
-        share = (_extra(record, "gradient_noise") or {}).get("between_share")
+        share = ((record.noise or {}).get("gradient") or {}).get("between_share")
         height = error_barrier(record, split)
         if share is not None and height is not None:
             line = line_of(record)

@@ -99,7 +99,7 @@ def correlations(points: Sequence[Point]) -> list[Correlation]:
     found = []
     for architecture in dict.fromkeys(p.architecture for p in points):
         grid = [p for p in points if p.architecture == architecture]
-        for equal, chosen in ((EPOCHS, _equal_epochs(grid)), (STEPS, _equal_steps(grid))):
+        for equal, chosen in ((EPOCHS, equal_epochs(grid)), (STEPS, equal_steps(grid))):
             for shift in dict.fromkeys(p.shift for p in chosen):
                 found.append(_correlation([p for p in chosen if p.shift == shift], equal))
     return found
@@ -159,7 +159,9 @@ def _point(record: Record) -> Point:
 
 
 def _view_sizes(record: Record) -> list[int]:
-    """Images in each sibling's view: the train curves are taken on all of them, unless a suite says less."""
+    """Images in each sibling's view; old records tell it only where train curves are on all of them."""
+    if record.noise is not None:
+        return list(record.noise["views"])
     if "train_eval" in record.protocol:
         raise UserError(
             f"Cell {record.key}: its train curves are on a part of the views (train_eval), "
@@ -172,12 +174,12 @@ def _view_sizes(record: Record) -> list[int]:
     return list(sizes.values())
 
 
-def _equal_epochs(points: Sequence[Point]) -> list[Point]:
+def equal_epochs(points: Sequence[Point]) -> list[Point]:
     """The largest group of recipes with one number of epochs and several batch sizes."""
     return _largest([[p for p in points if p.epochs == e] for e in sorted({p.epochs for p in points})])
 
 
-def _equal_steps(points: Sequence[Point]) -> list[Point]:
+def equal_steps(points: Sequence[Point]) -> list[Point]:
     """The largest group of recipes of about one number of steps and several batch sizes."""
     lengths = sorted({p.length for p in points})
     return _largest([[p for p in points if t <= p.length <= t * (1 + SAME_STEPS)] for t in lengths])

@@ -139,7 +139,9 @@ def distance(record: Record) -> float | None:
 
 
 def view_size(record: Record) -> float | None:
-    """Images in a sibling's view of the training set, mean over pairs; None where curves are on a part."""
+    """Images in a sibling's view, mean over siblings; None where an old record does not tell."""
+    if record.noise is not None:
+        return _mean(record.noise["views"])
     if "train_eval" in record.protocol:
         return None
     sizes = []

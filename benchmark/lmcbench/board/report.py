@@ -9,7 +9,8 @@ from html import escape
 
 import pandas as pd
 
-from lmcbench.board.figures import Drawing, draw
+from lmcbench.board.drawing import Drawing
+from lmcbench.board.figures import draw
 from lmcbench.board.probed import follows
 from lmcbench.board.statistics import Estimate
 from lmcbench.board.style import picture

@@ -50,7 +50,8 @@ def measure(
         typer.Option(
             "--measure",
             metavar="all|NAME",
-            help="Further measures (repeatable): curvature, layers, plane (needs --fork), repair, align.",
+            help="Further measures (repeatable): curvature, layers, plane (needs --fork), repair, align,"
+            " features.",
         ),
     ] = None,
     alphas: Annotated[int, typer.Option(help="Points on the line, odd.")] = 21,

@@ -78,7 +78,7 @@ def gradient_noise(
     The law of total variance splits the union's covariance exactly: with w_v the share of view v in it,
     tr(union) = sum_v w_v tr(v) + sum_v w_v |G_v - G|^2. The means are over the images given, so that
     norm2 exceeds the squared gradient of their distribution by trace / n. Eval mode, statistics fixed:
-    BatchNorm's own coupling of a batch is not in it, nor is augmentation. fp64 sums.
+    BatchNorm's own coupling of a batch is not in it, nor is augmentation. Chunks are summed in fp64.
 
     Args:
         model: any classifier; it stays as it is.
@@ -154,9 +154,9 @@ def _moments(
                 leaves, images[rows].to(network.device, network.dtype), labels[rows].to(network.device)
             )
             for name, part in found.items():
-                flat = part.detach().flatten(1).double()
-                squares[rows] += flat.square().sum(1)
-                totals[name] += belongs[:, rows] @ flat
+                flat = part.detach().flatten(1)
+                squares[rows] += flat.square().sum(1, dtype=torch.float64)
+                totals[name] += belongs[:, rows].to(flat.dtype) @ flat
     products = torch.stack([total @ total.T for total in totals.values()]).sum(0)
     return squares.cpu(), products.cpu()
 

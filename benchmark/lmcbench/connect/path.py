@@ -38,6 +38,15 @@ class Scores:
         )
         return Curve(alphas, loss.mean(1).numpy(), wrong.double().mean(1).numpy(), loss.shape[1])
 
+    def of(self, index: int) -> Scores:
+        """Those of one state."""
+        return Scores(self.loss[index : index + 1], self.wrong[index : index + 1])
+
+    @staticmethod
+    def join(*parts: Scores) -> Scores:
+        """Those of all states of the parts, in order."""
+        return Scores(torch.cat([p.loss for p in parts]), torch.cat([p.wrong for p in parts]))
+
 
 def trace_path(
     model: nn.Module,
@@ -108,19 +117,26 @@ def score(network: Network, states: Stack, images: Images, labels: Tensor, name:
     Raises:
         UserError: for labels beyond the network's classes, or outputs that are not finite.
     """
-    losses, wrongs = [], []
-    targets = labels.to(network.device)
-    start = size = 0
+    parts = []
+    start = 0
     for logits in network.batches(states, images):
-        size, n, classes = logits.shape
-        target = targets[start : start + n]
-        start += n
-        check_labels(name, target, classes)
-        tiled = target.repeat(size)
-        loss = F.cross_entropy(logits.reshape(size * n, classes), tiled, reduction="none")
-        losses.append(loss.view(size, n).double())
-        wrongs.append(logits.argmax(-1) != target)
-    scores = Scores(torch.cat(losses, 1).cpu(), torch.cat(wrongs, 1).cpu())
+        target = labels[start : start + logits.shape[1]]
+        start += logits.shape[1]
+        parts.append(scores_of(logits, target, name))
+    return Scores(torch.cat([p.loss for p in parts], 1), torch.cat([p.wrong for p in parts], 1))
+
+
+def scores_of(logits: Tensor, labels: Tensor, name: str = "images") -> Scores:
+    """Loss and error from the logits of S states, `[S, n, classes]`; `name` is the split's, for errors.
+
+    Raises:
+        UserError: for labels beyond the classes, or logits that are not finite.
+    """
+    size, n, classes = logits.shape
+    target = labels.to(logits.device)
+    check_labels(name, target, classes)
+    loss = F.cross_entropy(logits.reshape(size * n, classes), target.repeat(size), reduction="none")
+    scores = Scores(loss.view(size, n).double().cpu(), (logits.argmax(-1) != target).cpu())
     if not torch.isfinite(scores.loss).all():
         raise UserError(
             f"Split {name!r}: the loss is not finite at state {_first_bad(scores.loss)} of {size}."

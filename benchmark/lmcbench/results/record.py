@@ -71,7 +71,16 @@ class PairRecord(Fields):
         description="null without normalisation statistics"
     )
     barriers: dict[str, BarrierRecord] = Field(description="of `curves`")
+    area: dict[str, dict[str, float]] | None = Field(
+        default=None,
+        description="between curve and chord, signed: `loss` in nats, `error` as a fraction, per unit alpha",
+    )
     disagreement: dict[str, float] = Field(description="fraction of images with different top-1")
+    path_ensemble: dict[str, dict[str, dict[str, Any]]] | None = Field(
+        default=None,
+        description="ensembles of points on the path by split and number of members: their alphas and the "
+        "keys of `compare_predictions`, from the fp32 evaluation",
+    )
     geometry: dict[str, Any] | None = Field(
         default=None,
         description="distances between the siblings and to their fork (Euclidean, in units of the weights), "
@@ -149,6 +158,17 @@ class Record(Fields):
     pairs: list[PairRecord]
     ensemble: dict[str, dict[str, float | None]] | None
     soup: dict[str, Score] | None
+    functions: dict[str, dict[str, Any]] | None = Field(
+        default=None,
+        description="per test split, from the stored logits: the keys of `compare_errors`, and under `sizes` "
+        "ensembles of 2 to K members",
+    )
+    noise: dict[str, Any] | None = Field(
+        default=None,
+        description="`views`: images in each sibling's view; `g` on it, lr (N/B - 1), and `g_momentum`, that "
+        "over 1 - momentum; `gradient`: gradient covariance at the fork, within and between views (nats^2 "
+        "per squared unit of the weights), null without a fork",
+    )
     evidence: dict[str, Any] | None
     cost: CostRecord | None
     env: dict[str, Any]

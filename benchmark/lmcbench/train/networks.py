@@ -87,9 +87,9 @@ class ResNet(nn.Module):
     With projection shortcuts; `blocks` = 3 and `width` = 16 is ResNet-20 (272,474 parameters).
     """
 
-    def __init__(self, in_chans: int, num_classes: int, width: int, blocks: int) -> None:
+    def __init__(self, in_chans: int, num_classes: int, width: int, blocks: int, stem_stride: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(in_chans, width, 3, padding=1, bias=False)
+        self.stem = nn.Conv2d(in_chans, width, 3, stem_stride, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
         widths = [width, width, 2 * width, 4 * width]
         self.stages = nn.Sequential(
@@ -213,10 +213,11 @@ def lmc_resnet(
     in_chans: int = 3,
     width: int = 8,
     blocks: int = 1,
+    stem_stride: int = 1,
     **_: Any,
 ) -> ResNet:
     """Residual CNN with BatchNorm."""
-    return ResNet(in_chans, num_classes, width, blocks)
+    return ResNet(in_chans, num_classes, width, blocks, stem_stride)
 
 
 def lmc_lenet(

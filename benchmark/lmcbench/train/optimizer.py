@@ -69,8 +69,8 @@ def _sgd(
             else momentum
         )
     if isinstance(lr, Tensor):
-        gradients = [g * _each(lr, g) for g in gradients]
-        torch._foreach_sub_(weights, gradients)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.addcmul_(gradient, _each(lr, weight), value=-1)
     else:
         torch._foreach_add_(weights, gradients, alpha=-lr)
 

@@ -1,0 +1,125 @@
+"""Barriers and curves, which every record has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lmcbench.board.drawing import Drawing, blank, replicates
+from lmcbench.board.probed import (
+    order,
+)
+from lmcbench.board.statistics import estimate
+from lmcbench.board.style import (
+    legend_below,
+    line,
+    panels,
+)
+from lmcbench.results.frame import frame
+from lmcbench.results.labels import architecture_label, shift_label
+from lmcbench.results.record import Record
+from lmcbench.spec.forks import INDEPENDENT, Fork
+
+CONNECTED = 2.0
+"""Percentage points of error barrier under which a replicate counts as connected (design section 2)."""
+
+
+def barriers(records: Sequence[Record]) -> Drawing | None:
+    """Error barrier against fork, a line per shift."""
+    rows = frame(records)
+    rows = rows[rows["split"] == "test"]
+    if rows.empty:
+        return None
+    cell = ["architecture", "shift", "fork", "replicate"]
+    values = rows.groupby(cell, sort=False)["error_chord"].mean().reset_index()
+    names = list(dict.fromkeys(architecture_label(r) for r in order(records)))
+    names = [name for name in names if name in set(values["architecture"])]
+    shifts = list(dict.fromkeys(shift_label(r) for r in order(records)))
+    forks = sorted(values["fork"].unique(), key=lambda name: Fork.parse(name).order)
+    columns = min(len(names), 2)
+    figure, axes = panels(-(-len(names) // columns), columns, width=3.6, height=2.6, sharey=True)
+    for axis, name in zip(axes.flat, names, strict=False):
+        mine = values[values["architecture"] == name]
+        n = mine["replicate"].nunique()
+        for k, shift in enumerate(shifts):
+            here = mine[mine["shift"] == shift]
+            points = [
+                (x, estimate(list(100 * here[here["fork"] == f]["error_chord"]))) for x, f in enumerate(forks)
+            ]
+            points = [(x, e) for x, e in points if e.mean is not None]
+            offset = 0.08 * (k - (len(shifts) - 1) / 2)
+            if points:
+                axis.errorbar(
+                    [x + offset for x, _ in points],
+                    [e.mean for _, e in points],
+                    yerr=[0.0 if e.half_width is None else e.half_width for _, e in points],
+                    label=shift,
+                    capsize=2,
+                    elinewidth=0.8,
+                    **line(k),
+                )
+        axis.axhline(CONNECTED, color="#444444", linewidth=0.7, linestyle=(0, (2, 2)))
+        axis.set_yscale("symlog", linthresh=2)
+        axis.set_ylim(-0.2, 110)
+        axis.set_yticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
+        axis.minorticks_off()
+        axis.set_xticks(range(len(forks)), forks)
+        axis.set_title(f"{name} ({replicates(n)})")
+        axis.set_xlabel("fork (epoch)")
+    blank(axes, len(names))
+    for row in axes:
+        row[0].set_ylabel("error barrier\n(percentage points)")
+    legend_below(figure, axes)
+    return Drawing(
+        "barriers",
+        "Barrier against fork",
+        "Error barrier on the test set (chord form) of siblings that leave the trunk at a fork, mean "
+        "over replicates with 95 % Student t intervals (none for n = 1). Below the dashed line, 2 "
+        "points, siblings count as connected. The scale is linear up to 2 and logarithmic above.",
+        figure,
+    )
+
+
+def curves(records: Sequence[Record]) -> Drawing | None:
+    """Loss and error along the line, a line per fork, for one shift."""
+    whole = [r for r in order(records) if r.pairs and "test" in r.pairs[0].curves]
+    if not whole:
+        return None
+    shift = shift_label(min(whole, key=lambda r: shift_label(r) != "none"))
+    whole = [r for r in whole if shift_label(r) == shift]
+    cells: dict[str, dict[str, list[Record]]] = {}
+    for record in whole:
+        cells.setdefault(architecture_label(record), {}).setdefault(record.fork.name, []).append(record)
+    forks = sorted({f for row in cells.values() for f in row}, key=lambda f: Fork.parse(f).order)
+    figure, axes = panels(2, len(cells), sharex=True)
+    for column, (name, by_fork) in zip(axes.T, cells.items(), strict=True):
+        n = max(len({r.replicate for r in found}) for found in by_fork.values())
+        for k, fork in enumerate(forks):
+            found = by_fork.get(fork, [])
+            if not found:
+                continue
+            alphas = found[0].protocol["alphas"]
+            for axis, what, factor in ((column[0], "loss", 1), (column[1], "error", 100)):
+                # pairs are averaged within a replicate, which all have the same number of them
+                mean = factor * np.mean(
+                    [getattr(p.curves["test"], what) for r in found for p in r.pairs], axis=0
+                )
+                label = fork if fork == INDEPENDENT else f"fork {fork}"
+                axis.plot(alphas, mean, label=label, markevery=max(1, len(alphas) // 5), **line(k))
+        images = whole[0].pairs[0].curves["test"].n
+        column[0].set_title(f"{name}\n({replicates(n)})")
+        column[1].set_xlabel("alpha (0: A, 1: B)")
+    axes[0][0].set_ylabel("loss (nats)")
+    axes[1][0].set_ylabel("error (%)")
+    legend_below(figure, axes)
+    return Drawing(
+        "curves",
+        "Along the line",
+        f"Loss and error on the test set ({images} images) at every point of the straight line between "
+        f"two siblings, mean over replicates, shift {shift}.",
+        figure,
+    )
+
+
+BASIC = (barriers, curves)

@@ -1,0 +1,230 @@
+"""What connectivity is worth and what noise has to do with it: disagreement, ensembles, gradient noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lmcbench.board.drawing import Drawing, blank, replicates
+from lmcbench.board.noise import EPOCHS, STEPS, equal_epochs, equal_steps, noise_points
+from lmcbench.board.observations import error_barrier, prediction
+from lmcbench.board.probed import order
+from lmcbench.board.statistics import estimate
+from lmcbench.board.style import PLAIN, legend_below, line, panels
+from lmcbench.results.labels import architecture_label, shift_label
+from lmcbench.results.record import Record
+from lmcbench.spec.forks import WHOLE_BUDGET, Fork
+
+FEWEST_RECIPES = 3
+"""Noise scales that a figure against them needs."""
+
+
+def disagreement(records: Sequence[Record]) -> Drawing | None:
+    """Disagreement against error barrier, one point a cell, by fork."""
+    points: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for record in _ok(records):
+        height, apart = error_barrier(record), prediction(record, "disagreement")
+        if height is not None and apart is not None and not Fork.parse(record.fork.name).priced:
+            by_fork = points.setdefault(architecture_label(record), {})
+            by_fork.setdefault(record.fork.name, []).append((100 * height, 100 * apart))
+    if not points:
+        return None
+    forks = sorted({f for by_fork in points.values() for f in by_fork}, key=lambda f: Fork.parse(f).order)
+    columns = min(len(points), 2)
+    figure, axes = panels(-(-len(points) // columns), columns, width=3.6, height=2.6)
+    for axis, (name, by_fork) in zip(axes.flat, points.items(), strict=False):
+        for k, fork in enumerate(forks):
+            x, y = np.array(by_fork.get(fork, [])).reshape(-1, 2).T
+            axis.plot(x, y, label=_fork(fork), **{**line(k), "linestyle": "none"}, alpha=0.8)
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set_xlim(-0.15, 110)
+        axis.set_xticks([0, 0.5, 1, 2, 5, 10, 20, 50, 100], ["0", "", "1", "2", "5", "10", "20", "50", "100"])
+        axis.minorticks_off()
+        axis.set_ylim(bottom=0)
+        axis.set_title(name)
+        axis.set_xlabel("error barrier (percentage points)")
+    for row in axes:
+        row[0].set_ylabel("disagreement (%)")
+    blank(axes, len(points))
+    legend_below(figure, axes)
+    return Drawing(
+        "disagreement",
+        "Disagreement against barrier",
+        "How often two networks disagree on the test set, against the error barrier between them (chord "
+        "form), one point a cell: all shifts and replicates. Linear up to 1, logarithmic above.",
+        figure,
+    )
+
+
+def accuracy_and_cost(records: Sequence[Record]) -> Drawing | None:
+    """Ensemble accuracy against training FLOPs, with the comparators of cost."""
+    found: dict[str, dict[str, dict[str, list[tuple[float, float]]]]] = {}
+    priced = False
+    for record in _ok(records):
+        accuracy = prediction(record, "ensemble_accuracy")
+        if record.fork.name == WHOLE_BUDGET:
+            accuracy = 1 - record.siblings[0].splits["test"].error
+        if accuracy is not None and record.cost is not None:
+            priced |= Fork.parse(record.fork.name).priced
+            row = found.setdefault(architecture_label(record), {}).setdefault(shift_label(record), {})
+            row.setdefault(record.fork.name, []).append((record.cost.train_flop, 100 * accuracy))
+    if not priced:
+        return None
+    shifts = list(dict.fromkeys(shift for row in found.values() for shift in row))
+    forks = sorted(
+        {f for row in found.values() for cell in row.values() for f in cell},
+        key=lambda f: Fork.parse(f).order,
+    )
+    figure, axes = panels(len(found), len(shifts), width=2.4, height=1.9, sharex=True, sharey="row")
+    for row, (name, by_shift) in zip(axes, found.items(), strict=True):
+        full = max(flop for cell in by_shift.values() for held in cell.values() for flop, _ in held)
+        for axis, shift in zip(row, shifts, strict=True):
+            for k, fork in enumerate(forks):
+                held = by_shift.get(shift, {}).get(fork, [])
+                if held:
+                    mean = estimate([accuracy for _, accuracy in held])
+                    # beside one another where costs are equal
+                    aside = 1 + 0.008 * (k - (len(forks) - 1) / 2)
+                    axis.errorbar(
+                        [held[0][0] * aside / full],
+                        [mean.mean],
+                        yerr=[[mean.half_width or 0.0]] * 2,
+                        label=_fork(fork),
+                        capsize=2,
+                        elinewidth=0.8,
+                        **{**line(k), "linestyle": "none"},
+                    )
+            axis.set_xlabel(f"training cost (units of {full:.1e} FLOPs)")
+        row[0].set_ylabel(f"{name}\naccuracy (%)", fontsize=7.5)
+    for axis, shift in zip(axes[0], shifts, strict=True):
+        axis.set_title(shift)
+    legend_below(figure, axes, each=2.0)
+    n = max(len(held) for row in found.values() for cell in row.values() for held in cell.values())
+    return Drawing(
+        "accuracy-cost",
+        "Ensemble accuracy against training cost",
+        "Accuracy on the test set of the ensemble of a cell's networks (whole-budget: of the one network) "
+        "against the floating point operations of training them, a shared trunk counted once; mean with its "
+        f"95 % Student t interval over {replicates(n)}. Cheaper is to be read between networks "
+        "of equal cost only: the latest fork, independent-equal-cost and whole-budget.",
+        figure,
+    )
+
+
+def between_views(records: Sequence[Record]) -> Drawing | None:
+    """Error barrier at the earliest fork against the share of gradient noise between the views."""
+    points: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    forked = [r for r in _ok(records) if r.fork.epoch is not None]
+    if not forked:
+        return None
+    first = min(r.fork.epoch for r in forked if r.fork.epoch is not None)
+    for record in forked:
+        share = ((record.noise or {}).get("gradient") or {}).get("between_share")
+        height = error_barrier(record)
+        if record.fork.epoch == first and share is not None and height is not None:
+            by_shift = points.setdefault(architecture_label(record), {})
+            by_shift.setdefault(shift_label(record), []).append((100 * share, 100 * height))
+    if len({shift for by_shift in points.values() for shift in by_shift}) < 2:
+        return None
+    columns = min(len(points), 2)
+    figure, axes = panels(-(-len(points) // columns), columns, width=3.6, height=2.6)
+    shifts = list(dict.fromkeys(shift for by_shift in points.values() for shift in by_shift))
+    for axis, (name, by_shift) in zip(axes.flat, points.items(), strict=False):
+        for k, shift in enumerate(shifts):
+            x, y = np.array(by_shift.get(shift, [])).reshape(-1, 2).T
+            axis.plot(x, y, label=shift, **{**line(k), "linestyle": "none"}, alpha=0.8)
+        axis.set_xscale("symlog", linthresh=0.1)
+        axis.xaxis.set_major_formatter(PLAIN)
+        axis.set_xlim(left=-0.02)
+        axis.set_title(name)
+        axis.set_xlabel("share of gradient noise between the views (%)")
+    for row in axes:
+        row[0].set_ylabel("error barrier\n(percentage points)")
+    blank(axes, len(points))
+    legend_below(figure, axes)
+    return Drawing(
+        "between-views",
+        "Barrier against gradient noise between the views",
+        f"Error barrier on the test set (chord form) of siblings of fork {first:g} against the share of the "
+        "per-image gradient covariance at the fork that lies between the siblings' views; one point a "
+        "replicate. Random halves of n images have a share of about 1 / (n - 1). The scale is linear up to "
+        "0.1 and logarithmic above.",
+        figure,
+    )
+
+
+def noise_scales(records: Sequence[Record]) -> Drawing | None:
+    """Error barrier at fork 0 against the noise scale g, at equal epochs and at equal steps."""
+    points = noise_points(records)
+    recipes = {(p.lr, p.batch_size) for p in points}
+    if len(recipes) < FEWEST_RECIPES:
+        return None
+    names = list(dict.fromkeys(p.architecture for p in points))
+    figure, axes = panels(len(names), 2, width=3.6, height=2.6, sharex=True, sharey="row")
+    most = 0
+    for row, name in zip(axes, names, strict=True):
+        grid = [p for p in points if p.architecture == name]
+        for axis, equal, chosen in zip(
+            row, (EPOCHS, STEPS), (equal_epochs(grid), equal_steps(grid)), strict=True
+        ):
+            for k, shift in enumerate(dict.fromkeys(p.shift for p in chosen)):
+                most = max(most, _against_g(axis, [p for p in chosen if p.shift == shift], shift, k))
+            axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(PLAIN)
+            axis.set_title(equal)
+            axis.set_xlabel("noise scale g = lr (N/B - 1)")
+        row[0].set_ylabel(f"{name}\nerror barrier (percentage points)")
+    legend_below(figure, axes)
+    return Drawing(
+        "noise-scale",
+        "Barrier against noise scale",
+        "Error barrier on the test set (chord form) of siblings of fork 0 against SGD's noise scale, mean "
+        f"with its 95 % Student t interval over up to {replicates(most)}; cells whose siblings all reach 2 % "
+        "training error. Hollow: recipes of which some replicate did not; its fitted ones are shown.",
+        figure,
+    )
+
+
+def _against_g(axis: Any, points: Sequence[Any], shift: str, k: int) -> int:
+    """The points of one shift, a mean for each recipe; the largest number of replicates."""
+    by_recipe: dict[tuple[float, int, int], list[Any]] = {}
+    for p in points:
+        by_recipe.setdefault((p.lr, p.batch_size, p.epochs), []).append(p)
+    most = 0
+    for group in sorted(by_recipe.values(), key=lambda g: g[0].g):
+        fitted = [100 * p.error for p in group if p.fitted]
+        if fitted:
+            mean = estimate(fitted)
+            most = max(most, len(fitted))
+            style = {**line(k), "linestyle": "none"}
+            if len(fitted) < len(group):
+                style["markerfacecolor"] = "none"
+            axis.errorbar(
+                [group[0].g],
+                [mean.mean],
+                yerr=[[mean.half_width or 0.0]] * 2,
+                label=shift,
+                capsize=2,
+                elinewidth=0.8,
+                **style,
+            )
+    return most
+
+
+def _ok(records: Sequence[Record]) -> list[Record]:
+    """Measured cells in the order of tables: by architecture, recipe and shift."""
+    return [r for r in order(records) if r.status == "ok"]
+
+
+def _fork(name: str) -> str:
+    return name if Fork.parse(name).epoch is None else f"fork {name}"
+
+
+WORTH: tuple[Callable[[Sequence[Record]], Drawing | None], ...] = (
+    disagreement,
+    accuracy_and_cost,
+    between_views,
+    noise_scales,
+)
