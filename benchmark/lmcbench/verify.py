@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from lmcbench.board.entry import (
 )
 from lmcbench.board.manifest import MANIFEST, META, Fault, check_manifest, list_files
 from lmcbench.board.soundness import soundness_faults
-from lmcbench.board.submission import Meta, check_slug, parse_meta
-from lmcbench.board.trust import VERIFIED_SCHEMA, Verified
+from lmcbench.board.submission import Meta, Submission, check_slug, parse_meta, read_submission
+from lmcbench.board.trust import VERIFIED_SCHEMA, Verified, chosen_replicates
 from lmcbench.errors import UserError
 from lmcbench.rescoring import rescore
 from lmcbench.results.record import NewerSchemaError, Record, parse_record
@@ -280,6 +281,38 @@ class _Verifier:
 
 def _short(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def suite_of(submission: Submission, suite_file: Path | None = None) -> Suite:
+    """The suite of a verified submission."""
+    held = submission.meta.suite
+    return load_suite(f"{held.name}-v{held.version}" if suite_file is None else str(suite_file))
+
+
+def reproduction(folder: Path, found: Verification, nonce: str, count: int) -> list[str]:
+    """The commands by which another author repeats a submission on replicates that `nonce` chooses."""
+    submission = read_submission(folder)
+    meta, network = submission.meta, submission.records[0].architecture
+    chosen = chosen_replicates(found.manifest_sha256, nonce, count)
+    name = network.name
+    if meta.architecture.source == "file":
+        name = f"{(folder / 'source').as_posix()}/{network.name}"
+    if network.kwargs or network.adapt is not None:
+        # the command line gives an unlisted network no arguments: the suite lists it under its label
+        name = meta.architecture.label
+    out = f"runs/{found.slug}-again"
+    run = (
+        f"lmcbench run {meta.suite.name} --arch {shlex.quote(name)} --recipe {meta.recipe} "
+        f"--replicates {chosen.start}:{chosen.stop} --out {out}"
+    )
+    submit = (
+        f"lmcbench submit {out} --name {found.slug}-again --author 'YOUR NAME' --reproduces {found.slug} "
+        f"--nonce {shlex.quote(nonce)}"
+    )
+    return [
+        run,
+        submit + (f" --source {name.rpartition(':')[0]}" if meta.architecture.source == "file" else ""),
+    ]
 
 
 def explain(found: Verification) -> str:

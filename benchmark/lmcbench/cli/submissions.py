@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lmcbench.cli.base import EXIT_CHECK, Json, app, print_json
+from lmcbench.cli.base import EXIT_CHECK, EXIT_INPUT, DataDir, Device, Json, app, print_json
 from lmcbench.errors import UserError
 
 SuiteFile = Annotated[
@@ -73,16 +73,97 @@ def submit(
 @app.command()
 def verify(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A submission: leaderboard/submissions/SLUG.")],
+    rerun: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Train N cells again and compare (with --nonce).")
+    ] = None,
+    nonce: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="A word, said after submission, that picks them."),
+    ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Let --rerun import the submitted network. Read it first.")
+    ] = False,
+    reproduce: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="N", help="Print how another author repeats it on N replicates."),
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Keep what was found under results/SLUG/, for the leaderboard.")
+    ] = False,
     suite: SuiteFile = None,
+    device: Annotated[Device, typer.Option(help="Where --rerun computes.")] = Device.auto,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes of --rerun.")] = None,
+    data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Check a submission without running anything of it; exit 1 and name every fault if there is one."""
-    from lmcbench import verify as checks
+    """Check a submission without running anything of it; exit 1 and name every fault if there is one.
 
+    With --rerun, some of its cells are trained again besides.
+    """
+    from lmcbench import verify as checks
+    from lmcbench.board import trust
+
+    if nonce is None and (rerun is not None or reproduce is not None):
+        raise UserError("Give --nonce TEXT too, a word that the author could not know when submitting.")
+    if rerun is None and reproduce is None and (nonce is not None or allow_code):
+        raise UserError("--nonce and --allow-code go with --rerun N (or --nonce with --reproduce N).")
+    results = _results(path) if record else None
     found = checks.verify(path, suite)
-    if as_json:
-        print_json(found.as_json())
-    else:
+    shown = found.as_json()
+    if not as_json:
         typer.echo(checks.explain(found), nl=False, err=not found.sound)
+    elif not found.sound:
+        print_json(shown)
     if not found.sound:
-        raise typer.Exit(2 if found.newer else EXIT_CHECK)
+        raise typer.Exit(EXIT_INPUT if found.newer else EXIT_CHECK)
+    if results is not None:
+        _keep(results / found.slug / trust.VERIFIED, found.evidence().to_json(), as_json)
+    outside = False
+    if reproduce is not None and nonce is not None:
+        commands = checks.reproduction(path, found, nonce, reproduce)
+        shown["reproduction"] = commands
+        if not as_json:
+            typer.echo("\nAnother author repeats it with:\n\n" + "\n".join(f"  {c}" for c in commands))
+    if rerun is not None and nonce is not None:
+        from lmcbench.board.submission import read_submission
+        from lmcbench.rerun import render
+        from lmcbench.rerun import rerun as train_again
+
+        report = train_again(
+            read_submission(path),
+            checks.suite_of(read_submission(path), suite),
+            rerun,
+            nonce,
+            allow_code=allow_code,
+            data_dir=data_dir,
+            device=device.value,
+            jobs=jobs,
+        )
+        outside = any(cell.verdict == "outside" for cell in report.cells)
+        shown["rerun"] = report.model_dump(by_alias=True)
+        if not as_json:
+            typer.echo("\n" + render(report), nl=False)
+        if results is not None:
+            _keep(results / found.slug / trust.rerun_file(nonce), report.to_json(), as_json)
+    if as_json:
+        print_json(shown)
+    if outside:
+        raise typer.Exit(EXIT_CHECK)
+
+
+def _results(path: Path) -> Path:
+    """Where what is derived of a submission belongs: beside the folder of submissions."""
+    submissions = path.resolve().parent
+    if submissions.name != "submissions":
+        raise UserError(f"--record writes beside a leaderboard's submissions; {path} is not in one.")
+    return submissions.parent / "results"
+
+
+def _keep(file: Path, content: str, quiet: bool) -> None:
+    from lmcbench.results.store import write_atomic
+
+    try:
+        write_atomic(file, content)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}.") from None
+    typer.echo(f"Wrote {file}.", err=quiet)
