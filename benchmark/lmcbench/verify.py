@@ -23,6 +23,7 @@ from lmcbench.board.submission import Meta, Submission, check_slug, parse_meta, 
 from lmcbench.board.trust import VERIFIED_SCHEMA, Verified, chosen_replicates
 from lmcbench.errors import UserError
 from lmcbench.rescoring import rescore
+from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import NewerSchemaError, Record, parse_record
 from lmcbench.spec.canonical import canonical_json, digest_bytes
 from lmcbench.spec.pins import pins_of
@@ -109,7 +110,7 @@ def verify(folder: Path, suite_file: Path | None = None, slug: str | None = None
         raise UserError(f"{folder} is empty. Write submissions with 'lmcbench submit'.")
     if (folder / "run.json").exists():
         raise UserError(
-            f"{folder} is a run, not a submission. Make one: lmcbench submit {folder} --name SLUG"
+            f"{folder} is a run, not a submission. Make one of it: lmcbench submit {folder} --name SLUG"
         )
     return _Verifier(folder, suite_file, slug if slug is not None else folder.resolve().name).verify()
 
@@ -211,7 +212,9 @@ class _Verifier:
     def check_cells(self, meta: Meta, suite: Suite, contents: Mapping[str, bytes]) -> None:
         records = list(self.records.values())
         sources = {name: content for name, content in contents.items() if name.startswith("source/")}
-        entry, faults = make_entry(suite, meta, records[0], sources)
+        label = meta.architecture.label
+        sample = next((r for r in records if architecture_label(r) == label), records[0])
+        entry, faults = make_entry(suite, meta, sample, sources)
         self.faults += faults
         if entry is None:
             return
