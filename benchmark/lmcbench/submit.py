@@ -181,12 +181,12 @@ def _choose(records: Sequence[Record], arch: str | None) -> list[Record]:
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((architecture_label(record), record.recipe["name"]), []).append(record)
-    listed = ", ".join(f"{label} (recipe {recipe})" for label, recipe in groups)
+    listed = ", ".join(f"{label} (recipe {recipe})" for label, recipe in sorted(groups))
     wanted = arch
     if arch is not None and Path(arch.rpartition(":")[0]).suffix == ".py":
         wanted = Path(arch.rpartition(":")[0]).name + ":" + arch.rpartition(":")[2]
     chosen = {}
-    for (label, recipe), members in groups.items():
+    for (label, recipe), members in sorted(groups.items()):
         called = (label, f"{label}/{recipe}", members[0].architecture.name)
         if wanted is None or any(name == wanted or fnmatchcase(name, wanted) for name in called):
             chosen[label, recipe] = members
