@@ -14,6 +14,7 @@ from builders import SUITE_TOML, make_record, toy_cell, write_run
 from lmcbench.board.submission import read_submission
 from lmcbench.cli import app
 from lmcbench.errors import UserError
+from lmcbench.rerun import rerun
 from lmcbench.results.store import RunFolder
 from lmcbench.run import plan_run, run_plan
 from lmcbench.spec.cells import Selection, expand
@@ -327,3 +328,53 @@ def test_exit_codes_of_verify(board, run):
     assert code == 2
     assert "Upgrade: pip install -U lmcbench." in err
     assert cli("verify", board / "none")[0] == 2
+    code, _, err = cli("verify", board)
+    assert code == 2
+    assert "leaderboard is no submission: it has none of its files" in err
+
+
+# --- everything a suite can ask for --------------------------------------------------------------
+
+ODD = """
+name = "odd"
+version = 1
+description = "transformed views, evaluation shifts, three siblings, comparators and BatchNorm"
+shifts = ["none", "corruption"]
+forks = [1, "independent", "whole-budget"]
+evaluations = ["gaussian_noise-3"]
+replicates = 1
+siblings = 3
+[data]
+name = "digits"
+train_size = 200
+test_size = 100
+[protocol]
+alphas = 5
+calibration = 64
+train_eval = 50
+[recipes.short]
+lr = 0.2
+batch_size = 50
+epochs = 2
+[[architectures]]
+name = "lmc_resnet"
+recipe = "short"
+kwargs = { width = 2 }
+"""
+
+
+def test_whatever_a_run_writes_verifies_and_reruns_alike(board, tmp_path):
+    toml = tmp_path / "odd.toml"
+    toml.write_text(ODD)
+    folder = RunFolder(tmp_path / "odd")
+    suite = load_suite(str(toml))
+    for _ in run_plan(plan_run(expand(suite), folder), folder, data_dir=None, device="cpu", jobs=1):
+        pass
+    made = submit(folder.root, "odd", SAID, board, suite_file=toml)
+    assert (made.missing, made.verification.faults) == ([], [])
+    assert made.verification.notes[0] == "The suite is no published one; such a submission is not merged."
+    assert "that the test labels are the data set's (the same in all cells)" in made.verification.claimed
+    report = rerun(read_submission(made.folder), suite, 3, "x", device="cpu", jobs=1)
+    assert [cell.verdict for cell in report.cells] == ["identical"] * 3
+    single = next(p for p in made.folder.glob("records/*") if '"whole-budget"' in p.read_text())
+    assert json.loads(single.read_bytes())["pairs"] == []

@@ -335,6 +335,7 @@ def summary(made: Submitted) -> str:
             + "; ".join(made.left_out[:3])
             + ("; ..." if len(made.left_out) > 3 else "")
         )
+    lines += made.verification.notes
     if made.reduced is not None:
         lines.append(f"To stay under 25 MB, {made.reduced} were left out; what follows from them is claimed.")
     lines += [

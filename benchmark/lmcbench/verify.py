@@ -112,6 +112,10 @@ def verify(folder: Path, suite_file: Path | None = None, slug: str | None = None
         raise UserError(
             f"{folder} is a run, not a submission. Make one of it: lmcbench submit {folder} --name SLUG"
         )
+    if not any((folder / name).exists() for name in (META, MANIFEST, "records")):
+        raise UserError(
+            f"{folder} is no submission: it has none of its files. Give leaderboard/submissions/SLUG."
+        )
     return _Verifier(folder, suite_file, slug if slug is not None else folder.resolve().name).verify()
 
 

@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -425,6 +427,34 @@ def test_all_faults_are_said_at_once(folder):
     found = faults(folder)
     assert f"{first.name}: cost.train_steps" in found
     assert f"{second.name}: seeds.shift" in found
+
+
+def test_torch_is_not_needed_and_no_module_of_theirs_is_imported(folder, tmp_path):
+    (tmp_path / "evil").mkdir()
+    touched = tmp_path / "was-imported"
+    (tmp_path / "evil" / "__init__.py").write_text(f"open({str(touched)!r}, 'w')")
+    (tmp_path / "evil" / "net.py").write_text("")
+    for path in folder.glob("records/*"):
+        edit_json(path, lambda t: t["architecture"].update(name="evil.net:f", source="module"))
+    edit_meta(folder, 'label = "lmc_linear"\nsource = "lmcbench"', 'label = "evil.net:f"\nsource = "module"')
+    with (folder / "submission.toml").open("a") as file:
+        file.write(f'sha256 = "{"5" * 64}"\n')
+    correct_hashes(folder)
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path; from lmcbench.verify import verify\n"
+        f"print(len(verify(Path({str(folder)!r})).faults))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{tmp_path}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
+    assert not touched.exists()
 
 
 # --- schemas and odd folders ---------------------------------------------------------------------
