@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -20,10 +21,14 @@ from lmcbench.board.trust import (
 from lmcbench.errors import UserError
 from lmcbench.rerun import rerun
 from lmcbench.results.store import write_atomic
+from lmcbench.spec.gate import MEASURES
 from lmcbench.spec.suite import load_suite
-from submitted import linear_submission
-from test_submit import NETWORK, cli
+from submitted import NETWORK, cli, linear_submission
 
+CALIBRATED = {
+    path.stem: json.loads(path.read_bytes())
+    for path in sorted((Path(__file__).parents[1] / "suites" / "calibration").glob("*.json"))
+}
 ALLOWED = {"error_mid": 0.02, "accuracy_mean": 0.01}
 
 
@@ -62,8 +67,16 @@ def test_a_cell_whose_curves_alone_differ_is_within():
 def test_allowances_are_those_of_the_same_digest():
     assert allowances(toy_suite()) == {}
     found = allowances(load_suite("digits"))
-    assert found["accuracy_mean"] > 0
-    assert 0.001 < found["error_mid"] < 0.2
+    [error] = [m for m in CALIBRATED["digits-v1"]["measures"] if m["measure"] == "error_mid"]
+    assert found["error_mid"] == max(2 * 2**0.5 * error["deviation"], error["largest"])
+    assert set(found) == set(MEASURES)
+
+
+@pytest.mark.parametrize("name", sorted(CALIBRATED))
+def test_calibrations_are_of_their_suites_as_they_are(name):
+    suite = CALIBRATED[name]["suite"]
+    assert suite == load_suite(name).identity(), f"calibrate {name} again, as leaderboard/SUBMITTING.md says"
+    assert all(m["deviation"] >= 0 and m["largest"] >= 0 for m in CALIBRATED[name]["measures"])
 
 
 def test_a_nonce_picks_cells_that_nobody_could_know():

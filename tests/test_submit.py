@@ -8,12 +8,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from builders import SUITE_TOML, make_record, toy_cell, write_run
 from lmcbench.board.submission import read_submission
-from lmcbench.cli import app
-from lmcbench.errors import UserError
 from lmcbench.rerun import rerun
 from lmcbench.results.store import RunFolder
 from lmcbench.run import plan_run, run_plan
@@ -21,7 +18,18 @@ from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite import load_suite
 from lmcbench.submit import submit
 from lmcbench.verify import verify
-from submitted import SAID, edit_json, linear_run, make_board, part_of_run, records
+from submitted import (
+    NETWORK,
+    SAID,
+    cli,
+    correct_hashes,
+    edit_json,
+    edit_meta,
+    linear_run,
+    make_board,
+    part_of_run,
+    records,
+)
 
 
 def content(root):
@@ -37,14 +45,6 @@ def board(tmp_path):
 @pytest.fixture
 def run(tmp_path):
     return shutil.copytree(part_of_run(), tmp_path / "run")
-
-
-def cli(*arguments):
-    answer = CliRunner().invoke(app, [str(a) for a in arguments])
-    if isinstance(answer.exception, UserError):
-        return answer.exception.exit_code, answer.stdout, f"Error: {answer.exception}"
-    assert answer.exception is None or isinstance(answer.exception, SystemExit), answer.exception
-    return answer.exit_code, answer.stdout, answer.stderr
 
 
 def test_a_whole_run_is_complete_and_its_files_are_copied_as_they_are(board):
@@ -238,14 +238,6 @@ def test_a_read_only_folder_is_refused_before_anything_is_read(board, run, monke
 
 # --- an own network ------------------------------------------------------------------------------
 
-NETWORK = """
-from torch import nn
-
-
-def tiny(num_classes, in_chans, img_size):
-    return nn.Sequential(nn.Flatten(), nn.Linear(in_chans * img_size**2, num_classes))
-"""
-
 
 @pytest.fixture
 def own_run(tmp_path):
@@ -278,8 +270,6 @@ def test_an_own_networks_source_is_part_of_its_submission(board, own_run, tmp_pa
 
 
 def test_a_changed_source_is_refused_by_verify_without_importing_it(board, own_run, tmp_path):
-    from submitted import correct_hashes, edit_meta
-
     folder = submit(own_run, "a", SAID, board, source=tmp_path / "nets" / "mine.py").folder
     touched = tmp_path / "was-imported"
     bad = f"open({str(touched)!r}, 'w')\n" + NETWORK

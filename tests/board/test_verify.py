@@ -187,6 +187,15 @@ def test_a_number_changed_in_a_record_is_found(folder, edit, message):
     assert f"records/{path.name}" in found
 
 
+def test_pretraining_must_be_disclosed(folder):
+    for path in folder.glob("records/*"):
+        edit_json(path, lambda t: t["architecture"].update(kwargs={"pretrained": True}))
+    disclosed = "submission.toml: pretraining: found 'none', but the network is asked for pretrained."
+    assert disclosed in faults(folder)
+    edit_meta(folder, 'pretraining = "none"', 'pretraining = "ImageNet-1k"')
+    assert disclosed not in faults(folder)
+
+
 def test_a_barrier_forged_together_with_its_curve_contradicts_the_soup_or_the_siblings(folder):
     from dataclasses import asdict
 
