@@ -504,6 +504,19 @@ def test_half_written_folders_are_told(folder):
     assert "manifest.json: is missing: half-written?" in "\n".join(map(str, verify(folder).faults))
 
 
+@pytest.mark.parametrize("call", ["scandir", "open"])
+def test_a_folder_that_cannot_be_read_is_one_message(folder, monkeypatch, call):
+    def fails(path, *arguments, **others):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, call, fails)
+    try:
+        text = "\n".join(map(str, verify(folder).faults))
+    except UserError as error:
+        text = str(error)
+    assert re.search(rf"{folder}.* cannot be read: Permission denied", text)
+
+
 def test_what_is_no_submission_is_one_message(tmp_path):
     make_board(tmp_path)
     with pytest.raises(UserError, match="There is no folder"):
