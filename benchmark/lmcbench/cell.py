@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lmcbench.bench import Seen, Workbench
@@ -20,10 +19,9 @@ from lmcbench.connect.network import Network
 from lmcbench.connect.path import alpha_grid, line
 from lmcbench.connect.state import Stack, State, average
 from lmcbench.data.calibration import calibration_items
-from lmcbench.ensemble.errors import compare_errors
 from lmcbench.ensemble.path import path_ensembles
-from lmcbench.ensemble.predictions import compare_predictions, expected_calibration_error, softmax
-from lmcbench.ensemble.sizes import ensembles_by_size
+from lmcbench.ensemble.predictions import expected_calibration_error, softmax
+from lmcbench.ensemble.rescore import Logits, from_logits
 from lmcbench.errors import UserError
 from lmcbench.passes import Passed, Splits, open_splits, pass_members, pass_path
 from lmcbench.results.measures import Curve, barrier, chord_area
@@ -31,9 +29,6 @@ from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Scor
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.recipe import noise_scale
-
-Logits = NDArray[np.float16]
-"""Stored test logits of the siblings, `[K, n, classes]` fp16."""
 
 FP16_MAX = float(np.finfo(np.float16).max)
 GRADIENT_IMAGES = 300
@@ -90,7 +85,7 @@ def measure_cell(
     raw = pass_members(network, as_trained, splits, [None]) if network.norms else None
     labels = splits.tests[None][1].cpu().numpy()
     logits = {name: _stored(members.tests[t]) for name, t in splits.named.items()}
-    top = {name: value.argmax(-1) for name, value in logits.items()}
+    predicted = from_logits(logits, labels)
 
     grid = alpha_grid(protocol.alphas)
     pairs = []
@@ -111,7 +106,7 @@ def measure_cell(
                 curves_uncalibrated=blended,
                 barriers={name: BarrierRecord(**asdict(barrier(curve))) for name, curve in curves.items()},
                 area={name: _area(curve) for name, curve in curves.items()},
-                disagreement={name: float((t[i] != t[j]).mean()) for name, t in top.items()},
+                disagreement=predicted.disagreement[i, j],
                 geometry=geometry(fork, states[i], states[j]).to_json(),
                 path_ensemble={
                     name: path_ensembles(softmax(path.tests[t].cpu().numpy()), labels, grid)
@@ -119,14 +114,8 @@ def measure_cell(
                 },
             )
         )
-    ensemble, soup, functions = None, None, None
+    soup = None
     if len(states) > 1:
-        probs = {name: softmax(value) for name, value in logits.items()}
-        ensemble = {name: compare_predictions(p, labels) for name, p in probs.items()}
-        functions = {
-            name: {**compare_errors(p, labels), "sizes": ensembles_by_size(p, labels)}
-            for name, p in probs.items()
-        }
         middle = recalibrated(network.prepare([average(states)]))
         soup = {
             name: score_logits(network.logits(middle, splits.tests[t][0])[0], splits.tests[t][1])
@@ -142,9 +131,9 @@ def measure_cell(
             for i, loss in enumerate(train_losses)
         ],
         pairs=pairs,
-        ensemble=ensemble,
+        ensemble=predicted.ensemble,
         soup=soup,
-        functions=functions,
+        functions=predicted.functions,
         noise=_noise(cell, bench, seen, fork, calibration if network.norms else None),
         predictions={**logits, "test.labels": labels.astype(np.int16)},
         calibration={

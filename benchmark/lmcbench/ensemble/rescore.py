@@ -1,0 +1,60 @@
+"""Everything a record says about predictions, recomputed from stored logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmcbench.ensemble.errors import compare_errors
+from lmcbench.ensemble.predictions import compare_predictions, softmax
+from lmcbench.ensemble.sizes import ensembles_by_size
+
+Logits = NDArray[np.float16]
+"""Stored test logits of the siblings, `[K, n, classes]` fp16."""
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """Measures of predictions.
+
+    Attributes:
+        ensemble: per split, the keys of `compare_predictions`; None for a single network.
+        functions: per split, the keys of `compare_errors` and, under `sizes`, `ensembles_by_size`; likewise.
+        disagreement: pair (i, j) -> per split, the fraction of images with different top-1.
+    """
+
+    ensemble: dict[str, dict[str, float | None]] | None
+    functions: dict[str, dict[str, Any]] | None
+    disagreement: dict[tuple[int, int], dict[str, float]]
+
+
+def from_logits(logits: Mapping[str, Logits], labels: NDArray[np.integer]) -> Rescored:
+    """The measures of K networks' logits, split -> `[K, n, classes]`; `labels` `[n]` are of every split.
+
+    It is what writes a record and what verifies one, so that both come out alike.
+
+    Raises:
+        UserError: for labels that do not suit the logits.
+    """
+    top = {name: value.argmax(-1) for name, value in logits.items()}
+    networks = len(next(iter(logits.values())))
+    disagreement = {
+        (i, j): {name: float((t[i] != t[j]).mean()) for name, t in top.items()}
+        for i, j in combinations(range(networks), 2)
+    }
+    if networks == 1:
+        return Rescored(None, None, disagreement)
+    probs = {name: softmax(value) for name, value in logits.items()}
+    return Rescored(
+        {name: compare_predictions(p, labels) for name, p in probs.items()},
+        {
+            name: {**compare_errors(p, labels), "sizes": ensembles_by_size(p, labels)}
+            for name, p in probs.items()
+        },
+        disagreement,
+    )
