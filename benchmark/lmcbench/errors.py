@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -22,6 +24,24 @@ def is_out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and ("out of memory" in said or "not enough memory" in said))
     )
+
+
+def describe(error: BaseException, source: Path | None = None) -> str:
+    """An exception in one line with the place it was raised at, without any folder of this machine.
+
+    Args:
+        error: what was raised.
+        source: a user's file; the last line of it that was running is the place, if there is one.
+    """
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        said, places = error.msg, [(Path(error.filename).name, error.lineno)]
+    else:
+        said = next(iter(str(error).strip().splitlines()), "")
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if source is not None and Path(f.filename) == source]
+        places = [(Path(f.filename).name, f.lineno) for f in own or frames]
+    place = f" ({places[-1][0]}, line {places[-1][1]})" if places else ""
+    return f"{type(error).__name__}{f': {said}' if said else ''}{place}"
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
