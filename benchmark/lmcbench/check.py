@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import textwrap
 import warnings
@@ -293,7 +294,7 @@ def _optimizers(verdict: Verdict) -> list[str]:
 
 def _next_command(built: Architecture, suite: Suite, optimizers: Sequence[str]) -> str:
     if any(listed.label == built.label for listed in suite.architectures):
-        return f"Run it: lmcbench run {suite.name} --arch '{built.label}'"
+        return f"Run it: lmcbench run {suite.name} --arch {shlex.quote(built.label)}"
     recipes = [name for name, recipe in suite.recipes.items() if recipe.optimizer in optimizers]
     if not recipes:
         return f"Suite {suite.name} has no recipe with {' or '.join(optimizers)}; it may not learn there."

@@ -29,19 +29,22 @@ def is_out_of_memory(error: BaseException) -> bool:
 def describe(error: BaseException, source: Path | None = None) -> str:
     """An exception in one line with the place it was raised at, without any folder of this machine.
 
+    The place is the last line that was running outside of torch. An assertion that says nothing is
+    told by its own text.
+
     Args:
         error: what was raised.
-        source: a user's file; the last line of it that was running is the place, if there is one.
+        source: a user's file; the place is there, if any line of it was running.
     """
     if isinstance(error, SyntaxError) and error.filename is not None:
-        said, places = error.msg, [(Path(error.filename).name, error.lineno)]
-    else:
-        said = next(iter(str(error).strip().splitlines()), "")
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [f for f in frames if source is not None and Path(f.filename) == source]
-        places = [(Path(f.filename).name, f.lineno) for f in own or frames]
-    place = f" ({places[-1][0]}, line {places[-1][1]})" if places else ""
-    return f"{type(error).__name__}{f': {said}' if said else ''}{place}"
+        return f"{type(error).__name__}: {error.msg} ({Path(error.filename).name}, line {error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if source is not None and Path(f.filename) == source]
+    outside = [f for f in frames if "torch" not in Path(f.filename).parts]
+    place = next(iter(reversed(theirs or outside or frames)), None)
+    said = next(iter(str(error).strip().splitlines()), "") or (place.line if place is not None else "")
+    where = f" ({Path(place.filename).name}, line {place.lineno})" if place is not None else ""
+    return f"{type(error).__name__}{f': {said}' if said else ''}{where}"
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:

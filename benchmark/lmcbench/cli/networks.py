@@ -62,3 +62,17 @@ def check(
     if as_json:
         print_json({"name": arch, "ready": ready, "sizes": [verdict.to_json() for verdict in verdicts]})
     raise typer.Exit(0 if ready else EXIT_CHECK)
+
+
+@app.command("new-arch")
+def new_arch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A function's name, as in my_net.")],
+) -> None:
+    """Write NAME.py, a small commented network to start from, and say what comes next."""
+    from pathlib import Path
+
+    from lmcbench.newarch import next_commands, write_network
+
+    path = write_network(name, Path())
+    typer.echo(f"Wrote {path}, a network that works as it is. Change it, then:\n")
+    typer.echo("\n".join(f"  {command}" for command in next_commands(name)))

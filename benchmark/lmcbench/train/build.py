@@ -14,7 +14,7 @@ from torch import nn
 
 from lmcbench.errors import UserError, describe, unknown
 from lmcbench.spec.architectures import Architecture
-from lmcbench.train.adapt import ADAPT
+from lmcbench.train.adapt import ADAPT, AdaptationError
 
 
 class UnfitError(UserError):
@@ -59,7 +59,7 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
                 out = model.eval()(torch.zeros(2, *shape))
         except Exception as error:
             size = f"{channels} x {height} x {width}"
-            reason = describe(error, architecture.path)
+            reason = str(error) if isinstance(error, AdaptationError) else describe(error, architecture.path)
             raise UnfitError(
                 f"Architecture {architecture.label} cannot be built for images {size} and {classes} classes: "
                 f"{reason}",
