@@ -92,7 +92,7 @@ def examine_all(names: Sequence[str], jobs: int, limit: float) -> Iterator[tuple
                 ended = True
             late = time.monotonic() - began > limit
             if ended or late:
-                process.terminate()
+                process.kill()
                 process.join()
                 del working[name]
                 answer = last[name]
@@ -128,7 +128,7 @@ def examine(family: str, sender: Connection) -> None:
             built = verdict.built
             answer |= {
                 "built": None if built is None else built.label,
-                "checks": {f.check: [f.status, f.found] for f in verdict.findings},
+                "checks": {f.check: f.status for f in verdict.findings},
             }
             if verdict.ready:
                 data = {f.check: f.data for f in verdict.findings}

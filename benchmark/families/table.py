@@ -30,7 +30,7 @@ def render(found: dict[str, Any]) -> str:
         "everything that was found is in [families/results.json](families/results.json).",
         "",
         "*Falls with*: the optimizers with which the loss fell on made-up images; networks of more than",
-        "30 million weights are tried with the second only where the first fails. *Stacked*: whether",
+        "10 million weights are tried with the second only where the first fails. *Stacked*: whether",
         "siblings can be trained in one pass.",
         "",
         tabulate(rows, headers=headers, tablefmt="github"),

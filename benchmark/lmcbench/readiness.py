@@ -157,9 +157,8 @@ def _state(trial: Trial) -> Found:
     if not torch.equal(expected, found):
         gap = float((expected - found).abs().max())
         raise NotReadyError(f"saved and loaded, it gives other logits, by {gap:.2g}")
-    first = dict(trial.build().named_parameters())
-    unmoved = [name for name, value in state.params.items() if torch.equal(value, first[name])]
-    note = f"; {len(unmoved)} of them never move in training, as {unmoved[0]}" if unmoved else ""
+    unmoved = [name for name, momentum in state.slots["momentum"].items() if not momentum.any()]
+    note = f"; no gradient reaches {len(unmoved)} of them, as {unmoved[0]}" if unmoved else ""
     return Found(f"{len(saved)} tensors, saved and loaded{note}")
 
 

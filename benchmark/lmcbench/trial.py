@@ -46,7 +46,7 @@ RECIPES = {
 }
 """Two mild recipes, clipped so that networks without normalisation survive them."""
 
-LARGE = 30_000_000
+LARGE = 10_000_000
 """Weights beyond which the second recipe is tried only where the first fails: a step then takes seconds."""
 
 FORKED = Recipe(lr=0.01, clip_norm=1.0, batch_size=BATCH, epochs=1)
