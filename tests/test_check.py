@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lmcbench import cli
-from lmcbench.check import Target, Verdict, check, conclusion, row_text, targets
+from lmcbench.check import Target, Verdict, check, conclusion, row_texts, targets
 from lmcbench.errors import UserError
 from lmcbench.fitting import fit
 from lmcbench.readiness import CHECKS
@@ -405,6 +405,11 @@ def test_bad_input_exits_2_with_one_message(lmcbench, tmp_path, monkeypatch, arg
     assert err.count("\n") == 1
 
 
-def test_rows_are_wrapped(tmp_path):
+def test_rows_are_wrapped_and_what_was_not_tried_is_one():
     verdict = look("lmc_linear+patch4")
-    assert all(len(line) <= 110 for finding in verdict.findings for line in row_text(finding).splitlines())
+    assert "Leave +patch4 out, and whatever fits is taken: lmcbench check lmc_linear." in conclusion(verdict)
+    rows = list(row_texts(verdict.findings))
+    assert all(len(line) <= 110 for row in rows for line in row.splitlines())
+    assert [row.split()[0] for row in rows] == ["FAILED", "not"]
+    assert " ".join(rows[1].split()) == f"not tried {', '.join(CHECKS)}: builds comes first"
+    assert len(list(row_texts(look("lmc_linear").findings))) == 1 + len(CHECKS)

@@ -218,7 +218,10 @@ def _fit_text(found: Fit, size: Size) -> str:
 
 
 def _elsewhere(asked: Architecture, target: Target, thorough: bool) -> str:
-    """Where the network would fit, if at a larger size."""
+    """What else to try: without the adaptation asked for, or at a larger size where it fits."""
+    if asked.adapt is not None:
+        plain = asked.model_copy(update={"adapt": None}).label
+        return f"Leave +{asked.adapt} out, and whatever fits is taken: lmcbench check {plain}."
     if not thorough:
         return ALL_SIZES
     size = target.size
@@ -262,12 +265,27 @@ def heading(verdict: Verdict) -> str:
     return f"{verdict.asked.label} for images {verdict.target}"
 
 
-def row_text(finding: Finding) -> str:
-    """One row of the table, wrapped."""
-    start = f"  {MARKS[finding.status]:<11} {finding.check:<13} "
-    return "\n".join(
-        textwrap.wrap(finding.found, WIDTH, initial_indent=start, subsequent_indent=" " * len(start))
-    )
+def row_texts(findings: Iterable[Finding]) -> Iterator[str]:
+    """The rows of the table as they come, wrapped; what was not tried for one reason is one row."""
+    held: list[Finding] = []
+    for finding in findings:
+        if held and (finding.status, finding.found) != (held[0].status, held[0].found):
+            yield _row_text(held)
+            held = []
+        if finding.status == "not tried":
+            held.append(finding)
+        else:
+            yield _row_text([finding])
+    if held:
+        yield _row_text(held)
+
+
+def _row_text(alike: Sequence[Finding]) -> str:
+    """Findings of one status and one text, as one row."""
+    one, *more = alike
+    text = one.found if not more else f"{', '.join(f.check for f in alike)}: {one.found}"
+    start = f"  {MARKS[one.status]:<11} {'' if more else one.check:<13} "
+    return "\n".join(textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start)))
 
 
 def conclusion(verdict: Verdict) -> str:

@@ -50,12 +50,13 @@ def check(
         for size in sizes:
             verdict = checking.Verdict(asked, size)
             verdicts.append(verdict)
-            for number, finding in enumerate(checking.check(verdict)):
-                if not as_json:
-                    typer.echo(f"{checking.heading(verdict)}\n" if number == 0 else "", nl=False)
-                    typer.echo(checking.row_text(finding))
-            if not as_json:
-                typer.echo(checking.conclusion(verdict) + ("\n" if size != sizes[-1] else ""))
+            found = checking.check(verdict)
+            if as_json:
+                list(found)
+                continue
+            for number, row in enumerate(checking.row_texts(found)):
+                typer.echo(row if number else f"{checking.heading(verdict)}\n{row}")
+            typer.echo(checking.conclusion(verdict) + ("\n" if size != sizes[-1] else ""))
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
     ready = all(verdict.ready for verdict in verdicts)
