@@ -18,13 +18,17 @@ def render(found: dict[str, Any]) -> str:
     sides = [families[name]["side"] for name in ready]
     counts = ", ".join(f"{sides.count(side)} at {side} x {side}" for side in sorted(set(sides)))
     headers = ["family", "network", "million weights", "built for", "falls with", "stacked"]
+    left = len(found["untried"])
+    untried = (
+        f"; **{left} families are not tried yet**, so that the share says nothing of them" if left else ""
+    )
     used = environment["versions"]
     lines = [
         "# timm's families",
         "",
-        f"`lmcbench check` on the smallest member of each of {len(families)} module families of timm (or",
-        "the next smallest), for 10 classes and 3 channels, at 32 x 32 pixels where it can be built for them:",
-        f"**{len(ready)} of {len(families)} are ready** ({counts}).",
+        "`lmcbench check` on the smallest member of each of timm's module families (or the next smallest),",
+        "for 10 classes and 3 channels, at 32 x 32 pixels where it can be built for them:",
+        f"**{len(ready)} of {len(families)} are ready** ({counts}){untried}.",
         f"Made by `python benchmark/families/run.py` ({environment['date']}; timm {used['timm']},",
         f"torch {used['torch']}; {environment['device']});",
         "everything that was found is in [families/results.json](families/results.json).",
