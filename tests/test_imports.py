@@ -192,6 +192,7 @@ def test_light_commands_work_without_torch_and_never_import_it(tmp_path, blocked
         ["report", run, "--findings"],
         ["report", run],
         ["run", "digits", "--dry-run"],
+        ["new-arch", "net"],
     ]
     missing = sorted(ABSENT) if blocked else []
     script = SCRIPT.format(heavy=sorted(HEAVY), blocked=missing, commands=commands)

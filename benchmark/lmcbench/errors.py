@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -22,6 +24,27 @@ def is_out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and ("out of memory" in said or "not enough memory" in said))
     )
+
+
+def describe(error: BaseException, source: Path | None = None) -> str:
+    """An exception in one line with the place it was raised at, without any folder of this machine.
+
+    The place is the last line that was running outside of torch. An assertion that says nothing is
+    told by its own text.
+
+    Args:
+        error: what was raised.
+        source: a user's file; the place is there, if any line of it was running.
+    """
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{type(error).__name__}: {error.msg} ({Path(error.filename).name}, line {error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if source is not None and Path(f.filename) == source]
+    outside = [f for f in frames if "torch" not in Path(f.filename).parts]
+    place = next(iter(reversed(theirs or outside or frames)), None)
+    said = next(iter(str(error).strip().splitlines()), "") or (place.line if place is not None else "")
+    where = f" ({Path(place.filename).name}, line {place.lineno})" if place is not None else ""
+    return f"{type(error).__name__}{f': {said}' if said else ''}{where}"
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:

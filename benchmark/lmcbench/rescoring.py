@@ -192,7 +192,7 @@ class Rescoring:
 
 def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
     """A table of tables by dotted names."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in table.items():
         inner = {f".{k}": v for k, v in _flat(value).items()} if isinstance(value, Mapping) else {"": value}
         found |= {f"{key}{rest}": v for rest, v in inner.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from lmcbench.data.dataset import Dataset
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import select
 from lmcbench.devices import choose_device
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, describe
 from lmcbench.family import train_family, trained
 from lmcbench.probing import add_measures
 from lmcbench.results.measures import NotFiniteError
@@ -62,7 +61,7 @@ def run_task(task: Task) -> Iterator[Event]:
         except UserError:
             raise
         except Exception as error:
-            failure = f"training failed: {_describe(error)}"
+            failure = f"training failed: {describe(error)}"
         yield Progress((1 - done) * len(untrained) / 2)
     for cell in family.cells:
         if cell in unrecorded:
@@ -94,7 +93,7 @@ def _record_cell(cell: Cell, bench: Workbench, folder: RunFolder, failure: str |
         except NotFiniteError:
             status, reason = "diverged", "the loss is not finite on the path between two siblings"
         except Exception as error:
-            status, reason = "failed", f"measuring failed: {_describe(error)}"
+            status, reason = "failed", f"measuring failed: {describe(error)}"
     return build_record(
         cell,
         training,
@@ -120,12 +119,6 @@ def _keep(measured: Measured, cell: Cell, folder: RunFolder) -> dict[str, object
             {"path": str(p.relative_to(folder.root)), "sha256": digest_bytes(p.read_bytes())} for p in weights
         ],
     }
-
-
-def _describe(error: Exception) -> str:
-    """The error and where it was raised, without any path of this machine."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
 @cache

@@ -120,6 +120,21 @@ class Architecture(BaseModel):
         return {"name": name, "kwargs": self.kwargs, "fingerprint": self.fingerprint, **adapted}
 
 
+def parse_architecture(text: str, recipe: str, kwargs: Mapping[str, Any] | None = None) -> Architecture:
+    """An architecture as the command line names it: `NAME`, or `NAME+ADAPTATION`.
+
+    Raises:
+        UserError: for an adaptation that is not in the table.
+    """
+    name, plus, adapt = text.rpartition("+")
+    # a path may hold a plus: what follows it there names a function
+    if not plus or (adapt not in ADAPTATIONS and (":" in adapt or "/" in adapt)):
+        return Architecture(name=text, recipe=recipe, kwargs=dict(kwargs or {}))
+    if adapt not in ADAPTATIONS:
+        raise unknown("adaptation", adapt, ADAPTATIONS)
+    return Architecture(name=name, recipe=recipe, kwargs=dict(kwargs or {}), adapt=adapt)
+
+
 def architecture_label(name: str, kwargs: Mapping[str, Any], adapt: str | None) -> str:
     """An architecture in print: `resnet18+small-stem`, `lmc_mlp(depth=3,width=16)`."""
     settings = ",".join(f"{k}={v}" for k, v in sorted(kwargs.items()))

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from lmcbench.errors import UserError, unknown
-from lmcbench.spec.architectures import ADAPTATIONS, Architecture
+from lmcbench.spec.architectures import Architecture, parse_architecture
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.forks import WHOLE_BUDGET, Fork, equal_share
 from lmcbench.spec.recipe import Recipe
@@ -198,11 +198,7 @@ def _architectures(suite: Suite, selection: Selection) -> list[Architecture]:
                 f"choose a recipe: --recipe {'|'.join(suite.recipes)}."
             )
         else:
-            name, _, adapt = pattern.rpartition("+")
-            if adapt in ADAPTATIONS:
-                chosen.append(Architecture(name=name, recipe=selection.recipe, adapt=adapt))
-            else:
-                chosen.append(Architecture(name=pattern, recipe=selection.recipe))
+            chosen.append(parse_architecture(pattern, selection.recipe))
     if selection.recipe is not None:
         chosen = [a.model_copy(update={"recipe": selection.recipe}) for a in chosen]
     by_label: dict[tuple[str, str], Architecture] = {}

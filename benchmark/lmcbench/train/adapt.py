@@ -13,6 +13,10 @@ Factory = Callable[..., Any]
 Arguments = dict[str, Any]
 
 
+class AdaptationError(ValueError):
+    """The change cannot be made to this kind of network."""
+
+
 @dataclass(frozen=True)
 class Adaptation:
     """What is done before a network is built and after.
@@ -33,11 +37,11 @@ def small_stem(model: nn.Module) -> None:
     another size is drawn anew (Kaiming normal, fan out; arXiv 1502.01852), from the global generator.
 
     Raises:
-        ValueError: where the network does not begin with a convolution.
+        AdaptationError: where the network does not begin with a convolution.
     """
     convolutions = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     if not convolutions:
-        raise ValueError("small-stem needs a network that begins with a convolution")
+        raise AdaptationError("small-stem needs a network that begins with a convolution")
     name, first = convolutions[0]
     _shrink(first)
     # the whole stem where it is a module of its own, else the network's own parts
@@ -76,7 +80,7 @@ def patch4(model: nn.Module) -> None:
     The projection of a patch is drawn anew (LeCun normal; timm's for MLP-Mixer).
 
     Raises:
-        ValueError: where the network does not project patches.
+        AdaptationError: where the network does not project patches.
     """
     embed = _patch_embedding(model)
     before = embed.proj
@@ -93,7 +97,7 @@ def patch4(model: nn.Module) -> None:
 def _enlarged(factory: Factory, arguments: Arguments) -> Arguments:
     """An image so much larger that it has as many patches as the small one will have of 4 x 4."""
     if "img_size" not in arguments:
-        raise ValueError(NO_PATCHES)
+        raise AdaptationError(NO_PATCHES)
     with torch.device("meta"):
         patch = int(_patch_embedding(factory(**arguments | {"img_size": 224})).patch_size[0])
     size = arguments["img_size"]
@@ -104,7 +108,7 @@ def _enlarged(factory: Factory, arguments: Arguments) -> Arguments:
 def _patch_embedding(model: nn.Module) -> Any:
     embed = getattr(model, "patch_embed", getattr(model, "stem", None))
     if not isinstance(getattr(embed, "proj", None), nn.Conv2d) or not hasattr(embed, "patch_size"):
-        raise ValueError(NO_PATCHES)
+        raise AdaptationError(NO_PATCHES)
     return embed
 
 

@@ -12,19 +12,37 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from lmcbench.errors import UserError, unknown
+from lmcbench.errors import UserError, describe, unknown
 from lmcbench.spec.architectures import Architecture
-from lmcbench.train.adapt import ADAPT
+from lmcbench.train.adapt import ADAPT, AdaptationError
+
+
+class UnfitError(UserError):
+    """The network cannot be built for images of this size.
+
+    Attributes:
+        reason: what was raised, without the name and the size.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class LogitsError(UserError):
+    """The network returns something other than logits `[n, classes]`."""
 
 
 def build(architecture: Architecture, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
     """The network for images of `shape` (c, h, w), initialised on the CPU from `seed` alone.
 
     Raises:
-        UserError: where it cannot be built at this size, or does not give logits `[n, classes]`.
+        UserError: where it cannot be found or imported.
+        UnfitError: where it cannot be built at this size.
+        LogitsError: where it does not give logits `[n, classes]`.
     """
     channels, height, width = shape
-    factory = _factory(architecture)
+    factory = find_factory(architecture)
     arguments: dict[str, Any] = {"num_classes": classes, "in_chans": channels, **architecture.kwargs}
     if _takes_image_size(architecture, factory):
         arguments.setdefault("img_size", height if height == width else (height, width))
@@ -41,19 +59,26 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
                 out = model.eval()(torch.zeros(2, *shape))
         except Exception as error:
             size = f"{channels} x {height} x {width}"
-            raise UserError(
+            reason = str(error) if isinstance(error, AdaptationError) else describe(error, architecture.path)
+            raise UnfitError(
                 f"Architecture {architecture.label} cannot be built for images {size} and {classes} classes: "
-                f"{type(error).__name__}: {error}"
+                f"{reason}",
+                reason,
             ) from error
     if not isinstance(out, torch.Tensor) or out.shape != (2, classes):
         found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-        raise UserError(
+        raise LogitsError(
             f"Architecture {architecture.label} must return logits [n, {classes}], found {found}."
         )
     return cast(nn.Module, model)
 
 
-def _factory(architecture: Architecture) -> Callable[..., Any]:
+def find_factory(architecture: Architecture) -> Callable[..., Any]:
+    """The function that builds the network, called by nobody yet.
+
+    Raises:
+        UserError: where there is none of that name, or its file or module cannot be imported.
+    """
     if architecture.source in ("lmcbench", "timm"):
         import timm
 
@@ -63,12 +88,21 @@ def _factory(architecture: Architecture) -> Callable[..., Any]:
             raise unknown("architecture", architecture.name, timm.list_models())
         return lambda **kwargs: timm.create_model(architecture.name, pretrained=False, **kwargs)
     where, _, function = architecture.name.rpartition(":")
-    module = _from_file(architecture) if architecture.path is not None else importlib.import_module(where)
+    module = _from_module(architecture) if architecture.path is None else _from_file(architecture)
     factory = getattr(module, function, None)
     if not callable(factory):
         names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
         raise unknown(f"function in {where}", function, names)
     return cast(Callable[..., Any], factory)
+
+
+def _from_module(architecture: Architecture) -> Any:
+    where = architecture.name.rpartition(":")[0]
+    _ = architecture.fingerprint  # says what is missing, where there is no such module
+    try:
+        return importlib.import_module(where)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"Module {where} cannot be imported: {describe(error)}") from error
 
 
 def _from_file(architecture: Architecture) -> Any:
@@ -83,9 +117,9 @@ def _from_file(architecture: Architecture) -> Any:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[name]
-            raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+            raise UserError(f"{path} cannot be imported: {describe(error, path)}") from error
     return sys.modules[name]
 
 
