@@ -10,6 +10,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from lmcbench.board.manifest import make_manifest
+from lmcbench.board.submission import SUBMISSION_SCHEMA, Meta
+from lmcbench.results.labels import architecture_label
 from lmcbench.results.measures import Curve, barrier
 from lmcbench.results.record import SCHEMA, Record, parse_record
 from lmcbench.results.store import RunFolder, write_atomic
@@ -164,4 +167,33 @@ def write_run(root: Path, records: Iterable[Record]) -> RunFolder:
     for record in records:
         folder.claim(record.suite.model_dump())
         write_atomic(folder.record(record.key), record.to_json())
+    return folder
+
+
+def make_meta(record: Record, **other: Any) -> Meta:
+    """What is said of a submission of records like this one; `other` replaces fields."""
+    table: dict[str, Any] = {
+        "schema": SUBMISSION_SCHEMA,
+        "title": "A small network",
+        "authors": ["A. Author"],
+        "licence": "CC-BY-4.0",
+        "recipe": record.recipe["name"],
+        "pretraining": "none",
+        "extra_data": "none",
+        "suite": record.suite.model_dump(),
+        "architecture": {"label": architecture_label(record), "source": record.architecture.source},
+    }
+    return Meta.model_validate(table | other)
+
+
+def write_submission(
+    board: Path, slug: str, records: Iterable[Record], files: dict[str, bytes] | None = None, **meta: Any
+) -> Path:
+    """A submission under `board` with these records and further files, its manifest right."""
+    records = list(records)
+    folder = board / "submissions" / slug
+    contents = {f"records/{r.key}.json": r.to_json().encode() for r in records} | (files or {})
+    contents["submission.toml"] = make_meta(records[0], **meta).to_toml().encode()
+    for name, content in {**contents, "manifest.json": make_manifest(contents).encode()}.items():
+        write_atomic(folder / name, content)
     return folder

@@ -176,8 +176,8 @@ def parse_record(content: bytes | str, origin: str) -> Record:
         UserError: for text that is not a whole record, or one of a newer schema.
     """
     try:
-        table = json.loads(content, parse_constant=_refuse_constant)
-    except ValueError as error:
+        table = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{origin} is not a whole record: {error}.") from None
     check_schema(table, origin)
     try:
@@ -193,6 +193,19 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON; what was not measured is null")
 
 
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is there twice")
+    return table
+
+
+class NewerSchemaError(UserError):
+    """A file of a schema that only a later version reads."""
+
+
 def check_schema(table: object, origin: str, schema: str = SCHEMA) -> None:
     """Refuse what is not of `schema`, and say how to upgrade where it is of a newer one."""
     found = table.get("schema") if isinstance(table, dict) else None
@@ -201,7 +214,7 @@ def check_schema(table: object, origin: str, schema: str = SCHEMA) -> None:
         raise UserError(f"{origin} is not a {stem} file (schema {found!r}).")
     number = found.rpartition("/")[2]
     if not number.isdecimal() or int(number) > int(version):
-        raise UserError(
+        raise NewerSchemaError(
             f"{origin} has schema {found}; this lmcbench reads up to {schema}. "
             "Upgrade: pip install -U lmcbench."
         )
