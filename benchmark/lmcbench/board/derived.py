@@ -21,11 +21,15 @@ SUBMISSIONS, RESULTS, ENTRY = "submissions", "results", "entry.json"
 
 @dataclass(frozen=True)
 class Row:
-    """A submission, how far it is trusted, and its entry."""
+    """A submission, how far it is trusted, and its entry.
+
+    `known` says that the entry was derived before and is on disk.
+    """
 
     submission: Submission
     trust: TrustLevel
     entry: Entry
+    known: bool
 
 
 class LazyRecords(Sequence[Record]):
@@ -59,10 +63,9 @@ def read_rows(board: Path, *, afresh: bool = False) -> list[Row]:
     Raises:
         UserError: where `board` is no leaderboard, or a submission in it is not sound.
     """
-    found = [(submission, entry) for submission, entry in _read(board, afresh)]
-    everyone = [submission for submission, _ in found]
-    results = board / RESULTS
-    return [Row(s, trust_of(s, results, everyone), entry) for s, entry in found]
+    found = list(_read(board, afresh))
+    everyone = [submission for submission, _, _ in found]
+    return [Row(s, trust_of(s, board / RESULTS, everyone), entry, known) for s, entry, known in found]
 
 
 def entry_path(board: Path, slug: str) -> Path:
@@ -70,7 +73,7 @@ def entry_path(board: Path, slug: str) -> Path:
     return board / RESULTS / slug / ENTRY
 
 
-def _read(board: Path, afresh: bool) -> Iterator[tuple[Submission, Entry]]:
+def _read(board: Path, afresh: bool) -> Iterator[tuple[Submission, Entry, bool]]:
     """One submission after another, so that the records of one alone are in memory."""
     root = board / SUBMISSIONS
     if not root.is_dir():
@@ -81,11 +84,12 @@ def _read(board: Path, afresh: bool) -> Iterator[tuple[Submission, Entry]]:
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
         head = None if afresh else _head(folder)
         entry = None if head is None else _known(entry_path(board, folder.name), head)
+        known = entry is not None
         if head is None or entry is None:
             whole = read_submission(folder)
             entry = derive_entry(folder.name, whole.manifest_sha256, whole.records)
             head = _without_records(whole)
-        yield head, entry
+        yield head, entry, known
 
 
 def _head(folder: Path) -> Submission | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,7 +22,7 @@ from lmcbench.results.values import cell_value
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.forks import Fork
 
-SCHEMA = "lmcbench/entry/1"
+SCHEMA: Literal["lmcbench/entry/1"] = "lmcbench/entry/1"
 DIGITS = 9
 BARRIERS = tuple(
     f"{kind}_{form}"
@@ -122,12 +123,12 @@ class Entry(Part):
         """Canonical: the same bytes on every machine."""
         return canonical_json(self.model_dump(by_alias=True, mode="json")) + "\n"
 
-    @property
+    @cached_property
     def places(self) -> list[tuple[str, Place]]:
         """Every shift's label with each of its places."""
         return [(label, place) for label, shifted in self.shifts.items() for place in shifted.places]
 
-    @property
+    @cached_property
     def replicates(self) -> list[int]:
         """Replicates with any record."""
         return sorted({r for _, place in self.places for r in place.replicates})
@@ -140,7 +141,7 @@ class Entry(Part):
         """Training shifts of a kind."""
         return [label for label, shifted in self.shifts.items() if shifted.kind == kind]
 
-    @property
+    @cached_property
     def evaluations(self) -> list[str]:
         """Splits of evaluation shifts that any cell was measured on."""
         splits = {split for _, place in self.places for split in place.worth}
@@ -170,7 +171,10 @@ def derive_entry(slug: str, manifest: str, records: Iterable[Record]) -> Entry:
     if not records:
         raise UserError(f"Submission {slug} has no records.")
     lines = {r.key: line_of(r) for r in records}
-    named = {(*_suite(r), lines[r.key].architecture, r.architecture.fingerprint, lines[r.key].recipe) for r in records}
+    named = {
+        (*_suite(r), lines[r.key].architecture, r.architecture.fingerprint, lines[r.key].recipe)
+        for r in records
+    }
     if len(named) > 1:
         listed = "; ".join(
             f"{suite} v{version} ({digest[:12]}), {architecture}, {recipe}"

@@ -23,7 +23,7 @@ class Rendered:
     """A leaderboard.
 
     Attributes:
-        files: path -> content of everything that is rendered or derived, and committed.
+        files: path -> content of what was rendered and derived now.
         leftovers: derived files of submissions that are no more.
         tables: one per suite and version.
         about: by slug, what is said of an entry besides its numbers.
@@ -68,7 +68,7 @@ def render_rows(board: Path, rows: list[Row]) -> Rendered:
     """The same for submissions that were read."""
     about = {row.entry.slug: (row.submission.meta, row.trust) for row in rows}
     tables = make_tables(row.entry for row in rows)
-    files = {entry_path(board, row.entry.slug): row.entry.to_json() for row in rows}
+    files = {entry_path(board, row.entry.slug): row.entry.to_json() for row in rows if not row.known}
     files[board / MARKDOWN] = render_markdown(tables, about)
     files[board / HTML] = render_html(make_payload(tables, about))
     leftovers = [

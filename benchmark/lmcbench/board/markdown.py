@@ -56,10 +56,14 @@ def _section(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) ->
     suite = table.published
     facts = [f"Suite digest `{table.suite.digest[:12]}`."]
     if suite is None:
-        facts.append("No suite of this digest is published with this version of lmcbench: entries are not ranked.")
+        facts.append(
+            "No suite of this digest is published with this version of lmcbench: entries are not ranked."
+        )
     else:
         facts.append(f"{suite.description} Connectivity is over {', '.join(table.headline)}.")
-        facts.append(f"Accuracy floor {100 * suite.floor:g} %. {table.ranked} of {len(table.standings)} ranked.")
+        facts.append(
+            f"Accuracy floor {100 * suite.floor:g} %. {table.ranked} of {len(table.standings)} ranked."
+        )
     parts = [f"## {table.suite.name} version {table.suite.version}", " ".join(facts)]
     for group, title in GROUPS.items():
         columns = [column for column in COLUMNS if column.group == group]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from lmcbench.board.entry import Entry, Place, Values
@@ -32,8 +33,12 @@ class View:
     def __init__(self, entry: Entry, labels: Sequence[str]) -> None:
         self.entry = entry
         self.labels = tuple(labels)
-        epochs = [(p.epoch, p.fork) for _, p in entry.places if p.epoch is not None]
-        self.latest = max(epochs)[1] if epochs else None
+
+    @cached_property
+    def latest(self) -> str | None:
+        """The latest fork of the trunk."""
+        epochs = [(p.epoch, p.fork) for _, p in self.entry.places if p.epoch is not None]
+        return max(epochs)[1] if epochs else None
 
     def barrier(self, name: str, fork: str = HEADLINE_FORK) -> Series:
         """A field of `Barrier` on the test split."""
@@ -83,9 +88,7 @@ def minus(a: Series, b: Series) -> Series:
     return {r: a[r] - b[r] for r in sorted(a.keys() & b.keys())}
 
 
-def _series(
-    entry: Entry, label: str, fork: str | None, pick: Callable[[Place], Values | None]
-) -> Series:
+def _series(entry: Entry, label: str, fork: str | None, pick: Callable[[Place], Values | None]) -> Series:
     shifted = entry.shifts.get(label)
     place = None if shifted is None or fork is None else shifted.place(fork)
     values = None if place is None else pick(place)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
+from itertools import product
 
 from lmcbench.board.entry import Entry, SuiteId
 from lmcbench.board.rank import MIN_REPLICATES, RankInterval, rank_intervals
@@ -112,18 +113,19 @@ def make_tables(
 
 def _table(entries: list[Entry], suite: Suite | None) -> SuiteTable:
     headline = () if suite is None else headline_shifts(suite)
+    shifts = [] if suite is None else [spec.shift.label for spec in suite.shifts]
+    forks = [] if suite is None else [fork.name for fork in suite.fork_list]
+    cells = set(product(shifts, forks))
     rows = []
     for entry in entries:
         view = View(entry, headline or _own_shifts(entry))
         scores = _scores(view)
         by_shift = {label: _scores(View(entry, [label])) for label in entry.shifts}
         series = column(CONNECTIVITY).series(view)
-        missing = 0 if suite is None else count_missing(entry, suite)
+        missing = count_missing(entry, cells) if cells else 0
         reasons = [] if _is_baseline(entry) else _reasons(entry, suite, scores, missing)
         rows.append((Standing(entry, len(series), missing, tuple(reasons), None, scores, by_shift), series))
-    ranks = rank_intervals(
-        {s.entry.slug: series for s, series in rows if not s.unranked and not s.baseline}
-    )
+    ranks = rank_intervals({s.entry.slug: series for s, series in rows if not s.unranked and not s.baseline})
     standings = [
         Standing(s.entry, s.n, s.missing, s.unranked, ranks.get(s.entry.slug), s.scores, s.by_shift)
         for s, _ in rows
@@ -141,20 +143,22 @@ def headline_shifts(suite: Suite) -> tuple[str, ...]:
     return tuple(real or [s.label for s in shifts if s.name == NO_SHIFT])
 
 
-def count_missing(entry: Entry, suite: Suite) -> int:
+def count_missing(entry: Entry, cells: Set[tuple[str, str]]) -> int:
     """Cells that the suite has and the entry lacks, of replicates 0 up to its last published one.
 
     Leaving a replicate out is no way to a better score: those between count as missing.
+
+    Args:
+        entry: whose.
+        cells: shift and fork of every cell that the suite has of a replicate.
     """
     last = max((r for r in entry.replicates if r < TUNING), default=-1)
-    expected = {
-        (spec.shift.label, fork.name, replicate)
-        for spec in suite.shifts
-        for fork in suite.fork_list
-        for replicate in range(last + 1)
-    }
-    held = {(label, place.fork, r) for label, place in entry.places for r in place.replicates}
-    return len(expected - held)
+    held = sum(
+        sum(r <= last for r in place.replicates)
+        for label, place in entry.places
+        if (label, place.fork) in cells
+    )
+    return len(cells) * (last + 1) - held
 
 
 def _own_shifts(entry: Entry) -> list[str]:
