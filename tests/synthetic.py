@@ -1,4 +1,4 @@
-"""Whole submissions of made-up numbers, of any size: a suite with every kind of cell, and entries that differ.
+"""Whole submissions of made-up numbers: a suite with every kind of cell, and entries that differ.
 
 `python tests/synthetic.py FOLDER ENTRIES` writes a leaderboard of them.
 """

@@ -1,4 +1,4 @@
-"""Tables in, rows for other programs out: CSV and JSON, in fractions, full precision, null for not measured."""
+"""Tables in, rows for other programs out: fractions in full precision, null for what was not measured."""
 
 from __future__ import annotations
 

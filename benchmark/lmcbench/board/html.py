@@ -27,7 +27,7 @@ def render_html(payload: Mapping[str, Any]) -> str:
 
 
 def embed(value: Any) -> str:
-    """`value` as JSON that can stand inside a script element: nothing in it ends the element or opens a comment."""
+    """`value` as JSON that can stand inside a script element: nothing in it ends that or opens a comment."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

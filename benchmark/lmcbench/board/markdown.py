@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from tabulate import tabulate
 
 from lmcbench.board import words
+from lmcbench.board.payload import UNIT
 from lmcbench.board.scores import COLUMNS, Column
 from lmcbench.board.stability import Onset, StabilityPoint
 from lmcbench.board.standings import Standing, SuiteTable
@@ -17,6 +18,7 @@ from lmcbench.board.trust import TrustLevel
 
 GROUPS = {
     "barriers": "Connectivity",
+    "forms": "The mean form of the barrier",
     "worth": "Ensembles and soups of the latest fork, on the test set",
     "evaluation": "The same under evaluation shift, mean over those of the suite",
 }
@@ -123,11 +125,17 @@ def number(value: Estimate, column: Column, n: int) -> str:
         return "–"
     if column.unit == "flop":
         return f"{value.mean:.2e}"
-    sign = "+" if column.unit == "gain" or "−" in column.title else ""
-    # adding 0.0 keeps a rounded zero from showing a minus
-    text = f"{round(100 * value.mean, 1) + 0.0:{sign}.1f}"
-    interval = "" if value.half_width is None else f" ± {100 * value.half_width:.1f}"
+    text = tenths(value.mean, sign=column.unit == "gain" or "−" in column.title)
+    interval = "" if value.half_width is None else f" ± {tenths(value.half_width)}"
     return f"{text}{interval}{f' ({value.n})' if value.n < n else ''}"
+
+
+def tenths(fraction: float, *, sign: bool = False) -> str:
+    """A fraction in percent with one digit, rounded as the page does, from whole units: 0.1234 -> 12.3."""
+    whole = round(fraction / UNIT)
+    digits = (abs(whole) + 5) // 10
+    mark = "" if digits == 0 else "−" if whole < 0 else "+" if sign else ""
+    return f"{mark}{digits // 10}.{digits % 10}"
 
 
 def stability(point: StabilityPoint) -> str:

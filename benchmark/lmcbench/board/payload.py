@@ -1,7 +1,8 @@
 """Tables in, the JSON value out that the page draws from: whole numbers and packed curves, to stay small.
 
-Fractions are in units of `UNIT` (0.01 percentage points), losses of `LOSS_UNIT`, FLOPs of `FLOP_UNIT`; an estimate is `[mean]`,
-`[mean, half]` or, of other replicates than the row's n, `[mean, half or null, n]`; null is not measured.
+Fractions are in units of `UNIT` (0.01 percentage points), losses of `LOSS_UNIT`, FLOPs of `FLOP_UNIT`. An
+estimate is `[mean]`, `[mean, half]` or, of other replicates than the row's n, `[mean, half or null, n]`; null
+is what was not measured.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ EVERY = "*"
 BARRIERS = ("error_chord", "error_mean", "error_floor", "error_mid", "loss_chord")
 WORTH = ("disagreement", "member", "ensemble", "soup")
 PLACE = ("fork", "cells", *BARRIERS, *WORTH, "flop", "error", "loss")
-"""What a place is a list of: the fork by its number in the suite; cells ok, diverged and failed, null where all
-are ok; estimates; curves."""
+"""What a place is a list of: the fork by its number in the suite; cells ok, diverged and failed, null where
+all are ok; estimates; curves."""
 
 
 def make_payload(
@@ -97,9 +98,11 @@ def _settings(entry: Entry) -> dict[str, Any]:
     return {key: value for key, value in entry.recipe.items() if value not in (None, False, 0, [])}
 
 
-def _shift_order(table: SuiteTable) -> Callable[[str], tuple[bool, bool, str]]:
-    """The headline's shifts first, then no shift and the controls."""
-    return lambda label: (label not in table.headline, label != "none", label)
+def _shift_order(table: SuiteTable) -> Callable[[str], tuple[bool, int, str]]:
+    """The headline's shifts first, then no shift and the controls, each in the suite's order."""
+    listed = [] if table.published is None else [spec.shift.label for spec in table.published.shifts]
+    order = {label: i for i, label in enumerate(listed)}
+    return lambda label: (label not in table.headline, order.get(label, len(order)), label)
 
 
 def _entry(

@@ -1,8 +1,8 @@
 """Scores of entries in, ranks out: as intervals, as wide as the replicates leave them.
 
 Entries share seeds, so that they are compared replicate by replicate: a paired t test for every two of them,
-all p-values corrected together (Holm 1979). With probability 0.95 no entry is called better than another that
-it is not better than, and then every interval holds its entry's true rank (all the ranks that true ties share).
+all p-values corrected together (Holm 1979). With probability 0.95 no entry is called better than another
+that it is not better than, and then every interval holds its entry's true rank (all that true ties share).
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def _epoch(onset: tuple[float, float] | None) -> float:
 # --- the columns ---------------------------------------------------------------------------------
 
 Unit = Literal["percent", "points", "gain", "flop"]
-Group = Literal["barriers", "worth", "evaluation"]
+Group = Literal["barriers", "forms", "worth", "evaluation"]
 
 
 @dataclass(frozen=True)
@@ -168,46 +168,46 @@ def _worth_columns(
             Column(f"{prefix}{name}", group, name, "percent", "higher",
                    f"{what} {where}, latest fork.", own(name)),
             Column(f"{prefix}{name}_gain", group, f"{name} − member", "gain", "higher",
-                   f"The {name}'s accuracy minus the mean member's {where}, paired by replicate.", gain(name)),
+                   f"The {name}'s accuracy minus the mean member's {where}, by replicate.", gain(name)),
             Column(f"{prefix}{name}_equal_cost", group, f"{name} − independent", "gain", "higher",
-                   f"The {name}'s accuracy minus that of an ensemble of independent networks that cost as much "
-                   f"training {where}, paired by replicate.", equal(name)),
+                   f"The {name}'s accuracy minus that of an ensemble of independent networks that cost as "
+                   f"much training {where}, paired by replicate.", equal(name)),
         ]  # fmt: skip
     return columns
 
 
 COLUMNS: tuple[Column, ...] = (
     Column(CONNECTIVITY, "barriers", "connectivity", "points", "lower",
-           "Error barrier between siblings that fork at initialisation, under training shift: chord form, test "
-           "split, mean over the suite's training shifts. What ranks are by; it says nothing of accuracy.",
+           "Error barrier between siblings that fork at initialisation, under training shift: chord form, "
+           "test split, mean over the suite's training shifts. Ranks are by it; it says nothing of accuracy.",
            lambda view: view.barrier("error_chord")),
     Column("barrier_none", "barriers", "no shift", "points", "lower",
            "The same without training shift.", lambda view: _plain(view).barrier("error_chord")),
     Column("barrier_difference", "barriers", "shift − none", "points", "lower",
            "What the shift adds: the first minus the second, paired by replicate.",
            lambda view: _over_plain(view, "error_chord")),
-    Column("mean_form", "barriers", "mean form", "points", "lower",
+    Column("mean_form", "forms", "mean form", "points", "lower",
            "Error barrier over the mean of both ends (mean form), under training shift.",
            lambda view: view.barrier("error_mean")),
-    Column("mean_form_none", "barriers", "mean form, no shift", "points", "lower",
+    Column("mean_form_none", "forms", "mean form, no shift", "points", "lower",
            "The same without training shift.", lambda view: _plain(view).barrier("error_mean")),
-    Column("mean_form_difference", "barriers", "mean form, shift − none", "points", "lower",
+    Column("mean_form_difference", "forms", "mean form, shift − none", "points", "lower",
            "The mean form with shift minus that without, paired by replicate.",
            lambda view: _over_plain(view, "error_mean")),
-    Column("floor", "barriers", "floor", "points", None,
+    Column("floor", "forms", "floor", "points", None,
            "Half the difference between both ends' errors, which the mean form cannot fall below.",
            lambda view: view.barrier("error_floor")),
     Column("disagreement", "barriers", "disagreement", "percent", None,
            "Test images on which two siblings' top-1 differ, fork at initialisation.",
            lambda view: view.worth("disagreement", HEADLINE_FORK)),
     Column("accuracy", "barriers", "accuracy", "percent", "higher",
-           "Mean test accuracy of the siblings that the connectivity is of; ranks need it above the suite's floor.",
+           "Mean test accuracy of the siblings that connectivity is of; a rank needs the suite's floor.",
            lambda view: view.worth("member", HEADLINE_FORK)),
     *_worth_columns("worth", "", "on the test set", lambda view: (SPLIT,)),
     *_worth_columns("evaluation", "shifted_", "under evaluation shift (mean over those of the suite)",
                     lambda view: view.entry.evaluations),
     Column("flop", "worth", "training FLOPs", "flop", "lower",
-           "Floating point operations that training the siblings of the latest fork took, their trunk counted once.",
+           "Floating point operations of training the siblings of the latest fork, their trunk once.",
            lambda view: view.flop(view.latest)),
 )  # fmt: skip
 """The one list of numbers: the page, the Markdown and the exports show these."""

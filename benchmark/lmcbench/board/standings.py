@@ -16,7 +16,7 @@ from lmcbench.errors import UserError
 from lmcbench.spec.suite import Suite, load_suite
 
 BASELINE = "lmc_linear"
-"""Softmax regression is convex: it has no barrier, whatever it is worth. Its row shows what a barrier costs."""
+"""Softmax regression is convex: it has hardly a barrier, whatever it is worth."""
 
 TUNING = 1000
 """Recipes are tuned on replicates from here up (design 3.12); published ones are below."""

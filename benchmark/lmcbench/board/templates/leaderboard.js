@@ -6,7 +6,7 @@
   const PLACE = Object.fromEntries(DATA.place.map((name, i) => [name, i]));
   const COLUMN = Object.fromEntries(DATA.columns.map((column, i) => [column.key, i]));
   const STABILITY = DATA.columns.length;
-  const SETS = [["barriers", "Connectivity"], ["worth", "Ensembles"], ["evaluation", "Evaluation shift"], ["all", "All"]];
+  const SETS = [["barriers", "Connectivity"], ["forms", "Mean form"], ["worth", "Ensembles"], ["evaluation", "Evaluation shift"], ["all", "All"]];
   const DEFAULTS = { suite: DATA.suites.length ? DATA.suites[0].id : "", shift: EVERY, cols: "barriers", q: "", ranked: "", sort: "rank", dir: "asc", entry: "" };
   const state = { ...DEFAULTS };
 
@@ -27,10 +27,9 @@
   // --- numbers ---
 
   const points = (value) => (value * DATA.unit * 100);
-  function fixed(value, digits, sign) {
-    const text = Math.abs(value).toFixed(digits);
-    if (Number(text) === 0) return text;
-    return (value < 0 ? "−" : sign ? "+" : "") + text;
+  function tenths(whole, sign) { // of whole units, so that this page and README.md round alike
+    const digits = Math.floor((Math.abs(whole) + 5) / 10);
+    return (digits === 0 ? "" : whole < 0 ? "−" : sign ? "+" : "") + `${Math.floor(digits / 10)}.${digits % 10}`;
   }
   function flops(value) {
     if (value === null || value === undefined) return DASH;
@@ -44,15 +43,15 @@
   function estimateText(estimate, sign) {
     if (!estimate) return DASH;
     const half = halfOf(estimate);
-    return fixed(points(estimate[0]), 1, sign) + (half === null ? "" : ` ± ${fixed(points(half), 1)}`);
+    return tenths(estimate[0], sign) + (half === null ? "" : ` ± ${tenths(half)}`);
   }
   function estimateCell(estimate, column, extra) {
-    if (!estimate) return h("td", {}, h("abbr", { title: "not measured" }, DASH), h("span", { class: "half" }));
+    if (!estimate) return h("td", {}, h("abbr", { title: "not measured" }, DASH), column.alone || column.unit === "flop" ? null : h("span", { class: "half" }));
     if (column.unit === "flop") return h("td", {}, flops(estimate[0]));
     const half = halfOf(estimate);
-    return h("td", {}, fixed(points(estimate[0]), 1, signed(column)),
-      h("span", { class: "half" }, half === null ? "" : `± ${fixed(points(half), 1)}`),
-      estimate.length > 2 ? h("span", { class: "few", title: `of ${estimate[2]} replicates` }, `(${estimate[2]})`) : null, extra);
+    return h("td", {}, extra, tenths(estimate[0], signed(column)),
+      column.alone ? null : h("span", { class: "half" }, half === null ? "" : `± ${tenths(half)}`),
+      estimate.length > 2 ? h("span", { class: "few", title: `of ${estimate[2]} replicates` }, `(${estimate[2]})`) : null);
   }
   const epochText = (epoch) => (epoch === null ? "never" : String(epoch));
   function stabilityText(found) {
@@ -193,11 +192,13 @@
     return found;
   }
   const plain = (value) => String(Number(value.toPrecision(4))).replace("-", "−");
-  function frame(width, height, label, y, yLabel, yTicks) {
+  function frame(width, height, label, y, yLabel, { count = 5, root = false } = {}) {
     const left = 44, right = 12, top = 20, bottom = 34;
-    const [low, high] = y, scale = (value) => height - bottom - ((value - low) / (high - low || 1)) * (height - top - bottom);
+    const [low, high] = y, bend = root ? (value) => Math.sqrt(Math.max(value, 0)) : (value) => value;
+    const scale = (value) => height - bottom - ((bend(value) - bend(low)) / (bend(high) - bend(low) || 1)) * (height - top - bottom);
+    const marks = root ? [0, 1, 2, 5, 10, 20, 40, 60, 80].filter((value) => value <= high) : ticks(low, high, count);
     const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label });
-    for (const tick of ticks(low, high, yTicks || 5)) {
+    for (const tick of marks) {
       svg.append(s("line", { class: "grid", x1: left, x2: width - right, y1: scale(tick), y2: scale(tick) }),
         s("text", { x: left - 6, y: scale(tick) + 3.5, "text-anchor": "end" }, plain(tick)));
     }
@@ -213,6 +214,7 @@
   function key(items) {
     return h("ul", { class: "key" }, items.map(([i, name]) => h("li", {}, s("svg", { width: 14, height: 12, viewBox: "0 0 14 12", "aria-hidden": "true" }, mark(i, 7, 6)), name)));
   }
+  const room = (most) => Math.max(Math.min(most, document.querySelector("main").clientWidth), 280);
   const figure = (title, caption, ...nodes) => h("figure", {}, h("h3", {}, title), h("figcaption", {}, caption), ...nodes);
   const place = (suite, entry, label, fork) => (entry.places[label] || []).find((found) => suite.forks[found[PLACE.fork]].name === fork);
 
@@ -230,7 +232,7 @@
     const all = labels.flatMap((label) => forks.map((fork) => place(suite, entry, label, fork.name)).filter((p) => p && p[PLACE.error_chord]).map((p) => p[PLACE.error_chord]));
     if (!all.length) return null;
     const high = Math.max(2.5, ...all.map((e) => points(e[0] + (halfOf(e) || 0)))) * 1.04;
-    const f = frame(560, 300, `Error barrier against fork for ${entry.title}`, [0, high], "error barrier, percentage points");
+    const f = frame(room(560), 300, `Error barrier against fork for ${entry.title}`, [0, high], "error barrier, percentage points (square-root scale)", { root: true });
     const slot = f.span / forks.length, x = (i, k) => f.left + slot * (i + 0.5) + (labels.length > 1 ? (k / (labels.length - 1) - 0.5) * Math.min(slot * 0.6, 12 * labels.length) : 0);
     f.svg.append(s("line", { x1: f.left, x2: f.right, y1: f.y(2), y2: f.y(2), stroke: "var(--grey)", "stroke-dasharray": "2 3" }),
       s("text", { x: f.right, y: f.y(2) - 4, "text-anchor": "end" }, "connected below 2"));
@@ -250,8 +252,8 @@
   }
 
   function curvePanel(suite, entry, kind, fork, labels, high, alphas) {
-    const width = 210, height = 150, percent = kind === "error";
-    const f = frame(width, height, `${kind} along the line, fork ${fork.name}`, [0, high], percent ? "error, %" : "loss, nats", 4);
+    const width = Math.min(210, (room(1200) - 20) / 2), height = 150, percent = kind === "error";
+    const f = frame(width, height, `${kind} along the line, fork ${fork.name}`, [0, high], percent ? "error, %" : "loss, nats", { count: 4 });
     const x = (a) => f.left + f.span * a;
     labels.forEach((label) => {
       const p = place(suite, entry, label, fork.name), band = p && p[PLACE[kind]];
@@ -274,13 +276,17 @@
     if (!forks.length) return null;
     const alphas = [...Array(entry.points)].map((_, i) => i / (entry.points - 1));
     const rows = ["error", "loss"].map((kind) => {
-      const tops = labels.flatMap((label) => forks.map((fork) => place(suite, entry, label, fork.name)).filter((p) => p && p[PLACE[kind]]).map((p) => p[PLACE[kind]][0]));
-      const high = Math.max(...tops) * (kind === "error" ? 100 : 1) * 1.12;
-      return h("div", { class: "panels" }, forks.map((fork) => curvePanel(suite, entry, kind, fork, labels, kind === "error" ? Math.min(high, 100) : high, alphas)));
+      const high = (alike) => {
+        const bands = labels.flatMap((label) => forks.filter(alike).map((fork) => place(suite, entry, label, fork.name))).filter((p) => p && p[PLACE[kind]]).map((p) => p[PLACE[kind]]);
+        const top = Math.max(...bands.map((band) => band[0] + (band[2] || 0))) * (kind === "error" ? 100 : 1) * 1.05;
+        return kind === "error" ? Math.min(top, 100) : top;
+      };
+      const trunk = high((fork) => fork.epoch !== null), others = high((fork) => fork.epoch === null);
+      return h("div", { class: "panels" }, forks.map((fork) => curvePanel(suite, entry, kind, fork, labels, fork.epoch === null ? others : trunk, alphas)));
     });
     const options = suite.shifts.filter((label) => entry.places[label] && label !== "none");
     const select = h("select", { id: "curve-shift", onchange: (event) => { $("curves").replaceWith(h("div", { id: "curves" }, curvesFigure(suite, entry, event.target.value))); $("curve-shift").focus(); } }, options.map((label) => h("option", { value: label, selected: label === chosen }, label)));
-    return figure("Curves between siblings A and B", "Test error (with 95 % intervals over replicates) and loss on the straight line between their weights.",
+    return figure("Curves between siblings A and B", "Test error (with 95 % intervals over replicates) and loss on the straight line between their weights. Forks share a scale; networks without a trunk have their own.",
       options.length ? h("p", { class: "controls", style: "border:0;padding:0" }, h("label", {}, "Training shift", select)) : null, ...rows, key(labels.map((label) => [seriesIndex(suite, label), label === "none" ? "no shift" : label])));
   }
 
@@ -304,7 +310,7 @@
   function costFigure(suite, entry, label) {
     const found = (entry.places[label] || []).map((p) => ({ p, fork: suite.forks[p[PLACE.fork]], e: p[PLACE.ensemble] || p[PLACE.member] })).filter(({ p, e }) => e && p[PLACE.flop]);
     if (!found.length) return null;
-    const f = frame(560, 300, `Ensemble accuracy against training FLOPs for ${entry.title}`, accuracyRange(found.flatMap(({ e }) => [points(e[0] - (halfOf(e) || 0)), points(e[0] + (halfOf(e) || 0))])), "accuracy, %");
+    const f = frame(room(560), 300, `Ensemble accuracy against training FLOPs for ${entry.title}`, accuracyRange(found.flatMap(({ e }) => [points(e[0] - (halfOf(e) || 0)), points(e[0] + (halfOf(e) || 0))])), "accuracy, %");
     const x = logFrame(f, found.map(({ p }) => p[PLACE.flop]));
     const trunk = found.filter(({ fork }) => fork.epoch !== null);
     f.svg.append(s("path", { d: trunk.map(({ p, e }, i) => `${i ? "L" : "M"}${x(p[PLACE.flop])} ${f.y(points(e[0]))}`).join(""), fill: "none", stroke: colour(0), opacity: 0.5 }));
@@ -321,13 +327,13 @@
   function overviewFigure(suite, entries) {
     const found = entries.map((entry) => ({ entry, scores: view(entry) })).filter(({ scores }) => scores && scores[COLUMN.ensemble] && scores[COLUMN.flop]);
     if (found.length < 2) return [];
-    const f = frame(900, 340, "Ensemble accuracy against training FLOPs of all entries shown", accuracyRange(found.flatMap(({ scores }) => { const e = scores[COLUMN.ensemble], half = halfOf(e) || 0; return [points(e[0] - half), points(e[0] + half)]; })), "ensemble accuracy, %");
+    const f = frame(room(1180), 360, "Ensemble accuracy against training FLOPs of all entries shown", accuracyRange(found.flatMap(({ scores }) => { const e = scores[COLUMN.ensemble], half = halfOf(e) || 0; return [points(e[0] - half), points(e[0] + half)]; })), "ensemble accuracy, %");
     const x = logFrame(f, found.map(({ scores }) => scores[COLUMN.flop][0]));
     for (const { entry, scores } of found) {
       const e = scores[COLUMN.ensemble], at = x(scores[COLUMN.flop][0]), label = `${entry.title}: ${estimateText(e)} %, ${flops(scores[COLUMN.flop][0])}`;
       const bar = whisker(at, e, f.y, entry.baseline ? -1 : 0, 0);
       f.svg.append(s("a", { href: address({ entry: entry.slug }), "aria-label": label }, bar, mark(entry.baseline ? -1 : 0, at, f.y(points(e[0])), 4.2, label)));
-      if (found.length <= 16) f.svg.append(s("text", { x: at + 7, y: f.y(points(e[0])) + 3.5 }, entry.architecture.length > 22 ? `${entry.architecture.slice(0, 21)}…` : entry.architecture));
+      if (found.length <= 16 && f.span > 600) f.svg.append(s("text", { x: at + 7, y: f.y(points(e[0])) + 3.5 }, entry.architecture.length > 22 ? `${entry.architecture.slice(0, 21)}…` : entry.architecture));
     }
     return [h("h3", {}, "Ensemble accuracy against training FLOPs"), h("figcaption", {}, `Siblings of the latest fork, test split, ${shiftName(state.shift)}; mean and 95 % interval. Every point leads to its entry.`), f.svg];
   }
@@ -339,12 +345,13 @@
     return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, head.map((name, i) => h("th", { scope: "col", class: i ? null : "text pin" }, name)))), h("tbody", {}, rows)));
   }
   function forkTable(suite, entry, label) {
-    const percent = { unit: "percent", title: "" };
+    const percent = { unit: "percent", title: "" }, alone = { ...percent, alone: true };
     const rows = (entry.places[label] || []).map((p) => {
       const [ok, diverged, failed] = p[PLACE.cells] || [entry.replicates, 0, 0], loss = p[PLACE.loss_chord];
       return h("tr", {}, h("th", { scope: "row", class: "text pin" }, suite.forks[p[PLACE.fork]].name),
-        ["error_chord", "error_mean", "error_floor", "error_mid"].map((name) => estimateCell(p[PLACE[name]], percent)),
-        h("td", {}, loss ? `${fixed(loss[0] * DATA.lossUnit, 3)}` : DASH, h("span", { class: "half" }, loss && halfOf(loss) !== null ? `± ${fixed(loss[1] * DATA.lossUnit, 3)}` : "")),
+        ["error_chord", "error_mean"].map((name) => estimateCell(p[PLACE[name]], percent)),
+        ["error_floor", "error_mid"].map((name) => estimateCell(p[PLACE[name]], alone)),
+        h("td", {}, loss ? (loss[0] * DATA.lossUnit).toFixed(3) : DASH, h("span", { class: "half" }, loss && halfOf(loss) !== null ? `± ${(loss[1] * DATA.lossUnit).toFixed(3)}` : "")),
         ["disagreement", "member", "ensemble", "soup"].map((name) => estimateCell(p[PLACE[name]], percent)),
         h("td", {}, flops(p[PLACE.flop])), h("td", {}, `${diverged}/${ok + diverged + failed}`));
     });
@@ -368,7 +375,8 @@
     const shown = entry.places[state.shift] ? state.shift : suite.headline.find((label) => entry.places[label]) || Object.keys(entry.places)[0];
     const every = entry.views[EVERY];
     const heading = h("h2", { tabindex: "-1", id: "entry-title" }, entry.title);
-    $("entry").replaceChildren(
+    $("entry").replaceChildren();
+    put($("entry"), {}, [
       h("p", { class: "crumbs" }, h("a", { href: address({ entry: "" }), id: "back" }, `← All entries of ${suite.title}`)),
       heading, h("p", { class: "note" }, `${entry.architecture}, recipe ${name}. By ${entry.authors}.`),
       h("dl", { class: "facts" },
@@ -384,7 +392,7 @@
       h("dl", { class: "facts" }, fact("trust", entry.trust), fact("source", `${entry.source}, fingerprint ${entry.fingerprint}`), fact("weights", entry.params === null ? null : entry.params.toLocaleString("en")),
         fact("cells", `${ok} ok, ${diverged} diverged, ${failed} failed, ${missing} missing`), fact("replicates", entry.replicates), fact("pretraining", entry.pretraining), fact("extra data", entry.extraData), fact("licence", entry.licence),
         fact("recipe", `${name}: ${Object.entries(settings).map(([k, v]) => `${k} ${Array.isArray(v) ? v.join(", ") : v}`).join(" · ")}`), fact("manifest", h("code", {}, entry.manifest)), fact("folder", h("code", {}, `submissions/${entry.slug}`))),
-      entry.notes ? h("p", { class: "text-block" }, entry.notes) : "");
+      entry.notes ? h("p", { class: "text-block" }, entry.notes) : null]);
     return heading;
   }
 
@@ -453,6 +461,8 @@
   $("controls").addEventListener("submit", (event) => event.preventDefault());
   $("skip").addEventListener("click", (event) => { event.preventDefault(); ($("board").hidden ? $("entry-title") : $("scroll")).focus(); });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape" && state.entry && event.target.tagName !== "SELECT") location.hash = address({ entry: "" }).slice(1); });
+  let width = innerWidth;
+  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; render(); } });
   addEventListener("hashchange", () => { read(); render(); });
   lastEntry = null;
   read();
