@@ -36,7 +36,7 @@
     const operations = value * DATA.flopUnit;
     const power = Math.floor(Math.log10(operations) / 3) * 3;
     const names = { 6: "M", 9: "G", 12: "T", 15: "P", 18: "E" };
-    return `${(operations / 10 ** power).toPrecision(3)} ${names[power] || `e${power} `}FLOP`;
+    return `${(operations / 10 ** power).toPrecision(3)} ${names[power] || `e${power} `}`;
   }
   const signed = (column) => column.unit === "gain" || column.title.includes("−");
   const halfOf = (estimate) => (estimate.length > 1 && estimate[1] !== null ? estimate[1] : null);
@@ -49,7 +49,7 @@
     if (!estimate) return h("td", {}, h("abbr", { title: "not measured" }, DASH), column.alone || column.unit === "flop" ? null : h("span", { class: "half" }));
     if (column.unit === "flop") return h("td", {}, flops(estimate[0]));
     const half = halfOf(estimate);
-    return h("td", {}, extra, tenths(estimate[0], signed(column)),
+    return h("td", {}, extra, h("span", { class: "num" }, tenths(estimate[0], signed(column))),
       column.alone ? null : h("span", { class: "half" }, half === null ? "" : `± ${tenths(half)}`),
       estimate.length > 2 ? h("span", { class: "few", title: `of ${estimate[2]} replicates` }, `(${estimate[2]})`) : null);
   }
@@ -298,7 +298,7 @@
     for (const cost of wanted.filter((c) => Math.log10(c) >= low - pad && Math.log10(c) <= high + pad)) {
       if (x(cost) - last < 62) continue;
       last = x(cost);
-      svgFrame.svg.append(s("line", { class: "axis", x1: last, x2: last, y1: svgFrame.base, y2: svgFrame.base + 4 }), s("text", { x: last, y: svgFrame.base + 15, "text-anchor": "middle" }, flops(cost).replace(/\.0+(?= )/, "").replace("FLOP", "")));
+      svgFrame.svg.append(s("line", { class: "axis", x1: last, x2: last, y1: svgFrame.base, y2: svgFrame.base + 4 }), s("text", { x: last, y: svgFrame.base + 15, "text-anchor": "middle" }, flops(cost).replace(/\.0+(?= )/, "")));
     }
     svgFrame.svg.append(s("text", { x: svgFrame.left + svgFrame.span / 2, y: svgFrame.base + 30, "text-anchor": "middle" }, "training FLOPs (log scale)"));
     return x;
