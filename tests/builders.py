@@ -180,6 +180,8 @@ def make_meta(record: Record, **other: Any) -> Meta:
         "recipe": record.recipe["name"],
         "pretraining": "none",
         "extra_data": "none",
+        "cells": 1,
+        "complete": False,
         "suite": record.suite.model_dump(),
         "architecture": {"label": architecture_label(record), "source": record.architecture.source},
     }
@@ -193,7 +195,7 @@ def write_submission(
     records = list(records)
     folder = board / "submissions" / slug
     contents = {f"records/{r.key}.json": r.to_json().encode() for r in records} | (files or {})
-    contents["submission.toml"] = make_meta(records[0], **meta).to_toml().encode()
+    contents["submission.toml"] = make_meta(records[0], **{"cells": len(records)} | meta).to_toml().encode()
     for name, content in {**contents, "manifest.json": make_manifest(contents).encode()}.items():
         write_atomic(folder / name, content)
     return folder

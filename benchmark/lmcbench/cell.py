@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lmcbench.bench import Seen, Workbench
@@ -19,7 +18,8 @@ from lmcbench.connect.path import alpha_grid, line, score
 from lmcbench.connect.state import Stack, State, average
 from lmcbench.data.calibration import calibration_items
 from lmcbench.data.subset import stratified
-from lmcbench.ensemble.predictions import compare_predictions, expected_calibration_error, softmax
+from lmcbench.ensemble.predictions import expected_calibration_error, softmax
+from lmcbench.ensemble.rescore import Logits, from_logits
 from lmcbench.results.measures import Array, Curve, barrier
 from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Score, SiblingRecord
 from lmcbench.spec.canonical import digest
@@ -27,9 +27,6 @@ from lmcbench.spec.cells import Cell
 
 Split = tuple[Images, Tensor]
 """Images and their labels `[n]`."""
-
-Logits = NDArray[np.float16]
-"""Stored test logits of the siblings, `[K, n, classes]` fp16."""
 
 FP16_MAX = float(np.finfo(np.float16).max)
 
@@ -88,7 +85,7 @@ def measure_cell(
         raw = _scores(raw_train, train[1], own, raw_tests, tests)
     logits = {name: _stored(output) for name, output in outputs.items()}
     labels = tests["test"][1].cpu().numpy()
-    top = {name: value.argmax(-1) for name, value in logits.items()}
+    predicted = from_logits(logits, labels)
 
     grid = alpha_grid(protocol.alphas)
     pairs = []
@@ -105,12 +102,11 @@ def measure_cell(
                 curves=_curve_records(curves),
                 curves_uncalibrated=None if blended is None else _curve_records(blended),
                 barriers={name: BarrierRecord(**asdict(barrier(curve))) for name, curve in curves.items()},
-                disagreement={name: float((t[i] != t[j]).mean()) for name, t in top.items()},
+                disagreement=predicted.disagreement[i, j],
             )
         )
-    ensemble, soup = None, None
+    soup = None
     if len(states) > 1:
-        ensemble = {name: compare_predictions(softmax(value), labels) for name, value in logits.items()}
         middle = recalibrated(network.prepare([average(states)]))
         soup = {name: score_logits(network.logits(middle, x)[0], y) for name, (x, y) in tests.items()}
     return Measured(
@@ -119,7 +115,7 @@ def measure_cell(
             for i, loss in enumerate(train_losses)
         ],
         pairs=pairs,
-        ensemble=ensemble,
+        ensemble=predicted.ensemble,
         soup=soup,
         predictions={**logits, "test.labels": labels.astype(np.int16)},
         calibration={

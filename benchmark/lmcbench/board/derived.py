@@ -1,4 +1,4 @@
-"""A leaderboard's submissions in, their entries out; what was derived before is kept by manifest hash."""
+"""A leaderboard's submissions in, their summaries out; what was derived before is kept by manifest hash."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import overload
 
-from lmcbench.board.entry import Entry, derive_entry, read_entry
 from lmcbench.board.manifest import MANIFEST, META, parse_manifest
 from lmcbench.board.submission import Submission, parse_meta, read_submission
+from lmcbench.board.summary import Summary, read_summary, summarize
 from lmcbench.board.trust import TrustLevel, trust_of
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
 from lmcbench.spec.canonical import digest_bytes
 
-SUBMISSIONS, RESULTS, ENTRY = "submissions", "results", "entry.json"
+SUBMISSIONS, RESULTS, SUMMARY = "submissions", "results", "summary.json"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Row:
 
     submission: Submission
     trust: TrustLevel
-    entry: Entry
+    entry: Summary
     known: bool
 
 
@@ -68,12 +68,12 @@ def read_rows(board: Path, *, afresh: bool = False) -> list[Row]:
     return [Row(s, trust_of(s, board / RESULTS, everyone), entry, known) for s, entry, known in found]
 
 
-def entry_path(board: Path, slug: str) -> Path:
-    """Where the derived entry of a submission lies."""
-    return board / RESULTS / slug / ENTRY
+def summary_path(board: Path, slug: str) -> Path:
+    """Where the summary of a submission lies."""
+    return board / RESULTS / slug / SUMMARY
 
 
-def _read(board: Path, afresh: bool) -> Iterator[tuple[Submission, Entry, bool]]:
+def _read(board: Path, afresh: bool) -> Iterator[tuple[Submission, Summary, bool]]:
     """One submission after another, so that the records of one alone are in memory."""
     root = board / SUBMISSIONS
     if not root.is_dir():
@@ -83,11 +83,11 @@ def _read(board: Path, afresh: bool) -> Iterator[tuple[Submission, Entry, bool]]
         )
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
         head = None if afresh else _head(folder)
-        entry = None if head is None else _known(entry_path(board, folder.name), head)
+        entry = None if head is None else _known(summary_path(board, folder.name), head)
         known = entry is not None
         if head is None or entry is None:
             whole = read_submission(folder)
-            entry = derive_entry(folder.name, whole.manifest_sha256, whole.records)
+            entry = summarize(folder.name, whole.manifest_sha256, whole.records)
             head = _without_records(whole)
         yield head, entry, known
 
@@ -111,10 +111,10 @@ def _head(folder: Path) -> Submission | None:
     )
 
 
-def _known(path: Path, head: Submission) -> Entry | None:
+def _known(path: Path, head: Submission) -> Summary | None:
     """What was derived from this very manifest before; None where it was not, or is damaged."""
     try:
-        entry = read_entry(path.read_bytes())
+        entry = read_summary(path.read_bytes())
     except OSError:
         return None
     if entry is None or (entry.slug, entry.manifest) != (head.slug, head.manifest_sha256):

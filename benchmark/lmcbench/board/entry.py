@@ -1,301 +1,241 @@
-"""One submission's records in, its entry out: everything that a leaderboard shows of it, and small.
-
-What comparisons need is kept replicate by replicate, as entries share seeds; curves are averaged. Sums are
-exact (`math.fsum`) and numbers rounded to `DIGITS` decimals, so that every machine writes the same bytes.
-"""
+"""What a submission's cells must be: identity, seeds, keys and completeness, derived from its suite."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
-from typing import Any, Literal
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from lmcbench.board.observations import EVALUATION, SPLIT, Line, is_control, line_of
-from lmcbench.board.stability import Onset, stability_points
-from lmcbench.board.statistics import estimate
+from lmcbench.board.manifest import META, Fault
+from lmcbench.board.submission import Meta
+from lmcbench.board.trust import FIRST_CHOSEN, chosen_replicates
 from lmcbench.errors import UserError
-from lmcbench.results.record import Record, Status
-from lmcbench.results.values import cell_value
-from lmcbench.spec.canonical import canonical_json
+from lmcbench.results.labels import architecture_label
+from lmcbench.results.record import Record
+from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.canonical import digest_bytes
+from lmcbench.spec.cells import Cell
 from lmcbench.spec.forks import Fork
+from lmcbench.spec.recipe import Recipe
+from lmcbench.spec.seeds import Seeds
+from lmcbench.spec.shifts import Shift
+from lmcbench.spec.suite import Suite
 
-SCHEMA: Literal["lmcbench/entry/1"] = "lmcbench/entry/1"
-DIGITS = 9
-BARRIERS = tuple(
-    f"{kind}_{form}"
-    for kind in ("error", "loss")
-    for form in ("chord", "chord_interior", "mid", "mean", "floor")
-)
-"""The fields of `Barrier` that an entry holds."""
-
-Values = list[float | None]
-"""One value per replicate of a place; null: diverged, failed or not measured."""
-
-Kind = Literal["none", "control", "shift"]
+_FACTORY = re.compile(r"([A-Za-z_][\w.-]*):([A-Za-z_]\w*)")
 
 
-class Part(BaseModel):
-    """A part of an entry: frozen, and every key must be known."""
+@dataclass(frozen=True)
+class Entry:
+    """One architecture with one recipe of a suite, as `submission.toml` and its source file say.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Worth(Part):
-    """What the networks are worth on one split, fractions."""
-
-    member: Values = Field(description="accuracy, mean over the siblings (or of the one network)")
-    ensemble: Values = Field(description="accuracy")
-    soup: Values = Field(description="accuracy")
-    disagreement: Values = Field(description="mean over pairs")
-
-
-class Band(Part):
-    """A curve on the test split, averaged over pairs and then over replicates, one value per alpha."""
-
-    mean: list[float]
-    half: list[float] | None = Field(description="half-width of the 95 % t interval; null for one replicate")
-
-
-class Place(Part):
-    """All replicates of one training shift and fork."""
-
-    fork: str
-    epoch: float | None = Field(description="of the trunk; null: a comparator or a given checkpoint")
-    replicates: list[int]
-    status: list[Status]
-    barriers: dict[str, Values] = Field(description="test split, mean over pairs; keys: `BARRIERS`")
-    worth: dict[str, Worth] = Field(description="by split: test, and every evaluation shift")
-    flop: Values = Field(description="training FLOPs of the cell, its trunk included")
-    curves: dict[str, Band] = Field(description="error (fractions) and loss (nats); empty without pairs")
-
-
-class Shifted(Part):
-    """One training shift: what was measured at each fork, and from which on siblings are connected."""
-
-    kind: Kind = Field(description="none; a control, whose siblings have one view (design 3.8); or a shift")
-    places: list[Place] = Field(description="epochs first, then checkpoints, then comparators")
-    onsets: dict[int, tuple[float, float] | None] = Field(
-        description="stability point by replicate, as epoch and fraction of training; null: never connected"
-    )
-
-    def place(self, fork: str) -> Place | None:
-        """What was measured at a fork."""
-        return next((p for p in self.places if p.fork == fork), None)
-
-
-class Network(Part):
-    """Which network, as its records have it."""
-
-    label: str
-    name: str
-    source: str
-    fingerprint: str
-    params: int | None
-
-
-class SuiteId(Part):
-    """Which suite, by name and content."""
-
-    name: str
-    version: int
-    digest: str
-
-
-class Entry(Part):
-    """What a leaderboard shows of one submission, from its records alone.
-
-    `manifest` is the sha256 of the submission's manifest, which names every file that it was derived from.
+    Attributes:
+        identity: of the architecture, as keys hold it.
     """
 
-    schema_: Literal["lmcbench/entry/1"] = Field(default=SCHEMA, alias="schema")
-    slug: str
-    manifest: str
-    suite: SuiteId
-    network: Network
-    recipe: dict[str, Any]
-    alphas: list[float]
-    shifts: dict[str, Shifted] = Field(description="by label")
+    suite: Suite
+    architecture: Architecture
+    identity: dict[str, Any]
 
-    def to_json(self) -> str:
-        """Canonical: the same bytes on every machine."""
-        return canonical_json(self.model_dump(by_alias=True, mode="json")) + "\n"
+    def cells(self, replicates: Iterable[int]) -> list[Cell]:
+        """Every cell of the suite for this entry, on `replicates`."""
+        return [
+            Cell(self.suite, self.architecture, spec.shift, fork, replicate)
+            for replicate in replicates
+            for spec in self.suite.shifts
+            for fork in self.suite.fork_list
+        ]
 
-    @cached_property
-    def places(self) -> list[tuple[str, Place]]:
-        """Every shift's label with each of its places."""
-        return [(label, place) for label, shifted in self.shifts.items() for place in shifted.places]
-
-    @cached_property
-    def replicates(self) -> list[int]:
-        """Replicates with any record."""
-        return sorted({r for _, place in self.places for r in place.replicates})
-
-    def count(self, status: Status) -> int:
-        """Cells of a status."""
-        return sum(place.status.count(status) for _, place in self.places)
-
-    def labels(self, kind: Kind) -> list[str]:
-        """Training shifts of a kind."""
-        return [label for label, shifted in self.shifts.items() if shifted.kind == kind]
-
-    @cached_property
-    def evaluations(self) -> list[str]:
-        """Splits of evaluation shifts that any cell was measured on."""
-        splits = {split for _, place in self.places for split in place.worth}
-        return sorted(split for split in splits if split.startswith(EVALUATION))
+    def key(self, cell: Cell) -> str:
+        """The key of one of them, found without importing anything."""
+        return cell.key_of(self.identity)
 
 
-def read_entry(content: bytes) -> Entry | None:
-    """An entry from its JSON; None for what is damaged or of another schema, which is derived anew."""
-    try:
-        return Entry.model_validate_json(content)
-    except ValidationError:
-        return None
-
-
-def derive_entry(slug: str, manifest: str, records: Iterable[Record]) -> Entry:
-    """The entry of a submission.
+def make_entry(
+    suite: Suite, meta: Meta, sample: Record, sources: dict[str, bytes]
+) -> tuple[Entry | None, list[Fault]]:
+    """The entry that `sample` and all other records must be of; None where that cannot be told.
 
     Args:
-        slug: the submission's folder.
-        manifest: sha256 of its manifest.
-        records: all of one suite, architecture and recipe, in any order.
-
-    Raises:
-        UserError: for records that are not, or none.
+        suite: the suite.
+        meta: what is said of the submission.
+        sample: any of its records.
+        sources: its files `source/FILE.py`, path -> content.
     """
-    records = sorted(records, key=lambda r: (Fork.parse(r.fork.name).order, r.replicate, r.key))
-    if not records:
-        raise UserError(f"Submission {slug} has no records.")
-    lines = {r.key: line_of(r) for r in records}
-    named = {
-        (*_suite(r), lines[r.key].architecture, r.architecture.fingerprint, lines[r.key].recipe)
-        for r in records
-    }
-    if len(named) > 1:
-        listed = "; ".join(
-            f"{suite} v{version} ({digest[:12]}), {architecture}, {recipe}"
-            for suite, version, digest, architecture, _, recipe in sorted(named)
+    claimed, place = sample.architecture, f"records/{sample.key}.json"
+    try:
+        architecture = Architecture(
+            name=claimed.name, recipe=meta.recipe, kwargs=claimed.kwargs, adapt=claimed.adapt
         )
-        raise UserError(
-            f"Submission {slug} holds more than one entry: {listed}. "
-            "An entry is one architecture with one recipe on one suite; submit each by itself."
-        )
-    one = records[0]
-    onsets = {point.line: point.onsets for point in stability_points(records)}
-    by_line: dict[Line, dict[str, list[Record]]] = {}
-    for record in records:
-        by_line.setdefault(lines[record.key], {}).setdefault(record.fork.name, []).append(record)
-    shifts = {}
-    for line, forks in sorted(by_line.items()):
-        found = onsets.get(line, {})
-        shifts[line.shift] = Shifted(
-            kind=_kind(next(iter(forks.values()))[0]),
-            places=[_place(held) for held in forks.values()],
-            onsets={r: None if onset is None else _onset(onset) for r, onset in found.items()},
-        )
-    return Entry(
-        slug=slug,
-        manifest=manifest,
-        suite=SuiteId(**one.suite.model_dump(include={"name", "version", "digest"})),
-        network=Network(
-            label=lines[one.key].architecture,
-            **one.architecture.model_dump(include={"name", "source", "fingerprint", "params"}),
-        ),
-        recipe=one.recipe,
-        alphas=next((r.protocol["alphas"] for r in records if r.pairs), []),
-        shifts=shifts,
-    )
-
-
-def _suite(record: Record) -> tuple[str, int, str]:
-    return record.suite.name, record.suite.version, record.suite.digest
-
-
-def _kind(record: Record) -> Kind:
-    if record.shift.name == "none":
-        return "none"
-    return "control" if is_control(record) else "shift"
-
-
-def _onset(onset: Onset) -> tuple[float, float]:
-    return onset.epoch, _round(onset.fraction)
-
-
-def _place(records: Sequence[Record]) -> Place:
-    """Of one shift and fork, ordered by replicate."""
-
-    def values(of: Callable[[Record], float | None]) -> Values:
-        found = [of(r) if r.status == "ok" else None for r in records]
-        return [None if value is None else _round(value) for value in found]
-
-    splits = {split for r in records for sibling in r.siblings for split in sibling.splits}
-    worth = {
-        split: Worth(
-            member=values(lambda r, s=split: _member(r, s)),  # type: ignore[misc]
-            ensemble=values(lambda r, s=split: _prediction(r, s, "ensemble_accuracy")),  # type: ignore[misc]
-            soup=values(lambda r, s=split: _soup(r, s)),  # type: ignore[misc]
-            disagreement=values(lambda r, s=split: _disagreement(r, s)),  # type: ignore[misc]
-        )
-        for split in sorted(splits)
-        if split == SPLIT or split.startswith(EVALUATION)
-    }
-    return Place(
-        fork=records[0].fork.name,
-        epoch=records[0].fork.epoch,
-        replicates=[r.replicate for r in records],
-        status=[r.status for r in records],
-        barriers={name: values(lambda r, n=name: cell_value(r, n)) for name in BARRIERS},  # type: ignore[misc]
-        worth=worth,
-        flop=values(lambda r: None if r.cost is None else r.cost.train_flop),
-        curves=_curves([r for r in records if r.status == "ok" and r.pairs]),
-    )
-
-
-def _curves(records: Sequence[Record]) -> dict[str, Band]:
-    curves = {}
-    for kind in ("error", "loss"):
-        lines = [[getattr(p.curves[SPLIT], kind) for p in r.pairs if SPLIT in p.curves] for r in records]
-        own = [[_mean(points) for points in zip(*pairs, strict=True)] for pairs in lines if pairs]
-        if own:
-            estimates = [estimate(points) for points in zip(*own, strict=True)]
-            halves = [e.half_width for e in estimates if e.half_width is not None]
-            curves[kind] = Band(
-                mean=[_round(e.mean) for e in estimates if e.mean is not None],
-                half=[_round(half) for half in halves] if halves else None,
+    except (ValidationError, UserError) as error:
+        return None, [Fault(file=place, field="architecture", message=str(error))]
+    faults = []
+    if architecture.source != meta.architecture.source:
+        faults.append(
+            _meta(
+                "architecture.source",
+                f"found {meta.architecture.source}, {claimed.name} is {architecture.source}",
             )
-    return curves
+        )
+    label = architecture_label(sample)
+    if label != meta.architecture.label:
+        faults.append(
+            _meta("architecture.label", f"found {meta.architecture.label!r}, the records are of {label!r}")
+        )
+    if meta.recipe not in suite.recipes:
+        known = ", ".join(suite.recipes)
+        return None, [*faults, _meta("recipe", f"found {meta.recipe!r}, the suite has {known}")]
+    fingerprint = claimed.fingerprint
+    if architecture.source in ("lmcbench", "timm"):
+        fingerprint = architecture.fingerprint
+        if sources:
+            faults.append(
+                _meta(
+                    "architecture.source", f"{claimed.name} needs no source file, found {', '.join(sources)}"
+                )
+            )
+    else:
+        if _FACTORY.fullmatch(claimed.name) is None:
+            return None, [
+                *faults,
+                Fault(
+                    file=place, field="architecture.name", message=f"{claimed.name!r} is no module:function."
+                ),
+            ]
+        sha256 = meta.architecture.sha256 or ""
+        fingerprint = sha256[:16]
+        if architecture.source == "file":
+            faults += _source_faults(claimed.name, sha256, sources)
+    identity = {"name": claimed.name, "kwargs": claimed.kwargs, "fingerprint": fingerprint}
+    if claimed.adapt is not None:
+        identity["adapt"] = claimed.adapt
+    return Entry(suite, architecture, identity), faults
 
 
-def _member(record: Record, split: str) -> float | None:
-    found = _prediction(record, split, "accuracy_mean")
-    if found is not None:
-        return found
-    scores = [s.splits[split].error for s in record.siblings if split in s.splits]
-    return 1 - _mean(scores) if scores else None
+def _source_faults(name: str, sha256: str, sources: dict[str, bytes]) -> list[Fault]:
+    path = f"source/{PurePosixPath(name.rpartition(':')[0]).name}"
+    faults = [
+        Fault(file=other, field="", message=f"is not the source of {name}.")
+        for other in sources
+        if other != path
+    ]
+    if path not in sources:
+        faults.append(Fault(file=path, field="", message=f"is missing; it defines {name}."))
+    elif digest_bytes(sources[path]) != sha256:
+        found = digest_bytes(sources[path])[:16]
+        faults.append(_meta("architecture.sha256", f"found {sha256[:16]}, that of {path} is {found}"))
+    return faults
 
 
-def _prediction(record: Record, split: str, name: str) -> float | None:
-    return (record.ensemble or {}).get(split, {}).get(name)
+def _meta(field: str, message: str) -> Fault:
+    return Fault(file=META, field=field, message=f"{message}.")
 
 
-def _soup(record: Record, split: str) -> float | None:
-    score = (record.soup or {}).get(split)
-    return None if score is None else 1 - score.error
+def identity_faults(record: Record, file: str, entry: Entry) -> tuple[Cell | None, list[Fault]]:
+    """The cell that a record is of, None if it is none of the suite's, and where it contradicts that."""
+    suite, faults = entry.suite, []
+
+    def differs(field: str, found: object, expected: object) -> None:
+        if found != expected:
+            faults.append(
+                Fault(file=file, field=field, message=f"found {_shown(found)}, must be {_shown(expected)}.")
+            )
+
+    differs("suite", record.suite.model_dump(include={"name", "version", "digest"}), suite.identity())
+    network = record.architecture.model_dump(include={"name", "kwargs", "adapt", "fingerprint"})
+    differs("architecture", network, {"adapt": None, **entry.identity})
+    differs("architecture.source", record.architecture.source, entry.architecture.source)
+    name = entry.architecture.recipe
+    settings = {key: value for key, value in record.recipe.items() if key != "name"}
+    differs("recipe.name", record.recipe["name"], name)
+    try:
+        recipe = Recipe.model_validate(settings)
+        for key, value in suite.recipes[name]:
+            differs(f"recipe.{key}", getattr(recipe, key), value)
+    except ValidationError as error:
+        for wrong in error.errors(include_url=False):
+            key = ".".join(map(str, ("recipe", *wrong["loc"])))
+            faults.append(Fault(file=file, field=key, message=f"{wrong['msg']}."))
+    shift = _shift(record, suite)
+    if shift is None:
+        known = ", ".join(spec.shift.label for spec in suite.shifts)
+        shown = _shown(record.shift.model_dump())
+        faults.append(Fault(file=file, field="shift", message=f"found {shown}, the suite has {known}."))
+    fork = next((f for f in suite.fork_list if f.name == record.fork.name), None)
+    if fork is None:
+        known = ", ".join(f.name for f in suite.fork_list)
+        faults.append(
+            Fault(file=file, field="fork.name", message=f"found {record.fork.name!r}, the suite has {known}.")
+        )
+    seeds = Seeds.of(suite.name, suite.version, record.replicate, suite.siblings)._asdict()
+    for role, expected in seeds.items():
+        found = record.seeds.get(role)
+        if found != (list(expected) if isinstance(expected, tuple) else expected):
+            faults.append(
+                Fault(
+                    file=file,
+                    field=f"seeds.{role}",
+                    message=f"not as derived from the suite and replicate {record.replicate}.",
+                )
+            )
+    if shift is None or fork is None:
+        return None, faults
+    cell = Cell(suite, entry.architecture, shift, fork, record.replicate)
+    differs("key", record.key, entry.key(cell))
+    differs("protocol.alphas", record.protocol.get("alphas"), suite.protocol.grid)
+    return cell, faults
 
 
-def _disagreement(record: Record, split: str) -> float | None:
-    found = [p.disagreement[split] for p in record.pairs if split in p.disagreement]
-    return _mean(found) if found else None
+def _shift(record: Record, suite: Suite) -> Shift | None:
+    found = record.shift.model_dump(include={"name", "params", "noise"})
+    return next((s.shift for s in suite.shifts if s.shift.identity() == found), None)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:120]}..."
 
 
-def _round(value: float) -> float:
-    # adding 0.0 turns a rounded -0.0 into 0.0; FLOPs keep all of their digits
-    return round(float(value), DIGITS) + 0.0
+def fork_of(cell: Cell, n: int) -> dict[str, Any]:
+    """Epoch, step and fraction of a cell's fork on `n` training images, as records have them."""
+    fork: Fork = cell.fork
+    if fork.epoch is None:
+        return {"epoch": None, "step": None, "fraction": None}
+    step = fork.step(cell.recipe.steps_per_epoch(n))
+    return {"epoch": fork.epoch, "step": step, "fraction": step / cell.length(n)}
+
+
+# --- completeness --------------------------------------------------------------------------------
+
+
+def replicates_of(suite: Suite, meta: Meta, records: Sequence[Record]) -> tuple[range, list[Fault]]:
+    """The replicates a submission is about: the suite's, or those its nonce chose; and others it holds."""
+    allowed = range(suite.replicates)
+    if meta.reproduces is not None:
+        count = max(suite.replicates, len({r.replicate for r in records}))
+        allowed = chosen_replicates(meta.reproduces.manifest_sha256, meta.reproduces.nonce, count)
+    faults = []
+    for replicate in sorted({r.replicate for r in records} - set(allowed)):
+        why = (
+            "the suite's" if meta.reproduces is None else f"those that nonce {meta.reproduces.nonce!r} chose"
+        )
+        tuning = replicate >= FIRST_CHOSEN and meta.reproduces is None
+        hint = " (from 1000 up they are for tuning and reproductions)" if tuning else ""
+        file = next(f"records/{r.key}.json" for r in records if r.replicate == replicate)
+        message = f"found {replicate}{hint}; {why} are {allowed.start} to {allowed.stop - 1}."
+        faults.append(Fault(file=file, field="replicate", message=message))
+    return allowed, faults
+
+
+def missing_cells(entry: Entry, replicates: range, records: Iterable[Record]) -> list[Cell]:
+    """Cells of the suite without a record."""
+    present = {record.key for record in records}
+    return [cell for cell in entry.cells(replicates) if entry.key(cell) not in present]
+
+
+def cell_text(cell: Cell) -> str:
+    """A cell in words, beside others of its entry."""
+    return f"{cell.shift.label}, fork {cell.fork.name}, replicate {cell.replicate}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmcbench.board.derived import ENTRY, RESULTS, SUBMISSIONS, Row, entry_path, read_rows
+from lmcbench.board.derived import RESULTS, SUBMISSIONS, SUMMARY, Row, read_rows, summary_path
 from lmcbench.board.html import render_html
 from lmcbench.board.markdown import render_markdown
 from lmcbench.board.payload import make_payload
@@ -68,12 +68,12 @@ def render_rows(board: Path, rows: list[Row]) -> Rendered:
     """The same for submissions that were read."""
     about = {row.entry.slug: (row.submission.meta, row.trust) for row in rows}
     tables = make_tables(row.entry for row in rows)
-    files = {entry_path(board, row.entry.slug): row.entry.to_json() for row in rows if not row.known}
+    files = {summary_path(board, row.entry.slug): row.entry.to_json() for row in rows if not row.known}
     files[board / MARKDOWN] = render_markdown(tables, about)
     files[board / HTML] = render_html(make_payload(tables, about))
     leftovers = [
         path
-        for path in sorted((board / RESULTS).glob(f"*/{ENTRY}"))
+        for path in sorted((board / RESULTS).glob(f"*/{SUMMARY}"))
         if path not in files and not (board / SUBMISSIONS / path.parent.name).exists()
     ]
     return Rendered(files, tuple(leftovers), tuple(tables), about)

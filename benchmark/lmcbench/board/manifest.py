@@ -193,11 +193,7 @@ def check_manifest(
             faults.append(Fault(file=name, field="", message=str(error)))
     if MANIFEST not in contents:
         if MANIFEST not in sizes:
-            faults.append(
-                _fault(
-                    MANIFEST, "is missing, so the submission is incomplete; write it with 'lmcbench submit'"
-                )
-            )
+            faults.append(_fault(MANIFEST, "is missing: half-written? Write it again with 'lmcbench submit'"))
         return contents, faults, []
     try:
         listed = parse_manifest(contents[MANIFEST], MANIFEST)

@@ -13,13 +13,13 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-from lmcbench.board.entry import Band, Entry, Place, Values
 from lmcbench.board.observations import EVALUATION, SPLIT
 from lmcbench.board.scores import COLUMNS, Column, View, minus
 from lmcbench.board.stability import Onset, StabilityPoint
 from lmcbench.board.standings import Scores, Standing, SuiteTable
 from lmcbench.board.statistics import Estimate, estimate
 from lmcbench.board.submission import Meta
+from lmcbench.board.summary import Band, Place, Summary, Values
 from lmcbench.board.trust import TrustLevel
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.forks import Fork
@@ -93,7 +93,7 @@ def _suite(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) -> d
     }
 
 
-def _settings(entry: Entry) -> dict[str, Any]:
+def _settings(entry: Summary) -> dict[str, Any]:
     """The recipe without what is off."""
     return {key: value for key, value in entry.recipe.items() if value not in (None, False, 0, [])}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmcbench.board.entry import SuiteId
 from lmcbench.board.standings import published_suite
+from lmcbench.board.summary import SuiteId
 from lmcbench.board.table import make_board
 from lmcbench.errors import UserError
 from lmcbench.results.record import read_record

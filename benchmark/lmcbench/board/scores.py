@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from lmcbench.board.entry import Entry, Place, Values
 from lmcbench.board.observations import SPLIT, Line
 from lmcbench.board.stability import Onset, StabilityPoint
 from lmcbench.board.statistics import Estimate, estimate
+from lmcbench.board.summary import Place, Summary, Values
 from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT
 
 HEADLINE_FORK = "0"
@@ -30,7 +30,7 @@ class View:
         labels: of the shifts; a replicate that lacks one of them has no value.
     """
 
-    def __init__(self, entry: Entry, labels: Sequence[str]) -> None:
+    def __init__(self, entry: Summary, labels: Sequence[str]) -> None:
         self.entry = entry
         self.labels = tuple(labels)
 
@@ -88,7 +88,7 @@ def minus(a: Series, b: Series) -> Series:
     return {r: a[r] - b[r] for r in sorted(a.keys() & b.keys())}
 
 
-def _series(entry: Entry, label: str, fork: str | None, pick: Callable[[Place], Values | None]) -> Series:
+def _series(entry: Summary, label: str, fork: str | None, pick: Callable[[Place], Values | None]) -> Series:
     shifted = entry.shifts.get(label)
     place = None if shifted is None or fork is None else shifted.place(fork)
     values = None if place is None else pick(place)

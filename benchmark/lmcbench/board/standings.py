@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from itertools import product
 
-from lmcbench.board.entry import Entry, SuiteId
 from lmcbench.board.rank import MIN_REPLICATES, RankInterval, rank_intervals
 from lmcbench.board.scores import COLUMNS, CONNECTIVITY, NO_SHIFT, View, column
 from lmcbench.board.stability import StabilityPoint
 from lmcbench.board.statistics import Estimate
+from lmcbench.board.summary import SuiteId, Summary
 from lmcbench.errors import UserError
 from lmcbench.spec.suite import Suite, load_suite
 
@@ -49,7 +49,7 @@ class Standing:
         by_shift: under each training shift, by label.
     """
 
-    entry: Entry
+    entry: Summary
     n: int
     missing: int
     unranked: tuple[str, ...]
@@ -101,17 +101,17 @@ def published_suite(suite: SuiteId) -> Suite | None:
 
 
 def make_tables(
-    entries: Iterable[Entry], published: Callable[[SuiteId], Suite | None] = published_suite
+    entries: Iterable[Summary], published: Callable[[SuiteId], Suite | None] = published_suite
 ) -> list[SuiteTable]:
     """A table per suite, version and digest, sorted by name; the newest version first."""
-    by_suite: dict[tuple[str, int, str], list[Entry]] = {}
+    by_suite: dict[tuple[str, int, str], list[Summary]] = {}
     for entry in sorted(entries, key=lambda e: e.slug):
         s = entry.suite
         by_suite.setdefault((s.name, -s.version, s.digest), []).append(entry)
     return [_table(held, published(held[0].suite)) for _, held in sorted(by_suite.items())]
 
 
-def _table(entries: list[Entry], suite: Suite | None) -> SuiteTable:
+def _table(entries: list[Summary], suite: Suite | None) -> SuiteTable:
     headline = () if suite is None else headline_shifts(suite)
     shifts = [] if suite is None else [spec.shift.label for spec in suite.shifts]
     forks = [] if suite is None else [fork.name for fork in suite.fork_list]
@@ -143,7 +143,7 @@ def headline_shifts(suite: Suite) -> tuple[str, ...]:
     return tuple(real or [s.label for s in shifts if s.name == NO_SHIFT])
 
 
-def count_missing(entry: Entry, cells: Set[tuple[str, str]]) -> int:
+def count_missing(entry: Summary, cells: Set[tuple[str, str]]) -> int:
     """Cells that the suite has and the entry lacks, of replicates 0 up to its last published one.
 
     Leaving a replicate out is no way to a better score: those between count as missing.
@@ -161,7 +161,7 @@ def count_missing(entry: Entry, cells: Set[tuple[str, str]]) -> int:
     return len(cells) * (last + 1) - held
 
 
-def _own_shifts(entry: Entry) -> list[str]:
+def _own_shifts(entry: Summary) -> list[str]:
     return entry.labels("shift") or entry.labels("none")
 
 
@@ -169,11 +169,11 @@ def _scores(view: View) -> Scores:
     return Scores({c.key: c.score(view) for c in COLUMNS}, view.stability())
 
 
-def _is_baseline(entry: Entry) -> bool:
+def _is_baseline(entry: Summary) -> bool:
     return entry.network.source == "lmcbench" and entry.network.name == BASELINE
 
 
-def _reasons(entry: Entry, suite: Suite | None, scores: Scores, missing: int) -> list[str]:
+def _reasons(entry: Summary, suite: Suite | None, scores: Scores, missing: int) -> list[str]:
     """Why the entry is not ranked, in words; empty if it is."""
     if suite is None:
         return ["suite not published with this version of lmcbench"]

@@ -105,6 +105,8 @@ class Meta(Part):
     pretraining: Line = Field(description="what the network had seen before; 'none'")
     extra_data: Line = Field(description="what it was trained on beyond the suite's data; 'none'")
     notes: Text = ""
+    cells: int = Field(ge=1, description="records")
+    complete: bool = Field(description="whether no cell of the suite is missing; others are not ranked")
     suite: SuiteMeta
     architecture: ArchitectureMeta
     reproduces: Reproduction | None = None

@@ -33,6 +33,9 @@ RERUN_CELLS = 5
 FIRST_CHOSEN, CHOSEN = 1000, 1_000_000
 """Reproductions start at one of so many replicates from here on; published ones are 0, 1, ..."""
 
+ANONYMOUS = "anonymous"
+"""An author without a name, who is nobody's other author."""
+
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -73,7 +76,7 @@ class MeasureAgain(BaseModel):
     """One measure of a cell before and after training it again.
 
     Attributes:
-        allowed: the largest difference that rounding explains; None: not calibrated.
+        allowed: the largest difference that rounding explains; None: not calibrated, none is allowed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -143,16 +146,11 @@ def trust_of(submission: Submission, results_dir: Path, everyone: Sequence[Submi
         if other.slug != submission.slug
     ):
         return "reproduced"
-    reports = [r for r in read_reruns(submission, results_dir) if r.calibrated or _identical(r)]
-    cells = [cell for report in reports for cell in report.cells]
+    cells = [cell for report in read_reruns(submission, results_dir) for cell in report.cells]
     outside = any(cell.verdict == "outside" for cell in cells)
     if not outside and len({cell.key for cell in cells}) >= RERUN_CELLS:
         return "re-run"
     return "rescored"
-
-
-def _identical(report: Rerun) -> bool:
-    return all(cell.verdict == "identical" for cell in report.cells)
 
 
 def is_verified(submission: Submission, results_dir: Path) -> bool:
@@ -193,7 +191,8 @@ def reproduces(other: Submission, original: Submission) -> bool:
     claim = other.meta.reproduces
     if claim is None or (claim.slug, claim.manifest_sha256) != (original.slug, original.manifest_sha256):
         return False
-    if _names(other) & _names(original) or not same_entry(other, original):
+    authors = _names(other) | _names(original)
+    if _names(other) & _names(original) or ANONYMOUS in authors or not same_entry(other, original):
         return False
     replicates = sorted({r.replicate for r in other.records})
     if replicates != list(chosen_replicates(original.manifest_sha256, claim.nonce, len(replicates))):

@@ -7,6 +7,7 @@ from __future__ import annotations
 from lmcbench.cli import catalogue
 from lmcbench.cli import running
 from lmcbench.cli import results
+from lmcbench.cli import submissions
 from lmcbench.cli import board
 from lmcbench.cli import gate
 from lmcbench.cli import pictures
@@ -14,4 +15,4 @@ from lmcbench.cli import pictures
 # isort: on
 from lmcbench.cli.base import app, main
 
-__all__ = ["app", "board", "catalogue", "gate", "main", "pictures", "results", "running"]
+__all__ = ["app", "board", "catalogue", "gate", "main", "pictures", "results", "running", "submissions"]

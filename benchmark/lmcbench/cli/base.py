@@ -13,7 +13,7 @@ import typer
 
 from lmcbench.errors import UserError
 
-EXIT_CHECK, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 3, 130
+EXIT_CHECK, EXIT_INPUT, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
     name="lmcbench",

@@ -110,7 +110,7 @@ class Architecture(BaseModel):
         if self.source in ("lmcbench", "timm"):
             text = f"{self.source}:{self.name}:{OWN_REVISIONS.get(self.name, 1)}".encode()
         else:
-            text = _source_file(self.name).read_bytes()
+            text = source_file(self.name).read_bytes()
         return hashlib.sha256(text).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
@@ -126,8 +126,12 @@ def architecture_label(name: str, kwargs: Mapping[str, Any], adapt: str | None) 
     return name + ("" if adapt is None else f"+{adapt}") + (f"({settings})" if settings else "")
 
 
-def _source_file(name: str) -> Path:
-    """The file that holds the factory `module:function` or `file.py:function`."""
+def source_file(name: str) -> Path:
+    """The file that holds the factory `module:function` or `file.py:function`.
+
+    Raises:
+        UserError: where it is not found.
+    """
     where, _, function = name.rpartition(":")
     if not re.fullmatch(r"[A-Za-z_]\w*", function):
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -32,15 +32,19 @@ class Cell:
     @cached_property
     def key(self) -> str:
         """16 hex digits over what should change the numbers, and over nothing else (design section 5)."""
-        identity = {
+        return self.key_of(self.architecture.identity())
+
+    def key_of(self, identity: Mapping[str, Any]) -> str:
+        """The key where the architecture's identity is known without its source file."""
+        content = {
             "suite": self.suite.digest,
-            "architecture": self.architecture.identity(),
+            "architecture": identity,
             "recipe": self.architecture.recipe,
             "shift": self.shift.definition(),
             "fork": self.fork.identity,
             "replicate": self.replicate,
         }
-        return digest(identity)[:16]
+        return digest(content)[:16]
 
     @property
     def recipe(self) -> Recipe:

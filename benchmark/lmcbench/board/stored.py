@@ -1,0 +1,88 @@
+"""Which logits a submission keeps, and how they are read without trust."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmcbench.board.manifest import PREDICTION_BYTES
+from lmcbench.errors import UserError
+from lmcbench.results.record import Record
+
+LABELS = "test.labels"
+HEADLINE = "test"
+HEADER_BYTES = 1024
+"""What a safetensors file has beside its tensors, at most."""
+
+Logits = NDArray[np.float16]
+
+
+def kept_splits(records: Sequence[Record], classes: int) -> dict[str, list[str]]:
+    """The splits whose logits each measured cell keeps: key -> names, none for those left out.
+
+    Everything, if that is at most 25 MB; else the test set without evaluation shifts; else that of as many
+    cells as fit, in order of replicate and key. It follows from the records alone, so that nobody chooses
+    which cells cannot be rescored.
+    """
+    measured = sorted((r for r in records if r.status == "ok"), key=lambda r: (r.replicate, r.key))
+    everything = {r.key: list(r.siblings[0].splits.keys() - {"train", "view"}) for r in measured}
+    sizes = {r.key: _bytes(r, classes) for r in measured}
+    if sum(_file(sizes[key], len(splits)) for key, splits in everything.items()) <= PREDICTION_BYTES:
+        return {key: sorted(splits) for key, splits in everything.items()}
+    kept, used = {}, 0
+    for record in measured:
+        used += _file(sizes[record.key], 1)
+        kept[record.key] = [HEADLINE] if used <= PREDICTION_BYTES else []
+    return kept
+
+
+def _bytes(record: Record, classes: int) -> tuple[int, int]:
+    """Bytes of the logits of one split, and of the labels."""
+    n = int(next(entry["n"] for entry in record.data if entry["split"] == "test"))
+    return len(record.siblings) * n * classes * 2, n * 2
+
+
+def _file(sizes: tuple[int, int], splits: int) -> int:
+    return HEADER_BYTES + splits * sizes[0] + sizes[1]
+
+
+def read_logits(
+    content: bytes, record: Record, splits: Sequence[str]
+) -> tuple[dict[str, Logits], NDArray[np.int64]]:
+    """The logits `[K, n, classes]` of `splits` and the labels `[n]` of a predictions file.
+
+    Raises:
+        UserError: for anything but finite fp16 logits of the record's siblings and int16 labels.
+    """
+    from safetensors.numpy import load
+
+    if content[:1] == b"\x80" or content[:2] == b"PK":
+        raise UserError("is a pickle, not safetensors; pickles execute code when they are loaded.")
+    try:
+        tensors: Mapping[str, NDArray[np.generic]] = load(content)
+    except Exception as error:  # a Rust error of no public base, or a type that NumPy lacks
+        raise UserError(f"is not safetensors: {error}.") from None
+    n = int(next(entry["n"] for entry in record.data if entry["split"] == "test"))
+    labels = tensors.get(LABELS)
+    if labels is None or labels.dtype != np.int16 or labels.shape != (n,):
+        raise UserError(f"needs a tensor {LABELS!r} of int16 [{n}].")
+    networks = len(record.siblings)
+    found: dict[str, Logits] = {}
+    for split in splits:
+        logits = tensors.get(split)
+        if logits is None:
+            raise UserError(f"lacks the logits of split {split!r}.")
+        if logits.dtype != np.float16 or logits.ndim != 3 or logits.shape[:2] != (networks, n):
+            raise UserError(
+                f"{split}: must be fp16 logits [{networks}, {n}, classes], found {logits.dtype} "
+                f"{list(logits.shape)}."
+            )
+        if not np.isfinite(logits).all():
+            raise UserError(f"{split}: holds a logit that is not finite.")
+        found[split] = logits.astype(np.float16)
+    classes = {logits.shape[2] for logits in found.values()}
+    if len(classes) > 1 or labels.min() < 0 or labels.max() >= min(classes, default=1):
+        raise UserError(f"{LABELS}: labels and classes of the splits do not agree.")
+    return found, labels.astype(np.int64)

@@ -1,0 +1,169 @@
+"""Submissions: made of a run, and checked by whoever merges them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmcbench.cli.base import EXIT_CHECK, EXIT_INPUT, DataDir, Device, Json, app, print_json
+from lmcbench.errors import UserError
+
+SuiteFile = Annotated[
+    Path | None,
+    typer.Option("--suite", metavar="FILE.toml", help="The suite, where it is not a published one."),
+]
+
+
+@app.command()
+def submit(
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, as 'lmcbench run' made it.")
+    ],
+    name: Annotated[str, typer.Option(metavar="SLUG", help="Name of the submission: a-z, 0-9, hyphens.")],
+    arch: Annotated[
+        str | None,
+        typer.Option(help="Which of the run's architectures, as tables show it, where it has several."),
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="One line; default: architecture and suite.")] = None,
+    author: Annotated[list[str] | None, typer.Option(help="Who made it (repeatable).")] = None,
+    licence: Annotated[str, typer.Option(help="Of records and predictions, an SPDX name.")] = "CC-BY-4.0",
+    pretraining: Annotated[str, typer.Option(help="What the network had seen before.")] = "none",
+    extra_data: Annotated[str, typer.Option(help="Data beyond the suite's that it was trained on.")] = "none",
+    notes: Annotated[str, typer.Option(help="Anything a reader should know.")] = "",
+    source: Annotated[
+        Path | None, typer.Option(metavar="FILE.py", help="The network's source, where it has been moved.")
+    ] = None,
+    reproduces: Annotated[
+        str | None, typer.Option(metavar="SLUG", help="The submission that this one repeats (with --nonce).")
+    ] = None,
+    nonce: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The maintainer's word that chose the replicates.")
+    ] = None,
+    board_dir: Annotated[Path, typer.Option("--leaderboard", help="The leaderboard's folder.")] = Path(
+        "leaderboard"
+    ),
+    suite: SuiteFile = None,
+) -> None:
+    """Make a submission of a run: one new folder in the leaderboard, checked, and how to send it.
+
+    Fewer cells than the suite has are accepted; such a submission is shown and not ranked.
+    """
+    from lmcbench.board.trust import ANONYMOUS
+    from lmcbench.submit import Statement, next_steps, summary
+    from lmcbench.submit import submit as make
+
+    if (reproduces is None) != (nonce is None):
+        raise UserError("--reproduces SLUG and --nonce TEXT go together.")
+    said = Statement(
+        title,
+        author or [ANONYMOUS],
+        licence,
+        pretraining,
+        extra_data,
+        notes,
+        None if reproduces is None or nonce is None else (reproduces, nonce),
+    )
+    made = make(run_folder, name, said, board_dir, arch=arch, source=source, suite_file=suite)
+    typer.echo(summary(made))
+    typer.echo(f"\nSend it as a pull request:\n\n{next_steps(made)}\n")
+
+
+@app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A submission: leaderboard/submissions/SLUG.")],
+    rerun: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Train N cells again and compare (with --nonce).")
+    ] = None,
+    nonce: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="A word, said after submission, that picks them."),
+    ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Let --rerun import the submitted network. Read it first.")
+    ] = False,
+    reproduce: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="N", help="Print how another author repeats it on N replicates."),
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Keep what was found under results/SLUG/, for the leaderboard.")
+    ] = False,
+    suite: SuiteFile = None,
+    device: Annotated[Device, typer.Option(help="Where --rerun computes.")] = Device.auto,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes of --rerun.")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Check a submission without running anything of it; exit 1 and name every fault if there is one.
+
+    With --rerun, some of its cells are trained again besides.
+    """
+    from lmcbench import verify as checks
+    from lmcbench.board import trust
+
+    if nonce is None and (rerun is not None or reproduce is not None):
+        raise UserError("Give --nonce TEXT too, a word that the author could not know when submitting.")
+    if rerun is None and reproduce is None and (nonce is not None or allow_code):
+        raise UserError("--nonce and --allow-code go with --rerun N (or --nonce with --reproduce N).")
+    results = _results(path) if record else None
+    found = checks.verify(path, suite)
+    shown = found.as_json()
+    if not as_json:
+        typer.echo(checks.explain(found), nl=False, err=not found.sound)
+    elif not found.sound:
+        print_json(shown)
+    if not found.sound:
+        raise typer.Exit(EXIT_INPUT if found.newer else EXIT_CHECK)
+    if results is not None:
+        _keep(results / found.slug / trust.VERIFIED, found.evidence().to_json(), as_json)
+    outside = False
+    if reproduce is not None and nonce is not None:
+        commands = checks.reproduction(path, found, nonce, reproduce)
+        shown["reproduction"] = commands
+        if not as_json:
+            typer.echo("\nAnother author repeats it with:\n\n" + "\n".join(f"  {c}" for c in commands))
+    if rerun is not None and nonce is not None:
+        from lmcbench.board.submission import read_submission
+        from lmcbench.rerun import render
+        from lmcbench.rerun import rerun as train_again
+
+        report = train_again(
+            read_submission(path),
+            checks.suite_of(read_submission(path), suite),
+            rerun,
+            nonce,
+            allow_code=allow_code,
+            data_dir=data_dir,
+            device=device.value,
+            jobs=jobs,
+        )
+        outside = any(cell.verdict == "outside" for cell in report.cells)
+        shown["rerun"] = report.model_dump(by_alias=True)
+        if not as_json:
+            typer.echo("\n" + render(report), nl=False)
+        if results is not None:
+            _keep(results / found.slug / trust.rerun_file(nonce), report.to_json(), as_json)
+    if as_json:
+        print_json(shown)
+    if outside:
+        raise typer.Exit(EXIT_CHECK)
+
+
+def _results(path: Path) -> Path:
+    """Where what is derived of a submission belongs: beside the folder of submissions."""
+    submissions = path.resolve().parent
+    if submissions.name != "submissions":
+        raise UserError(f"--record writes beside a leaderboard's submissions; {path} is not in one.")
+    return submissions.parent / "results"
+
+
+def _keep(file: Path, content: str, quiet: bool) -> None:
+    from lmcbench.results.store import write_atomic
+
+    try:
+        write_atomic(file, content)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}.") from None
+    typer.echo(f"Wrote {file}.", err=quiet)

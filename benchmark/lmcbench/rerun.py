@@ -1,0 +1,141 @@
+"""Train some cells of a submission again, chosen by a word that its author could not know."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from tabulate import tabulate
+
+from lmcbench.board.again import allowances, compare_cells
+from lmcbench.board.entry import make_entry, replicates_of
+from lmcbench.board.submission import Submission
+from lmcbench.board.trust import RERUN_SCHEMA, Rerun, chosen_cells
+from lmcbench.errors import UserError
+from lmcbench.results.record import Record, read_record
+from lmcbench.results.store import RunFolder
+from lmcbench.run import plan_run, run_plan
+from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.cells import Cell
+from lmcbench.spec.suite import Suite
+
+
+def rerun(
+    submission: Submission,
+    suite: Suite,
+    count: int,
+    nonce: str,
+    *,
+    allow_code: bool = False,
+    data_dir: Path | None = None,
+    device: str = "auto",
+    jobs: int | None = None,
+) -> Rerun:
+    """Train `count` cells of a verified submission again, in a temporary folder, and compare.
+
+    The cells are the first by sha256 of manifest, nonce and key: choose the nonce after the submission is in.
+
+    Raises:
+        UserError: where submitted code would have to be run and `allow_code` is not given, or the data or
+            the network are not to be had here.
+    """
+    by_key = {record.key: record for record in submission.records}
+    keys = chosen_cells(submission.manifest_sha256, nonce, sorted(by_key), count)
+    allowed = allowances(suite)
+    with tempfile.TemporaryDirectory(prefix="lmcbench-rerun-") as scratch:
+        cells = _cells(submission, suite, keys, Path(scratch), allow_code)
+        folder = RunFolder(Path(scratch) / "run")
+        plan = plan_run(cells, folder)
+        for _ in run_plan(plan, folder, data_dir=data_dir, device=device, jobs=jobs):
+            pass
+        again = [read_record(folder.record(key)) for key in keys]
+    return Rerun(
+        schema=RERUN_SCHEMA,
+        slug=submission.slug,
+        manifest_sha256=submission.manifest_sha256,
+        lmcbench=version("lmcbench"),
+        nonce=nonce,
+        asked=count,
+        calibrated=bool(allowed),
+        conditions="; ".join(sorted({_conditions(r) for r in again})),
+        cells=[compare_cells(by_key[r.key], r, allowed) for r in again],
+    )
+
+
+def _cells(
+    submission: Submission, suite: Suite, keys: list[str], scratch: Path, allow_code: bool
+) -> list[Cell]:
+    """The cells with these keys, their network's source where it can be imported from."""
+    network, meta = submission.records[0].architecture, submission.meta
+    name = network.name
+    if meta.architecture.source in ("file", "module"):
+        if not allow_code:
+            raise UserError(
+                f"{submission.slug} is of {name}: to train it again, its author's code must run on this "
+                "machine. Read it first, then give --allow-code, best where there is nothing to lose."
+            )
+        sources = {
+            file: (submission.folder / file).read_bytes()
+            for file in submission.files
+            if file.startswith("source/")
+        }
+        for file, content in sources.items():
+            (scratch / Path(file).name).write_bytes(content)
+            name = f"{scratch / Path(file).name}:{network.name.rpartition(':')[2]}"
+    architecture = Architecture(name=name, recipe=meta.recipe, kwargs=network.kwargs, adapt=network.adapt)
+    if architecture.fingerprint != network.fingerprint:
+        raise UserError(
+            f"{network.name} is another version here (fingerprint {architecture.fingerprint}, the submission "
+            f"has {network.fingerprint}). Install the one that was submitted."
+        )
+    replicates, _ = replicates_of(suite, meta, submission.records)
+    entry, _ = make_entry(suite, meta, submission.records[0], {})
+    assert entry is not None, "a verified submission has an entry"
+    found = {
+        entry.key(cell): Cell(suite, architecture, cell.shift, cell.fork, cell.replicate)
+        for cell in entry.cells(replicates)
+    }
+    return [found[key] for key in keys]
+
+
+def _conditions(record: Record) -> str:
+    env = record.env
+    versions = env.get("versions") or {}
+    return f"{env.get('engine')} engine on {env.get('device')}, torch {versions.get('torch')}"
+
+
+def render(found: Rerun) -> str:
+    """The report for a person: each cell, then each measure that is not identical."""
+    lines = [
+        f"{len(found.cells)} cells chosen by nonce {found.nonce!r}, trained again ({found.conditions}):",
+        "",
+    ]
+    lines.append(tabulate([[c.verdict, c.cell] for c in found.cells], tablefmt="plain"))
+    strays = list(_strays(found))
+    if strays:
+        headers = ["cell", "measure", "submitted", "trained again", "allowed", ""]
+        lines += ["", tabulate(strays, headers, tablefmt="simple", disable_numparse=True)]
+    if not found.calibrated:
+        lines += [
+            "",
+            "This suite was never calibrated, so that only identical measures count as confirmed. "
+            "Calibrate it: lmcbench calibrate SUITE --json > suites/calibration/NAME-vVERSION.json",
+        ]
+    outside = sum(c.verdict == "outside" for c in found.cells)
+    verdict = f"{outside} of them outside." if outside else "none of them outside."
+    lines += ["", f"{len(found.cells)} cells trained again, {verdict}"]
+    return "\n".join(lines) + "\n"
+
+
+def _strays(found: Rerun) -> Iterator[list[str]]:
+    for cell in found.cells:
+        for m in cell.measures:
+            if m.verdict != "identical":
+                values = [_number(m.submitted), _number(m.rerun), _number(m.allowed)]
+                yield [cell.cell, m.measure, *values, m.verdict]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.6f}"

@@ -1,0 +1,198 @@
+"""Compute what a submission says about predictions again, from the logits it stores."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmcbench.board.manifest import Fault
+from lmcbench.board.soundness import close
+from lmcbench.board.stored import HEADLINE, Logits, kept_splits, read_logits
+from lmcbench.ensemble.rescore import from_logits
+from lmcbench.errors import UserError
+from lmcbench.results.record import Record, Score
+from lmcbench.spec.canonical import digest_bytes
+from lmcbench.spec.pins import Pins
+
+PREDICTED = {
+    "accuracy_mean",
+    "ensemble_accuracy",
+    "ensemble_gain",
+    "nll_mean",
+    "ensemble_nll",
+    "brier_mean",
+    "ensemble_brier",
+    "ensemble_ece",
+    "disagreement",
+    "both_wrong",
+    "same_wrong",
+    "js_divergence",
+    "error_overlap",
+    "mutual_information",
+}
+"""What every `ensemble` of schema 1 holds; later keys are rescored where this version computes them."""
+
+
+class Rescoring:
+    """What came of it: faults, what was found equal, and what stays a claim."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.rescored: list[str] = []
+        self.claimed: list[str] = []
+
+    def _fault(self, file: str, field: str, message: str) -> None:
+        """One more."""
+        self.faults.append(Fault(file=file, field=field, message=message))
+
+    def check(self, records: Mapping[str, Record], contents: Mapping[str, bytes], pins: Pins) -> None:
+        """Every file of logits against its record."""
+        measured = {file: r for file, r in records.items() if r.status == "ok" and r.siblings}
+        stored = {name for name in contents if name.startswith("predictions/")}
+        files = {file: f"predictions/{r.key}.safetensors" for file, r in measured.items()}
+        for name in sorted(stored - set(files.values())):
+            self._fault(name, "", "belongs to no measured record.")
+        classes = self._classes(measured, files, contents)
+        try:
+            kept = kept_splits(list(measured.values()), classes) if classes is not None else {}
+        except (LookupError, TypeError, ValueError, StopIteration):
+            return  # records without their data's sizes are refused above
+        labels: dict[str, str] = {}
+        whole = 0
+        left_out = []
+        for file, record in measured.items():
+            name, splits = files[file], kept.get(record.key, [HEADLINE])
+            if not splits and name not in stored:
+                left_out.append(record)
+                continue
+            if name not in contents:
+                self._fault(name, "", "is missing; the cell's predictions cannot be rescored.")
+                continue
+            try:
+                logits, truth = read_logits(contents[name], record, splits or [HEADLINE])
+            except UserError as error:
+                self._fault(name, "", str(error))
+                continue
+            self._check_hash(file, record, name, contents[name], logits)
+            labels[name] = digest_bytes(truth.astype("<i2").tobytes())
+            self._check_logits(file, name, record, logits, truth)
+            whole += 1
+        self._check_labels(labels, pins)
+        self.rescored.append(
+            f"barriers of {sum(len(r.pairs) for r in measured.values())} pairs from their curves"
+        )
+        self.rescored.append(
+            f"ensembles, disagreements and siblings' test scores of {whole} of {len(measured)} cells from "
+            "stored logits"
+        )
+        if left_out:
+            self.claimed.append(f"predictions of {len(left_out)} cells, whose logits exceed 25 MB together")
+        if any(kept.get(r.key) == [HEADLINE] and len(r.siblings[0].splits) > 3 for r in measured.values()):
+            self.claimed.append("predictions under evaluation shifts, whose logits exceed 25 MB together")
+
+    def _classes(
+        self, measured: Mapping[str, Record], files: Mapping[str, str], contents: Mapping[str, bytes]
+    ) -> int | None:
+        """The number of classes, from the first file of logits that can be read."""
+        for file, record in measured.items():
+            try:
+                logits, _ = read_logits(contents[files[file]], record, [HEADLINE])
+            except (UserError, LookupError, TypeError, StopIteration):
+                continue
+            return int(logits[HEADLINE].shape[2])
+        return None
+
+    def _check_hash(
+        self, file: str, record: Record, name: str, content: bytes, logits: Mapping[str, Any]
+    ) -> None:
+        said = ((record.evidence or {}).get("predictions") or {}).get("sha256")
+        splits = record.siblings[0].splits.keys() - {"train", "view"}
+        # a file without its evaluation shifts is another file than the run's
+        if splits == logits.keys() and said != digest_bytes(content):
+            self._fault(file, "evidence.predictions.sha256", f"is not that of {name}.")
+
+    def _check_labels(self, labels: Mapping[str, str], pins: Pins) -> None:
+        if not labels:
+            return
+        expected = pins.labels or Counter(labels.values()).most_common(1)[0][0]
+        whose = "the data set's" if pins.labels else "those of the other cells"
+        for name, found in labels.items():
+            if found != expected:
+                self._fault(name, "test.labels", f"are not {whose}.")
+        if pins.labels is None:
+            self.claimed.append("that the test labels are the data set's (the same in all cells)")
+
+    def _check_logits(
+        self, file: str, name: str, record: Record, logits: Mapping[str, Logits], labels: NDArray[np.int64]
+    ) -> None:
+        """Everything about predictions, by the function that wrote it; scores of fp32 within bounds."""
+        try:
+            again = from_logits(logits, labels)
+        except UserError as error:
+            self._fault(name, "", str(error))
+            return
+        for split in logits:
+            for pair, held in enumerate(record.pairs):
+                found, expected = held.disagreement.get(split), again.disagreement[held.i, held.j][split]
+                if found != expected:
+                    self._differs(file, f"pairs.{pair}.disagreement.{split}", found, expected)
+            ensemble = {} if again.ensemble is None else again.ensemble[split]
+            for key, expected_value in ensemble.items():
+                held_values = (record.ensemble or {}).get(split, {})
+                if key not in held_values and key not in PREDICTED:
+                    continue
+                if key not in held_values or not close(held_values[key], expected_value):
+                    self._differs(file, f"ensemble.{split}.{key}", held_values.get(key), expected_value)
+            for s, sibling in enumerate(record.siblings):
+                if split in sibling.splits:
+                    score = sibling.splits[split]
+                    self._check_score(file, f"siblings.{s}.splits.{split}", score, logits[split][s], labels)
+
+    def _check_score(
+        self, file: str, field: str, score: Score, logits: Logits, labels: NDArray[np.int64]
+    ) -> None:
+        """Error and loss of the fp32 evaluation against bounds that its fp16 logits leave.
+
+        Rounding keeps order, so that only images whose top logits are equal in fp16 are open; it moves a
+        logit by 2^-11 of its size, hence a cross-entropy by twice that.
+        """
+        n = len(labels)
+        top = logits == logits.max(-1, keepdims=True)
+        right = top[np.arange(n), labels]
+        tied = top.sum(-1) > 1
+        low, high = float((~right).mean()), float((~right | tied).mean())
+        if not low - 1e-9 <= score.error <= high + 1e-9:
+            between = f"{low}" if low == high else f"{low} to {high}"
+            self._fault(file, f"{field}.error", f"found {score.error}, the stored logits give {between}.")
+        size = np.abs(logits.astype(np.float64)).max(-1)
+        if size.max() >= np.finfo(np.float16).max:
+            return  # clamped: what was beyond fp16's range is not known
+        shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+        loss = float((np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(n), labels]).mean())
+        slack = float((size * 2.0**-10 + 2.0**-23).mean()) + 1e-5 * (1 + loss)
+        if abs(score.loss - loss) > slack:
+            self._fault(
+                file,
+                f"{field}.loss",
+                f"found {score.loss}, the stored logits give {loss:.6f} within {slack:.1g}.",
+            )
+
+    def _differs(self, file: str, field: str, found: float | None, expected: float | None) -> None:
+        self._fault(file, field, f"found {found}, the stored logits give {expected}.")
+
+
+def rescore(records: Mapping[str, Record], contents: Mapping[str, bytes], pins: Pins) -> Rescoring:
+    """Hold every measured record against its stored logits.
+
+    Args:
+        records: by their paths in the submission.
+        contents: every file of the submission, by its path.
+        pins: what is known about the suite's data.
+    """
+    found = Rescoring()
+    found.check(records, contents, pins)
+    return found

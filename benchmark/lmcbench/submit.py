@@ -1,0 +1,360 @@
+"""Make a submission of a run: one folder, written whole or not at all, and verified before it is there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from lmcbench.board.entry import cell_text, make_entry, missing_cells, replicates_of
+from lmcbench.board.manifest import MANIFEST, META, make_manifest
+from lmcbench.board.stored import HEADLINE, LABELS, kept_splits, read_logits
+from lmcbench.board.submission import (
+    SUBMISSION_SCHEMA,
+    Meta,
+    Reproduction,
+    check_slug,
+    read_submission,
+)
+from lmcbench.errors import UserError
+from lmcbench.results.labels import architecture_label
+from lmcbench.results.record import Record, read_record
+from lmcbench.results.store import RunFolder, find_records, read_header, write_atomic
+from lmcbench.spec.architectures import Architecture, source_file
+from lmcbench.spec.canonical import digest_bytes
+from lmcbench.spec.suite import Suite, load_suite
+from lmcbench.verify import Verification, verify
+
+EXIT_CELLS = 5
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What the submitter says.
+
+    Attributes:
+        reproduces: slug of the submission that this one repeats, and the nonce that chose its replicates.
+    """
+
+    title: str | None
+    authors: Sequence[str]
+    licence: str
+    pretraining: str
+    extra_data: str
+    notes: str
+    reproduces: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What was written.
+
+    Attributes:
+        bytes: of all files.
+        missing: cells of the suite without a record, in words.
+        left_out: records of the run that are no cells of the submission, in words.
+        reduced: what was left out of the logits, if anything.
+    """
+
+    folder: Path
+    meta: Meta
+    bytes: int
+    missing: list[str]
+    left_out: list[str]
+    reduced: str | None
+    verification: Verification
+
+
+def submit(
+    run: Path,
+    slug: str,
+    said: Statement,
+    leaderboard: Path,
+    *,
+    arch: str | None = None,
+    source: Path | None = None,
+    suite_file: Path | None = None,
+) -> Submitted:
+    """Write `leaderboard/submissions/SLUG/` from the run in `run`.
+
+    Args:
+        run: a run folder; nothing in it is changed.
+        slug: the submission's name.
+        said: what no record holds.
+        leaderboard: the folder with `submissions/`.
+        arch: label or name (glob) of the architecture, where the run has several.
+        source: the file of a `file.py:function` network; by default looked for where it was.
+        suite_file: the suite's file, where it is not a published one.
+
+    Raises:
+        UserError: for anything that is not fit to be submitted, or cannot be written; nothing is left behind.
+    """
+    check_slug(slug)
+    target = leaderboard / "submissions" / slug
+    _check_target(leaderboard, target)
+    suite = _suite(run, suite_file)
+    records = _choose([read_record(file) for file in find_records(run)], arch)
+    _check_measured(records, run)
+    reproduction = _reproduction(leaderboard, said)
+    label, sample = architecture_label(records[0]), records[0]
+    sources, sha256 = _sources(sample, arch, source)
+    meta = Meta.model_validate(
+        {
+            "schema": SUBMISSION_SCHEMA,
+            "title": said.title if said.title is not None else f"{label} on {suite.name}",
+            "authors": tuple(said.authors),
+            "licence": said.licence,
+            "recipe": sample.recipe["name"],
+            "pretraining": said.pretraining,
+            "extra_data": said.extra_data,
+            "notes": said.notes,
+            "cells": len(records),
+            "complete": False,
+            "suite": sample.suite.model_dump(),
+            "architecture": {"label": label, "source": sample.architecture.source, "sha256": sha256},
+            "reproduces": reproduction,
+        }
+    )
+    entry, faults = make_entry(suite, meta, sample, sources)
+    if entry is None or faults:
+        raise UserError("\n".join(map(str, faults)))
+    replicates, _ = replicates_of(suite, meta, records)
+    cells = {entry.key(cell) for cell in entry.cells(replicates)}
+    kept = [record for record in records if record.key in cells]
+    left_out = [_record_text(record) for record in records if record.key not in cells]
+    if not kept:
+        raise UserError(
+            f"{run} holds no cell of suite {suite.name} on replicates {replicates.start} to "
+            f"{replicates.stop - 1} for {label}: {'; '.join(left_out[:3])}."
+        )
+    missing = [cell_text(cell) for cell in missing_cells(entry, replicates, kept)]
+    meta = meta.model_copy(update={"cells": len(kept), "complete": not missing})
+    folder = RunFolder(run)
+    contents = {f"records/{r.key}.json": folder.record(r.key).read_bytes() for r in kept} | sources
+    predictions, reduced = _predictions(kept, folder)
+    contents |= predictions
+    contents[META] = meta.to_toml().encode()
+    contents[MANIFEST] = make_manifest(contents).encode()
+    found = _put(contents, target, suite_file)
+    return Submitted(target, meta, sum(map(len, contents.values())), missing, left_out, reduced, found)
+
+
+def _check_target(leaderboard: Path, target: Path) -> None:
+    if not target.parent.is_dir():
+        raise UserError(
+            f"{leaderboard} is no leaderboard: it has no folder 'submissions'. Go to the root of a clone of "
+            "lmcbench's repository, or name the folder with --leaderboard DIR."
+        )
+    if target.exists() or target.is_symlink():
+        raise UserError(f"{target} exists already and is kept. Choose another --name, or remove it.")
+    if not os.access(target.parent, os.W_OK):
+        raise UserError(f"{target.parent} is read-only. Name a folder you can write with --leaderboard DIR.")
+
+
+def _suite(run: Path, suite_file: Path | None) -> Suite:
+    header = RunFolder(run).header
+    if not header.is_file():
+        raise UserError(f"{run} is no run folder: it has no run.json. Make one with 'lmcbench run SUITE'.")
+    held = read_header(header)["suite"]
+    try:
+        suite = load_suite(f"{held['name']}-v{held['version']}" if suite_file is None else str(suite_file))
+    except UserError as error:
+        if suite_file is not None:
+            raise
+        raise UserError(
+            f"{run} is a run of {held['name']} version {held['version']}, which is not published. {error} "
+            "Submissions are of published suites."
+        ) from None
+    if held["digest"] != suite.digest:
+        raise UserError(
+            f"{run} is a run of {held['name']} version {held['version']} with digest {held['digest'][:12]}; "
+            f"the published one has {suite.digest[:12]}. They are not comparable: run the published one."
+        )
+    return suite
+
+
+def _choose(records: Sequence[Record], arch: str | None) -> list[Record]:
+    """The records of one architecture with one recipe."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((architecture_label(record), record.recipe["name"]), []).append(record)
+    listed = ", ".join(f"{label} (recipe {recipe})" for label, recipe in groups)
+    wanted = arch
+    if arch is not None and Path(arch.rpartition(":")[0]).suffix == ".py":
+        wanted = Path(arch.rpartition(":")[0]).name + ":" + arch.rpartition(":")[2]
+    chosen = {}
+    for (label, recipe), members in groups.items():
+        called = (label, f"{label}/{recipe}", members[0].architecture.name)
+        if wanted is None or any(name == wanted or fnmatchcase(name, wanted) for name in called):
+            chosen[label, recipe] = members
+    if not chosen:
+        raise UserError(f"The run has no architecture {arch!r}. It has {listed}.")
+    if len(chosen) > 1:
+        labels = [label for label, _ in chosen]
+        names = [f"{a}/{recipe}" if labels.count(a) > 1 else a for a, recipe in chosen]
+        raise UserError(
+            f"A submission is of one architecture with one recipe; the run has {listed}. "
+            f"Choose: --arch {' or --arch '.join(names)}"
+        )
+    [members] = chosen.values()
+    return sorted(members, key=lambda r: (r.replicate, r.key))
+
+
+def _check_measured(records: Iterable[Record], run: Path) -> None:
+    failed = [r for r in records if r.status == "failed"]
+    if failed:
+        raise UserError(
+            f"{len(failed)} cells of {run} failed ({_record_text(failed[0])}: {failed[0].reason}). "
+            "A failed cell is no result, a diverged one is. Run the suite again: it repeats only these.",
+            exit_code=EXIT_CELLS,
+        )
+
+
+def _record_text(record: Record) -> str:
+    return f"{record.shift.name}, fork {record.fork.name}, replicate {record.replicate}"
+
+
+def _reproduction(leaderboard: Path, said: Statement) -> Reproduction | None:
+    if said.reproduces is None:
+        return None
+    slug, nonce = said.reproduces
+    check_slug(slug)
+    original = read_submission(leaderboard / "submissions" / slug)
+    return Reproduction(slug=slug, manifest_sha256=original.manifest_sha256, nonce=nonce)
+
+
+def _sources(sample: Record, arch: str | None, given: Path | None) -> tuple[dict[str, bytes], str | None]:
+    """The source file of a user's network as the run had it, and its sha256."""
+    network = sample.architecture
+    definition = Architecture(name=network.name, recipe=sample.recipe["name"], kwargs=network.kwargs)
+    if definition.source in ("lmcbench", "timm"):
+        return {}, None
+    if definition.source == "module":
+        file = source_file(network.name)
+    else:
+        named = Path(network.name.rpartition(":")[0])
+        asked = Path(arch.rpartition(":")[0]) if arch is not None and ":" in arch else None
+        candidates = [p for p in (given, asked, named) if p is not None and p.is_file()]
+        if not candidates:
+            raise UserError(
+                f"The source of {network.name} is part of its submission, and {given or named} is not there. "
+                f"Say where it is: --source PATH/{named.name}"
+            )
+        file = candidates[0]
+    content = file.read_bytes()
+    sha256 = digest_bytes(content)
+    if sha256[:16] != network.fingerprint:
+        raise UserError(
+            f"{file} was changed since the run (fingerprint {sha256[:16]}, the records have "
+            f"{network.fingerprint}). Restore it, or run the suite again with the file as it is."
+        )
+    if definition.source == "module":
+        return {}, sha256
+    return {f"source/{Path(network.name.rpartition(':')[0]).name}": content}, sha256
+
+
+def _predictions(records: Sequence[Record], folder: RunFolder) -> tuple[dict[str, bytes], str | None]:
+    """The logits to keep, path -> file, and what was left out."""
+    from safetensors.numpy import save
+
+    measured = [record for record in records if record.status == "ok"]
+    if not measured:
+        return {}, None
+    contents = {}
+    for record in measured:
+        path = folder.predictions(record.key)
+        if not path.is_file():
+            raise UserError(f"{path} is missing: the run's predictions are part of a submission.")
+        contents[record.key] = path.read_bytes()
+    try:
+        classes = read_logits(contents[measured[0].key], measured[0], [HEADLINE])[0][HEADLINE].shape[2]
+    except UserError as error:
+        raise UserError(f"{folder.predictions(measured[0].key)} {error}") from None
+    kept = kept_splits(measured, classes)
+    found = {}
+    for record in measured:
+        splits = kept[record.key]
+        if splits == [HEADLINE] and len(record.siblings[0].splits) > 3:
+            logits, labels = read_logits(contents[record.key], record, splits)
+            content = save({**logits, LABELS: labels.astype("int16")})
+        else:
+            content = contents[record.key]
+        if splits:
+            found[f"predictions/{record.key}.safetensors"] = content
+    without = sum(not splits for splits in kept.values())
+    reduced = None
+    if without:
+        reduced = f"the logits of {without} of {len(measured)} cells"
+    elif any(len(r.siblings[0].splits) > 3 and kept[r.key] == [HEADLINE] for r in measured):
+        reduced = "logits under evaluation shifts"
+    return found, reduced
+
+
+def _put(contents: Mapping[str, bytes], target: Path, suite_file: Path | None) -> Verification:
+    """All files into a hidden folder beside `target`; under its name only when they verify."""
+    partial = target.parent / f".{target.name}.{os.getpid()}.partial"
+    try:
+        for name, content in contents.items():
+            write_atomic(partial / name, content)
+        found = verify(partial, suite_file, slug=target.name)
+        if found.faults:
+            shown = "\n".join(f"  {fault}" for fault in found.faults[:20])
+            more = f"\n  and {len(found.faults) - 20} more" if len(found.faults) > 20 else ""
+            raise UserError(
+                f"The run does not verify, so nothing was written:\n{shown}{more}\n"
+                "Records and predictions are written by 'lmcbench run' and not edited."
+            )
+        partial.rename(target)
+    except OSError as error:
+        raise UserError(
+            f"{target} cannot be written: {error.strerror or error}. Nothing was left there; "
+            "the run is as it was."
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return found
+
+
+def summary(made: Submitted) -> str:
+    """What was written and what was declared in it, for the person who answers for it."""
+    meta = made.meta
+    lines = [
+        f"Wrote {made.folder}: {meta.cells} cells, {made.bytes / 1e6:.1f} MB; 'lmcbench verify' accepts it."
+    ]
+    if made.missing:
+        shown = "; ".join(made.missing[:3]) + ("; ..." if len(made.missing) > 3 else "")
+        lines.append(
+            f"{len(made.missing)} cells of the suite are missing, so it is shown but not ranked: {shown}"
+        )
+    if made.left_out:
+        lines.append(
+            f"{len(made.left_out)} records are of no cell of the submission and were left out: "
+            + "; ".join(made.left_out[:3])
+            + ("; ..." if len(made.left_out) > 3 else "")
+        )
+    if made.reduced is not None:
+        lines.append(f"To stay under 25 MB, {made.reduced} were left out; what follows from them is claimed.")
+    lines += [
+        "",
+        f"Declared: authors {', '.join(meta.authors)}; licence {meta.licence}; "
+        f"pretraining {meta.pretraining}; extra data {meta.extra_data}.",
+        "To change that, remove the folder and submit again with --author, --licence, --pretraining or "
+        "--extra-data.",
+    ]
+    return "\n".join(lines)
+
+
+def next_steps(found: Submitted) -> str:
+    """The commands that make a pull request of it."""
+    slug, folder = found.folder.name, found.folder.as_posix()
+    return "\n".join(
+        [
+            f"  git switch -c submit-{slug}",
+            f"  git add {folder}",
+            f'  git commit -m "Submit {slug}"',
+            f"  git push -u origin submit-{slug}",
+        ]
+    )
