@@ -182,7 +182,7 @@ def synthetic_submissions(entries: int, suite: Suite, **meta: Any) -> Iterator[t
         texts = [json.dumps(table) for table in tables]
         contents = {f"records/{t['key']}.json": text.encode() for t, text in zip(tables, texts, strict=True)}
         record = parse_record(texts[0], "synthetic")
-        about = {"title": f"Network {index} of {entries}", "notes": "Made up.", **meta}
+        about = {"title": f"Network {index} of {entries}", "notes": "Made up.", "cells": len(tables), **meta}
         contents["submission.toml"] = make_meta(record, **about).to_toml().encode()
         contents["manifest.json"] = make_manifest(contents).encode()
         yield f"entry-{index:03d}", contents
