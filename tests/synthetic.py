@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -175,25 +175,25 @@ def synthetic_table(cell: Cell, index: int) -> dict[str, Any]:
     }
 
 
-def synthetic_submissions(entries: int, suite: Suite, **meta: Any) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Slug and files of each submission."""
+def synthetic_submission(index: int, suite: Suite, **meta: Any) -> dict[str, bytes]:
+    """The files of one submission, by path in its folder."""
+    tables = [synthetic_table(cell, index) for cell in synthetic_cells(index, suite)]
+    texts = [json.dumps(table) for table in tables]
+    contents = {f"records/{t['key']}.json": text.encode() for t, text in zip(tables, texts, strict=True)}
+    about = {"title": f"Network {index}", "notes": "Made up.", "cells": len(tables)} | meta
+    contents["submission.toml"] = make_meta(parse_record(texts[0], "synthetic"), **about).to_toml().encode()
+    contents["manifest.json"] = make_manifest(contents).encode()
+    return contents
+
+
+def write_synthetic(
+    board: Path, entries: int, suite: Suite, meta: Mapping[int, Mapping[str, Any]] | None = None
+) -> None:
+    """A leaderboard's submissions; `meta` replaces what some of them say."""
     for index in range(entries):
-        tables = [synthetic_table(cell, index) for cell in synthetic_cells(index, suite)]
-        texts = [json.dumps(table) for table in tables]
-        contents = {f"records/{t['key']}.json": text.encode() for t, text in zip(tables, texts, strict=True)}
-        record = parse_record(texts[0], "synthetic")
-        about = {"title": f"Network {index} of {entries}", "notes": "Made up.", "cells": len(tables), **meta}
-        contents["submission.toml"] = make_meta(record, **about).to_toml().encode()
-        contents["manifest.json"] = make_manifest(contents).encode()
-        yield f"entry-{index:03d}", contents
-
-
-def write_synthetic(board: Path, entries: int, suite: Suite) -> None:
-    """A leaderboard's submissions."""
-    for slug, contents in synthetic_submissions(entries, suite):
-        folder = board / "submissions" / slug
+        folder = board / "submissions" / f"entry-{index:03d}"
         (folder / "records").mkdir(parents=True)
-        for name, content in contents.items():
+        for name, content in synthetic_submission(index, suite, **(meta or {}).get(index, {})).items():
             (folder / name).write_bytes(content)
 
 
