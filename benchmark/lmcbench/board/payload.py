@@ -16,7 +16,7 @@ from typing import Any
 from lmcbench.board.observations import EVALUATION, SPLIT
 from lmcbench.board.scores import COLUMNS, Column, View, minus
 from lmcbench.board.stability import Onset, StabilityPoint
-from lmcbench.board.standings import Scores, Standing, SuiteTable
+from lmcbench.board.standings import Scores, Standing, SuiteTable, own_shifts
 from lmcbench.board.statistics import Estimate, estimate
 from lmcbench.board.submission import Meta
 from lmcbench.board.summary import Band, Place, Summary, Values
@@ -88,7 +88,8 @@ def _suite(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) -> d
         "recipes": [json.loads(recipe) for recipe in recipes],
         "ranked": table.ranked,
         "entries": [
-            _entry(standing, *about[standing.entry.slug], names, recipes) for standing in table.standings
+            _entry(table, standing, *about[standing.entry.slug], names, recipes)
+            for standing in table.standings
         ],
     }
 
@@ -106,10 +107,16 @@ def _shift_order(table: SuiteTable) -> Callable[[str], tuple[bool, int, str]]:
 
 
 def _entry(
-    standing: Standing, meta: Meta, trust: TrustLevel, forks: Sequence[str], recipes: Sequence[str]
+    table: SuiteTable,
+    standing: Standing,
+    meta: Meta,
+    trust: TrustLevel,
+    forks: Sequence[str],
+    recipes: Sequence[str],
 ) -> dict[str, Any]:
     entry = standing.entry
-    view = View(entry, entry.labels("shift") or entry.labels("none"))
+    view = View(entry, table.headline or own_shifts(entry))
+    n = standing.n or len(entry.replicates)
     return {
         "slug": entry.slug,
         "title": meta.title,
@@ -128,19 +135,19 @@ def _entry(
         "baseline": standing.baseline,
         "rank": None if standing.rank is None else list(standing.rank),
         "unranked": list(standing.unranked),
-        "n": standing.n,
+        "n": n,
+        "measured": standing.n,
         "replicates": len(entry.replicates),
         "cells": [entry.count("ok"), entry.count("diverged"), entry.count("failed"), standing.missing],
         "latest": view.latest,
-        "views": {EVERY: _scores(standing.scores, standing.n)}
-        | {label: _scores(scores, standing.n) for label, scores in standing.by_shift.items()},
+        "views": {EVERY: _scores(standing.scores, n)}
+        | {label: _scores(scores, n) for label, scores in standing.by_shift.items()},
         "evaluations": {
-            split.removeprefix(EVALUATION): _evaluation(view, split, standing.n)
-            for split in entry.evaluations
+            split.removeprefix(EVALUATION): _evaluation(view, split, n) for split in entry.evaluations
         },
         "points": len(entry.alphas),
         "places": {
-            label: [_place(place, standing.n, forks) for place in shifted.places]
+            label: [_place(place, n, forks) for place in shifted.places]
             for label, shifted in entry.shifts.items()
         },
     }

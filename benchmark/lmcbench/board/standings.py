@@ -118,7 +118,7 @@ def _table(entries: list[Summary], suite: Suite | None) -> SuiteTable:
     cells = set(product(shifts, forks))
     rows = []
     for entry in entries:
-        view = View(entry, headline or _own_shifts(entry))
+        view = View(entry, headline or own_shifts(entry))
         scores = _scores(view)
         by_shift = {label: _scores(View(entry, [label])) for label in entry.shifts}
         series = column(CONNECTIVITY).series(view)
@@ -161,7 +161,8 @@ def count_missing(entry: Summary, cells: Set[tuple[str, str]]) -> int:
     return len(cells) * (last + 1) - held
 
 
-def _own_shifts(entry: Summary) -> list[str]:
+def own_shifts(entry: Summary) -> list[str]:
+    """What connectivity is a mean over where nobody published the suite."""
     return entry.labels("shift") or entry.labels("none")
 
 
@@ -187,11 +188,10 @@ def _reasons(entry: Summary, suite: Suite | None, scores: Scores, missing: int) 
         reasons.append(f"replicates from {TUNING} up, which recipes are tuned on")
     n = scores.columns[CONNECTIVITY].n
     if n < MIN_REPLICATES:
-        reasons.append(f"{n} of the {MIN_REPLICATES} replicates that a rank needs")
+        reasons.append(f"{n} measured replicates of the {MIN_REPLICATES} that a rank needs")
     accuracy = scores.columns["accuracy"].mean
-    if accuracy is None or accuracy < suite.floor:
-        shown = "unknown" if accuracy is None else f"{100 * accuracy:.1f} %"
-        reasons.append(f"accuracy {shown}, below the suite's floor of {100 * suite.floor:g} %")
+    if accuracy is not None and accuracy < suite.floor:
+        reasons.append(f"accuracy {100 * accuracy:.1f} %, below the suite's floor of {100 * suite.floor:g} %")
     return reasons
 
 

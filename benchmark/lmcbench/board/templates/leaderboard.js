@@ -107,7 +107,7 @@
   function sorters() {
     const value = (pick) => (entry) => (view(entry) ? pick(view(entry)) : null);
     const found = {
-      rank: (entry) => entry.place, entry: (entry) => entry.title.toLowerCase(), n: (entry) => entry.n,
+      rank: (entry) => entry.place, entry: (entry) => entry.title.toLowerCase(), n: (entry) => entry.measured,
       diverged: (entry) => entry.cells[1], trust: (entry) => ["claimed", "rescored", "re-run", "reproduced"].indexOf(entry.trust),
       stability: value((scores) => (scores[STABILITY] ? (scores[STABILITY][0] === null ? Infinity : scores[STABILITY][0]) : null)),
     };
@@ -162,7 +162,7 @@
           entry.unranked.length ? h("small", {}, `not ranked: ${entry.unranked.join("; ")}`) : null)),
         columns.map((column) => { const e = scores[COLUMN[column.key]]; return estimateCell(e, column, column.key === "connectivity" && e ? strip(e, top) : null); }),
         barriers ? h("td", {}, stabilityText(scores[STABILITY])) : null,
-        h("td", {}, entry.n), h("td", {}, `${diverged}/${ok + diverged + failed}`), h("td", { class: "text" }, entry.trust),
+        h("td", {}, entry.measured), h("td", {}, `${diverged}/${ok + diverged + failed}`), h("td", { class: "text" }, entry.trust),
         h("td", { class: "text" }, h("code", { title: "first digits of the manifest's sha256" }, entry.manifest.slice(0, 8))));
     });
     $("table").tHead.replaceChildren(head);
