@@ -14,8 +14,11 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import load, save
+from typer.testing import CliRunner
 
 from lmcbench.board.manifest import make_manifest
+from lmcbench.cli import app
+from lmcbench.errors import UserError
 from lmcbench.results.store import RunFolder
 from lmcbench.run import plan_run, run_plan
 from lmcbench.spec.cells import Selection, expand
@@ -23,6 +26,24 @@ from lmcbench.spec.suite import load_suite
 from lmcbench.submit import Statement, submit
 
 SAID = Statement("A linear softmax", ["A. Author"], "CC-BY-4.0", "none", "none", "")
+
+
+NETWORK = """
+from torch import nn
+
+
+def tiny(num_classes, in_chans, img_size):
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_chans * img_size**2, num_classes))
+"""
+
+
+def cli(*arguments: object) -> tuple[int, str, str]:
+    """A command's exit code, standard output and standard error."""
+    answer = CliRunner().invoke(app, [str(a) for a in arguments])
+    if isinstance(answer.exception, UserError):
+        return answer.exception.exit_code, answer.stdout, f"Error: {answer.exception}"
+    assert answer.exception is None or isinstance(answer.exception, SystemExit), answer.exception
+    return answer.exit_code, answer.stdout, answer.stderr
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from tabulate import tabulate
 from lmcbench.board.again import allowances, compare_cells
 from lmcbench.board.entry import make_entry, replicates_of
 from lmcbench.board.submission import Submission
-from lmcbench.board.trust import RERUN_SCHEMA, Rerun, chosen_cells
+from lmcbench.board.trust import RERUN_SCHEMA, CellAgain, Rerun, chosen_cells
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder
@@ -107,13 +106,13 @@ def _conditions(record: Record) -> str:
 
 
 def render(found: Rerun) -> str:
-    """The report for a person: each cell, then each measure that is not identical."""
+    """The report for a person: each cell, then the measures that stray."""
     lines = [
         f"{len(found.cells)} cells chosen by nonce {found.nonce!r}, trained again ({found.conditions}):",
         "",
     ]
-    lines.append(tabulate([[c.verdict, c.cell] for c in found.cells], tablefmt="plain"))
-    strays = list(_strays(found))
+    lines.append(tabulate([[c.verdict, _place(c)] for c in found.cells], tablefmt="plain"))
+    strays = _strays(found)
     if strays:
         headers = ["cell", "measure", "submitted", "trained again", "allowed", ""]
         lines += ["", tabulate(strays, headers, tablefmt="simple", disable_numparse=True)]
@@ -129,12 +128,20 @@ def render(found: Rerun) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _strays(found: Rerun) -> Iterator[list[str]]:
-    for cell in found.cells:
-        for m in cell.measures:
-            if m.verdict != "identical":
-                values = [_number(m.submitted), _number(m.rerun), _number(m.allowed)]
-                yield [cell.cell, m.measure, *values, m.verdict]
+def _place(cell: CellAgain) -> str:
+    """The cell without its architecture, which all have in common."""
+    return cell.cell.partition(" | ")[2]
+
+
+def _strays(found: Rerun) -> list[list[str]]:
+    """The measures outside or, where there are none, those that are not identical."""
+    outside = any(cell.verdict == "outside" for cell in found.cells)
+    return [
+        [_place(cell), m.measure, _number(m.submitted), _number(m.rerun), _number(m.allowed), m.verdict]
+        for cell in found.cells
+        for m in cell.measures
+        if m.verdict == "outside" or (not outside and m.verdict == "within")
+    ]
 
 
 def _number(value: float | None) -> str:

@@ -133,7 +133,7 @@ def submit(
     missing = [cell_text(cell) for cell in missing_cells(entry, replicates, kept)]
     meta = meta.model_copy(update={"cells": len(kept), "complete": not missing})
     folder = RunFolder(run)
-    contents = {f"records/{r.key}.json": folder.record(r.key).read_bytes() for r in kept} | sources
+    contents = {f"records/{r.key}.json": _read(folder.record(r.key)) for r in kept} | sources
     predictions, reduced = _predictions(kept, folder)
     contents |= predictions
     contents[META] = meta.to_toml().encode()
@@ -181,12 +181,12 @@ def _choose(records: Sequence[Record], arch: str | None) -> list[Record]:
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((architecture_label(record), record.recipe["name"]), []).append(record)
-    listed = ", ".join(f"{label} (recipe {recipe})" for label, recipe in groups)
+    listed = ", ".join(f"{label} (recipe {recipe})" for label, recipe in sorted(groups))
     wanted = arch
     if arch is not None and Path(arch.rpartition(":")[0]).suffix == ".py":
         wanted = Path(arch.rpartition(":")[0]).name + ":" + arch.rpartition(":")[2]
     chosen = {}
-    for (label, recipe), members in groups.items():
+    for (label, recipe), members in sorted(groups.items()):
         called = (label, f"{label}/{recipe}", members[0].architecture.name)
         if wanted is None or any(name == wanted or fnmatchcase(name, wanted) for name in called):
             chosen[label, recipe] = members
@@ -244,7 +244,7 @@ def _sources(sample: Record, arch: str | None, given: Path | None) -> tuple[dict
                 f"Say where it is: --source PATH/{named.name}"
             )
         file = candidates[0]
-    content = file.read_bytes()
+    content = _read(file)
     sha256 = digest_bytes(content)
     if sha256[:16] != network.fingerprint:
         raise UserError(
@@ -268,7 +268,7 @@ def _predictions(records: Sequence[Record], folder: RunFolder) -> tuple[dict[str
         path = folder.predictions(record.key)
         if not path.is_file():
             raise UserError(f"{path} is missing: the run's predictions are part of a submission.")
-        contents[record.key] = path.read_bytes()
+        contents[record.key] = _read(path)
     try:
         classes = read_logits(contents[measured[0].key], measured[0], [HEADLINE])[0][HEADLINE].shape[2]
     except UserError as error:
@@ -291,6 +291,13 @@ def _predictions(records: Sequence[Record], folder: RunFolder) -> tuple[dict[str
     elif any(len(r.siblings[0].splits) > 3 and kept[r.key] == [HEADLINE] for r in measured):
         reduced = "logits under evaluation shifts"
     return found, reduced
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def _put(contents: Mapping[str, bytes], target: Path, suite_file: Path | None) -> Verification:
@@ -335,6 +342,7 @@ def summary(made: Submitted) -> str:
             + "; ".join(made.left_out[:3])
             + ("; ..." if len(made.left_out) > 3 else "")
         )
+    lines += made.verification.notes
     if made.reduced is not None:
         lines.append(f"To stay under 25 MB, {made.reduced} were left out; what follows from them is claimed.")
     lines += [

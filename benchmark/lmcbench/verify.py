@@ -104,6 +104,13 @@ def verify(folder: Path, suite_file: Path | None = None, slug: str | None = None
     Raises:
         UserError: where there is no submission to check.
     """
+    try:
+        return _checked(folder, suite_file, slug if slug is not None else folder.resolve().name)
+    except OSError as error:
+        raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}.") from None
+
+
+def _checked(folder: Path, suite_file: Path | None, slug: str) -> Verification:
     if not folder.is_dir() or folder.is_symlink():
         raise UserError(f"There is no folder {folder}. Give a submission: leaderboard/submissions/SLUG.")
     if not any(folder.iterdir()):
@@ -112,7 +119,11 @@ def verify(folder: Path, suite_file: Path | None = None, slug: str | None = None
         raise UserError(
             f"{folder} is a run, not a submission. Make one of it: lmcbench submit {folder} --name SLUG"
         )
-    return _Verifier(folder, suite_file, slug if slug is not None else folder.resolve().name).verify()
+    if not any((folder / name).exists() for name in (META, MANIFEST, "records")):
+        raise UserError(
+            f"{folder} is no submission: it has none of its files. Give leaderboard/submissions/SLUG."
+        )
+    return _Verifier(folder, suite_file, slug).verify()
 
 
 class _Verifier:

@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -183,6 +185,15 @@ def test_a_number_changed_in_a_record_is_found(folder, edit, message):
     found = faults(folder)
     assert message in found
     assert f"records/{path.name}" in found
+
+
+def test_pretraining_must_be_disclosed(folder):
+    for path in folder.glob("records/*"):
+        edit_json(path, lambda t: t["architecture"].update(kwargs={"pretrained": True}))
+    disclosed = "submission.toml: pretraining: found 'none', but the network is asked for pretrained."
+    assert disclosed in faults(folder)
+    edit_meta(folder, 'pretraining = "none"', 'pretraining = "ImageNet-1k"')
+    assert disclosed not in faults(folder)
 
 
 def test_a_barrier_forged_together_with_its_curve_contradicts_the_soup_or_the_siblings(folder):
@@ -427,6 +438,34 @@ def test_all_faults_are_said_at_once(folder):
     assert f"{second.name}: seeds.shift" in found
 
 
+def test_torch_is_not_needed_and_no_module_of_theirs_is_imported(folder, tmp_path):
+    (tmp_path / "evil").mkdir()
+    touched = tmp_path / "was-imported"
+    (tmp_path / "evil" / "__init__.py").write_text(f"open({str(touched)!r}, 'w')")
+    (tmp_path / "evil" / "net.py").write_text("")
+    for path in folder.glob("records/*"):
+        edit_json(path, lambda t: t["architecture"].update(name="evil.net:f", source="module"))
+    edit_meta(folder, 'label = "lmc_linear"\nsource = "lmcbench"', 'label = "evil.net:f"\nsource = "module"')
+    with (folder / "submission.toml").open("a") as file:
+        file.write(f'sha256 = "{"5" * 64}"\n')
+    correct_hashes(folder)
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path; from lmcbench.verify import verify\n"
+        f"print(len(verify(Path({str(folder)!r})).faults))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{tmp_path}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
+    assert not touched.exists()
+
+
 # --- schemas and odd folders ---------------------------------------------------------------------
 
 
@@ -463,6 +502,19 @@ def test_newer_manifests_and_statements_too(folder, name, old, new):
 def test_half_written_folders_are_told(folder):
     (folder / "manifest.json").unlink()
     assert "manifest.json: is missing: half-written?" in "\n".join(map(str, verify(folder).faults))
+
+
+@pytest.mark.parametrize("call", ["scandir", "open"])
+def test_a_folder_that_cannot_be_read_is_one_message(folder, monkeypatch, call):
+    def fails(path, *arguments, **others):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, call, fails)
+    try:
+        text = "\n".join(map(str, verify(folder).faults))
+    except UserError as error:
+        text = str(error)
+    assert re.search(rf"{folder}.* cannot be read: Permission denied", text)
 
 
 def test_what_is_no_submission_is_one_message(tmp_path):

@@ -27,6 +27,9 @@ from lmcbench.spec.suite import Suite
 
 _FACTORY = re.compile(r"([A-Za-z_][\w.-]*):([A-Za-z_]\w*)")
 
+UNDISCLOSED = "none"
+"""What is said of pretraining and extra data where there was none."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -88,6 +91,10 @@ def make_entry(
     if meta.recipe not in suite.recipes:
         known = ", ".join(suite.recipes)
         return None, [*faults, _meta("recipe", f"found {meta.recipe!r}, the suite has {known}")]
+    if claimed.kwargs.get("pretrained") and meta.pretraining == UNDISCLOSED:
+        faults.append(
+            _meta("pretraining", f"found {meta.pretraining!r}, but the network is asked for pretrained")
+        )
     fingerprint = claimed.fingerprint
     if architecture.source in ("lmcbench", "timm"):
         fingerprint = architecture.fingerprint

@@ -1,0 +1,134 @@
+"""The workflows: read-only, without secrets, and submitted code on a maintainer's label alone."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = ROOT / ".github" / "workflows"
+SCRIPT = ROOT / ".github" / "submissions.sh"
+
+
+def read(name):
+    text = (WORKFLOWS / name).read_text(encoding="utf-8")
+    table = yaml.safe_load(text)
+    return text, table, table[True]  # YAML 1.1 reads the key `on` as true
+
+
+def test_these_are_all():
+    assert sorted(p.name for p in WORKFLOWS.iterdir()) == ["tests.yml", "verify.yml"]
+
+
+@pytest.mark.parametrize("name", ["tests.yml", "verify.yml"])
+def test_tokens_are_read_only_and_there_are_no_secrets(name):
+    text, table, on = read(name)
+    assert table["permissions"] == {"contents": "read"}
+    assert not any("permissions" in job for job in table["jobs"].values())
+    assert not re.search(r"\bsecrets\s*[.\[]", text)
+    assert "github.token" not in text
+    assert "pull_request_target" not in on
+    assert "workflow_run" not in on
+    for job in table["jobs"].values():
+        assert job["timeout-minutes"] <= 120
+        for step in job["steps"]:
+            if "uses" in step:
+                assert re.fullmatch(r"actions/[a-z-]+@v\d+", step["uses"])
+            if "checkout" in step.get("uses", ""):
+                assert step["with"]["persist-credentials"] is False
+            # what a stranger may have written reaches a shell as a variable, never as a part of the script
+            assert "${{" not in step.get("run", "")
+
+
+def test_tests_run_the_readmes_command_on_both_ends():
+    _, table, on = read("tests.yml")
+    job = table["jobs"]["tests"]
+    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    commands = [step.get("run") for step in job["steps"]]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [c for c in commands if c and c.endswith("&& pytest") and c in readme.splitlines()]
+    assert "pull_request" in on
+
+
+def test_submissions_are_verified_by_the_bases_program():
+    _, table, on = read("verify.yml")
+    assert list(on) == ["pull_request"]
+    assert on["pull_request"]["paths"] == ["leaderboard/submissions/**"]
+    for job in table["jobs"].values():
+        program, data = (s for s in job["steps"] if "checkout" in s.get("uses", ""))
+        assert program["with"]["ref"] == "${{ github.event.pull_request.base.sha }}"
+        assert data["with"]["ref"] == "${{ github.event.pull_request.head.sha }}"
+        assert data["with"]["path"] == "submitted"
+        assert data["with"]["sparse-checkout"] == "leaderboard/submissions"
+        installs = "\n".join(s["run"] for s in job["steps"] if "pip install" in s.get("run", ""))
+        assert "submitted" not in installs
+
+
+def test_submitted_code_runs_on_the_label_alone():
+    _, table, on = read("verify.yml")
+    verify, rerun = table["jobs"]["verify"], table["jobs"]["rerun"]
+    assert "labeled" in on["pull_request"]["types"]
+    assert verify["if"] == "github.event.action != 'labeled'"
+    assert rerun["if"] == "github.event.action == 'labeled' && github.event.label.name == 'allow-code'"
+    assert not any("allow-code" in step.get("run", "") for step in verify["steps"])
+    assert not any("torch" in step.get("run", "").replace("no torch", "") for step in verify["steps"])
+    assert any("--allow-code" in step.get("run", "") for step in rerun["steps"])
+
+
+# --- which folders -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repository(tmp_path):
+    def git(*arguments):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    git("init", "-q")
+    write(tmp_path, "leaderboard/submissions/old/manifest.json")
+    git("add", ".")
+    git("commit", "-qm", "base")
+    return tmp_path, git, git("rev-parse", "HEAD")
+
+
+def write(root, name):
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(f"{name}\n")
+
+
+def changed(repository, *names):
+    root, git, base = repository
+    for name in names:
+        write(root, name)
+    git("add", ".")
+    git("commit", "-qm", "change")
+    done = subprocess.run(["bash", str(SCRIPT), str(root), base], capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_new_submissions_are_listed_once(repository):
+    names = ["new/manifest.json", "new/records/a.json", "tiny-mlp/submission.toml"]
+    found = changed(repository, *(f"leaderboard/submissions/{n}" for n in names))
+    assert found == (0, "leaderboard/submissions/new\nleaderboard/submissions/tiny-mlp\n", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("README.md", "changes nothing else; this one changes README.md."),
+        (".github/workflows/verify.yml", "changes nothing else"),
+        ("leaderboard/results/new/verified.json", "changes nothing else"),
+        ("leaderboard/submissions/loose.json", "changes nothing else"),
+        ("leaderboard/submissions/$(touch x)/a", "changes nothing else"),
+        ("leaderboard/submissions/old/manifest2.json", "old is merged already and never edited."),
+    ],
+)
+def test_anything_else_is_refused(repository, name, message):
+    code, out, err = changed(repository, "leaderboard/submissions/new/manifest.json", name)
+    assert (code, out) == (1, "")
+    assert message in err
