@@ -17,9 +17,11 @@ from lmcbench.board import derived, standings
 from lmcbench.board.derived import read_rows, summary_path
 from lmcbench.board.export import HEADLINE, export_rows, to_csv
 from lmcbench.board.leaderboard import HTML, MARKDOWN, render_leaderboard, render_rows
-from lmcbench.board.markdown import escape, tenths
+from lmcbench.board.markdown import escape, stability, tenths
+from lmcbench.board.observations import Line
 from lmcbench.board.payload import ALPHABET, pack
 from lmcbench.board.scores import COLUMNS, CONNECTIVITY, View, column
+from lmcbench.board.stability import Onset, StabilityPoint
 from lmcbench.board.standings import make_tables
 from lmcbench.board.statistics import estimate
 from lmcbench.board.summary import summarize
@@ -421,3 +423,13 @@ def test_siblings_that_share_nothing_cost_what_independent_networks_do():
     gain = column("ensemble_equal_cost").series(view)
     ensemble, alone = (view.worth("ensemble", fork) for fork in ("0", "independent"))
     assert gain == {r: ensemble[r] - alone[r] for r in range(5)}
+
+
+def test_stability_points_in_print():
+    def shown(*epochs):
+        onsets = {r: None if e is None else Onset(e, e / 10) for r, e in enumerate(epochs)}
+        return stability(StabilityPoint(Line("a", "r", "s"), (), onsets, 0))
+
+    assert shown(1.0, 0.5, None) == "1 (0.5 to never)"
+    assert shown(3.0, 3.0) == shown(3.0) == "3"
+    assert shown() == "–"

@@ -142,8 +142,8 @@ def stability(point: StabilityPoint) -> str:
     """The median replicate's stability point with the earliest and latest: `1 (0 to 3)`, in epochs."""
     if not point.n:
         return "–"
-    ends = "" if point.interval is None else f" ({' to '.join(map(_epoch, point.interval))})"
-    return f"{_epoch(point.median)}{ends}"
+    first, last = point.interval or (point.median, point.median)
+    return _epoch(point.median) + ("" if first == last else f" ({_epoch(first)} to {_epoch(last)})")
 
 
 def _epoch(onset: Onset | None) -> str:

@@ -26,7 +26,7 @@ from lmcbench.spec.forks import Fork
 
 UNIT = 1e-4
 LOSS_UNIT = 1e-4
-FLOP_UNIT = 1e6
+FLOP_UNIT = 1e3
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 EVERY = "*"
 """The view under the suite's training shifts together."""

@@ -35,7 +35,7 @@
     if (value === null || value === undefined) return DASH;
     const operations = value * DATA.flopUnit;
     const power = Math.floor(Math.log10(operations) / 3) * 3;
-    const names = { 6: "M", 9: "G", 12: "T", 15: "P", 18: "E" };
+    const names = { 3: "k", 6: "M", 9: "G", 12: "T", 15: "P", 18: "E" };
     return `${(operations / 10 ** power).toPrecision(3)} ${names[power] || `e${power} `}`;
   }
   const signed = (column) => column.unit === "gain" || column.title.includes("−");
