@@ -205,10 +205,10 @@
     svg.append(s("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }), s("text", { x: 2, y: 10 }, yLabel));
     return { svg, y: scale, left, right: width - right, base: height - bottom, span: width - left - right };
   }
-  function whisker(x, estimate, to, i, low) {
+  function whisker(x, estimate, to, i, low, high = Infinity) {
     const half = halfOf(estimate);
     if (half === null) return null;
-    const [a, b] = [to(Math.max(points(estimate[0] - half), low)), to(points(estimate[0] + half))];
+    const [a, b] = [to(Math.max(points(estimate[0] - half), low)), to(Math.min(points(estimate[0] + half), high))];
     return s("line", { x1: x, x2: x, y1: a, y2: b, stroke: colour(i), "stroke-width": 1.5, opacity: 0.75 });
   }
   function key(items) {
@@ -318,7 +318,7 @@
     const used = [...new Set(found.map(({ fork }) => (fork.epoch !== null ? 0 : kinds[fork.name] || 4)))];
     for (const { p, fork, e } of found) {
       const i = fork.epoch !== null ? 0 : kinds[fork.name] || 4, at = x(p[PLACE.flop]);
-      f.svg.append(...[whisker(at, e, f.y, i, 0), mark(i, at, f.y(points(e[0])), 4, `${fork.name}: ${estimateText(e)} %, ${flops(p[PLACE.flop])}`)].filter(Boolean));
+      f.svg.append(...[whisker(at, e, f.y, i, 0, 100), mark(i, at, f.y(points(e[0])), 4, `${fork.name}: ${estimateText(e)} %, ${flops(p[PLACE.flop])}`)].filter(Boolean));
       if (fork.epoch !== null) f.svg.append(s("text", { x: at + 7, y: f.y(points(e[0])) - 6 }, fork.name));
     }
     const names = ["siblings’ ensemble, by fork", "independent networks", "independent, at equal cost", "one network, whole budget", "given checkpoint"];
@@ -331,7 +331,7 @@
     const x = logFrame(f, found.map(({ scores }) => scores[COLUMN.flop][0]));
     for (const { entry, scores } of found) {
       const e = scores[COLUMN.ensemble], at = x(scores[COLUMN.flop][0]), label = `${entry.title}: ${estimateText(e)} %, ${flops(scores[COLUMN.flop][0])}`;
-      const bar = whisker(at, e, f.y, entry.baseline ? -1 : 0, 0);
+      const bar = whisker(at, e, f.y, entry.baseline ? -1 : 0, 0, 100);
       f.svg.append(s("a", { href: address({ entry: entry.slug }), "aria-label": label }, bar, mark(entry.baseline ? -1 : 0, at, f.y(points(e[0])), 4.2, label)));
       if (found.length <= 16 && f.span > 600) f.svg.append(s("text", { x: at + 7, y: f.y(points(e[0])) + 3.5 }, entry.architecture.length > 22 ? `${entry.architecture.slice(0, 21)}…` : entry.architecture));
     }
