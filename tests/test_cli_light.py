@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run
+from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run, write_submission
 from lmcbench import cli
 from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.spec.architectures import OWN_NETWORKS
@@ -272,22 +272,59 @@ def test_a_run_without_records_has_no_table(lmcbench, tmp_path):
 
 def test_the_leaderboard_is_written_checked_and_found_out_of_date(lmcbench, tmp_path):
     board = tmp_path / "leaderboard"
-    write_run(board / "submissions" / "one", [make_record(barrier_error=0.123)])
+    write_submission(board, "one", [make_record(barrier_error=0.123)])
     code, out, err = lmcbench("leaderboard", "--check")
     assert (code, out) == (1, "")
-    assert "leaderboard/README.md is out of date. Run 'lmcbench leaderboard'" in err
+    assert "leaderboard/README.md is out of date.\n" in err
+    assert "Run 'lmcbench leaderboard' and commit what it writes." in err
     assert not (board / "README.md").exists()
 
-    assert lmcbench("leaderboard") == (0, "Wrote leaderboard/README.md.\n", "")
-    assert "12.3" in (board / "README.md").read_text(encoding="utf-8")
-    assert lmcbench("leaderboard", "--check") == (0, "leaderboard/README.md is up to date.\n", "")
+    written = ("README.md", "index.html", "results/one/summary.json")
+    said = "".join(f"Wrote leaderboard/{name}.\n" for name in written)
+    assert lmcbench("leaderboard") == (0, said, "")
+    assert all((board / name).exists() for name in written)
+    assert lmcbench("leaderboard", "--check") == (0, "leaderboard is up to date.\n", "")
+    assert lmcbench("leaderboard") == (0, "leaderboard is up to date.\n", "")
 
-    write_run(board / "submissions" / "two", [make_record(toy_cell("lmc_linear"))])
+    write_submission(board, "two", [make_record(toy_cell("lmc_linear"))])
     before = content(tmp_path)
     assert lmcbench("leaderboard", "--check")[0] == 1
     assert content(tmp_path) == before
     assert lmcbench("leaderboard", "--leaderboard", board)[0] == 0
     assert lmcbench("leaderboard", "--check", "--leaderboard", board)[0] == 0
+
+
+def test_the_leaderboard_is_exported_and_left_alone(lmcbench, tmp_path):
+    record = make_record(toy_cell(shift="label-skew"), barrier_error=0.123)
+    write_submission(tmp_path / "leaderboard", "one", [record])
+    before = content(tmp_path)
+    code, out, err = lmcbench("leaderboard", "--json", "--csv", "numbers.csv")
+    assert (code, err) == (0, "Wrote numbers.csv.\n")
+    headline, shifted = json.loads(out)
+    assert (headline["shift"], shifted["shift"]) == ("headline", "label-skew")
+    assert headline["connectivity"] == pytest.approx(0.123)
+    assert headline["connectivity_half"] is None
+    after = content(tmp_path)
+    lines = after.pop((tmp_path / "numbers.csv").relative_to(tmp_path)).decode().splitlines()
+    assert (len(lines), after) == (3, before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--check"), "are of the leaderboard, not of one run"),
+        (("run", "--json"), "are of the leaderboard, not of one run"),
+        (("--check", "--json"), "--check writes nothing"),
+        (("--check", "--csv", "x.csv"), "--check writes nothing"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(lmcbench, tmp_path, arguments, message):
+    write_submission(tmp_path / "leaderboard", "one", [make_record()])
+    before = content(tmp_path)
+    code, out, err = lmcbench("leaderboard", *arguments)
+    assert (code, out) == (2, "")
+    assert message in re.sub(r"[\s│]+", " ", err)
+    assert content(tmp_path) == before
 
 
 def test_one_runs_table_is_printed(lmcbench, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import lmcbench
-from builders import make_record, write_run
+from builders import make_record, write_run, write_submission
 
 PACKAGE = Path(lmcbench.__file__).parent
 STAGES = {"data", "train", "connect", "ensemble", "board"}
@@ -68,7 +68,7 @@ OURS = {
         ("lmcbench.errors", "lmcbench.spec.seeds", False),
         ("lmcbench.connect.path", "lmcbench.results.measures", True),
         ("lmcbench.connect.path", "lmcbench.data.pool", False),
-        ("lmcbench.board.page", "lmcbench.connect.path", False),
+        ("lmcbench.board.markdown", "lmcbench.connect.path", False),
         ("lmcbench.connect.path", "lmcbench.connect.state", True),
         ("lmcbench.data.pool", "lmcbench.run", False),
         ("lmcbench.run", "lmcbench.data.pool", True),
@@ -85,9 +85,9 @@ def test_imports_are_seen_wherever_they_stand():
     source = (
         "from lmcbench import catalogue, UserError\n"
         "if TYPE_CHECKING:\n    from lmcbench.spec.suite import Suite\n"
-        "def f():\n    import torch.nn\n    from lmcbench.board import page\n"
+        "def f():\n    import torch.nn\n    from lmcbench.board import rank\n"
     )
-    ours = {"lmcbench.catalogue", "lmcbench", "lmcbench.spec.suite", "lmcbench.board.page"}
+    ours = {"lmcbench.catalogue", "lmcbench", "lmcbench.spec.suite", "lmcbench.board.rank"}
     assert imported(source) == ours | {"torch.nn"}
 
 
@@ -174,8 +174,8 @@ for arguments in {commands!r}:
 @pytest.mark.parametrize("blocked", [True, False], ids=["not installed", "installed"])
 def test_light_commands_work_without_torch_and_never_import_it(tmp_path, blocked):
     record = make_record(barrier_error=0.123)
-    write_run(tmp_path / "leaderboard" / "submissions" / "somebody", [record])
-    run = str(tmp_path / "leaderboard" / "submissions" / "somebody")
+    run = str(write_run(tmp_path / "run", [record]).root)
+    write_submission(tmp_path / "leaderboard", "somebody", [record])
     commands = [
         [],
         ["--version"],
@@ -188,6 +188,8 @@ def test_light_commands_work_without_torch_and_never_import_it(tmp_path, blocked
         ["archs"],
         ["leaderboard"],
         ["leaderboard", "--check"],
+        ["leaderboard", "--json"],
+        ["leaderboard", "--csv", "numbers.csv"],
         ["leaderboard", run],
         ["report", run, "--findings"],
         ["report", run],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-import numpy as np
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
@@ -31,9 +32,15 @@ def estimate(values: Sequence[float]) -> Estimate:
     n = len(values)
     if n == 0:
         return Estimate(None, None, 0)
-    mean = float(np.mean(values))
+    # exact sums: the same bits on every machine, whatever its vector units
+    mean = math.fsum(values) / n
     if n == 1:
         return Estimate(mean, None, 1)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    return Estimate(mean, _quantile(n - 1) * math.sqrt(variance / n), n)
+
+
+@lru_cache
+def _quantile(df: int) -> float:
     # scipy.special rather than scipy.stats, which takes half a second to import
-    quantile = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
-    return Estimate(mean, quantile * float(np.std(values, ddof=1)) / n**0.5, n)
+    return float(stdtrit(df, (1 + CONFIDENCE) / 2))

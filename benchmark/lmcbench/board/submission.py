@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -140,7 +141,7 @@ class Submission:
     slug: str
     folder: Path
     meta: Meta
-    records: list[Record]
+    records: Sequence[Record]
     manifest_sha256: str
     files: dict[str, FileEntry]
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
+
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
 from lmcbench.spec import architectures as spec
-from lmcbench.spec.shifts import Shift
+from lmcbench.spec.canonical import canonical_json
+from lmcbench.spec.shifts import Noise, Shift
 
 
 def architecture_label(record: Record) -> str:
@@ -16,7 +20,12 @@ def architecture_label(record: Record) -> str:
 
 def shift_label(record: Record) -> str:
     """The training shift in print, with what differs from its defaults."""
-    name, params, noise = record.shift.name, record.shift.params, record.shift.noise
+    return _shift_label(record.shift.name, canonical_json(record.shift.params), record.shift.noise)
+
+
+@lru_cache
+def _shift_label(name: str, canonical: str, noise: Noise) -> str:
+    params = json.loads(canonical)
     try:
         return Shift.parse(name, params, noise).label
     except UserError:

@@ -67,6 +67,11 @@ class Shift:
             settings.append("noise=shared")
         return f"{self.name}[{','.join(settings)}]" if settings else self.name
 
+    @property
+    def control(self) -> bool:
+        """Whether all siblings get one view of it, `same(...)` (design 3.8)."""
+        return _resolve(self.name)[1]
+
     def identity(self) -> dict[str, Any]:
         """The shift as records hold it, with every parameter."""
         return {"name": self.name, "params": dict(self.params), "noise": self.noise}
