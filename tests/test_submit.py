@@ -93,14 +93,17 @@ def test_fewer_cells_are_accepted_and_said_with_the_commands_that_follow(board):
     assert "git push -u origin submit-part" in out
 
 
-def test_replicates_beyond_the_suites_are_left_out(board, run, tmp_path):
+def test_replicates_between_that_are_left_out_count_as_missing(board, run, tmp_path):
     suite = load_suite("digits")
     [cell] = expand(suite, Selection(["lmc_linear"], ["none"], ["0"], range(7, 8)))
     record = make_record(cell)
     RunFolder(run).record(cell.key).write_text(record.to_json())
     made = submit(run, "mine", SAID, board)
-    assert made.left_out == ["none, fork 0, replicate 7"]
-    assert made.meta.cells == 8
+    assert (made.meta.cells, made.meta.complete) == (9, False)
+    assert not made.left_out
+    assert sum(text.endswith("replicate 5") for text in made.missing) == len(
+        expand(suite, Selection(["lmc_linear"], replicates=range(1)))
+    )
 
 
 # --- refusals ------------------------------------------------------------------------------------

@@ -193,5 +193,6 @@ class Trial:
         sequence = stream(everything, everything, "own", noise, noise, recipe.batch_size)
         feed = Feed(self.data, [sequence], recipe.augmentation)
         engine = choose_engine(self.architecture, model, self.size.shape, CPU.type)
-        done = advance(engine, model, [state], feed, recipe, recipe.length(IMAGES), [noise], start, stop)
+        length = recipe.length(IMAGES)
+        done = advance(engine, model, [state], feed, recipe, [length], [noise], start, stop)
         return done.states[0], done.losses[0]

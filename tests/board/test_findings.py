@@ -313,7 +313,7 @@ def test_layers():
 
 def test_between_view_noise():
     records = [
-        changed(record, noise={"gradient": {"between_share": share}})
+        changed(record, noise={"views": [100, 100], "gradient": {"between_share": share}})
         for shift, share, height in (
             ("none", 0.0, 0.1),
             ("disjoint-halves", 0.01, 0.2),

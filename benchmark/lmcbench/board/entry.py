@@ -219,15 +219,22 @@ def fork_of(cell: Cell, n: int) -> dict[str, Any]:
 
 
 def replicates_of(suite: Suite, meta: Meta, records: Sequence[Record]) -> tuple[range, list[Fault]]:
-    """The replicates a submission is about: the suite's, or those its nonce chose; and others it holds."""
-    allowed = range(suite.replicates)
+    """The replicates a submission is about, and a fault for each other one that it holds.
+
+    From 0 up to the last one published, the suite's number at least: one between that is left out counts as
+    missing, so that nobody picks. A reproduction is about those that its nonce chose.
+    """
+    published = {r.replicate for r in records if r.replicate < FIRST_CHOSEN}
+    allowed = range(max(suite.replicates, 1 + max(published, default=0)))
     if meta.reproduces is not None:
         count = max(suite.replicates, len({r.replicate for r in records}))
         allowed = chosen_replicates(meta.reproduces.manifest_sha256, meta.reproduces.nonce, count)
     faults = []
     for replicate in sorted({r.replicate for r in records} - set(allowed)):
         why = (
-            "the suite's" if meta.reproduces is None else f"those that nonce {meta.reproduces.nonce!r} chose"
+            "published ones"
+            if meta.reproduces is None
+            else f"those that nonce {meta.reproduces.nonce!r} chose"
         )
         tuning = replicate >= FIRST_CHOSEN and meta.reproduces is None
         hint = " (from 1000 up they are for tuning and reproductions)" if tuning else ""
