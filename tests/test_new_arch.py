@@ -53,7 +53,9 @@ def test_its_network_reaches_a_good_accuracy_on_digits(tmp_path):
     )
     feed = Feed(train, [stream(everything, everything, "own", 0, 0, recipe.batch_size)], ())
     length = recipe.length(len(everything))
-    advance("reference", model, [from_model(model, slot_names(recipe))], feed, recipe, length, [0], 0, length)
+    advance(
+        "reference", model, [from_model(model, slot_names(recipe))], feed, recipe, [length], [0], 0, length
+    )
     images, labels = test.split()
     with torch.no_grad():
         accuracy = float((model.eval()(images.whole()).argmax(1) == labels).double().mean())

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from builders import SUITE_TOML, make_record, toy_cell, write_run
+from lmcbench.board.entry import replicates_of
 from lmcbench.board.submission import read_submission
 from lmcbench.rerun import rerun
+from lmcbench.results.record import read_record
 from lmcbench.results.store import RunFolder
 from lmcbench.run import plan_run, run_plan
 from lmcbench.spec.cells import Selection, expand
@@ -30,6 +32,9 @@ from submitted import (
     part_of_run,
     records,
 )
+
+CELLS = 12
+"""Of the run that most tests submit."""
 
 
 def content(root):
@@ -82,7 +87,9 @@ def test_fewer_cells_are_accepted_and_said_with_the_commands_that_follow(board):
     code, out, _ = cli("submit", part_of_run(), "--name", "part", "--leaderboard", board)
     assert code == 0
     cells = len(expand(load_suite("digits"), Selection(["lmc_linear"])))
-    assert f"{cells - 8} cells of the suite are missing, so it is shown but not ranked: none, fork 0" in out
+    assert (
+        f"{cells - CELLS} cells of the suite are missing, so it is shown but not ranked: none, fork 0" in out
+    )
     assert not read_submission(board / "submissions" / "part").meta.complete
     for command in (
         "git switch -c submit-part",
@@ -93,17 +100,16 @@ def test_fewer_cells_are_accepted_and_said_with_the_commands_that_follow(board):
     assert "git push -u origin submit-part" in out
 
 
-def test_replicates_between_that_are_left_out_count_as_missing(board, run, tmp_path):
+def test_replicates_between_that_are_left_out_count_as_missing(board, run):
     suite = load_suite("digits")
-    [cell] = expand(suite, Selection(["lmc_linear"], ["none"], ["0"], range(7, 8)))
-    record = make_record(cell)
-    RunFolder(run).record(cell.key).write_text(record.to_json())
-    made = submit(run, "mine", SAID, board)
-    assert (made.meta.cells, made.meta.complete) == (9, False)
-    assert not made.left_out
-    assert sum(text.endswith("replicate 5") for text in made.missing) == len(
-        expand(suite, Selection(["lmc_linear"], replicates=range(1)))
-    )
+    meta = read_submission(submit(run, "mine", SAID, board).folder).meta
+    record = read_record(next((run / "records").iterdir()))
+    published = record.model_copy(update={"replicate": 7})
+    assert replicates_of(suite, meta, [record]) == (range(suite.replicates), [])
+    assert replicates_of(suite, meta, [published]) == (range(8), [])
+    tuned = record.model_copy(update={"replicate": 1000})
+    _, [fault] = replicates_of(suite, meta, [tuned])
+    assert "found 1000 (from 1000 up they are for tuning" in fault.message
 
 
 # --- refusals ------------------------------------------------------------------------------------
@@ -303,7 +309,7 @@ def test_json_of_a_verification(board, run):
     folder = submit(run, "mine", SAID, board).folder
     code, out, err = cli("verify", folder, "--json")
     found = json.loads(out)
-    assert (code, err, found["sound"], found["cells"], found["faults"]) == (0, "", True, 8, [])
+    assert (code, err, found["sound"], found["cells"], found["faults"]) == (0, "", True, CELLS, [])
     (folder / "manifest.json").unlink()
     code, out, err = cli("verify", folder, "--json")
     assert (code, err) == (1, "")

@@ -39,10 +39,10 @@ def report(rich):
 
 
 def test_every_kind_of_figure_is_drawn_where_there_are_numbers_for_it(rich, report):
-    assert len(draw(rich)) == len(DRAWERS) == len(report.figures)
+    assert len(draw(rich)) == len(DRAWERS) + 1 == len(report.figures)
     assert all(content.startswith(PNG) for content in report.figures.values())
     names = [f"{d.name}.png" for d in draw([make_record()])]
-    assert names == ["barriers.png", "curves.png"]
+    assert names == ["barriers.png", "curves.png", "disagreement.png"]
     assert draw([make_record(status="diverged")]) == []
 
 
@@ -67,7 +67,7 @@ def test_the_page_holds_everything(report):
     assert all(source.startswith(prefix) for source in sources)
     assert sorted(held) == sorted(report.figures.values())
     assert not re.search(r"https?://|<script|<link|@import", report.html)
-    assert report.html.count("<img") == report.html.count("<figcaption>") == len(DRAWERS)
+    assert report.html.count("<img") == report.html.count("<figcaption>") == len(DRAWERS) + 1
     for name in report.figures:
         assert f"](figures/{name})" in report.markdown
     assert "diverged" in report.markdown
@@ -109,10 +109,10 @@ def test_the_command_needs_no_torch(rich, tmp_path):
         [sys.executable, "-c", script, str(tmp_path / "run")], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert f"{len(DRAWERS)} figures" in done.stdout
+    assert f"{len(DRAWERS) + 1} figures" in done.stdout
     written = {p.name for p in (tmp_path / "run").iterdir()}
     assert written == {"records", "run.json", "figures", "report.md", "report.html"}
-    assert len(list((tmp_path / "run" / "figures").iterdir())) == len(DRAWERS)
+    assert len(list((tmp_path / "run" / "figures").iterdir())) == len(DRAWERS) + 1
 
 
 # --- rank correlations ---------------------------------------------------------------------------
@@ -146,3 +146,24 @@ def test_correlations_are_within_replicates_and_estimated_over_them():
     # two equal layers: nothing to rank
     assert not any(over.startswith("layers") for _, over in found)
     assert follows([make_record()]) == []
+
+
+def test_what_siblings_are_worth_is_drawn_from_cells_and_comparators():
+    """Points are where the records say: cost and accuracy, disagreement and barrier, noise and barrier."""
+    records = []
+    suite = toy_suite(forks=[0, 2, "independent", "independent-equal-cost", "whole-budget"])
+    for shift, share, height in (("none", 0.0, 0.02), ("label-skew", 0.03, 0.1)):
+        for fork in ("0", "independent-equal-cost", "whole-budget"):
+            record = make_record(toy_cell(shift=shift, fork=fork, suite=suite), barrier_error=height)
+            noise = {"views": [100, 100], "gradient": {"between_share": share}}
+            records.append(record.model_copy(update={"noise": noise if fork == "0" else None}))
+    drawn = {d.name: d.figure for d in draw(records)}
+    assert {"disagreement", "accuracy-cost", "between-views"} <= drawn.keys()
+    axis = drawn["between-views"].axes[0]
+    points = {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines}
+    assert points["none"] == pytest.approx((0, 2))
+    assert points["label-skew"] == pytest.approx((3, 10))
+    shown = {axis.get_title() for axis in drawn["accuracy-cost"].axes}
+    assert {"none", "label-skew"} <= shown
+    handles = drawn["accuracy-cost"].legends[0].get_texts()
+    assert [t.get_text() for t in handles] == ["fork 0", "independent-equal-cost", "whole-budget"]

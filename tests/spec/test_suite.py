@@ -379,7 +379,9 @@ def test_a_published_suite_says_what_it_is_and_can_be_run(name):
     assert suite.description
     assert suite.citation
     assert suite.floor > 0
-    assert {a.recipe for a in suite.architectures} == suite.recipes.keys()
+    # digits has one more, for networks that are brought
+    spare = {"adamw"} if name == "digits" else set()
+    assert {a.recipe for a in suite.architectures} | spare == suite.recipes.keys()
     fractions = [f.epoch / r.epochs for f in suite.fork_list if f.epoch for r in suite.recipes.values()]
     assert all(0 < x < 1 for x in fractions)
 
@@ -412,8 +414,8 @@ def test_fork_long_has_the_published_length():
 
 def test_the_noise_grid_is_of_equal_epochs_and_of_equal_steps():
     recipes = load_suite("noise-grid").recipes.values()
-    epochs = [r for r in recipes if r.epochs == 20]
-    steps = [r for r in recipes if 880 <= r.length(1442) <= 900]
+    epochs = [r for r in recipes if r.epochs == 12]
+    steps = [r for r in recipes if 528 <= r.length(1437) <= 540]
     for group in (epochs, steps):
         assert {r.batch_size for r in group} == {16, 32, 64, 128}
         assert len({(r.batch_size, r.lr) for r in group}) == len(group) == 12

@@ -31,6 +31,7 @@ def disagreement(records: Sequence[Record]) -> Drawing | None:
             by_fork.setdefault(record.fork.name, []).append((100 * height, 100 * apart))
     if not points:
         return None
+    n = len({record.replicate for record in _ok(records)})
     forks = sorted({f for by_fork in points.values() for f in by_fork}, key=lambda f: Fork.parse(f).order)
     columns = min(len(points), 2)
     figure, axes = panels(-(-len(points) // columns), columns, width=3.6, height=2.6)
@@ -53,7 +54,7 @@ def disagreement(records: Sequence[Record]) -> Drawing | None:
         "disagreement",
         "Disagreement against barrier",
         "How often two networks disagree on the test set, against the error barrier between them (chord "
-        "form), one point a cell: all shifts and replicates. Linear up to 1, logarithmic above.",
+        f"form), one point a cell: all shifts, {replicates(n)}. Linear up to 1, logarithmic above.",
         figure,
     )
 
@@ -128,6 +129,7 @@ def between_views(records: Sequence[Record]) -> Drawing | None:
             by_shift.setdefault(shift_label(record), []).append((100 * share, 100 * height))
     if len({shift for by_shift in points.values() for shift in by_shift}) < 2:
         return None
+    n = len({record.replicate for record in forked})
     columns = min(len(points), 2)
     figure, axes = panels(-(-len(points) // columns), columns, width=3.6, height=2.6)
     shifts = list(dict.fromkeys(shift for by_shift in points.values() for shift in by_shift))
@@ -149,8 +151,8 @@ def between_views(records: Sequence[Record]) -> Drawing | None:
         "Barrier against gradient noise between the views",
         f"Error barrier on the test set (chord form) of siblings of fork {first:g} against the share of the "
         "per-image gradient covariance at the fork that lies between the siblings' views; one point a "
-        "replicate. Random halves of n images have a share of about 1 / (n - 1). The scale is linear up to "
-        "0.1 and logarithmic above.",
+        f"replicate, {replicates(n)}. Random halves of m images have a share of about 1 / (m - 1). "
+        "The scale is linear up to 0.1 and logarithmic above.",
         figure,
     )
 
