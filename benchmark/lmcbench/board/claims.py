@@ -34,6 +34,10 @@ EARLY = 0.2
 ImageNet (section 3.2; read at second hand)."""
 
 
+MIN_FORKS = 2
+"""Forks of the trunk that a stability point needs: at one alone there is no earlier or later."""
+
+
 class Contrast(NamedTuple):
     """One number that a claim says is positive.
 
@@ -234,9 +238,11 @@ def layer_ranking(cells: Cells, split: str) -> Iterator[Contrast]:
 
 def stable_early(cells: Cells, split: str) -> Iterator[Contrast]:
     """0.2 less the stability point as a fraction of training, without shift; a replicate that is never
-    connected counts as 1. Forks set how finely it is known.
+    connected counts as 1. Forks set how finely it is known; of fewer than two nothing is said.
     """
     for point in stability_points(r for r in cells.records if r.shift.name == "none"):
+        if len(point.forks) < MIN_FORKS:
+            continue
         for replicate, onset in point.onsets.items():
             fraction = 1.0 if onset is None else onset.fraction
             yield Contrast(replicate, point.line, EARLY - fraction)

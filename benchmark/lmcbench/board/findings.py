@@ -17,7 +17,7 @@ from lmcbench.results.record import Record
 
 Verdict = Literal["supported", "not supported", "contrary", "not testable here"]
 
-DEMONSTRATIONS = frozenset({"digits"})
+DEMONSTRATIONS = frozenset({"digits", "noise-grid"})
 """Suites whose recipes were chosen to make effects visible: they are no evidence (design 3.12)."""
 
 ROUNDING = 1e-12

@@ -105,33 +105,50 @@ def correlations(points: Sequence[Point]) -> list[Correlation]:
     return found
 
 
+def noise_rows(records: Iterable[Record]) -> pd.DataFrame:
+    """The correlations as a table, numbers formatted; empty where no architecture has several recipes."""
+    rows = [
+        {
+            "architecture": c.architecture,
+            "shift": c.shift,
+            "recipes of": c.equal,
+            "error barrier": _text(c.error),
+            "loss barrier": _text(c.loss),
+            "cells": str(c.counted),
+            "underfit": str(c.underfit),
+            "n": str(c.error.n),
+        }
+        for c in correlations(noise_points(records))
+    ]
+    return pd.DataFrame(rows)
+
+
+NOTES = (
+    "Spearman's rank correlation of barrier and noise scale g = lr (N/B - 1), N of the sibling's view; mean "
+    "over replicates (n) of the correlation inside each, ± half-width of the 95 % Student t interval.",
+    f"Cells count where every sibling reaches {100 * FITTED:g} % training error; the others are underfit. A "
+    f"replicate whose barriers are all equal, or with fewer than {MIN_POINTS} cells, has no correlation.",
+)
+
+
 def noise_table(records: Iterable[Record]) -> str:
     """The correlations and, below them, the barrier at every noise scale, as Markdown.
 
     Raises:
         UserError: where no cell of fork 0 was measured.
     """
+    records = list(records)
     points = noise_points(records)
     if not points:
         raise UserError("There is no measured cell of fork 0, so no barrier to set against the noise scale.")
-    rows = [
-        [c.architecture, c.shift, c.equal, _text(c.error), _text(c.loss), c.counted, c.underfit, c.error.n]
-        for c in correlations(points)
-    ]
-    headers = ["architecture", "shift", "", "error barrier", "loss barrier", "cells", "underfit", "n"]
-    summary = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    summary = noise_rows(records).to_markdown(index=False, tablefmt="github", disable_numparse=True)
     cells = tabulate(_cells(points), _CELLS, tablefmt="github", disable_numparse=True)
+    notes = "\n".join(f"- {note}" for note in NOTES)
     return (
         "### Barrier at fork 0 and noise scale: Spearman's rank correlation\n\n"
-        f"{summary}\n\n"
-        "- Mean over replicates (n) of the correlation inside each, ± half-width of the 95 % Student t "
-        "interval.\n"
-        f"- Cells count where every sibling reaches {100 * FITTED:g} % training error; the others are "
-        "underfit. A replicate whose barriers are all equal, or with fewer than "
-        f"{MIN_POINTS} cells, has no correlation.\n\n"
+        f"{summary}\n\n{notes}\n\n"
         f"### The cells\n\n{cells}\n\n"
-        "- g = lr (N/B - 1) with N of the sibling's view; barriers on the test set, chord form, means over "
-        "replicates.\n"
+        "- Barriers on the test set, chord form, means over replicates.\n"
     )
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from lmcbench.board.drawing import Drawing
 from lmcbench.board.figures import draw
+from lmcbench.board.noise import NOTES, noise_rows
 from lmcbench.board.probed import follows
 from lmcbench.board.statistics import Estimate
 from lmcbench.board.style import picture
@@ -122,6 +123,9 @@ def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
         ),
         _Table("Siblings and their ensembles on the test set (percent)", board.ensembles, board.notes),
     ]
+    scales = noise_rows(records)
+    if len(scales):
+        tables.append(_Table("Does the noise scale set the barrier at fork 0?", scales, NOTES))
     found = follows(records)
     if found:
         rows = [

@@ -1,0 +1,99 @@
+"""Make a folder of evidence from a finished run: python benchmark/evidence/make.py RUN FOLDER --took TEXT.
+
+What a person reads is written anew: tables, findings, figures, all measures as CSV, and a README that says
+what was run where. Nothing is typed by hand but how long it took.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from lmcbench.board.findings import DEMONSTRATIONS, render_findings
+from lmcbench.board.report import make_report
+from lmcbench.results.frame import frame
+from lmcbench.results.record import Record, read_record
+from lmcbench.results.store import RunFolder, find_records, write_atomic
+
+README = """# `{name}` version {version}, replicates {first} to {last}
+
+| file | comes from |
+|---|---|
+| `leaderboard.md` | `lmcbench run {name}` writes it |
+| `records.csv` | `lmcbench.load_records(RUN)`, a row per cell, pair and split; nats and fractions |
+| `findings.md` | `lmcbench report RUN --findings` |
+| `report.md`, `figures/` | `lmcbench report RUN` |
+
+{command}
+
+{cells} cells ({statuses}), {device}, engines: {engines}. {took} Suite digest `{digest}`, source revision
+{commits}, {versions}.
+{demonstration}
+Written by `python benchmark/evidence/make.py`.
+"""
+
+
+def main() -> None:
+    """Write the folder."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--took", required=True, metavar="TEXT", help="how long it took, and beside what")
+    parser.add_argument("--command", required=True, metavar="TEXT", help="what was typed")
+    options = parser.parse_args()
+    records = [read_record(file) for file in find_records(options.run)]
+    made = make_report(records)
+    for name, content in made.figures.items():
+        write_atomic(options.folder / "figures" / name, content)
+    one = records[0].suite
+    write_atomic(options.folder / "report.md", made.markdown)
+    title = f"# Findings: {one.name} version {one.version}"
+    write_atomic(options.folder / "findings.md", f"{title}\n\n{render_findings(records)}")
+    write_atomic(options.folder / "leaderboard.md", RunFolder(options.run).table.read_text(encoding="utf-8"))
+    csv = frame(records).to_csv(index=False, float_format="%.6g")
+    write_atomic(options.folder / "records.csv", csv)
+    write_atomic(options.folder / "README.md", _readme(records, options.command, options.took))
+    print(f"Wrote {options.folder}.")
+
+
+def _readme(records: Sequence[Record], command: str, took: str) -> str:
+    one = records[0]
+    replicates = {r.replicate for r in records}
+    statuses = {status: sum(r.status == status for r in records) for status in ("ok", "diverged", "failed")}
+    commits = sorted({_commit(r) for r in records})
+    versions = one.env["versions"]
+    demonstration = (
+        "\nThe recipes of this suite were chosen to make effects visible: a demonstration, no evidence.\n"
+        if one.suite.name in DEMONSTRATIONS
+        else ""
+    )
+    return README.format(
+        name=one.suite.name,
+        version=one.suite.version,
+        first=min(replicates),
+        last=max(replicates),
+        command=f"`{command}`",
+        cells=len(records),
+        statuses=", ".join(f"{n} {status}" for status, n in statuses.items() if n),
+        device=", ".join(sorted({str(r.env["device"]) for r in records})),
+        engines=", ".join(sorted({str(r.env["engine"]) for r in records})),
+        took=took,
+        digest=one.suite.digest[:16],
+        commits=", ".join(commits),
+        versions=", ".join(
+            f"{name} {versions[name]}" for name in ("python", "torch", "timm") if name in versions
+        ),
+        demonstration=demonstration,
+    )
+
+
+def _commit(record: Record) -> str:
+    git = record.env["git"] or {}
+    return f"`{str(git.get('commit'))[:12]}`" + (" with changes" if git.get("dirty") else "")
+
+
+if __name__ == "__main__":
+    main()
