@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from lmcbench.board.drawing import Drawing, blank, replicates
 from lmcbench.board.noise import EPOCHS, STEPS, equal_epochs, equal_steps, noise_points
@@ -33,23 +34,14 @@ def disagreement(records: Sequence[Record]) -> Drawing | None:
         return None
     n = len({record.replicate for record in _ok(records)})
     forks = sorted({f for by_fork in points.values() for f in by_fork}, key=lambda f: Fork.parse(f).order)
-    columns = min(len(points), 2)
-    figure, axes = panels(-(-len(points) // columns), columns, width=3.6, height=2.6)
-    for axis, (name, by_fork) in zip(axes.flat, points.items(), strict=False):
-        for k, fork in enumerate(forks):
-            x, y = np.array(by_fork.get(fork, [])).reshape(-1, 2).T
-            axis.plot(x, y, label=_fork(fork), **{**line(k), "linestyle": "none"}, alpha=0.8)
+    figure, axes = _clouds(points, {fork: _fork(fork) for fork in forks}, "disagreement (%)")
+    for axis in axes.flat[: len(points)]:
         axis.set_xscale("symlog", linthresh=1)
         axis.set_xlim(-0.15, 110)
         axis.set_xticks([0, 0.5, 1, 2, 5, 10, 20, 50, 100], ["0", "", "1", "2", "5", "10", "20", "50", "100"])
         axis.minorticks_off()
         axis.set_ylim(bottom=0)
-        axis.set_title(name)
         axis.set_xlabel("error barrier (percentage points)")
-    for row in axes:
-        row[0].set_ylabel("disagreement (%)")
-    blank(axes, len(points))
-    legend_below(figure, axes)
     return Drawing(
         "disagreement",
         "Disagreement against barrier",
@@ -130,22 +122,13 @@ def between_views(records: Sequence[Record]) -> Drawing | None:
     if len({shift for by_shift in points.values() for shift in by_shift}) < 2:
         return None
     n = len({record.replicate for record in forked})
-    columns = min(len(points), 2)
-    figure, axes = panels(-(-len(points) // columns), columns, width=3.6, height=2.6)
     shifts = list(dict.fromkeys(shift for by_shift in points.values() for shift in by_shift))
-    for axis, (name, by_shift) in zip(axes.flat, points.items(), strict=False):
-        for k, shift in enumerate(shifts):
-            x, y = np.array(by_shift.get(shift, [])).reshape(-1, 2).T
-            axis.plot(x, y, label=shift, **{**line(k), "linestyle": "none"}, alpha=0.8)
+    figure, axes = _clouds(points, {s: s for s in shifts}, "error barrier\n(percentage points)")
+    for axis in axes.flat[: len(points)]:
         axis.set_xscale("symlog", linthresh=0.1)
         axis.xaxis.set_major_formatter(PLAIN)
         axis.set_xlim(left=-0.02)
-        axis.set_title(name)
         axis.set_xlabel("share of gradient noise between the views (%)")
-    for row in axes:
-        row[0].set_ylabel("error barrier\n(percentage points)")
-    blank(axes, len(points))
-    legend_below(figure, axes)
     return Drawing(
         "between-views",
         "Barrier against gradient noise between the views",
@@ -213,6 +196,24 @@ def _against_g(axis: Any, points: Sequence[Any], shift: str, k: int) -> int:
                 **style,
             )
     return most
+
+
+def _clouds(
+    points: Mapping[str, Mapping[str, list[tuple[float, float]]]], series: Mapping[str, str], ylabel: str
+) -> tuple[Figure, Any]:
+    """A panel for each architecture with its points; `series`: name of a group of them -> its label."""
+    columns = min(len(points), 2)
+    figure, axes = panels(-(-len(points) // columns), columns, width=3.6, height=2.6)
+    for axis, (name, groups) in zip(axes.flat, points.items(), strict=False):
+        for k, (group, label) in enumerate(series.items()):
+            x, y = np.array(groups.get(group, [])).reshape(-1, 2).T
+            axis.plot(x, y, label=label, **{**line(k), "linestyle": "none"}, alpha=0.8)
+        axis.set_title(name)
+    for row in axes:
+        row[0].set_ylabel(ylabel)
+    blank(axes, len(points))
+    legend_below(figure, axes)
+    return figure, axes
 
 
 def _ok(records: Sequence[Record]) -> list[Record]:
