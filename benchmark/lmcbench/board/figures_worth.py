@@ -19,7 +19,7 @@ from lmcbench.results.record import Record
 from lmcbench.spec.forks import WHOLE_BUDGET, Fork
 
 FEWEST_RECIPES = 3
-"""Noise scales that a figure against them needs."""
+"""Learning rates and batch sizes of one architecture that a figure against their noise needs."""
 
 
 def disagreement(records: Sequence[Record]) -> Drawing | None:
@@ -143,10 +143,12 @@ def between_views(records: Sequence[Record]) -> Drawing | None:
 def noise_scales(records: Sequence[Record]) -> Drawing | None:
     """Error barrier at fork 0 against the noise scale g, at equal epochs and at equal steps."""
     points = noise_points(records)
-    recipes = {(p.lr, p.batch_size) for p in points}
-    if len(recipes) < FEWEST_RECIPES:
+    recipes: dict[str, set[tuple[float, int]]] = {}
+    for p in points:
+        recipes.setdefault(p.architecture, set()).add((p.lr, p.batch_size))
+    names = [name for name, tried in recipes.items() if len(tried) >= FEWEST_RECIPES]
+    if not names:
         return None
-    names = list(dict.fromkeys(p.architecture for p in points))
     figure, axes = panels(len(names), 2, width=3.6, height=2.6, sharex=True, sharey="row")
     most = 0
     for row, name in zip(axes, names, strict=True):
