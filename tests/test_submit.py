@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from builders import SUITE_TOML, make_record, toy_cell, write_run
+from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run
 from lmcbench.board.entry import replicates_of
 from lmcbench.board.submission import read_submission
+from lmcbench.errors import UserError
 from lmcbench.rerun import rerun
+from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import read_record
 from lmcbench.results.store import RunFolder
 from lmcbench.run import plan_run, run_plan
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite import load_suite
-from lmcbench.submit import submit
+from lmcbench.submit import choose_network, submit
 from lmcbench.verify import verify
 from submitted import (
     NETWORK,
@@ -377,3 +379,16 @@ def test_whatever_a_run_writes_verifies_and_reruns_alike(board, tmp_path):
     assert [cell.verdict for cell in report.cells] == ["identical"] * 3
     single = next(p for p in made.folder.glob("records/*") if '"whole-budget"' in p.read_text())
     assert json.loads(single.read_bytes())["pairs"] == []
+
+
+def test_a_name_in_full_is_that_network_though_another_has_arguments():
+    networks = [
+        {"name": "lmc_mlp", "recipe": r, "kwargs": k} for r, k in (("slow", {}), ("fast", {"depth": 1}))
+    ]
+    suite = toy_suite(architectures=networks)
+    cells = expand(suite, Selection(replicates=range(1)))
+    records = [make_record(cell) for cell in cells]
+    for name in ("lmc_mlp", "lmc_mlp(depth=1)"):
+        assert {architecture_label(r) for r in choose_network(records, name)} == {name}
+    with pytest.raises(UserError, match="Choose: --arch"):
+        choose_network(records, "lmc_*")

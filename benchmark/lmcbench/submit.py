@@ -96,7 +96,7 @@ def submit(
     target = leaderboard / "submissions" / slug
     _check_target(leaderboard, target)
     suite = _suite(run, suite_file)
-    records = _choose([read_record(file) for file in find_records(run)], arch)
+    records = choose_network([read_record(file) for file in find_records(run)], arch)
     _check_measured(records, run)
     reproduction = _reproduction(leaderboard, said)
     label, sample = architecture_label(records[0]), records[0]
@@ -176,8 +176,12 @@ def _suite(run: Path, suite_file: Path | None) -> Suite:
     return suite
 
 
-def _choose(records: Sequence[Record], arch: str | None) -> list[Record]:
-    """The records of one architecture with one recipe."""
+def choose_network(records: Sequence[Record], arch: str | None) -> list[Record]:
+    """The records of one architecture with one recipe: `arch` is a label, `LABEL/RECIPE`, a name or a glob.
+
+    Raises:
+        UserError: where it fits none or several of them.
+    """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((architecture_label(record), record.recipe["name"]), []).append(record)
@@ -190,6 +194,9 @@ def _choose(records: Sequence[Record], arch: str | None) -> list[Record]:
         called = (label, f"{label}/{recipe}", members[0].architecture.name)
         if wanted is None or any(name == wanted or fnmatchcase(name, wanted) for name in called):
             chosen[label, recipe] = members
+    # a name in full is that one, though others with arguments begin like it
+    exact = {place: members for place, members in chosen.items() if place[0] == wanted}
+    chosen = exact or chosen
     if not chosen:
         raise UserError(f"The run has no architecture {arch!r}. It has {listed}.")
     if len(chosen) > 1:
