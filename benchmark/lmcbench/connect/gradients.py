@@ -50,7 +50,7 @@ class GradientNoise:
         union: of all views together, each image as often as it is in a view.
         between: the part of the union's trace that is the covariance of the views' mean gradients.
         between_share: of the union's trace; None where that is 0. For K disjoint views drawn at random
-            from N images it is (K - 1) / (N - 1) in the mean, and 0 for siblings with one view.
+            from N images it is (K - 1) / (N - 1) in the mean; for siblings with one view 0 up to rounding.
     """
 
     views: tuple[GradientMoments, ...]
