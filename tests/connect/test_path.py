@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import alpha_grid, line, score, trace_path
+from lmcbench.connect.path import alpha_grid, line, score, scores_of, trace_path
 from lmcbench.errors import UserError
-from lmcbench.results.measures import Curve, barrier, chord_excess
+from lmcbench.results.measures import Curve, NotFiniteError, barrier, chord_excess
 
 
 @pytest.mark.parametrize("name", ["mlp", "resnet"])
@@ -172,3 +172,11 @@ def test_refusals(nets) -> None:
     huge = {k: v * 1e200 for k, v in a.items()}
     with pytest.raises(UserError, match="Split 't': the loss is not finite at state 1 of 3"):
         trace_path(model, a, huge, {"t": (x, y)}, 3)
+
+
+def test_logits_that_are_not_finite_are_told_from_bad_input():
+    """A run writes such a cell down as diverged, a result; after another error it would be repeated."""
+    logits = torch.zeros(3, 4, 2)
+    logits[1, 2, 0] = torch.inf
+    with pytest.raises(NotFiniteError, match="'train': the loss is not finite at state 1 of 3"):
+        scores_of(logits, torch.zeros(4, dtype=torch.int64), "train")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lmcbench.connect.network import Images, Network
 from lmcbench.connect.state import Stack, State, blend_stack, check_fits, check_pair
 from lmcbench.errors import UserError
-from lmcbench.results.measures import Array, Curve, check_alphas
+from lmcbench.results.measures import Array, Curve, NotFiniteError, check_alphas
 
 Split = tuple[Tensor, Tensor]
 """Images `[n, c, h, w]` floating and labels `[n]` int64."""
@@ -130,7 +130,8 @@ def scores_of(logits: Tensor, labels: Tensor, name: str = "images") -> Scores:
     """Loss and error from the logits of S states, `[S, n, classes]`; `name` is the split's, for errors.
 
     Raises:
-        UserError: for labels beyond the classes, or logits that are not finite.
+        UserError: for labels beyond the classes.
+        NotFiniteError: for logits that are not finite, which makes a cell diverged rather than failed.
     """
     size, n, classes = logits.shape
     target = labels.to(logits.device)
@@ -138,7 +139,7 @@ def scores_of(logits: Tensor, labels: Tensor, name: str = "images") -> Scores:
     loss = F.cross_entropy(logits.reshape(size * n, classes), target.repeat(size), reduction="none")
     scores = Scores(loss.view(size, n).double().cpu(), (logits.argmax(-1) != target).cpu())
     if not torch.isfinite(scores.loss).all():
-        raise UserError(
+        raise NotFiniteError(
             f"Split {name!r}: the loss is not finite at state {_first_bad(scores.loss)} of {size}."
         )
     return scores
