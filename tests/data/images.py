@@ -57,3 +57,22 @@ def write_cifar10(folder, n=40, kind="PNG", names=tuple("abcdefghij")):
         )
         made[split] = (pixels.transpose(0, 3, 1, 2), labels)
     return made
+
+
+def write_bands(path, values, labels, names=tuple("abcdefghij")):
+    """A parquet file with an Array3D column, `values` `[n, h, w, c]`, as `datasets` writes it."""
+    n, h, w, c = values.shape
+    kind = "uint16" if values.dtype == np.uint16 else str(values.dtype)
+    leaf = pa.array(values.reshape(-1))
+    for size in (c, w, h):
+        leaf = pa.ListArray.from_arrays(pa.array(np.arange(0, len(leaf) + 1, size), pa.int32()), leaf)
+    features = {
+        "image": {"shape": [h, w, c], "dtype": kind, "_type": "Array3D"},
+        "label": {"names": list(names), "_type": "ClassLabel"},
+        "filename": {"dtype": "string", "_type": "Value"},
+    }
+    table = pa.table({"image": leaf, "label": labels, "filename": [f"{i}.tif" for i in range(n)]})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(
+        table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), path
+    )

@@ -1,16 +1,17 @@
-"""Encoded images to pixels: in threads, in order, every refusal with file and row."""
+"""Images as they are stored to pixels: in threads, in order, every refusal with file and row."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -23,13 +24,24 @@ if TYPE_CHECKING:
 MODES = {1: "L", 3: "RGB"}
 """Channels -> Pillow's mode."""
 
+KNEE = 16
+"""Counts up to which 16 bits become 8 about linearly; above it by their logarithm."""
+
+COMPANDED: Pixels = np.rint(255 * np.log1p(np.arange(2**16) / KNEE) / np.log1p((2**16 - 1) / KNEE)).astype(
+    np.uint8
+)
+"""16 bits -> 8, the step 3 % of the value: bands of sensors differ in brightness by two orders."""
+
+Stored = bytes | NDArray[np.uint8] | NDArray[np.uint16]
+"""An encoded image, or its values `[h, w, c]`."""
+
 
 class Item(NamedTuple):
-    """One encoded image with its label; `row` is None where the file is the image."""
+    """One stored image with its label; `row` is None where the file is the image."""
 
     file: Path
     row: int | None
-    data: bytes
+    data: Stored
     label: int
 
     @property
@@ -44,33 +56,54 @@ def decoded(
     """The batches as images `[b, c, h, w]` uint8 and labels `[b]` int64, with a bar on standard error.
 
     Args:
-        batches: encoded images.
+        batches: stored images.
         n: how many there are in all.
-        channels: 1 or 3; None takes what the first image has.
+        channels: of encoded images 1 or 3; None takes what the first image has.
         lossless: refuse JPEG, of a data set that is published without loss.
         title: what the bar says.
 
     Raises:
         UserError: for an image that does not decode, has another size than the first, or is lossy.
     """
-    size: tuple[int, int] | None = None
+    convert: Callable[[Item], Pixels] | None = None
     with _bar() as bar, ThreadPoolExecutor(os.cpu_count()) as threads:
         task = bar.add_task(title, total=n)
         for items in batches:
-            if size is None:
-                first = _open(items[0], lossless)
-                size = first.size
-                channels = channels or (1 if first.mode in ("1", "L") else 3)
-            mode, wanted = MODES[channels or 3], size
-            pixels = threads.map(lambda item: _pixels(item, mode, wanted, lossless), items)  # noqa: B023
-            images = np.stack(list(pixels))
+            convert = convert or _converter(items[0], channels, lossless)
+            images = np.stack(list(threads.map(convert, items)))
             images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
             yield np.ascontiguousarray(images), np.array([item.label for item in items], np.int64)
             bar.advance(task, len(items))
 
 
+def _converter(first: Item, channels: int | None, lossless: bool) -> Callable[[Item], Pixels]:
+    """What makes pixels of every image that is stored as the first one is."""
+    if not isinstance(first.data, bytes):
+        h, w, c = first.data.shape
+        shape = (h, w, channels or c)
+        return lambda item: _values(item, shape)
+    image = _open(first, lossless)
+    mode = MODES[channels or (1 if image.mode in ("1", "L") else 3)]
+    size = image.size
+    return lambda item: _pixels(item, mode, size, lossless)
+
+
+def _values(item: Item, shape: tuple[int, int, int]) -> Pixels:
+    """`[h, w, c]` uint8 of an image that is stored as numbers."""
+    assert not isinstance(item.data, bytes)
+    if item.data.shape != shape:
+        found, expected = (" x ".join(map(str, s)) for s in (item.data.shape, shape))
+        raise UserError(
+            f"{item.where}: the image is {found} (height, width, channels), expected {expected}. "
+            "All images of a data set must have one size: resize them first."
+        )
+    if item.data.dtype == np.uint16:
+        return COMPANDED[item.data]
+    return item.data.astype(np.uint8, copy=False)
+
+
 def _pixels(item: Item, mode: str, size: tuple[int, int], lossless: bool) -> Pixels:
-    """`[h, w]` or `[h, w, 3]` uint8."""
+    """`[h, w]` or `[h, w, 3]` uint8 of an encoded image."""
     image = _open(item, lossless)
     if image.size != size:
         found, expected = (f"{s[0]} x {s[1]}" for s in (image.size, size))
@@ -86,6 +119,7 @@ def _open(item: Item, lossless: bool) -> Image.Image:
     # Here and not above: where data sets are only listed, Pillow need not be installed.
     from PIL import Image, UnidentifiedImageError
 
+    assert isinstance(item.data, bytes)
     if lossless and item.data[:2] == b"\xff\xd8":
         raise UserError(
             f"{item.where}: this is a JPEG image, but the data set is published as PNG: "

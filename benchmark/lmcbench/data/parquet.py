@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lmcbench.data.dataset import Labels
-from lmcbench.data.decode import Item
+from lmcbench.data.decode import Item, Stored
 from lmcbench.data.splits import every_fifth
 from lmcbench.errors import UserError
 
 if TYPE_CHECKING:
-    from pyarrow import RecordBatch
+    from pyarrow import Array, RecordBatch
     from pyarrow.parquet import ParquetFile
 
 IMAGE_NAMES = ("image", "img")
@@ -80,7 +80,7 @@ class ParquetSplit:
             row = 0
             for batch in _batches(file, table, column):
                 items = []
-                for data in _encoded(batch):
+                for data in _stored(file, row, batch, column):
                     if mask[row]:
                         if data is None:
                             raise UserError(
@@ -186,11 +186,54 @@ def _batches(file: Path, table: ParquetFile, column: str) -> Iterator[RecordBatc
         raise UserError(f"{file}: column {column!r} cannot be read ({_reason(error)}).") from None
 
 
-def _encoded(batch: RecordBatch) -> list[bytes | None]:
-    """The encoded images of a batch: a column of bytes, or of {bytes, path} as `datasets` writes it."""
-    values = batch.column(0).to_pylist()
-    data = [v.get("bytes") if isinstance(v, dict) else v for v in values]
+def _stored(file: Path, row: int, batch: RecordBatch, column: str) -> Sequence[Stored | None]:
+    """The images of a batch that begins at `row`: encoded, or as arrays of values."""
+    from pyarrow import ExtensionArray, types
+
+    values = batch.column(0)
+    if isinstance(values, ExtensionArray):
+        values = values.storage
+    if types.is_nested(values.type) and not types.is_struct(values.type):
+        return _arrays(file, row, values, column)
+    return _encoded(values)
+
+
+def _encoded(values: Array) -> list[bytes | None]:
+    """Encoded images: a column of bytes, or of {bytes, path} as `datasets` writes it."""
+    data = [v.get("bytes") if isinstance(v, dict) else v for v in values.to_pylist()]
     return [v if isinstance(v, bytes) else None for v in data]
+
+
+def _arrays(file: Path, row: int, values: Array, column: str) -> list[Stored]:
+    """Images as `datasets` writes an Array3D: lists of lists of lists `[h][w][c]` of 8 or 16 bits.
+
+    Raises:
+        UserError: naming the row, where a list is missing or shorter than the others; for other numbers.
+    """
+    from pyarrow import compute, types
+
+    shape = [len(values)]
+    while (
+        types.is_list(values.type)
+        or types.is_large_list(values.type)
+        or types.is_fixed_size_list(values.type)
+    ):
+        lengths = compute.list_value_length(values).fill_null(-1).to_numpy(zero_copy_only=False)
+        uneven = np.flatnonzero((lengths != lengths[0]) | (lengths < 1))
+        if len(uneven):
+            at = row + int(uneven[0]) * shape[0] // len(values)
+            raise UserError(f"{file}, row {at}: the lists in column {column!r} make no array of one size.")
+        shape.append(int(lengths[0]))
+        values = values.flatten()
+    if len(shape) != 4 or str(values.type) not in ("uint8", "uint16"):
+        raise UserError(
+            f"{file}: column {column!r} must hold images, or arrays [height, width, channels] of uint8 or "
+            f"uint16, found {len(shape) - 1} dimensions of {values.type}."
+        )
+    if values.null_count:
+        at = row + int(np.flatnonzero(np.asarray(values.is_null()))[0]) * shape[0] // len(values)
+        raise UserError(f"{file}, row {at}: a value is missing in column {column!r}.")
+    return list(values.to_numpy().reshape(shape))
 
 
 def _reason(error: Exception) -> str:

@@ -130,6 +130,15 @@ SOURCES: dict[str, Source] = {
         hub=HubRepo("timm/eurosat-rgb", "b4e28552cd5f3932b6abc37eb20d3e84901ad728"),
         lossless=False,
     ),
+    "eurosat-msi": Source(
+        "Sentinel-2 land use, 13 bands, 16 bits companded to 8 (Helber et al. 2019); 5,400 validation "
+        "images unused",
+        "MIT",
+        10,
+        (13, 64, 64),
+        (16_200, 5_400),
+        hub=HubRepo("blanchon/EuroSAT_MSI", "fceda27a3c49aec8c9a9ecc674097a21d6b9b793"),
+    ),
     "tiny-imagenet": Source(
         "200 ImageNet classes (Le & Yang 2015); the validation split is the test split",
         "ImageNet's terms of access",
