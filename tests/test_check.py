@@ -322,15 +322,6 @@ def test_made_up_images_are_separable_and_always_the_same():
     assert set(made_up_images(Size((1, 8, 8), 2))[1].tolist()) == {0, 1}
 
 
-def test_names_with_adaptations():
-    parsed = parse_architecture("resnet18+small-stem", "r", {"width": 2})
-    assert (parsed.name, parsed.adapt, parsed.kwargs) == ("resnet18", "small-stem", {"width": 2})
-    assert parse_architecture("a+b/mine.py:net", "r").name == "a+b/mine.py:net"
-    assert parse_architecture("a+b/mine.py:net+patch4", "r").adapt == "patch4"
-    with pytest.raises(UserError, match=r"Unknown adaptation 'smallstem'\. Did you mean 'small-stem'"):
-        parse_architecture("resnet18+smallstem", "r")
-
-
 # --- the command ---------------------------------------------------------------------------------
 
 

@@ -15,8 +15,7 @@ import lmcbench
 from lmcbench.cli import main
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import stratified
-from lmcbench.errors import UserError
-from lmcbench.measure import parse_channels, parse_settings
+from lmcbench.measure import parse_channels
 from lmcbench.probe import LAYER_ALPHAS
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train.build import build
@@ -332,13 +331,6 @@ def test_bad_options_are_refused(files, measure, options, message):
     assert message in err
 
 
-def test_settings_are_json_where_they_can_be():
-    texts = ["a=1", "b=0.5", "c=True", "d=gelu", "e=[1, 2]", "f=x=y", "g=null"]
-    assert parse_settings(texts) == {
-        "a": 1, "b": 0.5, "c": True, "d": "gelu", "e": [1, 2], "f": "x=y", "g": None,
-    }  # fmt: skip
-    for bad in (["a"], ["=1"], ["a b=1"], ["a=1", "a=2"]):
-        with pytest.raises(UserError, match="write NAME=VALUE"):
-            parse_settings(bad)
+def test_channel_statistics_are_one_number_a_channel():
     assert parse_channels(None, "--mean") is None
     assert parse_channels("0.5,1", "--mean") == (0.5, 1.0)

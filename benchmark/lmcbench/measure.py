@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,7 +28,7 @@ from lmcbench.errors import UserError, unknown
 from lmcbench.probe import Found, Probed, names_of, take
 from lmcbench.results.measures import Curve, barrier
 from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Score
-from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.architectures import parse_architecture
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint
 
@@ -95,7 +94,7 @@ def measure(request: Request, data_dir: Path | None = None, device: str = "auto"
         if request.image_size is None
         else (dataset.shape[0], request.image_size, request.image_size)
     )
-    architecture = Architecture(name=request.architecture, recipe="none", kwargs=request.arch_kwargs)
+    architecture = parse_architecture(request.architecture, "none", request.arch_kwargs)
     model = build(architecture, shape, len(dataset.classes), 0).to(where)
     a, b = load_checkpoint(request.a, model), load_checkpoint(request.b, model)
     fork = None if request.fork is None else load_checkpoint(request.fork, model)
@@ -146,24 +145,6 @@ def measure(request: Request, data_dir: Path | None = None, device: str = "auto"
         "soup": _plain(scores[2]),
         "alphas": curves[next(iter(splits))].alphas.tolist(),
     }
-
-
-def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """`k=v` texts as keyword arguments; values are JSON where they can be, else strings.
-
-    Raises:
-        UserError: for a text without a name and `=`, or a name that stands twice.
-    """
-    settings: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier() or name in settings:
-            raise UserError(f"Architecture argument {text!r}: write NAME=VALUE, each name once.")
-        try:
-            settings[name] = json.loads({"True": "true", "False": "false"}.get(value, value))
-        except ValueError:
-            settings[name] = value
-    return settings
 
 
 def parse_channels(text: str | None, option: str) -> tuple[float, ...] | None:

@@ -25,6 +25,7 @@ from lmcbench.errors import UserError
 from lmcbench.rescoring import rescore
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import NewerSchemaError, Record, parse_record
+from lmcbench.spec.architectures import architecture_label as printed
 from lmcbench.spec.canonical import canonical_json, digest_bytes
 from lmcbench.spec.pins import pins_of
 from lmcbench.spec.suite import Suite, load_suite
@@ -311,12 +312,10 @@ def reproduction(folder: Path, found: Verification, nonce: str, count: int) -> l
     name = network.name
     if meta.architecture.source == "file":
         name = f"{(folder / 'source').as_posix()}/{network.name}"
-    if network.kwargs or network.adapt is not None:
-        # the command line gives an unlisted network no arguments: the suite lists it under its label
-        name = meta.architecture.label
+    called = printed(name, network.kwargs, network.adapt)
     out = f"runs/{found.slug}-again"
     run = (
-        f"lmcbench run {meta.suite.name} --arch {shlex.quote(name)} --recipe {meta.recipe} "
+        f"lmcbench run {meta.suite.name} --arch {shlex.quote(called)} --recipe {meta.recipe} "
         f"--replicates {chosen.start}:{chosen.stop} --out {out}"
     )
     submit = (

@@ -6,7 +6,14 @@ from pydantic import ValidationError
 
 from lmcbench.errors import UserError
 from lmcbench.spec import architectures
-from lmcbench.spec.architectures import OWN_NETWORKS, OWN_REVISIONS, Architecture
+from lmcbench.spec.architectures import (
+    OWN_NETWORKS,
+    OWN_REVISIONS,
+    Architecture,
+    architecture_label,
+    parse_architecture,
+    parse_settings,
+)
 
 
 def named(name, **kwargs):
@@ -92,3 +99,49 @@ def test_a_definition_that_is_not_there_is_refused(name, message):
 def test_settings_that_no_key_can_hold_are_refused(value):
     with pytest.raises(ValidationError, match="must be finite numbers, strings"):
         named("lmc_mlp", width=value)
+
+
+# --- as the command line names them --------------------------------------------------------------
+
+
+def test_names_with_adaptations():
+    parsed = parse_architecture("resnet18+small-stem", "r", {"width": 2})
+    assert (parsed.name, parsed.adapt, parsed.kwargs) == ("resnet18", "small-stem", {"width": 2})
+    assert parse_architecture("a+b/mine.py:net", "r").name == "a+b/mine.py:net"
+    assert parse_architecture("a+b/mine.py:net+patch4", "r").adapt == "patch4"
+    with pytest.raises(UserError, match=r"Unknown adaptation 'smallstem'\. Did you mean 'small-stem'"):
+        parse_architecture("resnet18+smallstem", "r")
+
+
+@pytest.mark.parametrize(
+    ("name", "adapt", "kwargs"),
+    [
+        ("lmc_mlp", None, {"width": 64, "depth": 2}),
+        ("resnet18", "small-stem", {"width": 0.5}),
+        ("net.py:make", None, {"norm": False, "act": "gelu", "depths": [2, 3], "none": None}),
+        ("a+b/net.py:make", "patch4", {"table": {"a": [1, 2]}, "b": True}),
+    ],
+)
+def test_a_label_names_what_it_was_printed_for(name, adapt, kwargs):
+    asked = Architecture(name=name, recipe="r", kwargs=kwargs, adapt=adapt)
+    assert parse_architecture(architecture_label(name, kwargs, adapt), "r") == asked
+
+
+def test_arguments_beside_the_name_win():
+    assert parse_architecture("lmc_mlp(width=8,depth=2)", "r", {"width": 4}).kwargs == {
+        "width": 4,
+        "depth": 2,
+    }
+    assert parse_architecture("lmc_mlp()", "r").kwargs == {}
+    with pytest.raises(UserError, match="'width': write NAME=VALUE"):
+        parse_architecture("lmc_mlp(width)", "r")
+
+
+def test_settings_are_json_where_they_can_be():
+    texts = ["a=1", "b=0.5", "c=True", "d=gelu", "e=[1, 2]", "f=x=y", "g=null"]
+    assert parse_settings(texts) == {
+        "a": 1, "b": 0.5, "c": True, "d": "gelu", "e": [1, 2], "f": "x=y", "g": None,
+    }  # fmt: skip
+    for bad in (["a"], ["=1"], ["a b=1"], ["a=1", "a=2"]):
+        with pytest.raises(UserError, match="write NAME=VALUE"):
+            parse_settings(bad)

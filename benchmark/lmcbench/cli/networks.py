@@ -15,7 +15,8 @@ def check(
         str,
         typer.Argument(
             metavar="ARCH",
-            help="timm's name, module:function or file.py:function; +small-stem or +patch4 adapts it.",
+            help="timm's name, module:function or file.py:function; +small-stem or +patch4 adapts it, "
+            "(K=V,...) gives it arguments.",
         ),
     ],
     suite: Annotated[
@@ -40,8 +41,7 @@ def check(
     to do about what fails. Exits 0 if it is ready and 1 if it is not.
     """
     from lmcbench import check as checking
-    from lmcbench.measure import parse_settings
-    from lmcbench.spec.architectures import parse_architecture
+    from lmcbench.spec.architectures import parse_architecture, parse_settings
 
     asked = parse_architecture(arch, "none", parse_settings(arch_kwargs or ()))
     sizes = checking.targets(suite or ("digits",), image_size, channels, classes, data_dir)

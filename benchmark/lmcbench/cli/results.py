@@ -64,13 +64,14 @@ def measure(
     Nothing in a checkpoint is executed: safetensors, or torch.save's format with tensors alone.
     """
     from lmcbench import measure as two
+    from lmcbench.spec.architectures import parse_settings
 
     request = two.Request(
         a,
         b,
         arch,
         data,
-        two.parse_settings(arch_kwargs or ()),
+        parse_settings(arch_kwargs or ()),
         image_size,
         two.parse_channels(mean, "--mean"),
         two.parse_channels(std, "--std"),

@@ -18,7 +18,10 @@ def run(
     ],
     arch: Annotated[
         list[str] | None,
-        typer.Option(help="Only these architectures (glob, repeatable), or one the suite does not list."),
+        typer.Option(
+            help="Only these architectures (glob, repeatable), or one the suite does not list: "
+            "timm's name, module:function or file.py:function, with +ADAPTATION and '(K=V,...)' if need be."
+        ),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Train with this recipe of the suite; needed for an unlisted --arch.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,18 +123,59 @@ class Architecture(BaseModel):
 
 
 def parse_architecture(text: str, recipe: str, kwargs: Mapping[str, Any] | None = None) -> Architecture:
-    """An architecture as the command line names it: `NAME`, or `NAME+ADAPTATION`.
+    """An architecture as the command line names it and labels print it: `NAME+ADAPTATION(K=V,...)`.
 
     Raises:
-        UserError: for an adaptation that is not in the table.
+        UserError: for an adaptation that is not in the table, or arguments that are none.
     """
+    settings = dict(kwargs or {})
+    called = re.fullmatch(r"([^()]+)\((.*)\)", text)
+    if called is not None:
+        text = called[1]
+        settings = {**parse_settings(_split(called[2])), **settings}
     name, plus, adapt = text.rpartition("+")
     # a path may hold a plus: what follows it there names a function
     if not plus or (adapt not in ADAPTATIONS and (":" in adapt or "/" in adapt)):
-        return Architecture(name=text, recipe=recipe, kwargs=dict(kwargs or {}))
+        return Architecture(name=text, recipe=recipe, kwargs=settings)
     if adapt not in ADAPTATIONS:
         raise unknown("adaptation", adapt, ADAPTATIONS)
-    return Architecture(name=name, recipe=recipe, kwargs=dict(kwargs or {}), adapt=adapt)
+    return Architecture(name=name, recipe=recipe, kwargs=settings, adapt=adapt)
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """`k=v` texts as keyword arguments; values are JSON or Python where they can be, else strings.
+
+    Raises:
+        UserError: for a text without a name and `=`, or a name that stands twice.
+    """
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not name.isidentifier() or name in settings:
+            raise UserError(f"Architecture argument {text!r}: write NAME=VALUE, each name once.")
+        settings[name] = _value(value)
+    return settings
+
+
+def _value(text: str) -> Any:
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text
+
+
+def _split(text: str) -> list[str]:
+    """`a=1,b=[2,3]` at the commas outside brackets."""
+    parts, depth = [""], 0
+    for c in text:
+        depth += (c in "([{") - (c in ")]}")
+        if c == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += c
+    return [part for part in parts if part.strip()]
 
 
 def architecture_label(name: str, kwargs: Mapping[str, Any], adapt: str | None) -> str:

@@ -217,7 +217,8 @@ def _named(architecture: Architecture, pattern: str) -> bool:
 
 
 def _is_glob(pattern: str) -> bool:
-    return any(c in pattern for c in "*?[")
+    # not what stands in parentheses: there are arguments
+    return any(c in pattern.partition("(")[0] for c in "*?[")
 
 
 def _known(suite: Suite) -> str:
