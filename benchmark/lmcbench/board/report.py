@@ -9,12 +9,12 @@ from html import escape
 
 import pandas as pd
 
-from lmcbench.board.drawing import Drawing
-from lmcbench.board.figures import draw
+from lmcbench.board.figures.draw import draw
+from lmcbench.board.figures.drawing import Drawing
+from lmcbench.board.figures.style import picture
+from lmcbench.board.follows import follows
 from lmcbench.board.noise import NOTES, noise_rows
-from lmcbench.board.probed import follows
 from lmcbench.board.statistics import Estimate
-from lmcbench.board.style import picture
 from lmcbench.board.table import make_board
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
