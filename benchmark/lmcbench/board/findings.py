@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from tabulate import tabulate
 
-from lmcbench.board.claims import CLAIMS, Claim, Contrast
+from lmcbench.board.claims import CLAIMS, Claim
+from lmcbench.board.contrasts import Contrast
 from lmcbench.board.observations import SPLIT, Cells
 from lmcbench.board.stability import stability_table
 from lmcbench.board.statistics import CONFIDENCE, Estimate, estimate
