@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from tabulate import tabulate
 
-from lmcbench.cell import FP16_MAX, score_logits
+from lmcbench.cell import score_logits, stored_logits
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.network import Network
 from lmcbench.connect.path import Split, trace_path
@@ -27,8 +27,7 @@ from lmcbench.devices import choose_device
 from lmcbench.ensemble.predictions import compare_predictions, softmax
 from lmcbench.errors import UserError, unknown
 from lmcbench.probe import Found, Probed, names_of, take
-from lmcbench.results.measures import Curve, barrier
-from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Score
+from lmcbench.results.record import PairRecord, Score, barrier_records, curve_records
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint
@@ -121,15 +120,15 @@ def measure(request: Request, data_dir: Path | None = None, device: str = "auto"
             for score, logits in zip(raw, network.logits(as_trained, pixels), strict=False):
                 score[name] = score_logits(logits, labels)
         # of fp16 logits, as a run keeps them (design section 6)
-        kept = outputs[:2].clamp(-FP16_MAX, FP16_MAX).half().cpu().numpy()
+        kept = stored_logits(outputs[:2])
         ensemble[name] = compare_predictions(softmax(kept), labels.cpu().numpy())
         disagreement[name] = float((kept[0].argmax(-1) != kept[1].argmax(-1)).mean())
     pair = PairRecord(
         i=0,
         j=1,
-        curves=_records(curves),
-        curves_uncalibrated=None if blended is None else _records(blended),
-        barriers={name: BarrierRecord(**asdict(barrier(curve))) for name, curve in curves.items()},
+        curves=curve_records(curves),
+        curves_uncalibrated=None if blended is None else curve_records(blended),
+        barriers=barrier_records(curves),
         disagreement=disagreement,
         geometry=geometry(fork, a, b).to_json(),
     )
@@ -271,9 +270,3 @@ class _Images:
 
 def _plain(scores: dict[str, Score]) -> Found:
     return {name: score.model_dump() for name, score in scores.items()}
-
-
-def _records(curves: dict[str, Curve]) -> dict[str, CurveRecord]:
-    return {
-        name: CurveRecord(loss=c.loss.tolist(), error=c.error.tolist(), n=c.n) for name, c in curves.items()
-    }

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from lmcbench.errors import UserError, unknown
+from lmcbench.errors import UserError, reading, unknown
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.forks import Fork
@@ -256,10 +256,9 @@ def load_suite(name: str) -> Suite:
         path = Path(name)
         if not path.is_file():
             raise UserError(f"No suite file {name}. Give a published name (see 'lmcbench suites') or a path.")
-        try:
-            return parse_suite(path.read_bytes(), name)
-        except OSError as error:
-            raise UserError(f"{name} cannot be read: {error.strerror}.") from None
+        with reading(name):
+            content = path.read_bytes()
+        return parse_suite(content, name)
     published = published_suites()
     versioned = {stem: file for stem, _, file in _suite_files()}
     if name not in published and name not in versioned:
