@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from lmcbench import cli
-from lmcbench.check import Target, Verdict, check, conclusion, row_texts, targets
+from lmcbench.check import Target, Verdict, check, targets
+from lmcbench.checkview import conclusion, row_texts
 from lmcbench.errors import UserError
 from lmcbench.fitting import fit
 from lmcbench.readiness import CHECKS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from lmcbench.board.entry import (
 )
 from lmcbench.board.manifest import MANIFEST, META, Fault, check_manifest, list_files
 from lmcbench.board.soundness import soundness_faults
-from lmcbench.board.submission import Meta, Submission, check_slug, parse_meta, read_submission
-from lmcbench.board.trust import VERIFIED_SCHEMA, Verified, chosen_replicates
+from lmcbench.board.submission import Meta, Submission, check_slug, parse_meta
+from lmcbench.board.trust import VERIFIED_SCHEMA, Verified
 from lmcbench.errors import UserError
 from lmcbench.rescoring import rescore
 from lmcbench.results.labels import architecture_label
@@ -301,46 +300,3 @@ def suite_of(submission: Submission, suite_file: Path | None = None) -> Suite:
     """The suite of a verified submission."""
     held = submission.meta.suite
     return load_suite(f"{held.name}-v{held.version}" if suite_file is None else str(suite_file))
-
-
-def reproduction(folder: Path, found: Verification, nonce: str, count: int) -> list[str]:
-    """The commands by which another author repeats a submission on replicates that `nonce` chooses."""
-    submission = read_submission(folder)
-    meta, network = submission.meta, submission.records[0].architecture
-    chosen = chosen_replicates(found.manifest_sha256, nonce, count)
-    name = network.name
-    if meta.architecture.source == "file":
-        name = f"{(folder / 'source').as_posix()}/{network.name}"
-    if network.kwargs or network.adapt is not None:
-        # the command line gives an unlisted network no arguments: the suite lists it under its label
-        name = meta.architecture.label
-    out = f"runs/{found.slug}-again"
-    run = (
-        f"lmcbench run {meta.suite.name} --arch {shlex.quote(name)} --recipe {meta.recipe} "
-        f"--replicates {chosen.start}:{chosen.stop} --out {out}"
-    )
-    submit = (
-        f"lmcbench submit {out} --name {found.slug}-again --author 'YOUR NAME' --reproduces {found.slug} "
-        f"--nonce {shlex.quote(nonce)}"
-    )
-    return [
-        run,
-        submit + (f" --source {name.rpartition(':')[0]}" if meta.architecture.source == "file" else ""),
-    ]
-
-
-def explain(found: Verification) -> str:
-    """What was found, for a person."""
-    lines = []
-    if found.faults:
-        count = len(found.faults)
-        lines.append(f"{found.slug}: refused, {count} fault{'s' if count > 1 else ''}:")
-        lines += [f"  {fault}" for fault in found.faults]
-        return "\n".join(lines) + "\n"
-    lines.append(f"{found.slug}: sound, {found.cells} cells.")
-    if found.missing:
-        shown = "; ".join(found.missing[:3]) + ("; ..." if len(found.missing) > 3 else "")
-        lines.append(f"Not ranked: {len(found.missing)} cells of the suite are missing: {shown}")
-    for title, items in (("Rescored", found.rescored), ("Claimed", found.claimed), ("Note", found.notes)):
-        lines += [f"{title}: {item}" for item in items]
-    return "\n".join(lines) + "\n"
