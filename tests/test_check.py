@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import random
 import re
-import signal
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from lmcbench import cli
 from lmcbench.check import Target, Verdict, check, targets
 from lmcbench.checkview import conclusion, row_texts
 from lmcbench.errors import UserError
@@ -333,24 +330,6 @@ def test_names_with_adaptations():
 
 
 # --- the command ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def lmcbench(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lmcbench", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    yield run
-    signal.signal(signal.SIGTERM, handler)
 
 
 def test_ready_exits_0_with_the_next_command(lmcbench):
