@@ -98,5 +98,6 @@ def reproduction(folder: Path, found: Verification, nonce: str, count: int) -> l
     ]
 
 
-def _some(items: Sequence[str], most: int = 3) -> str:
-    return "; ".join(items[:most]) + ("; ..." if len(items) > most else "")
+def _some(items: Sequence[str]) -> str:
+    """The first three."""
+    return "; ".join(items[:3]) + ("; ..." if len(items) > 3 else "")

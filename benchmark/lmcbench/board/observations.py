@@ -105,11 +105,6 @@ def error_barrier(record: Record, split: str = SPLIT) -> float | None:
     return _mean(found)
 
 
-def loss_barrier(record: Record, split: str = SPLIT) -> float | None:
-    """Loss barrier, chord form, mean over pairs (nats)."""
-    return _mean([p.barriers[split].loss_chord for p in record.pairs if split in p.barriers])
-
-
 def uncalibrated_barrier(record: Record, split: str = SPLIT) -> float | None:
     """Error barrier with normalisation statistics blended as they are; None without such layers."""
     found = []
