@@ -18,8 +18,8 @@ from lmcbench.board.submission import (
     check_slug,
     read_submission,
 )
+from lmcbench.enclosures import kept_predictions, network_source
 from lmcbench.errors import UserError, reading
-from lmcbench.evidence import kept_predictions, network_source
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder, find_records, read_header, write_atomic

@@ -12,10 +12,10 @@ from lmcbench.errors import UserError
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import Curve, barrier
 from lmcbench.results.record import Record
+from lmcbench.results.values import SPLIT
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.shifts import ALIASES
 
-SPLIT = "test"
 EVALUATION = "test:"
 """What names of evaluation shifts' splits begin with."""
 

@@ -267,6 +267,15 @@ def load_suite(name: str) -> Suite:
     return parse_suite(file.read_bytes(), file.name)
 
 
+def published_suite(name: str, version: int, digest: str) -> Suite | None:
+    """The definition of a suite, where it ships with this version under that name, version and digest."""
+    try:
+        found = load_suite(f"{name}-v{version}")
+    except UserError:
+        return None
+    return found if found.digest == digest else None
+
+
 def parse_suite(content: bytes, origin: str) -> Suite:
     """A suite from TOML text; `origin` names the file in errors.
 
