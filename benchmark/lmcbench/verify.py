@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmcbench.board.agreement import agreement_faults, completeness_faults, provenance_notes
 from lmcbench.board.entry import (
-    Entry,
     cell_text,
     identity_faults,
     make_entry,
@@ -24,7 +23,7 @@ from lmcbench.errors import UserError
 from lmcbench.rescoring import rescore
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import NewerSchemaError, Record, parse_record
-from lmcbench.spec.canonical import canonical_json, digest_bytes
+from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.pins import pins_of
 from lmcbench.spec.suite import Suite, load_suite
 
@@ -236,64 +235,14 @@ class _Verifier:
             self.faults += faults
             if cell is not None:
                 self.faults += soundness_faults(record, name, cell, pins)
-        self.check_complete(meta, entry, replicates)
-        self.check_shared()
+        self.missing = [cell_text(cell) for cell in missing_cells(entry, replicates, records)]
+        self.faults += completeness_faults(meta, len(records), self.missing)
+        self.faults += agreement_faults(self.records)
         rescored = rescore(self.records, contents, pins)
         self.faults += rescored.faults
         self.rescored += rescored.rescored
         self.claimed += [*CLAIMED, *rescored.claimed]
-        self.note_provenance()
-
-    def check_complete(self, meta: Meta, entry: Entry, replicates: range) -> None:
-        records = list(self.records.values())
-        if meta.cells != len(records):
-            self.fault(META, "cells", f"found {meta.cells}, there are {len(records)} records.")
-        self.missing = [cell_text(cell) for cell in missing_cells(entry, replicates, records)]
-        if meta.complete != (not self.missing):
-            shown = "; ".join(self.missing[:5]) + ("; ..." if len(self.missing) > 5 else "")
-            what = f"these cells of the suite are missing: {shown}" if self.missing else "no cell is missing"
-            self.fault(META, "complete", f"found {str(meta.complete).lower()}, but {what}.")
-
-    def check_shared(self) -> None:
-        """What the cells of one entry have in common: data, the network's size, FLOPs of a step, views."""
-        groups: list[tuple[str, dict[str, str]]] = [
-            ("data", {f: canonical_json(r.data) for f, r in self.records.items()}),
-            ("architecture.params", {f: str(r.architecture.params) for f, r in self.records.items()}),
-            (
-                "cost.train_flop",
-                {
-                    f: f"{r.cost.train_flop / r.cost.train_steps:.9g} in a step"
-                    for f, r in self.records.items()
-                    if r.cost is not None and r.cost.train_steps > 0
-                },
-            ),
-        ]
-        by_view: dict[str, dict[str, str]] = {}
-        for file, record in self.records.items():
-            where = canonical_json([record.shift.model_dump(), record.replicate])
-            by_view.setdefault(where, {})[file] = str(record.views_digest)
-        groups += [("views_digest", values) for values in by_view.values()]
-        for field, values in groups:
-            counts = Counter(values.values()).most_common()
-            if len(counts) < 2:
-                continue
-            usual = counts[0][0]
-            for file, value in values.items():
-                if value != usual:
-                    self.fault(file, field, f"found {_short(value)}; other cells have {_short(usual)}.")
-
-    def note_provenance(self) -> None:
-        records: Sequence[Record] = list(self.records.values())
-        changed = sum(bool((r.env.get("git") or {}).get("dirty")) for r in records)
-        if changed:
-            self.notes.append(f"{changed} of {len(records)} records were made by a checkout with changes.")
-        diverged = sum(r.status == "diverged" for r in records)
-        if diverged:
-            self.notes.append(f"{diverged} of {len(records)} cells diverged; they count as results.")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:80]}..."
+        self.notes += provenance_notes(records)
 
 
 def suite_of(submission: Submission, suite_file: Path | None = None) -> Suite:
