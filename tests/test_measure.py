@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 import lmcbench
+from lmcbench.cli.options import parse_channels, parse_settings
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import stratified
 from lmcbench.errors import UserError
-from lmcbench.measure import parse_channels, parse_settings
 from lmcbench.probe import LAYER_ALPHAS
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train.build import build

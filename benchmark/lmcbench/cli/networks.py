@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lmcbench.cli.base import EXIT_CHECK, EXIT_INTERRUPTED, DataDir, Json, app, print_json
+from lmcbench.cli.options import parse_settings
 
 
 @app.command()
@@ -41,7 +42,6 @@ def check(
     """
     from lmcbench import check as checking
     from lmcbench import checkview as view
-    from lmcbench.measure import parse_settings
     from lmcbench.spec.architectures import parse_architecture
 
     asked = parse_architecture(arch, "none", parse_settings(arch_kwargs or ()))

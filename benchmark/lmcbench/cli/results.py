@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lmcbench.cli.base import DataDir, Device, Json, app, print_json
+from lmcbench.cli.options import parse_channels, parse_settings
 
 
 @app.command()
@@ -64,16 +65,17 @@ def measure(
     Nothing in a checkpoint is executed: safetensors, or torch.save's format with tensors alone.
     """
     from lmcbench import measure as two
+    from lmcbench.measureview import measured_text
 
     request = two.Request(
         a,
         b,
         arch,
         data,
-        two.parse_settings(arch_kwargs or ()),
+        parse_settings(arch_kwargs or ()),
         image_size,
-        two.parse_channels(mean, "--mean"),
-        two.parse_channels(std, "--std"),
+        parse_channels(mean, "--mean"),
+        parse_channels(std, "--std"),
         split or ("test",),
         images,
         calibration,
@@ -82,7 +84,7 @@ def measure(
         alphas,
     )
     found = two.measure(request, data_dir, device.value)
-    print_json(found) if as_json else typer.echo(two.measured_text(found))
+    print_json(found) if as_json else typer.echo(measured_text(found))
 
 
 @app.command()
