@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lmcbench.bench import Seen, Workbench
@@ -20,9 +19,10 @@ from lmcbench.connect.path import alpha_grid, line
 from lmcbench.connect.state import Stack, State, average
 from lmcbench.data.calibration import calibration_items
 from lmcbench.ensemble.path import path_ensembles
-from lmcbench.ensemble.predictions import expected_calibration_error, softmax
+from lmcbench.ensemble.predictions import softmax
 from lmcbench.ensemble.rescore import Logits, from_logits
 from lmcbench.errors import UserError
+from lmcbench.logits import score_logits, stored_logits
 from lmcbench.passes import Passed, Splits, open_splits, pass_members, pass_path
 from lmcbench.results.measures import Curve, chord_area
 from lmcbench.results.record import PairRecord, Score, SiblingRecord, barrier_records, curve_records
@@ -30,7 +30,6 @@ from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.recipe import noise_scale
 
-FP16_MAX = float(np.finfo(np.float16).max)
 GRADIENT_IMAGES = 300
 """Images of all views on which the gradient noise at the fork is taken."""
 
@@ -147,14 +146,6 @@ def measure_cell(
     )
 
 
-def score_logits(logits: Tensor, labels: Tensor) -> Score:
-    """Error, loss and calibration of one network from its logits `[n, classes]`."""
-    loss = F.cross_entropy(logits, labels, reduction="none").double().mean()
-    wrong = (logits.argmax(-1) != labels).double().mean()
-    ece = expected_calibration_error(softmax(logits.cpu().numpy()), labels.cpu().numpy())
-    return Score(error=float(wrong), loss=float(loss), ece=ece)
-
-
 def _scores(members: Passed, splits: Splits, i: int) -> dict[str, Score]:
     """Sibling i on everything the siblings were trained on, on its own view, and on the tests."""
     assert members.train_logits is not None
@@ -199,9 +190,3 @@ def _area(curve: Curve) -> dict[str, float]:
         "loss": chord_area(curve.alphas, curve.loss),
         "error": chord_area(curve.alphas, curve.error),
     }
-
-
-def stored_logits(logits: Tensor) -> Logits:
-    """Logits as they are kept: fp16, what is beyond its range at its ends."""
-    kept: Logits = logits.clamp(-FP16_MAX, FP16_MAX).half().cpu().numpy()
-    return kept

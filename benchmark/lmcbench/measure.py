@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from lmcbench.cell import score_logits, stored_logits
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.network import Network
 from lmcbench.connect.path import Split, trace_path
@@ -24,6 +23,7 @@ from lmcbench.data.subset import stratified
 from lmcbench.devices import choose_device
 from lmcbench.ensemble.predictions import compare_predictions, softmax
 from lmcbench.errors import UserError, unknown
+from lmcbench.logits import score_logits, stored_logits
 from lmcbench.probe import Found, Probed, names_of, take
 from lmcbench.results.record import PairRecord, Score, barrier_records, curve_records
 from lmcbench.spec.architectures import Architecture

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from tabulate import tabulate
 
-from lmcbench.probe import Found
 
-
-def measured_text(found: Found) -> str:
+def measured_text(found: Mapping[str, Any]) -> str:
     """What was found, for a person."""
     rows = []
     for split, b in found["barriers"].items():
