@@ -71,6 +71,46 @@ def toy_cell(
     return cell
 
 
+def cell_table(cell: Cell, *, images: tuple[int, int], siblings: int, params: int) -> dict[str, Any]:
+    """What the record of a cell says before anything is measured; `images`: of training and test set."""
+    suite, fork, recipe = cell.suite, cell.fork, cell.recipe
+    seeds = Seeds.of(suite.name, suite.version, cell.replicate, siblings)._asdict()
+    trunk = fork.epoch is not None
+    return {
+        "schema": SCHEMA,
+        "key": cell.key,
+        "status": "ok",
+        "reason": None,
+        "suite": suite.identity(),
+        "architecture": {
+            **cell.architecture.identity(),
+            "source": cell.architecture.source,
+            "params": params,
+        },
+        "recipe": {"name": cell.architecture.recipe, **recipe.model_dump(mode="json")},
+        "shift": cell.shift.identity(),
+        "fork": {
+            "name": fork.name,
+            "epoch": fork.epoch,
+            "step": fork.step(recipe.steps_per_epoch(images[0])) if trunk else None,
+            "fraction": fork.epoch / recipe.epochs if trunk else None,
+        },
+        "replicate": cell.replicate,
+        "seeds": {role: list(s) if isinstance(s, tuple) else s for role, s in seeds.items()},
+        "data": [
+            {"name": suite.data.name, "sha256": f"{i}" * 64, "split": split, "n": n}
+            for i, (split, n) in enumerate(zip(("train", "test"), images, strict=True))
+        ],
+        "views_digest": "2" * 64,
+        "protocol": {
+            "alphas": suite.protocol.grid,
+            "calibration": {"n": suite.protocol.calibration},
+        },
+        "evidence": None,
+        "env": {"engine": "stacked", "device": "cpu", "versions": {"torch": "2.15.0"}},
+    }
+
+
 def make_record(
     cell: Cell | None = None,
     *,
@@ -117,36 +157,10 @@ def make_record(
         "ensemble_gain": member_error - ensemble_error,
         "disagreement": disagreement,
     }
-    seeds = Seeds.of(suite.name, suite.version, cell.replicate, k)._asdict()
-    epochs, steps = cell.recipe.epochs, cell.recipe.steps_per_epoch(1437)
-    independent = cell.fork.epoch is None
     table: dict[str, Any] = {
-        "schema": SCHEMA,
-        "key": cell.key,
+        **cell_table(cell, images=(1437, 360), siblings=k, params=PARAMS.get(cell.architecture.name, 1000)),
         "status": status,
         "reason": None if measured else "loss is not finite at step 3",
-        "suite": suite.identity(),
-        "architecture": {
-            **cell.architecture.identity(),
-            "source": cell.architecture.source,
-            "params": PARAMS.get(cell.architecture.name, 1000),
-        },
-        "recipe": {"name": cell.architecture.recipe, **cell.recipe.model_dump(mode="json")},
-        "shift": cell.shift.identity(),
-        "fork": {
-            "name": cell.fork.name,
-            "epoch": cell.fork.epoch,
-            "step": None if independent else cell.fork.step(steps),
-            "fraction": None if independent else cell.fork.epoch / epochs,
-        },
-        "replicate": cell.replicate,
-        "seeds": {role: list(s) if isinstance(s, tuple) else s for role, s in seeds.items()},
-        "data": [
-            {"name": "digits", "sha256": "0" * 64, "split": "train", "n": 1437},
-            {"name": "digits", "sha256": "1" * 64, "split": "test", "n": 360},
-        ],
-        "views_digest": "2" * 64,
-        "protocol": {"alphas": grid, "calibration": {"n": suite.protocol.calibration}},
         "siblings": [
             {"splits": {"train": score, "view": score, "test": score}, "as_trained": None, "train_loss": 0.1}
         ]
@@ -154,9 +168,7 @@ def make_record(
         "pairs": [{"i": i, "j": j, **pair} for i, j in combinations(range(k), 2)] if measured else [],
         "ensemble": {"test": ensemble} if measured else None,
         "soup": {"test": {"error": soup_error, "loss": 0.3, "ece": 0.02}} if measured else None,
-        "evidence": None,
         "cost": {"train_flop": 1e9, "train_steps": 300, "train_s": 1.5, "eval_s": 0.2, "peak_bytes": 10**8},
-        "env": {"engine": "stacked", "device": "cpu", "versions": {"torch": "2.15.0"}},
     }
     return parse_record(json.dumps(table | other), "builders.make_record")
 

@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from builders import make_meta
+from builders import cell_table, make_meta
 from lmcbench.board.manifest import make_manifest
 from lmcbench.results.measures import Curve, barrier
-from lmcbench.results.record import SCHEMA, parse_record
+from lmcbench.results.record import parse_record
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.cells import Cell, Selection, expand
-from lmcbench.spec.seeds import Seeds
 from lmcbench.spec.suite import Suite
 
 SHIFTS = (
@@ -123,35 +122,7 @@ def synthetic_table(cell: Cell, index: int) -> dict[str, Any]:
     steps = {"independent": 2 * full, "0": 2 * full}.get(fork, 2 * full - 3 * 390)
     steps = 2 * full - 390 if fork == "1" else steps
     return {
-        "schema": SCHEMA,
-        "key": cell.key,
-        "status": "ok",
-        "reason": None,
-        "suite": suite.identity(),
-        "architecture": {
-            **cell.architecture.identity(),
-            "source": cell.architecture.source,
-            "params": int(10 ** own.uniform(3, 7)),
-        },
-        "recipe": {"name": cell.architecture.recipe, **cell.recipe.model_dump(mode="json")},
-        "shift": cell.shift.identity(),
-        "fork": {
-            "name": fork,
-            "epoch": cell.fork.epoch,
-            "step": None if cell.fork.epoch is None else cell.fork.step(390),
-            "fraction": None if cell.fork.epoch is None else cell.fork.epoch / cell.recipe.epochs,
-        },
-        "replicate": cell.replicate,
-        "seeds": {
-            role: list(s) if isinstance(s, tuple) else s
-            for role, s in Seeds.of(suite.name, suite.version, cell.replicate, k)._asdict().items()
-        },
-        "data": [
-            {"name": "cifar10", "sha256": "0" * 64, "split": "train", "n": 50000},
-            {"name": "cifar10", "sha256": "1" * 64, "split": "test", "n": 10000},
-        ],
-        "views_digest": "2" * 64,
-        "protocol": {"alphas": grid, "calibration": {"n": suite.protocol.calibration}},
+        **cell_table(cell, images=(50000, 10000), siblings=k, params=int(10 ** own.uniform(3, 7))),
         "siblings": [
             {
                 "splits": {s: score(i, add) for s, add in splits.items()},
@@ -163,7 +134,6 @@ def synthetic_table(cell: Cell, index: int) -> dict[str, Any]:
         "pairs": pairs,
         "ensemble": None if single else together,
         "soup": None if single else soup,
-        "evidence": None,
         "cost": {
             "train_flop": float(10 ** own.uniform(11, 15)) * steps / full,
             "train_steps": steps,
@@ -171,7 +141,6 @@ def synthetic_table(cell: Cell, index: int) -> dict[str, Any]:
             "eval_s": 0.2,
             "peak_bytes": 10**8,
         },
-        "env": {"engine": "stacked", "device": "cpu", "versions": {"torch": "2.15.0"}},
     }
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import random
 import re
-import signal
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from lmcbench import cli
-from lmcbench.check import Target, Verdict, check, conclusion, row_texts, targets
+from lmcbench.check import Target, Verdict, check, targets
+from lmcbench.checkview import conclusion, row_texts
 from lmcbench.errors import UserError
 from lmcbench.fitting import fit
 from lmcbench.readiness import CHECKS
@@ -323,24 +321,6 @@ def test_made_up_images_are_separable_and_always_the_same():
 
 
 # --- the command ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def lmcbench(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lmcbench", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    yield run
-    signal.signal(signal.SIGTERM, handler)
 
 
 def test_ready_exits_0_with_the_next_command(lmcbench):

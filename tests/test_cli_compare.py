@@ -19,27 +19,15 @@ NOISY = [0.3, 0.1, 0.2]
 
 
 @pytest.fixture
-def gate(tmp_path, monkeypatch, capsys):
+def gate(lmcbench, tmp_path):
     """Compare folders by name; 'base' is there. Returns exit code, standard output and error."""
-    from lmcbench import cli
-    from lmcbench.cli import base
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(base.signal, "signal", lambda *_: None)
     write_run(tmp_path / "base", records(BARRIERS))
 
     def run(head, *options, base="base"):
         if not isinstance(head, str):
             write_run(tmp_path / "head", head)
             head = "head"
-        monkeypatch.setattr(sys, "argv", ["lmcbench", "compare", base, head, *options])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
+        return lmcbench("compare", base, head, *options)
 
     return run
 

@@ -2,38 +2,16 @@
 
 import json
 import re
-import signal
 import subprocess
 import sys
 
 import pytest
 
 from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run, write_submission
-from lmcbench import cli
 from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.spec.architectures import OWN_NETWORKS
 from lmcbench.spec.cells import expand
 from lmcbench.spec.suite import load_suite
-
-
-@pytest.fixture
-def lmcbench(tmp_path, monkeypatch, capsys):
-    """Run `lmcbench ARGUMENTS` in an empty folder; returns exit code, standard output and error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lmcbench", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    yield run
-    signal.signal(signal.SIGTERM, handler)
 
 
 def content(folder):

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
 from builders import make_record, toy_cell, write_run
 from further import probed_record
-from lmcbench.cli import main
 from lmcbench.errors import UserError
 from lmcbench.landscapes import Toy, find_record, kind_of, toy_text
 
 
-def run(capsys, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["lmcbench", "landscape", *map(str, arguments)])
-    try:
-        main()
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-    return code, *capsys.readouterr()
-
-
 @pytest.fixture
-def landscape(capsys, monkeypatch):
-    return lambda *arguments: run(capsys, monkeypatch, *arguments)
+def landscape(lmcbench):
+    return lambda *arguments: lmcbench("landscape", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +57,6 @@ def test_the_toy_is_drawn(landscape, tmp_path):
     ],
 )
 def test_parameters_that_make_no_landscape(landscape, tmp_path, monkeypatch, options, message):
-    monkeypatch.chdir(tmp_path)
     code, out, err = landscape("toy", *options)
     assert (code, out) == (2, "")
     assert message in err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import sys
 
 import numpy as np
 import pytest
@@ -12,10 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 import lmcbench
-from lmcbench.cli import main
+from lmcbench.cli.options import parse_channels
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import stratified
-from lmcbench.measure import parse_channels
 from lmcbench.probe import LAYER_ALPHAS
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train.build import build
@@ -44,21 +42,10 @@ def files(tmp_path):
     return found
 
 
-def run(capsys, monkeypatch, *arguments):
-    """`lmcbench measure ...`: exit code, standard output, standard error."""
-    monkeypatch.setattr(sys, "argv", ["lmcbench", "measure", *map(str, arguments)])
-    try:
-        main()
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
 @pytest.fixture
-def measure(capsys, monkeypatch):
-    return lambda *arguments: run(capsys, monkeypatch, *arguments)
+def measure(lmcbench):
+    """`lmcbench measure ...`: exit code, standard output, standard error."""
+    return lambda *arguments: lmcbench("measure", *arguments)
 
 
 def digits(split="test", n=None):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lmcbench.bench import Seen, Workbench
@@ -20,17 +19,17 @@ from lmcbench.connect.path import alpha_grid, line
 from lmcbench.connect.state import Stack, State, average
 from lmcbench.data.calibration import calibration_items
 from lmcbench.ensemble.path import path_ensembles
-from lmcbench.ensemble.predictions import expected_calibration_error, softmax
+from lmcbench.ensemble.predictions import softmax
 from lmcbench.ensemble.rescore import Logits, from_logits
 from lmcbench.errors import UserError
+from lmcbench.logits import score_logits, stored_logits
 from lmcbench.passes import Passed, Splits, open_splits, pass_members, pass_path
-from lmcbench.results.measures import Curve, barrier, chord_area
-from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Score, SiblingRecord
+from lmcbench.results.measures import Curve, chord_area
+from lmcbench.results.record import PairRecord, Score, SiblingRecord, barrier_records, curve_records
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.recipe import noise_scale
 
-FP16_MAX = float(np.finfo(np.float16).max)
 GRADIENT_IMAGES = 300
 """Images of all views on which the gradient noise at the fork is taken."""
 
@@ -84,7 +83,7 @@ def measure_cell(
     # what blending does to statistics is shown where everybody looks, not under every shift of the tests
     raw = pass_members(network, as_trained, splits, [None]) if network.norms else None
     labels = splits.tests[None][1].cpu().numpy()
-    logits = {name: _stored(members.tests[t]) for name, t in splits.named.items()}
+    logits = {name: stored_logits(members.tests[t]) for name, t in splits.named.items()}
     predicted = from_logits(logits, labels)
 
     grid = alpha_grid(protocol.alphas)
@@ -97,14 +96,14 @@ def measure_cell(
         blended = None
         if raw is not None:
             between = raw.between(i, j, pass_path(network, inner, splits, [None]))
-            blended = _curve_records(between.curves(splits, grid, i, j))
+            blended = between.curves(splits, grid, i, j)
         pairs.append(
             PairRecord(
                 i=i,
                 j=j,
-                curves=_curve_records(curves),
-                curves_uncalibrated=blended,
-                barriers={name: BarrierRecord(**asdict(barrier(curve))) for name, curve in curves.items()},
+                curves=curve_records(curves),
+                curves_uncalibrated=None if blended is None else curve_records(blended),
+                barriers=barrier_records(curves),
                 area={name: _area(curve) for name, curve in curves.items()},
                 disagreement=predicted.disagreement[i, j],
                 geometry=geometry(fork, states[i], states[j]).to_json(),
@@ -145,14 +144,6 @@ def measure_cell(
         if protocol.train_eval is None
         else {"n": len(splits.items), "items": digest(splits.items.tolist())},
     )
-
-
-def score_logits(logits: Tensor, labels: Tensor) -> Score:
-    """Error, loss and calibration of one network from its logits `[n, classes]`."""
-    loss = F.cross_entropy(logits, labels, reduction="none").double().mean()
-    wrong = (logits.argmax(-1) != labels).double().mean()
-    ece = expected_calibration_error(softmax(logits.cpu().numpy()), labels.cpu().numpy())
-    return Score(error=float(wrong), loss=float(loss), ece=ece)
 
 
 def _scores(members: Passed, splits: Splits, i: int) -> dict[str, Score]:
@@ -199,15 +190,3 @@ def _area(curve: Curve) -> dict[str, float]:
         "loss": chord_area(curve.alphas, curve.loss),
         "error": chord_area(curve.alphas, curve.error),
     }
-
-
-def _curve_records(curves: dict[str, Curve]) -> dict[str, CurveRecord]:
-    return {
-        name: CurveRecord(loss=c.loss.tolist(), error=c.error.tolist(), n=c.n) for name, c in curves.items()
-    }
-
-
-def _stored(logits: Tensor) -> Logits:
-    """Logits as they are kept: fp16, what is beyond its range at its ends."""
-    kept: Logits = logits.clamp(-FP16_MAX, FP16_MAX).half().cpu().numpy()
-    return kept

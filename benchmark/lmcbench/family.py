@@ -10,8 +10,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from lmcbench.bench import Workbench
 from lmcbench.data.batches import Feed
@@ -26,6 +24,7 @@ from lmcbench.members import (
 from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.spec.cells import Cell, Family
 from lmcbench.train.choice import choose_engine
+from lmcbench.train.cost import step_flop
 from lmcbench.train.engines import EngineName, advance
 from lmcbench.train.memory import device_budget, fleet_limit
 from lmcbench.train.state import save_tensors, state_dict
@@ -122,19 +121,6 @@ def trained(cell: Cell, folder: RunFolder) -> dict[str, Any] | None:
         return None
     there = all(folder.sibling(cell.key, i).exists() for i in range(cell.networks))
     return training if there else None
-
-
-def step_flop(model: nn.Module, shape: tuple[int, int, int], batch_size: int) -> int:
-    """Floating point operations of one training step of one network (matrix products and convolutions)."""
-    device = next(model.parameters()).device
-    images = torch.zeros(batch_size, *shape, device=device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        scratch = {n: t.clone() for n, t in model.state_dict().items()}
-        with FlopCounterMode(display=False) as counter:
-            model.train()(images).logsumexp(-1).sum().backward()
-        model.zero_grad(set_to_none=True)
-        model.load_state_dict(scratch)
-    return int(counter.get_total_flops())
 
 
 def _outcome(members: Sequence[Member], per_epoch: int, classes: int) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LogNorm
 
-from lmcbench.board.figures_probed import draw_plane, heat_maps
+from lmcbench.board.figures.landscape import draw_plane, heat_maps
+from lmcbench.board.figures.style import COLOURS, panels, picture, styled
 from lmcbench.board.probed import held
-from lmcbench.board.style import COLOURS, panels, picture, styled
 from lmcbench.connect.toy import ProductLandscape, Well
 from lmcbench.errors import UserError
 from lmcbench.results.labels import architecture_label, shift_label

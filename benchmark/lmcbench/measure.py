@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from tabulate import tabulate
 
-from lmcbench.cell import FP16_MAX, score_logits
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.network import Network
 from lmcbench.connect.path import Split, trace_path
@@ -25,9 +23,9 @@ from lmcbench.data.subset import stratified
 from lmcbench.devices import choose_device
 from lmcbench.ensemble.predictions import compare_predictions, softmax
 from lmcbench.errors import UserError, unknown
+from lmcbench.logits import score_logits, stored_logits
 from lmcbench.probe import Found, Probed, names_of, take
-from lmcbench.results.measures import Curve, barrier
-from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Score
+from lmcbench.results.record import PairRecord, Score, barrier_records, curve_records
 from lmcbench.spec.architectures import parse_architecture
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint
@@ -120,15 +118,15 @@ def measure(request: Request, data_dir: Path | None = None, device: str = "auto"
             for score, logits in zip(raw, network.logits(as_trained, pixels), strict=False):
                 score[name] = score_logits(logits, labels)
         # of fp16 logits, as a run keeps them (design section 6)
-        kept = outputs[:2].clamp(-FP16_MAX, FP16_MAX).half().cpu().numpy()
+        kept = stored_logits(outputs[:2])
         ensemble[name] = compare_predictions(softmax(kept), labels.cpu().numpy())
         disagreement[name] = float((kept[0].argmax(-1) != kept[1].argmax(-1)).mean())
     pair = PairRecord(
         i=0,
         j=1,
-        curves=_records(curves),
-        curves_uncalibrated=None if blended is None else _records(blended),
-        barriers={name: BarrierRecord(**asdict(barrier(curve))) for name, curve in curves.items()},
+        curves=curve_records(curves),
+        curves_uncalibrated=None if blended is None else curve_records(blended),
+        barriers=barrier_records(curves),
         disagreement=disagreement,
         geometry=geometry(fork, a, b).to_json(),
     )
@@ -145,68 +143,6 @@ def measure(request: Request, data_dir: Path | None = None, device: str = "auto"
         "soup": _plain(scores[2]),
         "alphas": curves[next(iter(splits))].alphas.tolist(),
     }
-
-
-def parse_channels(text: str | None, option: str) -> tuple[float, ...] | None:
-    """`0.5` or `0.49,0.48,0.45` as one number per channel.
-
-    Raises:
-        UserError: for anything else.
-    """
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"{option} {text!r}: write one number per channel, as in 0.49,0.48,0.45.") from None
-
-
-def measured_text(found: Found) -> str:
-    """What was found, for a person."""
-    rows = []
-    for split, b in found["barriers"].items():
-        a, z = (sibling["splits"][split] for sibling in found["siblings"])
-        soup, worth = found["soup"][split], found["ensemble"][split]
-        rows += [
-            [f"{split} ({found['curves'][split]['n']} images)", "error, %", "loss, nats"],
-            ["A", _percent(a["error"]), f"{a['loss']:.4f}"],
-            ["B", _percent(z["error"]), f"{z['loss']:.4f}"],
-            ["barrier over the chord", _percent(b["error_chord"]), f"{b['loss_chord']:.4f}"],
-            ["barrier over the mean", _percent(b["error_mean"]), f"{b['loss_mean']:.4f}"],
-            ["its floor, |A - B| / 2", _percent(b["error_floor"]), f"{b['loss_floor']:.4f}"],
-            ["soup (midpoint)", _percent(soup["error"]), f"{soup['loss']:.4f}"],
-            ["ensemble", _percent(1 - worth["ensemble_accuracy"]), f"{worth['ensemble_nll']:.4f}"],
-            ["disagreement", _percent(found["disagreement"][split]), ""],
-        ]
-    g = found["geometry"]
-    rows.append(["distance A to B", f"{g['distance_ab']:.4g}", ""])
-    if g["distance_a"] is not None:
-        angle = "none" if g["angle"] is None else f"{np.degrees(g['angle']):.1f} degrees"
-        rows.append(["distance from the fork, A and B", f"{g['distance_a']:.4g}", f"{g['distance_b']:.4g}"])
-        rows.append(["angle at the fork", angle, ""])
-    further = [name for name in found if isinstance(found[name], dict) and "skipped" in found[name]]
-    rows += [[f"{name}: not taken", found[name]["skipped"], ""] for name in further]
-    if "curvature" in found and "skipped" not in found["curvature"]:
-        c = found["curvature"]
-        middle = len(c["predicted"]) // 2
-        rows.append(
-            [
-                "second-order prediction at 1/2, nats",
-                f"{c['predicted'][middle]:.4f}",
-                f"{c['predicted_with_gradients'][middle]:.4f} with gradients",
-            ]
-        )
-        for h in c["hessian"]:
-            trace = f"trace {h['trace']:.4g} ± {h['trace_standard_error']:.2g}"
-            rows.append([f"Hessian at {h['alpha']:g}", f"largest eigenvalue {h['top'][0]:.4g}", trace])
-    note = "Normalisation statistics were taken anew at every point of the line."
-    if found["curves_uncalibrated"] is None:
-        note = "No normalisation statistics were taken anew."
-    return f"{tabulate(rows, tablefmt='plain', disable_numparse=True)}\n\n{note} More numbers: --json."
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
 
 
 class _Images:
@@ -252,9 +188,3 @@ class _Images:
 
 def _plain(scores: dict[str, Score]) -> Found:
     return {name: score.model_dump() for name, score in scores.items()}
-
-
-def _records(curves: dict[str, Curve]) -> dict[str, CurveRecord]:
-    return {
-        name: CurveRecord(loss=c.loss.tolist(), error=c.error.tolist(), n=c.n) for name, c in curves.items()
-    }

@@ -203,12 +203,12 @@ def landscape(p: Probed) -> Found:
     }
 
 
-def plane(p: Probed, size: int = PLANE_SIZE) -> Found:
+def plane(p: Probed) -> Found:
     """Loss and error on the plane through the fork and both siblings."""
     if p.fork is None:
         raise UserError("Independent networks have no fork to span a plane with.")
     name, split = p.first
-    found = loss_plane(p.model, p.fork, p.a, p.b, split, size, p.calibration, device=p.device)
+    found = loss_plane(p.model, p.fork, p.a, p.b, split, PLANE_SIZE, p.calibration, device=p.device)
     return {
         "split": name,
         "n": len(split[1]),

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from lmcbench.board.entry import cell_text, make_entry, missing_cells, replicates_of
 from lmcbench.board.manifest import MANIFEST, META, make_manifest
-from lmcbench.board.stored import HEADLINE, LABELS, kept_splits, read_logits
 from lmcbench.board.submission import (
     SUBMISSION_SCHEMA,
     Meta,
@@ -19,12 +18,11 @@ from lmcbench.board.submission import (
     check_slug,
     read_submission,
 )
-from lmcbench.errors import UserError
+from lmcbench.enclosures import kept_predictions, network_source
+from lmcbench.errors import UserError, reading
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder, find_records, read_header, write_atomic
-from lmcbench.spec.architectures import Architecture, source_file
-from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.suite import Suite, load_suite
 from lmcbench.verify import Verification, verify
 
@@ -100,7 +98,7 @@ def submit(
     _check_measured(records, run)
     reproduction = _reproduction(leaderboard, said)
     label, sample = architecture_label(records[0]), records[0]
-    sources, sha256 = _sources(sample, arch, source)
+    sources, sha256 = network_source(sample, arch, source)
     meta = Meta.model_validate(
         {
             "schema": SUBMISSION_SCHEMA,
@@ -133,9 +131,12 @@ def submit(
     missing = [cell_text(cell) for cell in missing_cells(entry, replicates, kept)]
     meta = meta.model_copy(update={"cells": len(kept), "complete": not missing})
     folder = RunFolder(run)
-    contents = {f"records/{r.key}.json": _read(folder.record(r.key)) for r in kept} | sources
-    predictions, reduced = _predictions(kept, folder)
-    contents |= predictions
+    predictions, reduced = kept_predictions(kept, folder)
+    contents = sources | predictions
+    for record in kept:
+        path = folder.record(record.key)
+        with reading(path):
+            contents[f"records/{path.name}"] = path.read_bytes()
     contents[META] = meta.to_toml().encode()
     contents[MANIFEST] = make_manifest(contents).encode()
     found = _put(contents, target, suite_file)
@@ -233,80 +234,6 @@ def _reproduction(leaderboard: Path, said: Statement) -> Reproduction | None:
     return Reproduction(slug=slug, manifest_sha256=original.manifest_sha256, nonce=nonce)
 
 
-def _sources(sample: Record, arch: str | None, given: Path | None) -> tuple[dict[str, bytes], str | None]:
-    """The source file of a user's network as the run had it, and its sha256."""
-    network = sample.architecture
-    definition = Architecture(name=network.name, recipe=sample.recipe["name"], kwargs=network.kwargs)
-    if definition.source in ("lmcbench", "timm"):
-        return {}, None
-    if definition.source == "module":
-        file = source_file(network.name)
-    else:
-        named = Path(network.name.rpartition(":")[0])
-        asked = Path(arch.rpartition(":")[0]) if arch is not None and ":" in arch else None
-        candidates = [p for p in (given, asked, named) if p is not None and p.is_file()]
-        if not candidates:
-            raise UserError(
-                f"The source of {network.name} is part of its submission, and {given or named} is not there. "
-                f"Say where it is: --source PATH/{named.name}"
-            )
-        file = candidates[0]
-    content = _read(file)
-    sha256 = digest_bytes(content)
-    if sha256[:16] != network.fingerprint:
-        raise UserError(
-            f"{file} was changed since the run (fingerprint {sha256[:16]}, the records have "
-            f"{network.fingerprint}). Restore it, or run the suite again with the file as it is."
-        )
-    if definition.source == "module":
-        return {}, sha256
-    return {f"source/{Path(network.name.rpartition(':')[0]).name}": content}, sha256
-
-
-def _predictions(records: Sequence[Record], folder: RunFolder) -> tuple[dict[str, bytes], str | None]:
-    """The logits to keep, path -> file, and what was left out."""
-    from safetensors.numpy import save
-
-    measured = [record for record in records if record.status == "ok"]
-    if not measured:
-        return {}, None
-    contents = {}
-    for record in measured:
-        path = folder.predictions(record.key)
-        if not path.is_file():
-            raise UserError(f"{path} is missing: the run's predictions are part of a submission.")
-        contents[record.key] = _read(path)
-    try:
-        classes = read_logits(contents[measured[0].key], measured[0], [HEADLINE])[0][HEADLINE].shape[2]
-    except UserError as error:
-        raise UserError(f"{folder.predictions(measured[0].key)} {error}") from None
-    kept = kept_splits(measured, classes)
-    found = {}
-    for record in measured:
-        splits = kept[record.key]
-        if splits == [HEADLINE] and len(record.siblings[0].splits) > 3:
-            logits, labels = read_logits(contents[record.key], record, splits)
-            content = save({**logits, LABELS: labels.astype("int16")})
-        else:
-            content = contents[record.key]
-        if splits:
-            found[f"predictions/{record.key}.safetensors"] = content
-    without = sum(not splits for splits in kept.values())
-    reduced = None
-    if without:
-        reduced = f"the logits of {without} of {len(measured)} cells"
-    elif any(len(r.siblings[0].splits) > 3 and kept[r.key] == [HEADLINE] for r in measured):
-        reduced = "logits under evaluation shifts"
-    return found, reduced
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-
-
 def _put(contents: Mapping[str, bytes], target: Path, suite_file: Path | None) -> Verification:
     """All files into a hidden folder beside `target`; under its name only when they verify."""
     partial = target.parent / f".{target.name}.{os.getpid()}.partial"
@@ -330,46 +257,3 @@ def _put(contents: Mapping[str, bytes], target: Path, suite_file: Path | None) -
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return found
-
-
-def summary(made: Submitted) -> str:
-    """What was written and what was declared in it, for the person who answers for it."""
-    meta = made.meta
-    lines = [
-        f"Wrote {made.folder}: {meta.cells} cells, {made.bytes / 1e6:.1f} MB; 'lmcbench verify' accepts it."
-    ]
-    if made.missing:
-        shown = "; ".join(made.missing[:3]) + ("; ..." if len(made.missing) > 3 else "")
-        lines.append(
-            f"{len(made.missing)} cells of the suite are missing, so it is shown but not ranked: {shown}"
-        )
-    if made.left_out:
-        lines.append(
-            f"{len(made.left_out)} records are of no cell of the submission and were left out: "
-            + "; ".join(made.left_out[:3])
-            + ("; ..." if len(made.left_out) > 3 else "")
-        )
-    lines += made.verification.notes
-    if made.reduced is not None:
-        lines.append(f"To stay under 25 MB, {made.reduced} were left out; what follows from them is claimed.")
-    lines += [
-        "",
-        f"Declared: authors {', '.join(meta.authors)}; licence {meta.licence}; "
-        f"pretraining {meta.pretraining}; extra data {meta.extra_data}.",
-        "To change that, remove the folder and submit again with --author, --licence, --pretraining or "
-        "--extra-data.",
-    ]
-    return "\n".join(lines)
-
-
-def next_steps(found: Submitted) -> str:
-    """The commands that make a pull request of it."""
-    slug, folder = found.folder.name, found.folder.as_posix()
-    return "\n".join(
-        [
-            f"  git switch -c submit-{slug}",
-            f"  git add {folder}",
-            f'  git commit -m "Submit {slug}"',
-            f"  git push -u origin submit-{slug}",
-        ]
-    )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmcbench.board.agreement import agreement_faults, completeness_faults, provenance_notes
 from lmcbench.board.entry import (
-    Entry,
     cell_text,
     identity_faults,
     make_entry,
@@ -19,14 +17,13 @@ from lmcbench.board.entry import (
 )
 from lmcbench.board.manifest import MANIFEST, META, Fault, check_manifest, list_files
 from lmcbench.board.soundness import soundness_faults
-from lmcbench.board.submission import Meta, Submission, check_slug, parse_meta, read_submission
-from lmcbench.board.trust import VERIFIED_SCHEMA, Verified, chosen_replicates
+from lmcbench.board.submission import Meta, Submission, check_slug, parse_meta
+from lmcbench.board.trust import VERIFIED_SCHEMA, Verified
 from lmcbench.errors import UserError
 from lmcbench.rescoring import rescore
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import NewerSchemaError, Record, parse_record
-from lmcbench.spec.architectures import architecture_label as printed
-from lmcbench.spec.canonical import canonical_json, digest_bytes
+from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.pins import pins_of
 from lmcbench.spec.suite import Suite, load_suite
 
@@ -238,108 +235,17 @@ class _Verifier:
             self.faults += faults
             if cell is not None:
                 self.faults += soundness_faults(record, name, cell, pins)
-        self.check_complete(meta, entry, replicates)
-        self.check_shared()
+        self.missing = [cell_text(cell) for cell in missing_cells(entry, replicates, records)]
+        self.faults += completeness_faults(meta, len(records), self.missing)
+        self.faults += agreement_faults(self.records)
         rescored = rescore(self.records, contents, pins)
         self.faults += rescored.faults
         self.rescored += rescored.rescored
         self.claimed += [*CLAIMED, *rescored.claimed]
-        self.note_provenance()
-
-    def check_complete(self, meta: Meta, entry: Entry, replicates: range) -> None:
-        records = list(self.records.values())
-        if meta.cells != len(records):
-            self.fault(META, "cells", f"found {meta.cells}, there are {len(records)} records.")
-        self.missing = [cell_text(cell) for cell in missing_cells(entry, replicates, records)]
-        if meta.complete != (not self.missing):
-            shown = "; ".join(self.missing[:5]) + ("; ..." if len(self.missing) > 5 else "")
-            what = f"these cells of the suite are missing: {shown}" if self.missing else "no cell is missing"
-            self.fault(META, "complete", f"found {str(meta.complete).lower()}, but {what}.")
-
-    def check_shared(self) -> None:
-        """What the cells of one entry have in common: data, the network's size, FLOPs of a step, views."""
-        groups: list[tuple[str, dict[str, str]]] = [
-            ("data", {f: canonical_json(r.data) for f, r in self.records.items()}),
-            ("architecture.params", {f: str(r.architecture.params) for f, r in self.records.items()}),
-            (
-                "cost.train_flop",
-                {
-                    f: f"{r.cost.train_flop / r.cost.train_steps:.9g} in a step"
-                    for f, r in self.records.items()
-                    if r.cost is not None and r.cost.train_steps > 0
-                },
-            ),
-        ]
-        by_view: dict[str, dict[str, str]] = {}
-        for file, record in self.records.items():
-            where = canonical_json([record.shift.model_dump(), record.replicate])
-            by_view.setdefault(where, {})[file] = str(record.views_digest)
-        groups += [("views_digest", values) for values in by_view.values()]
-        for field, values in groups:
-            counts = Counter(values.values()).most_common()
-            if len(counts) < 2:
-                continue
-            usual = counts[0][0]
-            for file, value in values.items():
-                if value != usual:
-                    self.fault(file, field, f"found {_short(value)}; other cells have {_short(usual)}.")
-
-    def note_provenance(self) -> None:
-        records: Sequence[Record] = list(self.records.values())
-        changed = sum(bool((r.env.get("git") or {}).get("dirty")) for r in records)
-        if changed:
-            self.notes.append(f"{changed} of {len(records)} records were made by a checkout with changes.")
-        diverged = sum(r.status == "diverged" for r in records)
-        if diverged:
-            self.notes.append(f"{diverged} of {len(records)} cells diverged; they count as results.")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:80]}..."
+        self.notes += provenance_notes(records)
 
 
 def suite_of(submission: Submission, suite_file: Path | None = None) -> Suite:
     """The suite of a verified submission."""
     held = submission.meta.suite
     return load_suite(f"{held.name}-v{held.version}" if suite_file is None else str(suite_file))
-
-
-def reproduction(folder: Path, found: Verification, nonce: str, count: int) -> list[str]:
-    """The commands by which another author repeats a submission on replicates that `nonce` chooses."""
-    submission = read_submission(folder)
-    meta, network = submission.meta, submission.records[0].architecture
-    chosen = chosen_replicates(found.manifest_sha256, nonce, count)
-    name = network.name
-    if meta.architecture.source == "file":
-        name = f"{(folder / 'source').as_posix()}/{network.name}"
-    called = printed(name, network.kwargs, network.adapt)
-    out = f"runs/{found.slug}-again"
-    run = (
-        f"lmcbench run {meta.suite.name} --arch {shlex.quote(called)} --recipe {meta.recipe} "
-        f"--replicates {chosen.start}:{chosen.stop} --out {out}"
-    )
-    submit = (
-        f"lmcbench submit {out} --name {found.slug}-again --author 'YOUR NAME' --reproduces {found.slug} "
-        f"--nonce {shlex.quote(nonce)}"
-    )
-    return [
-        run,
-        submit + (f" --source {name.rpartition(':')[0]}" if meta.architecture.source == "file" else ""),
-    ]
-
-
-def explain(found: Verification) -> str:
-    """What was found, for a person."""
-    lines = []
-    if found.faults:
-        count = len(found.faults)
-        lines.append(f"{found.slug}: refused, {count} fault{'s' if count > 1 else ''}:")
-        lines += [f"  {fault}" for fault in found.faults]
-        return "\n".join(lines) + "\n"
-    lines.append(f"{found.slug}: sound, {found.cells} cells.")
-    if found.missing:
-        shown = "; ".join(found.missing[:3]) + ("; ..." if len(found.missing) > 3 else "")
-        lines.append(f"Not ranked: {len(found.missing)} cells of the suite are missing: {shown}")
-    for title, items in (("Rescored", found.rescored), ("Claimed", found.claimed), ("Note", found.notes)):
-        lines += [f"{title}: {item}" for item in items]
-    return "\n".join(lines) + "\n"

@@ -27,8 +27,8 @@ import lmcbench.train.fused as fused
 from lmcbench.connect.network import Network
 from lmcbench.connect.path import alpha_grid, line, score
 from lmcbench.data.batches import DeviceImages
-from lmcbench.family import step_flop
 from lmcbench.results.provenance import source_revision, versions
+from lmcbench.train.cost import step_flop
 from lmcbench.train.engines import advance
 
 COUNTS = (1, 2, 4, 8, 16, 32, 48)

@@ -11,7 +11,6 @@ import shutil
 
 import pytest
 
-from lmcbench.board import standings
 from lmcbench.board.leaderboard import HTML, render_leaderboard
 from lmcbench.spec.suite import load_suite
 from synthetic import synthetic_suite, write_synthetic
@@ -46,7 +45,8 @@ def address(tmp_path_factory):
     write_synthetic(folder, ENTRIES, SUITE, {4: {"title": EVIL, "notes": EVIL}})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            standings, "load_suite", lambda name: SUITE if name == "synthetic-v1" else load_suite(name)
+            "lmcbench.spec.suite.load_suite",
+            lambda name: SUITE if name == "synthetic-v1" else load_suite(name),
         )
         render_leaderboard(folder).write()
     return (folder / HTML).as_uri()

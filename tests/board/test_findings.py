@@ -4,7 +4,8 @@ import pytest
 from scipy import stats
 
 from builders import make_record, toy_cell, toy_suite
-from lmcbench.board.claims import CLAIMS, Claim, Contrast
+from lmcbench.board.claims import CLAIMS, Claim
+from lmcbench.board.contrasts import Contrast
 from lmcbench.board.findings import find, render_findings, weigh
 from lmcbench.board.findings import test_of as exact_test_of
 from lmcbench.errors import UserError

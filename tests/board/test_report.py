@@ -7,14 +7,12 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
 from builders import make_record, toy_cell, toy_suite, write_run
 from further import probed_record
-from lmcbench.board.figures import DRAWERS, draw
-from lmcbench.board.probed import follows, spearman
+from lmcbench.board.figures.draw import OF_LINES, draw
+from lmcbench.board.follows import follows
 from lmcbench.board.report import make_report
 from lmcbench.errors import UserError
 
@@ -39,7 +37,7 @@ def report(rich):
 
 
 def test_every_kind_of_figure_is_drawn_where_there_are_numbers_for_it(rich, report):
-    assert len(draw(rich)) == len(DRAWERS) + 1 == len(report.figures)
+    assert len(draw(rich)) == len(OF_LINES) + 1 == len(report.figures)
     assert all(content.startswith(PNG) for content in report.figures.values())
     names = [f"{d.name}.png" for d in draw([make_record()])]
     assert names == ["barriers.png", "curves.png", "disagreement.png"]
@@ -67,7 +65,7 @@ def test_the_page_holds_everything(report):
     assert all(source.startswith(prefix) for source in sources)
     assert sorted(held) == sorted(report.figures.values())
     assert not re.search(r"https?://|<script|<link|@import", report.html)
-    assert report.html.count("<img") == report.html.count("<figcaption>") == len(DRAWERS) + 1
+    assert report.html.count("<img") == report.html.count("<figcaption>") == len(OF_LINES) + 1
     for name in report.figures:
         assert f"](figures/{name})" in report.markdown
     assert "diverged" in report.markdown
@@ -109,27 +107,13 @@ def test_the_command_needs_no_torch(rich, tmp_path):
         [sys.executable, "-c", script, str(tmp_path / "run")], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert f"{len(DRAWERS) + 1} figures" in done.stdout
+    assert f"{len(OF_LINES) + 1} figures" in done.stdout
     written = {p.name for p in (tmp_path / "run").iterdir()}
     assert written == {"records", "run.json", "figures", "report.md", "report.html"}
-    assert len(list((tmp_path / "run" / "figures").iterdir())) == len(DRAWERS) + 1
+    assert len(list((tmp_path / "run" / "figures").iterdir())) == len(OF_LINES) + 1
 
 
 # --- rank correlations ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_spearman_is_scipys(seed):
-    rng = np.random.default_rng(seed)
-    x, y = rng.integers(0, 6, 12), rng.normal(size=12)
-    assert spearman(list(x), list(y)) == pytest.approx(spearmanr(x, y).statistic)
-    assert spearman(x, x) == 1.0
-    assert spearman(x, -x) == -1.0
-
-
-def test_no_correlation_without_enough_points():
-    assert spearman([1, 2], [1, 2]) is None
-    assert spearman([1, 1, 1], [1, 2, 3]) is None
 
 
 def test_correlations_are_within_replicates_and_estimated_over_them():

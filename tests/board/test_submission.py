@@ -7,7 +7,7 @@ from hashlib import sha256
 import pytest
 
 from builders import make_meta, make_record, toy_cell, write_submission
-from lmcbench.board.submission import check_slug, parse_meta, read_submission, read_submissions
+from lmcbench.board.submission import check_slug, parse_meta, read_submission
 from lmcbench.errors import UserError
 
 
@@ -27,19 +27,6 @@ def test_a_submission_is_read_as_it_was_written(tmp_path):
     toml = (folder / "submission.toml").read_bytes()
     assert found.files["submission.toml"].sha256 == sha256(toml).hexdigest()
     assert found.files["submission.toml"].bytes == len(toml)
-
-
-def test_all_submissions_come_by_slug_without_leftovers(tmp_path):
-    for slug in ("zebra", "ant"):
-        write_submission(tmp_path, slug, records())
-    (tmp_path / "submissions" / ".ant.7.partial").mkdir()
-    (tmp_path / "submissions" / ".gitkeep").touch()
-    assert [s.slug for s in read_submissions(tmp_path)] == ["ant", "zebra"]
-
-
-def test_a_folder_without_submissions_is_no_leaderboard(tmp_path):
-    with pytest.raises(UserError, match="is no leaderboard: it has no folder 'submissions'"):
-        read_submissions(tmp_path)
 
 
 def change(folder, name, edit):

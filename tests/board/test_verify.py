@@ -17,7 +17,8 @@ from lmcbench.results.record import read_record
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.pins import DIGITS
 from lmcbench.spec.suite import load_suite
-from lmcbench.verify import explain, verify
+from lmcbench.submissionview import explain
+from lmcbench.verify import verify
 from submitted import (
     a_pair,
     correct_hashes,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmcbench.connect.toy import ProductLandscape, Well, double_well, double_well_predicted
+from lmcbench.connect.toy import ProductLandscape, Well
 from lmcbench.errors import UserError
 
 GRID = np.linspace(0, 1, 21)
@@ -37,11 +37,6 @@ def test_a_worked_number() -> None:
     assert toy.barrier == 0.25
     assert toy.loss([1, 0]) == 0.25
     assert toy.predicted([0.5])[0] == 1.0
-
-
-def test_double_well() -> None:
-    assert double_well([-1, 0, 1]).tolist() == [0, 1, 0]
-    assert double_well_predicted([0, 0.5, 1]).tolist() == [0, 4, 0]
 
 
 def test_refusals() -> None:

@@ -5,7 +5,14 @@ import pytest
 from builders import make_record, toy_cell, toy_suite
 from lmcbench.errors import UserError
 from lmcbench.results.measures import Curve, barrier
-from lmcbench.results.record import BarrierRecord, check_schema, parse_record, read_record
+from lmcbench.results.record import (
+    BarrierRecord,
+    barrier_records,
+    check_schema,
+    curve_records,
+    parse_record,
+    read_record,
+)
 
 
 def table(**changes):
@@ -44,6 +51,14 @@ def test_stored_barriers_follow_from_the_stored_curves():
         for split, held in pair.curves.items():
             found = barrier(Curve(record.protocol["alphas"], held.loss, held.error, held.n))
             assert BarrierRecord(**vars(found)) == pair.barriers[split]
+
+
+def test_a_record_holds_the_fields_of_a_barrier_in_their_order():
+    curve = Curve([0, 0.25, 0.5, 1], [1.0, 2.0, 3.0, 1.5], [0.1, 0.2, 0.4, 0.3], 8)
+    [held] = barrier_records({"test": curve}).values()
+    assert list(held.model_dump().items()) == list(vars(barrier(curve)).items())
+    curves = curve_records({"test": curve})
+    assert curves["test"].model_dump() == {"loss": [1, 2, 3, 1.5], "error": [0.1, 0.2, 0.4, 0.3], "n": 8}
 
 
 # --- refusals ------------------------------------------------------------------------------------

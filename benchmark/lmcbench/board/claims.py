@@ -1,56 +1,14 @@
-"""The papers' claims, each as the contrasts within a replicate that would show it."""
+"""The papers' claims: one table, each with the contrasts that would show it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-import numpy as np
-
-from lmcbench.board.noise import spearman
-from lmcbench.board.observations import (
-    Cells,
-    distance,
-    else_equal_recipe,
-    error_barrier,
-    is_connected,
-    is_control,
-    is_fitted,
-    line_of,
-    prediction,
-    uncalibrated_barrier,
-    view_size,
-)
-from lmcbench.board.stability import stability_points
-from lmcbench.results.measures import chord_excess
-from lmcbench.results.record import Record
-from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT, WHOLE_BUDGET
-from lmcbench.spec.recipe import noise_scale
-
-EARLY = 0.2
-"""Share of training within which a stability point is early: the latest that [F] reports, of ResNet-50 on
-ImageNet (section 3.2; read at second hand)."""
-
-
-MIN_FORKS = 2
-"""Forks of the trunk that a stability point needs: at one alone there is no earlier or later."""
-
-
-class Contrast(NamedTuple):
-    """One number that a claim says is positive.
-
-    Attributes:
-        replicate: where it was measured.
-        what: which contrast it is; the same in every replicate.
-        value: in the claim's unit.
-    """
-
-    replicate: int
-    what: tuple[str, ...]
-    value: float
-
+from lmcbench.board import contrasts
+from lmcbench.board.contrasts import Contrast
+from lmcbench.board.observations import Cells
 
 Contrasts = Callable[[Cells, str], Iterable[Contrast]]
 """Cells and the split to measure on -> contrasts; the docstring is the exact test."""
@@ -77,240 +35,69 @@ class Claim:
     everywhere: bool = False
 
 
-# --- [H]: shift and noise ------------------------------------------------------------------------
-
-
-def shift_against_control(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Error barrier under shift s less that under same(s): same architecture, recipe, parameters and fork
-    of the trunk.
-    """
-    for record in cells.forked():
-        control = None if is_control(record) else cells.control(record)
-        if control is not None:
-            yield from _difference(record, error_barrier(record, split), error_barrier(control, split))
-
-
-def noise_without_shift(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Least-squares slope of the error barrier over log2 g, among recipes of one architecture that differ
-    in learning rate and batch size only; cells without shift and controls, by fork of the trunk, whose
-    siblings all reach 2 % error on their own view. g is taken with N of that view.
-    """
-    yield from _noise_slopes((r for r in cells.forked() if is_control(r)), split)
-
-
-def noise_with_shift(cells: Cells, split: str) -> Iterator[Contrast]:
-    """The same slope among cells whose siblings have different views."""
-    yield from _noise_slopes((r for r in cells.forked() if not is_control(r)), split)
-
-
-def recalibration(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Error barrier with BatchNorm statistics blended as they are, less that with statistics recalibrated
-    at every alpha; forks of the trunk of networks that have such layers.
-    """
-    for record in cells.forked():
-        yield from _difference(record, uncalibrated_barrier(record, split), error_barrier(record, split))
-
-
-def gradient_noise(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Rank correlation over training shifts (three or more, controls included) of the share of the gradient
-    covariance at the fork that lies between the views, with the error barrier; by architecture, recipe
-    and fork.
-    """
-    groups: dict[tuple[str, str, str, int], list[tuple[float, float]]] = {}
-    for record in cells.forked():
-        share = ((record.noise or {}).get("gradient") or {}).get("between_share")
-        height = error_barrier(record, split)
-        if share is not None and height is not None:
-            line = line_of(record)
-            group = (line.architecture, line.recipe, record.fork.name, record.replicate)
-            groups.setdefault(group, []).append((share, height))
-    for (*what, replicate), points in groups.items():
-        found = spearman(*zip(*points, strict=True))
-        if found is not None:
-            yield Contrast(replicate, tuple(map(str, what)), found)
-
-
-# --- [H]: what siblings are worth ----------------------------------------------------------------
-
-
-def disagree_less(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Disagreement of independent networks less that of connected siblings (error barrier under 2 %), on
-    the same shift.
-    """
-    yield from _independent_less_siblings(cells, "disagreement", split)
-
-
-def overlap_more(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Error overlap (both wrong over either wrong) of connected siblings less that of independent networks,
-    on the same shift.
-    """
-    for contrast in _independent_less_siblings(cells, "error_overlap", split):
-        yield contrast._replace(value=-contrast.value)
-
-
-def gain_less(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Ensemble gain over the mean member of independent networks less that of connected siblings, K of
-    each, on the same shift.
-    """
-    yield from _independent_less_siblings(cells, "ensemble_gain", split)
-
-
-def equal_cost(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Ensemble accuracy of siblings less that of K independent networks with a full schedule each and,
-    together, the siblings' training steps (up to rounding).
-    """
-    for record in cells.forked():
-        other = cells.beside(record, EQUAL_COST)
-        if other is not None and _same_cost(record, other):
-            theirs = prediction(other, "ensemble_accuracy", split)
-            yield from _difference(record, prediction(record, "ensemble_accuracy", split), theirs)
-
-
-def whole_budget(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Ensemble accuracy of siblings less the accuracy of one network trained for as many steps as all of
-    them and their trunk.
-    """
-    for record in cells.forked():
-        other = cells.beside(record, WHOLE_BUDGET)
-        if other is not None and _same_cost(record, other) and split in other.siblings[0].splits:
-            single = 1 - other.siblings[0].splits[split].error
-            yield from _difference(record, prediction(record, "ensemble_accuracy", split), single)
-
-
-# --- [S] and [F] ---------------------------------------------------------------------------------
-
-
-def later_forks(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Error barrier at the line's earliest fork less that at its latest."""
-    for first, last in _first_and_last(cells):
-        yield from _difference(
-            first, error_barrier(first, split), error_barrier(last, split), "to", last.fork.name
-        )
-
-
-def distance_falls(cells: Cells, split: str) -> Iterator[Contrast]:
-    """1 less the distance between siblings at the line's latest fork over that at its earliest."""
-    for first, last in _first_and_last(cells):
-        early, late = distance(first), distance(last)
-        if early and late is not None:
-            yield from _difference(first, 1.0, late / early, "to", last.fork.name)
-
-
-def second_order(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Rank correlation over cells (shifts and forks of one architecture and recipe) of the largest loss
-    that the published second-order form predicts on the line with the largest measured loss above the
-    chord, on the images that curvature was taken on.
-    """
-    groups: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
-    for record in cells.forked():
-        found = _extra(record, "curvature")
-        if found is not None and "predicted" in found:
-            excess = chord_excess(np.asarray(found["alphas"]), np.asarray(found["loss"]))
-            line = line_of(record)
-            group = (line.architecture, line.recipe, record.replicate)
-            groups.setdefault(group, []).append((max(found["predicted"]), float(excess.max())))
-    for (*what, replicate), points in groups.items():
-        correlation = spearman(*zip(*points, strict=True))
-        if correlation is not None:
-            yield Contrast(replicate, tuple(map(str, what)), correlation)
-
-
-def layer_ranking(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Rank correlation over a network's layers of the largest loss that the published second-order form
-    predicts on the line that moves this layer alone with the largest measured loss above that line's
-    chord; forks of the trunk.
-    """
-    for record in cells.forked():
-        found = _extra(record, "layers")
-        if found is None or "layers" not in found:
-            continue
-        points = [
-            (
-                max(layer["predicted_from_a"]),
-                float(chord_excess(np.asarray(found["alphas"]), np.asarray(layer["from_a"]["loss"])).max()),
-            )
-            for layer in found["layers"].values()
-        ]
-        correlation = spearman(*zip(*points, strict=True)) if points else None
-        if correlation is not None:
-            yield Contrast(record.replicate, (*line_of(record), record.fork.name), correlation)
-
-
-def stable_early(cells: Cells, split: str) -> Iterator[Contrast]:
-    """0.2 less the stability point as a fraction of training, without shift; a replicate that is never
-    connected counts as 1. Forks set how finely it is known; of fewer than two nothing is said.
-    """
-    for point in stability_points(r for r in cells.records if r.shift.name == "none"):
-        if len(point.forks) < MIN_FORKS:
-            continue
-        for replicate, onset in point.onsets.items():
-            fraction = 1.0 if onset is None else onset.fraction
-            yield Contrast(replicate, point.line, EARLY - fraction)
-
-
 CLAIMS = (
     Claim(
         "shift-raises-barrier",
         "[H]",
         "At a fixed recipe, a training shift raises the barrier over its same(...) control",
         "points",
-        shift_against_control,
+        contrasts.shift_against_control,
     ),
     Claim(
         "noise-without-shift",
         "[H]",
         "Smaller noise scale g lowers the barrier, without shift",
         "points per doubling of g",
-        noise_without_shift,
+        contrasts.noise_without_shift,
     ),
     Claim(
         "noise-with-shift",
         "[H]",
         "Smaller noise scale g lowers the barrier, with training shift",
         "points per doubling of g",
-        noise_with_shift,
+        contrasts.noise_with_shift,
     ),
     Claim(
         "between-view-noise",
         "[H]",
         "The barrier rises with the share of gradient noise that lies between the views",
         "correlation",
-        gradient_noise,
+        contrasts.gradient_noise,
     ),
     Claim(
         "recalibration",
         "[H]",
         "Recalibrating BatchNorm statistics recovers connectivity",
         "points",
-        recalibration,
+        contrasts.recalibration,
     ),
     Claim(
         "disagree-less",
         "[H]",
         "Connected siblings disagree less than independent networks",
         "points",
-        disagree_less,
+        contrasts.disagree_less,
     ),
     Claim(
         "overlap-more",
         "[H]",
         "Connected siblings overlap more in their errors than independent networks",
         "points",
-        overlap_more,
+        contrasts.overlap_more,
     ),
     Claim(
         "gain-less",
         "[H]",
         "Ensembles of connected siblings gain less than ensembles of as many independent networks",
         "points",
-        gain_less,
+        contrasts.gain_less,
     ),
     Claim(
         "equal-cost",
         "[H]",
         "At equal training cost, an ensemble of siblings beats one of independent networks",
         "points",
-        equal_cost,
+        contrasts.equal_cost,
         everywhere=True,
     ),
     Claim(
@@ -318,91 +105,36 @@ CLAIMS = (
         "[H]",
         "At equal training cost, an ensemble of siblings beats one network",
         "points",
-        whole_budget,
+        contrasts.whole_budget,
         everywhere=True,
     ),
-    Claim("later-forks", "[S]", "Later forks lower the barrier", "points", later_forks),
+    Claim("later-forks", "[S]", "Later forks lower the barrier", "points", contrasts.later_forks),
     Claim(
         "distance-falls",
         "[S]",
         "Siblings of later forks end nearer to each other",
         "fraction",
-        distance_falls,
+        contrasts.distance_falls,
     ),
     Claim(
         "second-order",
         "[S]",
         "The second-order form ranks barriers",
         "correlation",
-        second_order,
+        contrasts.second_order,
     ),
     Claim(
         "layer-ranking",
         "[S]",
         "The second-order form ranks layers by the barrier that each gives alone",
         "correlation",
-        layer_ranking,
+        contrasts.layer_ranking,
     ),
     Claim(
         "stable-early",
         "[F]",
         "Networks become stable early: within the first fifth of training",
         "fraction",
-        stable_early,
+        contrasts.stable_early,
     ),
 )
-
-
-# --- shared --------------------------------------------------------------------------------------
-
-
-def _difference(record: Record, more: float | None, less: float | None, *what: str) -> Iterator[Contrast]:
-    if more is not None and less is not None:
-        yield Contrast(record.replicate, (*line_of(record), record.fork.name, *what), more - less)
-
-
-def _independent_less_siblings(cells: Cells, name: str, split: str) -> Iterator[Contrast]:
-    for record in cells.forked():
-        other = cells.beside(record, INDEPENDENT) if is_connected(record) else None
-        if other is not None:
-            yield from _difference(record, prediction(other, name, split), prediction(record, name, split))
-
-
-def _noise_slopes(records: Iterable[Record], split: str) -> Iterator[Contrast]:
-    groups: dict[tuple[str, str, str, str, int], list[tuple[float, float]]] = {}
-    for record in records:
-        height, size = error_barrier(record, split), view_size(record)
-        batch = record.recipe.get("batch_size")
-        if height is None or size is None or batch is None or size <= batch or not is_fitted(record):
-            continue
-        line = line_of(record)
-        rest = else_equal_recipe(record)
-        group = (line.architecture, rest, line.shift, record.fork.name, record.replicate)
-        g = noise_scale(record.recipe["lr"], round(size), batch)
-        groups.setdefault(group, []).append((math.log2(g), height))
-    for (*what, replicate), points in groups.items():
-        x, y = np.array(points).T
-        if np.ptp(x) > 0:
-            yield Contrast(replicate, tuple(map(str, what)), float(np.polyfit(x, y, 1)[0]))
-
-
-def _first_and_last(cells: Cells) -> Iterator[tuple[Record, Record]]:
-    for record in cells.forked():
-        forks = cells.forks(record)
-        last = cells.beside(record, forks[-1]) if record.fork.name == forks[0] != forks[-1] else None
-        if last is not None:
-            yield record, last
-
-
-def _same_cost(record: Record, other: Record) -> bool:
-    """Equal up to each network's length being a whole number of steps."""
-    if record.cost is None or other.cost is None:
-        return False
-    return abs(record.cost.train_steps - other.cost.train_steps) <= len(record.siblings) / 2
-
-
-def _extra(record: Record, name: str) -> dict[str, Any] | None:
-    """A further measure of the record or of its first pair; None where it was not taken."""
-    holders = [record, *record.pairs[:1]]
-    found = next((h.model_extra[name] for h in holders if h.model_extra and name in h.model_extra), None)
-    return found if isinstance(found, dict) else None

@@ -9,11 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from tabulate import tabulate
 
-from lmcbench.board.claims import CLAIMS, Claim, Contrast
-from lmcbench.board.observations import SPLIT, Cells
+from lmcbench.board.claims import CLAIMS, Claim
+from lmcbench.board.contrasts import Contrast
+from lmcbench.board.observations import Cells
 from lmcbench.board.stability import stability_table
 from lmcbench.board.statistics import CONFIDENCE, Estimate, estimate
 from lmcbench.results.record import Record
+from lmcbench.results.values import SPLIT
 
 Verdict = Literal["supported", "not supported", "contrary", "not testable here"]
 

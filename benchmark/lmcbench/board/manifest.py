@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, reading
 from lmcbench.results.record import NewerSchemaError, check_schema
 from lmcbench.spec.canonical import digest_bytes
 
@@ -142,11 +142,10 @@ def read_file(folder: Path, name: str, size: int) -> bytes:
     Raises:
         UserError: where it cannot be read as it was listed.
     """
-    try:
-        with os.fdopen(os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+    with reading(folder / name):
+        descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as file:
             content = file.read(size + 1)
-    except OSError as error:
-        raise UserError(f"{folder / name} cannot be read: {error.strerror}.") from None
     if len(content) != size:
         raise UserError(f"{folder / name} changed while it was read.")
     return content

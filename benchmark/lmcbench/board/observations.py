@@ -12,10 +12,10 @@ from lmcbench.errors import UserError
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import Curve, barrier
 from lmcbench.results.record import Record
+from lmcbench.results.values import SPLIT
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.shifts import ALIASES
 
-SPLIT = "test"
 EVALUATION = "test:"
 """What names of evaluation shifts' splits begin with."""
 
@@ -103,11 +103,6 @@ def error_barrier(record: Record, split: str = SPLIT) -> float | None:
     """Error barrier, chord form, mean over pairs (fraction); None where it was not measured."""
     found = [p.barriers[split].error_chord for p in record.pairs if split in p.barriers]
     return _mean(found)
-
-
-def loss_barrier(record: Record, split: str = SPLIT) -> float | None:
-    """Loss barrier, chord form, mean over pairs (nats)."""
-    return _mean([p.barriers[split].loss_chord for p in record.pairs if split in p.barriers])
 
 
 def uncalibrated_barrier(record: Record, split: str = SPLIT) -> float | None:

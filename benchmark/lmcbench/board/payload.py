@@ -13,7 +13,7 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-from lmcbench.board.observations import EVALUATION, SPLIT
+from lmcbench.board.observations import EVALUATION
 from lmcbench.board.scores import COLUMNS, Column, View, minus
 from lmcbench.board.stability import Onset, StabilityPoint
 from lmcbench.board.standings import Scores, Standing, SuiteTable, own_shifts
@@ -21,6 +21,7 @@ from lmcbench.board.statistics import Estimate, estimate
 from lmcbench.board.submission import Meta
 from lmcbench.board.summary import Band, Place, Summary, Values
 from lmcbench.board.trust import TrustLevel
+from lmcbench.results.values import SPLIT
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.forks import Fork
 

@@ -9,16 +9,16 @@ from html import escape
 
 import pandas as pd
 
-from lmcbench.board.drawing import Drawing
-from lmcbench.board.figures import draw
+from lmcbench.board.figures.draw import draw
+from lmcbench.board.figures.drawing import Drawing
+from lmcbench.board.figures.style import picture
+from lmcbench.board.follows import follows
 from lmcbench.board.noise import NOTES, noise_rows
-from lmcbench.board.probed import follows
 from lmcbench.board.statistics import Estimate
-from lmcbench.board.style import picture
-from lmcbench.board.table import make_board
+from lmcbench.board.table import CONNECTIVITY, ENSEMBLES, make_board
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
-from lmcbench.spec.suite import Suite, load_suite
+from lmcbench.spec.suite import Suite, published_suite
 
 DEMONSTRATION = (
     "The recipes of this suite were chosen to make the effect visible: what is shown demonstrates, "
@@ -68,8 +68,9 @@ def make_report(records: Sequence[Record]) -> Report:
     if len(suites) != 1:
         names = ", ".join(f"{name} v{version}" for name, version, _ in sorted(suites)) or "none"
         raise UserError(f"A report is of the records of one suite; these are of {names}.")
-    suite = _suite(records[0])
-    title = f"{records[0].suite.name} version {records[0].suite.version}"
+    one = records[0].suite
+    suite = published_suite(one.name, one.version, one.digest)
+    title = f"{one.name} version {one.version}"
     lead = _lead(records, suite)
     tables = _tables(records, suite)
     drawings = draw(records)
@@ -79,15 +80,6 @@ def make_report(records: Sequence[Record]) -> Report:
         _html(title, lead, tables, drawings, pictures),
         {f"{name}.png": content for name, content in pictures.items()},
     )
-
-
-def _suite(record: Record) -> Suite | None:
-    """The suite of a record, where it is a published one."""
-    try:
-        suite = load_suite(f"{record.suite.name}-v{record.suite.version}")
-    except UserError:
-        return None
-    return suite if suite.digest == record.suite.digest else None
 
 
 def _lead(records: Sequence[Record], suite: Suite | None) -> list[str]:
@@ -118,10 +110,8 @@ def _lead(records: Sequence[Record], suite: Suite | None) -> list[str]:
 def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
     board = make_board(records, suite.floor if suite is not None else 0.0)
     tables = [
-        _Table(
-            "Error barrier on the test set (chord form, percentage points, by fork)", board.connectivity, []
-        ),
-        _Table("Siblings and their ensembles on the test set (percent)", board.ensembles, board.notes),
+        _Table(CONNECTIVITY, board.connectivity, []),
+        _Table(ENSEMBLES, board.ensembles, board.notes),
     ]
     scales = noise_rows(records)
     if len(scales):

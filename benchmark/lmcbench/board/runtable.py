@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmcbench.board.standings import published_suite
-from lmcbench.board.summary import SuiteId
 from lmcbench.board.table import make_board
 from lmcbench.errors import UserError
 from lmcbench.results.record import read_record
 from lmcbench.results.store import find_records
+from lmcbench.spec.suite import published_suite
 
 
 def run_table(path: Path, style: str) -> str:
@@ -24,5 +23,5 @@ def run_table(path: Path, style: str) -> str:
         names = ", ".join(f"{name} v{version} ({digest[:12]})" for name, version, digest in sorted(suites))
         raise UserError(f"{path} holds records of more than one suite: {names}.")
     one = records[0].suite
-    suite = published_suite(SuiteId(name=one.name, version=one.version, digest=one.digest))
+    suite = published_suite(one.name, one.version, one.digest)
     return make_board(records, suite.floor if suite is not None else 0.0).render(style)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from lmcbench.board.observations import SPLIT, Line
+from lmcbench.board.observations import Line
 from lmcbench.board.stability import Onset, StabilityPoint
 from lmcbench.board.statistics import Estimate, estimate
 from lmcbench.board.summary import Place, Summary, Values
+from lmcbench.results.values import SPLIT
 from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT
 
 HEADLINE_FORK = "0"
@@ -40,9 +41,9 @@ class View:
         epochs = [(p.epoch, p.fork) for _, p in self.entry.places if p.epoch is not None]
         return max(epochs)[1] if epochs else None
 
-    def barrier(self, name: str, fork: str = HEADLINE_FORK) -> Series:
-        """A field of `Barrier` on the test split."""
-        return self._mean(fork, lambda place: place.barriers[name])
+    def barrier(self, name: str) -> Series:
+        """A field of `Barrier` on the test split, of siblings that fork at initialisation."""
+        return self._mean(HEADLINE_FORK, lambda place: place.barriers[name])
 
     def worth(self, name: str, fork: str | None, splits: Sequence[str] = (SPLIT,)) -> Series:
         """A field of `Worth`, averaged over splits."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from itertools import product
 
@@ -12,8 +12,7 @@ from lmcbench.board.scores import COLUMNS, CONNECTIVITY, NO_SHIFT, View, column
 from lmcbench.board.stability import StabilityPoint
 from lmcbench.board.statistics import Estimate
 from lmcbench.board.summary import SuiteId, Summary
-from lmcbench.errors import UserError
-from lmcbench.spec.suite import Suite, load_suite
+from lmcbench.spec.suite import Suite, published_suite
 
 BASELINE = "lmc_linear"
 """Softmax regression is convex: it has hardly a barrier, whatever it is worth."""
@@ -91,27 +90,18 @@ class SuiteTable:
         return sum(standing.rank is not None for standing in self.standings)
 
 
-def published_suite(suite: SuiteId) -> Suite | None:
-    """The suite's definition, where it ships with this version under that name, version and digest."""
-    try:
-        found = load_suite(f"{suite.name}-v{suite.version}")
-    except UserError:
-        return None
-    return found if found.digest == suite.digest else None
-
-
-def make_tables(
-    entries: Iterable[Summary], published: Callable[[SuiteId], Suite | None] = published_suite
-) -> list[SuiteTable]:
+def make_tables(entries: Iterable[Summary]) -> list[SuiteTable]:
     """A table per suite, version and digest, sorted by name; the newest version first."""
     by_suite: dict[tuple[str, int, str], list[Summary]] = {}
     for entry in sorted(entries, key=lambda e: e.slug):
         s = entry.suite
         by_suite.setdefault((s.name, -s.version, s.digest), []).append(entry)
-    return [_table(held, published(held[0].suite)) for _, held in sorted(by_suite.items())]
+    return [_table(held) for _, held in sorted(by_suite.items())]
 
 
-def _table(entries: list[Summary], suite: Suite | None) -> SuiteTable:
+def _table(entries: list[Summary]) -> SuiteTable:
+    named = entries[0].suite
+    suite = published_suite(named.name, named.version, named.digest)
     headline = () if suite is None else headline_shifts(suite)
     shifts = [] if suite is None else [spec.shift.label for spec in suite.shifts]
     forks = [] if suite is None else [fork.name for fork in suite.fork_list]

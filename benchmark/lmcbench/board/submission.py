@@ -215,22 +215,6 @@ def refusal(folder: Path, faults: list[Fault]) -> str:
     return "\n".join([f"{folder} is no sound submission:", *(f"  {fault}" for fault in faults)])
 
 
-def read_submissions(leaderboard_dir: Path) -> list[Submission]:
-    """Every submission of a leaderboard, sorted by slug; hidden folders are leftovers and none.
-
-    Raises:
-        UserError: as `read_submission`, or where `leaderboard_dir` has no folder `submissions`.
-    """
-    root = leaderboard_dir / "submissions"
-    if not root.is_dir():
-        raise UserError(
-            f"{leaderboard_dir} is no leaderboard: it has no folder 'submissions'. Go to the repository's "
-            "root, or name another with --leaderboard DIR."
-        )
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return [read_submission(folder) for folder in folders]
-
-
 def label_of(submission: Submission) -> str:
     """The architecture of a submission in print."""
     return architecture_label(submission.records[0])

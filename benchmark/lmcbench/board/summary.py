@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lmcbench.board.observations import EVALUATION, SPLIT, Line, is_control, line_of
+from lmcbench.board.observations import EVALUATION, Line, is_control, line_of, prediction
 from lmcbench.board.stability import Onset, stability_points
 from lmcbench.board.statistics import estimate
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record, Status
-from lmcbench.results.values import cell_value
+from lmcbench.results.values import SPLIT, cell_value
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.forks import Fork
 
@@ -236,7 +236,7 @@ def _place(records: Sequence[Record]) -> Place:
     worth = {
         split: Worth(
             member=values(lambda r, s=split: _member(r, s)),  # type: ignore[misc]
-            ensemble=values(lambda r, s=split: _prediction(r, s, "ensemble_accuracy")),  # type: ignore[misc]
+            ensemble=values(lambda r, s=split: prediction(r, "ensemble_accuracy", s)),  # type: ignore[misc]
             soup=values(lambda r, s=split: _soup(r, s)),  # type: ignore[misc]
             disagreement=values(lambda r, s=split: _disagreement(r, s)),  # type: ignore[misc]
         )
@@ -271,15 +271,11 @@ def _curves(records: Sequence[Record]) -> dict[str, Band]:
 
 
 def _member(record: Record, split: str) -> float | None:
-    found = _prediction(record, split, "accuracy_mean")
+    found = prediction(record, "accuracy_mean", split)
     if found is not None:
         return found
     scores = [s.splits[split].error for s in record.siblings if split in s.splits]
     return 1 - _mean(scores) if scores else None
-
-
-def _prediction(record: Record, split: str, name: str) -> float | None:
-    return (record.ensemble or {}).get(split, {}).get(name)
 
 
 def _soup(record: Record, split: str) -> float | None:

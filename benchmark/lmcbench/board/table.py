@@ -12,13 +12,17 @@ from lmcbench.board.statistics import estimate
 from lmcbench.results.frame import frame
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record
+from lmcbench.results.values import SPLIT
 from lmcbench.spec.forks import INDEPENDENT, Fork
 
-SPLIT = "test"
 LINE = ["architecture", "recipe", "shift"]
 CELL = [*LINE, "fork", "replicate"]
 WORTH = ["accuracy_mean", "disagreement", "ensemble_accuracy", "ensemble_gain", "soup_error"]
 NUMBERS = ["error_chord", "error", *WORTH]
+
+CONNECTIVITY = "Error barrier on the test set (chord form, percentage points, by fork)"
+ENSEMBLES = "Siblings and their ensembles on the test set (percent)"
+"""Headings of the two tables."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,9 @@ class Board:
 
     def render(self, style: str) -> str:
         """The tables as text, in a format of tabulate (`github` for Markdown, `simple` for terminals)."""
-        titles = (
-            "Error barrier on the test set (chord form, percentage points, by fork)",
-            "Siblings and their ensembles on the test set (percent)",
-        )
         mark = "### " if style == "github" else ""
         parts = []
-        for title, table in zip(titles, (self.connectivity, self.ensembles), strict=True):
+        for title, table in ((CONNECTIVITY, self.connectivity), (ENSEMBLES, self.ensembles)):
             text = table.to_markdown(index=False, tablefmt=style, disable_numparse=True)
             parts.append(f"{mark}{title}\n\n{text}")
         bullet = "- " if style == "github" else ""

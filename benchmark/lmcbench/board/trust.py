@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmcbench.board.statistics import Estimate, estimate
 from lmcbench.board.submission import Submission
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, reading
 from lmcbench.results.labels import shift_label
 from lmcbench.results.record import Record, check_schema
 from lmcbench.results.values import cell_value
@@ -170,12 +170,12 @@ def read_reruns(submission: Submission, results_dir: Path) -> list[Rerun]:
 
 
 def _read(path: Path, model: type[Read], schema: str) -> Read:
+    with reading(path):
+        content = path.read_bytes()
     try:
-        table: Any = json.loads(path.read_bytes())
+        table: Any = json.loads(content)
         check_schema(table, str(path), schema)
         return model.model_validate(table)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         raise UserError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}.") from None

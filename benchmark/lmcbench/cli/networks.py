@@ -41,6 +41,7 @@ def check(
     to do about what fails. Exits 0 if it is ready and 1 if it is not.
     """
     from lmcbench import check as checking
+    from lmcbench import checkview as view
     from lmcbench.spec.architectures import parse_architecture, parse_settings
 
     asked = parse_architecture(arch, "none", parse_settings(arch_kwargs or ()))
@@ -54,9 +55,9 @@ def check(
             if as_json:
                 list(found)
                 continue
-            for number, row in enumerate(checking.row_texts(found)):
-                typer.echo(row if number else f"{checking.heading(verdict)}\n{row}")
-            typer.echo(checking.conclusion(verdict) + ("\n" if size != sizes[-1] else ""))
+            for number, row in enumerate(view.row_texts(found)):
+                typer.echo(row if number else f"{view.heading(verdict)}\n{row}")
+            typer.echo(view.conclusion(verdict) + ("\n" if size != sizes[-1] else ""))
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
     ready = all(verdict.ready for verdict in verdicts)

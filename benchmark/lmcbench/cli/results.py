@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lmcbench.cli.base import DataDir, Device, Json, app, print_json
+from lmcbench.cli.options import parse_channels
 
 
 @app.command()
@@ -64,6 +65,7 @@ def measure(
     Nothing in a checkpoint is executed: safetensors, or torch.save's format with tensors alone.
     """
     from lmcbench import measure as two
+    from lmcbench.measureview import measured_text
     from lmcbench.spec.architectures import parse_settings
 
     request = two.Request(
@@ -73,8 +75,8 @@ def measure(
         data,
         parse_settings(arch_kwargs or ()),
         image_size,
-        two.parse_channels(mean, "--mean"),
-        two.parse_channels(std, "--std"),
+        parse_channels(mean, "--mean"),
+        parse_channels(std, "--std"),
         split or ("test",),
         images,
         calibration,
@@ -83,7 +85,7 @@ def measure(
         alphas,
     )
     found = two.measure(request, data_dir, device.value)
-    print_json(found) if as_json else typer.echo(two.measured_text(found))
+    print_json(found) if as_json else typer.echo(measured_text(found))
 
 
 @app.command()

@@ -51,7 +51,8 @@ def submit(
     Fewer cells than the suite has are accepted; such a submission is shown and not ranked.
     """
     from lmcbench.board.trust import ANONYMOUS
-    from lmcbench.submit import Statement, next_steps, summary
+    from lmcbench.submissionview import next_steps, summary
+    from lmcbench.submit import Statement
     from lmcbench.submit import submit as make
 
     if (reproduces is None) != (nonce is None):
@@ -102,6 +103,7 @@ def verify(
     """
     from lmcbench import verify as checks
     from lmcbench.board import trust
+    from lmcbench.submissionview import explain, reproduction
 
     if nonce is None and (rerun is not None or reproduce is not None):
         raise UserError("Give --nonce TEXT too, a word that the author could not know when submitting.")
@@ -111,7 +113,7 @@ def verify(
     found = checks.verify(path, suite)
     shown = found.as_json()
     if not as_json:
-        typer.echo(checks.explain(found), nl=False, err=not found.sound)
+        typer.echo(explain(found), nl=False, err=not found.sound)
     elif not found.sound:
         print_json(shown)
     if not found.sound:
@@ -120,7 +122,7 @@ def verify(
         _keep(results / found.slug / trust.VERIFIED, found.evidence().to_json(), as_json)
     outside = False
     if reproduce is not None and nonce is not None:
-        commands = checks.reproduction(path, found, nonce, reproduce)
+        commands = reproduction(path, found, nonce, reproduce)
         shown["reproduction"] = commands
         if not as_json:
             typer.echo("\nAnother author repeats it with:\n\n" + "\n".join(f"  {c}" for c in commands))

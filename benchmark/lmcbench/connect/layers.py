@@ -109,7 +109,9 @@ def layerwise(
     Raises:
         UserError: for states of different networks, a split that cannot be measured, or a wrong grid.
     """
-    network, grid, a, b = _prepare(model, state_a, state_b, split, alphas, batch_size, device)
+    network, grid, a, b = _prepare(
+        model, state_a, state_b, split, alphas, batch_size=batch_size, device=device
+    )
     return dict(_moved(network, layers_of(network.model), a, b, split, grid, calibration))
 
 
@@ -122,7 +124,6 @@ def layer_paths(
     gradients: bool = False,
     calibration: Tensor | None = None,
     *,
-    batch_size: int = 1000,
     device: str | torch.device | None = None,
 ) -> dict[str, LayerPath]:
     """`layerwise` from both ends, beside the second-order prediction of each path (`predict_barrier`).
@@ -130,7 +131,7 @@ def layer_paths(
     Barriers are `barrier(path.from_a)` and so on. Arguments and errors are those of `layerwise`;
     `gradients` adds the prediction's first-order term.
     """
-    network, grid, a, b = _prepare(model, state_a, state_b, split, alphas, batch_size, device)
+    network, grid, a, b = _prepare(model, state_a, state_b, split, alphas, device=device)
     layers = layers_of(network.model)
     curves, predictions = [], []
     for base, other in ((a, b), (b, a)):
@@ -151,14 +152,13 @@ def cumulative(
     split: Split,
     calibration: Tensor | None = None,
     *,
-    batch_size: int = 1000,
     device: str | torch.device | None = None,
 ) -> tuple[Switches, Switches]:
     """A becoming B layer by layer: from input to output, and from output to input.
 
     Arguments and errors are those of `layerwise`.
     """
-    network, _, a, b = _prepare(model, state_a, state_b, split, 3, batch_size, device)
+    network, _, a, b = _prepare(model, state_a, state_b, split, 3, device=device)
     layers = layers_of(network.model)
     order = tuple(layers)
     size = len(order)
@@ -184,7 +184,8 @@ def _prepare(
     state_b: State,
     split: Split,
     alphas: int | Sequence[float],
-    batch_size: int,
+    *,
+    batch_size: int = 1000,
     device: str | torch.device | None,
 ) -> tuple[Network, Array, State, State]:
     network, grid = open_path(model, state_a, state_b, {"split": split}, alphas, batch_size, device)

@@ -88,16 +88,3 @@ class ProductLandscape:
     def _strengths(self) -> tuple[float, float]:
         d = self.b.centre - self.a.centre
         return float(d @ self.a.matrix @ d), float(d @ self.b.matrix @ d)
-
-
-def double_well(x: ArrayLike) -> Array:
-    """(x^2 - 1)^2: minima at -1 and 1, barrier 1, published prediction 4."""
-    value: Array = (np.asarray(x, dtype=np.float64) ** 2 - 1) ** 2
-    return value
-
-
-def double_well_predicted(alphas: ArrayLike) -> Array:
-    """The published prediction between its minima: both second derivatives are 8, d is 2, `[A]`."""
-    x = np.asarray(alphas, dtype=np.float64)
-    value: Array = x * (1 - x) / 2 * 8 * 4
-    return value

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, reading
+from lmcbench.results.measures import Barrier, Curve, barrier
 
 SCHEMA = "lmcbench/cell/1"
 Status = Literal["ok", "diverged", "failed"]
@@ -36,21 +39,8 @@ class CurveRecord(Fields):
     n: int = Field(description="images")
 
 
-class BarrierRecord(Fields):
+class BarrierRecord(Fields, Barrier):  # type: ignore[misc]  # fields alone are taken over
     """The fields of `lmcbench.Barrier`: losses in nats, errors as fractions, argmax as alpha."""
-
-    loss_chord: float
-    loss_chord_interior: float | None
-    loss_mid: float | None
-    loss_mean: float
-    loss_floor: float
-    loss_argmax: float
-    error_chord: float
-    error_chord_interior: float | None
-    error_mid: float | None
-    error_mean: float
-    error_floor: float
-    error_argmax: float
 
 
 class SiblingRecord(Fields):
@@ -189,6 +179,19 @@ class Record(Fields):
         return json.dumps(self.model_dump(by_alias=True), indent=1, allow_nan=False) + "\n"
 
 
+def curve_records(curves: Mapping[str, Curve]) -> dict[str, CurveRecord]:
+    """Curves as a record holds them, by split."""
+    return {
+        split: CurveRecord(loss=curve.loss.tolist(), error=curve.error.tolist(), n=curve.n)
+        for split, curve in curves.items()
+    }
+
+
+def barrier_records(curves: Mapping[str, Curve]) -> dict[str, BarrierRecord]:
+    """The barriers of curves as a record holds them, by split."""
+    return {split: BarrierRecord(**asdict(barrier(curve))) for split, curve in curves.items()}
+
+
 def parse_record(content: bytes | str, origin: str) -> Record:
     """A record from JSON; `origin` names the file in errors.
 
@@ -246,8 +249,6 @@ def read_record(path: Path) -> Record:
     Raises:
         UserError: as `parse_record`, or where the file cannot be read.
     """
-    try:
+    with reading(path):
         content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     return parse_record(content, str(path))

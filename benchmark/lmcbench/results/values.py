@@ -8,6 +8,7 @@ from lmcbench.results.measures import Barrier
 from lmcbench.results.record import Record
 
 SPLIT = "test"
+"""What headlines are measured on."""
 _BARRIER = {field.name for field in fields(Barrier)}
 
 

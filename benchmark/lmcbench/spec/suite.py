@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from lmcbench.errors import UserError, unknown
+from lmcbench.errors import UserError, reading, unknown
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.forks import Fork
@@ -256,16 +256,24 @@ def load_suite(name: str) -> Suite:
         path = Path(name)
         if not path.is_file():
             raise UserError(f"No suite file {name}. Give a published name (see 'lmcbench suites') or a path.")
-        try:
-            return parse_suite(path.read_bytes(), name)
-        except OSError as error:
-            raise UserError(f"{name} cannot be read: {error.strerror}.") from None
+        with reading(name):
+            content = path.read_bytes()
+        return parse_suite(content, name)
     published = published_suites()
     versioned = {stem: file for stem, _, file in _suite_files()}
     if name not in published and name not in versioned:
         raise unknown("suite", name, [*published, *versioned])
     file = published[name] if name in published else versioned[name]
     return parse_suite(file.read_bytes(), file.name)
+
+
+def published_suite(name: str, version: int, digest: str) -> Suite | None:
+    """The definition of a suite, where it ships with this version under that name, version and digest."""
+    try:
+        found = load_suite(f"{name}-v{version}")
+    except UserError:
+        return None
+    return found if found.digest == digest else None
 
 
 def parse_suite(content: bytes, origin: str) -> Suite:

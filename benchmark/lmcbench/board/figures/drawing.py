@@ -1,11 +1,12 @@
-"""A figure with its words, and what figures of many panels share."""
+"""A figure with its words."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.figure import Figure
+
+from lmcbench.spec.forks import INDEPENDENT
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,11 @@ class Drawing:
     figure: Figure
 
 
-def blank(axes: Any, used: int) -> None:
-    """Hide the panels after the first `used`."""
-    for axis in axes.flat[used:]:
-        axis.set_visible(False)
-
-
 def replicates(count: int) -> str:
     """How many replicates, in words."""
     return f"n = {count} replicate{'s' * (count > 1)}"
+
+
+def fork_label(name: str) -> str:
+    """A fork in titles and legends."""
+    return name if name == INDEPENDENT else f"fork {name}"

@@ -6,23 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lmcbench.board.drawing import Drawing, blank, replicates
-from lmcbench.board.probed import (
-    order,
-)
+from lmcbench.board.figures.drawing import Drawing, fork_label, replicates
+from lmcbench.board.figures.grid import blank
+from lmcbench.board.figures.style import legend_below, line, panels
+from lmcbench.board.observations import CONNECTED
+from lmcbench.board.probed import order
 from lmcbench.board.statistics import estimate
-from lmcbench.board.style import (
-    legend_below,
-    line,
-    panels,
-)
 from lmcbench.results.frame import frame
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record
-from lmcbench.spec.forks import INDEPENDENT, Fork
-
-CONNECTED = 2.0
-"""Percentage points of error barrier under which a replicate counts as connected (design section 2)."""
+from lmcbench.spec.forks import Fork
 
 
 def barriers(records: Sequence[Record]) -> Drawing | None:
@@ -59,7 +52,7 @@ def barriers(records: Sequence[Record]) -> Drawing | None:
                     elinewidth=0.8,
                     **line(k),
                 )
-        axis.axhline(CONNECTED, color="#444444", linewidth=0.7, linestyle=(0, (2, 2)))
+        axis.axhline(100 * CONNECTED, color="#444444", linewidth=0.7, linestyle=(0, (2, 2)))
         axis.set_yscale("symlog", linthresh=2)
         axis.set_ylim(-0.2, 110)
         axis.set_yticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
@@ -105,7 +98,7 @@ def curves(records: Sequence[Record]) -> Drawing | None:
                 mean = factor * np.mean(
                     [getattr(p.curves["test"], what) for r in found for p in r.pairs], axis=0
                 )
-                label = fork if fork == INDEPENDENT else f"fork {fork}"
+                label = fork_label(fork)
                 axis.plot(alphas, mean, label=label, markevery=max(1, len(alphas) // 5), **line(k))
         images = whole[0].pairs[0].curves["test"].n
         column[0].set_title(f"{name}\n({replicates(n)})")
@@ -120,6 +113,3 @@ def curves(records: Sequence[Record]) -> Drawing | None:
         f"two siblings, mean over replicates, shift {shift}.",
         figure,
     )
-
-
-BASIC = (barriers, curves)

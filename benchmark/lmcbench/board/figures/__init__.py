@@ -1,0 +1,1 @@
+"""Records in, the figures of a report out."""

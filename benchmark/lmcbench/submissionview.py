@@ -1,0 +1,102 @@
+"""What a person reads of a submission: how it was written, sent, checked, and how it is repeated."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from lmcbench.board.submission import read_submission
+from lmcbench.board.trust import chosen_replicates
+from lmcbench.spec.architectures import architecture_label
+from lmcbench.submit import Submitted
+from lmcbench.verify import Verification
+
+
+def summary(made: Submitted) -> str:
+    """What was written and what was declared in it, for the person who answers for it."""
+    meta = made.meta
+    lines = [
+        f"Wrote {made.folder}: {meta.cells} cells, {made.bytes / 1e6:.1f} MB; 'lmcbench verify' accepts it."
+    ]
+    if made.missing:
+        lines.append(
+            f"{len(made.missing)} cells of the suite are missing, so it is shown but not ranked: "
+            + _some(made.missing)
+        )
+    if made.left_out:
+        lines.append(
+            f"{len(made.left_out)} records are of no cell of the submission and were left out: "
+            + _some(made.left_out)
+        )
+    lines += made.verification.notes
+    if made.reduced is not None:
+        lines.append(f"To stay under 25 MB, {made.reduced} were left out; what follows from them is claimed.")
+    lines += [
+        "",
+        f"Declared: authors {', '.join(meta.authors)}; licence {meta.licence}; "
+        f"pretraining {meta.pretraining}; extra data {meta.extra_data}.",
+        "To change that, remove the folder and submit again with --author, --licence, --pretraining or "
+        "--extra-data.",
+    ]
+    return "\n".join(lines)
+
+
+def next_steps(found: Submitted) -> str:
+    """The commands that make a pull request of it."""
+    slug, folder = found.folder.name, found.folder.as_posix()
+    return "\n".join(
+        [
+            f"  git switch -c submit-{slug}",
+            f"  git add {folder}",
+            f'  git commit -m "Submit {slug}"',
+            f"  git push -u origin submit-{slug}",
+        ]
+    )
+
+
+def explain(found: Verification) -> str:
+    """What was found, for a person."""
+    lines = []
+    if found.faults:
+        count = len(found.faults)
+        lines.append(f"{found.slug}: refused, {count} fault{'s' if count > 1 else ''}:")
+        lines += [f"  {fault}" for fault in found.faults]
+        return "\n".join(lines) + "\n"
+    lines.append(f"{found.slug}: sound, {found.cells} cells.")
+    if found.missing:
+        lines.append(
+            f"Not ranked: {len(found.missing)} cells of the suite are missing: {_some(found.missing)}"
+        )
+    for title, items in (("Rescored", found.rescored), ("Claimed", found.claimed), ("Note", found.notes)):
+        lines += [f"{title}: {item}" for item in items]
+    return "\n".join(lines) + "\n"
+
+
+def reproduction(folder: Path, found: Verification, nonce: str, count: int) -> list[str]:
+    """The commands by which another author repeats a submission on replicates that `nonce` chooses."""
+    submission = read_submission(folder)
+    meta, network = submission.meta, submission.records[0].architecture
+    chosen = chosen_replicates(found.manifest_sha256, nonce, count)
+    name = network.name
+    if meta.architecture.source == "file":
+        name = f"{(folder / 'source').as_posix()}/{network.name}"
+    called = architecture_label(name, network.kwargs, network.adapt)
+    out = f"runs/{found.slug}-again"
+    run = (
+        f"lmcbench run {meta.suite.name} --arch {shlex.quote(called)} --recipe {meta.recipe} "
+        f"--replicates {chosen.start}:{chosen.stop} --out {out}"
+    )
+    submit = (
+        f"lmcbench submit {out} --name {found.slug}-again --author 'YOUR NAME' --reproduces {found.slug} "
+        f"--nonce {shlex.quote(nonce)}"
+    )
+    return [
+        run,
+        submit + (f" --source {name.rpartition(':')[0]}" if meta.architecture.source == "file" else ""),
+    ]
+
+
+def _some(items: Sequence[str]) -> str:
+    """The first three."""
+    return "; ".join(items[:3]) + ("; ..." if len(items) > 3 else "")

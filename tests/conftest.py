@@ -1,0 +1,28 @@
+"""The command line as a person meets it, in the test's own process."""
+
+import signal
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def lmcbench(tmp_path, monkeypatch, capsys):
+    """Run `lmcbench ARGUMENTS` in an empty folder; returns exit code, standard output and error."""
+    from lmcbench import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lmcbench", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
