@@ -44,7 +44,7 @@ class Workbench:
 
     Attributes:
         pool: every distinct training item of the family.
-        tests: the test set as it is (`None`) and through every transform that is asked for.
+        tests: the test set as it is (`None`), through every transform that is asked for, and shifted ones.
         seen: per cell key, what its siblings see.
         model: the network; its weights are scratch.
     """
@@ -86,10 +86,11 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
     test_seed = derive_seed(suite.name, suite.version, 0, "shift")
 
     def test(name: str | None) -> DeviceImages:
-        images = dataset.test.images
-        if name is not None:
+        shown = dataset.test if name is None else dataset.shifted.get(name, dataset.test)
+        images = shown.images
+        if name is not None and name not in dataset.shifted:
             images = transform(name, images, np.arange(len(images)), test_seed, mean)
-        return DeviceImages(images, dataset.test.labels, dataset.statistics, device)
+        return DeviceImages(images, shown.labels, dataset.statistics, device)
 
     model = build(family.architecture, dataset.shape, len(dataset.classes), seeds.init[0])
     for checkpoint in {cell.fork.checkpoint for cell in cells if cell.fork.checkpoint is not None}:

@@ -26,6 +26,7 @@ from lmcbench.errors import UserError
 from lmcbench.passes import Passed, Splits, open_splits, pass_members, pass_path
 from lmcbench.results.measures import Curve, barrier, chord_area
 from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Score, SiblingRecord
+from lmcbench.results.store import labels_name
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.recipe import noise_scale
@@ -83,7 +84,7 @@ def measure_cell(
     members = pass_members(network, recalibrated(as_trained), splits)
     # what blending does to statistics is shown where everybody looks, not under every shift of the tests
     raw = pass_members(network, as_trained, splits, [None]) if network.norms else None
-    labels = splits.tests[None][1].cpu().numpy()
+    labels = {name: splits.tests[t][1].cpu().numpy() for name, t in splits.named.items()}
     logits = {name: _stored(members.tests[t]) for name, t in splits.named.items()}
     predicted = from_logits(logits, labels)
 
@@ -109,7 +110,7 @@ def measure_cell(
                 disagreement=predicted.disagreement[i, j],
                 geometry=geometry(fork, states[i], states[j]).to_json(),
                 path_ensemble={
-                    name: path_ensembles(softmax(path.tests[t].cpu().numpy()), labels, grid)
+                    name: path_ensembles(softmax(path.tests[t].cpu().numpy()), labels[name], grid)
                     for name, t in splits.named.items()
                 },
             )
@@ -135,7 +136,7 @@ def measure_cell(
         soup=soup,
         functions=predicted.functions,
         noise=_noise(cell, bench, seen, fork, calibration if network.norms else None),
-        predictions={**logits, "test.labels": labels.astype(np.int16)},
+        predictions={**logits, **{labels_name(n): found.astype(np.int16) for n, found in labels.items()}},
         calibration={
             "n": len(listed),
             "batches": protocol.calibration_batches,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lmcbench.board.entry import cell_text, make_entry, missing_cells, replicates_of
 from lmcbench.board.manifest import MANIFEST, META, make_manifest
-from lmcbench.board.stored import HEADLINE, LABELS, kept_splits, read_logits
+from lmcbench.board.stored import HEADLINE, kept_splits, read_logits
 from lmcbench.board.submission import (
     SUBMISSION_SCHEMA,
     Meta,
@@ -22,7 +22,7 @@ from lmcbench.board.submission import (
 from lmcbench.errors import UserError
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import Record, read_record
-from lmcbench.results.store import RunFolder, find_records, read_header, write_atomic
+from lmcbench.results.store import RunFolder, find_records, labels_name, read_header, write_atomic
 from lmcbench.spec.architectures import Architecture, source_file
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.suite import Suite, load_suite
@@ -286,7 +286,7 @@ def _predictions(records: Sequence[Record], folder: RunFolder) -> tuple[dict[str
         splits = kept[record.key]
         if splits == [HEADLINE] and len(record.siblings[0].splits) > 3:
             logits, labels = read_logits(contents[record.key], record, splits)
-            content = save({**logits, LABELS: labels.astype("int16")})
+            content = save({**logits, labels_name(HEADLINE): labels[HEADLINE].astype("int16")})
         else:
             content = contents[record.key]
         if splits:

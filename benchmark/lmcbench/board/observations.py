@@ -13,11 +13,10 @@ from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import Curve, barrier
 from lmcbench.results.record import Record
 from lmcbench.spec.canonical import canonical_json
+from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.shifts import ALIASES
 
 SPLIT = "test"
-EVALUATION = "test:"
-"""What names of evaluation shifts' splits begin with."""
 
 CONNECTED = 0.02
 """Error barrier under which siblings are connected [F, section 3.1]: chord form, test, mean over pairs."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import pandas as pd
 
@@ -18,6 +19,7 @@ from lmcbench.board.style import picture
 from lmcbench.board.table import make_board
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
+from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.suite import Suite, load_suite
 
 DEMONSTRATION = (
@@ -90,6 +92,12 @@ def _suite(record: Record) -> Suite | None:
     return suite if suite.digest == record.suite.digest else None
 
 
+def _data_text(entry: Mapping[str, Any]) -> str:
+    """A split of the data: `cifar10 train`; a shifted test set by its whole name, `cifar10.1:v6`."""
+    split = str(entry["split"])
+    return split.removeprefix(EVALUATION) if split.startswith(EVALUATION) else f"{entry['name']} {split}"
+
+
 def _lead(records: Sequence[Record], suite: Suite | None) -> list[str]:
     """What the reader must know first."""
     one = records[0]
@@ -98,7 +106,7 @@ def _lead(records: Sequence[Record], suite: Suite | None) -> list[str]:
     devices = sorted({str(r.env.get("device")) for r in records})
     versions = one.env.get("versions") or {}
     torch = versions.get("torch")
-    data = ", ".join(f"{d['name']} {d['split']} ({d['n']} images)" for d in one.data)
+    data = ", ".join(f"{_data_text(d)} ({d['n']} images)" for d in one.data)
     lead = [
         *([suite.description] if suite is not None and suite.description else []),
         f"{len(records)} cells: {told}. Data: {data}. Device: {', '.join(devices)}"
