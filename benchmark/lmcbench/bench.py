@@ -14,6 +14,7 @@ from lmcbench.data.batches import DeviceImages
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.pool import Pool, build_pool
 from lmcbench.data.transforms import apply as transform
+from lmcbench.data.transforms import fill
 from lmcbench.spec.cells import Cell, Family
 from lmcbench.spec.seeds import derive_seed
 from lmcbench.spec.shifts import Indices, View, views_digest
@@ -72,7 +73,10 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
         for cell in cells
     }
     pool, placed = build_pool(
-        dataset.train, list(views.values()), partial(transform, seed=seeds.shift, mean=mean)
+        dataset.train,
+        list(views.values()),
+        partial(transform, seed=seeds.shift, mean=mean),
+        partial(fill, channels=dataset.shape[0], mean=mean),
     )
     seen = {
         label: Seen(items, [v.transform for v in vs], any(v.nested for v in vs), views_digest(vs, labels))
@@ -99,7 +103,7 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
         dataset,
         device,
         pool,
-        DeviceImages(pool.images, pool.labels, dataset.statistics, device, pool.image),
+        DeviceImages(pool.images, pool.labels, dataset.statistics, device, pool.image, pool.fills, pool.fill),
         {name: test(name) for name in shown},
         {cell.key: seen[cell.shift.label] for cell in cells},
         model.to(device),

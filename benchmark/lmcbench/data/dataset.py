@@ -20,6 +20,11 @@ ARRAYS = "arrays"
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
+Fill = NDArray[np.int16]
+"""The value that each channel of an image shows instead of its pixels, or `SHOWN`, `[c]`."""
+
+SHOWN = -1
+
 
 @dataclass(frozen=True)
 class Facts:
