@@ -12,7 +12,7 @@ import pandas as pd
 
 from lmcbench.board.drawing import Drawing
 from lmcbench.board.figures import draw
-from lmcbench.board.noise import NOTES, noise_rows
+from lmcbench.board.noise import CELL_NOTES, NOTES, cell_rows, noise_rows
 from lmcbench.board.probed import follows
 from lmcbench.board.statistics import Estimate
 from lmcbench.board.style import picture
@@ -134,6 +134,7 @@ def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
     scales = noise_rows(records)
     if len(scales):
         tables.append(_Table("Does the noise scale set the barrier at fork 0?", scales, NOTES))
+        tables.append(_Table("The cells at fork 0, by noise scale", cell_rows(records), CELL_NOTES))
     found = follows(records)
     if found:
         rows = [
