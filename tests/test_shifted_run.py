@@ -8,7 +8,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from data.images import write_cifar10
+from lmcbench.board.summary import summarize
 from lmcbench.ensemble.predictions import softmax
+from lmcbench.results.frame import load_records
+from lmcbench.results.record import read_record
 from lmcbench.verify import verify
 from submitted import cli, correct_hashes, edit_json, edit_logits
 
@@ -154,6 +157,7 @@ def test_a_changed_label_of_that_split_is_refused(place, folder):
             lambda data: data[3].update(n=40),
             "curves.test:cifar10.1:v6.n: found 23, the test set has 40 images",
         ),
+        (lambda data: data[3].update(n=40), 'data.test:cifar10.1:v6: found [{"n":40,"name":"cifar10.1",'),
         (lambda data: data[3].update(name="cifar10"), "found 'cifar10', the suite's is 'cifar10.1'"),
         (lambda data: data.append(data[3]), "data: must have one entry of split 'test:cifar10.1:v6'"),
     ],
@@ -199,12 +203,13 @@ def test_the_suite_shows_where_they_are(place, monkeypatch):
     assert f"cifar10.1; found in {place / 'data' / 'cifar10.1'}" in out
 
 
-def test_reports_and_exports_show_it_like_any_other_evaluation_shift(place):
+def test_reports_tables_and_summaries_show_it_like_any_other_evaluation_shift(place):
     code, _, _ = cli("report", place / "run")
     assert code == 0
     text = (place / "run" / "report.md").read_text()
     assert "cifar10 test (40 images), cifar10-c:fog-2 (15 images), cifar10.1:v6 (23 images)" in text
-    from lmcbench.results.frame import load_records
-
     rows = load_records(place / "run")
     assert rows[rows["split"] == "test:cifar10.1:v6"]["n"].unique().tolist() == [23]
+    found = summarize("tiny", "0" * 64, map(read_record, (place / "run" / "records").iterdir()))
+    assert found.evaluations == sorted(SIZES.keys() - {"test"})
+    assert found.shifts["none"].place("1").worth["test:cifar10.1:v6"].member[0] is not None

@@ -258,7 +258,10 @@ class _Verifier:
     def check_shared(self) -> None:
         """What the cells of one entry have in common: data, the network's size, FLOPs of a step, views."""
         groups: list[tuple[str, dict[str, str]]] = [
-            ("data", {f: canonical_json(r.data) for f, r in self.records.items()}),
+            *(
+                (f"data.{split}", {f: _data_of(r, split) for f, r in self.records.items()})
+                for split in sorted({str(e.get("split")) for r in self.records.values() for e in r.data})
+            ),
             ("architecture.params", {f: str(r.architecture.params) for f, r in self.records.items()}),
             (
                 "cost.train_flop",
@@ -291,6 +294,11 @@ class _Verifier:
         diverged = sum(r.status == "diverged" for r in records)
         if diverged:
             self.notes.append(f"{diverged} of {len(records)} cells diverged; they count as results.")
+
+
+def _data_of(record: Record, split: str) -> str:
+    """What a record says of a split of its data."""
+    return canonical_json([entry for entry in record.data if str(entry.get("split")) == split])
 
 
 def _short(text: str) -> str:
