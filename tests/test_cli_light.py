@@ -100,8 +100,10 @@ def test_shifts_and_architectures_are_listed(lmcbench):
     listed = {s["name"]: s for s in tables["shifts"]}
     assert {"none", "disjoint-halves", "label-skew"} <= listed.keys()
     assert listed["label-skew"]["params"] == {"share": 0.8}
+    evaluations = [t["name"] for t in tables["transforms"]]
+    assert {"fog-1..5", "cifar10-c:CORRUPTION-1..5", "cifar10.1:v4|v6"} <= set(evaluations)
     _, text, _ = lmcbench("shifts")
-    assert all(name in text for name in listed)
+    assert all(name in text for name in [*listed, *evaluations])
     assert "same-half = same(disjoint-halves)" in text
     _, out, _ = lmcbench("archs", "--json")
     assert [a["name"] for a in json.loads(out)] == list(OWN_NETWORKS)

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from lmcbench.data.sources import SOURCES
+from lmcbench.spec.shifted import SHIFTED
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def folder(tmp_path):
 def test_every_data_set_with_what_to_do_about_it(lmcbench, folder):
     done = lmcbench("data", "--data-dir", str(folder.parent), "--json")
     listed = {entry["name"]: entry for entry in json.loads(done.stdout)}
-    assert listed.keys() == SOURCES.keys()
+    assert list(listed) == [*SOURCES, *SHIFTED]
     assert listed["digits"]["found"] == "scikit-learn"
     fashion = listed["fashion-mnist"]
     assert (fashion["found"], fashion["hint"]) == (str(folder), None)

@@ -14,6 +14,7 @@ from lmcbench.data.batches import DeviceImages
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.pool import Pool, build_pool
 from lmcbench.data.transforms import apply as transform
+from lmcbench.data.transforms import fill
 from lmcbench.spec.cells import Cell, Family
 from lmcbench.spec.seeds import derive_seed
 from lmcbench.spec.shifts import Indices, View, views_digest
@@ -44,7 +45,7 @@ class Workbench:
 
     Attributes:
         pool: every distinct training item of the family.
-        tests: the test set as it is (`None`) and through every transform that is asked for.
+        tests: the test set as it is (`None`), through every transform that is asked for, and shifted ones.
         seen: per cell key, what its siblings see.
         model: the network; its weights are scratch.
     """
@@ -72,7 +73,10 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
         for cell in cells
     }
     pool, placed = build_pool(
-        dataset.train, list(views.values()), partial(transform, seed=seeds.shift, mean=mean)
+        dataset.train,
+        list(views.values()),
+        partial(transform, seed=seeds.shift, mean=mean),
+        partial(fill, channels=dataset.shape[0], mean=mean),
     )
     seen = {
         label: Seen(items, [v.transform for v in vs], any(v.nested for v in vs), views_digest(vs, labels))
@@ -86,10 +90,11 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
     test_seed = derive_seed(suite.name, suite.version, 0, "shift")
 
     def test(name: str | None) -> DeviceImages:
-        images = dataset.test.images
-        if name is not None:
+        shown = dataset.test if name is None else dataset.shifted.get(name, dataset.test)
+        images = shown.images
+        if name is not None and name not in dataset.shifted:
             images = transform(name, images, np.arange(len(images)), test_seed, mean)
-        return DeviceImages(images, dataset.test.labels, dataset.statistics, device)
+        return DeviceImages(images, shown.labels, dataset.statistics, device)
 
     model = build(family.architecture, dataset.shape, len(dataset.classes), seeds.init[0])
     for checkpoint in {cell.fork.checkpoint for cell in cells if cell.fork.checkpoint is not None}:
@@ -98,7 +103,7 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
         dataset,
         device,
         pool,
-        DeviceImages(pool.images, pool.labels, dataset.statistics, device, pool.image),
+        DeviceImages(pool.images, pool.labels, dataset.statistics, device, pool.image, pool.fills, pool.fill),
         {name: test(name) for name in shown},
         {cell.key: seen[cell.shift.label] for cell in cells},
         model.to(device),

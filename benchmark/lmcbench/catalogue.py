@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,10 @@ from tabulate import tabulate
 from lmcbench.errors import UserError
 from lmcbench.spec.architectures import OWN_NETWORKS
 from lmcbench.spec.cells import expand, families
+from lmcbench.spec.shifted import CIFAR_C, is_shifted, parse_shifted
 from lmcbench.spec.shifts import ALIASES, SHIFTS
 from lmcbench.spec.suite import Suite, load_suite, published_suites
+from lmcbench.spec.transforms import CORRUPTIONS
 
 if TYPE_CHECKING:
     from lmcbench.data.listing import Listing
@@ -52,11 +54,19 @@ def describe_suite(suite: Suite) -> dict[str, Any]:
     return {**suite.identity(), "cells": [cell.summary() for cell in expand(suite)]}
 
 
-def suite_text(suite: Suite, where: str) -> str:
-    """One suite for a person: what it runs, on which data (found or not: `where`), at what cost."""
+def needed_data(suite: Suite) -> list[str]:
+    """The data set of a suite, and the shifted test sets among its evaluation shifts."""
+    shifted = (parse_shifted(name).family for name in filter(is_shifted, suite.evaluations))
+    return list(dict.fromkeys([suite.data.name, *shifted]))
+
+
+def suite_text(suite: Suite, where: Mapping[str, str]) -> str:
+    """One suite for a person: what it runs, at what cost, and `where` each of its `needed_data` is."""
     cells = expand(suite)
+    own, *shifted = needed_data(suite)
     facts = {
-        "data": f"{_data_text(suite)}; {where}",
+        "data": f"{_data_text(suite)}; {where[own]}",
+        **({"shifted test sets": "\n".join(f"{name}; {where[name]}" for name in shifted)} if shifted else {}),
         "shifts": ", ".join(spec.shift.label for spec in suite.shifts),
         "forks (epoch)": ", ".join(fork.name for fork in suite.fork_list),
         "siblings": f"{suite.siblings} per cell",
@@ -108,7 +118,7 @@ def list_shifts() -> list[dict[str, Any]]:
 
 
 def shifts_text(listed: list[dict[str, Any]], transforms: list[dict[str, Any]]) -> str:
-    """The same as a table, with the controls, and the table of evaluation transforms."""
+    """The same as a table, with the controls, and the table of evaluation shifts."""
     rows = [
         [s["name"], ", ".join(f"{k}={v}" for k, v in s["params"].items()), s["summary"], s["source"]]
         for s in listed
@@ -117,11 +127,15 @@ def shifts_text(listed: list[dict[str, Any]], transforms: list[dict[str, Any]]) 
     aliases = ", ".join(f"{name} = {target}" for name, target in ALIASES.items())
     shown = tabulate(
         [[t["name"], t["summary"], t["source"]] for t in transforms],
-        headers=["evaluation transform", "what it does to an image", "source"],
+        headers=["evaluation shift", "what it does to a test image", "source"],
     )
     return (
         f"{table}\n\nEvery shift s has the control same(s), in which all siblings share one view of s "
-        f"({aliases}).\nNoise mode: own (default) or shared.\n\n{shown}"
+        f"({aliases}).\nNoise mode: own (default) or shared.\n\n{shown}\n\n"
+        f"Sets with a CORRUPTION have those above and {', '.join(CIFAR_C[len(CORRUPTIONS) :])}. "
+        "They are test sets of their own, with their own\nlabels, taken whole; 'lmcbench data' says "
+        "whether they are here and how to get them. A suite lists evaluation shifts:\n"
+        'evaluations = ["gaussian_noise-3", "cifar10-c:fog-3", "cifar10.1:v6"]'
     )
 
 
@@ -130,7 +144,7 @@ def datasets_text(listed: Sequence[Listing]) -> str:
     rows = [
         [
             d.name,
-            f"{d.sizes[0]:,} + {d.sizes[1]:,}",
+            " + ".join(f"{size:,}" for size in d.sizes if size),
             " x ".join(map(str, d.shape)),
             d.classes,
             "" if d.bytes is None else f"{d.bytes / 1e6:.0f} MB",

@@ -26,6 +26,7 @@ from lmcbench.logits import score_logits, stored_logits
 from lmcbench.passes import Passed, Splits, open_splits, pass_members, pass_path
 from lmcbench.results.measures import Curve, chord_area
 from lmcbench.results.record import PairRecord, Score, SiblingRecord, barrier_records, curve_records
+from lmcbench.results.store import labels_name
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.recipe import noise_scale
@@ -82,7 +83,7 @@ def measure_cell(
     members = pass_members(network, recalibrated(as_trained), splits)
     # what blending does to statistics is shown where everybody looks, not under every shift of the tests
     raw = pass_members(network, as_trained, splits, [None]) if network.norms else None
-    labels = splits.tests[None][1].cpu().numpy()
+    labels = {name: splits.tests[t][1].cpu().numpy() for name, t in splits.named.items()}
     logits = {name: stored_logits(members.tests[t]) for name, t in splits.named.items()}
     predicted = from_logits(logits, labels)
 
@@ -108,7 +109,7 @@ def measure_cell(
                 disagreement=predicted.disagreement[i, j],
                 geometry=geometry(fork, states[i], states[j]).to_json(),
                 path_ensemble={
-                    name: path_ensembles(softmax(path.tests[t].cpu().numpy()), labels, grid)
+                    name: path_ensembles(softmax(path.tests[t].cpu().numpy()), labels[name], grid)
                     for name, t in splits.named.items()
                 },
             )
@@ -134,7 +135,7 @@ def measure_cell(
         soup=soup,
         functions=predicted.functions,
         noise=_noise(cell, bench, seen, fork, calibration if network.norms else None),
-        predictions={**logits, "test.labels": labels.astype(np.int16)},
+        predictions={**logits, **{labels_name(n): found.astype(np.int16) for n, found in labels.items()}},
         calibration={
             "n": len(listed),
             "batches": protocol.calibration_batches,

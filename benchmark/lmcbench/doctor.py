@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from lmcbench.data.listing import list_datasets
+from lmcbench.data.listing import list_datasets, list_shifted
 from lmcbench.results.provenance import source_revision, versions
 
 
@@ -30,7 +30,10 @@ def examine(data_dir: Path | None = None) -> dict[str, Any]:
         "device": device,
         "versions": versions(),
         "source": source_revision(),
-        "data": {d.name: {"found": d.found, "hint": d.hint} for d in list_datasets(data_dir)},
+        "data": {
+            d.name: {"found": d.found, "hint": d.hint}
+            for d in (*list_datasets(data_dir), *list_shifted(data_dir))
+        },
     }
 
 

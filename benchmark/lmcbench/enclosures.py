@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmcbench.board.stored import HEADLINE, LABELS, kept_splits, read_logits
+from lmcbench.board.stored import HEADLINE, kept_splits, read_logits
 from lmcbench.errors import UserError, reading
 from lmcbench.results.record import Record
-from lmcbench.results.store import RunFolder
+from lmcbench.results.store import RunFolder, labels_name
 from lmcbench.spec.architectures import Architecture, source_file
 from lmcbench.spec.canonical import digest_bytes
 
@@ -70,7 +70,7 @@ def kept_predictions(records: Sequence[Record], folder: RunFolder) -> tuple[dict
         splits = kept[record.key]
         if splits == [HEADLINE] and len(record.siblings[0].splits) > 3:
             logits, labels = read_logits(contents[record.key], record, splits)
-            content = save({**logits, LABELS: labels.astype("int16")})
+            content = save({**logits, labels_name(HEADLINE): labels[HEADLINE].astype("int16")})
         else:
             content = contents[record.key]
         if splits:

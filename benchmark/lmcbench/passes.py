@@ -16,6 +16,7 @@ from lmcbench.connect.state import Stack
 from lmcbench.data.subset import stratified
 from lmcbench.results.measures import Array, Curve
 from lmcbench.spec.cells import Cell
+from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.views import Indices
 
 Split = tuple[Images, Tensor]
@@ -30,8 +31,8 @@ class Splits:
         items: positions in the pool of the train split: everything that siblings see, or a pinned part.
         train: those images and labels.
         own: each network's rows among them.
-        tests: the test set through every transform that is asked for, and as it is (None).
-        named: the splits that every network is measured on: `test`, evaluation shifts -> transform.
+        tests: the test set through every transform that is asked for, as it is (None), and shifted ones.
+        named: the splits that every network is measured on: `test`, evaluation shifts -> key of `tests`.
         views: what each sibling's images pass through, None where nothing does.
     """
 
@@ -56,7 +57,7 @@ def open_splits(cell: Cell, bench: Workbench, seen: Seen) -> Splits:
     if protocol.train_eval is not None and protocol.train_eval < len(union):
         union = union[stratified(bench.pool.labels[union], protocol.train_eval)]
     shown = seen.items if cell.networks > 1 else [union]
-    named = {"test": None} | {f"test:{name}": name for name in cell.suite.evaluations}
+    named = {"test": None} | {f"{EVALUATION}{name}": name for name in cell.suite.evaluations}
     views = seen.transforms if cell.networks > 1 else []
     return Splits(
         items=union,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from lmcbench.bench import Workbench
@@ -19,6 +18,7 @@ from lmcbench.probe import MEASURES, Probed, take
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.spec.cells import Cell
+from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.views import Indices
 from lmcbench.states import Passage, fork_state, passages, siblings
 
@@ -79,21 +79,23 @@ def open_cell(cell: Cell, bench: Workbench, folder: RunFolder) -> Probed:
         items = calibration_items(seen.items, bench.pool.source, bench.pool.labels, count)
         return _tensors(bench.train, items)
 
-    labels = bench.dataset.test.labels
-    test = stratified(np.asarray(labels), min(probe.images, len(labels)))
+    def tested(name: str | None) -> Split:
+        labels = bench.tests[name].labels.cpu().numpy()
+        return _tensors(bench.tests[name], stratified(labels, min(probe.images, len(labels))))
+
     norms = any(name.endswith("running_mean") for name in bench.model.state_dict())
     return Probed(
         model=bench.model,
         a=states[0],
         b=states[1],
         fork=fork_state(cell, training["step"], folder, bench.model),
-        splits={"train": listed(probe.images), "test": _tensors(bench.tests[None], test)},
+        splits={"train": listed(probe.images), "test": tested(None)},
         calibration=listed(protocol.calibration)[0] if norms else None,
         alphas=protocol.alphas,
         trail=None if trail is None else [*trail, Passage(length, states)],
         per_epoch=per_epoch,
         device=bench.device,
-        shifted={f"test:{name}": _tensors(bench.tests[name], test) for name in cell.suite.evaluations},
+        shifted={f"{EVALUATION}{name}": tested(name) for name in cell.suite.evaluations},
     )
 
 

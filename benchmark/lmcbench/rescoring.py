@@ -15,6 +15,7 @@ from lmcbench.board.stored import HEADLINE, Logits, kept_splits, read_logits
 from lmcbench.ensemble.rescore import from_logits
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record, Score
+from lmcbench.results.store import labels_name
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.pins import Pins
 
@@ -59,9 +60,9 @@ class Rescoring:
         classes = self._classes(measured, files, contents)
         try:
             kept = kept_splits(list(measured.values()), classes) if classes is not None else {}
-        except (LookupError, TypeError, ValueError, StopIteration):
+        except UserError:
             return  # records without their data's sizes are refused above
-        labels: dict[str, str] = {}
+        labels: dict[str, dict[str, str]] = {}
         whole = 0
         left_out = []
         for file, record in measured.items():
@@ -78,7 +79,9 @@ class Rescoring:
                 self._fault(name, "", str(error))
                 continue
             self._check_hash(file, record, name, contents[name], logits)
-            labels[name] = digest_bytes(truth.astype("<i2").tobytes())
+            for split, given in truth.items():
+                hashed = digest_bytes(given.astype("<i2").tobytes())
+                labels.setdefault(labels_name(split), {})[name] = hashed
             self._check_logits(file, name, record, logits, truth)
             whole += 1
         self._check_labels(labels, pins)
@@ -101,7 +104,7 @@ class Rescoring:
         for file, record in measured.items():
             try:
                 logits, _ = read_logits(contents[files[file]], record, [HEADLINE])
-            except (UserError, LookupError, TypeError, StopIteration):
+            except (UserError, LookupError):
                 continue
             return int(logits[HEADLINE].shape[2])
         return None
@@ -115,19 +118,27 @@ class Rescoring:
         if splits == logits.keys() and said != digest_bytes(content):
             self._fault(file, "evidence.predictions.sha256", f"is not that of {name}.")
 
-    def _check_labels(self, labels: Mapping[str, str], pins: Pins) -> None:
-        if not labels:
-            return
-        expected = pins.labels or Counter(labels.values()).most_common(1)[0][0]
-        whose = "the data set's" if pins.labels else "those of the other cells"
-        for name, found in labels.items():
-            if found != expected:
-                self._fault(name, "test.labels", f"are not {whose}.")
-        if pins.labels is None:
-            self.claimed.append("that the test labels are the data set's (the same in all cells)")
+    def _check_labels(self, labels: Mapping[str, Mapping[str, str]], pins: Pins) -> None:
+        """The labels of one split are the same in all files; of the test set also those that are known."""
+        for field, hashes in sorted(labels.items()):
+            known = pins.labels if field == labels_name(HEADLINE) else None
+            expected = known or Counter(hashes.values()).most_common(1)[0][0]
+            whose = "the data set's" if known else "those of the other cells"
+            for name, found in hashes.items():
+                if found != expected:
+                    self._fault(name, field, f"are not {whose}.")
+            if known is None:
+                split = field.removesuffix(".labels")
+                which = "test labels" if split == HEADLINE else f"labels of {split}"
+                self.claimed.append(f"that the {which} are the data set's (the same in all cells)")
 
     def _check_logits(
-        self, file: str, name: str, record: Record, logits: Mapping[str, Logits], labels: NDArray[np.int64]
+        self,
+        file: str,
+        name: str,
+        record: Record,
+        logits: Mapping[str, Logits],
+        labels: Mapping[str, NDArray[np.int64]],
     ) -> None:
         """Everything about predictions, by the function that wrote it; scores of fp32 within bounds."""
         try:
@@ -155,7 +166,8 @@ class Rescoring:
             for s, sibling in enumerate(record.siblings):
                 if split in sibling.splits:
                     score = sibling.splits[split]
-                    self._check_score(file, f"siblings.{s}.splits.{split}", score, logits[split][s], labels)
+                    field = f"siblings.{s}.splits.{split}"
+                    self._check_score(file, field, score, logits[split][s], labels[split])
 
     def _check_score(
         self, file: str, field: str, score: Score, logits: Logits, labels: NDArray[np.int64]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmcbench.data.shifted import open_all_shifted
 from lmcbench.data.sources import settle_dataset
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
@@ -82,7 +83,9 @@ def run_plan(
     tasks = [Task(family, folder, data_dir, device, plan.measures, conditions) for family in plan.families]
     if tasks:
         # here, so that missing data are known before torch is loaded, and decoded by one process only
-        settle_dataset(plan.cells[0].suite.data.name, data_dir)
+        suite = plan.cells[0].suite
+        settle_dataset(suite.data.name, data_dir)
+        open_all_shifted(suite.evaluations, data_dir)
     if min(jobs, len(tasks)) > 1:
         from lmcbench.workers import run_in_processes
 

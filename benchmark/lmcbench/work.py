@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.numpy import save as to_safetensors
 from lmcbench.bench import Workbench, prepare
 from lmcbench.cell import Measured, measure_cell
 from lmcbench.data.dataset import Dataset
+from lmcbench.data.shifted import open_all_shifted
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import select
 from lmcbench.devices import choose_device
@@ -46,7 +48,7 @@ def run_task(task: Task) -> Iterator[Event]:
         # fp32 means fp32 (design 3.2): cuDNN would take TF32 for convolutions by itself
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     family, folder = task.family, task.folder
-    dataset = _dataset(family.suite.data, task.data_dir)
+    dataset = _dataset(family.suite.data, tuple(family.suite.evaluations), task.data_dir)
     bench = prepare(family, family.cells, dataset, device)
     folder.claim(family.suite.identity())
     unrecorded = [cell for cell in family.cells if folder.finished(cell.key) is None]
@@ -122,5 +124,7 @@ def _keep(measured: Measured, cell: Cell, folder: RunFolder) -> dict[str, object
 
 
 @cache
-def _dataset(spec: DataSpec, data_dir: Path | None) -> Dataset:
-    return select(open_dataset(spec.name, data_dir), spec)
+def _dataset(spec: DataSpec, evaluations: tuple[str, ...], data_dir: Path | None) -> Dataset:
+    """The part of the data set that a suite uses, with the shifted test sets among its evaluation shifts."""
+    whole = replace(open_dataset(spec.name, data_dir), shifted=open_all_shifted(evaluations, data_dir))
+    return select(whole, spec)

@@ -6,7 +6,16 @@ import pytest
 from scipy.stats import spearmanr
 
 from builders import make_record, toy_suite
-from lmcbench.board.noise import EPOCHS, STEPS, correlations, noise_points, noise_table, spearman
+from lmcbench.board.noise import (
+    EPOCHS,
+    STEPS,
+    cell_rows,
+    correlations,
+    noise_points,
+    noise_rows,
+    spearman,
+)
+from lmcbench.board.report import make_report
 from lmcbench.errors import UserError
 from lmcbench.spec.cells import expand
 
@@ -91,17 +100,39 @@ def test_underfit_cells_are_shown_and_not_counted():
     records = grid_records(scale, error)
     row = correlations(noise_points(records))[0]
     assert (row.counted, row.underfit) == (8, 4)
-    text = noise_table(records)
-    assert "underfit 2/2" in text
-    assert "+1.00 ± 0.00" in text
+    cells = cell_rows(records)
+    assert dict(zip(cells["batch"], cells["underfit"], strict=True)) == {"16": "", "32": "", "64": "2/2"}
+    assert (noise_rows(records)["error barrier"] == "+1.00 ± 0.00").all()
     nothing = correlations(noise_points(grid_records(scale, lambda cell: 0.5)))[0]
     assert (nothing.error.mean, nothing.counted, nothing.underfit, nothing.constant) == (None, 0, 12, 2)
 
 
-def test_what_diverged_is_left_out_and_nothing_at_all_is_refused():
+def test_every_cell_is_listed_by_noise_scale_with_its_barriers():
+    cells = cell_rows(grid_records(lambda cell: 0.1 + 0.002 * cell.replicate))
+    assert len(cells) == 2 * 10  # shifts, recipes
+    assert cells["shift"].tolist() == ["none"] * 10 + ["disjoint-halves"] * 10
+    scales = sorted((lr * (N / b - 1), e) for b, lr, e in GRID)
+    assert cells["g"].tolist() == [f"{g:.3g}" for g, _ in scales] * 2
+    assert cells["epochs"].tolist() == [str(e) for _, e in scales] * 2
+    # 10.0 and 10.2 points: half-width 12.706 sd / sqrt(2)
+    assert (cells["error barrier, points"] == "10.1 ± 1.3").all()
+    assert (cells["loss barrier, nats"] == "2.000 ± 0.000").all()
+    assert (cells["n"] == "2").all()
+
+
+def test_the_report_has_the_cells_where_there_are_several_recipes_and_not_elsewhere():
+    title = "The cells at fork 0, by noise scale"
+    report = make_report(grid_records(scale))
+    assert f"## {title}\n\n| architecture" in report.markdown
+    assert f"<h2>{title}</h2>" in report.html
+    one_recipe = make_report([make_record(cell) for cell in expand(toy_suite())])
+    assert title not in one_recipe.markdown
+
+
+def test_what_diverged_is_left_out_and_unknown_views_are_refused():
     cells = [c for c in expand(grid_suite()) if c.fork.name == "0"]
-    with pytest.raises(UserError, match="no measured cell of fork 0"):
-        noise_table([make_record(cells[0], status="diverged")])
+    diverged = [make_record(cells[0], status="diverged")]
+    assert (len(noise_points(diverged)), len(noise_rows(diverged)), len(cell_rows(diverged))) == (0, 0, 0)
     part = make_record(
         cells[0], protocol={"alphas": cells[0].suite.protocol.grid, "calibration": {}, "train_eval": {"n": 5}}
     )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmcbench.data import pool as pool_module
+from lmcbench.data.batches import DeviceImages
 from lmcbench.data.calibration import calibration_items
 from lmcbench.data.dataset import Dataset, ImageSet
 from lmcbench.data.pool import build_pool
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import select, stratified
+from lmcbench.data.transforms import apply, fill
 from lmcbench.errors import UserError
 from lmcbench.spec.shifts import View
 from lmcbench.spec.suite import DataSpec
@@ -71,12 +77,16 @@ def train_set(n=12):
     return ImageSet(np.arange(n * 4, dtype=np.uint8).reshape(n, 1, 2, 2), np.arange(n) % 3)
 
 
+def no_fill(name):
+    return None
+
+
 def test_pool_stores_changed_views_once_and_others_not_at_all():
     train = train_set()
     plain = View(np.array([0, 3, 5]))
     dark = View(np.array([1, 2]), transform="dark")
     relabelled = View(np.array([4]), labels=np.array([2]))
-    pool, placed = build_pool(train, [[plain, dark], [dark, relabelled]], lambda name, x, _: x // 2)
+    pool, placed = build_pool(train, [[plain, dark], [dark, relabelled]], lambda name, x, _: x // 2, no_fill)
     assert len(pool.labels) == 12 + 2 + 1
     np.testing.assert_array_equal(placed[0][0], [0, 3, 5])
     np.testing.assert_array_equal(placed[0][1], [12, 13])
@@ -86,15 +96,62 @@ def test_pool_stores_changed_views_once_and_others_not_at_all():
     assert len(pool.images) == 14
     np.testing.assert_array_equal(pool.labels[placed[1][1]], [2])
     np.testing.assert_array_equal(pool.source[12:], [1, 2, 4])
-    bare, _ = build_pool(train, [[plain, plain]], lambda *_: pytest.fail("nothing to transform"))
+    bare, _ = build_pool(train, [[plain, plain]], lambda *_: pytest.fail("nothing to transform"), no_fill)
     assert bare.images is train.images
+
+
+@pytest.mark.parametrize("kept", ["0", "1", "0+2", "0+1+2"])
+def test_items_of_some_channels_take_no_pixels_and_show_what_the_transform_makes(kept):
+    rng = np.random.default_rng(0)
+    train = ImageSet(rng.integers(0, 256, (6, 3, 8, 8), dtype=np.uint8), np.arange(6) % 2)
+    mean, name = np.array([0.1, 0.5, 0.999]), f"channels-{kept}"
+    everything = np.arange(6)
+    clean, some, relabelled = (
+        View(everything),
+        View(np.array([1, 4]), transform=name),
+        View(np.array([2]), transform=name, labels=np.array([0])),
+    )
+    pool, [[_, seen, other]] = build_pool(
+        train,
+        [[clean, some, relabelled]],
+        lambda *_: pytest.fail("nothing to store"),
+        partial(fill, channels=3, mean=mean),
+    )
+    assert pool.images is train.images
+    shown = DeviceImages(
+        *(pool.images, pool.labels, (mean, mean + 1), torch.device("cpu"), pool.image, pool.fills, pool.fill)
+    )
+    np.testing.assert_array_equal(shown.shown(torch.arange(6)), train.images)
+    for view, items in ((some, seen), (relabelled, other)):
+        expected = apply(name, train.images[view.indices], view.indices, 0, mean)
+        np.testing.assert_array_equal(shown.shown(torch.as_tensor(items)), expected)
+        fleet = torch.as_tensor(np.stack([items, items]))
+        np.testing.assert_array_equal(shown.shown(fleet), np.stack([expected, expected]))
+    assert shown.shown(torch.arange(6)).dtype == torch.uint8
+    assert pool.labels[other].tolist() == [0]
+    assert pool.source[seen].tolist() == [1, 4]
+
+
+def test_views_are_transformed_in_batches_of_their_own_images(monkeypatch):
+    monkeypatch.setattr(pool_module, "BATCH", 4)
+    train, seen = train_set(), []
+    index = np.array([11, 0, 3, 5, 7, 9, 2])
+
+    def transform(name, images, indices):
+        seen.append(len(images))
+        return images + indices[:, None, None, None].astype(np.uint8)
+
+    pool, [[items]] = build_pool(train, [[View(index, transform="add")]], transform, no_fill)
+    assert seen == [4, 3]
+    expected = train.images[index] + index[:, None, None, None].astype(np.uint8)
+    np.testing.assert_array_equal(pool.images[pool.image[items]], expected)
 
 
 def test_calibration_is_stratified_and_shows_image_j_as_sibling_j_mod_k_sees_it():
     train = train_set(12)
     everything = np.arange(12)
     clean, dark = View(everything), View(everything, transform="dark")
-    pool, [views] = build_pool(train, [[clean, dark]], lambda name, x, _: x // 2)
+    pool, [views] = build_pool(train, [[clean, dark]], lambda name, x, _: x // 2, no_fill)
     items = calibration_items(views, pool.source, pool.labels, 6)
     np.testing.assert_array_equal(np.bincount(pool.labels[items]), [2, 2, 2])
     assert [bool(i >= 12) for i in items] == [False, True] * 3

@@ -36,7 +36,10 @@ def agreement_faults(records: Mapping[str, Record]) -> list[Fault]:
         records: file -> its record, all of one suite, architecture and recipe.
     """
     groups: list[tuple[str, dict[str, str]]] = [
-        ("data", {f: canonical_json(r.data) for f, r in records.items()}),
+        *(
+            (f"data.{split}", {f: _data_of(r, split) for f, r in records.items()})
+            for split in sorted({str(e.get("split")) for r in records.values() for e in r.data})
+        ),
         ("architecture.params", {f: str(r.architecture.params) for f, r in records.items()}),
         (
             "cost.train_flop",
@@ -81,6 +84,11 @@ def _unusual(field: str, values: Mapping[str, str]) -> list[Fault]:
 
 def _fault(file: str, field: str, message: str) -> Fault:
     return Fault(file=file, field=field, message=message)
+
+
+def _data_of(record: Record, split: str) -> str:
+    """What a record says of a split of its data."""
+    return canonical_json([entry for entry in record.data if str(entry.get("split")) == split])
 
 
 def _short(text: str) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from tabulate import tabulate
 
 from lmcbench.board.statistics import Estimate, estimate
 from lmcbench.errors import UserError
@@ -43,6 +41,7 @@ class Point:
 
     architecture: str
     shift: str
+    recipe: str
     replicate: int
     lr: float
     batch_size: int
@@ -131,25 +130,32 @@ NOTES = (
 )
 
 
-def noise_table(records: Iterable[Record]) -> str:
-    """The correlations and, below them, the barrier at every noise scale, as Markdown.
+def cell_rows(records: Iterable[Record]) -> pd.DataFrame:
+    """What the correlations are of: the barrier of every recipe and shift, by noise scale, as a table.
 
-    Raises:
-        UserError: where no cell of fork 0 was measured.
+    Only of architectures with several recipes; numbers formatted, means over replicates.
     """
-    records = list(records)
     points = noise_points(records)
-    if not points:
-        raise UserError("There is no measured cell of fork 0, so no barrier to set against the noise scale.")
-    summary = noise_rows(records).to_markdown(index=False, tablefmt="github", disable_numparse=True)
-    cells = tabulate(_cells(points), _CELLS, tablefmt="github", disable_numparse=True)
-    notes = "\n".join(f"- {note}" for note in NOTES)
-    return (
-        "### Barrier at fork 0 and noise scale: Spearman's rank correlation\n\n"
-        f"{summary}\n\n{notes}\n\n"
-        f"### The cells\n\n{cells}\n\n"
-        "- Barriers on the test set, chord form, means over replicates.\n"
-    )
+    gridded = {c.architecture for c in correlations(points)}
+    groups: dict[tuple[str, str, str], list[Point]] = {}
+    for p in points:
+        if p.architecture in gridded:
+            groups.setdefault((p.architecture, p.shift, p.recipe), []).append(p)
+    lines = list(dict.fromkeys((p.architecture, p.shift) for p in points))
+
+    def place(group: Sequence[Point]) -> tuple[int, float, int, str]:
+        one = group[0]
+        return lines.index((one.architecture, one.shift)), _mean_scale(group), one.epochs, one.recipe
+
+    return pd.DataFrame([_cell_row(group) for group in sorted(groups.values(), key=place)])
+
+
+CELL_NOTES = (
+    "Barriers on the test set, chord form, and the training error of the worst sibling on its own view: mean "
+    "over replicates (n) ± half-width of the 95 % Student t interval, none for n = 1. T: optimizer steps.",
+    f"Underfit: replicates in which a sibling stays above {100 * FITTED:g} % training error, of those "
+    "measured; they are shown here and not counted above.",
+)
 
 
 # --- points --------------------------------------------------------------------------------------
@@ -163,6 +169,7 @@ def _point(record: Record) -> Point:
     return Point(
         architecture=architecture_label(record),
         shift=shift_label(record),
+        recipe=recipe["name"],
         replicate=record.replicate,
         lr=recipe["lr"],
         batch_size=recipe["batch_size"],
@@ -239,44 +246,35 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 # --- print ---------------------------------------------------------------------------------------
 
-_CELLS = [
-    "architecture",
-    "shift",
-    "B",
-    "lr",
-    "epochs",
-    "g",
-    "error barrier",
-    "loss barrier",
-    "train error",
-    "",
-]
+
+def _cell_row(group: Sequence[Point]) -> dict[str, str]:
+    """The replicates of one architecture, shift and recipe."""
+    one, underfit = group[0], sum(not p.fitted for p in group)
+    return {
+        "architecture": one.architecture,
+        "shift": one.shift,
+        "g": f"{_mean_scale(group):.3g}",
+        "batch": str(one.batch_size),
+        "lr": f"{one.lr:g}",
+        "epochs": str(one.epochs),
+        "T": f"{one.length:,}",
+        "error barrier, points": _plain([100 * p.error for p in group], 1),
+        "loss barrier, nats": _plain([p.loss for p in group], 3),
+        "training error, %": _plain([100 * p.train_error for p in group], 1),
+        "n": str(len(group)),
+        "underfit": f"{underfit}/{len(group)}" if underfit else "",
+    }
 
 
-def _cells(points: Sequence[Point]) -> list[list[Any]]:
-    """A row for each recipe and shift, by noise scale."""
-    groups: dict[tuple[Any, ...], list[Point]] = {}
-    for p in points:
-        key = (p.architecture, p.shift, p.g, p.batch_size, p.lr, p.epochs)
-        groups.setdefault(key, []).append(p)
-    rows = []
-    for (architecture, shift, g, batch_size, lr, epochs), group in sorted(groups.items()):
-        underfit = sum(not p.fitted for p in group)
-        rows.append(
-            [
-                architecture,
-                shift,
-                batch_size,
-                f"{lr:g}",
-                epochs,
-                f"{g:.3g}",
-                f"{100 * np.mean([p.error for p in group]):.1f} %",
-                f"{np.mean([p.loss for p in group]):.3f}",
-                f"{100 * np.mean([p.train_error for p in group]):.1f} %",
-                f"underfit {underfit}/{len(group)}" if underfit else "",
-            ]
-        )
-    return rows
+def _mean_scale(group: Sequence[Point]) -> float:
+    """Sizes of views, and with them g, may differ between replicates."""
+    return float(np.mean([p.g for p in group]))
+
+
+def _plain(values: Sequence[float], digits: int) -> str:
+    found = estimate(values)
+    interval = "" if found.half_width is None else f" ± {found.half_width:.{digits}f}"
+    return f"{found.mean:.{digits}f}{interval}"
 
 
 def _text(value: Estimate) -> str:

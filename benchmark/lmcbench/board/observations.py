@@ -14,10 +14,8 @@ from lmcbench.results.measures import Curve, barrier
 from lmcbench.results.record import Record
 from lmcbench.results.values import SPLIT
 from lmcbench.spec.canonical import canonical_json
+from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.shifts import ALIASES
-
-EVALUATION = "test:"
-"""What names of evaluation shifts' splits begin with."""
 
 CONNECTED = 0.02
 """Error barrier under which siblings are connected [F, section 3.1]: chord form, test, mean over pairs."""

@@ -13,7 +13,6 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-from lmcbench.board.observations import EVALUATION
 from lmcbench.board.scores import COLUMNS, Column, View, minus
 from lmcbench.board.stability import Onset, StabilityPoint
 from lmcbench.board.standings import Scores, Standing, SuiteTable, own_shifts
@@ -24,6 +23,7 @@ from lmcbench.board.trust import TrustLevel
 from lmcbench.results.values import SPLIT
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.forks import Fork
+from lmcbench.spec.shifted import EVALUATION
 
 UNIT = 1e-4
 LOSS_UNIT = 1e-4

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import pandas as pd
 
@@ -13,11 +14,12 @@ from lmcbench.board.figures.draw import draw
 from lmcbench.board.figures.drawing import Drawing
 from lmcbench.board.figures.style import picture
 from lmcbench.board.follows import follows
-from lmcbench.board.noise import NOTES, noise_rows
+from lmcbench.board.noise import CELL_NOTES, NOTES, cell_rows, noise_rows
 from lmcbench.board.statistics import Estimate
 from lmcbench.board.table import CONNECTIVITY, ENSEMBLES, make_board
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
+from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.suite import Suite, published_suite
 
 DEMONSTRATION = (
@@ -82,6 +84,12 @@ def make_report(records: Sequence[Record]) -> Report:
     )
 
 
+def _data_text(entry: Mapping[str, Any]) -> str:
+    """A split of the data: `cifar10 train`; a shifted test set by its whole name, `cifar10.1:v6`."""
+    split = str(entry["split"])
+    return split.removeprefix(EVALUATION) if split.startswith(EVALUATION) else f"{entry['name']} {split}"
+
+
 def _lead(records: Sequence[Record], suite: Suite | None) -> list[str]:
     """What the reader must know first."""
     one = records[0]
@@ -90,7 +98,7 @@ def _lead(records: Sequence[Record], suite: Suite | None) -> list[str]:
     devices = sorted({str(r.env.get("device")) for r in records})
     versions = one.env.get("versions") or {}
     torch = versions.get("torch")
-    data = ", ".join(f"{d['name']} {d['split']} ({d['n']} images)" for d in one.data)
+    data = ", ".join(f"{_data_text(d)} ({d['n']} images)" for d in one.data)
     lead = [
         *([suite.description] if suite is not None and suite.description else []),
         f"{len(records)} cells: {told}. Data: {data}. Device: {', '.join(devices)}"
@@ -116,6 +124,7 @@ def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
     scales = noise_rows(records)
     if len(scales):
         tables.append(_Table("Does the noise scale set the barrier at fork 0?", scales, NOTES))
+        tables.append(_Table("The cells at fork 0, by noise scale", cell_rows(records), CELL_NOTES))
     found = follows(records)
     if found:
         rows = [

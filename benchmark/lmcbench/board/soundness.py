@@ -13,11 +13,13 @@ import numpy as np
 
 from lmcbench.board.entry import fork_of
 from lmcbench.board.manifest import Fault
+from lmcbench.board.stored import images
 from lmcbench.errors import UserError
 from lmcbench.results.measures import Curve, barrier, chord_area
 from lmcbench.results.record import BarrierRecord, PairRecord, Record, Score
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.pins import Pins
+from lmcbench.spec.shifted import EVALUATION, is_shifted, parse_shifted
 
 LOSS_SLACK = 1e-3
 """Relative difference of a loss computed in another batch: fp32 sums in another order, times a margin."""
@@ -44,6 +46,8 @@ def soundness_faults(record: Record, file: str, cell: Cell, pins: Pins) -> list[
     for check in checks:
         try:
             found = list(check(record, cell, pins))
+        except UserError as error:
+            found = [("data", str(error).rstrip("."))]
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             # extra keys of a record may hold anything
             found = [("", f"cannot be checked: {type(error).__name__}: {error}")]
@@ -51,23 +55,19 @@ def soundness_faults(record: Record, file: str, cell: Cell, pins: Pins) -> list[
     return faults
 
 
-def images(record: Record, split: str) -> int:
-    """Images of the data's split `train` or `test`."""
-    return int(next(entry["n"] for entry in record.data if entry.get("split") == split))
-
-
 def _data(record: Record, cell: Cell, pins: Pins) -> Found:
-    for split, pinned in (("train", pins.train), ("test", pins.test)):
+    data = cell.suite.data
+    expected = [("train", data.name, pins.train), ("test", data.name, pins.test)]
+    for shift in filter(is_shifted, cell.suite.evaluations):
+        expected.append((f"{EVALUATION}{shift}", parse_shifted(shift).family, data.shifted_sha256.get(shift)))
+    for split, name, pinned in expected:
         entries = [entry for entry in record.data if entry.get("split") == split]
         if len(entries) != 1 or not isinstance(entries[0].get("n"), int) or entries[0]["n"] < 1:
             yield "data", f"must have one entry of split {split!r} with its number of images"
             continue
         [entry] = entries
-        if entry.get("name") != cell.suite.data.name:
-            yield (
-                f"data.{split}.name",
-                f"found {entry.get('name')!r}, the suite's is {cell.suite.data.name!r}",
-            )
+        if entry.get("name") != name:
+            yield f"data.{split}.name", f"found {entry.get('name')!r}, the suite's is {name!r}"
         if pinned is not None and entry.get("sha256") != pinned:
             yield (
                 f"data.{split}.sha256",
@@ -180,25 +180,25 @@ def _whole(x: float) -> bool:
     return abs(x - round(x)) < 1e-6 * max(1.0, abs(x))
 
 
-def _is_test(split: str) -> bool:
-    return split.partition(":")[0] in ("test", "test_a", "test_b")
+def _tested(record: Record, split: str) -> int | None:
+    """Images of a test split; None of one whose images are not counted in the record's data."""
+    return images(record, split) if split.partition(":")[0] in ("test", "test_a", "test_b") else None
 
 
 def _siblings(record: Record, cell: Cell, pins: Pins) -> Found:
-    n = images(record, "test")
-    wanted = {"test", *(f"test:{name}" for name in cell.suite.evaluations)}
+    wanted = {"test", *(f"{EVALUATION}{name}" for name in cell.suite.evaluations)}
     for s, sibling in enumerate(record.siblings):
         for missing in sorted((wanted | {"train", "view"}) - sibling.splits.keys()):
             yield f"siblings.{s}.splits", f"split {missing!r} is missing"
         for kind, scores in (("splits", sibling.splits), ("as_trained", sibling.as_trained or {})):
             for split, score in scores.items():
-                yield from _score(score, f"siblings.{s}.{kind}.{split}", n if _is_test(split) else None)
+                yield from _score(score, f"siblings.{s}.{kind}.{split}", _tested(record, split))
         if sibling.train_loss < 0:
             yield f"siblings.{s}.train_loss", f"found {sibling.train_loss}, never negative"
 
 
 def _pairs(record: Record, cell: Cell, pins: Pins) -> Found:
-    wanted = {"train", "test", *(f"test:{name}" for name in cell.suite.evaluations)}
+    wanted = {"train", "test", *(f"{EVALUATION}{name}" for name in cell.suite.evaluations)}
     for p, pair in enumerate(record.pairs):
         field = f"pairs.{p}"
         for missing in sorted(wanted - pair.curves.keys()):
@@ -214,7 +214,7 @@ def _pairs(record: Record, cell: Cell, pins: Pins) -> Found:
                     continue
                 if kind == "curves":
                     curves[split] = built
-                yield from _curve(built, place, images(record, "test") if _is_test(split) else None)
+                yield from _curve(built, place, _tested(record, split))
         for split, curve in curves.items():
             again = asdict(barrier(curve))
             for name in BARRIER_FIELDS:
@@ -282,14 +282,14 @@ def _disagreement(record: Record, pair: PairRecord, field: str) -> Found:
         if scores[0] is None or scores[1] is None:
             continue
         a, b = scores[0].error, scores[1].error
-        slack = 2 * max(1 / images(record, "test"), ERROR_SLACK)
+        slack = 2 * max(1 / images(record, split), ERROR_SLACK)
         if not abs(a - b) - slack <= d <= a + b + slack:
             yield place, f"found {d}, with errors {a} and {b} it lies in [{abs(a - b)}, {a + b}]"
 
 
 def _soup(record: Record, cell: Cell, pins: Pins) -> Found:
     for split, score in (record.soup or {}).items():
-        yield from _score(score, f"soup.{split}", images(record, "test") if _is_test(split) else None)
+        yield from _score(score, f"soup.{split}", _tested(record, split))
 
 
 def _leaves(record: Record, cell: Cell, pins: Pins) -> Found:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from lmcbench.board.manifest import PREDICTION_BYTES
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
+from lmcbench.results.store import labels_name
+from lmcbench.spec.shifted import shown_split
 
-LABELS = "test.labels"
 HEADLINE = "test"
 HEADER_BYTES = 1024
 """What a safetensors file has beside its tensors, at most."""
@@ -28,30 +29,39 @@ def kept_splits(records: Sequence[Record], classes: int) -> dict[str, list[str]]
     """
     measured = sorted((r for r in records if r.status == "ok"), key=lambda r: (r.replicate, r.key))
     everything = {r.key: list(r.siblings[0].splits.keys() - {"train", "view"}) for r in measured}
-    sizes = {r.key: _bytes(r, classes) for r in measured}
-    if sum(_file(sizes[key], len(splits)) for key, splits in everything.items()) <= PREDICTION_BYTES:
+    if sum(_bytes(r, everything[r.key], classes) for r in measured) <= PREDICTION_BYTES:
         return {key: sorted(splits) for key, splits in everything.items()}
     kept, used = {}, 0
     for record in measured:
-        used += _file(sizes[record.key], 1)
+        used += _bytes(record, [HEADLINE], classes)
         kept[record.key] = [HEADLINE] if used <= PREDICTION_BYTES else []
     return kept
 
 
-def _bytes(record: Record, classes: int) -> tuple[int, int]:
-    """Bytes of the logits of one split, and of the labels."""
-    n = int(next(entry["n"] for entry in record.data if entry["split"] == "test"))
-    return len(record.siblings) * n * classes * 2, n * 2
+def _bytes(record: Record, splits: Sequence[str], classes: int) -> int:
+    """Of a file with the logits of `splits` and the labels of what they show, fp16 and int16."""
+    logits = sum(len(record.siblings) * images(record, split) * classes for split in splits)
+    labels = sum(images(record, split) for split in {shown_split(split) for split in splits})
+    return HEADER_BYTES + 2 * (logits + labels)
 
 
-def _file(sizes: tuple[int, int], splits: int) -> int:
-    return HEADER_BYTES + splits * sizes[0] + sizes[1]
+def images(record: Record, split: str) -> int:
+    """Images that a split of a record shows, of the data's split that it is of (see `shown_split`).
+
+    Raises:
+        UserError: where the record's data do not say.
+    """
+    of = shown_split(split)
+    n = next((entry.get("n") for entry in record.data if entry.get("split") == of), None)
+    if not isinstance(n, int):
+        raise UserError(f"its data have no entry of split {of!r} with a number of images.")
+    return n
 
 
 def read_logits(
     content: bytes, record: Record, splits: Sequence[str]
-) -> tuple[dict[str, Logits], NDArray[np.int64]]:
-    """The logits `[K, n, classes]` of `splits` and the labels `[n]` of a predictions file.
+) -> tuple[dict[str, Logits], dict[str, NDArray[np.int64]]]:
+    """The logits `[K, n, classes]` of `splits` and the labels `[n]` of each, of a predictions file.
 
     Raises:
         UserError: for anything but finite fp16 logits of the record's siblings and int16 labels.
@@ -64,13 +74,15 @@ def read_logits(
         tensors: Mapping[str, NDArray[np.generic]] = load(content)
     except Exception as error:  # a Rust error of no public base, or a type that NumPy lacks
         raise UserError(f"is not safetensors: {error}.") from None
-    n = int(next(entry["n"] for entry in record.data if entry["split"] == "test"))
-    labels = tensors.get(LABELS)
-    if labels is None or labels.dtype != np.int16 or labels.shape != (n,):
-        raise UserError(f"needs a tensor {LABELS!r} of int16 [{n}].")
     networks = len(record.siblings)
     found: dict[str, Logits] = {}
+    truth: dict[str, NDArray[np.int64]] = {}
     for split in splits:
+        n, name = images(record, split), labels_name(split)
+        labels = tensors.get(name)
+        if labels is None or labels.dtype != np.int16 or labels.shape != (n,):
+            raise UserError(f"needs a tensor {name!r} of int16 [{n}].")
+        truth[split] = labels.astype(np.int64)
         logits = tensors.get(split)
         if logits is None:
             raise UserError(f"lacks the logits of split {split!r}.")
@@ -83,6 +95,7 @@ def read_logits(
             raise UserError(f"{split}: holds a logit that is not finite.")
         found[split] = logits.astype(np.float16)
     classes = {logits.shape[2] for logits in found.values()}
-    if len(classes) > 1 or labels.min() < 0 or labels.max() >= min(classes, default=1):
-        raise UserError(f"{LABELS}: labels and classes of the splits do not agree.")
-    return found, labels.astype(np.int64)
+    for split, given in truth.items():
+        if len(classes) > 1 or given.min() < 0 or given.max() >= min(classes):
+            raise UserError(f"{labels_name(split)}: labels and classes of the splits do not agree.")
+    return found, truth

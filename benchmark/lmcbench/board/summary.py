@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lmcbench.board.observations import EVALUATION, Line, is_control, line_of, prediction
+from lmcbench.board.observations import Line, is_control, line_of, prediction
 from lmcbench.board.stability import Onset, stability_points
 from lmcbench.board.statistics import estimate
 from lmcbench.errors import UserError
@@ -21,6 +21,7 @@ from lmcbench.results.record import Record, Status
 from lmcbench.results.values import SPLIT, cell_value
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.forks import Fork
+from lmcbench.spec.shifted import EVALUATION
 
 SCHEMA: Literal["lmcbench/summary/1"] = "lmcbench/summary/1"
 DIGITS = 9

@@ -32,16 +32,18 @@ def suites(
             return
         from lmcbench.data.listing import whereabouts
 
-        typer.echo(catalogue.suite_text(suite, whereabouts(suite.data.name, data_dir)))
+        needed = catalogue.needed_data(suite)
+        typer.echo(catalogue.suite_text(suite, {name: whereabouts(name, data_dir) for name in needed}))
 
 
 @app.command()
 def shifts(as_json: Json = False) -> None:
-    """List the training shifts and the evaluation transforms: what each does and where it comes from."""
+    """List the training shifts and the evaluation shifts: what each does and where it comes from."""
     from lmcbench import catalogue
+    from lmcbench.spec.shifted import shifted_table
     from lmcbench.spec.transforms import transform_table
 
-    listed, transforms = catalogue.list_shifts(), transform_table()
+    listed, transforms = catalogue.list_shifts(), [*transform_table(), *shifted_table()]
     if as_json:
         print_json({"shifts": listed, "transforms": transforms})
     else:
@@ -72,9 +74,9 @@ def data(context: typer.Context, data_dir: DataDir = None, as_json: Json = False
     if context.invoked_subcommand is not None:
         return
     from lmcbench import catalogue
-    from lmcbench.data.listing import list_datasets
+    from lmcbench.data.listing import list_datasets, list_shifted
 
-    listed = list_datasets(data_dir)
+    listed = [*list_datasets(data_dir), *list_shifted(data_dir)]
     if as_json:
         print_json([asdict(listing) for listing in listed])
     else:

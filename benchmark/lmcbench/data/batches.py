@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmcbench.data.augment import augment, keyed_words
-from lmcbench.data.dataset import Labels, Pixels
+from lmcbench.data.dataset import SHOWN, Labels, Pixels
 from lmcbench.data.streams import Stream
 from lmcbench.spec.views import Indices
 
@@ -31,6 +31,8 @@ class DeviceImages:
         statistics: mean and standard deviation per channel of pixels in 0..1, `[c]` each.
         device: where they go.
         image: the row of `images` that each item shows, `[m]`; None: item i shows image i.
+        fills: values that replace whole channels, `[f, c]` int16, `SHOWN` where the pixels are shown.
+        fill: the row of `fills` for each item, `[m]`; None: all pixels are shown.
     """
 
     def __init__(
@@ -40,17 +42,27 @@ class DeviceImages:
         statistics: tuple[NDArray[np.float64], NDArray[np.float64]],
         device: torch.device,
         image: Indices | None = None,
+        fills: NDArray[np.int16] | None = None,
+        fill: Indices | None = None,
     ) -> None:
         mean, std = (torch.as_tensor(s, dtype=torch.float64).view(-1, 1, 1) for s in statistics)
         self.pixels = _tensor(images).to(device)
         self.labels = _tensor(labels).to(device)
         self.image = None if image is None else torch.as_tensor(image).to(device)
+        # nothing to do in a pool whose views all show every channel
+        filled = fills is not None and fill is not None and bool((fills != SHOWN).any())
+        self.fills = torch.as_tensor(fills).to(device) if filled else None
+        self.fill = torch.as_tensor(fill).to(device) if filled else None
         self.scale = (1 / (255 * std)).float().to(device)
         self.offset = (-mean / std).float().to(device)
 
     def shown(self, items: Tensor) -> Tensor:
         """The uint8 pixels of `items` `[...]`, `[..., c, h, w]`."""
-        return self.pixels[items if self.image is None else self.image[items]]
+        pixels = self.pixels[items if self.image is None else self.image[items]]
+        if self.fills is None or self.fill is None:
+            return pixels
+        values = self.fills[self.fill[items]][..., None, None]
+        return torch.where(values == SHOWN, pixels, values.to(torch.uint8))
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """uint8 pixels `[..., c, h, w]` as fp32, zero mean and unit variance per channel."""

@@ -4,8 +4,12 @@ Constants are those of `make_cifar_c.py` in the authors' repository, made for 32
 pixels grow with the image from there on and stay as they are below, where less would do nothing.
 Pixels are rounded, not cut, to whole levels. Against the generator itself on 60 photographs
 (2026-11-21): brightness, contrast, Gaussian, defocus and zoom blur within one level of 255, pixelate
-and JPEG equal, noise, glass blur and elastic transform equal in mean distance to the clean image;
+and JPEG equal to it, noise, glass blur and elastic transform in mean distance to the clean image;
 snow and motion blur, which need ImageMagick, follow its definition unchecked.
+
+NumPy, SciPy and Pillow compute them on the CPU before images go to any device, so that a run on CUDA
+sees the bytes that a run on a CPU sees, equal by construction. Between machines they are equal as far
+as those libraries are: a pixel on the edge between two levels may fall on the other side.
 
 Of the generator's 19, frost is left out because it needs photographs that are not ours to ship,
 spatter and saturate because they are defined for colours only.

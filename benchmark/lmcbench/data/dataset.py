@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,9 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmcbench.errors import UserError
+from lmcbench.spec.shifted import EVALUATION
+
+ARRAYS = "arrays"
+"""Where shifted test sets come from: files of arrays, as their authors publish them."""
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+
+Fill = NDArray[np.int16]
+"""The value that each channel of an image shows instead of its pixels, or `SHOWN`, `[c]`."""
+
+SHOWN = -1
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,7 @@ class Dataset:
         source: where it comes from, in words that hold on any machine: `scikit-learn`,
             `hub:uoft-cs/cifar10`, `parquet`, `folder`.
         revision: the hub's commit, where it comes from there.
+        shifted: further test sets of the same classes, by name (`cifar10.1:v6`), opened where a suite asks.
     """
 
     name: str
@@ -101,9 +112,10 @@ class Dataset:
     classes: tuple[str, ...]
     source: str = "memory"
     revision: str | None = None
+    shifted: Mapping[str, ImageSet] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for split, images in (("train", self.train), ("test", self.test)):
+        for split, images in {"train": self.train, "test": self.test, **self.shifted}.items():
             if len(images) == 0:
                 raise UserError(f"Data set {self.name}: split {split} is empty.")
             bad = np.flatnonzero((images.labels < 0) | (images.labels >= len(self.classes)))
@@ -111,6 +123,11 @@ class Dataset:
                 raise UserError(
                     f"Data set {self.name}, split {split}, row {bad[0]}: label {images.labels[bad[0]]} "
                     f"is out of range, there are {len(self.classes)} classes."
+                )
+            if images.images.shape[1:] != self.shape:
+                raise UserError(
+                    f"Data set {self.name}, split {split}: images are {_size(images)}, those of the training "
+                    f"set {_size(self.train)}."
                 )
 
     @property
@@ -133,5 +150,12 @@ class Dataset:
         origin: dict[str, Any] = {"name": self.name, "source": self.source}
         if self.revision is not None:
             origin["revision"] = self.revision
-        splits = (("train", self.train), ("test", self.test))
-        return [{**origin, "sha256": s.sha256, "split": split, "n": len(s)} for split, s in splits]
+        splits = [(origin, "train", self.train), (origin, "test", self.test)]
+        for name, images in self.shifted.items():
+            own = {"name": name.partition(":")[0], "source": ARRAYS}
+            splits.append((own, f"{EVALUATION}{name}", images))
+        return [{**of, "sha256": s.sha256, "split": split, "n": len(s)} for of, split, s in splits]
+
+
+def _size(images: ImageSet) -> str:
+    return " x ".join(map(str, images.images.shape[1:]))

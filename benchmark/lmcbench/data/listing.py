@@ -1,4 +1,4 @@
-"""What `lmcbench data` shows: every data set of the table, and whether it is here."""
+"""What `lmcbench data` shows: every data set and shifted test set of the tables, and whether it is here."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 
 from lmcbench.data.locate import data_folder
 from lmcbench.data.own import find_own
+from lmcbench.data.shifted import SHAPE, find_shifted, how_to_get
 from lmcbench.data.sources import SOURCES, find
 from lmcbench.errors import UserError
+from lmcbench.spec.shifted import SHIFTED
 
 
 @dataclass(frozen=True)
@@ -48,20 +50,33 @@ def list_datasets(data_dir: Path | None = None) -> list[Listing]:
     return [_listing(name, folder) for name in SOURCES]
 
 
-def whereabouts(name: str, data_dir: Path | None = None) -> str:
-    """Where the data set `name` was found, or what to do, in a line; also for a user's own.
+def list_shifted(data_dir: Path | None = None) -> list[Listing]:
+    """Every shifted test set likewise; its only split is a test split.
 
     Raises:
         UserError: where the data folder does not exist.
     """
     folder = data_folder(data_dir)
+    return [_shifted_listing(name, folder) for name in SHIFTED]
+
+
+def whereabouts(name: str, data_dir: Path | None = None) -> str:
+    """Where the data set or shifted test set `name` was found, or what to do, in a line; also a user's own.
+
+    Raises:
+        UserError: where the data folder does not exist.
+    """
+    folder = data_folder(data_dir)
+    if name in SHIFTED:
+        return _where(_shifted_listing(name, folder))
     if name not in SOURCES:
         own = find_own(name, folder)
         return f"found in {own}" if own is not None else "not here, and not in the table of 'lmcbench data'"
-    listing = _listing(name, folder)
-    if listing.found is not None:
-        return f"found in {listing.found}"
-    return f"not here. {listing.hint}"
+    return _where(_listing(name, folder))
+
+
+def _where(listing: Listing) -> str:
+    return f"found in {listing.found}" if listing.found is not None else f"not here. {listing.hint}"
 
 
 def _listing(name: str, folder: Path | None) -> Listing:
@@ -86,4 +101,20 @@ def _listing(name: str, folder: Path | None) -> Listing:
             hint = " ".join([*refused, put])
     return Listing(
         name, source.summary, source.licence, source.classes, source.shape, source.sizes, size, place, hint
+    )
+
+
+def _shifted_listing(name: str, folder: Path | None) -> Listing:
+    entry, found = SHIFTED[name], find_shifted(name, folder)
+    summary = f"{entry.summary}; an evaluation shift of {' and '.join(entry.bases)}"
+    return Listing(
+        name,
+        summary,
+        entry.licence,
+        entry.classes,
+        SHAPE,
+        (0, max(entry.sizes.values())),
+        None if found is None else sum(f.stat().st_size for f in found.glob("*.npy")),
+        None if found is None else str(found),
+        how_to_get(name) if found is None else None,
     )

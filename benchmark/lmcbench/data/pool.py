@@ -7,12 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lmcbench.data.dataset import ImageSet, Labels, Pixels
+from lmcbench.data.dataset import SHOWN, Fill, ImageSet, Labels, Pixels
 from lmcbench.spec.shifts import Indices, View
 
 Transform = Callable[[str, Pixels, Indices], Pixels]
 """(name, images `[n, c, h, w]`, their data set indices `[n]`) -> images of the same shape."""
+
+Filling = Callable[[str], Fill | None]
+"""Name of a transform -> what it shows of each channel, where that is all it does."""
+
+BATCH = 5000
+"""Images transformed at a time: there is no second copy of a whole view while the pool is built."""
 
 
 @dataclass(frozen=True)
@@ -21,31 +28,38 @@ class Pool:
 
     Attributes:
         images: `[p, c, h, w]` uint8; the training set first, then what views change.
-        image: the row of `images` that each item shows, `[m]`; items of other labels share theirs.
+        image: the row of `images` that each item shows, `[m]`; items of other labels share theirs, and so
+            do items that show some channels only.
+        fills: values that replace whole channels, `[f, c]`; the first row shows every channel.
+        fill: the row of `fills` for each item, `[m]`.
         labels: `[m]` int64.
         source: position of each item in the training set, `[m]`; keys its augmentation.
     """
 
     images: Pixels
     image: Indices
+    fills: NDArray[np.int16]
+    fill: Indices
     labels: Labels
     source: Indices
 
 
 def build_pool(
-    train: ImageSet, shifts: Sequence[Sequence[View]], transform: Transform
+    train: ImageSet, shifts: Sequence[Sequence[View]], transform: Transform, filling: Filling
 ) -> tuple[Pool, list[list[Indices]]]:
     """The pool that serves all `shifts` (views per shift), and each view as positions in it.
 
-    Views that leave images and labels alone cost nothing, those that change labels alone no pixels, and
-    equal changed views are stored once. Nothing is held twice while the pool is built.
+    Views that leave images and labels alone cost nothing, those that change labels or replace whole channels
+    no pixels, and equal changed views are stored once. Nothing is held twice while the pool is built.
     """
     everything = np.arange(len(train))
     image, labels, source = [everything], [train.labels], [everything]
+    fills = [np.full(train.images.shape[1], SHOWN, np.int16)]
+    fill = [np.zeros(len(train), np.int64)]
     items = pixels = len(train)
     shown: dict[tuple[str, bytes], Indices] = {}
     stored: dict[tuple[str | None, bytes, bytes], Indices] = {}
-    todo: list[tuple[str, Indices, slice]] = []
+    todo: list[tuple[str, Indices, int]] = []
     placed: list[list[Indices]] = []
     for views in shifts:
         placed.append([])
@@ -56,16 +70,20 @@ def build_pool(
             given = train.labels[view.indices] if view.labels is None else view.labels
             key = (view.transform, view.indices.tobytes(), given.tobytes())
             if key not in stored:
-                rows = view.indices
-                if view.transform is not None:
+                rows, row = view.indices, 0
+                values = None if view.transform is None else filling(view.transform)
+                if values is not None:
+                    row = len(fills)
+                    fills.append(values)
+                elif view.transform is not None:
                     changed = (view.transform, view.indices.tobytes())
                     if changed not in shown:
-                        part = slice(pixels, pixels + len(rows))
-                        todo.append((view.transform, view.indices, part))
-                        shown[changed] = np.arange(part.start, part.stop)
-                        pixels = part.stop
+                        todo.append((view.transform, view.indices, pixels))
+                        shown[changed] = np.arange(pixels, pixels + len(rows))
+                        pixels += len(rows)
                     rows = shown[changed]
                 image.append(rows)
+                fill.append(np.full(len(rows), row))
                 labels.append(given)
                 source.append(view.indices)
                 stored[key] = np.arange(items, items + len(given))
@@ -76,9 +94,20 @@ def build_pool(
         images = np.empty((pixels, *train.images.shape[1:]), np.uint8)
         images[: len(train)] = train.images
         _let_go(train.images)
-        for name, indices, part in todo:
-            images[part] = transform(name, images[indices], indices)
-    return Pool(images, *(np.concatenate(parts) for parts in (image, labels, source))), placed
+        for name, indices, first in todo:
+            for start in range(0, len(indices), BATCH):
+                some = indices[start : start + BATCH]
+                place = slice(first + start, first + start + len(some))
+                images[place] = transform(name, images[some], some)
+    pool = Pool(
+        images,
+        np.concatenate(image),
+        np.stack(fills),
+        np.concatenate(fill),
+        np.concatenate(labels),
+        np.concatenate(source),
+    )
+    return pool, placed
 
 
 def _let_go(images: Pixels) -> None:

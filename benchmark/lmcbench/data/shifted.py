@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,47 +10,21 @@ from numpy.typing import NDArray
 
 from lmcbench.data.dataset import ImageSet
 from lmcbench.data.locate import data_folder
-from lmcbench.errors import UserError, unknown
+from lmcbench.errors import UserError
+from lmcbench.spec.shifted import SHIFTED, is_shifted, parse_shifted
+from lmcbench.spec.transforms import SEVERITIES
+
+SHAPE = (3, 32, 32)
+"""Channels, height and width of the images of every set."""
 
 
-@dataclass(frozen=True)
-class ShiftedSet:
-    """One entry of the table.
+def open_all_shifted(names: Sequence[str], data_dir: Path | None = None) -> dict[str, ImageSet]:
+    """The shifted test sets among a suite's evaluation shifts `names`, by name.
 
-    Attributes:
-        base: the data set whose classes it has.
-        folders: names of its folder in the data folder, as its archive unpacks first.
-        classes: how many.
-        versions: what may follow the colon, or none for a corruption and severity.
-        source: where it is described and found.
+    Raises:
+        UserError: as `open_shifted`.
     """
-
-    base: str
-    folders: tuple[str, ...]
-    classes: int
-    versions: tuple[str, ...]
-    source: str
-
-
-SHIFTED: dict[str, ShiftedSet] = {
-    "cifar10-c": ShiftedSet(
-        "cifar10",
-        ("CIFAR-10-C", "cifar10-c"),
-        10,
-        (),
-        "Hendrycks & Dietterich 2019, zenodo.org/records/2535967",
-    ),
-    "cifar100-c": ShiftedSet(
-        "cifar100", ("CIFAR-100-C", "cifar100-c"), 100, (), "the same, zenodo.org/records/3555552"
-    ),
-    "cifar10.1": ShiftedSet(
-        "cifar10",
-        ("cifar10.1", "CIFAR-10.1"),
-        10,
-        ("v4", "v6"),
-        "Recht et al. 2018 (arXiv 1806.00451), github.com/modestyachts/CIFAR-10.1, folder datasets",
-    ),
-}
+    return {name: open_shifted(name, data_dir) for name in names if is_shifted(name)}
 
 
 def open_shifted(name: str, data_dir: Path | None = None) -> ImageSet:
@@ -62,46 +36,48 @@ def open_shifted(name: str, data_dir: Path | None = None) -> ImageSet:
     Raises:
         UserError: for an unknown name, files that are not there, or arrays of another shape.
     """
-    family, _, version = name.partition(":")
-    if family not in SHIFTED:
-        raise unknown("shifted test set", family, SHIFTED)
-    entry = SHIFTED[family]
-    folder = _folder(family, data_folder(data_dir))
-    if entry.versions:
-        if version not in entry.versions:
-            raise UserError(f"{name!r}: {family} has the versions {', '.join(entry.versions)}.")
-        images = _array(folder / f"{family}_{version}_data.npy")
-        labels = _array(folder / f"{family}_{version}_labels.npy")
+    named = parse_shifted(name)
+    data = data_folder(data_dir)
+    folder = find_shifted(named.family, data)
+    if folder is None:
+        places = ", ".join(map(str, _places(named.family, data)))
+        looked = f" Looked in {places}." if places else ""
+        raise UserError(f"{named.family} is not here.{looked} {how_to_get(named.family)}")
+    if named.severity is None:
+        stem = f"{named.family}_{named.version}"
+        images, labels = _array(folder / f"{stem}_data.npy"), _array(folder / f"{stem}_labels.npy")
     else:
-        kind, _, severity = version.rpartition("-")
-        if not kind or severity not in ("1", "2", "3", "4", "5"):
-            raise UserError(f"{name!r}: write a corruption and a severity from 1 to 5, as in {family}:fog-3.")
-        every, shown = _array(folder / f"{kind}.npy"), _array(folder / "labels.npy")
-        size = len(every) // 5
-        part = slice((int(severity) - 1) * size, int(severity) * size)
+        every, shown = _array(folder / f"{named.version}.npy"), _array(folder / "labels.npy")
+        size = len(every) // len(SEVERITIES)
+        part = slice((named.severity - 1) * size, named.severity * size)
         images, labels = every[part], shown[part]
-    if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or len(labels) != len(images):
+    if images.dtype != np.uint8 or images.shape[1:] != (*SHAPE[1:], SHAPE[0]) or len(labels) != len(images):
         raise UserError(
-            f"{folder}: {version} must be uint8 images [n, 32, 32, 3] with n labels, "
+            f"{folder}: {name} must be uint8 images [n, 32, 32, 3] with n labels, "
             f"found {images.dtype} {list(images.shape)} with {len(labels)} labels."
         )
-    bad = np.flatnonzero((labels < 0) | (labels >= entry.classes))
+    bad = np.flatnonzero((labels < 0) | (labels >= named.entry.classes))
     if len(bad):
-        raise UserError(f"{folder}, {version}, row {bad[0]}: label {labels[bad[0]]} is out of range.")
+        raise UserError(f"{folder}: {name}, row {bad[0]}: label {labels[bad[0]]} is out of range.")
     return ImageSet(images.transpose(0, 3, 1, 2), labels.astype(np.int64))
 
 
-def _folder(family: str, data: Path | None) -> Path:
+def find_shifted(family: str, data: Path | None) -> Path | None:
+    """The folder of the set `family` in the data folder `data`, or None."""
+    return next((place for place in _places(family, data) if place.is_dir()), None)
+
+
+def how_to_get(family: str) -> str:
+    """What to do about a set that is not here."""
     entry = SHIFTED[family]
-    places = [] if data is None else [data / f for f in entry.folders]
-    for place in places:
-        if place.is_dir():
-            return place
-    looked = f" Looked in {', '.join(map(str, places))}." if places else ""
-    raise UserError(
-        f"{family} is not here.{looked} Get it from its authors ({entry.source}), unpack it as "
-        f"DIR/{entry.folders[0]}, and name DIR by --data-dir or LMCBENCH_DATA."
+    return (
+        f"Get it from its authors ({entry.source}), put its .npy files into DIR/{entry.folders[0]}, "
+        "and name DIR by --data-dir or LMCBENCH_DATA."
     )
+
+
+def _places(family: str, data: Path | None) -> list[Path]:
+    return [] if data is None else [data / folder for folder in SHIFTED[family].folders]
 
 
 def _array(file: Path) -> NDArray[np.uint8]:

@@ -13,8 +13,10 @@ from lmcbench.data.hub import HubRepo, download
 from lmcbench.data.locate import Found, data_folder, parquet_files
 from lmcbench.data.own import find_own, open_own, own_name
 from lmcbench.data.parquet import ParquetSplit
+from lmcbench.data.shifted import how_to_get
 from lmcbench.data.splits import open_split
 from lmcbench.errors import UserError, unknown
+from lmcbench.spec.shifted import SHIFTED
 
 
 @dataclass(frozen=True)
@@ -191,8 +193,10 @@ def fetch_dataset(name: str) -> Dataset:
     """Download `name` at its pinned revision, decode it into the cache and open it.
 
     Raises:
-        UserError: for an unknown name, a set that is not on the hub, or a hub out of reach.
+        UserError: for an unknown name, a set that is not on the hub (how to get it), or a hub out of reach.
     """
+    if name in SHIFTED:
+        raise UserError(f"{name} is not on the hub. {how_to_get(name)}")
     if name not in SOURCES:
         raise unknown("data set", name, SOURCES)
     source = SOURCES[name]

@@ -12,7 +12,7 @@ from lmcbench.spec.suite import DataSpec
 
 
 def select(dataset: Dataset, spec: DataSpec) -> Dataset:
-    """The data set as `spec` asks for it; itself where nothing is asked.
+    """The data set as `spec` asks for it; itself where nothing is asked. Shifted test sets stay whole.
 
     Raises:
         UserError: where more is asked for than there is, or other bytes are pinned (exit code 4).
@@ -27,7 +27,9 @@ def select(dataset: Dataset, spec: DataSpec) -> Dataset:
         train = _take(train, stratified(train.labels, spec.train_size))
     if spec.test_size is not None:
         test = _take(test, stratified(test.labels, spec.test_size))
-    for name, images, pinned in (("train", train, spec.train_sha256), ("test", test, spec.test_sha256)):
+    shifted = [(name, dataset.shifted[name], pin) for name, pin in spec.shifted_sha256.items()]
+    splits = [("train", train, spec.train_sha256), ("test", test, spec.test_sha256), *shifted]
+    for name, images, pinned in splits:
         if pinned is not None and images.sha256 != pinned:
             raise UserError(
                 f"Data set {spec.name}, split {name}, has sha256 {images.sha256[:16]}; the suite pins "

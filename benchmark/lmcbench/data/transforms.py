@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lmcbench.data.corruptions import CORRUPT, corrupt
-from lmcbench.data.dataset import Pixels
+from lmcbench.data.dataset import SHOWN, Fill, Pixels
 from lmcbench.data.draws import Draws, Floats
 from lmcbench.data.resample import sample
 from lmcbench.errors import UserError
@@ -41,8 +41,9 @@ def apply(name: str, images: Pixels, indices: Indices, seed: int, mean: Floats |
         raise UserError(f"Transform {name} is defined for one or three channels, not for {channels}.")
     if min(h, w) < 8:
         raise UserError(f"Transform {name} needs images of at least 8 x 8 pixels, found {h} x {w}.")
-    if transformation.kind == "channels":
-        return _channels(name, images, transformation.amount, mean)
+    values = fill(name, channels, mean)
+    if values is not None:
+        return _filled(images, values)
     size = max(1, CHUNK // (channels * h * w))
     out = np.empty(images.shape, np.uint8)
     for start in range(0, n, size):
@@ -79,14 +80,35 @@ def _translate(x: Floats, pixels: int) -> Floats:
     return x[:, :, rows[:, None], columns]
 
 
-def _channels(name: str, images: Pixels, kept: int | float | tuple[int, ...], mean: Floats | None) -> Pixels:
-    """All but the channels `kept` at the training mean."""
-    channels = images.shape[1]
+def fill(name: str, channels: int, mean: Floats | None) -> Fill | None:
+    """What the transform `name` shows of each channel where that is all it does; None for other transforms.
+
+    Args:
+        name: of a transform; `channels-0+2` is one that fills.
+        channels: of the images.
+        mean: mean of each channel of the training set in 0..1, `[c]`.
+
+    Returns:
+        The value that replaces each channel, `[c]` int16, `SHOWN` for those whose pixels are shown.
+
+    Raises:
+        UserError: for an unknown name, or channels that the images do not have.
+    """
+    kept = parse_transform(name).amount
+    if not isinstance(kept, tuple):
+        return None
     if mean is None:
         raise UserError(f"Transform {name} needs the training mean of each channel.")
-    if not isinstance(kept, tuple) or max(kept) >= channels:
+    if max(kept) >= channels:
         raise UserError(f"Transform {name}: the images have {channels} channels (0 to {channels - 1}).")
+    values = np.rint(mean * 255).astype(np.int16)
+    values[list(kept)] = SHOWN
+    return values
+
+
+def _filled(images: Pixels, values: Fill) -> Pixels:
+    """`images` with whole channels replaced."""
     out = np.array(images)
-    for channel in set(range(channels)) - set(kept):
-        out[:, channel] = np.rint(mean[channel] * 255)
+    for channel in np.flatnonzero(values != SHOWN):
+        out[:, channel] = values[channel]
     return out

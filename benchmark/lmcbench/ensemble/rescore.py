@@ -33,8 +33,8 @@ class Rescored:
     disagreement: dict[tuple[int, int], dict[str, float]]
 
 
-def from_logits(logits: Mapping[str, Logits], labels: NDArray[np.integer]) -> Rescored:
-    """The measures of K networks' logits, split -> `[K, n, classes]`; `labels` `[n]` are of every split.
+def from_logits(logits: Mapping[str, Logits], labels: Mapping[str, NDArray[np.integer]]) -> Rescored:
+    """The measures of K networks' logits, split -> `[K, n, classes]`, and labels, split -> `[n]`.
 
     It is what writes a record and what verifies one, so that both come out alike.
 
@@ -51,9 +51,9 @@ def from_logits(logits: Mapping[str, Logits], labels: NDArray[np.integer]) -> Re
         return Rescored(None, None, disagreement)
     probs = {name: softmax(value) for name, value in logits.items()}
     return Rescored(
-        {name: compare_predictions(p, labels) for name, p in probs.items()},
+        {name: compare_predictions(p, labels[name]) for name, p in probs.items()},
         {
-            name: {**compare_errors(p, labels), "sizes": ensembles_by_size(p, labels)}
+            name: {**compare_errors(p, labels[name]), "sizes": ensembles_by_size(p, labels[name])}
             for name, p in probs.items()
         },
         disagreement,

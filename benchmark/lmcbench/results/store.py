@@ -10,6 +10,7 @@ from typing import Any
 
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record, check_schema, read_record
+from lmcbench.spec.shifted import shown_split
 
 RUN_SCHEMA = "lmcbench/run/1"
 
@@ -101,6 +102,11 @@ class RunFolder:
         """Make this, once checked, the folder of `suite`."""
         if not self.header.exists():
             write_atomic(self.header, json.dumps({"schema": RUN_SCHEMA, "suite": suite}, indent=1) + "\n")
+
+
+def labels_name(split: str) -> str:
+    """The tensor of a predictions file with the labels of a split: those of the images that it shows."""
+    return f"{shown_split(split)}.labels"
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from lmcbench.spec.canonical import digest
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.gate import MAX_TESTS, GateTest
 from lmcbench.spec.recipe import Recipe
+from lmcbench.spec.shifted import check_evaluations, is_shifted, parse_shifted
 from lmcbench.spec.shifts import Noise, Shift
 from lmcbench.spec.transforms import parse_transform
 
@@ -46,6 +47,9 @@ class DataSpec(Part):
     name: str
     train_sha256: str | None = Field(default=None, description="of the split as used; others are refused")
     test_sha256: str | None = Field(default=None, description="of the split as used; others are refused")
+    shifted_sha256: dict[str, str] = Field(
+        default_factory=dict, description="of shifted test sets, by evaluation shift; others are refused"
+    )
     train_size: int | None = Field(default=None, ge=1, description="images, stratified; null: all")
     test_size: int | None = Field(default=None, ge=1, description="images, stratified; null: all")
     holdout: float = Field(
@@ -54,6 +58,9 @@ class DataSpec(Part):
         lt=1,
         description="share of the training set that replaces the test set, for tuning",
     )
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # a table of hashes has none of its own
 
 
 class Protocol(Part):
@@ -128,7 +135,10 @@ def _fork(value: Any) -> Any:
 
 
 def _evaluation(name: str) -> str:
-    parse_transform(name)
+    if is_shifted(name):
+        parse_shifted(name)
+    else:
+        parse_transform(name)
     return name
 
 
@@ -146,7 +156,8 @@ class Suite(Part):
     shifts: list[ShiftSpec] = Field(min_length=1)
     forks: list[Annotated[str | int | float, BeforeValidator(_fork)]] = Field(min_length=1)
     evaluations: list[Annotated[str, AfterValidator(_evaluation)]] = Field(
-        default_factory=list, description="evaluation shifts of the test set"
+        default_factory=list,
+        description="evaluation shifts: transforms of the test set, or test sets that are shifted in truth",
     )
     siblings: int = Field(default=2, ge=2, description="K, siblings per cell")
     replicates: int = Field(default=3, ge=1)
@@ -168,6 +179,12 @@ class Suite(Part):
         _unique("architecture", (f"{a.label} with {a.recipe}" for a in self.architectures))
         _unique("shift", (s.shift.label for s in self.shifts))
         _unique("evaluation shift", iter(self.evaluations))
+        check_evaluations(self.evaluations, self.data.name)
+        for name in self.data.shifted_sha256:
+            if not is_shifted(name) or name not in self.evaluations:
+                raise ValueError(
+                    f"data: {name!r} is pinned, but is no shifted test set among the evaluations"
+                )
         _unique("fork", (f.name for f in self.fork_list))
         _unique("gate measure", (test.measure for test in self.gate))
         labels, forks = [s.shift.label for s in self.shifts], [f.name for f in self.fork_list]
