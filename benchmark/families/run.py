@@ -27,7 +27,7 @@ from lmcbench.results.provenance import versions
 from lmcbench.spec.architectures import Architecture
 from lmcbench.trial import Size
 
-SIDES = (32, 64, 224, 256)
+SIDES = (32, 64, 224, 240, 256)
 """Pixels a side: the next is tried where nothing can be built for the one before."""
 
 MEMBERS = 2
