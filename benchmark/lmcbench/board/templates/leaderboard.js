@@ -324,6 +324,20 @@
     const names = ["siblings’ ensemble, by fork", "independent networks", "independent, at equal cost", "one network, whole budget", "given checkpoint"];
     return figure("Ensemble accuracy against training FLOPs", `Test split, ${label === "none" ? "no shift" : label}, mean and 95 % interval. Numbers are forks.`, f.svg, key(used.sort().map((i) => [i, names[i]])));
   }
+  // each name where nothing else stands, beside its dot or a little above or below; nowhere if all is taken
+  function nameDots(f, dots) {
+    const taken = dots.map(([x, y]) => [x - 5, x + 5, y - 5, y + 5]);
+    for (const [x, y, name] of dots) {
+      const text = name.length > 22 ? `${name.slice(0, 21)}…` : name, width = 6.2 * text.length;
+      for (const [dx, dy] of [[7, 4], [-7, 4], [7, -8], [7, 16], [-7, -8], [-7, 16]]) {
+        const left = dx > 0 ? x + dx : x + dx - width, box = [left, left + width, y + dy - 10, y + dy + 3];
+        if (left < f.left || left + width > f.left + f.span + 60 || taken.some((t) => box[0] < t[1] && box[1] > t[0] && box[2] < t[3] && box[3] > t[2])) continue;
+        taken.push(box);
+        f.svg.append(s("text", { x: x + dx, y: y + dy, "text-anchor": dx > 0 ? "start" : "end" }, text));
+        break;
+      }
+    }
+  }
   function overviewFigure(suite, entries) {
     const found = entries.map((entry) => ({ entry, scores: view(entry) })).filter(({ scores }) => scores && scores[COLUMN.ensemble] && scores[COLUMN.flop]);
     if (found.length < 2) return [];
@@ -333,8 +347,8 @@
       const e = scores[COLUMN.ensemble], at = x(scores[COLUMN.flop][0]), label = `${entry.title}: ${estimateText(e)} %, ${flops(scores[COLUMN.flop][0])}`;
       const bar = whisker(at, e, f.y, entry.baseline ? -1 : 0, 0, 100);
       f.svg.append(s("a", { href: address({ entry: entry.slug }), "aria-label": label }, bar, mark(entry.baseline ? -1 : 0, at, f.y(points(e[0])), 4.2, label)));
-      if (found.length <= 16 && f.span > 600) f.svg.append(s("text", { x: at + 7, y: f.y(points(e[0])) + 3.5 }, entry.architecture.length > 22 ? `${entry.architecture.slice(0, 21)}…` : entry.architecture));
     }
+    if (f.span > 600) nameDots(f, found.map(({ entry, scores }) => [x(scores[COLUMN.flop][0]), f.y(points(scores[COLUMN.ensemble][0])), entry.architecture]));
     return [h("h3", {}, "Ensemble accuracy against training FLOPs"), h("figcaption", {}, `Siblings of the latest fork, test split, ${shiftName(state.shift)}; mean and 95 % interval. Every point leads to its entry.`), f.svg];
   }
 
