@@ -179,7 +179,7 @@ def list_architectures(pattern: str | None) -> list[dict[str, Any]]:
         raise UserError("Searching timm's registry needs torch and timm: pip install torch timm.")
     import timm
 
-    theirs = [n for n in timm.list_models(pattern) if n not in OWN_NETWORKS]
+    theirs = timm.list_models(pattern)
     if not own and not theirs:
         raise UserError(f"No architecture matches {pattern!r}. Patterns are globs: 'resnet*', '*vit_tiny*'.")
     return own + [{"name": name, "source": "timm", "summary": ""} for name in theirs]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -11,22 +14,32 @@ from lmcbench.spec.architectures import ADAPTATIONS, OWN_NETWORKS, OWN_REVISIONS
 from lmcbench.spec.suite import load_suite, published_suites
 from lmcbench.train.adapt import ADAPT
 from lmcbench.train.build import build
+from lmcbench.train.networks import NETWORKS
 
 
 def arch(name, **kwargs):
     return Architecture(name=name, recipe="r", kwargs=kwargs)
 
 
-def test_own_networks_are_timms_too():
-    import timm
+def test_the_tables_of_own_networks_agree():
+    assert OWN_NETWORKS.keys() == OWN_REVISIONS.keys() == NETWORKS.keys()
 
-    import lmcbench.train.networks  # noqa: F401
 
-    assert OWN_NETWORKS.keys() == OWN_REVISIONS.keys()
-    for name in OWN_NETWORKS:
-        assert timm.is_model(name)
-    model = timm.create_model("lmc_resnet", in_chans=1, num_classes=7, width=4)
-    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 7)
+def test_own_networks_do_without_timm():
+    code = """if True:
+        import sys
+        from lmcbench.spec.architectures import Architecture
+        from lmcbench.train.build import build
+        build(Architecture(name="lmc_cnn", recipe="r"), (1, 8, 8), 10, 0)
+        print("timm" in sys.modules)
+    """
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "False\n"
+
+
+def test_an_argument_that_an_own_network_does_not_take_is_refused():
+    with pytest.raises(UserError, match=r"lmc_mlp\(widht=8\) cannot be built .*argument 'widht'"):
+        build(arch("lmc_mlp", widht=8), (1, 8, 8), 10, 0)
 
 
 def test_the_seed_decides_and_the_global_generator_is_left_alone():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from lmcbench.data.draws import Floats
 
@@ -17,6 +17,9 @@ def gaussian_blur(x: Floats, sigma: float) -> Floats:
 
 def disk_blur(x: Floats, radius: float, alias: float) -> Floats:
     """Correlation with a disk of `radius` pixels, softened by a Gaussian of `alias`; edges mirrored."""
+    # Here and not above: its import takes longer than many a corruption.
+    from scipy import signal
+
     reach = int(np.ceil(radius))
     line = np.arange(-reach, reach + 1)
     disk = (line[:, None] ** 2 + line**2 <= radius**2).astype(np.float64)

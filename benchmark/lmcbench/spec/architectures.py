@@ -26,7 +26,7 @@ OWN_NETWORKS = {
     "lmc_lenet": "LeNet-5 with ReLU and max pooling; norm=false, true: BatchNorm",
     "lmc_vgg16": "VGG-16 for 32 x 32 images; norm=true (BatchNorm), width=64",
 }
-"""Our own small networks in timm's registry."""
+"""Our own small networks."""
 
 OWN_REVISIONS = {
     "lmc_linear": 1,
@@ -52,8 +52,8 @@ gets a name of its own, as keys hold the name alone.
 class Architecture(BaseModel):
     """A network and the recipe it is trained with.
 
-    `name` is a timm registry name, `module:function` or `file.py:function`; the factory is called as
-    `f(num_classes=, in_chans=, **kwargs)`, with `img_size=` where it takes one.
+    `name` is one of our own, a name of timm's registry, `module:function` or `file.py:function`; the
+    factory is called as `f(num_classes=, in_chans=, **kwargs)`, with `img_size=` where it takes one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

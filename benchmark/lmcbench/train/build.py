@@ -15,6 +15,7 @@ from torch import nn
 from lmcbench.errors import UserError, describe, unknown
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train.adapt import ADAPT, AdaptationError
+from lmcbench.train.networks import NETWORKS
 
 
 class UnfitError(UserError):
@@ -79,13 +80,14 @@ def find_factory(architecture: Architecture) -> Callable[..., Any]:
     Raises:
         UserError: where there is none of that name, or its file or module cannot be imported.
     """
-    if architecture.source in ("lmcbench", "timm"):
+    if architecture.source == "lmcbench":
+        return NETWORKS[architecture.name]
+    if architecture.source == "timm":
+        # Here and not above: it takes two seconds, which our own networks do without.
         import timm
 
-        import lmcbench.train.networks  # noqa: F401  (registers our own)
-
         if not timm.is_model(architecture.name):
-            raise unknown("architecture", architecture.name, timm.list_models())
+            raise unknown("architecture", architecture.name, [*NETWORKS, *timm.list_models()])
         return lambda **kwargs: timm.create_model(architecture.name, pretrained=False, **kwargs)
     where, _, function = architecture.name.rpartition(":")
     module = _from_module(architecture) if architecture.path is None else _from_file(architecture)
@@ -125,12 +127,10 @@ def _from_file(architecture: Architecture) -> Any:
 
 def _takes_image_size(architecture: Architecture, factory: Callable[..., Any]) -> bool:
     """Whether the network must be told the image size: ViTs and MLPs must, most CNNs refuse to be."""
-    if architecture.source in ("lmcbench", "timm"):
+    if architecture.source == "timm":
         from timm.models import model_entrypoint
 
         entry = model_entrypoint(architecture.name)
-        if architecture.source == "lmcbench":
-            return "img_size" in inspect.signature(entry).parameters
         # an entry point of timm only passes keywords on; its module's network class says what it takes
         module = sys.modules[entry.__module__]
         networks = [

@@ -1,12 +1,11 @@
-"""Our own small networks, registered with timm so that `timm.create_model` builds them like any other."""
+"""Our own small networks, by name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import torch.nn.functional as F  # noqa: N812
-from timm.models import register_model
 from torch import Tensor, nn
 
 
@@ -180,70 +179,47 @@ def _pixels(in_chans: int, img_size: int | tuple[int, int]) -> int:
     return in_chans * h * w
 
 
-def lmc_linear(
-    pretrained: bool = False, num_classes: int = 10, in_chans: int = 3, img_size: int = 32, **_: Any
-) -> Linear:
+def lmc_linear(num_classes: int, in_chans: int, img_size: int | tuple[int, int]) -> Linear:
     """Softmax regression."""
     return Linear(_pixels(in_chans, img_size), num_classes)
 
 
 def lmc_mlp(
-    pretrained: bool = False,
-    num_classes: int = 10,
-    in_chans: int = 3,
-    img_size: int = 32,
-    width: int = 128,
-    depth: int = 3,
-    **_: Any,
+    num_classes: int, in_chans: int, img_size: int | tuple[int, int], width: int = 128, depth: int = 3
 ) -> Mlp:
     """MLP without normalisation."""
     return Mlp(_pixels(in_chans, img_size), num_classes, width, depth)
 
 
-def lmc_cnn(
-    pretrained: bool = False, num_classes: int = 10, in_chans: int = 3, width: int = 8, **_: Any
-) -> Cnn:
+def lmc_cnn(num_classes: int, in_chans: int, width: int = 8) -> Cnn:
     """Plain CNN without normalisation."""
     return Cnn(in_chans, num_classes, width)
 
 
 def lmc_resnet(
-    pretrained: bool = False,
-    num_classes: int = 10,
-    in_chans: int = 3,
-    width: int = 8,
-    blocks: int = 1,
-    stem_stride: int = 1,
-    **_: Any,
+    num_classes: int, in_chans: int, width: int = 8, blocks: int = 1, stem_stride: int = 1
 ) -> ResNet:
     """Residual CNN with BatchNorm."""
     return ResNet(in_chans, num_classes, width, blocks, stem_stride)
 
 
-def lmc_lenet(
-    pretrained: bool = False,
-    num_classes: int = 10,
-    in_chans: int = 3,
-    img_size: int | tuple[int, int] = 32,
-    norm: bool = False,
-    **_: Any,
-) -> LeNet:
+def lmc_lenet(num_classes: int, in_chans: int, img_size: int | tuple[int, int], norm: bool = False) -> LeNet:
     """LeNet-5, without normalisation or with BatchNorm."""
     size = (img_size, img_size) if isinstance(img_size, int) else img_size
     return LeNet(in_chans, num_classes, size, norm)
 
 
-def lmc_vgg16(
-    pretrained: bool = False,
-    num_classes: int = 10,
-    in_chans: int = 3,
-    norm: bool = True,
-    width: int = 64,
-    **_: Any,
-) -> Vgg:
+def lmc_vgg16(num_classes: int, in_chans: int, norm: bool = True, width: int = 64) -> Vgg:
     """VGG-16 with BatchNorm or without normalisation."""
     return Vgg(in_chans, num_classes, width, norm)
 
 
-for factory in (lmc_linear, lmc_mlp, lmc_cnn, lmc_resnet, lmc_lenet, lmc_vgg16):
-    register_model(factory)
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "lmc_linear": lmc_linear,
+    "lmc_mlp": lmc_mlp,
+    "lmc_cnn": lmc_cnn,
+    "lmc_resnet": lmc_resnet,
+    "lmc_lenet": lmc_lenet,
+    "lmc_vgg16": lmc_vgg16,
+}
+"""Name -> factory. Not in timm's registry, which takes two seconds to import."""
