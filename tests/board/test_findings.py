@@ -363,9 +363,9 @@ def test_findings_by_architecture_and_of_a_demonstration():
         line for line in text.split("### By architecture")[1].splitlines() if "same(...) control" in line
     )
     assert [part.strip() for part in row.split("|")[2:4]] == ["+0.00, not supported", "+40.00, supported"]
-    assert "Demonstration" not in text
+    assert "a demonstration, no evidence" not in text
     digits = [changed(r, suite__name="digits") for r in records]
-    assert "Demonstration: " in render_findings(digits)
+    assert "a demonstration, no evidence" in render_findings(digits)
 
 
 def test_records_of_two_suites_are_refused():

@@ -8,13 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lmcbench.board.noise import spearman
 from lmcbench.board.observations import (
     Cells,
     distance,
     else_equal_recipe,
-    error_barrier,
-    is_connected,
     is_control,
     is_fitted,
     line_of,
@@ -24,7 +21,9 @@ from lmcbench.board.observations import (
 )
 from lmcbench.board.probed import excess, held
 from lmcbench.board.stability import stability_points
+from lmcbench.board.statistics import spearman
 from lmcbench.results.record import Record
+from lmcbench.results.values import error_barrier, is_connected
 from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT, WHOLE_BUDGET
 from lmcbench.spec.recipe import noise_scale
 

@@ -14,13 +14,12 @@ from lmcbench.board.contrasts import Contrast
 from lmcbench.board.observations import Cells
 from lmcbench.board.stability import stability_table
 from lmcbench.board.statistics import CONFIDENCE, Estimate, estimate
+from lmcbench.board.words import DEMONSTRATION
 from lmcbench.results.record import Record
 from lmcbench.results.values import SPLIT
+from lmcbench.spec.suite import DEMONSTRATIONS
 
 Verdict = Literal["supported", "not supported", "contrary", "not testable here"]
-
-DEMONSTRATIONS = frozenset({"digits", "noise-grid"})
-"""Suites whose recipes were chosen to make effects visible: they are no evidence (design 3.12)."""
 
 ROUNDING = 1e-12
 """What sums of equal numbers may differ by: where replicates agree to the bit, the interval is a point."""
@@ -218,8 +217,5 @@ def _notes(cells: Cells, findings: Sequence[Finding]) -> list[str]:
     if out:
         notes.append(f"{out} of {len(cells.records)} cells diverged or failed, and are in no contrast.")
     if any(r.suite.name in DEMONSTRATIONS for r in cells.records[:1]):
-        notes.append(
-            "Demonstration: the recipes of this suite were chosen to make the effects visible; "
-            "it is no evidence."
-        )
+        notes.append(DEMONSTRATION)
     return notes

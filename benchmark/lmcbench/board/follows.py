@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmcbench.board.noise import spearman
 from lmcbench.board.probed import excess, held, interior, order
-from lmcbench.board.statistics import Estimate, estimate
+from lmcbench.board.statistics import Estimate, estimate, spearman
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import Record
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lmcbench.board.noise import FITTED
+from lmcbench.board.statistics import FITTED
 from lmcbench.errors import UserError
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import Curve, barrier
@@ -16,9 +16,6 @@ from lmcbench.results.values import SPLIT
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.shifts import ALIASES
-
-CONNECTED = 0.02
-"""Error barrier under which siblings are connected [F, section 3.1]: chord form, test, mean over pairs."""
 
 
 class Line(NamedTuple):
@@ -97,12 +94,6 @@ def is_control(record: Record) -> bool:
     return name == "none" or name.startswith("same(")
 
 
-def error_barrier(record: Record, split: str = SPLIT) -> float | None:
-    """Error barrier, chord form, mean over pairs (fraction); None where it was not measured."""
-    found = [p.barriers[split].error_chord for p in record.pairs if split in p.barriers]
-    return _mean(found)
-
-
 def uncalibrated_barrier(record: Record, split: str = SPLIT) -> float | None:
     """Error barrier with normalisation statistics blended as they are; None without such layers."""
     found = []
@@ -112,12 +103,6 @@ def uncalibrated_barrier(record: Record, split: str = SPLIT) -> float | None:
             whole = Curve(record.protocol["alphas"], curve.loss, curve.error, curve.n)
             found.append(barrier(whole).error_chord)
     return _mean(found)
-
-
-def is_connected(record: Record) -> bool:
-    """Whether the cell's mean error barrier is under `CONNECTED`."""
-    found = error_barrier(record)
-    return found is not None and found < CONNECTED
 
 
 def prediction(record: Record, name: str, split: str = SPLIT) -> float | None:

@@ -17,15 +17,12 @@ from lmcbench.board.follows import follows
 from lmcbench.board.noise import CELL_NOTES, NOTES, cell_rows, noise_rows
 from lmcbench.board.statistics import Estimate
 from lmcbench.board.table import CONNECTIVITY, ENSEMBLES, make_board
+from lmcbench.board.words import DEMONSTRATION
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
 from lmcbench.spec.shifted import EVALUATION
-from lmcbench.spec.suite import Suite, published_suite
+from lmcbench.spec.suite import DEMONSTRATIONS, Suite, published_suite
 
-DEMONSTRATION = (
-    "The recipes of this suite were chosen to make the effect visible: what is shown demonstrates, "
-    "it is no evidence."
-)
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 62rem;
   margin: 2rem auto; padding: 0 1rem; }
@@ -105,7 +102,7 @@ def _lead(records: Sequence[Record], suite: Suite | None) -> list[str]:
         + (f"; torch {torch}." if torch else "."),
         f"Suite digest {one.suite.digest[:12]}.",
     ]
-    if one.suite.name == "digits":
+    if one.suite.name in DEMONSTRATIONS:
         lead.append(DEMONSTRATION)
     if not any(pair.model_extra for r in records for pair in r.pairs):
         lead.append(

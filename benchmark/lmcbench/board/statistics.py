@@ -1,4 +1,4 @@
-"""Means over replicates and their intervals."""
+"""Means over replicates and their intervals, rank correlations, and which cells count."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import pandas as pd
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
+
+FITTED = 0.02
+"""Training error that every sibling must reach for its cell to count: an underfit pair is at no minimum."""
+
+MIN_POINTS = 3
+"""Points that a rank correlation needs."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,18 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean, None, 1)
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
     return Estimate(mean, _quantile(n - 1) * math.sqrt(variance / n), n)
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's rank correlation, ties at their mean rank; None where it is not defined.
+
+    That is for fewer than `MIN_POINTS` points, and where all of `x` or all of `y` are equal.
+    """
+    if len(x) < MIN_POINTS or len(set(x)) == 1 or len(set(y)) == 1:
+        return None
+    # not scipy.stats, which takes half a second to import
+    ranks = [pd.Series(list(values)).rank() for values in (x, y)]
+    return float(ranks[0].corr(ranks[1]))
 
 
 @lru_cache
