@@ -143,11 +143,12 @@ def test_bars_end_where_percentages_do():
 
 
 def test_correlations_are_within_replicates_and_estimated_over_them():
-    heights = {0: (0.5, 0.01, 2.0), 1: (0.4, 0.02, 1.0)}
+    heights = {0: (0.5, 0.1, 0.01, 2.0), 1: (0.4, 0.3, 0.02, 1.0)}
+    suite = toy_suite(forks=[0, 1, 2, "independent"])
     records = [
-        probed_record("lmc_mlp", fork, height, replicate)
+        probed_record("lmc_mlp", fork, height, replicate, suite)
         for replicate, row in heights.items()
-        for fork, height in zip(("0", "2", "independent"), row, strict=True)
+        for fork, height in zip(("0", "1", "2", "independent"), row, strict=True)
     ]
     found = {(f.form, f.over): f for f in follows(records)}
     for form in ("as published", "with gradients"):
@@ -156,6 +157,8 @@ def test_correlations_are_within_replicates_and_estimated_over_them():
     # two equal layers: nothing to rank
     assert not any(over.startswith("layers") for _, over in found)
     assert follows([make_record()]) == []
+    # ranks that agree in all replicates are no certainty
+    assert "1.00, all equal | 2" in re.sub(" +", " ", make_report(records).markdown)
 
 
 def test_what_siblings_are_worth_is_drawn_from_cells_and_comparators():

@@ -13,6 +13,7 @@ from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import Curve, barrier
 from lmcbench.results.record import Record
 from lmcbench.results.values import SPLIT
+from lmcbench.spec.architectures import BASELINE
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.shifts import ALIASES
@@ -45,6 +46,10 @@ class Cells:
     def of(self, architecture: str) -> Cells:
         """The same for one architecture."""
         return Cells(r for r in self.records if architecture_label(r) == architecture)
+
+    def without_baseline(self) -> Cells:
+        """The same without the permanent baseline, whose convex loss gives constants."""
+        return Cells(r for r in self.records if not is_baseline(r))
 
     def architectures(self) -> list[str]:
         """Labels, the smallest network first."""
@@ -86,6 +91,11 @@ class Cells:
 def line_of(record: Record) -> Line:
     """The table row that the record belongs to."""
     return Line(architecture_label(record), record.recipe["name"], shift_label(record))
+
+
+def is_baseline(record: Record) -> bool:
+    """Whether the network is the permanent baseline (design 3.9)."""
+    return record.architecture.source == "lmcbench" and record.architecture.name == BASELINE
 
 
 def is_control(record: Record) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import pandas as pd
 from scipy.special import stdtrit
@@ -32,6 +33,54 @@ class Estimate:
     mean: float | None
     half_width: float | None
     n: int
+
+
+class Contrast(NamedTuple):
+    """One number that was measured within a replicate.
+
+    Attributes:
+        replicate: where it was measured.
+        what: which contrast it is; the same in every replicate.
+        value: in its own unit; positive is what is claimed.
+    """
+
+    replicate: int
+    what: tuple[str, ...]
+    value: float
+
+
+class Pooled(NamedTuple):
+    """Contrasts, as one number of each replicate.
+
+    Attributes:
+        effect: over replicates; each one's number is the mean of its contrasts.
+        contrasts: how many that mean is of.
+        left_out: contrasts that were not measured in every replicate, and are therefore not counted.
+    """
+
+    effect: Estimate
+    contrasts: int
+    left_out: int
+
+
+def pool(contrasts: Iterable[Contrast]) -> Pooled:
+    """The replicate is the unit: its contrasts are averaged, and the effect is the mean over replicates.
+
+    Only contrasts that were measured in every replicate count, so that replicates are means of the same
+    things.
+    """
+    replicates: dict[int, dict[tuple[str, ...], float]] = {}
+    for contrast in contrasts:
+        replicates.setdefault(contrast.replicate, {})[contrast.what] = contrast.value
+    held = [set(found) for _, found in sorted(replicates.items())]
+    common = sorted(set.intersection(*held)) if held else []
+    left_out = len(set().union(*held)) - len(common)
+    means = [
+        math.fsum(found[what] for what in common) / len(common)
+        for _, found in sorted(replicates.items())
+        if common
+    ]
+    return Pooled(estimate(means), len(common), left_out)
 
 
 def estimate(values: Sequence[float]) -> Estimate:
