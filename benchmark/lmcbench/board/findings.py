@@ -12,7 +12,7 @@ from lmcbench.board.claims import CLAIMS, Claim
 from lmcbench.board.contrasts import controlled
 from lmcbench.board.observations import Cells, is_baseline, is_control
 from lmcbench.board.stability import stability_table
-from lmcbench.board.statistics import CONFIDENCE, Contrast, Estimate, pool
+from lmcbench.board.statistics import CONFIDENCE, ROUNDING, Contrast, Estimate, pool
 from lmcbench.board.words import DEMONSTRATION
 from lmcbench.results.labels import shift_label
 from lmcbench.results.record import Record
@@ -23,10 +23,7 @@ from lmcbench.spec.suite import DEMONSTRATIONS
 Verdict = Literal["supported", "not supported", "contrary", "not testable here"]
 
 MIN_REPLICATES = 3
-"""Replicates that a verdict needs: of two, the interval is 9 standard deviations wide."""
-
-ROUNDING = 1e-12
-"""What sums of equal numbers may differ by: where replicates agree to the bit, the interval is a point."""
+"""Replicates that a verdict needs: of two, the interval is their mean ± 9 standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -235,8 +232,8 @@ def _notes(cells: Cells, findings: Sequence[Finding]) -> list[str]:
     ]
     if any(map(is_baseline, cells.records)):
         notes.append(
-            f"{BASELINE} is the permanent baseline: its loss is convex, so that what it gives is constant or "
-            "next to nothing. It is in no effect above, and stands under By architecture."
+            f"{BASELINE} is the permanent baseline: its loss is convex, so that its barriers are next to "
+            "nothing whatever is done. It is in no effect of the claims, and stands under By architecture."
         )
     if out:
         notes.append(f"{out} of {len(cells.records)} cells diverged or failed, and are in no contrast.")

@@ -15,7 +15,7 @@ from lmcbench.board.figures.drawing import Drawing
 from lmcbench.board.figures.style import picture
 from lmcbench.board.follows import follows
 from lmcbench.board.noise import CELL_NOTES, NOTES, cell_rows, noise_rows
-from lmcbench.board.statistics import Estimate
+from lmcbench.board.statistics import ROUNDING, Estimate
 from lmcbench.board.table import CONNECTIVITY, ENSEMBLES, make_board
 from lmcbench.board.words import DEMONSTRATION
 from lmcbench.errors import UserError
@@ -149,9 +149,11 @@ def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
 def _number(value: Estimate) -> str:
     if value.mean is None:
         return "–"
-    interval = "" if value.half_width is None else f" ± {value.half_width:.2f}"
+    if value.half_width is None:
+        return f"{value.mean + 0.0:.2f}"
     # rank correlations take few values: that replicates agree is no certainty
-    return f"{value.mean + 0.0:.2f}" + (", all equal" if value.half_width == 0 else interval)
+    agree = value.half_width <= ROUNDING
+    return f"{value.mean + 0.0:.2f}" + (", all equal" if agree else f" ± {value.half_width:.2f}")
 
 
 def _markdown(title: str, lead: list[str], tables: list[_Table], drawings: list[Drawing]) -> str:

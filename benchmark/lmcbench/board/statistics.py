@@ -16,6 +16,9 @@ CONFIDENCE = 0.95
 FITTED = 0.02
 """Training error that every sibling must reach for its cell to count: an underfit pair is at no minimum."""
 
+ROUNDING = 1e-12
+"""Half-width up to which replicates agree to rounding: there is no spread to take an interval from."""
+
 MIN_POINTS = 3
 """Points that a rank correlation needs."""
 

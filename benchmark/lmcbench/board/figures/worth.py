@@ -94,8 +94,9 @@ def accuracy_and_cost(records: Sequence[Record]) -> Drawing | None:
         "Ensemble accuracy against training cost",
         "Accuracy on the test set of the ensemble of a cell's networks (whole-budget: of the one network) "
         "against the floating point operations of training them, a shared trunk counted once; mean with its "
-        f"95 % Student t interval over {replicates(n)}, drawn as far as an accuracy can reach. Cheaper is to "
-        "be read between networks of equal cost only: latest fork, independent-equal-cost and whole-budget.",
+        f"95 % Student t interval over {replicates(n)}, drawn as far as an accuracy can reach. Cheaper is "
+        "to be read between networks of equal cost only: the latest fork, independent-equal-cost and "
+        "whole-budget.",
         figure,
     )
 
