@@ -7,6 +7,7 @@ from typing import Any
 
 from builders import make_record, toy_cell
 from lmcbench.results.record import Record, parse_record
+from lmcbench.spec.suite import Suite
 
 
 def bump(height: float, alphas: list[float]) -> list[float]:
@@ -61,11 +62,15 @@ def further(height: float, independent: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def probed_record(architecture: str, fork: str, height: float, replicate: int = 0) -> Record:
-    """A cell of the toy suite with all of them."""
+def probed_record(
+    architecture: str, fork: str, height: float, replicate: int = 0, suite: Suite | None = None
+) -> Record:
+    """A cell of the toy suite, or of another, with all of them."""
     table = json.loads(
         make_record(
-            toy_cell(architecture, fork=fork, replicate=replicate), barrier_error=height, barrier_loss=height
+            toy_cell(architecture, fork=fork, replicate=replicate, suite=suite),
+            barrier_error=height,
+            barrier_loss=height,
         ).to_json()
     )
     table["pairs"][0] |= further(height, fork == "independent")

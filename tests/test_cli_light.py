@@ -338,7 +338,7 @@ def test_as_a_program(tmp_path):
 
 def test_findings_are_written_beside_the_report(lmcbench, tmp_path):
     records = [
-        make_record(toy_cell(shift=shift, replicate=r), barrier_error=height + r / 100)
+        make_record(toy_cell(shift=shift, replicate=r), barrier_error=height * (1 + r / 10))
         for shift, height in (("disjoint-halves", 0.3), ("same-half", 0.1))
         for r in range(3)
     ]
@@ -349,7 +349,7 @@ def test_findings_are_written_beside_the_report(lmcbench, tmp_path):
     text = (run / "findings.md").read_text(encoding="utf-8")
     assert text.startswith("# Findings: toy version 1\n")
     row = next(line for line in text.splitlines() if "over its same(...) control" in line)
-    assert "+20.00" in row
+    assert "+22.00" in row
     assert row.split("|")[-2].strip() == "supported"
     assert "### Stability points" in text
     assert not (run / "report.md").exists()

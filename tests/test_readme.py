@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -26,6 +27,37 @@ def test_links_lead_somewhere():
         text = (ROOT / document).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#]+)\)", text):
             assert target.startswith("https://") or (ROOT / target).exists(), (document, target)
+
+
+def quote():
+    path = ROOT / "benchmark" / "evidence" / "quote.py"
+    spec = importlib.util.spec_from_file_location("quote", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_papers_claims_are_quoted_from_the_evidence():
+    assert quote().quoted(README) == README, "run: python benchmark/evidence/quote.py"
+
+
+def test_a_quoted_claim_says_n_where_it_is_not_that_of_the_head():
+    found = {"effect": "+0.1", "95 % interval": "-0.2 to +0.4", "n": "3", "verdict": "not supported"}
+    cell = quote()._cell
+    assert cell(found, 3) == "+0.1 (-0.2 to +0.4), not supported"
+    assert cell(found, 5) == "+0.1 (-0.2 to +0.4, n = 3), not supported"
+    assert cell(found | {"verdict": "not testable here: 2 replicates"}, 3).endswith(", no verdict")
+    assert cell(found | {"95 % interval": "–"}, 3) == "–"
+
+
+def test_what_is_said_of_the_second_order_form_is_in_the_report():
+    said = README[README.index("Does the second-order form") : README.index("## What the papers claim")]
+    report = (ROOT / "benchmark/evidence/digits-v1/report.md").read_text(encoding="utf-8")
+    table = report.split("## Does the second-order form")[1].split("\n## ")[0]
+    numbers = re.findall(r"-?\d\.\d\d(?: ± \d\.\d\d)?", said)
+    assert len(numbers) >= 8
+    for number in numbers:
+        assert f" {number}" in table, number
 
 
 def test_every_name_of_the_package_that_is_shown_exists():

@@ -10,11 +10,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmcbench.board.findings import DEMONSTRATIONS, render_findings
+from lmcbench.board.findings import render_findings
 from lmcbench.board.report import make_report
+from lmcbench.board.runtable import run_table
+from lmcbench.board.words import DEMONSTRATION
 from lmcbench.results.frame import frame
 from lmcbench.results.record import Record, read_record
-from lmcbench.results.store import RunFolder, find_records, write_atomic
+from lmcbench.results.store import find_records, write_atomic
+from lmcbench.spec.suite import DEMONSTRATIONS
 
 README = """# `{name}` version {version}, replicates {first} to {last}
 
@@ -52,7 +55,8 @@ def main() -> None:
     write_atomic(options.folder / "report.md", made.markdown)
     title = f"# Findings: {one.name} version {one.version}"
     write_atomic(options.folder / "findings.md", f"{title}\n\n{render_findings(records)}")
-    write_atomic(options.folder / "leaderboard.md", RunFolder(options.run).table.read_text(encoding="utf-8"))
+    table = run_table(options.run, "github")
+    write_atomic(options.folder / "leaderboard.md", f"# {one.name} version {one.version}\n\n{table}")
     csv = frame(records).to_csv(index=False, float_format="%.6g")
     write_atomic(options.folder / "records.csv", csv)
     write_atomic(options.folder / "README.md", _readme(records, options.command, options.took))
@@ -65,11 +69,7 @@ def _readme(records: Sequence[Record], command: str, took: str) -> str:
     statuses = {status: sum(r.status == status for r in records) for status in ("ok", "diverged", "failed")}
     commits = sorted({_commit(r) for r in records})
     versions = one.env["versions"]
-    demonstration = (
-        "\nThe recipes of this suite were chosen to make effects visible: a demonstration, no evidence.\n"
-        if one.suite.name in DEMONSTRATIONS
-        else ""
-    )
+    demonstration = f"\n{DEMONSTRATION}\n" if one.suite.name in DEMONSTRATIONS else ""
     return README.format(
         name=one.suite.name,
         version=one.suite.version,

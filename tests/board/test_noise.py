@@ -13,9 +13,9 @@ from lmcbench.board.noise import (
     correlations,
     noise_points,
     noise_rows,
-    spearman,
 )
 from lmcbench.board.report import make_report
+from lmcbench.board.statistics import spearman
 from lmcbench.errors import UserError
 from lmcbench.spec.cells import expand
 

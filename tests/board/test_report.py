@@ -12,8 +12,10 @@ import pytest
 from builders import make_record, toy_cell, toy_suite, write_run
 from further import probed_record
 from lmcbench.board.figures.draw import OF_LINES, draw
+from lmcbench.board.figures.style import percent_bars
 from lmcbench.board.follows import follows
 from lmcbench.board.report import make_report
+from lmcbench.board.statistics import Estimate
 from lmcbench.errors import UserError
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -113,15 +115,40 @@ def test_the_command_needs_no_torch(rich, tmp_path):
     assert len(list((tmp_path / "run" / "figures").iterdir())) == len(OF_LINES) + 1
 
 
+@pytest.mark.parametrize(("name", "told"), [("digits", True), ("noise-grid", True), ("toy", False)])
+def test_a_demonstration_is_called_one(name, told):
+    record = make_record()
+    record.suite.name = name
+    assert ("a demonstration, no evidence" in make_report([record]).markdown) is told
+
+
+def test_bars_end_where_percentages_do():
+    """The numbers keep their intervals; what is drawn of an accuracy of 96 +- 13 % ends at 100."""
+    assert percent_bars([Estimate(96.0, 13.0, 3), Estimate(1.0, 5.0, 3), Estimate(50.0, None, 1)]) == [
+        [13.0, 1.0, 0.0],
+        [4.0, 5.0, 0.0],
+    ]
+    records = [
+        make_record(toy_cell(fork=fork, replicate=r), barrier_error=height)
+        for fork in ("0", "2")
+        for r, height in enumerate((0.0, 0.001, 0.2) if fork == "2" else (0.6, 0.95, 0.95))
+    ]
+    [axis] = next(d for d in draw(records) if d.name == "barriers").figure.axes
+    segments = [part for bars in axis.collections for part in bars.get_segments()]
+    heights = [y for part in segments for _, y in part]
+    assert (min(heights), max(heights)) == (0.0, pytest.approx(100.0))
+
+
 # --- rank correlations ---------------------------------------------------------------------------
 
 
 def test_correlations_are_within_replicates_and_estimated_over_them():
-    heights = {0: (0.5, 0.01, 2.0), 1: (0.4, 0.02, 1.0)}
+    heights = {0: (0.5, 0.1, 0.01, 2.0), 1: (0.4, 0.3, 0.02, 1.0)}
+    suite = toy_suite(forks=[0, 1, 2, "independent"])
     records = [
-        probed_record("lmc_mlp", fork, height, replicate)
+        probed_record("lmc_mlp", fork, height, replicate, suite)
         for replicate, row in heights.items()
-        for fork, height in zip(("0", "2", "independent"), row, strict=True)
+        for fork, height in zip(("0", "1", "2", "independent"), row, strict=True)
     ]
     found = {(f.form, f.over): f for f in follows(records)}
     for form in ("as published", "with gradients"):
@@ -130,6 +157,8 @@ def test_correlations_are_within_replicates_and_estimated_over_them():
     # two equal layers: nothing to rank
     assert not any(over.startswith("layers") for _, over in found)
     assert follows([make_record()]) == []
+    # ranks that agree in all replicates are no certainty
+    assert "1.00, all equal | 2" in re.sub(" +", " ", make_report(records).markdown)
 
 
 def test_what_siblings_are_worth_is_drawn_from_cells_and_comparators():

@@ -1,7 +1,10 @@
+import json
+
 import pytest
 
 from builders import make_record, toy_cell, toy_suite
 from lmcbench.board.stability import Onset, stability_points, stability_table
+from lmcbench.results.record import parse_record
 
 FORKS = toy_suite(forks=[0, 1, 2, 3, "independent"])
 
@@ -82,5 +85,22 @@ def test_the_table_says_never_and_how_sure_it_is():
     row = stability_table(records).splitlines()[2]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == [
-        *["lmc_mlp", "fast", "none", "0, 1, 2, 3", "never", "2 (50 %) to never", "50 %", "2 (1 left out)"]
+        *["lmc_mlp", "fast", "none", "0, 1, 2, 3", "never", "2 (50 %) to never"],
+        *["never", "2 (50 %) to never", "50 %", "2 (1 left out)"],
     ]
+
+
+def test_the_mean_form_has_a_verdict_of_its_own():
+    def asymmetric(record):
+        table = json.loads(record.to_json())
+        # an end that is 10 points worse: never below its floor of 5
+        table["pairs"][0]["barriers"]["test"] |= {"error_mean": 0.05, "error_floor": 0.05}
+        return parse_record(json.dumps(table), "x")
+
+    records = [asymmetric(r) if r.fork.epoch == 3 else r for r in run(0, [0.3, 0.01, 0.01, 0.01])]
+    assert only(records).onsets == {0: Onset(1, 0.25)}
+    [beside] = stability_points(records, "error_mean")
+    assert beside.onsets == {0: None}
+    header, _, row = stability_table(records).splitlines()
+    cells = dict(zip(*([c.strip() for c in x.strip("|").split("|")] for x in (header, row)), strict=True))
+    assert (cells["median"], cells["median, mean form"]) == ("1 (25 %)", "never")

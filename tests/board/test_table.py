@@ -197,3 +197,11 @@ def test_rendered_for_markdown_and_for_terminals():
     assert "#" not in plain
     assert "|" not in plain
     assert plain.endswith(".\n")
+
+
+def test_pareto_marks_are_said_to_be_of_means():
+    suite = toy_suite(forks=[0, "independent-equal-cost"])
+    records = [make_record(toy_cell(fork=fork.name, suite=suite)) for fork in suite.fork_list]
+    [note] = [note for note in make_board(records).notes if "Pareto" in note]
+    assert "by means over replicates" in note
+    assert not any("Pareto" in note for note in make_board([make_record()]).notes)

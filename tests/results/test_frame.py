@@ -15,6 +15,7 @@ CELL = ["key", "suite", "version", "digest", "architecture", "recipe", "shift", 
 FIXED = [
     *CELL,
     "params",
+    *["connected", "connected_mean_form"],
     *["i", "j", "split", "n"],
     *[f.name for f in fields(Barrier)],
     *["disagreement", "error", "loss"],
@@ -101,6 +102,17 @@ def test_a_cell_without_measures_is_one_row(status):
     alone = frame([make_record(status=status)])
     assert list(alone.columns) == FIXED
     assert len(alone) == 1
+
+
+def test_connected_is_of_the_cell_by_both_forms_of_the_barrier():
+    table = json.loads(make_record(toy_cell(suite=toy_suite(siblings=3))).to_json())
+    for pair, chord, mean in zip(table["pairs"], (0.0, 0.0, 0.05), (0.0, 0.03, 0.06), strict=True):
+        pair["barriers"]["test"] |= {"error_chord": chord, "error_mean": mean}
+    rows = frame([parse_record(json.dumps(table), "x"), make_record(toy_cell(fork="2"), status="diverged")])
+    # means over pairs: 0.0167 and 0.03, the limit is 0.02
+    verdicts = rows[["connected", "connected_mean_form"]]
+    assert {tuple(row) for row in verdicts[rows["i"].notna()].to_numpy()} == {(True, False)}
+    assert verdicts[rows["status"] == "diverged"].isna().all(axis=None)
 
 
 def test_no_records_are_an_empty_table_with_its_columns():

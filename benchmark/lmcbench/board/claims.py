@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lmcbench.board import contrasts
-from lmcbench.board.contrasts import Contrast
 from lmcbench.board.observations import Cells
+from lmcbench.board.statistics import Contrast
 
 Contrasts = Callable[[Cells, str], Iterable[Contrast]]
 """Cells and the split to measure on -> contrasts; the docstring is the exact test."""

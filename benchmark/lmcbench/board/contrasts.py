@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 
-from lmcbench.board.noise import spearman
+from lmcbench.board.follows import rank_cells, rank_layers
 from lmcbench.board.observations import (
     Cells,
     distance,
     else_equal_recipe,
-    error_barrier,
-    is_connected,
     is_control,
     is_fitted,
     line_of,
@@ -22,9 +19,10 @@ from lmcbench.board.observations import (
     uncalibrated_barrier,
     view_size,
 )
-from lmcbench.board.probed import excess, held
 from lmcbench.board.stability import stability_points
+from lmcbench.board.statistics import Contrast, spearman
 from lmcbench.results.record import Record
+from lmcbench.results.values import error_barrier, is_connected
 from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT, WHOLE_BUDGET
 from lmcbench.spec.recipe import noise_scale
 
@@ -36,20 +34,6 @@ MIN_FORKS = 2
 """Forks of the trunk that a stability point needs: at one alone there is no earlier or later."""
 
 
-class Contrast(NamedTuple):
-    """One number that a claim says is positive.
-
-    Attributes:
-        replicate: where it was measured.
-        what: which contrast it is; the same in every replicate.
-        value: in the claim's unit.
-    """
-
-    replicate: int
-    what: tuple[str, ...]
-    value: float
-
-
 Groups = dict[tuple[int, tuple[str, ...]], list[tuple[float, float]]]
 """Replicate, and what is compared there -> its points."""
 
@@ -59,12 +43,18 @@ Groups = dict[tuple[int, tuple[str, ...]], list[tuple[float, float]]]
 
 def shift_against_control(cells: Cells, split: str) -> Iterator[Contrast]:
     """Error barrier under shift s less that under same(s): same architecture, recipe, parameters and fork
-    of the trunk.
+    of the trunk; shifts without such a control in the records are not compared.
     """
+    for record, control in controlled(cells):
+        yield from _difference(record, error_barrier(record, split), error_barrier(control, split))
+
+
+def controlled(cells: Cells) -> Iterator[tuple[Record, Record]]:
+    """Shifted cells that leave the trunk, each with its control."""
     for record in cells.forked():
         control = None if is_control(record) else cells.control(record)
         if control is not None:
-            yield from _difference(record, error_barrier(record, split), error_barrier(control, split))
+            yield record, control
 
 
 def noise_without_shift(cells: Cells, split: str) -> Iterator[Contrast]:
@@ -109,14 +99,14 @@ def gradient_noise(cells: Cells, split: str) -> Iterator[Contrast]:
 
 def disagree_less(cells: Cells, split: str) -> Iterator[Contrast]:
     """Disagreement of independent networks less that of connected siblings (error barrier under 2 %), on
-    the same shift.
+    the same shift; only shifts and forks that are connected in every replicate count.
     """
     yield from _independent_less_siblings(cells, "disagreement", split)
 
 
 def overlap_more(cells: Cells, split: str) -> Iterator[Contrast]:
     """Error overlap (both wrong over either wrong) of connected siblings less that of independent networks,
-    on the same shift.
+    on the same shift; only shifts and forks that are connected in every replicate count.
     """
     for contrast in _independent_less_siblings(cells, "error_overlap", split):
         yield contrast._replace(value=-contrast.value)
@@ -124,7 +114,7 @@ def overlap_more(cells: Cells, split: str) -> Iterator[Contrast]:
 
 def gain_less(cells: Cells, split: str) -> Iterator[Contrast]:
     """Ensemble gain over the mean member of independent networks less that of connected siblings, K of
-    each, on the same shift.
+    each, on the same shift; only shifts and forks that are connected in every replicate count.
     """
     yield from _independent_less_siblings(cells, "ensemble_gain", split)
 
@@ -171,36 +161,19 @@ def distance_falls(cells: Cells, split: str) -> Iterator[Contrast]:
 
 
 def second_order(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Rank correlation over cells (shifts and forks of one architecture and recipe) of the largest loss
-    that the published second-order form predicts on the line with the largest measured loss above the
-    chord, on the images that curvature was taken on.
+    """Rank correlation over cells that leave the trunk (shifts and forks of one architecture and recipe) of
+    the largest loss that the published second-order form predicts inside the line (0 < alpha < 1, signed)
+    with the largest measured loss above the chord there, on the images that curvature was taken on.
     """
-    groups: Groups = {}
-    for record in cells.forked():
-        found = held(record, "curvature")
-        if found is not None:
-            line = line_of(record)
-            highest = float(excess(found["alphas"], found["loss"]).max())
-            place = (record.replicate, (line.architecture, line.recipe))
-            groups.setdefault(place, []).append((max(found["predicted"]), highest))
-    yield from _rank_correlations(groups)
+    return (ranked.contrast for ranked in rank_cells(cells))
 
 
 def layer_ranking(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Rank correlation over a network's layers of the largest loss that the published second-order form
-    predicts on the line that moves this layer alone with the largest measured loss above that line's
-    chord; forks of the trunk.
+    """Rank correlation over a network's layers, moved alone from either end, of the largest loss that the
+    published second-order form predicts inside that line (signed) with the largest measured loss above
+    its chord there; forks of the trunk.
     """
-    for record in cells.forked():
-        found = held(record, "layers")
-        if found is None:
-            continue
-        points = [
-            (max(layer["predicted_from_a"]), float(excess(found["alphas"], layer["from_a"]["loss"]).max()))
-            for layer in found["layers"].values()
-        ]
-        place = (record.replicate, (*line_of(record), record.fork.name))
-        yield from _rank_correlations({place: points})
+    return (ranked.contrast for ranked in rank_layers(cells))
 
 
 def stable_early(cells: Cells, split: str) -> Iterator[Contrast]:

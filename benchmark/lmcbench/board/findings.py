@@ -6,24 +6,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 from tabulate import tabulate
 
 from lmcbench.board.claims import CLAIMS, Claim
-from lmcbench.board.contrasts import Contrast
-from lmcbench.board.observations import Cells
+from lmcbench.board.contrasts import controlled
+from lmcbench.board.observations import Cells, is_baseline, is_control
 from lmcbench.board.stability import stability_table
-from lmcbench.board.statistics import CONFIDENCE, Estimate, estimate
+from lmcbench.board.statistics import CONFIDENCE, ROUNDING, Contrast, Estimate, pool
+from lmcbench.board.words import DEMONSTRATION
+from lmcbench.results.labels import shift_label
 from lmcbench.results.record import Record
 from lmcbench.results.values import SPLIT
+from lmcbench.spec.architectures import BASELINE
+from lmcbench.spec.suite import DEMONSTRATIONS
 
 Verdict = Literal["supported", "not supported", "contrary", "not testable here"]
 
-DEMONSTRATIONS = frozenset({"digits", "noise-grid"})
-"""Suites whose recipes were chosen to make effects visible: they are no evidence (design 3.12)."""
-
-ROUNDING = 1e-12
-"""What sums of equal numbers may differ by: where replicates agree to the bit, the interval is a point."""
+MIN_REPLICATES = 3
+"""Replicates that a verdict needs: of two, the interval is their mean ± 9 standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Finding:
         effect: mean over replicates with its interval; positive is what the claim says.
         contrasts: how many contrasts each replicate's number is the mean of.
         left_out: contrasts that were not measured in every replicate, and are therefore not counted.
-        verdict: `supported` and `contrary`: the interval lies above or below 0; `not supported`: it holds 0.
+        verdict: `supported` and `contrary`: the interval lies above or below 0; `not supported`: it holds 0;
+            `not testable here`: there is too little for a verdict, though there may be an interval.
         reason: why it is not testable, else empty.
     """
 
@@ -72,31 +73,24 @@ class Finding:
 def find(records: Iterable[Record]) -> list[Finding]:
     """Every claim, held against the records of one suite; some under each evaluation shift too.
 
+    The permanent baseline is left out: its convex loss gives constants that say nothing of the claims.
+
     Raises:
         UserError: for records of more than one suite.
     """
-    return _find(Cells(records))
+    return _find(Cells(records).without_baseline())
 
 
 def weigh(claim: Claim, split: str, contrasts: Sequence[Contrast]) -> Finding:
     """The verdict on a claim from its contrasts.
 
-    The replicate is the unit: its contrasts are averaged, and the effect is the mean over replicates
-    with its two-sided 95 % Student t interval. Only contrasts that were measured in every replicate
-    count, so that replicates are means of the same things.
+    Its effect is the mean over replicates with its two-sided 95 % Student t interval.
     """
-    replicates: dict[int, dict[tuple[str, ...], float]] = {}
-    for contrast in contrasts:
-        replicates.setdefault(contrast.replicate, {})[contrast.what] = contrast.value
-    held = [set(found) for found in replicates.values()]
-    common = sorted(set.intersection(*held)) if held else []
-    left_out = len(set().union(*held)) - len(common)
-    means = [float(np.mean([found[what] for what in common])) for found in replicates.values() if common]
-    effect = estimate(means)
+    effect, counted, left_out = pool(contrasts)
     verdict, reason = _verdict(effect)
-    if held and not common:
+    if left_out and not counted:
         reason = "no contrast was measured in every replicate"
-    return Finding(claim, split, effect, len(common), left_out, verdict, reason)
+    return Finding(claim, split, effect, counted, left_out, verdict, reason)
 
 
 def render_findings(records: Iterable[Record], style: str = "github") -> str:
@@ -110,7 +104,7 @@ def render_findings(records: Iterable[Record], style: str = "github") -> str:
         UserError: for records of more than one suite.
     """
     cells = Cells(records)
-    findings = _find(cells)
+    findings = _find(cells.without_baseline())
     table = [
         {
             "": finding.claim.source,
@@ -118,14 +112,15 @@ def render_findings(records: Iterable[Record], style: str = "github") -> str:
             "effect": _number(finding.effect.mean, finding.claim.unit),
             f"{100 * CONFIDENCE:g} % interval": _interval(finding),
             "n": finding.effect.n,
-            "contrasts": finding.contrasts,
-            "verdict": finding.verdict,
+            "contrasts": f"{finding.contrasts}"
+            + (f" ({finding.left_out} left out)" if finding.left_out else ""),
+            "verdict": finding.verdict + (f": {finding.reason}" if finding.reason else ""),
         }
         for finding in findings
     ]
     parts = [tabulate(table, headers="keys", tablefmt=style, disable_numparse=True)]
     names = cells.architectures()
-    if len(names) > 1:
+    if len(names) > 1 or any(map(is_baseline, cells.records)):
         by_name = {name: _find(cells.of(name), findings) for name in names}
         rows = [
             {"claim": _statement(finding)} | {name: _brief(found[i]) for name, found in by_name.items()}
@@ -162,9 +157,13 @@ def _verdict(effect: Estimate) -> tuple[Verdict, str]:
         return "not testable here", "the records do not hold what it needs"
     if effect.half_width is None:
         return "not testable here", "one replicate has no interval"
-    if effect.mean - effect.half_width > ROUNDING:
+    if effect.n < MIN_REPLICATES:
+        return "not testable here", f"{effect.n} replicates of the {MIN_REPLICATES} that a verdict needs"
+    if effect.half_width <= ROUNDING:
+        return "not testable here", "all replicates agree to rounding: no spread to take an interval from"
+    if effect.mean - effect.half_width > 0:
         return "supported", ""
-    if effect.mean + effect.half_width < -ROUNDING:
+    if effect.mean + effect.half_width < 0:
         return "contrary", ""
     return "not supported", ""
 
@@ -175,15 +174,16 @@ def _statement(finding: Finding) -> str:
 
 
 def _brief(finding: Finding) -> str:
-    if finding.verdict == "not testable here":
+    if finding.effect.mean is None:
         return "–"
-    return f"{_number(finding.effect.mean, finding.claim.unit)}, {finding.verdict}"
+    verdict = "no verdict" if finding.verdict == "not testable here" else finding.verdict
+    return f"{_number(finding.effect.mean, finding.claim.unit)}, {verdict}"
 
 
 def _interval(finding: Finding) -> str:
     mean, width = finding.effect.mean, finding.effect.half_width
     if mean is None or width is None:
-        return finding.reason
+        return "–"
     low, high = (_number(x, finding.claim.unit) for x in (mean - width, mean + width))
     return f"{low} to {high}"
 
@@ -201,25 +201,42 @@ def _heading(text: str, style: str) -> str:
     return f"### {text}" if style == "github" else f"{text}:"
 
 
+def _controls(cells: Cells) -> list[str]:
+    """Which shifts the claim about controls was tested with."""
+    compared = dict.fromkeys((shift_label(a), shift_label(b)) for a, b in controlled(cells))
+    if not compared:
+        return []
+    shifts = dict.fromkeys(shift_label(r) for r in cells.forked() if not is_control(r))
+    alone = [shift for shift in shifts if shift not in {a for a, _ in compared}]
+    text = "Training shift over control: compared were " + ", ".join(f"{a} with {b}" for a, b in compared)
+    return [text + (f"; the records have no control of {', '.join(alone)}." if alone else ".")]
+
+
 def _notes(cells: Cells, findings: Sequence[Finding]) -> list[str]:
     tested = sum(f.verdict != "not testable here" for f in findings)
     out = sum(r.status != "ok" for r in cells.records)
     notes = [
         "Effect: positive is what the claim says; barriers, accuracies and disagreement in percentage "
         "points. Mean over replicates (n) with its Student t interval; a replicate's number is the mean "
-        "of its contrasts, those that were measured in every replicate.",
+        "of its contrasts. Only those that were measured in every replicate count; how many others there "
+        "are stands behind as left out.",
         "Supported, contrary: the interval lies above, below 0. Not supported: it holds 0, which is no proof "
-        "that there is no effect. Not testable here: the records do not hold what is needed.",
+        "that there is no effect. Not testable here (no verdict): the records do not hold what is needed, or "
+        f"fewer than {MIN_REPLICATES} replicates do, or all of these agree to rounding.",
         f"{tested} claims were tested and none corrected for the number: without any effect, "
         f"about {100 * (1 - CONFIDENCE):g} % of intervals would still miss 0.",
         "Stability point: epoch and share of training. From the earliest to the latest replicate; this range "
-        "holds the median of all possible replicates with the probability under coverage.",
+        "holds the median of all possible replicates with the probability under coverage. By the chord form "
+        "of the error barrier, and by the mean form, which is never below half the difference of its ends.",
+        *_controls(cells.without_baseline()),
     ]
+    if any(map(is_baseline, cells.records)):
+        notes.append(
+            f"{BASELINE} is the permanent baseline: its loss is convex, so that its barriers are next to "
+            "nothing whatever is done. It is in no effect of the claims, and stands under By architecture."
+        )
     if out:
         notes.append(f"{out} of {len(cells.records)} cells diverged or failed, and are in no contrast.")
     if any(r.suite.name in DEMONSTRATIONS for r in cells.records[:1]):
-        notes.append(
-            "Demonstration: the recipes of this suite were chosen to make the effects visible; "
-            "it is no evidence."
-        )
+        notes.append(DEMONSTRATION)
     return notes

@@ -1,22 +1,34 @@
-"""Does the second-order form follow the barrier? Probed records in, rank correlations out."""
+"""Does the second-order form follow the barrier? Probed cells in, rank correlations out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from lmcbench.board.noise import spearman
-from lmcbench.board.probed import excess, held, interior, order
-from lmcbench.board.statistics import Estimate, estimate
-from lmcbench.results.labels import architecture_label
+from lmcbench.board.observations import Cells, line_of
+from lmcbench.board.probed import excess, held, interior
+from lmcbench.board.statistics import Contrast, Estimate, pool, spearman
 from lmcbench.results.record import Record
+
+
+class Ranked(NamedTuple):
+    """A rank correlation of prediction and measurement within a replicate.
+
+    Attributes:
+        contrast: the correlation, and what it is of.
+        points: how many things are ranked.
+    """
+
+    contrast: Contrast
+    points: int
 
 
 @dataclass(frozen=True)
 class Follows:
-    """Rank correlation of prediction and measurement, one value per replicate.
+    """The rank correlations of one architecture, over replicates.
 
     Attributes:
         architecture: its label.
@@ -33,60 +45,73 @@ class Follows:
     correlation: Estimate
 
 
+def rank_cells(cells: Cells, form: str = "predicted") -> Iterator[Ranked]:
+    """Cells of one architecture and recipe that leave the trunk, over shifts and forks.
+
+    Predicted and measured is the greatest inside the line, 0 < alpha < 1, and signed: a maximum over the
+    whole line is never below 0, so that all that is predicted to sink would be tied there.
+
+    Args:
+        cells: those with `curvature` count.
+        form: which prediction, by its name in records.
+    """
+    groups: dict[tuple[int, tuple[str, ...]], list[tuple[float, float]]] = {}
+    for record in cells.forked():
+        found = held(record, "curvature")
+        if found is not None:
+            line = line_of(record)
+            point = interior(np.array(found[form])), interior(excess(found["alphas"], found["loss"]))
+            groups.setdefault((record.replicate, (line.architecture, line.recipe)), []).append(point)
+    for (replicate, what), points in groups.items():
+        yield from _ranked(replicate, what, points)
+
+
+def rank_layers(cells: Cells, *, rise: bool = False) -> Iterator[Ranked]:
+    """The layers of each cell that leaves the trunk, moved alone from either end.
+
+    Args:
+        cells: those with `layers` count.
+        rise: measured is how far the loss rises above the start, instead of above the chord.
+    """
+    for record in cells.forked():
+        found = held(record, "layers")
+        if found is None:
+            continue
+        points = []
+        for layer in found["layers"].values():
+            for end in ("from_a", "from_b"):
+                loss = layer[end]["loss"]
+                measured = max(loss) - loss[0] if rise else interior(excess(found["alphas"], loss))
+                points.append((interior(np.array(layer[f"predicted_{end}"])), measured))
+        yield from _ranked(record.replicate, (*line_of(record), record.fork.name), points)
+
+
 def follows(records: Iterable[Record]) -> list[Follows]:
-    """Whether predicted barriers rank as measured ones: over forks and shifts, and over layers [S]."""
-    cells: dict[str, dict[int, list[Record]]] = {}
-    for record in order(records):
-        label = architecture_label(record)
-        cells.setdefault(label, {}).setdefault(record.replicate, []).append(record)
+    """Whether predicted barriers rank as measured ones: over forks and shifts, and over layers [S].
+
+    Raises:
+        UserError: for records of more than one suite.
+    """
+    cells = Cells(records)
     found = []
-    for label, replicates in cells.items():
-        for form, key in (("as published", "predicted"), ("with gradients", "predicted_with_gradients")):
-            per = [_over_cells(mine, key) for mine in replicates.values()]
-            found += _estimated(label, form, "forks and shifts", per)
-        for over, rise in (("layers: barrier", False), ("layers: rise above the start", True)):
-            per = [_over_layers(mine, rise) for mine in replicates.values()]
-            found += _estimated(label, "as published", over, per)
+    for label in cells.architectures():
+        mine = cells.of(label)
+        tables = (
+            ("as published", "forks and shifts", rank_cells(mine)),
+            ("with gradients", "forks and shifts", rank_cells(mine, "predicted_with_gradients")),
+            ("as published", "layers: barrier", rank_layers(mine)),
+            ("as published", "layers: rise above the start", rank_layers(mine, rise=True)),
+        )
+        for form, over, ranked in tables:
+            within = list(ranked)
+            effect = pool([r.contrast for r in within]).effect
+            if effect.n:
+                found.append(Follows(label, form, over, min(r.points for r in within), effect))
     return found
 
 
-def _estimated(label: str, form: str, over: str, per: list[tuple[int, float | None]]) -> list[Follows]:
-    values = [(n, value) for n, value in per if value is not None]
-    if not values:
-        return []
-    return [Follows(label, form, over, min(n for n, _ in values), estimate([v for _, v in values]))]
-
-
-def _over_cells(records: list[Record], key: str) -> tuple[int, float | None]:
-    pairs = []
-    for record in records:
-        c = held(record, "curvature")
-        if c is not None:
-            pairs.append((interior(np.array(c[key])), interior(excess(c["alphas"], c["loss"]))))
-    return len(pairs), _rank_correlation(pairs)
-
-
-def _over_layers(records: list[Record], rise: bool) -> tuple[int, float | None]:
-    """Layers from both ends ranked within each cell, then averaged over the replicate's cells."""
-    sizes, values = [], []
-    for record in records:
-        layers = held(record, "layers")
-        if layers is None:
-            continue
-        pairs = []
-        for layer in layers["layers"].values():
-            for end in ("from_a", "from_b"):
-                loss = layer[end]["loss"]
-                measured = max(loss) - loss[0] if rise else interior(excess(layers["alphas"], loss))
-                pairs.append((interior(np.array(layer[f"predicted_{end}"])), measured))
-        value = _rank_correlation(pairs)
-        if value is not None:
-            sizes.append(len(pairs))
-            values.append(value)
-    return (min(sizes), float(np.mean(values))) if values else (0, None)
-
-
-def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Spearman's, rounded: else the last bit of a sum decides how 0.975 is printed."""
-    found = spearman([x for x, _ in pairs], [y for _, y in pairs])
-    return None if found is None else round(found, 12)
+def _ranked(replicate: int, what: tuple[str, ...], points: Sequence[tuple[float, float]]) -> Iterator[Ranked]:
+    found = spearman([x for x, _ in points], [y for _, y in points])
+    if found is not None:
+        # rounded: else the last bit of a sum decides how 0.975 is printed
+        yield Ranked(Contrast(replicate, what, round(found, 12)), len(points))

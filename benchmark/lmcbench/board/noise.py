@@ -8,23 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lmcbench.board.statistics import Estimate, estimate
+from lmcbench.board.statistics import FITTED, MIN_POINTS, Estimate, estimate, spearman
 from lmcbench.errors import UserError
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record
+from lmcbench.results.values import barrier_value, error_barrier
 from lmcbench.spec.recipe import noise_scale
-
-FITTED = 0.02
-"""Training error that every sibling must reach for its cell to count: an underfit pair is at no minimum."""
 
 SAME_STEPS = 0.05
 """Trainings whose lengths in steps differ by less than this share are of equal length."""
 
-MIN_POINTS = 3
-"""Cells a replicate needs for a rank correlation."""
-
 EPOCHS, STEPS = "equal epochs", "equal steps"
-SPLIT = "test"
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,12 @@ def noise_points(records: Iterable[Record]) -> list[Point]:
     Raises:
         UserError: where a record does not tell how many images a view has.
     """
-    return [_point(r) for r in records if r.fork.name == "0" and r.status == "ok"]
+    found = [
+        (r, error_barrier(r), barrier_value(r, "loss_chord"))
+        for r in records
+        if r.fork.name == "0" and r.status == "ok"
+    ]
+    return [_point(r, error, loss) for r, error, loss in found if error is not None and loss is not None]
 
 
 def correlations(points: Sequence[Point]) -> list[Correlation]:
@@ -161,10 +160,9 @@ CELL_NOTES = (
 # --- points --------------------------------------------------------------------------------------
 
 
-def _point(record: Record) -> Point:
+def _point(record: Record, error: float, loss: float) -> Point:
     recipe = record.recipe
     n = next(d["n"] for d in record.data if d["split"] == "train")
-    pairs = record.pairs
     scales = [noise_scale(recipe["lr"], size, recipe["batch_size"]) for size in _view_sizes(record)]
     return Point(
         architecture=architecture_label(record),
@@ -176,8 +174,8 @@ def _point(record: Record) -> Point:
         epochs=recipe["epochs"],
         length=recipe["epochs"] * (n // recipe["batch_size"]),
         g=float(np.mean(scales)),
-        error=float(np.mean([p.barriers[SPLIT].error_chord for p in pairs])),
-        loss=float(np.mean([p.barriers[SPLIT].loss_chord for p in pairs])),
+        error=error,
+        loss=loss,
         train_error=max(s.splits["view"].error for s in record.siblings),
     )
 
@@ -233,15 +231,6 @@ def _correlation(points: Sequence[Point], equal: str) -> Correlation:
         underfit=len(points) - len(fitted),
         constant=sum(v is None for v in error),
     )
-
-
-def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, ties at their mean rank; None where it is not defined."""
-    if len(x) < MIN_POINTS or len(set(x)) == 1 or len(set(y)) == 1:
-        return None
-    # not scipy.stats, which takes half a second to import
-    ranks = [pd.Series(list(values)).rank() for values in (x, y)]
-    return float(ranks[0].corr(ranks[1]))
 
 
 # --- print ---------------------------------------------------------------------------------------

@@ -7,18 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lmcbench.board.noise import FITTED
+from lmcbench.board.statistics import FITTED
 from lmcbench.errors import UserError
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import Curve, barrier
 from lmcbench.results.record import Record
 from lmcbench.results.values import SPLIT
+from lmcbench.spec.architectures import BASELINE
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.shifts import ALIASES
-
-CONNECTED = 0.02
-"""Error barrier under which siblings are connected [F, section 3.1]: chord form, test, mean over pairs."""
 
 
 class Line(NamedTuple):
@@ -48,6 +46,10 @@ class Cells:
     def of(self, architecture: str) -> Cells:
         """The same for one architecture."""
         return Cells(r for r in self.records if architecture_label(r) == architecture)
+
+    def without_baseline(self) -> Cells:
+        """The same without the permanent baseline, whose convex loss gives constants."""
+        return Cells(r for r in self.records if not is_baseline(r))
 
     def architectures(self) -> list[str]:
         """Labels, the smallest network first."""
@@ -91,16 +93,15 @@ def line_of(record: Record) -> Line:
     return Line(architecture_label(record), record.recipe["name"], shift_label(record))
 
 
+def is_baseline(record: Record) -> bool:
+    """Whether the network is the permanent baseline (design 3.9)."""
+    return record.architecture.source == "lmcbench" and record.architecture.name == BASELINE
+
+
 def is_control(record: Record) -> bool:
     """Whether siblings have one view, so that nothing but noise tells them apart."""
     name = _shift(record)[0]
     return name == "none" or name.startswith("same(")
-
-
-def error_barrier(record: Record, split: str = SPLIT) -> float | None:
-    """Error barrier, chord form, mean over pairs (fraction); None where it was not measured."""
-    found = [p.barriers[split].error_chord for p in record.pairs if split in p.barriers]
-    return _mean(found)
 
 
 def uncalibrated_barrier(record: Record, split: str = SPLIT) -> float | None:
@@ -112,12 +113,6 @@ def uncalibrated_barrier(record: Record, split: str = SPLIT) -> float | None:
             whole = Curve(record.protocol["alphas"], curve.loss, curve.error, curve.n)
             found.append(barrier(whole).error_chord)
     return _mean(found)
-
-
-def is_connected(record: Record) -> bool:
-    """Whether the cell's mean error barrier is under `CONNECTED`."""
-    found = error_barrier(record)
-    return found is not None and found < CONNECTED
 
 
 def prediction(record: Record, name: str, split: str = SPLIT) -> float | None:

@@ -15,17 +15,14 @@ from lmcbench.board.figures.drawing import Drawing
 from lmcbench.board.figures.style import picture
 from lmcbench.board.follows import follows
 from lmcbench.board.noise import CELL_NOTES, NOTES, cell_rows, noise_rows
-from lmcbench.board.statistics import Estimate
+from lmcbench.board.statistics import ROUNDING, Estimate
 from lmcbench.board.table import CONNECTIVITY, ENSEMBLES, make_board
+from lmcbench.board.words import DEMONSTRATION
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
 from lmcbench.spec.shifted import EVALUATION
-from lmcbench.spec.suite import Suite, published_suite
+from lmcbench.spec.suite import DEMONSTRATIONS, Suite, published_suite
 
-DEMONSTRATION = (
-    "The recipes of this suite were chosen to make the effect visible: what is shown demonstrates, "
-    "it is no evidence."
-)
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 62rem;
   margin: 2rem auto; padding: 0 1rem; }
@@ -105,7 +102,7 @@ def _lead(records: Sequence[Record], suite: Suite | None) -> list[str]:
         + (f"; torch {torch}." if torch else "."),
         f"Suite digest {one.suite.digest[:12]}.",
     ]
-    if one.suite.name == "digits":
+    if one.suite.name in DEMONSTRATIONS:
         lead.append(DEMONSTRATION)
     if not any(pair.model_extra for r in records for pair in r.pairs):
         lead.append(
@@ -140,8 +137,10 @@ def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
         ]
         notes = [
             "Spearman's rank correlation of predicted and measured loss barriers within a replicate; mean "
-            "over replicates (n) ± half-width of the 95 % Student t interval, none for n = 1. Layers are "
-            "ranked within a cell, and the cells of a replicate averaged. Training loss on the pinned images."
+            "over replicates (n) ± half-width of the 95 % Student t interval, none for n = 1 and where "
+            "replicates are all equal. Layers are ranked within a cell, and a replicate's cells averaged.",
+            "Ranked are cells that leave the trunk, no independent networks. Predicted and measured is the "
+            "greatest inside the line, 0 < alpha < 1, signed; training loss on the pinned images.",
         ]
         tables.append(_Table("Does the second-order form follow the barrier?", pd.DataFrame(rows), notes))
     return tables
@@ -150,7 +149,11 @@ def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
 def _number(value: Estimate) -> str:
     if value.mean is None:
         return "–"
-    return f"{value.mean + 0.0:.2f}" + ("" if value.half_width is None else f" ± {value.half_width:.2f}")
+    if value.half_width is None:
+        return f"{value.mean + 0.0:.2f}"
+    # rank correlations take few values: that replicates agree is no certainty
+    agree = value.half_width <= ROUNDING
+    return f"{value.mean + 0.0:.2f}" + (", all equal" if agree else f" ± {value.half_width:.2f}")
 
 
 def _markdown(title: str, lead: list[str], tables: list[_Table], drawings: list[Drawing]) -> str:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from lmcbench.board.observations import Line, is_connected, line_of
+from lmcbench.board.observations import Line, line_of
 from lmcbench.results.record import Record
+from lmcbench.results.values import Form, is_connected
 
 
 class Onset(NamedTuple):
@@ -34,12 +35,14 @@ class StabilityPoint:
         forks: epochs that were tried, from the earliest.
         onsets: by replicate; None: it is not connected even at the last fork.
         left_out: replicates with a fork that was not measured, diverged or failed: they have no point.
+        form: of the barrier that says who is connected: over the chord (design section 2), or the mean.
     """
 
     line: Line
     forks: tuple[float, ...]
     onsets: Mapping[int, Onset | None]
     left_out: int
+    form: Form = "error_chord"
 
     @property
     def n(self) -> int:
@@ -77,7 +80,7 @@ class StabilityPoint:
         return sorted(self.onsets.values(), key=lambda onset: math.inf if onset is None else onset.epoch)
 
 
-def stability_points(records: Iterable[Record]) -> list[StabilityPoint]:
+def stability_points(records: Iterable[Record], form: Form = "error_chord") -> list[StabilityPoint]:
     """The stability point of every line that has forks, sorted by line.
 
     A replicate's is the earliest fork from which on it is connected at all later forks that any
@@ -87,30 +90,46 @@ def stability_points(records: Iterable[Record]) -> list[StabilityPoint]:
     for record in records:
         if record.fork.epoch is not None:
             lines.setdefault(line_of(record), []).append(record)
-    return [_point(line, lines[line]) for line in sorted(lines)]
+    return [_point(line, lines[line], form) for line in sorted(lines)]
 
 
 def stability_table(records: Iterable[Record], style: str = "github") -> str:
-    """The stability points as text, in a format of tabulate; forks as epochs and shares of training."""
+    """The stability points as text, in a format of tabulate; forks as epochs and shares of training.
+
+    By the chord form, and beside it the median and the range by the mean form.
+    """
+    records = list(records)
     rows = [
         {
             **point.line._asdict(),
             "forks": ", ".join(f"{epoch:g}" for epoch in point.forks),
-            "median": _onset_text(point.median) if point.n else "–",
-            "replicates": "–" if point.interval is None else " to ".join(map(_onset_text, point.interval)),
+            "median": _median_text(point),
+            "replicates": _range_text(point),
+            "median, mean form": _median_text(beside),
+            "replicates, mean form": _range_text(beside),
             "coverage": "–" if point.coverage is None else f"{100 * point.coverage:.0f} %",
             "n": f"{point.n} ({point.left_out} left out)" if point.left_out else str(point.n),
         }
-        for point in stability_points(records)
+        for point, beside in zip(
+            stability_points(records), stability_points(records, "error_mean"), strict=True
+        )
     ]
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def _median_text(point: StabilityPoint) -> str:
+    return _onset_text(point.median) if point.n else "–"
+
+
+def _range_text(point: StabilityPoint) -> str:
+    return "–" if point.interval is None else " to ".join(map(_onset_text, point.interval))
 
 
 def _onset_text(onset: Onset | None) -> str:
     return "never" if onset is None else f"{onset.epoch:g} ({100 * onset.fraction:.0f} %)"
 
 
-def _point(line: Line, records: list[Record]) -> StabilityPoint:
+def _point(line: Line, records: list[Record], form: Form) -> StabilityPoint:
     forks = tuple(sorted({r.fork.epoch for r in records if r.fork.epoch is not None}))
     replicates: dict[int, dict[float, Record]] = {}
     for record in records:
@@ -118,15 +137,15 @@ def _point(line: Line, records: list[Record]) -> StabilityPoint:
         if record.status == "ok" and record.fork.epoch is not None and record.fork.fraction is not None:
             measured[record.fork.epoch] = record
     whole = {r: m for r, m in sorted(replicates.items()) if len(m) == len(forks)}
-    onsets = {replicate: _onset(forks, measured) for replicate, measured in whole.items()}
-    return StabilityPoint(line, forks, onsets, len(replicates) - len(whole))
+    onsets = {replicate: _onset(forks, measured, form) for replicate, measured in whole.items()}
+    return StabilityPoint(line, forks, onsets, len(replicates) - len(whole), form)
 
 
-def _onset(forks: tuple[float, ...], measured: Mapping[float, Record]) -> Onset | None:
+def _onset(forks: tuple[float, ...], measured: Mapping[float, Record], form: Form) -> Onset | None:
     onset = None
     for epoch in reversed(forks):
         record = measured[epoch]
-        if record.fork.fraction is None or not is_connected(record):
+        if record.fork.fraction is None or not is_connected(record, form):
             break
         onset = Onset(epoch, record.fork.fraction)
     return onset

@@ -12,10 +12,8 @@ from lmcbench.board.scores import COLUMNS, CONNECTIVITY, NO_SHIFT, View, column
 from lmcbench.board.stability import StabilityPoint
 from lmcbench.board.statistics import Estimate
 from lmcbench.board.summary import SuiteId, Summary
+from lmcbench.spec.architectures import BASELINE
 from lmcbench.spec.suite import Suite, published_suite
-
-BASELINE = "lmc_linear"
-"""Softmax regression is convex: it has hardly a barrier, whatever it is worth."""
 
 TUNING = 1000
 """Recipes are tuned on replicates from here up (design 3.12); published ones are below."""

@@ -1,15 +1,26 @@
-"""Means over replicates and their intervals."""
+"""Means over replicates and their intervals, rank correlations, and which cells count."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
+import pandas as pd
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
+
+FITTED = 0.02
+"""Training error that every sibling must reach for its cell to count: an underfit pair is at no minimum."""
+
+ROUNDING = 1e-12
+"""Half-width up to which replicates agree to rounding: there is no spread to take an interval from."""
+
+MIN_POINTS = 3
+"""Points that a rank correlation needs."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,54 @@ class Estimate:
     n: int
 
 
+class Contrast(NamedTuple):
+    """One number that was measured within a replicate.
+
+    Attributes:
+        replicate: where it was measured.
+        what: which contrast it is; the same in every replicate.
+        value: in its own unit; positive is what is claimed.
+    """
+
+    replicate: int
+    what: tuple[str, ...]
+    value: float
+
+
+class Pooled(NamedTuple):
+    """Contrasts, as one number of each replicate.
+
+    Attributes:
+        effect: over replicates; each one's number is the mean of its contrasts.
+        contrasts: how many that mean is of.
+        left_out: contrasts that were not measured in every replicate, and are therefore not counted.
+    """
+
+    effect: Estimate
+    contrasts: int
+    left_out: int
+
+
+def pool(contrasts: Iterable[Contrast]) -> Pooled:
+    """The replicate is the unit: its contrasts are averaged, and the effect is the mean over replicates.
+
+    Only contrasts that were measured in every replicate count, so that replicates are means of the same
+    things.
+    """
+    replicates: dict[int, dict[tuple[str, ...], float]] = {}
+    for contrast in contrasts:
+        replicates.setdefault(contrast.replicate, {})[contrast.what] = contrast.value
+    held = [set(found) for _, found in sorted(replicates.items())]
+    common = sorted(set.intersection(*held)) if held else []
+    left_out = len(set().union(*held)) - len(common)
+    means = [
+        math.fsum(found[what] for what in common) / len(common)
+        for _, found in sorted(replicates.items())
+        if common
+    ]
+    return Pooled(estimate(means), len(common), left_out)
+
+
 def estimate(values: Sequence[float]) -> Estimate:
     """Mean of one value per replicate with its t interval (`values` must be finite)."""
     n = len(values)
@@ -38,6 +97,18 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean, None, 1)
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
     return Estimate(mean, _quantile(n - 1) * math.sqrt(variance / n), n)
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's rank correlation, ties at their mean rank; None where it is not defined.
+
+    That is for fewer than `MIN_POINTS` points, and where all of `x` or all of `y` are equal.
+    """
+    if len(x) < MIN_POINTS or len(set(x)) == 1 or len(set(y)) == 1:
+        return None
+    # not scipy.stats, which takes half a second to import
+    ranks = [pd.Series(list(values)).rank() for values in (x, y)]
+    return float(ranks[0].corr(ranks[1]))
 
 
 @lru_cache

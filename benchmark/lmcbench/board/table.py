@@ -12,13 +12,13 @@ from lmcbench.board.statistics import estimate
 from lmcbench.results.frame import frame
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record
-from lmcbench.results.values import SPLIT
+from lmcbench.results.values import SPLIT, error_barrier
 from lmcbench.spec.forks import INDEPENDENT, Fork
 
 LINE = ["architecture", "recipe", "shift"]
-CELL = [*LINE, "fork", "replicate"]
+CELL = [*LINE, "fork", "replicate", "key"]
 WORTH = ["accuracy_mean", "disagreement", "ensemble_accuracy", "ensemble_gain", "soup_error"]
-NUMBERS = ["error_chord", "error", *WORTH]
+NUMBERS = ["error", *WORTH]
 
 CONNECTIVITY = "Error barrier on the test set (chord form, percentage points, by fork)"
 ENSEMBLES = "Siblings and their ensembles on the test set (percent)"
@@ -72,6 +72,8 @@ def make_board(records: Iterable[Record], floor: float = 0.0) -> Board:
     values = measured.groupby(CELL, sort=False).mean(numeric_only=True).reset_index()
     # where every cell diverged there are no numbers, and no columns for them
     values = values.reindex(columns=[*CELL, *NUMBERS])
+    heights = {record.key: error_barrier(record) for record in records}
+    values["barrier"] = pd.Series([heights[key] for key in values["key"]], dtype=float)
     connectivity, ensembles, low = [], [], False
     for line in _lines(cells):
         mine, here = _of(values, line), _of(cells, line)
@@ -82,7 +84,7 @@ def make_board(records: Iterable[Record], floor: float = 0.0) -> Board:
         head["architecture"] += " *" if below else ""
         by_fork = {fork: mine[mine["fork"] == fork] for fork in names}
         n = here["replicate"].nunique()
-        barriers = {fork: _percent(by_fork[fork]["error_chord"], n) for fork in forks}
+        barriers = {fork: _percent(by_fork[fork]["barrier"], n) for fork in forks}
         connectivity.append(head | barriers | _counts(here))
         worth = {fork: _worth(by_fork[fork], n) for fork in _shown(forks, priced)}
         spent = _spent(line, by_fork, list(worth), costs)
@@ -96,7 +98,8 @@ def make_board(records: Iterable[Record], floor: float = 0.0) -> Board:
         notes.append(
             "Cost: training steps in full trainings of one network, a shared trunk counted once. Pareto: no "
             "row of the network and shift costs as little and is as accurate (ensemble, or the one network), "
-            "and better in one. independent-equal-cost and whole-budget cost what the latest fork's do."
+            "and better in one, by means over replicates: two that differ by less than their intervals may "
+            "change places. independent-equal-cost and whole-budget cost what the latest fork's do."
         )
     if low:
         notes.append(f"* mean member accuracy below the suite's floor of {100 * floor:g} %: not ranked.")

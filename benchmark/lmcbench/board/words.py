@@ -47,6 +47,11 @@ LATEST = (
     "together cost the same training, measured in the same replicates. A dash: not measured."
 )
 
+DEMONSTRATION = (
+    "The recipes of this suite were chosen to make effects visible: what it shows is a demonstration, "
+    "no evidence."
+)
+
 TRUST = {
     "claimed": "as submitted",
     "rescored": "every derived number was recomputed from the submitted curves and predictions",

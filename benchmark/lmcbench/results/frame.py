@@ -13,6 +13,7 @@ from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import Barrier
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import find_records
+from lmcbench.results.values import error_barrier, is_connected
 
 BARRIER_FIELDS = tuple(f.name for f in fields(Barrier))
 SOUP = "soup_"
@@ -22,11 +23,13 @@ def load_records(path: str | Path) -> pd.DataFrame:
     """The records of a run folder (or a folder of records, or one file), one row per cell, pair and split.
 
     Columns: what the cell is (`key`, `suite`, `version`, `digest`, `architecture`, `recipe`, `shift`,
-    `fork`, `replicate`, `status`, `params`), the pair (`i`, `j`), the `split` and its `n` images, the 12
-    fields of `Barrier`, `disagreement`, the members' mean `error` and `loss` there, the keys of
-    `compare_predictions` and the soup's `soup_error`, `soup_loss`, `soup_ece`. Losses are in nats, errors
-    fractions. What was not measured on a split is missing (NaN); a cell that diverged or failed is one
-    row without pair and split; the comparator of one network has rows without pair.
+    `fork`, `replicate`, `status`, `params`), whether it is connected (`connected` by the chord form,
+    `connected_mean_form`: the cell's error barrier on the test set, mean over pairs, is under 0.02), the
+    pair (`i`, `j`), the `split` and its `n` images, the 12 fields of `Barrier`, `disagreement`, the
+    members' mean `error` and `loss` there, the keys of `compare_predictions` and the soup's `soup_error`,
+    `soup_loss`, `soup_ece`. Losses are in nats, errors fractions. What was not measured on a split is
+    missing (NaN); a cell that diverged or failed is one row without pair and split; the comparator of one
+    network has rows without pair.
 
     Raises:
         UserError: where there are no records, or one cannot be read.
@@ -52,6 +55,8 @@ _CELL = (
     "replicate",
     "status",
     "params",
+    "connected",
+    "connected_mean_form",
 )
 _COLUMNS = (*_CELL, "i", "j", "split", "n", *BARRIER_FIELDS, "disagreement", "error", "loss")
 
@@ -69,6 +74,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         "replicate": record.replicate,
         "status": record.status,
         "params": record.architecture.params,
+        **_verdicts(record),
     }
     rows = []
     for pair in record.pairs:
@@ -93,6 +99,16 @@ def _rows(record: Record) -> list[dict[str, Any]]:
             for split, score in record.siblings[0].splits.items()
         ]
     return rows or [cell]
+
+
+def _verdicts(record: Record) -> dict[str, bool | None]:
+    """Whether the cell is connected, by both forms of the barrier; missing where it has no barrier."""
+    if error_barrier(record) is None:
+        return {"connected": None, "connected_mean_form": None}
+    return {
+        "connected": is_connected(record),
+        "connected_mean_form": is_connected(record, "error_mean"),
+    }
 
 
 def _extra(rows: Iterable[dict[str, Any]]) -> list[str]:

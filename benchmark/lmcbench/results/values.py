@@ -1,22 +1,29 @@
-"""One number of a record: a measure on the test split, averaged over the cell's pairs or siblings."""
+"""One number of a record: a measure on a split, averaged over the cell's pairs or siblings."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
+from typing import Literal
 
 from lmcbench.results.measures import Barrier
 from lmcbench.results.record import Record
 
 SPLIT = "test"
 """What headlines are measured on."""
+CONNECTED = 0.02
+"""Error barrier under which siblings are connected [F, section 3.1]: chord form, test, mean over pairs."""
+
+Form = Literal["error_chord", "error_mean"]
+"""Of the error barrier: over the chord between the ends, which headlines are in, or over their mean."""
 _BARRIER = {field.name for field in fields(Barrier)}
 
 
 def cell_value(record: Record, measure: str) -> float | None:
     """`measure` of a cell, by the name `load_records` has for it; None where it was not measured."""
     if measure in _BARRIER:
-        found = [getattr(p.barriers[SPLIT], measure) for p in record.pairs if SPLIT in p.barriers]
-    elif measure == "disagreement":
+        return barrier_value(record, measure)
+    if measure == "disagreement":
         found = [p.disagreement.get(SPLIT) for p in record.pairs]
     elif measure in ("error", "loss"):
         found = [getattr(s.splits[SPLIT], measure) for s in record.siblings if SPLIT in s.splits]
@@ -25,5 +32,26 @@ def cell_value(record: Record, measure: str) -> float | None:
         found = [] if soup is None else [getattr(soup, measure.removeprefix("soup_"))]
     else:
         found = [(record.ensemble or {}).get(SPLIT, {}).get(measure)]
+    return _mean(found)
+
+
+def barrier_value(record: Record, measure: str, split: str = SPLIT) -> float | None:
+    """A field of `Barrier`, mean over the cell's pairs; None where it was not measured."""
+    return _mean([getattr(p.barriers[split], measure) for p in record.pairs if split in p.barriers])
+
+
+def error_barrier(record: Record, split: str = SPLIT, form: Form = "error_chord") -> float | None:
+    """The error barrier (fraction), mean over the cell's pairs; None where it was not measured."""
+    return barrier_value(record, form, split)
+
+
+def is_connected(record: Record, form: Form = "error_chord") -> bool:
+    """Whether the cell's error barrier on the test set is under `CONNECTED`; not so where it has none."""
+    found = error_barrier(record, form=form)
+    return found is not None and found < CONNECTED
+
+
+def _mean(found: Sequence[float | None]) -> float | None:
+    """None where any value is missing."""
     values = [float(value) for value in found if value is not None]
     return sum(values) / len(values) if values and len(values) == len(found) else None

@@ -28,6 +28,9 @@ OWN_NETWORKS = {
 }
 """Our own small networks."""
 
+BASELINE = "lmc_linear"
+"""The permanent baseline: softmax regression is convex, and has hardly a barrier, whatever it is worth."""
+
 OWN_REVISIONS = {
     "lmc_linear": 1,
     "lmc_mlp": 1,

@@ -32,6 +32,9 @@ from lmcbench.spec.shifted import check_evaluations, is_shifted, parse_shifted
 from lmcbench.spec.shifts import Noise, Shift
 from lmcbench.spec.transforms import parse_transform
 
+DEMONSTRATIONS = frozenset({"digits", "noise-grid"})
+"""Suites whose recipes were chosen to make effects visible: they are no evidence (design 3.12)."""
+
 SLUG = r"^[a-z0-9][a-z0-9-]*$"
 
 

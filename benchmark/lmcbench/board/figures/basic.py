@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from lmcbench.board.figures.drawing import Drawing, fork_label, replicates
 from lmcbench.board.figures.grid import blank
-from lmcbench.board.figures.style import legend_below, line, panels
-from lmcbench.board.observations import CONNECTED
+from lmcbench.board.figures.style import legend_below, line, panels, percent_bars
 from lmcbench.board.probed import order
 from lmcbench.board.statistics import estimate
-from lmcbench.results.frame import frame
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record
+from lmcbench.results.values import CONNECTED, SPLIT, error_barrier
 from lmcbench.spec.forks import Fork
 
 
 def barriers(records: Sequence[Record]) -> Drawing | None:
     """Error barrier against fork, a line per shift."""
-    rows = frame(records)
-    rows = rows[rows["split"] == "test"]
-    if rows.empty:
+    found = [
+        (architecture_label(r), shift_label(r), r.fork.name, r.replicate, error_barrier(r)) for r in records
+    ]
+    values = pd.DataFrame(found, columns=["architecture", "shift", "fork", "replicate", "height"]).dropna()
+    if values.empty:
         return None
-    cell = ["architecture", "shift", "fork", "replicate"]
-    values = rows.groupby(cell, sort=False)["error_chord"].mean().reset_index()
     names = list(dict.fromkeys(architecture_label(r) for r in order(records)))
     names = [name for name in names if name in set(values["architecture"])]
     shifts = list(dict.fromkeys(shift_label(r) for r in order(records)))
@@ -38,7 +38,7 @@ def barriers(records: Sequence[Record]) -> Drawing | None:
         for k, shift in enumerate(shifts):
             here = mine[mine["shift"] == shift]
             points = [
-                (x, estimate(list(100 * here[here["fork"] == f]["error_chord"]))) for x, f in enumerate(forks)
+                (x, estimate(list(100 * here[here["fork"] == f]["height"]))) for x, f in enumerate(forks)
             ]
             points = [(x, e) for x, e in points if e.mean is not None]
             offset = 0.08 * (k - (len(shifts) - 1) / 2)
@@ -46,7 +46,7 @@ def barriers(records: Sequence[Record]) -> Drawing | None:
                 axis.errorbar(
                     [x + offset for x, _ in points],
                     [e.mean for _, e in points],
-                    yerr=[0.0 if e.half_width is None else e.half_width for _, e in points],
+                    yerr=percent_bars([e for _, e in points]),
                     label=shift,
                     capsize=2,
                     elinewidth=0.8,
@@ -69,14 +69,15 @@ def barriers(records: Sequence[Record]) -> Drawing | None:
         "Barrier against fork",
         "Error barrier on the test set (chord form) of siblings that leave the trunk at a fork, mean "
         "over replicates with 95 % Student t intervals (none for n = 1). Below the dashed line, 2 "
-        "points, siblings count as connected. The scale is linear up to 2 and logarithmic above.",
+        "points, siblings count as connected. Intervals are drawn as far as a barrier can reach, 0 to "
+        "100. The scale is linear up to 2 and logarithmic above.",
         figure,
     )
 
 
 def curves(records: Sequence[Record]) -> Drawing | None:
     """Loss and error along the line, a line per fork, for one shift."""
-    whole = [r for r in order(records) if r.pairs and "test" in r.pairs[0].curves]
+    whole = [r for r in order(records) if r.pairs and SPLIT in r.pairs[0].curves]
     if not whole:
         return None
     shift = shift_label(min(whole, key=lambda r: shift_label(r) != "none"))
@@ -96,11 +97,11 @@ def curves(records: Sequence[Record]) -> Drawing | None:
             for axis, what, factor in ((column[0], "loss", 1), (column[1], "error", 100)):
                 # pairs are averaged within a replicate, which all have the same number of them
                 mean = factor * np.mean(
-                    [getattr(p.curves["test"], what) for r in found for p in r.pairs], axis=0
+                    [getattr(p.curves[SPLIT], what) for r in found for p in r.pairs], axis=0
                 )
                 label = fork_label(fork)
                 axis.plot(alphas, mean, label=label, markevery=max(1, len(alphas) // 5), **line(k))
-        images = whole[0].pairs[0].curves["test"].n
+        images = whole[0].pairs[0].curves[SPLIT].n
         column[0].set_title(f"{name}\n({replicates(n)})")
         column[1].set_xlabel("alpha (0: A, 1: B)")
     axes[0][0].set_ylabel("loss (nats)")

@@ -7,13 +7,13 @@ from typing import Any
 
 from lmcbench.board.figures.drawing import Drawing, replicates
 from lmcbench.board.figures.grid import cloud_panels
-from lmcbench.board.figures.style import PLAIN, legend_below, line, panels
+from lmcbench.board.figures.style import PLAIN, legend_below, line, panels, percent_bars
 from lmcbench.board.noise import EPOCHS, STEPS, equal_epochs, equal_steps, noise_points
-from lmcbench.board.observations import error_barrier
 from lmcbench.board.probed import measured
 from lmcbench.board.statistics import estimate
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record
+from lmcbench.results.values import error_barrier
 
 FEWEST_RECIPES = 3
 """Learning rates and batch sizes of one architecture that a figure against their noise needs."""
@@ -104,7 +104,7 @@ def _against_g(axis: Any, points: Sequence[Any], shift: str, k: int) -> int:
             axis.errorbar(
                 [group[0].g],
                 [mean.mean],
-                yerr=[[mean.half_width or 0.0]] * 2,
+                yerr=percent_bars([mean]),
                 label=shift,
                 capsize=2,
                 elinewidth=0.8,

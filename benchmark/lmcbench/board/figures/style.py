@@ -11,6 +11,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from lmcbench.board.statistics import Estimate
+
 COLOURS = ("#00204c", "#c2410c", "#5b7fa6", "#8a8a3a", "#b8a200", "#777777")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
@@ -66,6 +68,15 @@ def label_rows(axes: Any, names: Sequence[str]) -> None:
         row[-1].annotate(
             name, (1.03, 0.5), xycoords="axes fraction", rotation=270, va="center", ha="left", fontsize=9
         )
+
+
+def percent_bars(estimates: Sequence[Estimate]) -> list[list[float]]:
+    """Error bars of percentages, `[2, n]`: t intervals, drawn as far as the quantity can reach, 0 to 100."""
+    known = [(e.mean or 0.0, e.half_width or 0.0) for e in estimates]
+    return [
+        [min(width, max(mean, 0.0)) for mean, width in known],
+        [min(width, max(100 - mean, 0.0)) for mean, width in known],
+    ]
 
 
 def legend_below(figure: Figure, axes: Any, each: float = 1.5) -> None:

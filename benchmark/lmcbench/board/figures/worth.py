@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from lmcbench.board.figures.drawing import Drawing, replicates
 from lmcbench.board.figures.grid import cloud_panels
-from lmcbench.board.figures.style import legend_below, line, panels
-from lmcbench.board.observations import error_barrier, prediction
+from lmcbench.board.figures.style import legend_below, line, panels, percent_bars
+from lmcbench.board.observations import prediction
 from lmcbench.board.probed import measured
 from lmcbench.board.statistics import estimate
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record
+from lmcbench.results.values import SPLIT, error_barrier
 from lmcbench.spec.forks import WHOLE_BUDGET, Fork
 
 
@@ -51,7 +52,7 @@ def accuracy_and_cost(records: Sequence[Record]) -> Drawing | None:
     for record in measured(records):
         accuracy = prediction(record, "ensemble_accuracy")
         if record.fork.name == WHOLE_BUDGET:
-            accuracy = 1 - record.siblings[0].splits["test"].error
+            accuracy = 1 - record.siblings[0].splits[SPLIT].error
         if accuracy is not None and record.cost is not None:
             priced |= Fork.parse(record.fork.name).priced
             row = found.setdefault(architecture_label(record), {}).setdefault(shift_label(record), {})
@@ -76,7 +77,7 @@ def accuracy_and_cost(records: Sequence[Record]) -> Drawing | None:
                     axis.errorbar(
                         [held[0][0] * aside / full],
                         [mean.mean],
-                        yerr=[[mean.half_width or 0.0]] * 2,
+                        yerr=percent_bars([mean]),
                         label=_fork(fork),
                         capsize=2,
                         elinewidth=0.8,
@@ -93,8 +94,9 @@ def accuracy_and_cost(records: Sequence[Record]) -> Drawing | None:
         "Ensemble accuracy against training cost",
         "Accuracy on the test set of the ensemble of a cell's networks (whole-budget: of the one network) "
         "against the floating point operations of training them, a shared trunk counted once; mean with its "
-        f"95 % Student t interval over {replicates(n)}. Cheaper is to be read between networks "
-        "of equal cost only: the latest fork, independent-equal-cost and whole-budget.",
+        f"95 % Student t interval over {replicates(n)}, drawn as far as an accuracy can reach. Cheaper is "
+        "to be read between networks of equal cost only: the latest fork, independent-equal-cost and "
+        "whole-budget.",
         figure,
     )
 
