@@ -11,9 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from lmcbench.connect.arguments import Split
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import Split, trace_path
+from lmcbench.connect.path import trace_path
 from lmcbench.connect.state import average, check_pair
 from lmcbench.data.batches import DeviceImages
 from lmcbench.data.calibration import calibration_items

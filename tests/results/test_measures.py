@@ -20,8 +20,10 @@ def curve(values, error=None, alphas=None, n=100):
 @st.composite
 def curves(draw, low=0.0, high=50.0):
     size = 2 * draw(st.integers(1, 15)) + 1
-    values = st.lists(st.floats(low, high), min_size=size, max_size=size)
-    return Curve(np.arange(size) / (size - 1), draw(values), draw(values), 10)
+    loss, error = (
+        draw(st.lists(st.floats(*ends), min_size=size, max_size=size)) for ends in ((low, high), (0.0, 1.0))
+    )
+    return Curve(np.arange(size) / (size - 1), loss, error, 10)
 
 
 # --- blending ------------------------------------------------------------------------------------
@@ -94,6 +96,8 @@ def test_curves_compare_by_value():
         (([0, 0.5, 0.5, 1], [1] * 4, [0] * 4, 1), "Alphas must increase strictly from 0 to 1"),
         (([1, 0], [1, 2], [0, 0], 1), "Alphas must increase strictly from 0 to 1"),
         (([], [], [], 1), "Alphas must increase strictly from 0 to 1"),
+        (([0, 0.5, 1], [1, 2, 1], [0, 3.5, 0], 1), r"error must be a fraction in \[0, 1\], found 3.5"),
+        (([0, 0.5, 1], [1, 2, 1], [0, -0.1, 0], 1), r"error must be a fraction in \[0, 1\], found -0.1"),
         (([0, 1], [1, 2], [0, 0], 0), "n must be a whole number of at least 1, found 0"),
         (([0, 1], [1, 2], [0, 0], 2.5), "n must be a whole number of at least 1, found 2.5"),
         (([0, 1], [1, 2], [0, 0], float("inf")), "n must be a whole number"),
@@ -203,7 +207,7 @@ def test_a_convex_curve_has_no_chord_barrier_and_its_mean_form_is_the_floor(line
     # oracle 5: a maximum of straight lines is convex
     alphas = np.arange(points) / (points - 1)
     values = np.max([slope * alphas + offset for slope, offset in lines], axis=0)
-    found = barrier(Curve(alphas, values, values, 10))
+    found = barrier(Curve(alphas, values, np.zeros(points), 10))
     assert found.loss_chord <= 1e-12
     assert found.loss_mid <= 1e-12
     assume(values.max() == max(values[0], values[-1]))  # rounding may lift a flat interior by an ulp

@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from lmcbench.connect.arguments import as_model, as_state
 from lmcbench.connect.permutations import Permutations, block_of, permute, reorder
 from lmcbench.connect.state import State, check_fits, check_pair, weight_names
 from lmcbench.connect.tracing import permutations_of
@@ -39,6 +40,8 @@ def align(model: nn.Module, state_a: State, state_b: State) -> dict[str, Tensor]
         UserError: for states of different networks, and where the network cannot be traced or an
             operation's effect on units is not known (see `permutations_of`).
     """
+    model = as_model(model)
+    state_a, state_b = as_state(state_a, "state_a", model), as_state(state_b, "state_b", model)
     check_pair(state_a, state_b)
     check_fits(model, state_a)
     spec = permutations_of(model)

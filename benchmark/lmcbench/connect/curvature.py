@@ -9,8 +9,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lmcbench.connect.arguments import Split, as_calibration, as_model, as_split, as_state
 from lmcbench.connect.network import Network, generator_untouched
-from lmcbench.connect.path import Split, alpha_grid, check_labels, check_split
+from lmcbench.connect.path import alpha_grid, check_labels
 from lmcbench.connect.state import State, check_pair, unstack, weight_names
 from lmcbench.errors import UserError
 from lmcbench.results.measures import Array
@@ -47,7 +48,7 @@ class Objective:
     ) -> None:
         images, labels = split
         if loss is cross_entropy:
-            check_split("split", split)
+            images, labels = as_split("split", split)
         elif not 0 < len(images) == len(labels):
             raise UserError(f"The split has {len(images)} images and {len(labels)} labels.")
         self.network = network
@@ -143,7 +144,10 @@ def predict_barrier(
         UserError: for states of different networks, a split that cannot be measured, or a wrong grid.
     """
     grid = alpha_grid(alphas)
+    model = as_model(model)
+    state_a, state_b = as_state(state_a, "state_a", model), as_state(state_b, "state_b", model)
     check_pair(state_a, state_b)
+    calibration = as_calibration(calibration)
     network = Network(model, device, batch_size)
     objective = Objective(network, split, weight_names(state_a), loss)
     ends = network.prepare([state_a, state_b])

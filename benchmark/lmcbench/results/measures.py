@@ -40,7 +40,8 @@ class Curve:
     Takes array-likes, holds read-only float64 arrays.
 
     Raises:
-        UserError: for unequal lengths, alphas that do not run from 0 to 1, NaN or infinity, n below 1.
+        UserError: for unequal lengths, alphas that do not run from 0 to 1, NaN or infinity, an
+            error outside [0, 1], n below 1.
     """
 
     alphas: Array
@@ -61,6 +62,9 @@ class Curve:
             sizes = f"{len(self.alphas)}, {len(self.loss)} and {len(self.error)}"
             raise UserError(f"Curve: alphas, loss and error must be equally long, found {sizes}.")
         check_alphas(self.alphas)
+        outside = self.error[(self.error < 0) | (self.error > 1)]
+        if len(outside):
+            raise UserError(f"Curve: error must be a fraction in [0, 1], found {outside[0]}.")
         if not (n >= 1 and float(n).is_integer()):
             raise UserError(f"Curve: n must be a whole number of at least 1, found {n}.")
         object.__setattr__(self, "n", int(n))
@@ -76,7 +80,7 @@ class Curve:
 
 def check_alphas(alphas: Array) -> None:
     """Refuse a grid that does not increase strictly from 0 to 1."""
-    if len(alphas) < 2 or alphas[0] != 0 or alphas[-1] != 1 or (np.diff(alphas) <= 0).any():
+    if len(alphas) < 2 or alphas[0] != 0 or alphas[-1] != 1 or not (np.diff(alphas) > 0).all():
         raise UserError("Alphas must increase strictly from 0 to 1.")
 
 
