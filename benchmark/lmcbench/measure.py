@@ -72,9 +72,11 @@ class Request:
 
 
 def measure(request: Request, data_dir: Path | None = None, device: str = "auto") -> Found:
-    """One object shaped like `pairs[0]` of a record, plus `siblings`, `ensemble` and `soup`.
+    """One object shaped like `pairs[0]` of a record, plus `siblings`, `ensemble`, `soup`, `normalisation`.
 
-    Curves are those of `trace_path`, with statistics recalibrated where the network has any.
+    Curves are those of `trace_path`, with statistics recalibrated where the network has any. Pixels are
+    normalised by `normalisation`, per channel and of pixels scaled to 0..1; nothing in a checkpoint says
+    whether that is how its network was trained.
 
     Raises:
         UserError: for files that are not two states of this network, unknown names, missing data.
@@ -142,6 +144,7 @@ def measure(request: Request, data_dir: Path | None = None, device: str = "auto"
         "siblings": siblings,
         "ensemble": ensemble,
         "soup": _plain(scores[2]),
+        "normalisation": images.normalisation(),
         "alphas": curves[next(iter(splits))].alphas.tolist(),
     }
 
@@ -161,6 +164,15 @@ class _Images:
             mean if request.mean is None else np.broadcast_to(np.array(request.mean), mean.shape).copy(),
             std if request.std is None else np.broadcast_to(np.array(request.std), std.shape).copy(),
         )
+
+    def normalisation(self) -> Found:
+        """Mean and standard deviation per channel, and where each is from: `given`, or the `training set`."""
+        whose = {True: "training set", False: "given"}
+        given = {"mean": self.request.mean, "std": self.request.std}
+        return {
+            name: {"values": values.tolist(), "from": whose[given[name] is None]}
+            for name, values in zip(("mean", "std"), self.statistics, strict=True)
+        }
 
     def split(self, name: str) -> Split:
         images: ImageSet = getattr(self.dataset, name)
