@@ -133,22 +133,21 @@ def make_record(
     measured = status == "ok"
     k, grid = suite.siblings, suite.protocol.grid
     middle = [float(alpha == 0.5) for alpha in grid]
-    curves = {
-        split: Curve(
-            grid,
-            [0.2 + barrier_loss * m for m in middle],
-            [member_error + barrier_error * m for m in middle],
-            n,
-        )
-        for split, n in (("train", 1437), ("test", 360))
+    loss = [0.2 + barrier_loss * m for m in middle]
+    error = [member_error + barrier_error * m for m in middle]
+    curves = {split: {"loss": loss, "error": error, "n": n} for split, n in (("train", 1437), ("test", 360))}
+    barriers = {
+        name.replace("loss", kind): value
+        for kind, values in (("loss", loss), ("error", error))
+        # as a loss: tests of order and means take errors above 1, which no curve holds as an error
+        for name, value in asdict(barrier(Curve(grid, values, [0.0] * len(grid), 1))).items()
+        if name.startswith("loss")
     }
     score = {"error": member_error, "loss": 0.2, "ece": 0.01}
     pair = {
-        "curves": {
-            s: {"loss": c.loss.tolist(), "error": c.error.tolist(), "n": c.n} for s, c in curves.items()
-        },
+        "curves": curves,
         "curves_uncalibrated": None,
-        "barriers": {split: asdict(barrier(curve)) for split, curve in curves.items()},
+        "barriers": dict.fromkeys(curves, barriers),
         "disagreement": {"test": disagreement},
     }
     ensemble = {
