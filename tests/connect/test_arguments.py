@@ -156,3 +156,28 @@ def test_a_number_of_alphas_of_any_integer_type():
     assert np.array_equal(alpha_grid(np.int64(5)), alpha_grid(5))
     with pytest.raises(UserError, match="odd number of at least 3, found 4"):
         alpha_grid(np.int64(4))
+
+
+def test_images_that_the_network_cannot_take_are_named(given):
+    model, a, b, (x, y) = given["model"], given["state_a"], given["state_b"], given["splits"]["t"]
+    wide = (x.expand(-1, 3, -1, -1), y)
+    calls = [
+        lambda: lmcbench.trace_path(**given | {"splits": {"t": wide}}),
+        lambda: lmcbench.layerwise(model, a, b, wide),
+        lambda: lmcbench.predict_barrier(model, a, b, wide),
+        lambda: lmcbench.plane(model, nets_like(a), a, b, wide),
+    ]
+    for call in calls:
+        with pytest.raises(UserError, match=r"Split '.*': the network fails on an image \[3, 8, 8\]"):
+            call()
+    with pytest.raises(UserError, match=r"calibration: the network fails on an image \[3, 8, 8\]"):
+        lmcbench.trace_path(**given | {"calibration": wide[0]})
+
+
+def nets_like(state):
+    """A fork: another state of the same network, off the line through the others."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: value + torch.rand(value.shape, generator=generator) if value.is_floating_point() else value
+        for name, value in state.items()
+    }

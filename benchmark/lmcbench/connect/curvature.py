@@ -123,10 +123,10 @@ def predict_barrier(
 ) -> Array:
     """The barrier that the ends' derivatives predict, S(a) in nats at every alpha, `[A]`.
 
-    With d = theta_B - theta_A: a (1-a) / 2 * d' (a H_A + (1-a) H_B) d as published ([S], the
-    second-order prediction), plus a (1-a) (g_A - g_B)' d with `gradients`. The published form assumes
-    both ends to be minima; on a single quadratic it is -S (oracle 3). With gradients it is exact for
-    quadratics at every alpha and for cubics at 1/2.
+    With d = theta_B - theta_A: a (1-a) / 2 * d' (a H_A + (1-a) H_B) d as published (Singh et
+    al., arXiv 2406.16300, the second-order prediction), plus a (1-a) (g_A - g_B)' d with `gradients`. The
+    published form assumes both ends to be minima; on a single quadratic it is -S (oracle 3). With
+    gradients it is exact for quadratics at every alpha and for cubics at 1/2.
 
     Args:
         model: any classifier; it stays as it is.
@@ -151,6 +151,7 @@ def predict_barrier(
     network = Network(model, device, batch_size)
     objective = Objective(network, split, weight_names(state_a), loss)
     ends = network.prepare([state_a, state_b])
+    network.check_takes(state_a, objective.images, "Split 'split'")
     if calibration is not None:
         ends = network.recalibrate(ends, calibration)
     a, b = unstack(ends)

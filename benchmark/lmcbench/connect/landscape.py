@@ -90,6 +90,7 @@ def plane(
     network = Network(model, device, batch_size)
     network.stacked = network.device.type == "cuda"
     fork, a, b = unstack(network.prepare(checked))
+    network.check_takes(fork, images, "Split 'split'")
     low, high = anchors.min(0), anchors.max(0)
     pad = margin * (high - low)
     x, y = np.linspace(low - pad, high + pad, size).T

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lmcbench.connect.arguments import as_device, as_model, whole
 from lmcbench.connect.state import COUNTER, STATISTICS, Stack, State, check_fits, stack
-from lmcbench.errors import UserError, is_out_of_memory
+from lmcbench.errors import UserError, describe, is_out_of_memory
 
 MOST_IMAGES = 500
 """Images of one forward pass, unless a batch size is asked for."""
@@ -73,6 +73,25 @@ class Network:
         for state in listed:
             check_fits(self.model, state)
         return {name: value.to(self.device) for name, value in stack(listed).items()}
+
+    @torch.no_grad()
+    def check_takes(self, state: State, images: Tensor, what: str) -> None:
+        """Refuse images that the network fails on, by one of them; `what` they are.
+
+        Raises:
+            UserError: with what the network raised as its cause.
+        """
+        here = {name: value.to(self.device) for name, value in state.items()}
+        try:
+            with generator_untouched(self.device):
+                self.forward(here, images[:1])
+        except UserError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            shape = list(images.shape[1:])
+            raise UserError(f"{what}: the network fails on an image {shape}: {describe(error)}") from error
 
     @torch.no_grad()
     def logits(self, states: Stack, images: Images) -> Tensor:

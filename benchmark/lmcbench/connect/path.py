@@ -57,11 +57,10 @@ def trace_path(
     batch_size: int = 1000,
     device: str | torch.device | None = None,
 ) -> dict[str, Curve]:
-    """Loss and error along the line from A to B, on every split (design 3.1 to 3.4; Frankle et al.,
-    arXiv 1912.05671, section 2; statistics: Izmailov et al., arXiv 1803.05407, section 3.2).
+    """Loss (nats) and error (fraction) along the line from A to B, on every split (design 3.1 to 3.4).
 
-    Losses are in nats, errors are fractions. Tensors may be NumPy arrays; a state may stand under
-    `state_dict`, `model_state_dict` or `model`, as training scripts save it.
+    Linear interpolation as by Frankle et al. (arXiv 1912.05671, section 2). Images and labels may be NumPy
+    arrays; a state may stand under `state_dict`, `model_state_dict` or `model`, as scripts save it.
 
     Args:
         model: any classifier; its mode, weights, buffers and device stay as they are.
@@ -83,6 +82,7 @@ def trace_path(
     calibration = as_calibration(calibration)
     path = line(p.network, p.a, p.b, p.grid)
     if calibration is not None:
+        p.network.check_takes(p.a, calibration, "calibration")
         path = p.network.recalibrate(path, calibration)
     return p.curves(path)
 
@@ -131,6 +131,8 @@ def open_path(
     checked = as_splits(splits)
     network = Network(model, device, batch_size)
     network.stacked = network.device.type == "cuda"
+    for name, (images, _) in checked.items():
+        network.check_takes(a, images, f"Split {name!r}")
     return Opened(network, a, b, checked, grid)
 
 
