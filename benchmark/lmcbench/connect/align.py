@@ -24,8 +24,9 @@ _SWEEPS = 100
 def align(model: nn.Module, state_a: State, state_b: State) -> dict[str, Tensor]:
     """`state_b` with its units permuted so that its weights are as near to A's as can be found.
 
-    Weight matching (Ainsworth et al., arXiv 2209.04836, algorithm 1): coordinate descent over the groups of units that the network
-    permutes together, one linear assignment each, from input to output until nothing changes. Two
+    Weight matching (Ainsworth et al., arXiv 2209.04836, algorithm 1): coordinate descent over the groups
+    of units that the network permutes together, one linear assignment each, from input to output until
+    nothing changes. Two
     starts, the better result is kept: B as it is (hence never further from A than B), and a forward
     pass that matches each group by the weights from groups matched before, which finds a permuted
     copy at once. Between unrelated networks the second mostly ends nearer, not always. Nothing is drawn
