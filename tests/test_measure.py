@@ -14,6 +14,7 @@ import lmcbench
 from lmcbench.cli.options import parse_channels
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import stratified
+from lmcbench.measureview import warnings_of
 from lmcbench.probe import LAYER_ALPHAS
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train.build import build
@@ -185,6 +186,76 @@ def test_half_precision_is_widened(files, tmp_path):
     state = load_checkpoint(tmp_path / "half.safetensors", network())
     assert {v.dtype for v in state.values()} == {torch.float32}
     assert all(torch.equal(state[name], half[name].float()) for name in half)
+
+
+# --- normalisation -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def on_raw_pixels(tmp_path_factory):
+    """A BatchNorm network trained on pixels in 0..1, as many scripts do."""
+    data = open_dataset("digits").train
+    x, y = torch.tensor(data.images / 255).float(), torch.tensor(data.labels)
+    model = network("lmc_resnet").train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    order = torch.Generator().manual_seed(0)
+    for _ in range(6):
+        for batch in torch.randperm(len(x), generator=order).split(64):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            optimizer.step()
+    path = tmp_path_factory.mktemp("raw") / "raw.safetensors"
+    save_file(model.state_dict(), path)
+    return path
+
+
+def test_wrong_preprocessing_shows_in_the_table_and_is_warned_of(on_raw_pixels, measure):
+    """Statistics taken anew make up for it: only the error as trained tells."""
+    call = (on_raw_pixels, on_raw_pixels, *RESNET, "--alphas", "3", "--device", "cpu")
+    code, out, err = measure(*call)
+    assert code == 0
+    assert "mean 0.3052 (the training set's) and std 0.376 (the training set's)" in out
+    assert "Warning: errors differ much from those as trained" in out
+    assert err.startswith("Warning: errors as trained and with statistics taken anew differ much: A on test ")
+    assert len(err.splitlines()) == 1
+    found = json.loads(measure(*call, "--json")[1])
+    a = found["siblings"][0]
+    raw, anew = a["as_trained"]["test"]["error"], a["splits"]["test"]["error"]
+    assert raw > anew + 0.05
+    [row] = [line.split() for line in out.splitlines() if line.startswith("A as trained")]
+    assert row[3] == f"{100 * raw:.2f}"
+    assert found["normalisation"]["mean"] == {
+        "values": [pytest.approx(0.3052, abs=1e-4)],
+        "from": "training set",
+    }
+    right = (*call, "--mean", "0", "--std", "1")
+    code, out, err = measure(*right)
+    assert (code, err) == (0, "")
+    assert "mean 0 (as --mean says) and std 1 (as --std says)." in out
+    assert "Warning" not in out
+    assert json.loads(measure(*right, "--json")[1])["normalisation"]["std"] == {
+        "values": [1.0],
+        "from": "given",
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "n", "warned"),
+    [
+        (0.048, 0.0169, 355, True),
+        (0.0169, 0.048, 355, True),
+        (0.048, 0.0169, 100, False),  # of so few images it may be chance
+        (0.048, 0.040, 100_000, False),  # certain, but little
+        (0.051, 0.040, 100_000, True),
+        (0.2, 0.2, 10, False),
+    ],
+)
+def test_much_is_a_percent_and_more_than_chance(before, after, n, warned):
+    sibling = {"as_trained": {"test": {"error": before}}, "splits": {"test": {"error": after}}}
+    plain = {"as_trained": None, "splits": {"test": {"error": 0.9}}}
+    found = {"barriers": {"test": {}}, "curves": {"test": {"n": n}}, "siblings": [plain, sibling]}
+    assert bool(warnings_of(found)) is warned
+    assert not warned or "B on test" in warnings_of(found)[0]
 
 
 # --- refusals ------------------------------------------------------------------------------------

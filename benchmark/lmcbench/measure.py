@@ -11,9 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from lmcbench.connect.arguments import Split
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import Split, trace_path
+from lmcbench.connect.path import trace_path
 from lmcbench.connect.state import average, check_pair
 from lmcbench.data.batches import DeviceImages
 from lmcbench.data.calibration import calibration_items
@@ -71,9 +72,11 @@ class Request:
 
 
 def measure(request: Request, data_dir: Path | None = None, device: str = "auto") -> Found:
-    """One object shaped like `pairs[0]` of a record, plus `siblings`, `ensemble` and `soup`.
+    """One object shaped like `pairs[0]` of a record, plus `siblings`, `ensemble`, `soup`, `normalisation`.
 
-    Curves are those of `trace_path`, with statistics recalibrated where the network has any.
+    Curves are those of `trace_path`, with statistics recalibrated where the network has any. Pixels are
+    normalised by `normalisation`, per channel and of pixels scaled to 0..1; nothing in a checkpoint says
+    whether that is how its network was trained.
 
     Raises:
         UserError: for files that are not two states of this network, unknown names, missing data.
@@ -141,6 +144,7 @@ def measure(request: Request, data_dir: Path | None = None, device: str = "auto"
         "siblings": siblings,
         "ensemble": ensemble,
         "soup": _plain(scores[2]),
+        "normalisation": images.normalisation(),
         "alphas": curves[next(iter(splits))].alphas.tolist(),
     }
 
@@ -160,6 +164,15 @@ class _Images:
             mean if request.mean is None else np.broadcast_to(np.array(request.mean), mean.shape).copy(),
             std if request.std is None else np.broadcast_to(np.array(request.std), std.shape).copy(),
         )
+
+    def normalisation(self) -> Found:
+        """Mean and standard deviation per channel, and where each is from: `given`, or the `training set`."""
+        whose = {True: "training set", False: "given"}
+        given = {"mean": self.request.mean, "std": self.request.std}
+        return {
+            name: {"values": values.tolist(), "from": whose[given[name] is None]}
+            for name, values in zip(("mean", "std"), self.statistics, strict=True)
+        }
 
     def split(self, name: str) -> Split:
         images: ImageSet = getattr(self.dataset, name)

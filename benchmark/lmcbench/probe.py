@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from lmcbench.connect.align import align as aligned_to
+from lmcbench.connect.arguments import Split
 from lmcbench.connect.curvature import predict_barrier
 from lmcbench.connect.features import penultimate
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.landscape import plane as loss_plane
 from lmcbench.connect.layers import Switches, cumulative, layer_paths
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import Split, alpha_grid, line, trace_path
+from lmcbench.connect.path import alpha_grid, line, trace_path
 from lmcbench.connect.repair import repair_path
 from lmcbench.connect.spectrum import hessian_spectrum
 from lmcbench.connect.state import State, interpolate

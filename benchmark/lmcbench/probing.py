@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from lmcbench.bench import Workbench
-from lmcbench.connect.path import Split
+from lmcbench.connect.arguments import Split
 from lmcbench.data.batches import DeviceImages
 from lmcbench.data.calibration import calibration_items
 from lmcbench.data.subset import stratified

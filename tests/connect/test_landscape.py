@@ -77,7 +77,7 @@ def test_refusals(nets) -> None:
     for states, message in cases:
         with pytest.raises(UserError, match=message):
             plane(model, *states, split, 3)
-    with pytest.raises(UserError, match="size of at least 2, found 1"):
+    with pytest.raises(UserError, match="size must be a whole number of at least 2, found 1"):
         plane(model, fork, a, b, split, 1)
     with pytest.raises(UserError, match="is empty"):
         plane(model, fork, a, b, (split[0][:0], split[1][:0]), 3)

@@ -160,3 +160,47 @@ def test_out_of_memory_halves_the_stack_and_changes_nothing(nets, room, monkeypa
     )
     with pytest.raises(RuntimeError, match="shapes"):
         network.logits(stack, x)
+
+
+class Shared(nn.Module):
+    """A BatchNorm layer that runs `calls` times in a pass, under one name or two."""
+
+    def __init__(self, calls: int, alias: bool) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4, momentum=None)
+        self.same = self.norm if alias else nn.Identity()
+        self.unused = nn.BatchNorm1d(4)
+        self.calls = calls
+
+    def forward(self, x):
+        x = self.norm(x.flatten(1))
+        for _ in range(self.calls - 1):
+            again = self.norm if isinstance(self.same, nn.Identity) else self.same
+            x = again(3 * self.inner(x) + 1)
+        return x
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("alias", [False, True])
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_a_layer_that_runs_several_times_has_the_mean_over_its_calls(calls, alias, stacked) -> None:
+    """The reference is torch's own cumulative average over one pass."""
+    torch.manual_seed(3)
+    model = Shared(calls, alias).double()
+    x = 5 * torch.randn(40, 4, dtype=torch.float64) + 2
+    states = [copy.deepcopy(model.state_dict()) for _ in range(2)]
+    states[1]["inner.weight"] *= 2
+    network = Network(model, stacked=stacked)
+    fresh = network.recalibrate(network.prepare(states), x)
+    for i, state in enumerate(states):
+        own = copy.deepcopy(model)
+        own.load_state_dict(state)
+        own.train()(x)
+        for part in ("running_mean", "running_var"):
+            for name in ("norm", "same") if alias else ("norm",):
+                expected = getattr(own.norm, part)
+                torch.testing.assert_close(fresh[f"{name}.{part}"][i], expected, rtol=0, atol=1e-12)
+    assert torch.equal(fresh["unused.running_var"][0], torch.ones(4, dtype=torch.float64))
+    assert network.model.norm.momentum is None
+    assert not network.model._forward_pre_hooks

@@ -136,6 +136,14 @@ def test_a_path_to_nowhere_is_refused(place):
         open_dataset(str(place / "nowhere"))
 
 
+def test_a_folder_of_this_place_is_written_as_a_path(place, monkeypatch):
+    write_folder(place / "own")
+    monkeypatch.chdir(place)
+    with pytest.raises(UserError, match=r"Unknown data set 'own'. There is own in this folder: write ./own"):
+        open_dataset("own")
+    assert open_dataset("./own").name == "own"
+
+
 def test_a_published_name_is_not_for_a_users_own(place):
     write_folder(place / "fashion_mnist")
     for name, folder in (("fashion_mnist", place), (str(place / "fashion_mnist"), None)):

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
@@ -328,3 +329,16 @@ def test_what_are_no_predictions_is_refused(probs, labels, message):
 def test_half_precision_probabilities_are_taken_as_they_round(classes):
     probs = softmax(np.random.default_rng(1).normal(size=(2, 20, classes))).astype(np.float16)
     assert compare_predictions(probs, np.zeros(20, dtype=int))["disagreement"] > 0
+
+
+def test_probabilities_and_labels_may_be_tensors():
+    """Also those that a gradient goes through, and a list of the members'."""
+    logits = torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True)
+    p, y = logits.softmax(-1), torch.tensor([0, 1, 2, 0, 1, 2])
+    expected = compare_predictions(p.detach().numpy(), y.numpy())
+    assert compare_predictions(p, y.int()) == expected
+    assert compare_predictions([p[0], p[1]], y) == expected
+    with pytest.raises(UserError, match="Labels must be integers, found bool"):
+        compare_predictions(p, y > 0)
+    with pytest.raises(UserError, match="Probabilities are no array of numbers"):
+        compare_predictions([p[0], p[1, :3]], y)

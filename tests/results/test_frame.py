@@ -20,6 +20,13 @@ FIXED = [
     *[f.name for f in fields(Barrier)],
     *["disagreement", "error", "loss"],
 ]
+FURTHER = [
+    *["noise_mode", "architecture_source", "architecture_fingerprint", "architecture_kwargs"],
+    *["fork_epoch", "fork_step", "fork_fraction", "train_flop", "train_steps"],
+    *["noise_scale", "noise_scale_momentum", "gradient_between_share"],
+    *["distance_ab", "distance_a", "distance_b", "angle", "cosine"],
+    *["loss_area", "error_area", "loss_as_trained", "error_as_trained"],
+]
 
 
 def test_one_row_per_cell_pair_and_split(tmp_path):
@@ -32,6 +39,7 @@ def test_one_row_per_cell_pair_and_split(tmp_path):
     assert lmcbench.load_records is load_records
     assert len(rows) == 2 * 3 * 2
     assert list(rows.columns[: len(FIXED)]) == FIXED
+    assert list(rows.columns[-len(FURTHER) :]) == FURTHER
     places = set(rows[["fork", "i", "j", "split"]].itertuples(index=False, name=None))
     assert places == {
         (f, i, j, s) for f in ("0", "2") for i, j in ((0, 1), (0, 2), (1, 2)) for s in ("train", "test")
@@ -100,7 +108,7 @@ def test_a_cell_without_measures_is_one_row(status):
     assert rows.loc[0, ["i", "split", "error_chord", "disagreement", "error"]].isna().all()
     assert rows.loc[0, "replicate"] == 0
     alone = frame([make_record(status=status)])
-    assert list(alone.columns) == FIXED
+    assert list(alone.columns) == FIXED + FURTHER
     assert len(alone) == 1
 
 
@@ -116,7 +124,7 @@ def test_connected_is_of_the_cell_by_both_forms_of_the_barrier():
 
 
 def test_no_records_are_an_empty_table_with_its_columns():
-    assert list(frame([]).columns) == FIXED
+    assert list(frame([]).columns) == FIXED + FURTHER
 
 
 def test_labels_show_settings():
@@ -148,3 +156,71 @@ def test_a_damaged_record_is_named(tmp_path):
 def test_the_table_is_pandas(tmp_path):
     write_run(tmp_path, [make_record()])
     assert isinstance(load_records(tmp_path), pd.DataFrame)
+
+
+def _measured(fork="2"):
+    """A record of three siblings with everything that is plotted, each number another."""
+    suite = toy_suite(
+        siblings=3,
+        shifts=[{"name": "label-skew", "noise": "shared"}],
+        architectures=[{"name": "lmc_mlp", "recipe": "fast", "kwargs": {"width": 9, "depth": 2}}],
+    )
+    cell = toy_cell(shift="label-skew*", fork=fork, suite=suite)
+    table = json.loads(make_record(cell).to_json())
+    scales = [1.0, 2.0, 6.0]
+    table["noise"] = {"views": [9, 9, 9], "g": scales, "g_momentum": [10 * g for g in scales]}
+    table["noise"]["gradient"] = {"between_share": 0.25}
+    for i, sibling in enumerate(table["siblings"]):
+        sibling["as_trained"] = {"test": {"error": 0.1 * (i + 1), "loss": 1.0 + i, "ece": 0.0}}
+    for k, pair in enumerate(table["pairs"]):
+        pair["area"] = {"test": {"loss": 0.5 + k, "error": 0.01 * k}}
+        pair["geometry"] = {"distance_ab": 3.0 + k, "distance_a": 4.0, "distance_b": 5.0, "layers": {}}
+        pair["geometry"] |= {"angle": 0.5, "cosine": 0.875}
+    return parse_record(json.dumps(table), "x")
+
+
+def test_what_is_plotted_is_of_the_pair_and_the_split():
+    record = _measured()
+    rows = frame([record])
+    test = rows.query("split == 'test'").reset_index(drop=True)
+    assert test[["i", "j"]].values.tolist() == [[0, 1], [0, 2], [1, 2]]
+    expected = {
+        "noise_scale": [1.5, 3.5, 4.0],
+        "noise_scale_momentum": [15.0, 35.0, 40.0],
+        "gradient_between_share": [0.25] * 3,
+        "distance_ab": [3.0, 4.0, 5.0],
+        "distance_a": [4.0] * 3,
+        "distance_b": [5.0] * 3,
+        "angle": [0.5] * 3,
+        "cosine": [0.875] * 3,
+        "loss_area": [0.5, 1.5, 2.5],
+        "error_area": [0.0, 0.01, 0.02],
+        "error_as_trained": [0.15, 0.2, 0.25],
+        "loss_as_trained": [1.5, 2.0, 2.5],
+        "fork_epoch": [2.0] * 3,
+        "fork_step": [float(record.fork.step)] * 3,
+        "fork_fraction": [record.fork.fraction] * 3,
+        "train_flop": [1e9] * 3,
+        "train_steps": [300.0] * 3,
+    }
+    for name, values in expected.items():
+        assert test[name].tolist() == pytest.approx(values), name
+        assert test[name].dtype == float
+    texts = test[FURTHER[:4]].drop_duplicates().to_dict("records")
+    assert texts == [
+        {
+            "noise_mode": "shared",
+            "architecture_source": record.architecture.source,
+            "architecture_fingerprint": record.architecture.fingerprint,
+            "architecture_kwargs": '{"depth":2,"width":9}',
+        }
+    ]
+    train = rows.query("split == 'train'")
+    assert train[["loss_area", "error_area", "loss_as_trained", "error_as_trained"]].isna().all(axis=None)
+
+
+def test_numbers_that_no_cell_has_are_still_numbers():
+    rows = frame([make_record(toy_cell(fork="independent"))])
+    assert rows[["fork_epoch", "fork_step", "angle", "noise_scale"]].isna().all(axis=None)
+    assert {str(rows[name].dtype) for name in FURTHER[4:]} == {"float64"}
+    assert rows["train_steps"].tolist() == [300.0, 300.0]

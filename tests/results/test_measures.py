@@ -116,6 +116,14 @@ def test_values_that_are_not_finite_are_refused_by_name(place, bad):
         Curve(*values, 1)
 
 
+def test_curves_by_split_are_no_curve():
+    by_split = {"test": curve([1, 2, 1])}
+    with pytest.raises(UserError, match=r"barrier takes a Curve, found a dict: .* curves\['test'\]"):
+        barrier(by_split)
+    with pytest.raises(UserError, match="Curve: loss must be numbers, one per alpha"):
+        Curve([0, 1], ["a", "b"], [0, 0], 1)
+
+
 # --- barriers ------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ def measure(
     ],
     b: Annotated[Path, typer.Argument(help="Weights of the second.")],
     arch: Annotated[str, typer.Option(help="timm's name, module:function or file.py:function.")],
-    data: Annotated[str, typer.Option(help="Data set: a name (see 'lmcbench data') or a path of your own.")],
+    data: Annotated[str, typer.Option(help="A name (see 'lmcbench data'), or a path such as ./own.")],
     arch_kwargs: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Argument of the architecture (repeatable)."),
@@ -62,10 +62,12 @@ def measure(
 ) -> None:
     """Measure the line between two checkpoints of your own.
 
-    Nothing in a checkpoint is executed: safetensors, or torch.save's format with tensors alone.
+    Nothing in a checkpoint is executed: safetensors, or torch.save's format with tensors alone. Nor does
+    it say how images were normalised in training: --mean and --std do. Taking statistics anew makes up for a
+    mistake there, so networks whose error it changes by much are warned of.
     """
     from lmcbench import measure as two
-    from lmcbench.measureview import measured_text
+    from lmcbench.measureview import measured_text, warnings_of
     from lmcbench.spec.architectures import parse_settings
 
     request = two.Request(
@@ -86,6 +88,8 @@ def measure(
     )
     found = two.measure(request, data_dir, device.value)
     print_json(found) if as_json else typer.echo(measured_text(found))
+    for warning in warnings_of(found):
+        typer.echo(f"Warning: {warning}", err=True)
 
 
 @app.command()

@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from lmcbench.connect.arguments import as_model, as_state
 from lmcbench.connect.permutations import Permutations, block_of, permute, reorder
 from lmcbench.connect.state import State, check_fits, check_pair, weight_names
 from lmcbench.connect.tracing import permutations_of
@@ -23,8 +24,9 @@ _SWEEPS = 100
 def align(model: nn.Module, state_a: State, state_b: State) -> dict[str, Tensor]:
     """`state_b` with its units permuted so that its weights are as near to A's as can be found.
 
-    Weight matching ([G], algorithm 1): coordinate descent over the groups of units that the network
-    permutes together, one linear assignment each, from input to output until nothing changes. Two
+    Weight matching (Ainsworth et al., arXiv 2209.04836, algorithm 1): coordinate descent over the groups
+    of units that the network permutes together, one linear assignment each, from input to output until
+    nothing changes. Two
     starts, the better result is kept: B as it is (hence never further from A than B), and a forward
     pass that matches each group by the weights from groups matched before, which finds a permuted
     copy at once. Between unrelated networks the second mostly ends nearer, not always. Nothing is drawn
@@ -39,6 +41,8 @@ def align(model: nn.Module, state_a: State, state_b: State) -> dict[str, Tensor]
         UserError: for states of different networks, and where the network cannot be traced or an
             operation's effect on units is not known (see `permutations_of`).
     """
+    model = as_model(model)
+    state_a, state_b = as_state(state_a, "state_a", model), as_state(state_b, "state_b", model)
     check_pair(state_a, state_b)
     check_fits(model, state_a)
     spec = permutations_of(model)

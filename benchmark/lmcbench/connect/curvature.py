@@ -9,8 +9,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lmcbench.connect.arguments import Split, as_calibration, as_model, as_split, as_state
 from lmcbench.connect.network import Network, generator_untouched
-from lmcbench.connect.path import Split, alpha_grid, check_labels, check_split
+from lmcbench.connect.path import alpha_grid, check_labels
 from lmcbench.connect.state import State, check_pair, unstack, weight_names
 from lmcbench.errors import UserError
 from lmcbench.results.measures import Array
@@ -47,7 +48,7 @@ class Objective:
     ) -> None:
         images, labels = split
         if loss is cross_entropy:
-            check_split("split", split)
+            images, labels = as_split("split", split)
         elif not 0 < len(images) == len(labels):
             raise UserError(f"The split has {len(images)} images and {len(labels)} labels.")
         self.network = network
@@ -122,10 +123,10 @@ def predict_barrier(
 ) -> Array:
     """The barrier that the ends' derivatives predict, S(a) in nats at every alpha, `[A]`.
 
-    With d = theta_B - theta_A: a (1-a) / 2 * d' (a H_A + (1-a) H_B) d as published ([S], the
-    second-order prediction), plus a (1-a) (g_A - g_B)' d with `gradients`. The published form assumes
-    both ends to be minima; on a single quadratic it is -S (oracle 3). With gradients it is exact for
-    quadratics at every alpha and for cubics at 1/2.
+    With d = theta_B - theta_A: a (1-a) / 2 * d' (a H_A + (1-a) H_B) d as published (Singh et
+    al., arXiv 2406.16300, the second-order prediction), plus a (1-a) (g_A - g_B)' d with `gradients`. The
+    published form assumes both ends to be minima; on a single quadratic it is -S (oracle 3). With
+    gradients it is exact for quadratics at every alpha and for cubics at 1/2.
 
     Args:
         model: any classifier; it stays as it is.
@@ -143,10 +144,14 @@ def predict_barrier(
         UserError: for states of different networks, a split that cannot be measured, or a wrong grid.
     """
     grid = alpha_grid(alphas)
+    model = as_model(model)
+    state_a, state_b = as_state(state_a, "state_a", model), as_state(state_b, "state_b", model)
     check_pair(state_a, state_b)
+    calibration = as_calibration(calibration)
     network = Network(model, device, batch_size)
     objective = Objective(network, split, weight_names(state_a), loss)
     ends = network.prepare([state_a, state_b])
+    network.check_takes(state_a, objective.images, "Split 'split'")
     if calibration is not None:
         ends = network.recalibrate(ends, calibration)
     a, b = unstack(ends)

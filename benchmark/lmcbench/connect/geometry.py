@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmcbench.connect.arguments import as_state
 from lmcbench.connect.state import State, check_pair, layer_of, weight_names
 from lmcbench.errors import UserError, unknown
 
@@ -73,7 +74,8 @@ def geometry(
         UserError: for states of different networks, and names that are unknown, repeated, not floating
             or none at all.
     """
-    origin = state_a if state_fork is None else state_fork
+    state_a, state_b = as_state(state_a, "state_a"), as_state(state_b, "state_b")
+    origin = state_a if state_fork is None else as_state(state_fork, "state_fork")
     check_pair(origin, state_a)
     check_pair(state_a, state_b)
     names = weight_names(origin) if parameters is None else _checked(origin, parameters)

@@ -12,8 +12,9 @@ from torch.func import grad, vmap
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lmcbench.connect.arguments import Split, as_split
 from lmcbench.connect.network import Network, generator_untouched
-from lmcbench.connect.path import Split, check_labels, check_split
+from lmcbench.connect.path import check_labels
 from lmcbench.connect.state import State, unstack
 from lmcbench.errors import UserError
 
@@ -92,7 +93,7 @@ def gradient_noise(
     Raises:
         UserError: for a state of another network, a split that cannot be measured, or an empty view.
     """
-    check_split("gradients", split)
+    split = as_split("gradients", split)
     if not views or any(len(view) == 0 for view in views):
         raise UserError("Gradient noise needs views, each with an image in it.")
     network = Network(model, device)

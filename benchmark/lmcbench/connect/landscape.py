@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lmcbench.connect.arguments import Split, as_calibration, as_model, as_split, as_state, whole
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import Split, check_split, score
+from lmcbench.connect.path import score
 from lmcbench.connect.state import STATISTICS, Stack, State, unstack
 from lmcbench.errors import UserError
 from lmcbench.results.measures import Array
@@ -75,13 +78,19 @@ def plane(
         UserError: for states of different networks, states that do not span a plane, a split that cannot
             be measured, or a size below 2.
     """
-    if size < 2:
-        raise UserError(f"A plane needs a size of at least 2, found {size}.")
-    check_split("split", split)
-    anchors = _anchors(state_fork, state_a, state_b)
+    size = whole(size, "plane: size", 2)
+    if not (isinstance(margin, Real) and 0 <= margin < math.inf):
+        raise UserError(f"plane: margin must be a number of at least 0, found {margin!r}.")
+    model = as_model(model)
+    named = {"state_fork": state_fork, "state_a": state_a, "state_b": state_b}
+    checked = [as_state(state, argument, model) for argument, state in named.items()]
+    images, labels = as_split("split", split)
+    calibration = as_calibration(calibration)
+    anchors = _anchors(*checked)
     network = Network(model, device, batch_size)
     network.stacked = network.device.type == "cuda"
-    fork, a, b = unstack(network.prepare([state_fork, state_a, state_b]))
+    fork, a, b = unstack(network.prepare(checked))
+    network.check_takes(fork, images, "Split 'split'")
     low, high = anchors.min(0), anchors.max(0)
     pad = margin * (high - low)
     x, y = np.linspace(low - pad, high + pad, size).T
@@ -91,7 +100,7 @@ def plane(
         states = _states(fork, a, b, _coefficients(anchors, points))
         if calibration is not None:
             states = network.recalibrate(states, calibration)
-        scores = score(network, states, *split, name="split")
+        scores = score(network, states, images, labels, name="split")
         loss[j], error[j] = scores.loss.mean(1).numpy(), scores.wrong.double().mean(1).numpy()
     return Plane(x, y, loss, error, anchors)
 

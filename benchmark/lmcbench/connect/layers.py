@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lmcbench.connect.arguments import Split, as_calibration
 from lmcbench.connect.curvature import Objective, predict
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import Scores, Split, open_path, score
+from lmcbench.connect.path import Opened, Scores, open_path, score
 from lmcbench.connect.state import Stack, State, blend_stack, layer_of, unstack, weight_names
 from lmcbench.results.measures import Array, Curve
 
 _CHUNK = 8
 """Mixed states held at once."""
+
+_SPLIT = "split"
+"""What the one split is called in errors."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,9 @@ def layerwise(
     Raises:
         UserError: for states of different networks, a split that cannot be measured, or a wrong grid.
     """
-    network, grid, a, b = _prepare(
-        model, state_a, state_b, split, alphas, batch_size=batch_size, device=device
-    )
-    return dict(_moved(network, layers_of(network.model), a, b, split, grid, calibration))
+    p = _prepare(model, state_a, state_b, split, alphas, batch_size=batch_size, device=device)
+    layers = layers_of(p.network.model)
+    return dict(_moved(p.network, layers, p.a, p.b, p.splits[_SPLIT], p.grid, as_calibration(calibration)))
 
 
 def layer_paths(
@@ -131,10 +134,11 @@ def layer_paths(
     Barriers are `barrier(path.from_a)` and so on. Arguments and errors are those of `layerwise`;
     `gradients` adds the prediction's first-order term.
     """
-    network, grid, a, b = _prepare(model, state_a, state_b, split, alphas, device=device)
+    p = _prepare(model, state_a, state_b, split, alphas, device=device)
+    network, grid, split = p.network, p.grid, p.splits[_SPLIT]
     layers = layers_of(network.model)
     curves, predictions = [], []
-    for base, other in ((a, b), (b, a)):
+    for base, other in ((p.a, p.b), (p.b, p.a)):
         curves.append(dict(_moved(network, layers, base, other, split, grid, calibration)))
         predictions.append(
             dict(_predicted(network, layers, base, other, split, grid, gradients, calibration))
@@ -158,7 +162,8 @@ def cumulative(
 
     Arguments and errors are those of `layerwise`.
     """
-    network, _, a, b = _prepare(model, state_a, state_b, split, 3, device=device)
+    p = _prepare(model, state_a, state_b, split, 3, device=device)
+    network, a, b, split = p.network, p.a, p.b, p.splits[_SPLIT]
     layers = layers_of(network.model)
     order = tuple(layers)
     size = len(order)
@@ -187,10 +192,11 @@ def _prepare(
     *,
     batch_size: int = 1000,
     device: str | torch.device | None,
-) -> tuple[Network, Array, State, State]:
-    network, grid = open_path(model, state_a, state_b, {"split": split}, alphas, batch_size, device)
-    a, b = unstack(network.prepare([state_a, state_b]))
-    return network, grid, a, b
+) -> Opened:
+    """The arguments checked, the states on the network's device."""
+    opened = open_path(model, state_a, state_b, {_SPLIT: split}, alphas, batch_size, device)
+    a, b = unstack(opened.network.prepare([opened.a, opened.b]))
+    return replace(opened, a=a, b=b)
 
 
 def _moved(

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lmcbench.connect.state import COUNTER, Stack, State, check_fits, stack
-from lmcbench.errors import UserError, is_out_of_memory
+from lmcbench.connect.arguments import as_device, as_model, whole
+from lmcbench.connect.state import COUNTER, STATISTICS, Stack, State, check_fits, stack
+from lmcbench.errors import UserError, describe, is_out_of_memory
 
 MOST_IMAGES = 500
 """Images of one forward pass, unless a batch size is asked for."""
@@ -50,12 +51,12 @@ class Network:
         batch_size: int | None = None,
         stacked: bool = False,
     ) -> None:
-        own = next(iter(model.parameters()), None)
+        own = next(iter(as_model(model).parameters()), None)
         if own is None:
             raise UserError("The model has no parameters.")
-        self.device = torch.device(device) if device is not None else own.device
+        self.device = as_device(device) if device is not None else own.device
         self.dtype = own.dtype
-        self.batch_size = batch_size
+        self.batch_size = None if batch_size is None else whole(batch_size, "batch_size", 1)
         self.stacked = stacked
         self.limit: int | None = None
         """States in one stacked pass at most: all, until memory runs out."""
@@ -72,6 +73,25 @@ class Network:
         for state in listed:
             check_fits(self.model, state)
         return {name: value.to(self.device) for name, value in stack(listed).items()}
+
+    @torch.no_grad()
+    def check_takes(self, state: State, images: Tensor, what: str) -> None:
+        """Refuse images that the network fails on, by two of them; `what` they are.
+
+        Raises:
+            UserError: with what the network raised as its cause.
+        """
+        here = {name: value.to(self.device) for name, value in state.items()}
+        try:
+            with generator_untouched(self.device):
+                self.forward(here, images[:2])
+        except UserError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            shape = list(images.shape[1:])
+            raise UserError(f"{what}: the network fails on an image {shape}: {describe(error)}") from error
 
     @torch.no_grad()
     def logits(self, states: Stack, images: Images) -> Tensor:
@@ -120,7 +140,9 @@ class Network:
 
         Batch sizes are equal up to one. Mean and (unbiased) variance are pooled over batches by the
         law of total variance: exact at the first such layer for any batching, and at every layer for
-        a single batch. The same images give the same bits. Networks without such layers: unchanged.
+        a single batch. A layer that runs several times in a pass has the mean over its calls of each
+        call's mean and variance, as torch's cumulative average (momentum None); one that never runs
+        keeps its statistics. The same images give the same bits. Networks without such layers: unchanged.
 
         Raises:
             UserError: for fewer than two images per batch.
@@ -131,31 +153,44 @@ class Network:
             raise UserError(
                 f"Calibration needs at least two images per batch, found {len(images)} in {batches}."
             )
+        aliases = self._aliases()
         fresh = dict(states)
-        for name in self.norms:
-            for part in ("running_mean", "running_var", COUNTER):
+        for name, names in aliases.items():
+            for part in (*STATISTICS, COUNTER):
                 if f"{name}.{part}" in states:
-                    fresh[f"{name}.{part}"] = torch.zeros_like(states[f"{name}.{part}"])
-        counts: dict[str, int] = {}
+                    # one tensor under all names of a layer: only one of them is written to
+                    fresh |= dict.fromkeys(
+                        [f"{n}.{part}" for n in names], torch.zeros_like(states[f"{name}.{part}"])
+                    )
         sizes: dict[str, list[int]] = {name: [] for name in self.norms}
         moments: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.norms}
-        with _batch_statistics(self.norms, counts), generator_untouched(self.device):
+        with _batch_statistics(self.model, self.norms) as counts, generator_untouched(self.device):
             for batch in images.tensor_split(batches):
                 self._forward(fresh, batch.to(self.device, self.dtype))
-                for name in self.norms:
+                for name in counts:
                     sizes[name].append(counts[name])
                     mean, var = fresh[f"{name}.running_mean"], fresh[f"{name}.running_var"]
                     # a copy: the next batch overwrites the buffers
                     moments[name].append(
                         (mean.to(torch.float64, copy=True), var.to(torch.float64, copy=True))
                     )
-        for name in self.norms:
-            mean, var = _pool(sizes[name], moments[name])
-            fresh[f"{name}.running_mean"] = mean.to(states[f"{name}.running_mean"].dtype)
-            fresh[f"{name}.running_var"] = var.to(states[f"{name}.running_var"].dtype)
-            if f"{name}.{COUNTER}" in states:
-                fresh[f"{name}.{COUNTER}"] = states[f"{name}.{COUNTER}"]
+        for name, names in aliases.items():
+            pooled = _pool(sizes[name], moments[name]) if moments[name] else ()
+            found = dict(zip(STATISTICS, pooled, strict=False))
+            for key in (f"{n}.{part}" for n in names for part in (*STATISTICS, COUNTER)):
+                if key in states:  # else the layer counts no batches
+                    value = found.get(key.rpartition(".")[2])
+                    fresh[key] = states[key] if value is None else value.to(states[key].dtype)
         return fresh
+
+    def _aliases(self) -> dict[str, list[str]]:
+        """All names under which the state has each layer of `norms`: a module used twice may have two."""
+        names = {id(module): (name, [name]) for name, module in self.norms.items()}
+        for name, module in self.model.named_modules(remove_duplicate=False):
+            first, found = names.get(id(module), (name, []))
+            if name != first:
+                found.append(name)
+        return dict(names.values())
 
     def _forward(self, states: Stack, batch: Tensor) -> Tensor:
         size = len(next(iter(states.values())))
@@ -190,24 +225,29 @@ def _pool(counts: list[int], moments: list[tuple[Tensor, Tensor]]) -> tuple[Tens
 
 
 @contextmanager
-def _batch_statistics(norms: dict[str, _BatchNorm], counts: dict[str, int]) -> Iterator[None]:
-    """Have each layer write its batch's own statistics into its buffers, and note its count of values.
+def _batch_statistics(model: nn.Module, norms: dict[str, _BatchNorm]) -> Iterator[dict[str, int]]:
+    """Have each layer write its batch's own statistics into its buffers; yields its count of values.
 
-    Momentum 1 turns the running average into the last batch's mean and unbiased variance.
+    Momentum 1 turns the running average into the last call's mean and unbiased variance, 1/k at call
+    k of a pass into the mean over the calls.
     """
     momenta = {name: module.momentum for name, module in norms.items()}
-    handles = []
+    counts: dict[str, int] = {}
+    calls: dict[str, int] = {}
+    # a pass of one state, or of a whole stack at once, is one call of the model
+    handles = [model.register_forward_pre_hook(lambda *_: calls.clear())]
     for name, module in norms.items():
 
-        def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+        def note(layer: _BatchNorm, inputs: tuple[Tensor, ...], name: str = name) -> None:
             x = inputs[0]
             counts[name] = x.numel() // x.shape[1]  # the same for every state of a stack
+            calls[name] = calls.get(name, 0) + 1
+            layer.momentum = 1.0 / calls[name]
 
         handles.append(module.register_forward_pre_hook(note))
         module.train()
-        module.momentum = 1.0
     try:
-        yield
+        yield counts
     finally:
         for handle in handles:
             handle.remove()

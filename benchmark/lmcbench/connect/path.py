@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,13 +11,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from lmcbench.connect.arguments import Split, as_calibration, as_model, as_splits, as_state, whole
 from lmcbench.connect.network import Images, Network
 from lmcbench.connect.state import Stack, State, blend_stack, check_fits, check_pair
 from lmcbench.errors import UserError
 from lmcbench.results.measures import Array, Curve, NotFiniteError, check_alphas
-
-Split = tuple[Tensor, Tensor]
-"""Images `[n, c, h, w]` floating and labels `[n]` int64."""
 
 
 @dataclass(frozen=True)
@@ -58,28 +57,60 @@ def trace_path(
     batch_size: int = 1000,
     device: str | torch.device | None = None,
 ) -> dict[str, Curve]:
-    """Loss and error along the line from A to B, on every split (design section 3).
+    """Loss (nats) and error (fraction) along the line from A to B, on every split (design 3.1 to 3.4).
+
+    Linear interpolation as by Frankle et al. (arXiv 1912.05671, section 2). Images and labels may be NumPy
+    arrays; a state may stand under `state_dict`, `model_state_dict` or `model`, as scripts save it.
 
     Args:
         model: any classifier; its mode, weights, buffers and device stay as they are.
         state_a: state dict at alpha 0.
         state_b: state dict at alpha 1.
-        splits: name -> (images `[n, c, h, w]` floating, labels `[n]` int64).
-        alphas: an odd number of even steps, or an increasing sequence that contains 0, 1/2 and 1.
-        calibration: images on which BatchNorm statistics are taken anew at every alpha, the ends
-            included; None: buffers are blended as they are.
+        splits: name -> (images `[n, c, h, w]` floating, labels `[n]` of any integer type).
+        alphas: an odd number of evenly spaced points, or an increasing sequence that contains 0, 1/2 and 1.
+        calibration: images `[m, c, h, w]` floating on which BatchNorm statistics are taken anew at every
+            alpha, the ends included; None: buffers are blended as they are.
         batch_size: images per forward pass.
         device: where to compute; the model's own by default.
 
     Raises:
-        UserError: for states of different networks, NaN weights, labels out of range, an empty
-            split, or a grid that misses one of the three points.
+        UserError: naming the argument, for states of different networks, NaN weights, labels out of
+            range, an empty split, pixels that are not floating, a grid that misses one of the three
+            points, or a device that is not there.
     """
-    network, grid = open_path(model, state_a, state_b, splits, alphas, batch_size, device)
-    path = line(network, state_a, state_b, grid)
+    p = open_path(model, state_a, state_b, splits, alphas, batch_size, device)
+    calibration = as_calibration(calibration)
+    path = line(p.network, p.a, p.b, p.grid)
     if calibration is not None:
-        path = network.recalibrate(path, calibration)
-    return {name: score(network, path, *split, name=name).curve(grid) for name, split in splits.items()}
+        p.network.check_takes(p.a, calibration, "calibration")
+        path = p.network.recalibrate(path, calibration)
+    return p.curves(path)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The arguments of a path, checked.
+
+    Attributes:
+        network: the model's private copy.
+        a: state at alpha 0.
+        b: state at alpha 1.
+        splits: images and labels by name.
+        grid: alphas, `[A]`.
+    """
+
+    network: Network
+    a: State
+    b: State
+    splits: dict[str, Split]
+    grid: Array
+
+    def curves(self, path: Stack) -> dict[str, Curve]:
+        """Each split's curve over the states of `path`, one per alpha."""
+        return {
+            name: score(self.network, path, *split, name=name).curve(self.grid)
+            for name, split in self.splits.items()
+        }
 
 
 def open_path(
@@ -90,18 +121,19 @@ def open_path(
     alphas: int | Sequence[float],
     batch_size: int,
     device: str | torch.device | None,
-) -> tuple[Network, Array]:
-    """What is common to every path: the arguments checked (see `trace_path`), the network and the grid."""
+) -> Opened:
+    """What is common to every path: the arguments checked (see `trace_path`)."""
     grid = alpha_grid(alphas)
-    check_pair(state_a, state_b)
-    check_fits(model, state_a)
-    if not splits:
-        raise UserError("No splits to measure on.")
-    for name, split in splits.items():
-        check_split(name, split)
+    model = as_model(model)
+    a, b = as_state(state_a, "state_a", model), as_state(state_b, "state_b", model)
+    check_pair(a, b)
+    check_fits(model, a)
+    checked = as_splits(splits)
     network = Network(model, device, batch_size)
     network.stacked = network.device.type == "cuda"
-    return network, grid
+    for name, (images, _) in checked.items():
+        network.check_takes(a, images, f"Split {name!r}")
+    return Opened(network, a, b, checked, grid)
 
 
 def line(network: Network, state_a: State, state_b: State, alphas: Array) -> Stack:
@@ -150,16 +182,20 @@ def _first_bad(loss: Tensor) -> int:
 
 
 def alpha_grid(alphas: int | Sequence[float]) -> Array:
-    """The points on the line, `[A]` float64: odd and even-spaced, or as given.
+    """The points on the line, `[A]` float64: an odd number, evenly spaced, or as given.
 
     Raises:
         UserError: for an even number, or a sequence that misses 0, 1/2 or 1.
     """
-    if isinstance(alphas, int):
-        if alphas < 3 or alphas % 2 == 0:
-            raise UserError(f"alphas must be an odd number of at least 3, found {alphas}.")
-        return np.arange(alphas) / (alphas - 1)
-    grid = np.asarray(alphas, dtype=np.float64)
+    if isinstance(alphas, numbers.Integral):
+        count = whole(alphas, "alphas", 1)
+        if count < 3 or count % 2 == 0:
+            raise UserError(f"alphas must be an odd number of at least 3, found {count}.")
+        return np.arange(count) / (count - 1)
+    try:
+        grid = np.asarray(alphas, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"alphas must be a number or a sequence of numbers, found {alphas!r}.") from None
     if grid.ndim != 1:
         raise UserError(f"alphas must be a number or a sequence of numbers, found shape {grid.shape}.")
     check_alphas(grid)
@@ -174,24 +210,3 @@ def check_labels(name: str, labels: Tensor, classes: int) -> None:
         raise UserError(
             f"Split {name!r}: label {int(labels.max())} is out of range, there are {classes} classes."
         )
-
-
-def check_split(name: str, split: Split) -> None:
-    """Refuse a split that cannot be measured.
-
-    Raises:
-        UserError: naming the split.
-    """
-    images, labels = split
-    if len(images) == 0:
-        raise UserError(f"Split {name!r} is empty.")
-    if not images.is_floating_point():
-        raise UserError(f"Split {name!r}: images must be floating, found {images.dtype}.")
-    if labels.ndim != 1 or len(labels) != len(images):
-        raise UserError(
-            f"Split {name!r}: {len(images)} images need labels [{len(images)}], found {tuple(labels.shape)}."
-        )
-    if labels.is_floating_point():
-        raise UserError(f"Split {name!r}: labels must be integers, found {labels.dtype}.")
-    if int(labels.min()) < 0:
-        raise UserError(f"Split {name!r}: label {int(labels.min())} is out of range.")

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from lmcbench.connect.arguments import Split
 from lmcbench.connect.network import Network, generator_untouched
-from lmcbench.connect.path import Split, line, open_path, score
+from lmcbench.connect.path import line, open_path
 from lmcbench.connect.state import Stack, State, stack, unstack
 from lmcbench.errors import UserError
 from lmcbench.results.measures import Array, Curve, blend
@@ -34,9 +35,8 @@ def repair_path(
     Arguments and errors are those of `trace_path`; `calibration` (images `[n, c, h, w]`) is needed, and
     layers that cannot hold the correction are refused.
     """
-    network, grid = open_path(model, state_a, state_b, splits, alphas, batch_size, device)
-    path = repaired(network, state_a, state_b, grid, calibration)
-    return {name: score(network, path, *split, name=name).curve(grid) for name, split in splits.items()}
+    p = open_path(model, state_a, state_b, splits, alphas, batch_size, device)
+    return p.curves(repaired(p.network, p.a, p.b, p.grid, calibration))
 
 
 def repaired(network: Network, state_a: State, state_b: State, alphas: Array, images: Tensor) -> Stack:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lmcbench.connect.arguments import Split
 from lmcbench.connect.curvature import Loss, Objective, cross_entropy
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import Split
 from lmcbench.connect.state import State, unstack
 from lmcbench.errors import UserError
 from lmcbench.results.measures import Array

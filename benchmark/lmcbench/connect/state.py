@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from lmcbench.connect.arguments import as_state
 from lmcbench.errors import UserError
 from lmcbench.results.measures import blend
 
@@ -24,10 +25,23 @@ def interpolate(state_a: State, state_b: State, alpha: float) -> dict[str, Tenso
     Every floating tensor is blended. Others must be equal, except BatchNorm's counters, which are
     A's below 1/2 and B's from there on. The result shares no memory with its arguments.
 
+    Args:
+        state_a: state dict at alpha 0.
+        state_b: state dict at alpha 1.
+        alpha: in [0, 1]; beyond its ends a line has no meaning for variances, which would turn negative.
+
     Raises:
-        UserError: naming the tensor, where the states are of different networks or not finite.
+        UserError: naming the tensor, where the states are of different networks or not finite; naming
+            the argument, for anything but a state dict, and an alpha outside [0, 1].
     """
+    state_a, state_b = as_state(state_a, "state_a"), as_state(state_b, "state_b")
     check_pair(state_a, state_b)
+    try:
+        alpha = float(alpha)
+    except (TypeError, ValueError):
+        raise UserError(f"interpolate: alpha must be a number, found {alpha!r}.") from None
+    if not 0 <= alpha <= 1:  # NaN fails too
+        raise UserError(f"interpolate: alpha must lie in [0, 1], found {alpha}.")
     return {name: value[0] for name, value in blend_stack(state_a, state_b, [alpha]).items()}
 
 

@@ -118,7 +118,7 @@ def checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Array, Labels, float]:
     Raises:
         UserError: for wrong shapes, labels out of range, or rows that are not probabilities.
     """
-    given, y = np.asarray(probs), np.asarray(labels)
+    given, y = _array(probs, "Probabilities"), _array(labels, "Labels")
     if given.ndim != 3 or given.shape[0] < 2:
         raise UserError(f"Probabilities must be [K, n, classes] with K of at least 2, found {given.shape}.")
     if y.shape != given.shape[1:2]:
@@ -139,3 +139,17 @@ def checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Array, Labels, float]:
     if not np.isfinite(p).all() or p.min() < 0 or np.abs(p.sum(-1) - 1).max() > slack:
         raise UserError("Probabilities must be finite, not negative, and sum to 1 over classes.")
     return p, y.astype(np.int64), float(np.finfo(kind).tiny)
+
+
+def _array(given: ArrayLike, what: str) -> NDArray[Any]:
+    """An array of what was given; of tensors, their values (this module needs no torch)."""
+    try:
+        if isinstance(given, list | tuple):
+            return np.asarray([_detached(one) for one in given])
+        return np.asarray(_detached(given))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{what} are no array of numbers: {error}") from None
+
+
+def _detached(given: Any) -> Any:
+    return given.detach().cpu() if hasattr(given, "detach") else given

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import pandas as pd
 
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import Barrier
-from lmcbench.results.record import Record, read_record
+from lmcbench.results.record import PairRecord, Record, Score, SiblingRecord, read_record
 from lmcbench.results.store import find_records
 from lmcbench.results.values import error_barrier, is_connected
+from lmcbench.spec.canonical import canonical_json
 
 BARRIER_FIELDS = tuple(f.name for f in fields(Barrier))
 SOUP = "soup_"
@@ -31,6 +32,18 @@ def load_records(path: str | Path) -> pd.DataFrame:
     missing (NaN); a cell that diverged or failed is one row without pair and split; the comparator of one
     network has rows without pair.
 
+    Then, at the end, numbers to plot against, of the cell or of the pair: `noise_mode` (`own` or
+    `shared`); `architecture_source`, `architecture_fingerprint` and `architecture_kwargs` (canonical
+    JSON text); `fork_epoch`, `fork_step` (optimizer steps), `fork_fraction` (of the full training);
+    `train_flop` and `train_steps` (trunk counted once); `noise_scale`, g = lr (N/B - 1) with N of the
+    sibling's view (Hepburn et al., arXiv 2511.04514), and `noise_scale_momentum`, g / (1 - momentum),
+    means over the pair's members; `gradient_between_share`, the part of the per-image gradients'
+    covariance at the fork that lies between the views; `distance_ab`, `distance_a`, `distance_b`
+    (Euclidean, in units of the weights; from A to B, from the fork to A and to B), `angle` (radians, at
+    the fork) and its `cosine`; of the split, `loss_area` (nats) and `error_area` (fraction), the signed
+    area between curve and chord, and the members' mean `loss_as_trained` and `error_as_trained`, where
+    `loss` and `error` are with normalisation statistics recalibrated.
+
     Raises:
         UserError: where there are no records, or one cannot be read.
     """
@@ -40,7 +53,8 @@ def load_records(path: str | Path) -> pd.DataFrame:
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """The same for records in memory."""
     rows = [row for record in records for row in _rows(record)]
-    return pd.DataFrame(rows, columns=[*_COLUMNS, *_extra(rows)])
+    table = pd.DataFrame(rows, columns=[*_COLUMNS, *_extra(rows), *_TEXTS, *_NUMBERS])
+    return table.astype(dict.fromkeys(_NUMBERS, float))  # also where all of them are missing
 
 
 _CELL = (
@@ -59,6 +73,23 @@ _CELL = (
     "connected_mean_form",
 )
 _COLUMNS = (*_CELL, "i", "j", "split", "n", *BARRIER_FIELDS, "disagreement", "error", "loss")
+_TEXTS = ("noise_mode", "architecture_source", "architecture_fingerprint", "architecture_kwargs")
+_GEOMETRY = ("distance_ab", "distance_a", "distance_b", "angle", "cosine")
+_NUMBERS = (
+    "fork_epoch",
+    "fork_step",
+    "fork_fraction",
+    "train_flop",
+    "train_steps",
+    "noise_scale",
+    "noise_scale_momentum",
+    "gradient_between_share",
+    *_GEOMETRY,
+    "loss_area",
+    "error_area",
+    "loss_as_trained",
+    "error_as_trained",
+)
 
 
 def _rows(record: Record) -> list[dict[str, Any]]:
@@ -75,28 +106,35 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         "status": record.status,
         "params": record.architecture.params,
         **_verdicts(record),
+        **_further(record),
     }
     rows = []
     for pair in record.pairs:
         members = (record.siblings[pair.i], record.siblings[pair.j])
+        shared = cell | _scales(record, (pair.i, pair.j)) | _triangle(pair)
         for split, curve in pair.curves.items():
-            row = cell | (record.ensemble or {}).get(split, {})
+            row = shared | (record.ensemble or {}).get(split, {})
             row |= {"i": pair.i, "j": pair.j, "split": split, "n": curve.n}
             row |= pair.barriers[split].model_dump(include=set(BARRIER_FIELDS))
             # the pair's own; the ensemble's is the mean over pairs
             row["disagreement"] = pair.disagreement.get(split)
             scores = [m.splits[split] for m in members if split in m.splits]
-            if scores:
-                row["error"] = sum(s.error for s in scores) / len(scores)
-                row["loss"] = sum(s.loss for s in scores) / len(scores)
+            row |= _mean_score(scores) | _mean_score(_as_trained(members, split), "_as_trained")
+            for kind, area in ((pair.area or {}).get(split) or {}).items():
+                row[f"{kind}_area"] = area
             if record.soup is not None and split in record.soup:
                 row |= {f"{SOUP}{k}": v for k, v in record.soup[split].model_dump().items()}
             rows.append(row)
     if record.status == "ok" and not record.pairs:
         # one network: it has splits, and no line to another
+        [one] = record.siblings
+        shared = cell | _scales(record, (0,))
         rows = [
-            cell | {"split": split, "error": score.error, "loss": score.loss}
-            for split, score in record.siblings[0].splits.items()
+            shared
+            | {"split": split}
+            | _mean_score([score])
+            | _mean_score(_as_trained((one,), split), "_as_trained")
+            for split, score in one.splits.items()
         ]
     return rows or [cell]
 
@@ -111,6 +149,51 @@ def _verdicts(record: Record) -> dict[str, bool | None]:
     }
 
 
+def _further(record: Record) -> dict[str, Any]:
+    """What else the cell is, and what it cost."""
+    built, fork, cost = record.architecture, record.fork, record.cost
+    return {
+        "noise_mode": record.shift.noise,
+        "architecture_source": built.source,
+        "architecture_fingerprint": built.fingerprint,
+        "architecture_kwargs": canonical_json(built.kwargs),
+        "fork_epoch": fork.epoch,
+        "fork_step": fork.step,
+        "fork_fraction": fork.fraction,
+        "train_flop": None if cost is None else cost.train_flop,
+        "train_steps": None if cost is None else cost.train_steps,
+    }
+
+
+def _scales(record: Record, members: Sequence[int]) -> dict[str, Any]:
+    """Noise scale, mean over the members, and the share of gradient noise that lies between the views."""
+    noise = record.noise or {}
+    found = {"gradient_between_share": (noise.get("gradient") or {}).get("between_share")}
+    for column, name in (("noise_scale", "g"), ("noise_scale_momentum", "g_momentum")):
+        scales = noise.get(name) or ()
+        if len(scales) > max(members):
+            found[column] = sum(scales[i] for i in members) / len(members)
+    return found
+
+
+def _triangle(pair: PairRecord) -> dict[str, Any]:
+    return {name: (pair.geometry or {}).get(name) for name in _GEOMETRY}
+
+
+def _as_trained(members: Iterable[SiblingRecord], split: str) -> list[Score]:
+    return [m.as_trained[split] for m in members if m.as_trained is not None and split in m.as_trained]
+
+
+def _mean_score(scores: Sequence[Score], suffix: str = "") -> dict[str, float]:
+    if not scores:
+        return {}
+    return {
+        f"error{suffix}": sum(s.error for s in scores) / len(scores),
+        f"loss{suffix}": sum(s.loss for s in scores) / len(scores),
+    }
+
+
 def _extra(rows: Iterable[dict[str, Any]]) -> list[str]:
     """Columns beyond the fixed ones, in order of first appearance."""
-    return list(dict.fromkeys(name for row in rows for name in row if name not in _COLUMNS))
+    known = {*_COLUMNS, *_TEXTS, *_NUMBERS}
+    return list(dict.fromkeys(name for row in rows for name in row if name not in known))

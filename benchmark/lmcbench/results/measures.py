@@ -40,7 +40,8 @@ class Curve:
     Takes array-likes, holds read-only float64 arrays.
 
     Raises:
-        UserError: for unequal lengths, alphas that do not run from 0 to 1, NaN or infinity, n below 1.
+        UserError: for unequal lengths, alphas that do not run from 0 to 1, NaN or infinity, n
+            below 1.
     """
 
     alphas: Array
@@ -50,7 +51,10 @@ class Curve:
 
     def __init__(self, alphas: ArrayLike, loss: ArrayLike, error: ArrayLike, n: int) -> None:
         for name, values in (("alphas", alphas), ("loss", loss), ("error", error)):
-            array = np.array(values, dtype=np.float64)
+            try:
+                array = np.array(values, dtype=np.float64)
+            except (TypeError, ValueError):
+                raise UserError(f"Curve: {name} must be numbers, one per alpha.") from None
             if array.ndim != 1:
                 raise UserError(f"Curve: {name} must be one-dimensional, found shape {array.shape}.")
             if not np.isfinite(array).all():
@@ -76,7 +80,7 @@ class Curve:
 
 def check_alphas(alphas: Array) -> None:
     """Refuse a grid that does not increase strictly from 0 to 1."""
-    if len(alphas) < 2 or alphas[0] != 0 or alphas[-1] != 1 or (np.diff(alphas) <= 0).any():
+    if len(alphas) < 2 or alphas[0] != 0 or alphas[-1] != 1 or not (np.diff(alphas) > 0).all():
         raise UserError("Alphas must increase strictly from 0 to 1.")
 
 
@@ -84,10 +88,12 @@ def check_alphas(alphas: Array) -> None:
 class Barrier:
     """How much higher the line is than its ends; losses in nats, errors as fractions.
 
-    Chord form L(a) - (1-a) L_A - a L_B [S, E]: `chord` its maximum over the whole grid (>= 0),
+    Chord form L(a) - (1-a) L_A - a L_B ([S] Singh et al., arXiv 2406.16300; [E] Entezari et al., arXiv
+    2110.06296): `chord` its maximum over the whole grid (>= 0),
     `chord_interior` over 0 < a < 1 (signed, None without interior points), `mid` at a = 1/2 (signed,
     None off the grid), `argmax` the alpha of the maximum, first on ties.
-    Mean form max L - (L_A + L_B) / 2 [F, H]: `mean`, never below the `floor` |L_A - L_B| / 2.
+    Mean form max L - (L_A + L_B) / 2 ([F] Frankle et al., arXiv 1912.05671; [H] Hepburn et al., arXiv
+    2511.04514): `mean`, never below the `floor` |L_A - L_B| / 2.
     """
 
     loss_chord: float
@@ -105,7 +111,14 @@ class Barrier:
 
 
 def barrier(curve: Curve) -> Barrier:
-    """Both forms of the barrier, for loss and error."""
+    """Both forms of the barrier, for loss (nats) and error (fractions); see `Barrier` for the formulas.
+
+    Raises:
+        UserError: for anything but a `Curve`, such as the dict of curves by split.
+    """
+    if not isinstance(curve, Curve):
+        hint = ": give one split's, as in curves['test']" if isinstance(curve, dict) else ""
+        raise UserError(f"barrier takes a Curve, found a {type(curve).__name__}{hint}.")
     return Barrier(*_forms(curve.alphas, curve.loss), *_forms(curve.alphas, curve.error))
 
 

@@ -77,7 +77,8 @@ class Recipe(BaseModel):
 
 
 def noise_scale(lr: float, n: int, batch_size: int) -> float:
-    """Scale of SGD's gradient noise, g = lr (N/B - 1) [H], after Smith and Le (arXiv 1710.06451).
+    """Scale of SGD's gradient noise, g = lr (N/B - 1) (Hepburn et al., arXiv 2511.04514, after Smith and
+    Le, arXiv 1710.06451); in the unit of the learning rate.
 
     Args:
         lr: peak learning rate.

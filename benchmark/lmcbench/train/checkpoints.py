@@ -13,12 +13,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lmcbench.errors import UserError
+from lmcbench.results.unwrap import NESTED, unwrapped
 from lmcbench.train.state import Tensors, load_state, load_tensors, state_dict
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", *PICKLED)
-NESTED = ("state_dict", "model_state_dict", "model")
-"""Where training scripts put the weights among other things, the first that is there."""
 
 
 def load_checkpoint(path: Path, model: nn.Module) -> Tensors:
@@ -37,7 +36,7 @@ def load_checkpoint(path: Path, model: nn.Module) -> Tensors:
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: unknown kind of file {path.suffix!r}. Allowed: {', '.join(SUFFIXES)}.")
     own = model.state_dict()
-    found = _unpickled(path) if path.suffix in PICKLED else _safetensors(path, model)
+    found = _unpickled(path, own) if path.suffix in PICKLED else _safetensors(path, model)
     found = {name: _widened(value, own.get(name)) for name, value in found.items()}
     for name in own.keys() | found.keys():
         if name not in found:
@@ -74,7 +73,7 @@ def _safetensors(path: Path, model: nn.Module) -> Tensors:
     return tensors
 
 
-def _unpickled(path: Path) -> Tensors:
+def _unpickled(path: Path, own: Mapping[str, Tensor]) -> Tensors:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what matters is refused below
@@ -87,10 +86,8 @@ def _unpickled(path: Path) -> Tensors:
     except Exception as error:  # torch fails in many ways on what is not its own
         what = str(error).partition("\n")[0]
         raise UserError(f"{path} is no file of torch.save: {type(error).__name__}: {what}") from None
-    for key in NESTED:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+    if isinstance(content, Mapping):
+        content = unwrapped(content, own)
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path} holds a {type(content).__name__}, not a state dict.")
     for name, value in content.items():
@@ -99,8 +96,7 @@ def _unpickled(path: Path) -> Tensors:
                 f"{path} holds no state dict: {name!r} is a {type(value).__name__}, not a tensor. "
                 f"Weights may also stand under {', '.join(NESTED)}."
             )
-    stem = "module." if all(name.startswith("module.") for name in content) else ""
-    return {name.removeprefix(stem): value for name, value in content.items()}
+    return dict(content)
 
 
 def _widened(value: Tensor, own: Tensor | None) -> Tensor:

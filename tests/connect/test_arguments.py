@@ -1,0 +1,183 @@
+"""What the Python functions accept, and that each refusal is a UserError that names the argument."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lmcbench
+from lmcbench.connect.path import alpha_grid
+from lmcbench.errors import UserError
+
+
+@pytest.fixture
+def given(nets):
+    """The arguments of `trace_path` that are right; a test replaces one."""
+    model = nets.build("resnet")
+    x, y = nets.images(12)
+    return {
+        "model": model,
+        "state_a": nets.trained("resnet", 0),
+        "state_b": nets.trained("resnet", 1),
+        "splits": {"t": (x, y)},
+        "alphas": 3,
+        "calibration": x,
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_any_integer_type(given, dtype):
+    x, y = given["splits"]["t"]
+    expected = lmcbench.trace_path(**given)
+    assert lmcbench.trace_path(**given | {"splits": {"t": (x, y.to(dtype))}}) == expected
+    name = str(dtype).removeprefix("torch.")
+    assert lmcbench.trace_path(**given | {"splits": {"t": (x, y.numpy().astype(name))}}) == expected
+    call = (given["model"], given["state_a"], given["state_b"])
+    prediction = [lmcbench.predict_barrier(*call, (x, labels), 3) for labels in (y, y.to(dtype))]
+    assert np.array_equal(*prediction)
+
+
+def test_numpy_arrays_are_tensors(given):
+    """Whatever their byte order, strides and flags; the caller's arrays stay as they are."""
+    x, y = given["splits"]["t"]
+    expected = lmcbench.trace_path(**given)
+    images, labels = x.numpy().astype(">f8"), y.numpy()[::-1].copy()[::-1]
+    images.flags.writeable = False
+    found = lmcbench.trace_path(**given | {"splits": {"t": (images, labels)}, "calibration": images})
+    assert found == expected
+    assert images.dtype == ">f8"
+    call = (given["model"], given["state_a"], given["state_b"], (images, labels), 3)
+    assert lmcbench.layerwise(*call, calibration=images) == lmcbench.layerwise(
+        *call[:3], (x, y), 3, calibration=x
+    )
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+def test_checkpoints_are_unpacked(nets, given, key):
+    """As the command line does; names lose the prefix of data parallel training."""
+    a, b = given["state_a"], given["state_b"]
+    packed = {"epoch": 3, key: {f"module.{name}": value for name, value in b.items()}}
+    assert lmcbench.trace_path(**given | {"state_b": packed}) == lmcbench.trace_path(**given)
+    nested = {key: b, "epoch": 3}
+    assert lmcbench.geometry(None, a, nested) == lmcbench.geometry(None, a, b)
+    middle = lmcbench.interpolate({key: a}, nested, 0.5)
+    assert all(torch.equal(v, middle[k]) for k, v in lmcbench.interpolate(a, b, 0.5).items())
+    aligned = lmcbench.align(given["model"], a, nested)
+    assert aligned.keys() == b.keys()
+
+
+def test_a_network_whose_own_names_have_the_prefix_keeps_it(nets):
+    inner = nets.build("mlp")
+    model = nn.DataParallel(inner)
+    state = model.state_dict()
+    split = {"t": nets.images(8)}
+    plain = lmcbench.trace_path(inner, inner.state_dict(), inner.state_dict(), split, 3)
+    assert lmcbench.trace_path(model.module, state, state, split, 3) == plain
+
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = inner
+
+        def forward(self, x):
+            return self.module(x)
+
+    assert lmcbench.trace_path(Held(), state, state, split, 3) == plain
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("model", {}, "model must be an nn.Module, found a dict"),
+        ("state_a", None, "state_a must be a state dict .* found None"),
+        ("state_a", {}, "state_a must be a state dict .* found an empty one"),
+        ("state_a", nn.Linear(2, 2), r"state_a is a network \(Linear\), .*: give its state_dict\(\)"),
+        ("state_b", {"epoch": 3}, "state_b is no state dict: 'epoch' is a int, not a tensor"),
+        ("state_b", "b.pt", "state_b must be a state dict .* found a str"),
+        ("splits", [1, 2], "splits must be a dict, name -> .* found a list"),
+        ("splits", {"t": torch.zeros(3, 1, 8, 8)}, r"Split 't' must be a pair .* found a Tensor"),
+        ("splits", {"t": (1, 2, 3)}, r"Split 't' must be a pair .* found 3 of them"),
+        ("splits", {"t": ([[0.0]], [0])}, "must be a tensor or a NumPy array, found a list"),
+        ("splits", {"t": (torch.zeros(3), torch.zeros(3).long())}, r"images must be \[n, c, h, w\]"),
+        ("splits", {"t": (np.array(["a"]), np.array([0]))}, "images must be numbers"),
+        ("splits", {"t": (torch.zeros(2, 1, 8, 8), torch.ones(2).bool())}, "integers, found torch.bool"),
+        ("splits", {"t": (torch.zeros(2, 1, 8, 8), np.zeros(2))}, "integers, found torch.float64"),
+        ("calibration", torch.zeros(9, 1, 8, 8).byte(), "calibration: images must be floating"),
+        ("calibration", (torch.zeros(9, 1, 8, 8), torch.zeros(9)), "calibration must be images alone"),
+        ("batch_size", 0, "batch_size must be a whole number of at least 1, found 0"),
+        ("batch_size", 2.5, "batch_size must be a whole number, found 2.5"),
+        ("batch_size", True, "batch_size must be a whole number of at least 1, found True"),
+        ("device", "gpu", "device 'gpu' is unknown. Known: cpu, cuda"),
+        ("device", "cuda:99", "device 'cuda:99' is not there"),
+        ("alphas", [0, float("nan"), 0.5, 1], "increase strictly from 0 to 1"),
+        ("alphas", "five", "alphas must be a number or a sequence of numbers, found 'five'"),
+        ("alphas", True, "alphas must be a whole number"),
+    ],
+)  # fmt: skip
+def test_every_refusal_names_the_argument(given, argument, value, message):
+    with pytest.raises(UserError, match=message):
+        lmcbench.trace_path(**given | {argument: value})
+
+
+def test_the_other_functions_refuse_the_same(given):
+    model, a, b, split = given["model"], given["state_a"], given["state_b"], given["splits"]["t"]
+    bad = (split[0], split[1].bool())
+    calls = [
+        (lambda: lmcbench.plane(model, None, a, b, split), "state_fork must be a state dict .* found None"),
+        (lambda: lmcbench.plane(model, a, a, model, split), r"state_b is a network \(ResNet\)"),
+        (lambda: lmcbench.plane(model, a, a, b, bad), "labels must be integers, found torch.bool"),
+        (lambda: lmcbench.plane(model, a, a, b, split, 2.5), "plane: size must be a whole number, found 2.5"),
+        (lambda: lmcbench.plane(model, a, a, b, split, margin=-1), "plane: margin must be .* found -1"),
+        (lambda: lmcbench.geometry(model, a, b), r"state_fork is a network"),
+        (lambda: lmcbench.align(a, a, b), "model must be an nn.Module"),
+        (lambda: lmcbench.align(model, a, None), "state_b must be a state dict"),
+        (lambda: lmcbench.layerwise(model, model, b, split), "state_a is a network"),
+        (lambda: lmcbench.layerwise(model, a, b, None), "Split 'split' must be a pair .* found None"),
+        (lambda: lmcbench.predict_barrier(model, a, b, bad), "labels must be integers, found torch.bool"),
+        (lambda: lmcbench.predict_barrier(model, a, b, split, calibration=split), "images alone"),
+        (lambda: lmcbench.interpolate(a, model, 0.5), "state_b is a network"),
+        (lambda: lmcbench.interpolate(a, b, "half"), "alpha must be a number, found 'half'"),
+    ]
+    for call, message in calls:
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5, 2.0, float("nan"), float("inf")])
+def test_the_line_ends_at_its_ends(given, alpha):
+    """Beyond them a running variance can turn negative."""
+    with pytest.raises(UserError, match=r"alpha must lie in \[0, 1\], found"):
+        lmcbench.interpolate(given["state_a"], given["state_b"], alpha)
+
+
+def test_a_number_of_alphas_of_any_integer_type():
+    assert np.array_equal(alpha_grid(np.int64(5)), alpha_grid(5))
+    with pytest.raises(UserError, match="odd number of at least 3, found 4"):
+        alpha_grid(np.int64(4))
+
+
+def test_images_that_the_network_cannot_take_are_named(given):
+    model, a, b, (x, y) = given["model"], given["state_a"], given["state_b"], given["splits"]["t"]
+    wide = (x.expand(-1, 3, -1, -1), y)
+    calls = [
+        lambda: lmcbench.trace_path(**given | {"splits": {"t": wide}}),
+        lambda: lmcbench.layerwise(model, a, b, wide),
+        lambda: lmcbench.predict_barrier(model, a, b, wide),
+        lambda: lmcbench.plane(model, nets_like(a), a, b, wide),
+    ]
+    for call in calls:
+        with pytest.raises(UserError, match=r"Split '.*': the network fails on an image \[3, 8, 8\]"):
+            call()
+    with pytest.raises(UserError, match=r"calibration: the network fails on an image \[3, 8, 8\]"):
+        lmcbench.trace_path(**given | {"calibration": wide[0]})
+
+
+def nets_like(state):
+    """A fork: another state of the same network, off the line through the others."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: value + torch.rand(value.shape, generator=generator) if value.is_floating_point() else value
+        for name, value in state.items()
+    }
