@@ -13,8 +13,8 @@ from pathlib import Path
 from lmcbench.board.findings import DEMONSTRATIONS, render_findings
 from lmcbench.board.report import make_report
 from lmcbench.results.frame import frame
-from lmcbench.results.record import Record, read_record
-from lmcbench.results.store import RunFolder, find_records, write_atomic
+from lmcbench.results.record import Record
+from lmcbench.results.store import RunFolder, read_records, write_atomic
 
 README = """# `{name}` version {version}, replicates {first} to {last}
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--took", required=True, metavar="TEXT", help="how long it took, and beside what")
     parser.add_argument("--command", required=True, metavar="TEXT", help="what was typed")
     options = parser.parse_args()
-    records = [read_record(file) for file in find_records(options.run)]
+    records = read_records(options.run)
     made = make_report(records)
     for name, content in made.figures.items():
         write_atomic(options.folder / "figures" / name, content)

@@ -21,8 +21,8 @@ from lmcbench.board.submission import (
 from lmcbench.enclosures import kept_predictions, network_source
 from lmcbench.errors import UserError, reading
 from lmcbench.results.labels import architecture_label
-from lmcbench.results.record import Record, read_record
-from lmcbench.results.store import RunFolder, find_records, read_header, write_atomic
+from lmcbench.results.record import Record
+from lmcbench.results.store import RunFolder, read_header, read_records, write_atomic
 from lmcbench.spec.suite import Suite, load_suite
 from lmcbench.verify import Verification, verify
 
@@ -94,7 +94,7 @@ def submit(
     target = leaderboard / "submissions" / slug
     _check_target(leaderboard, target)
     suite = _suite(run, suite_file)
-    records = choose_network([read_record(file) for file in find_records(run)], arch)
+    records = choose_network(read_records(run), arch)
     _check_measured(records, run)
     reproduction = _reproduction(leaderboard, said)
     label, sample = architecture_label(records[0]), records[0]

@@ -11,8 +11,8 @@ import pandas as pd
 
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import Barrier
-from lmcbench.results.record import Record, read_record
-from lmcbench.results.store import find_records
+from lmcbench.results.record import Record
+from lmcbench.results.store import read_records
 
 BARRIER_FIELDS = tuple(f.name for f in fields(Barrier))
 SOUP = "soup_"
@@ -29,9 +29,9 @@ def load_records(path: str | Path) -> pd.DataFrame:
     row without pair and split; the comparator of one network has rows without pair.
 
     Raises:
-        UserError: where there are no records, or one cannot be read.
+        UserError: where there are no records, one cannot be read, or two networks are called alike.
     """
-    return frame(read_record(file) for file in find_records(Path(path)))
+    return frame(read_records(Path(path)))
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
