@@ -103,7 +103,7 @@ def test_two_networks_that_are_called_alike_are_in_no_table(tmp_path):
     write_run(tmp_path, [one, other, alone])
     message = (
         f"holds different networks, fingerprints {one.architecture.fingerprint} and {'e' * 16}, that "
-        rf"are called lmc_mlp with recipe fast; tables would average them \(records {one.key} and {'f' * 16}: none,"
+        rf"are called lmc_mlp with recipe fast; tables would average them \(records {one.key} and {'f' * 16}"
     )
     for reader in (read_records, load_records, read_side, lambda path: run_table(path, "simple")):
         with pytest.raises(UserError, match=message):

@@ -150,6 +150,43 @@ def test_a_folder_that_is_no_leaderboard_is_refused(tmp_path, run):
     assert "none is no leaderboard: it has no folder 'submissions'. Go to the root of a clone" in err
 
 
+def test_without_a_leaderboard_one_is_begun_unless_it_was_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cli("submit", part_of_run(), "--name", "part")
+    assert (code, err) == (0, "")
+    assert out.startswith("There was no leaderboard here: began one, leaderboard.\nWrote leaderboard/sub")
+    assert "copy the folder to the same place in a clone of lmcbench's repository" in out
+    assert verify(Path("leaderboard/submissions/part")).sound
+    code, out, _ = cli("leaderboard")
+    assert (code, out.splitlines()[0]) == (0, "Wrote leaderboard/README.md.")
+    # the next one finds it there
+    code, out, _ = cli("submit", part_of_run(), "--name", "again")
+    assert (code, out.startswith("Wrote leaderboard/submissions/again")) == (0, True)
+    code, _, err = cli("submit", part_of_run(), "--name", "part", "--leaderboard", "leaderbord")
+    assert (code, Path("leaderbord").exists()) == (2, False)
+    assert "leaderbord is no leaderboard" in err
+
+
+def test_a_leaderboard_that_could_not_be_begun_leaves_nothing(tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    edit_json(records(run)[0], lambda t: t["siblings"][0]["splits"]["test"].update(error=0.5))
+    before = content(tmp_path)
+    code, _, err = cli("submit", run, "--name", "a")
+    assert (code, Path("leaderboard").exists(), content(tmp_path)) == (2, False, before)
+    assert "The run does not verify, so nothing was written" in err
+    # what is wrong with the run is told before anything about a leaderboard
+    code, _, err = cli("submit", tmp_path / "none", "--name", "a", "--leaderboard", "nowhere")
+    assert (code, "none is no run folder" in err) == (2, True)
+
+
+def test_siblings_of_a_given_checkpoint_are_no_submission(board, run):
+    for path in records(run):
+        key = path.stem[::-1]
+        edit_json(path, lambda t, key=key: t.update(key=key, fork={**t["fork"], "name": f"from:{key}.st"}))
+        path.rename(path.with_stem(key))
+    refused(board, "holds siblings of given checkpoints only (label-skew, fork from:", run, "--name", "a")
+
+
 def test_one_of_several_architectures_must_be_chosen(board, tmp_path):
     suite = load_suite("digits")
     cells = expand(suite, Selection((), ["none"], ["0"], range(1)))

@@ -16,7 +16,10 @@ from lmcbench.verify import Verification
 def summary(made: Submitted) -> str:
     """What was written and what was declared in it, for the person who answers for it."""
     meta = made.meta
-    lines = [
+    lines = []
+    if made.founded:
+        lines.append(f"There was no leaderboard here: began one, {made.folder.parent.parent}.")
+    lines += [
         f"Wrote {made.folder}: {meta.cells} cells, {made.bytes / 1e6:.1f} MB; 'lmcbench verify' accepts it."
     ]
     if made.missing:
@@ -43,10 +46,17 @@ def summary(made: Submitted) -> str:
 
 
 def next_steps(found: Submitted) -> str:
-    """The commands that make a pull request of it."""
+    """How it is looked at and sent: the commands that make a pull request of it."""
     slug, folder = found.folder.name, found.folder.as_posix()
+    told = "Send it as a pull request:"
+    if found.founded:
+        told = (
+            "'lmcbench leaderboard' shows it on a page of your own. To send it, copy the folder to the same "
+            "place in a clone of lmcbench's repository, and make a pull request there:"
+        )
     return "\n".join(
         [
+            f"{told}\n",
             f"  git switch -c submit-{slug}",
             f"  git add {folder}",
             f'  git commit -m "Submit {slug}"',
