@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from lmcbench.data.shifted import open_all_shifted
 from lmcbench.data.sources import settle_dataset
 from lmcbench.errors import UserError, counted
+from lmcbench.machine import has_cuda, usable_cores
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder
@@ -85,7 +85,7 @@ def run_plan(
         UserError: for bad input found on the way.
     """
     if jobs is None:
-        jobs = 1 if device != "cpu" and _may_have_cuda() else len(os.sched_getaffinity(0))
+        jobs = 1 if device != "cpu" and has_cuda() else usable_cores()
     tasks = [
         Task(
             family,
@@ -161,8 +161,3 @@ def _lacks(record: Record, measures: Sequence[str]) -> bool:
     from lmcbench.probing import lacking
 
     return bool(lacking(record, measures))
-
-
-def _may_have_cuda() -> bool:
-    """Whether an NVIDIA driver is loaded: asked without torch, which takes seconds to import."""
-    return Path("/proc/driver/nvidia").exists()
