@@ -81,7 +81,7 @@ def pinned_part(union: Indices, views: Sequence[Indices], labels: Indices, n: in
         labels: of the whole pool.
         n: less than there are.
     """
-    part = union[stratified(labels[union], n)]
+    part: Indices = union[stratified(labels[union], n)]
     for view in views:
         rest = np.setdiff1d(view, part)
         lacking = min(LEAST, len(view)) - (len(view) - len(rest))

@@ -34,14 +34,16 @@ def rerun(
 ) -> Rerun:
     """Train `count` cells of a verified submission again, in a temporary folder, and compare.
 
-    The cells are the first by sha256 of manifest, nonce and key: choose the nonce after the submission is in.
+    The cells are the first by sha256 of manifest, nonce and key, those that diverged before the others:
+    choose the nonce after the submission is in.
 
     Raises:
         UserError: where submitted code would have to be run and `allow_code` is not given, or the data or
             the network are not to be had here.
     """
     by_key = {record.key: record for record in submission.records}
-    keys = chosen_cells(submission.manifest_sha256, nonce, sorted(by_key), count)
+    diverged = {key for key, record in by_key.items() if record.status == "diverged"}
+    keys = chosen_cells(submission.manifest_sha256, nonce, sorted(by_key), count, diverged)
     allowed = allowances(suite)
     with tempfile.TemporaryDirectory(prefix="lmcbench-rerun-") as scratch:
         cells = _cells(submission, suite, keys, Path(scratch), allow_code)
