@@ -12,8 +12,10 @@ from lmcbench.results.frame import load_records
 from lmcbench.results.record import read_record
 from lmcbench.results.store import RunFolder, find_records, read_records
 from lmcbench.run import plan_run, run_plan
+from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite import load_suite
+from lmcbench.train.build import find_factory
 
 NETWORK = """
 from torch import nn
@@ -111,3 +113,21 @@ def test_two_networks_that_are_called_alike_are_in_no_table(tmp_path):
     # a failed cell is no result beside one
     write_run(tmp_path, [other.model_copy(update={"status": "failed", "reason": "no"})])
     assert {r.key for r in read_records(tmp_path)} == {one.key, alone.key}
+
+
+def test_a_file_that_imports_its_neighbour_is_told_to_be_one_file(tmp_path):
+    (tmp_path / "blocks_of_mine.py").write_text("WIDTH = 8\n")
+    for i, (line, said) in enumerate(
+        (
+            (
+                "import blocks_of_mine",
+                "A network is one file: put what it needs of blocks_of_mine into m0.py.",
+            ),
+            ("import no_such_module_at_all", "No module named 'no_such_module_at_all' (m1.py, line 3)"),
+        )
+    ):
+        path = tmp_path / f"m{i}.py"
+        path.write_text(NETWORK.format(line, 8))
+        with pytest.raises(UserError) as refused:
+            find_factory(Architecture(name=f"{path}:mine", recipe="none"))
+        assert str(refused.value).endswith(said)

@@ -11,6 +11,7 @@ import pytest
 
 from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run
 from lmcbench.board.entry import replicates_of
+from lmcbench.board.leaderboard import render_leaderboard
 from lmcbench.board.submission import read_submission
 from lmcbench.errors import UserError
 from lmcbench.rerun import rerun
@@ -30,6 +31,7 @@ from submitted import (
     edit_json,
     edit_meta,
     linear_run,
+    linear_submission,
     make_board,
     part_of_run,
     records,
@@ -112,6 +114,14 @@ def test_replicates_between_that_are_left_out_count_as_missing(board, run):
     tuned = record.model_copy(update={"replicate": 1000})
     _, [fault] = replicates_of(suite, meta, [tuned])
     assert "found 1000 (from 1000 up they are for tuning" in fault.message
+
+
+def test_a_page_counts_the_missing_cells_that_verify_does_and_shows_of_how_many_replicates(tmp_path):
+    found = verify(linear_submission(tmp_path))
+    cells = len(expand(load_suite("digits"), Selection(["lmc_linear"])))
+    [table] = render_leaderboard(tmp_path / "leaderboard").tables
+    [standing] = table.standings
+    assert standing.missing == len(found.missing) == cells - CELLS
 
 
 # --- refusals ------------------------------------------------------------------------------------
@@ -207,7 +217,7 @@ def test_one_of_several_architectures_must_be_chosen(board, tmp_path):
 
 def test_failed_cells_are_no_results(board, run):
     edit_json(records(run)[0], lambda t: t.update(status="failed", reason="training failed: x"))
-    refused(board, "1 cells of", run, "--name", "a", code=5)
+    refused(board, "1 cell of", run, "--name", "a", code=5)
     refused(
         board,
         "A failed cell is no result, a diverged one is. Run the suite again",

@@ -12,7 +12,7 @@ from lmcbench.board.again import allowances, compare_cells
 from lmcbench.board.entry import make_entry, replicates_of
 from lmcbench.board.submission import Submission
 from lmcbench.board.trust import RERUN_SCHEMA, CellAgain, Rerun, chosen_cells
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, counted
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder
 from lmcbench.run import plan_run, run_plan
@@ -110,7 +110,8 @@ def _conditions(record: Record) -> str:
 def render(found: Rerun) -> str:
     """The report for a person: each cell, then the measures that stray."""
     lines = [
-        f"{len(found.cells)} cells chosen by nonce {found.nonce!r}, trained again ({found.conditions}):",
+        f"{counted(len(found.cells), 'cell')} chosen by nonce {found.nonce!r}, trained again "
+        f"({found.conditions}):",
         "",
     ]
     lines.append(tabulate([[c.verdict, _place(c)] for c in found.cells], tablefmt="plain"))
@@ -126,7 +127,7 @@ def render(found: Rerun) -> str:
         ]
     outside = sum(c.verdict == "outside" for c in found.cells)
     verdict = f"{outside} of them outside." if outside else "none of them outside."
-    lines += ["", f"{len(found.cells)} cells trained again, {verdict}"]
+    lines += ["", f"{counted(len(found.cells), 'cell')} trained again, {verdict}"]
     return "\n".join(lines) + "\n"
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lmcbench.data.shifted import open_all_shifted
-from lmcbench.data.sources import settle_dataset
+from lmcbench.data.sources import open_dataset, settle_dataset
+from lmcbench.data.subset import select
 from lmcbench.errors import UserError, counted
 from lmcbench.machine import has_cuda, usable_cores
 from lmcbench.results.labels import architecture_label
@@ -99,10 +100,14 @@ def run_plan(
         for family in plan.families
     ]
     if tasks:
+        from lmcbench.fit import check_fit
+
         # here, so that missing data are known before torch is loaded, and decoded by one process only
         suite = plan.cells[0].suite
         settle_dataset(suite.data.name, data_dir)
-        open_all_shifted(suite.evaluations, data_dir)
+        shifted = open_all_shifted(suite.evaluations, data_dir)
+        whole = replace(open_dataset(suite.data.name, data_dir), shifted=shifted)
+        check_fit([cell for family in plan.families for cell in family.cells], select(whole, suite.data))
     if min(jobs, len(tasks)) > 1:
         from lmcbench.workers import run_in_processes
 

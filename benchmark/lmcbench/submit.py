@@ -20,7 +20,7 @@ from lmcbench.board.submission import (
     read_submission,
 )
 from lmcbench.enclosures import kept_predictions, network_source
-from lmcbench.errors import UserError, reading
+from lmcbench.errors import UserError, counted, reading
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder, find_records, read_header, read_records, write_atomic
@@ -236,8 +236,9 @@ def _check_measured(records: Iterable[Record], run: Path) -> None:
     failed = [r for r in records if r.status == "failed"]
     if failed:
         raise UserError(
-            f"{len(failed)} cells of {run} failed ({_record_text(failed[0])}: {failed[0].reason}). "
-            "A failed cell is no result, a diverged one is. Run the suite again: it repeats only these.",
+            f"{counted(len(failed), 'cell')} of {run} failed ({_record_text(failed[0])}: "
+            f"{failed[0].reason}). A failed cell is no result, a diverged one is. Run the suite "
+            "again: it repeats only these.",
             exit_code=EXIT_CELLS,
         )
 
