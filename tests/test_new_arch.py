@@ -81,6 +81,15 @@ def test_names_that_no_function_can_have_are_refused(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["torch", "numpy", "json", "lmcbench", "sys"])
+def test_names_of_modules_are_refused(tmp_path, name):
+    with pytest.raises(
+        UserError, match=f"{name}.py would hide the module '{name}' .* another name: my_{name}"
+    ):
+        write_network(name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "net.py").write_text("mine")
     (tmp_path / "link.py").symlink_to(tmp_path / "nowhere")

@@ -87,6 +87,10 @@ def test_a_nonce_picks_cells_that_nobody_could_know():
     assert first != chosen_cells("a" * 64, "another", keys, 5)
     assert first != chosen_cells("b" * 64, "word", keys, 5)
     assert chosen_cells("a" * 64, "word", keys, 7)[:5] == first
+    # a cell that is said to have diverged is always looked at, by the same order among them
+    diverged = chosen_cells("a" * 64, "word", keys, 100)[-3:]
+    assert chosen_cells("a" * 64, "word", keys, 5, diverged) == [*diverged, *first[:2]]
+    assert chosen_cells("a" * 64, "word", keys, 2, diverged) == diverged[:2]
     replicates = chosen_replicates("a" * 64, "word", 3)
     assert replicates.start >= 1000
     assert len(replicates) == 3

@@ -11,6 +11,7 @@ import pytest
 
 from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run
 from lmcbench.board.entry import replicates_of
+from lmcbench.board.leaderboard import render_leaderboard
 from lmcbench.board.submission import read_submission
 from lmcbench.errors import UserError
 from lmcbench.rerun import rerun
@@ -30,6 +31,7 @@ from submitted import (
     edit_json,
     edit_meta,
     linear_run,
+    linear_submission,
     make_board,
     part_of_run,
     records,
@@ -114,6 +116,14 @@ def test_replicates_between_that_are_left_out_count_as_missing(board, run):
     assert "found 1000 (from 1000 up they are for tuning" in fault.message
 
 
+def test_a_page_counts_the_missing_cells_that_verify_does_and_shows_of_how_many_replicates(tmp_path):
+    found = verify(linear_submission(tmp_path))
+    cells = len(expand(load_suite("digits"), Selection(["lmc_linear"])))
+    [table] = render_leaderboard(tmp_path / "leaderboard").tables
+    [standing] = table.standings
+    assert standing.missing == len(found.missing) == cells - CELLS
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 
@@ -150,6 +160,43 @@ def test_a_folder_that_is_no_leaderboard_is_refused(tmp_path, run):
     assert "none is no leaderboard: it has no folder 'submissions'. Go to the root of a clone" in err
 
 
+def test_without_a_leaderboard_one_is_begun_unless_it_was_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cli("submit", part_of_run(), "--name", "part")
+    assert (code, err) == (0, "")
+    assert out.startswith("There was no leaderboard here: began one, leaderboard.\nWrote leaderboard/sub")
+    assert "copy the folder to the same place in a clone of lmcbench's repository" in out
+    assert verify(Path("leaderboard/submissions/part")).sound
+    code, out, _ = cli("leaderboard")
+    assert (code, out.splitlines()[0]) == (0, "Wrote leaderboard/README.md.")
+    # the next one finds it there
+    code, out, _ = cli("submit", part_of_run(), "--name", "again")
+    assert (code, out.startswith("Wrote leaderboard/submissions/again")) == (0, True)
+    code, _, err = cli("submit", part_of_run(), "--name", "part", "--leaderboard", "leaderbord")
+    assert (code, Path("leaderbord").exists()) == (2, False)
+    assert "leaderbord is no leaderboard" in err
+
+
+def test_a_leaderboard_that_could_not_be_begun_leaves_nothing(tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    edit_json(records(run)[0], lambda t: t["siblings"][0]["splits"]["test"].update(error=0.5))
+    before = content(tmp_path)
+    code, _, err = cli("submit", run, "--name", "a")
+    assert (code, Path("leaderboard").exists(), content(tmp_path)) == (2, False, before)
+    assert "The run does not verify, so nothing was written" in err
+    # what is wrong with the run is told before anything about a leaderboard
+    code, _, err = cli("submit", tmp_path / "none", "--name", "a", "--leaderboard", "nowhere")
+    assert (code, "none is no run folder" in err) == (2, True)
+
+
+def test_siblings_of_a_given_checkpoint_are_no_submission(board, run):
+    for path in records(run):
+        key = path.stem[::-1]
+        edit_json(path, lambda t, key=key: t.update(key=key, fork={**t["fork"], "name": f"from:{key}.st"}))
+        path.rename(path.with_stem(key))
+    refused(board, "holds siblings of given checkpoints only (label-skew, fork from:", run, "--name", "a")
+
+
 def test_one_of_several_architectures_must_be_chosen(board, tmp_path):
     suite = load_suite("digits")
     cells = expand(suite, Selection((), ["none"], ["0"], range(1)))
@@ -170,7 +217,7 @@ def test_one_of_several_architectures_must_be_chosen(board, tmp_path):
 
 def test_failed_cells_are_no_results(board, run):
     edit_json(records(run)[0], lambda t: t.update(status="failed", reason="training failed: x"))
-    refused(board, "1 cells of", run, "--name", "a", code=5)
+    refused(board, "1 cell of", run, "--name", "a", code=5)
     refused(
         board,
         "A failed cell is no result, a diverged one is. Run the suite again",

@@ -15,8 +15,8 @@ from lmcbench.board.report import make_report
 from lmcbench.board.runtable import run_table
 from lmcbench.board.words import DEMONSTRATION
 from lmcbench.results.frame import frame
-from lmcbench.results.record import Record, read_record
-from lmcbench.results.store import find_records, write_atomic
+from lmcbench.results.record import Record
+from lmcbench.results.store import read_records, write_atomic
 from lmcbench.spec.suite import DEMONSTRATIONS
 
 README = """# `{name}` version {version}, replicates {first} to {last}
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--took", required=True, metavar="TEXT", help="how long it took, and beside what")
     parser.add_argument("--command", required=True, metavar="TEXT", help="what was typed")
     options = parser.parse_args()
-    records = [read_record(file) for file in find_records(options.run)]
+    records = read_records(options.run)
     made = make_report(records)
     for name, content in made.figures.items():
         write_atomic(options.folder / "figures" / name, content)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,13 @@ from typing import Any
 from tabulate import tabulate
 
 from lmcbench.data.listing import list_datasets, list_shifted
+from lmcbench.machine import usable_cores
 from lmcbench.results.provenance import source_revision, versions
 
 
 def examine(data_dir: Path | None = None) -> dict[str, Any]:
     """Device, driver, cores, versions, source revision and data; torch is asked where it is installed."""
-    device: dict[str, Any] = {"cpu_cores": len(os.sched_getaffinity(0)), "cuda": None}
+    device: dict[str, Any] = {"cpu_cores": usable_cores(), "cuda": None}
     if find_spec("torch") is not None:
         import torch
 

@@ -57,6 +57,11 @@ def describe(error: BaseException, source: Path | None = None) -> str:
     return f"{type(error).__name__}{f': {said}' if said else ''}{where}"
 
 
+def counted(n: int, noun: str, nouns: str | None = None) -> str:
+    """A number with its noun: 1 cell, 2 cells, 2 families."""
+    return f"{n} {noun if n == 1 else nouns or f'{noun}s'}"
+
+
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     """The refusal of a name that is not in a table, with the nearest names or the whole table."""
     names = sorted(set(allowed))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import keyword
 import os
+import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from lmcbench.errors import UserError
@@ -32,6 +34,7 @@ class Block(nn.Module):
 def NAME(num_classes, in_chans, width=16, blocks=2):
     """Images [n, in_chans, h, w] -> logits [n, num_classes].
 
+    Keep all of the network in this file, whose bytes are its identity: no imports of files beside it.
     lmcbench calls this function; ask for img_size too if your network must know it. Make every weight
     here, with torch: the seed is set for you, and what is not in the state dict is not forked.
     """
@@ -57,6 +60,10 @@ def write_network(name: str, folder: Path) -> Path:
         UserError: for a name that cannot be a function's, a file that is there already, or a folder that
             cannot be written to.
     """
+    if name in sys.stdlib_module_names or _is_installed(name):
+        raise UserError(
+            f"{name}.py would hide the module {name!r} from others. Choose another name: my_{name}."
+        )
     if not name.isidentifier() or keyword.iskeyword(name):
         raise UserError(
             f"{name!r} cannot name a function. Use letters, digits and underscores, no digit first: my_net."
@@ -71,6 +78,12 @@ def write_network(name: str, folder: Path) -> Path:
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from None
     return path
+
+
+def _is_installed(name: str) -> bool:
+    """Whether there is a module of that name elsewhere than in the folder that is worked in."""
+    elsewhere = [place for place in sys.path if Path(place).resolve() != Path.cwd()]
+    return name.isidentifier() and PathFinder.find_spec(name, elsewhere) is not None
 
 
 def next_commands(name: str) -> list[str]:

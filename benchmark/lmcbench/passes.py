@@ -19,6 +19,9 @@ from lmcbench.spec.cells import Cell
 from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.views import Indices
 
+LEAST = 10
+"""Images of each view among a pinned part of the training images; all of a view that has fewer."""
+
 Split = tuple[Images, Tensor]
 """Images and their labels `[n]`."""
 
@@ -55,7 +58,7 @@ def open_splits(cell: Cell, bench: Workbench, seen: Seen) -> Splits:
     protocol = cell.suite.protocol
     union = np.unique(np.concatenate(seen.items))
     if protocol.train_eval is not None and protocol.train_eval < len(union):
-        union = union[stratified(bench.pool.labels[union], protocol.train_eval)]
+        union = pinned_part(union, seen.items, bench.pool.labels, protocol.train_eval)
     shown = seen.items if cell.networks > 1 else [union]
     named = {"test": None} | {f"{EVALUATION}{name}": name for name in cell.suite.evaluations}
     views = seen.transforms if cell.networks > 1 else []
@@ -67,6 +70,24 @@ def open_splits(cell: Cell, bench: Workbench, seen: Seen) -> Splits:
         named=named,
         views=views,
     )
+
+
+def pinned_part(union: Indices, views: Sequence[Indices], labels: Indices, n: int) -> Indices:
+    """`n` of `union`, stratified, and more where a small view would hardly be among them, sorted.
+
+    Args:
+        union: positions in the pool, sorted.
+        views: each sibling's, parts of the union.
+        labels: of the whole pool.
+        n: less than there are.
+    """
+    part: Indices = union[stratified(labels[union], n)]
+    for view in views:
+        rest = np.setdiff1d(view, part)
+        lacking = min(LEAST, len(view)) - (len(view) - len(rest))
+        if lacking > 0:
+            part = np.union1d(part, rest[stratified(labels[rest], lacking)])
+    return part
 
 
 @dataclass(frozen=True)

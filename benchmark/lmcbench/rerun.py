@@ -12,7 +12,7 @@ from lmcbench.board.again import allowances, compare_cells
 from lmcbench.board.entry import make_entry, replicates_of
 from lmcbench.board.submission import Submission
 from lmcbench.board.trust import RERUN_SCHEMA, CellAgain, Rerun, chosen_cells
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, counted
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder
 from lmcbench.run import plan_run, run_plan
@@ -34,14 +34,16 @@ def rerun(
 ) -> Rerun:
     """Train `count` cells of a verified submission again, in a temporary folder, and compare.
 
-    The cells are the first by sha256 of manifest, nonce and key: choose the nonce after the submission is in.
+    The cells are the first by sha256 of manifest, nonce and key, those that diverged before the others:
+    choose the nonce after the submission is in.
 
     Raises:
         UserError: where submitted code would have to be run and `allow_code` is not given, or the data or
             the network are not to be had here.
     """
     by_key = {record.key: record for record in submission.records}
-    keys = chosen_cells(submission.manifest_sha256, nonce, sorted(by_key), count)
+    diverged = {key for key, record in by_key.items() if record.status == "diverged"}
+    keys = chosen_cells(submission.manifest_sha256, nonce, sorted(by_key), count, diverged)
     allowed = allowances(suite)
     with tempfile.TemporaryDirectory(prefix="lmcbench-rerun-") as scratch:
         cells = _cells(submission, suite, keys, Path(scratch), allow_code)
@@ -108,7 +110,8 @@ def _conditions(record: Record) -> str:
 def render(found: Rerun) -> str:
     """The report for a person: each cell, then the measures that stray."""
     lines = [
-        f"{len(found.cells)} cells chosen by nonce {found.nonce!r}, trained again ({found.conditions}):",
+        f"{counted(len(found.cells), 'cell')} chosen by nonce {found.nonce!r}, trained again "
+        f"({found.conditions}):",
         "",
     ]
     lines.append(tabulate([[c.verdict, _place(c)] for c in found.cells], tablefmt="plain"))
@@ -124,7 +127,7 @@ def render(found: Rerun) -> str:
         ]
     outside = sum(c.verdict == "outside" for c in found.cells)
     verdict = f"{outside} of them outside." if outside else "none of them outside."
-    lines += ["", f"{len(found.cells)} cells trained again, {verdict}"]
+    lines += ["", f"{counted(len(found.cells), 'cell')} trained again, {verdict}"]
     return "\n".join(lines) + "\n"
 
 

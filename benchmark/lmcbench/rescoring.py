@@ -13,7 +13,7 @@ from lmcbench.board.manifest import Fault
 from lmcbench.board.soundness import close
 from lmcbench.board.stored import HEADLINE, Logits, kept_splits, read_logits
 from lmcbench.ensemble.rescore import from_logits
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, counted
 from lmcbench.results.record import Record, Score
 from lmcbench.results.store import labels_name
 from lmcbench.spec.canonical import digest_bytes
@@ -86,11 +86,11 @@ class Rescoring:
             whole += 1
         self._check_labels(labels, pins)
         self.rescored.append(
-            f"barriers of {sum(len(r.pairs) for r in measured.values())} pairs from their curves"
+            f"barriers of {counted(sum(len(r.pairs) for r in measured.values()), 'pair')} from their curves"
         )
         self.rescored.append(
-            f"ensembles, disagreements and siblings' test scores of {whole} of {len(measured)} cells from "
-            "stored logits"
+            f"ensembles, disagreements and siblings' test scores of {whole} of "
+            f"{counted(len(measured), 'cell')} from stored logits"
         )
         if left_out:
             self.claimed.append(f"predictions of {len(left_out)} cells, whose logits exceed 25 MB together")

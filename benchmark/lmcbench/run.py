@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lmcbench.data.shifted import open_all_shifted
-from lmcbench.data.sources import settle_dataset
-from lmcbench.errors import UserError
+from lmcbench.data.sources import open_dataset, settle_dataset
+from lmcbench.data.subset import select
+from lmcbench.errors import UserError, counted
+from lmcbench.machine import has_cuda, usable_cores
+from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder
 from lmcbench.spec.cells import Cell, Family, families
@@ -25,12 +27,14 @@ class Plan:
         finished: records that are there already.
         families: the rest, the dearest first.
         measures: what probe cells are asked for beyond the record.
+        params: trainable weights of networks that the folder has records of, by label and recipe.
     """
 
     cells: Sequence[Cell]
     finished: Sequence[Record]
     families: Sequence[Family]
     measures: tuple[str, ...] = ()
+    params: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 def plan_run(cells: Sequence[Cell], folder: RunFolder, measure: Sequence[str] = ()) -> Plan:
@@ -42,14 +46,17 @@ def plan_run(cells: Sequence[Cell], folder: RunFolder, measure: Sequence[str] = 
         measure: further measures of the probe cells among them, or `all`.
 
     Raises:
-        UserError: where the folder is not one of this suite, a measure is unknown, or no cell is probed.
+        UserError: where the folder is not one of this suite, or has records of another network that is called
+            alike; where a measure is unknown, or no cell is probed.
     """
     suite = cells[0].suite
     folder.check(suite.identity())
     measures = _measures(cells, measure) if measure else ()
+    held = folder.measured()
+    params = _same_networks(cells, held.values(), folder)
     finished, missing = [], []
     for cell in cells:
-        record = folder.finished(cell.key)
+        record = held.get(cell.key)
         if record is None or (measures and cell.probed and _lacks(record, measures)):
             missing.append(cell)
         else:
@@ -58,7 +65,7 @@ def plan_run(cells: Sequence[Cell], folder: RunFolder, measure: Sequence[str] = 
     rank = {architecture.label: i for i, architecture in enumerate(suite.architectures)}
     groups = families(missing)
     groups.sort(key=lambda f: (-rank.get(f.architecture.label, len(rank)), f.replicate))
-    return Plan(cells, finished, groups, measures)
+    return Plan(cells, finished, groups, measures, params)
 
 
 def run_plan(
@@ -79,13 +86,28 @@ def run_plan(
         UserError: for bad input found on the way.
     """
     if jobs is None:
-        jobs = 1 if device != "cpu" and _may_have_cuda() else len(os.sched_getaffinity(0))
-    tasks = [Task(family, folder, data_dir, device, plan.measures, conditions) for family in plan.families]
+        jobs = 1 if device != "cpu" and has_cuda() else usable_cores()
+    tasks = [
+        Task(
+            family,
+            folder,
+            data_dir,
+            device,
+            plan.measures,
+            plan.params.get((family.architecture.label, family.architecture.recipe)),
+            conditions,
+        )
+        for family in plan.families
+    ]
     if tasks:
+        from lmcbench.fit import check_fit
+
         # here, so that missing data are known before torch is loaded, and decoded by one process only
         suite = plan.cells[0].suite
         settle_dataset(suite.data.name, data_dir)
-        open_all_shifted(suite.evaluations, data_dir)
+        shifted = open_all_shifted(suite.evaluations, data_dir)
+        whole = replace(open_dataset(suite.data.name, data_dir), shifted=shifted)
+        check_fit([cell for family in plan.families for cell in family.cells], select(whole, suite.data))
     if min(jobs, len(tasks)) > 1:
         from lmcbench.workers import run_in_processes
 
@@ -95,6 +117,35 @@ def run_plan(
 
         for task in tasks:
             yield from run_task(task)
+
+
+def _same_networks(
+    cells: Sequence[Cell], held: Iterable[Record], folder: RunFolder
+) -> dict[tuple[str, str], int]:
+    """The numbers of weights in records of the networks asked for; another network is no such record.
+
+    Tables know a network by its label, which a file keeps when it is edited.
+    """
+    asked = {(cell.architecture.label, cell.architecture.recipe): cell.architecture for cell in cells}
+    others: dict[tuple[str, str], list[Record]] = {}
+    params: dict[tuple[str, str], int] = {}
+    for record in held:
+        network = architecture_label(record), record.recipe["name"]
+        if network not in asked:
+            continue
+        if record.architecture.fingerprint != asked[network].fingerprint:
+            others.setdefault(network, []).append(record)
+        elif record.architecture.params is not None:
+            params[network] = record.architecture.params
+    for (label, recipe), found in others.items():
+        was = ", ".join(sorted({record.architecture.fingerprint for record in found}))
+        now = asked[label, recipe].fingerprint
+        raise UserError(
+            f"{folder.root} holds {counted(len(found), 'cell')} of an earlier {label} with recipe {recipe} "
+            f"(fingerprint {was}, now {now}); tables would average them with these. Run into another folder: "
+            "--out DIR"
+        )
+    return params
 
 
 def _measures(cells: Sequence[Cell], asked: Sequence[str]) -> tuple[str, ...]:
@@ -115,8 +166,3 @@ def _lacks(record: Record, measures: Sequence[str]) -> bool:
     from lmcbench.probing import lacking
 
     return bool(lacking(record, measures))
-
-
-def _may_have_cuda() -> bool:
-    """Whether an NVIDIA driver is loaded: asked without torch, which takes seconds to import."""
-    return Path("/proc/driver/nvidia").exists()

@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lmcbench.errors import counted
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder, write_atomic
@@ -51,12 +52,15 @@ class RunView:
     def introduce(self) -> None:
         """Say what is asked for and what of it is there."""
         cells, families = len(self.plan.cells), len(self.plan.families)
-        _say(f"{self.suite.name} version {self.suite.version}: {cells} cells, in {self.folder.root}")
+        _say(
+            f"{self.suite.name} version {self.suite.version}: {counted(cells, 'cell')}, in {self.folder.root}"
+        )
         if self.plan.finished:
-            _say(f"{len(self.plan.finished)} are finished already, {cells - len(self.plan.finished)} to do")
+            done = len(self.plan.finished)
+            _say(f"{done} {'is' if done == 1 else 'are'} finished already, {cells - done} to do")
         if families:
             names = dict.fromkeys(family.architecture.label for family in self.plan.families)
-            _say(f"{families} families to train: {', '.join(reversed(names))}")
+            _say(f"{counted(families, 'family', 'families')} to train: {', '.join(reversed(names))}")
 
     @contextmanager
     def progress(self) -> Iterator[None]:
@@ -96,7 +100,7 @@ class RunView:
         failed = [r for r in wanted if r.status == "failed"]
         if failed or len(wanted) < len(self.plan.cells):
             missing = len(self.plan.cells) - len(wanted)
-            print(f"{len(failed)} cells failed, {missing} are missing.", file=sys.stderr)
+            print(f"{counted(len(failed), 'cell')} failed, {missing} missing.", file=sys.stderr)
             for reason in dict.fromkeys(r.reason for r in failed):
                 print(f"  {reason}", file=sys.stderr)
             return EXIT_INCOMPLETE

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lmcbench.board.submission import read_submission
 from lmcbench.board.trust import chosen_replicates
+from lmcbench.errors import counted
 from lmcbench.spec.architectures import architecture_label
 from lmcbench.submit import Submitted
 from lmcbench.verify import Verification
@@ -16,17 +17,18 @@ from lmcbench.verify import Verification
 def summary(made: Submitted) -> str:
     """What was written and what was declared in it, for the person who answers for it."""
     meta = made.meta
-    lines = [
-        f"Wrote {made.folder}: {meta.cells} cells, {made.bytes / 1e6:.1f} MB; 'lmcbench verify' accepts it."
+    lines = []
+    if made.founded:
+        lines.append(f"There was no leaderboard here: began one, {made.folder.parent.parent}.")
+    lines += [
+        f"Wrote {made.folder}: {counted(meta.cells, 'cell')}, {made.bytes / 1e6:.1f} MB; "
+        "'lmcbench verify' accepts it."
     ]
     if made.missing:
-        lines.append(
-            f"{len(made.missing)} cells of the suite are missing, so it is shown but not ranked: "
-            + _some(made.missing)
-        )
+        lines.append(f"{_missing(made.missing)}, so it is shown but not ranked: " + _some(made.missing))
     if made.left_out:
         lines.append(
-            f"{len(made.left_out)} records are of no cell of the submission and were left out: "
+            f"Left out: {counted(len(made.left_out), 'record')} of no cell of the submission: "
             + _some(made.left_out)
         )
     lines += made.verification.notes
@@ -43,10 +45,17 @@ def summary(made: Submitted) -> str:
 
 
 def next_steps(found: Submitted) -> str:
-    """The commands that make a pull request of it."""
+    """How it is looked at and sent: the commands that make a pull request of it."""
     slug, folder = found.folder.name, found.folder.as_posix()
+    told = "Send it as a pull request:"
+    if found.founded:
+        told = (
+            "'lmcbench leaderboard' shows it on a page of your own. To send it, copy the folder to the same "
+            "place in a clone of lmcbench's repository, and make a pull request there:"
+        )
     return "\n".join(
         [
+            f"{told}\n",
             f"  git switch -c submit-{slug}",
             f"  git add {folder}",
             f'  git commit -m "Submit {slug}"',
@@ -63,11 +72,9 @@ def explain(found: Verification) -> str:
         lines.append(f"{found.slug}: refused, {count} fault{'s' if count > 1 else ''}:")
         lines += [f"  {fault}" for fault in found.faults]
         return "\n".join(lines) + "\n"
-    lines.append(f"{found.slug}: sound, {found.cells} cells.")
+    lines.append(f"{found.slug}: sound, {counted(found.cells, 'cell')}.")
     if found.missing:
-        lines.append(
-            f"Not ranked: {len(found.missing)} cells of the suite are missing: {_some(found.missing)}"
-        )
+        lines.append(f"Not ranked: {_missing(found.missing)}: {_some(found.missing)}")
     for title, items in (("Rescored", found.rescored), ("Claimed", found.claimed), ("Note", found.notes)):
         lines += [f"{title}: {item}" for item in items]
     return "\n".join(lines) + "\n"
@@ -95,6 +102,11 @@ def reproduction(folder: Path, found: Verification, nonce: str, count: int) -> l
         run,
         submit + (f" --source {name.rpartition(':')[0]}" if meta.architecture.source == "file" else ""),
     ]
+
+
+def _missing(cells: Sequence[str]) -> str:
+    counted_cells = counted(len(cells), "cell of the suite is", "cells of the suite are")
+    return f"{counted_cells} missing"
 
 
 def _some(items: Sequence[str]) -> str:

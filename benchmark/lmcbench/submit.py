@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,10 +20,11 @@ from lmcbench.board.submission import (
     read_submission,
 )
 from lmcbench.enclosures import kept_predictions, network_source
-from lmcbench.errors import UserError, reading
+from lmcbench.errors import UserError, counted, reading
 from lmcbench.results.labels import architecture_label
-from lmcbench.results.record import Record, read_record
-from lmcbench.results.store import RunFolder, find_records, read_header, write_atomic
+from lmcbench.results.record import Record
+from lmcbench.results.store import RunFolder, find_records, read_header, read_records, write_atomic
+from lmcbench.spec.forks import FROM
 from lmcbench.spec.suite import Suite, load_suite
 from lmcbench.verify import Verification, verify
 
@@ -55,6 +57,7 @@ class Submitted:
         missing: cells of the suite without a record, in words.
         left_out: records of the run that are no cells of the submission, in words.
         reduced: what was left out of the logits, if anything.
+        founded: whether there was no leaderboard, so that one was begun with it.
     """
 
     folder: Path
@@ -64,6 +67,7 @@ class Submitted:
     left_out: list[str]
     reduced: str | None
     verification: Verification
+    founded: bool = False
 
 
 def submit(
@@ -72,6 +76,7 @@ def submit(
     said: Statement,
     leaderboard: Path,
     *,
+    found: bool = False,
     arch: str | None = None,
     source: Path | None = None,
     suite_file: Path | None = None,
@@ -83,6 +88,7 @@ def submit(
         slug: the submission's name.
         said: what no record holds.
         leaderboard: the folder with `submissions/`.
+        found: begin a leaderboard there, where there is nothing of that name.
         arch: label or name (glob) of the architecture, where the run has several.
         source: the file of a `file.py:function` network; by default looked for where it was.
         suite_file: the suite's file, where it is not a published one.
@@ -92,9 +98,11 @@ def submit(
     """
     check_slug(slug)
     target = leaderboard / "submissions" / slug
-    _check_target(leaderboard, target)
     suite = _suite(run, suite_file)
-    records = choose_network([read_record(file) for file in find_records(run)], arch)
+    find_records(run)
+    founded = found and not (leaderboard.exists() or leaderboard.is_symlink())
+    _check_target(leaderboard, target, founded)
+    records = choose_network(read_records(run), arch)
     _check_measured(records, run)
     reproduction = _reproduction(leaderboard, said)
     label, sample = architecture_label(records[0]), records[0]
@@ -123,6 +131,11 @@ def submit(
     cells = {entry.key(cell) for cell in entry.cells(replicates)}
     kept = [record for record in records if record.key in cells]
     left_out = [_record_text(record) for record in records if record.key not in cells]
+    if not kept and all(record.fork.name.startswith(FROM) for record in records):
+        raise UserError(
+            f"{run} holds siblings of given checkpoints only ({_record_text(records[0])}), which cannot be "
+            f"submitted: they are no cells of suite {suite.name}, and nobody else has the checkpoint."
+        )
     if not kept:
         raise UserError(
             f"{run} holds no cell of suite {suite.name} on replicates {replicates.start} to "
@@ -139,11 +152,19 @@ def submit(
             contents[f"records/{path.name}"] = path.read_bytes()
     contents[META] = meta.to_toml().encode()
     contents[MANIFEST] = make_manifest(contents).encode()
-    found = _put(contents, target, suite_file)
-    return Submitted(target, meta, sum(map(len, contents.values())), missing, left_out, reduced, found)
+    verified = _put(contents, target, suite_file)
+    return Submitted(
+        target, meta, sum(map(len, contents.values())), missing, left_out, reduced, verified, founded
+    )
 
 
-def _check_target(leaderboard: Path, target: Path) -> None:
+def _check_target(leaderboard: Path, target: Path, founded: bool) -> None:
+    if founded:
+        if not os.access(leaderboard.resolve().parent, os.W_OK):
+            raise UserError(
+                f"{leaderboard} cannot be made: the folder is read-only. Name one with --leaderboard DIR."
+            )
+        return
     if not target.parent.is_dir():
         raise UserError(
             f"{leaderboard} is no leaderboard: it has no folder 'submissions'. Go to the root of a clone of "
@@ -215,8 +236,9 @@ def _check_measured(records: Iterable[Record], run: Path) -> None:
     failed = [r for r in records if r.status == "failed"]
     if failed:
         raise UserError(
-            f"{len(failed)} cells of {run} failed ({_record_text(failed[0])}: {failed[0].reason}). "
-            "A failed cell is no result, a diverged one is. Run the suite again: it repeats only these.",
+            f"{counted(len(failed), 'cell')} of {run} failed ({_record_text(failed[0])}: "
+            f"{failed[0].reason}). A failed cell is no result, a diverged one is. Run the suite "
+            "again: it repeats only these.",
             exit_code=EXIT_CELLS,
         )
 
@@ -237,6 +259,7 @@ def _reproduction(leaderboard: Path, said: Statement) -> Reproduction | None:
 def _put(contents: Mapping[str, bytes], target: Path, suite_file: Path | None) -> Verification:
     """All files into a hidden folder beside `target`; under its name only when they verify."""
     partial = target.parent / f".{target.name}.{os.getpid()}.partial"
+    began = [folder for folder in (target.parent, target.parent.parent) if not folder.exists()]
     try:
         for name, content in contents.items():
             write_atomic(partial / name, content)
@@ -256,4 +279,7 @@ def _put(contents: Mapping[str, bytes], target: Path, suite_file: Path | None) -
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        for folder in began:
+            with suppress(OSError):  # it holds the submission, as it should
+                folder.rmdir()
     return found

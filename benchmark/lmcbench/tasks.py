@@ -35,6 +35,7 @@ class Task:
         data_dir: the user's data folder, if any.
         device: auto, cpu or cuda.
         measures: what probe cells are asked for beyond the record.
+        params: trainable weights that records of this network say, where there are any.
         conditions: changed by 'lmcbench calibrate' only.
     """
 
@@ -43,6 +44,7 @@ class Task:
     data_dir: Path | None
     device: str
     measures: tuple[str, ...] = ()
+    params: int | None = None
     conditions: Conditions = AS_COMMITTED
 
 

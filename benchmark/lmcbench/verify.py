@@ -19,6 +19,7 @@ from lmcbench.board.manifest import MANIFEST, META, Fault, check_manifest, list_
 from lmcbench.board.soundness import soundness_faults
 from lmcbench.board.submission import Meta, Submission, check_slug, parse_meta
 from lmcbench.board.trust import VERIFIED_SCHEMA, Verified
+from lmcbench.closed_forms import form_faults
 from lmcbench.errors import UserError
 from lmcbench.rescoring import rescore
 from lmcbench.results.labels import architecture_label
@@ -28,7 +29,12 @@ from lmcbench.spec.pins import pins_of
 from lmcbench.spec.suite import Suite, load_suite
 
 CLAIMED = (
-    "the curves themselves, siblings' training errors, the soups and the geometry (they need the weights)",
+    "the curves themselves, as blended too, siblings' training errors, the soups and the geometry (they need "
+    "the weights)",
+    "the gradient noise at the fork, and the sizes of views that noise scales follow from (they need the "
+    "data)",
+    "ensembles of points on the path, but for their members' mean accuracy and loss",
+    "further measures (--measure)",
     "seconds, memory, versions and device",
 )
 
@@ -235,6 +241,7 @@ class _Verifier:
             self.faults += faults
             if cell is not None:
                 self.faults += soundness_faults(record, name, cell, pins)
+                self.faults += form_faults(record, name, cell, pins)
         self.missing = [cell_text(cell) for cell in missing_cells(entry, replicates, records)]
         self.faults += completeness_faults(meta, len(records), self.missing)
         self.faults += agreement_faults(self.records)

@@ -50,6 +50,7 @@ def run_task(task: Task) -> Iterator[Event]:
     family, folder = task.family, task.folder
     dataset = _dataset(family.suite.data, tuple(family.suite.evaluations), task.data_dir)
     bench = prepare(family, family.cells, dataset, device)
+    _check_params(task, bench)
     folder.claim(family.suite.identity())
     unrecorded = [cell for cell in family.cells if folder.finished(cell.key) is None]
     untrained = [cell for cell in unrecorded if trained(cell, folder) is None]
@@ -73,6 +74,18 @@ def run_task(task: Task) -> Iterator[Event]:
             add_measures(cell, bench, folder, task.measures)
         yield Progress(0.5 if cell in untrained else 1.0)
         yield Finished(cell.key)
+
+
+def _check_params(task: Task, bench: Workbench) -> None:
+    """Refuse a network that is not the one of the records which the folder has of it already."""
+    found = sum(p.numel() for p in bench.model.parameters() if p.requires_grad)
+    if task.params is not None and found != task.params:
+        network = task.family.architecture
+        beside = f"beside {network.path.name}" if network.path is not None else "that it is made of"
+        raise UserError(
+            f"{network.label} has {found:,} parameters, its records in {task.folder.root} {task.params:,}: "
+            f"code {beside} was changed. Run into another folder: --out DIR"
+        )
 
 
 def _record_cell(cell: Cell, bench: Workbench, folder: RunFolder, failure: str | None) -> Record:

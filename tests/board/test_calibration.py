@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from builders import make_record, toy_cell
-from lmcbench.board.calibration import as_json, calibrate, render
+from lmcbench.board.calibration import Calibration, Margin, as_json, calibrate, render
 from lmcbench.spec.gate import GateTest
 
 GATE = [
@@ -79,3 +79,18 @@ def test_output():
     text = render(found, "github")
     assert "| error_mid" in text
     assert "no: raise it" in text
+
+
+def test_small_deviations_keep_their_digits_and_too_few_repeats_give_no_verdict():
+    def margins(deviation, replicates):
+        return [Margin("error_mid", 0.05, deviation, replicates, 2 * deviation < 0.05)]
+
+    def text(deviation, replicates):
+        suite = {"name": "toy", "version": 1}
+        return render(Calibration(suite, ["a", "b"], [], margins(deviation, replicates), []), "simple")
+
+    assert "1.23e-06" in text(1.234e-6, 3)
+    assert text(1.234e-6, 3).rstrip().endswith("yes")
+    assert text(0.04, 3).rstrip().endswith("no: raise it, or average over more cells")
+    assert text(1.234e-6, 1).rstrip().endswith("not known: from 1 replicate")
+    assert text(0.0, 3).rstrip().endswith("not known: all repeats are equal")

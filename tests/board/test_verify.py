@@ -191,6 +191,65 @@ def test_a_number_changed_in_a_record_is_found(folder, edit, message):
     assert f"records/{path.name}" in found
 
 
+def testrainoise_scales_follow_from_the_recipe_and_their_views(folder):
+    path = a_pair(folder)
+    record = read_record(path)
+    train = next(entry["n"] for entry in record.data if entry["split"] == "train")
+    n, lr, batch = record.noise["views"][0], record.recipe["lr"], record.recipe["batch_size"]
+    assert record.noise["g"][0] == pytest.approx(lr * (n / batch - 1))
+    edit_json(path, lambda t: t["noise"]["g"].__setitem__(0, t["noise"]["g"][0] * 1.001))
+    assert "noise.g: found [" in faults(folder)
+    edit_json(path, lambda t: t["noise"].update(g=record.noise["g"], g_momentum=record.noise["g"]))
+    assert "noise.g_momentum: found [" in faults(folder)
+    edit_json(path, lambda t: t["noise"].update(views=[n, 10**6]))
+    assert f"noise.views: found [{n}, 1000000], must be 2 numbers of images up to {train}" in faults(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda e: e.update(alphas=[0.0, 0.4, 1.0]),
+            "3.alphas: found [0.0, 0.4, 1.0], must be [0.0, 0.5, 1.0]",
+        ),
+        (
+            lambda e: e.update(accuracy_mean=0.5),
+            "3.accuracy_mean: found 0.5, the curve at its points gives 0.",
+        ),
+        (lambda e: e.update(nll_mean=9.0), "3.nll_mean: found 9.0, the curve at its points gives 0."),
+        (lambda e: e.update(ensemble_gain=0.25), "3.ensemble_gain: found 0.25, must be the difference"),
+        (lambda e: e.update(ensemble_nll=8.0), "3.ensemble_nll: found 8.0, more than the members' mean"),
+        (lambda e: e.update(ensemble_accuracy=0.9012345), "found 0.9012345, no whole number of 355 images"),
+        (lambda e: e.update(disagreement=1.5), "3.disagreement: found 1.5, must lie in [0, 1]"),
+        (lambda e: e.update(js_divergence=-0.5), "3.js_divergence: found -0.5, must not be negative"),
+        (lambda e: e.clear(), "cannot be checked: KeyError"),
+    ],
+)
+def test_ensembles_on_the_path_agree_with_its_curve(folder, change, message):
+    edit_json(a_pair(folder), lambda t: change(t["pairs"][0]["path_ensemble"]["test"]["3"]))
+    assert message in faults(folder)
+
+
+def test_an_ensemble_on_the_path_that_is_left_out_is_found(folder):
+    edit_json(a_pair(folder), lambda t: t["pairs"][0]["path_ensemble"]["test"].pop("5"))
+    assert "path_ensemble.test: found ensembles of 3, must be of 3, 5" in faults(folder)
+
+
+def test_diverged_cells_are_named_and_what_only_is_claimed_too(folder):
+    path = a_pair(folder)
+    lost = {"siblings": [], "pairs": [], "ensemble": None, "soup": None, "functions": None, "noise": None}
+    edit_json(path, lambda t: t.update(status="diverged", reason="it is said so", **lost))
+    (folder / "predictions" / f"{path.stem}.safetensors").unlink()
+    record = read_record(path)
+    assert faults(folder) == ""
+    found = verify(folder)
+    [note] = [n for n in found.notes if "diverged" in n]
+    assert note.startswith("1 of 12 cells diverged, which counts as a result")
+    assert note.endswith(f"first: label-skew, fork {record.fork.name}, replicate {record.replicate}.")
+    for what in ("gradient noise", "points on the path", "as blended"):
+        assert any(what in claim for claim in found.claimed)
+
+
 def test_pretraining_must_be_disclosed(folder):
     for path in folder.glob("records/*"):
         edit_json(path, lambda t: t["architecture"].update(kwargs={"pretrained": True}))
@@ -442,7 +501,7 @@ def test_all_faults_are_said_at_once(folder):
     assert f"{second.name}: seeds.shift" in found
 
 
-def test_torch_is_not_needed_and_no_module_of_theirs_is_imported(folder, tmp_path):
+def test_torch_is_notraineeded_and_no_module_of_theirs_is_imported(folder, tmp_path):
     (tmp_path / "evil").mkdir()
     touched = tmp_path / "was-imported"
     (tmp_path / "evil" / "__init__.py").write_text(f"open({str(touched)!r}, 'w')")
@@ -493,7 +552,7 @@ def test_a_newer_schema_says_how_to_upgrade(folder):
         ("submission.toml", "lmcbench/submission/1", "lmcbench/submission/9"),
     ],
 )
-def test_newer_manifests_and_statements_too(folder, name, old, new):
+def testrainewer_manifests_and_statements_too(folder, name, old, new):
     path = folder / name
     path.write_text(path.read_text().replace(old, new))
     if name != "manifest.json":

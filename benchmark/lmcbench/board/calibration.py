@@ -140,12 +140,21 @@ def as_json(calibration: Calibration) -> dict[str, Any]:
     return {"schema": "lmcbench/calibration/1", "factor": FACTOR, **asdict(calibration)}
 
 
+def _verdict(margin: Margin) -> str:
+    """Whether a margin is enough, where the deviation is known well enough to say so."""
+    if margin.replicates < 2:
+        return "not known: from 1 replicate"
+    if margin.deviation == 0:
+        return "not known: all repeats are equal"
+    return "yes" if margin.enough else "no: raise it, or average over more cells"
+
+
 def render(calibration: Calibration, style: str) -> str:
     """The calibration as text, in a format of tabulate."""
     c = calibration
     conditions = "\n".join(f"{i}. {text}" for i, text in enumerate(c.conditions, 1))
     measures = tabulate(
-        [[m.measure, f"{m.deviation:.5f}", f"{m.largest:.5f}", f"{m.equal}/{m.cells}"] for m in c.measures],
+        [[m.measure, f"{m.deviation:.3g}", f"{m.largest:.3g}", f"{m.equal}/{m.cells}"] for m in c.measures],
         ["measure", "deviation of a cell", "largest difference", "equal cells"],
         tablefmt=style,
         disable_numparse=True,
@@ -154,13 +163,20 @@ def render(calibration: Calibration, style: str) -> str:
         [
             [
                 m.measure,
-                f"{m.deviation:.5f}",
+                f"{m.deviation:.3g}",
+                str(m.replicates),
                 f"{m.margin:g}",
-                "yes" if m.enough else "no: raise it, or average over more cells",
+                _verdict(m),
             ]
             for m in c.margins
         ],
-        ["tested measure", "deviation of a replicate", "margin", f"margin > {FACTOR:g} deviations"],
+        [
+            "tested measure",
+            "deviation of a replicate",
+            "replicates",
+            "margin",
+            f"margin > {FACTOR:g} deviations",
+        ],
         tablefmt=style,
         disable_numparse=True,
     )

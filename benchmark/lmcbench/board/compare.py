@@ -20,8 +20,8 @@ from lmcbench.board.matching import (
 from lmcbench.board.replicates import PairsTable, SeedsTable
 from lmcbench.errors import UserError, unknown
 from lmcbench.results.labels import shift_label
-from lmcbench.results.record import Record, read_record
-from lmcbench.results.store import find_records, read_header
+from lmcbench.results.record import Record
+from lmcbench.results.store import read_header, read_records
 from lmcbench.spec.gate import DEFAULT_GATE, MEASURES, GateTest
 from lmcbench.spec.suite import load_suite
 
@@ -34,7 +34,7 @@ def read_side(path: Path) -> list[Record]:
     """
     if (path / "run.json").is_file():
         read_header(path / "run.json")
-    return [read_record(file) for file in find_records(path)]
+    return read_records(path)
 
 
 def gate_of(records: Sequence[Record], suite: str | None = None) -> tuple[Sequence[GateTest], str]:

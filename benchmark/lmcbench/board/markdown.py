@@ -127,7 +127,7 @@ def number(value: Estimate, column: Column, n: int) -> str:
         return f"{value.mean:.2e}"
     text = tenths(value.mean, sign=column.unit == "gain" or "−" in column.title)
     interval = "" if value.half_width is None else f" ± {tenths(value.half_width)}"
-    return f"{text}{interval}{f' ({value.n})' if value.n < n else ''}"
+    return f"{text}{interval}{f' ({value.n})' if value.n != n else ''}"
 
 
 def tenths(fraction: float, *, sign: bool = False) -> str:

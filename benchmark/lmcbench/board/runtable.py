@@ -6,8 +6,7 @@ from pathlib import Path
 
 from lmcbench.board.table import make_board
 from lmcbench.errors import UserError
-from lmcbench.results.record import read_record
-from lmcbench.results.store import find_records
+from lmcbench.results.store import read_records
 from lmcbench.spec.suite import published_suite
 
 
@@ -17,7 +16,7 @@ def run_table(path: Path, style: str) -> str:
     Raises:
         UserError: where there are no records, or they are of more than one suite.
     """
-    records = [read_record(file) for file in find_records(path)]
+    records = read_records(path)
     suites = {(r.suite.name, r.suite.version, r.suite.digest) for r in records}
     if len(suites) > 1:
         names = ", ".join(f"{name} v{version} ({digest[:12]})" for name, version, digest in sorted(suites))

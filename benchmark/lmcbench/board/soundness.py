@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from typing import Any
@@ -35,6 +35,9 @@ Found = Iterator[tuple[str, str]]
 """Field and message of what is wrong."""
 
 
+Check = Callable[[Record, Cell, Pins], Found]
+
+
 def soundness_faults(record: Record, file: str, cell: Cell, pins: Pins) -> list[Fault]:
     """Everything in a record that cannot be, whoever measured it; `file` names it in faults.
 
@@ -42,6 +45,11 @@ def soundness_faults(record: Record, file: str, cell: Cell, pins: Pins) -> list[
     the middle of curves against siblings and soup, disagreement, steps and FLOPs of training.
     """
     checks = (_data, _fork, _status, _cost, _siblings, _pairs, _soup, _leaves)
+    return collect(checks, record, file, cell, pins)
+
+
+def collect(checks: Sequence[Check], record: Record, file: str, cell: Cell, pins: Pins) -> list[Fault]:
+    """The faults that some checks find in a record; one that its contents trip up is a fault too."""
     faults = []
     for check in checks:
         try:

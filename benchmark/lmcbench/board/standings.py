@@ -12,6 +12,7 @@ from lmcbench.board.scores import COLUMNS, CONNECTIVITY, NO_SHIFT, View, column
 from lmcbench.board.stability import StabilityPoint
 from lmcbench.board.statistics import Estimate
 from lmcbench.board.summary import SuiteId, Summary
+from lmcbench.errors import counted
 from lmcbench.spec.architectures import BASELINE
 from lmcbench.spec.suite import Suite, published_suite
 
@@ -110,7 +111,7 @@ def _table(entries: list[Summary]) -> SuiteTable:
         scores = _scores(view)
         by_shift = {label: _scores(View(entry, [label])) for label in entry.shifts}
         series = column(CONNECTIVITY).series(view)
-        missing = count_missing(entry, cells) if cells else 0
+        missing = count_missing(entry, cells, suite.replicates) if suite is not None else 0
         reasons = [] if _is_baseline(entry) else _reasons(entry, suite, scores, missing)
         rows.append((Standing(entry, len(series), missing, tuple(reasons), None, scores, by_shift), series))
     ranks = rank_intervals({s.entry.slug: series for s, series in rows if not s.unranked and not s.baseline})
@@ -131,16 +132,18 @@ def headline_shifts(suite: Suite) -> tuple[str, ...]:
     return tuple(real or [s.label for s in shifts if s.name == NO_SHIFT])
 
 
-def count_missing(entry: Summary, cells: Set[tuple[str, str]]) -> int:
-    """Cells that the suite has and the entry lacks, of replicates 0 up to its last published one.
+def count_missing(entry: Summary, cells: Set[tuple[str, str]], replicates: int) -> int:
+    """Cells that the suite has and the entry lacks, of as many replicates as the suite has, or its last one.
 
     Leaving a replicate out is no way to a better score: those between count as missing.
 
     Args:
         entry: whose.
         cells: shift and fork of every cell that the suite has of a replicate.
+        replicates: of the suite; an entry that is on other ones only (a reproduction) lacks none of them.
     """
-    last = max((r for r in entry.replicates if r < TUNING), default=-1)
+    published = [r for r in entry.replicates if r < TUNING]
+    last = max(replicates - 1, *published) if published else -1
     held = sum(
         sum(r <= last for r in place.replicates)
         for label, place in entry.places
@@ -168,15 +171,17 @@ def _reasons(entry: Summary, suite: Suite | None, scores: Scores, missing: int) 
         return ["suite not published with this version of lmcbench"]
     reasons = []
     failed = entry.count("failed")
-    lacking = [f"{n} cells {what}" for n, what in ((missing, "missing"), (failed, "failed")) if n]
+    lacking = [f"{counted(n, 'cell')} {what}" for n, what in ((missing, "missing"), (failed, "failed")) if n]
     if lacking:
         reasons.append(" and ".join(lacking))
     own = [r for r in entry.replicates if r >= TUNING]
     if own:
         reasons.append(f"replicates from {TUNING} up, which recipes are tuned on")
     n = scores.columns[CONNECTIVITY].n
-    if n < MIN_REPLICATES:
-        reasons.append(f"{n} measured replicates of the {MIN_REPLICATES} that a rank needs")
+    if n == 0:
+        reasons.append(f"no replicate with all training shifts, of the {MIN_REPLICATES} that a rank needs")
+    elif n < MIN_REPLICATES:
+        reasons.append(f"{counted(n, 'measured replicate')} of the {MIN_REPLICATES} that a rank needs")
     accuracy = scores.columns["accuracy"].mean
     if accuracy is not None and accuracy < suite.floor:
         reasons.append(f"accuracy {100 * accuracy:.1f} %, below the suite's floor of {100 * suite.floor:g} %")

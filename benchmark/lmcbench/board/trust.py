@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -109,9 +109,18 @@ class Rerun(Evidence):
     cells: list[CellAgain]
 
 
-def chosen_cells(manifest_sha256: str, nonce: str, keys: Sequence[str], count: int) -> list[str]:
-    """The `count` of `keys` that a nonce picks: nobody can know them before the nonce is said."""
-    return sorted(keys, key=lambda key: _hash(f"cells|{manifest_sha256}|{nonce}|{key}"))[:count]
+def chosen_cells(
+    manifest_sha256: str, nonce: str, keys: Sequence[str], count: int, diverged: Collection[str] = ()
+) -> list[str]:
+    """The `count` of `keys` that a nonce picks: nobody can know them before the nonce is said.
+
+    Those that `diverged` come before all others: nothing else shows that they did, and they are in no mean.
+    """
+
+    def place(key: str) -> tuple[bool, str]:
+        return key not in diverged, _hash(f"cells|{manifest_sha256}|{nonce}|{key}")
+
+    return sorted(keys, key=place)[:count]
 
 
 def chosen_replicates(manifest_sha256: str, nonce: str, count: int) -> range:

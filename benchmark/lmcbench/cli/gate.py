@@ -86,6 +86,7 @@ def calibrate(
     """Repeat cells under other engines, threads and devices: the run-to-run noise of every measure."""
     from lmcbench.board import calibration
     from lmcbench.calibrate import repeat_runs
+    from lmcbench.errors import counted
     from lmcbench.spec.cells import Selection, parse_replicates
     from lmcbench.spec.gate import DEFAULT_GATE
     from lmcbench.spec.suite import load_suite
@@ -97,7 +98,7 @@ def calibrate(
     for text, records in repeat_runs(
         chosen, selection, repeats, root, data_dir=data_dir, device=device.value, jobs=jobs
     ):
-        typer.echo(f"{len(records)} cells: {text}", err=True)
+        typer.echo(f"{counted(len(records), 'cell')}: {text}", err=True)
         runs.append(records)
     found = calibration.calibrate(runs, chosen.gate or DEFAULT_GATE)
     if as_json:

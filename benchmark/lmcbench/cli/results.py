@@ -103,10 +103,9 @@ def report(
     ] = False,
 ) -> None:
     """Write report.md, report.html (one page that needs nothing else) and its figures."""
-    from lmcbench.results.record import read_record
-    from lmcbench.results.store import find_records, write_atomic
+    from lmcbench.results.store import read_records, write_atomic
 
-    records = [read_record(file) for file in find_records(run_folder)]
+    records = read_records(run_folder)
     target = out if out is not None else run_folder
     if findings:
         from lmcbench.board.findings import render_findings

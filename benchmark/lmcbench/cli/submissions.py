@@ -41,9 +41,12 @@ def submit(
     nonce: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The maintainer's word that chose the replicates.")
     ] = None,
-    board_dir: Annotated[Path, typer.Option("--leaderboard", help="The leaderboard's folder.")] = Path(
-        "leaderboard"
-    ),
+    board_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--leaderboard", help="The leaderboard's folder; default: leaderboard, begun here if need be."
+        ),
+    ] = None,
     suite: SuiteFile = None,
 ) -> None:
     """Make a submission of a run: one new folder in the leaderboard, checked, and how to send it.
@@ -66,9 +69,12 @@ def submit(
         notes,
         None if reproduces is None or nonce is None else (reproduces, nonce),
     )
-    made = make(run_folder, name, said, board_dir, arch=arch, source=source, suite_file=suite)
+    board = board_dir if board_dir is not None else Path("leaderboard")
+    made = make(
+        run_folder, name, said, board, found=board_dir is None, arch=arch, source=source, suite_file=suite
+    )
     typer.echo(summary(made))
-    typer.echo(f"\nSend it as a pull request:\n\n{next_steps(made)}\n")
+    typer.echo(f"\n{next_steps(made)}")
 
 
 @app.command()

@@ -6,12 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from lmcbench.ensemble.predictions import compare_predictions
 
 PATH_MEMBERS = (3, 5)
 """Sizes of ensembles of points on the path; two are its ends, which are the siblings."""
+
+
+def path_members(grid: NDArray[np.float64], size: int) -> list[int]:
+    """Positions in `grid` of `size` points, ends included, as evenly spaced as it allows; none if too few."""
+    if size > len(grid):
+        return []
+    chosen = [int(np.abs(grid - target).argmin()) for target in np.arange(size) / (size - 1)]
+    return chosen if len(set(chosen)) == size else []
 
 
 def path_ensembles(
@@ -36,10 +44,7 @@ def path_ensembles(
     p, grid = np.asarray(probs), np.asarray(alphas, dtype=np.float64)
     found: dict[str, dict[str, Any]] = {}
     for size in sizes:
-        if size > len(grid):
-            continue
-        targets = np.arange(size) / (size - 1)
-        chosen = [int(np.abs(grid - target).argmin()) for target in targets]
-        if len(set(chosen)) == size:
+        chosen = path_members(grid, size)
+        if chosen:
             found[str(size)] = {"alphas": grid[chosen].tolist(), **compare_predictions(p[chosen], labels)}
     return found

@@ -11,8 +11,8 @@ import pandas as pd
 
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import Barrier
-from lmcbench.results.record import PairRecord, Record, Score, SiblingRecord, read_record
-from lmcbench.results.store import find_records
+from lmcbench.results.record import PairRecord, Record, Score, SiblingRecord
+from lmcbench.results.store import read_records
 from lmcbench.results.values import error_barrier, is_connected
 from lmcbench.spec.canonical import canonical_json
 
@@ -45,9 +45,9 @@ def load_records(path: str | Path) -> pd.DataFrame:
     `loss` and `error` are with normalisation statistics recalibrated.
 
     Raises:
-        UserError: where there are no records, or one cannot be read.
+        UserError: where there are no records, one cannot be read, or two networks are called alike.
     """
-    return frame(read_record(file) for file in find_records(Path(path)))
+    return frame(read_records(Path(path)))
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:

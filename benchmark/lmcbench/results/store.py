@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmcbench.errors import UserError
+from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record, check_schema, read_record
 from lmcbench.spec.shifted import shown_split
 
@@ -76,6 +77,15 @@ class RunFolder:
         record = read_record(path)
         return None if record.status == "failed" else record
 
+    def measured(self) -> dict[str, Record]:
+        """Every record that is a result, by key: none that failed or was cut off by a crash.
+
+        Raises:
+            UserError: for a record of a newer schema.
+        """
+        keys = sorted(path.stem for path in self.records.glob("[!.]*.json"))
+        return {key: record for key in keys if (record := self.finished(key)) is not None}
+
     def check(self, suite: dict[str, Any]) -> None:
         """Refuse a folder that cannot become, or is not, a run of `suite` (name, version, digest).
 
@@ -141,6 +151,49 @@ def find_records(path: Path) -> list[Path]:
     if not found:
         raise UserError(f"No records in {folder}. Give a run folder, as 'lmcbench run' made it.")
     return found
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records that `find_records` finds, of which no two are of one place in the tables.
+
+    A failed cell is left out where its place has another record: a file that was mended since.
+
+    Raises:
+        UserError: where there are none, one cannot be read, or two different networks (or checkpoints)
+            that are called alike would be averaged.
+    """
+    records = [read_record(file) for file in find_records(path)]
+    places: dict[tuple[object, ...], list[Record]] = {}
+    for record in records:
+        places.setdefault(_place(record), []).append(record)
+    dropped = set()
+    for place in places.values():
+        measured = [record for record in place if record.status != "failed"]
+        if len({record.key for record in measured}) > 1:
+            raise _called_alike(path, measured)
+        kept = measured or place[-1:]
+        dropped |= {id(record) for record in place if all(record is not k for k in kept)}
+    return [record for record in records if id(record) not in dropped]
+
+
+def _place(record: Record) -> tuple[object, ...]:
+    """Where tables put a record: what they cannot tell apart has the same place."""
+    suite = (record.suite.name, record.suite.version, record.suite.digest)
+    network = (architecture_label(record), record.recipe["name"])
+    return *suite, *network, shift_label(record), record.fork.name, record.replicate
+
+
+def _called_alike(path: Path, records: list[Record]) -> UserError:
+    one = records[0]
+    label = architecture_label(one)
+    prints = list(dict.fromkeys(record.architecture.fingerprint for record in records))
+    what = f"networks, fingerprints {' and '.join(prints)}," if len(prints) > 1 else "cells"
+    keys = " and ".join(record.key for record in records)
+    return UserError(
+        f"{path} holds different {what} that are called {label} with recipe {one.recipe['name']}; tables "
+        f"would average them (records {keys}: {shift_label(one)}, fork {one.fork.name}, replicate "
+        f"{one.replicate}). Keep each in a run folder of its own: lmcbench run ... --out DIR."
+    )
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

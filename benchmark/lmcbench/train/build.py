@@ -121,7 +121,12 @@ def _from_file(architecture: Architecture) -> Any:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             del sys.modules[name]
-            raise UserError(f"{path} cannot be imported: {describe(error, path)}") from error
+            hint = ""
+            if isinstance(error, ModuleNotFoundError) and error.name is not None:
+                beside = path.parent / error.name.partition(".")[0]
+                if beside.is_dir() or beside.with_suffix(".py").is_file():
+                    hint = f" A network is one file: put what it needs of {beside.name} into {path.name}."
+            raise UserError(f"{path} cannot be imported: {describe(error, path)}{hint}") from error
     return sys.modules[name]
 
 
