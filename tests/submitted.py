@@ -20,10 +20,10 @@ from lmcbench.board.manifest import make_manifest
 from lmcbench.cli import app
 from lmcbench.errors import UserError
 from lmcbench.results.store import RunFolder
-from lmcbench.run import plan_run, run_plan
+from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite import load_suite
-from lmcbench.submit import Statement, submit
+from lmcbench.submitting.submit import Statement, submit
 
 SAID = Statement("A linear softmax", ["A. Author"], "CC-BY-4.0", "none", "none", "")
 

@@ -7,9 +7,9 @@ import pytest
 from builders import toy_suite
 from lmcbench.calibrate import conditions, narrowed, repeat_runs
 from lmcbench.errors import UserError
+from lmcbench.running.tasks import Conditions
 from lmcbench.spec.cells import Selection
 from lmcbench.spec.suite import load_suite
-from lmcbench.tasks import Conditions
 
 
 def test_no_two_repeats_are_alike():

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from lmcbench.check import Target, Verdict, check, targets
-from lmcbench.checkview import conclusion, row_texts
 from lmcbench.errors import UserError
-from lmcbench.fitting import fit
-from lmcbench.readiness import CHECKS
+from lmcbench.ready.check import Target, Verdict, check, targets
+from lmcbench.ready.checkview import conclusion, row_texts
+from lmcbench.ready.fitting import fit
+from lmcbench.ready.readiness import CHECKS
+from lmcbench.ready.trial import FALL, IMAGES, Size, made_up_images
 from lmcbench.spec.architectures import Architecture, parse_architecture
-from lmcbench.trial import FALL, IMAGES, Size, made_up_images
 
 torch.set_num_threads(1)
 

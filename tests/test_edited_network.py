@@ -11,7 +11,7 @@ from lmcbench.errors import UserError
 from lmcbench.results.frame import load_records
 from lmcbench.results.record import read_record
 from lmcbench.results.store import RunFolder, find_records, read_records
-from lmcbench.run import plan_run, run_plan
+from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite import load_suite

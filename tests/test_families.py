@@ -37,9 +37,9 @@ def test_the_table_is_made_of_what_was_found():
 @pytest.mark.families
 @pytest.mark.parametrize("family", [name for name, answer in ANSWERS.items() if answer["status"] == "ready"])
 def test_what_was_ready_is_ready(family):
-    from lmcbench.check import Target, Verdict, check
+    from lmcbench.ready.check import Target, Verdict, check
+    from lmcbench.ready.trial import Size
     from lmcbench.spec.architectures import Architecture
-    from lmcbench.trial import Size
 
     torch.set_num_threads(1)
     answer = ANSWERS[family]

@@ -4,7 +4,7 @@ import pytest
 
 from lmcbench.errors import UserError
 from lmcbench.results.store import RunFolder
-from lmcbench.run import plan_run, run_plan
+from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite import parse_suite
 

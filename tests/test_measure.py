@@ -15,7 +15,7 @@ from lmcbench.cli.options import parse_channels
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import stratified
 from lmcbench.measureview import warnings_of
-from lmcbench.probe import LAYER_ALPHAS
+from lmcbench.running.probe import LAYER_ALPHAS
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from lmcbench.check import Target, Verdict, check
 from lmcbench.data.batches import DeviceImages, Feed
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.streams import stream
 from lmcbench.errors import UserError
-from lmcbench.newarch import RECIPE, next_commands, write_network
+from lmcbench.ready.check import Target, Verdict, check
+from lmcbench.ready.newarch import RECIPE, next_commands, write_network
+from lmcbench.ready.trial import Size
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite import SLUG, load_suite
@@ -23,7 +24,6 @@ from lmcbench.train.build import build
 from lmcbench.train.engines import advance
 from lmcbench.train.optimizer import slot_names
 from lmcbench.train.state import from_model
-from lmcbench.trial import Size
 
 torch.set_num_threads(1)
 
@@ -109,7 +109,7 @@ def test_a_folder_that_is_read_only_or_full_is_one_message(tmp_path, monkeypatch
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lmcbench.newarch.write_atomic", full)
+    monkeypatch.setattr("lmcbench.ready.newarch.write_atomic", full)
     with pytest.raises(UserError, match=r"net\.py cannot be written: No space left on device"):
         write_network("net", tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lmcbench.data.subset import stratified
-from lmcbench.passes import LEAST, pinned_part
 from lmcbench.results.store import RunFolder, read_records
-from lmcbench.run import plan_run, run_plan
+from lmcbench.running.passes import LEAST, pinned_part
+from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.cells import expand
 from lmcbench.spec.suite import parse_suite
 

@@ -13,10 +13,10 @@ import lmcbench
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import stratified
 from lmcbench.errors import UserError
-from lmcbench.probe import LAYER_ALPHAS, MEASURES, names_of
 from lmcbench.results.record import read_record
 from lmcbench.results.store import RunFolder
-from lmcbench.run import plan_run, run_plan
+from lmcbench.running.probe import LAYER_ALPHAS, MEASURES, names_of
+from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite import parse_suite

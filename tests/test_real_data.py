@@ -12,7 +12,7 @@ from lmcbench.data.sources import open_dataset
 from lmcbench.errors import UserError
 from lmcbench.results.record import read_record
 from lmcbench.results.store import RunFolder
-from lmcbench.run import plan_run, run_plan
+from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import expand
 from lmcbench.spec.suite import parse_suite

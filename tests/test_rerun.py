@@ -19,10 +19,10 @@ from lmcbench.board.trust import (
     trust_of,
 )
 from lmcbench.errors import UserError
-from lmcbench.rerun import rerun
 from lmcbench.results.store import write_atomic
 from lmcbench.spec.gate import MEASURES
 from lmcbench.spec.suite import load_suite
+from lmcbench.submitting.rerun import rerun
 from submitted import NETWORK, cli, linear_submission
 
 CALIBRATED = {

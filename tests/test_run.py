@@ -13,7 +13,6 @@ import torch
 from safetensors.numpy import load_file
 
 import lmcbench
-from lmcbench import family
 from lmcbench.connect.path import alpha_grid
 from lmcbench.ensemble.errors import compare_errors
 from lmcbench.ensemble.predictions import compare_predictions, softmax
@@ -23,10 +22,11 @@ from lmcbench.results.frame import load_records
 from lmcbench.results.measures import Curve, barrier, chord_area
 from lmcbench.results.record import read_record
 from lmcbench.results.store import RunFolder
-from lmcbench.run import plan_run, run_plan
+from lmcbench.running import family
+from lmcbench.running.run import plan_run, run_plan
+from lmcbench.running.tasks import Finished, Progress
 from lmcbench.spec.cells import Selection, expand, families
 from lmcbench.spec.suite import parse_suite
-from lmcbench.tasks import Finished, Progress
 from lmcbench.train.state import load_state, load_tensors
 
 SUITE = """

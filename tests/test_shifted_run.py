@@ -12,7 +12,7 @@ from lmcbench.board.summary import summarize
 from lmcbench.ensemble.predictions import softmax
 from lmcbench.results.frame import load_records
 from lmcbench.results.record import read_record
-from lmcbench.verify import verify
+from lmcbench.submitting.verify import verify
 from submitted import cli, correct_hashes, edit_json, edit_logits
 
 SUITE = """

@@ -14,15 +14,15 @@ from lmcbench.board.entry import replicates_of
 from lmcbench.board.leaderboard import render_leaderboard
 from lmcbench.board.submission import read_submission
 from lmcbench.errors import UserError
-from lmcbench.rerun import rerun
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import read_record
 from lmcbench.results.store import RunFolder
-from lmcbench.run import plan_run, run_plan
+from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite import load_suite
-from lmcbench.submit import choose_network, submit
-from lmcbench.verify import verify
+from lmcbench.submitting.rerun import rerun
+from lmcbench.submitting.submit import choose_network, submit
+from lmcbench.submitting.verify import verify
 from submitted import (
     NETWORK,
     SAID,
@@ -260,7 +260,7 @@ def test_a_run_of_an_own_suite_needs_its_file_and_an_edited_one_is_refused(board
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
 @pytest.mark.parametrize("after", [0, 5, 17])
 def test_a_full_disk_leaves_nothing_behind(board, run, monkeypatch, number, after):
-    from lmcbench import submit as module
+    from lmcbench.submitting import submit as module
 
     real, written = module.write_atomic, []
 

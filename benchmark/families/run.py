@@ -22,10 +22,10 @@ import timm
 import torch
 from table import render
 
-from lmcbench.check import Target, Verdict, check
+from lmcbench.ready.check import Target, Verdict, check
+from lmcbench.ready.trial import Size
 from lmcbench.results.provenance import versions
 from lmcbench.spec.architectures import Architecture
-from lmcbench.trial import Size
 
 SIDES = (32, 64, 224, 240, 256)
 """Pixels a side: the next is tried where nothing can be built for the one before."""

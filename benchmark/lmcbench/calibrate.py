@@ -9,10 +9,10 @@ from pathlib import Path
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder
-from lmcbench.run import plan_run, run_plan
+from lmcbench.running.run import plan_run, run_plan
+from lmcbench.running.tasks import Conditions
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite import Suite
-from lmcbench.tasks import Conditions
 
 
 def narrowed(suite: Suite, selection: Selection) -> Selection:

@@ -24,9 +24,9 @@ from lmcbench.data.subset import stratified
 from lmcbench.devices import choose_device
 from lmcbench.ensemble.predictions import compare_predictions, softmax
 from lmcbench.errors import UserError, unknown
-from lmcbench.logits import score_logits, stored_logits
-from lmcbench.probe import Found, Probed, names_of, take
 from lmcbench.results.record import PairRecord, Score, barrier_records, curve_records
+from lmcbench.running.logits import score_logits, stored_logits
+from lmcbench.running.probe import Found, Probed, names_of, take
 from lmcbench.spec.architectures import parse_architecture
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint

@@ -17,8 +17,8 @@ from lmcbench.results.record import read_record
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.pins import DIGITS
 from lmcbench.spec.suite import load_suite
-from lmcbench.submissionview import explain
-from lmcbench.verify import verify
+from lmcbench.submitting.submissionview import explain
+from lmcbench.submitting.verify import verify
 from submitted import (
     a_pair,
     correct_hashes,
@@ -514,7 +514,7 @@ def test_torch_is_notraineeded_and_no_module_of_theirs_is_imported(folder, tmp_p
     correct_hashes(folder)
     script = (
         "import sys; sys.modules['torch'] = None\n"
-        "from pathlib import Path; from lmcbench.verify import verify\n"
+        "from pathlib import Path; from lmcbench.submitting.verify import verify\n"
         f"print(len(verify(Path({str(folder)!r})).faults))"
     )
     done = subprocess.run(

@@ -40,8 +40,8 @@ def check(
     Builds it, trains it for a few steps on made-up images, forks it, blends two siblings, and says what
     to do about what fails. Exits 0 if it is ready and 1 if it is not.
     """
-    from lmcbench import check as checking
-    from lmcbench import checkview as view
+    from lmcbench.ready import check as checking
+    from lmcbench.ready import checkview as view
     from lmcbench.spec.architectures import parse_architecture, parse_settings
 
     asked = parse_architecture(arch, "none", parse_settings(arch_kwargs or ()))
@@ -73,7 +73,7 @@ def new_arch(
     """Write NAME.py, a small commented network to start from, and say what comes next."""
     from pathlib import Path
 
-    from lmcbench.newarch import next_commands, write_network
+    from lmcbench.ready.newarch import next_commands, write_network
 
     path = write_network(name, Path())
     typer.echo(f"Wrote {path}, a network that works as it is. Change it, then:\n")

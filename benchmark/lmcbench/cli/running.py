@@ -49,8 +49,8 @@ def run(
     The same command again goes on where it was stopped; asking for more extends the run.
     """
     from lmcbench.results.store import RunFolder
-    from lmcbench.run import plan_run, run_plan
-    from lmcbench.runview import RunView
+    from lmcbench.running.run import plan_run, run_plan
+    from lmcbench.running.runview import RunView
     from lmcbench.spec.cells import Selection, expand, parse_replicates
     from lmcbench.spec.suite import load_suite
 

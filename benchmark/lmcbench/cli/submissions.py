@@ -54,9 +54,9 @@ def submit(
     Fewer cells than the suite has are accepted; such a submission is shown and not ranked.
     """
     from lmcbench.board.trust import ANONYMOUS
-    from lmcbench.submissionview import next_steps, summary
-    from lmcbench.submit import Statement
-    from lmcbench.submit import submit as make
+    from lmcbench.submitting.submissionview import next_steps, summary
+    from lmcbench.submitting.submit import Statement
+    from lmcbench.submitting.submit import submit as make
 
     if (reproduces is None) != (nonce is None):
         raise UserError("--reproduces SLUG and --nonce TEXT go together.")
@@ -107,9 +107,9 @@ def verify(
 
     With --rerun, some of its cells are trained again besides.
     """
-    from lmcbench import verify as checks
     from lmcbench.board import trust
-    from lmcbench.submissionview import explain, reproduction
+    from lmcbench.submitting import verify as checks
+    from lmcbench.submitting.submissionview import explain, reproduction
 
     if nonce is None and (rerun is not None or reproduce is not None):
         raise UserError("Give --nonce TEXT too, a word that the author could not know when submitting.")
@@ -134,8 +134,8 @@ def verify(
             typer.echo("\nAnother author repeats it with:\n\n" + "\n".join(f"  {c}" for c in commands))
     if rerun is not None and nonce is not None:
         from lmcbench.board.submission import read_submission
-        from lmcbench.rerun import render
-        from lmcbench.rerun import rerun as train_again
+        from lmcbench.submitting.rerun import render
+        from lmcbench.submitting.rerun import rerun as train_again
 
         report = train_again(
             read_submission(path),

@@ -20,9 +20,9 @@ from lmcbench.errors import counted
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder, write_atomic
-from lmcbench.run import Plan
+from lmcbench.running.run import Plan
+from lmcbench.running.tasks import Event, Finished
 from lmcbench.spec.suite import Suite
-from lmcbench.tasks import Event, Finished
 
 EXIT_OK, EXIT_INCOMPLETE = 0, 5
 

@@ -15,7 +15,7 @@ from lmcbench.board.trust import RERUN_SCHEMA, CellAgain, Rerun, chosen_cells
 from lmcbench.errors import UserError, counted
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder
-from lmcbench.run import plan_run, run_plan
+from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.suite import Suite

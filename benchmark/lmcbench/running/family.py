@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from lmcbench.bench import Workbench
 from lmcbench.data.batches import Feed
-from lmcbench.members import (
+from lmcbench.results.store import RunFolder, write_atomic
+from lmcbench.running.bench import Workbench
+from lmcbench.running.members import (
     Member,
     distinct,
     fork_members,
@@ -21,7 +22,6 @@ from lmcbench.members import (
     make_trunk,
     start_members,
 )
-from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.spec.cells import Cell, Family
 from lmcbench.train.choice import choose_engine
 from lmcbench.train.cost import step_flop

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmcbench.bench import Seen, Workbench
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.gradients import gradient_noise
 from lmcbench.connect.network import Network
@@ -22,11 +21,12 @@ from lmcbench.ensemble.path import path_ensembles
 from lmcbench.ensemble.predictions import softmax
 from lmcbench.ensemble.rescore import Logits, from_logits
 from lmcbench.errors import UserError
-from lmcbench.logits import score_logits, stored_logits
-from lmcbench.passes import Passed, Splits, open_splits, pass_members, pass_path
 from lmcbench.results.measures import Curve, chord_area
 from lmcbench.results.record import PairRecord, Score, SiblingRecord, barrier_records, curve_records
 from lmcbench.results.store import labels_name
+from lmcbench.running.bench import Seen, Workbench
+from lmcbench.running.logits import score_logits, stored_logits
+from lmcbench.running.passes import Passed, Splits, open_splits, pass_members, pass_path
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.recipe import noise_scale

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 
 import torch
 
-from lmcbench.bench import Workbench
 from lmcbench.connect.arguments import Split
 from lmcbench.data.batches import DeviceImages
 from lmcbench.data.calibration import calibration_items
 from lmcbench.data.subset import stratified
 from lmcbench.errors import UserError
-from lmcbench.family import trained
-from lmcbench.probe import MEASURES, Probed, take
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder, write_atomic
+from lmcbench.running.bench import Workbench
+from lmcbench.running.family import trained
+from lmcbench.running.probe import MEASURES, Probed, take
+from lmcbench.running.states import Passage, fork_state, passages, siblings
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.views import Indices
-from lmcbench.states import Passage, fork_state, passages, siblings
 
 
 def lacking(record: Record, measures: Sequence[str]) -> list[str]:

@@ -11,25 +11,25 @@ from pathlib import Path
 import torch
 from safetensors.numpy import save as to_safetensors
 
-from lmcbench.bench import Workbench, prepare
-from lmcbench.cell import Measured, measure_cell
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.shifted import open_all_shifted
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import select
 from lmcbench.devices import choose_device
 from lmcbench.errors import UserError, describe
-from lmcbench.family import train_family, trained
-from lmcbench.probing import add_measures
 from lmcbench.results.measures import NotFiniteError
 from lmcbench.results.record import Record, Status
 from lmcbench.results.store import RunFolder, write_atomic
+from lmcbench.running.bench import Workbench, prepare
+from lmcbench.running.cell import Measured, measure_cell
+from lmcbench.running.family import train_family, trained
+from lmcbench.running.probing import add_measures
+from lmcbench.running.states import fork_state, siblings
+from lmcbench.running.tasks import Event, Finished, Progress, Task
+from lmcbench.running.writeup import build_record
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.suite import DataSpec
-from lmcbench.states import fork_state, siblings
-from lmcbench.tasks import Event, Finished, Progress, Task
-from lmcbench.writeup import build_record
 
 
 def run_task(task: Task) -> Iterator[Event]:

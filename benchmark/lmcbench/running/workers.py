@@ -15,7 +15,7 @@ from lmcbench.errors import UserError
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-    from lmcbench.tasks import Event, Task
+    from lmcbench.running.tasks import Event, Task
 
 POLL_S = 0.5
 """Seconds between looks at whether the workers are still alive."""
@@ -66,7 +66,7 @@ def run_in_processes(tasks: Sequence[Task], jobs: int) -> Iterator[Event]:
 def _work(todo: multiprocessing.Queue[Task | None], events: multiprocessing.Queue[object]) -> None:
     """Body of a worker. The parent answers an interrupt from the keyboard, for all."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from lmcbench.work import run_task
+    from lmcbench.running.work import run_task
 
     parent = multiprocessing.parent_process()
     while parent is not None and parent.is_alive():

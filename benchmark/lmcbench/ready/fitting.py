@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from lmcbench.ready.trial import Size, made_up_images
 from lmcbench.spec.architectures import ADAPTATIONS, Architecture
 from lmcbench.train.build import UnfitError, build
-from lmcbench.trial import Size, made_up_images
 
 AS_IT_IS = "as it is"
 

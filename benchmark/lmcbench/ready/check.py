@@ -14,12 +14,12 @@ import torch
 
 from lmcbench.data.sources import SOURCES, open_dataset
 from lmcbench.errors import UserError, describe
-from lmcbench.fitting import AS_IT_IS, Fit, fit
-from lmcbench.readiness import CHECKS, NotReadyError
+from lmcbench.ready.fitting import AS_IT_IS, Fit, fit
+from lmcbench.ready.readiness import CHECKS, NotReadyError
+from lmcbench.ready.trial import Size, Trial
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.suite import Suite, load_suite, published_suites
 from lmcbench.train.build import LogitsError, find_factory
-from lmcbench.trial import Size, Trial
 
 Status = Literal["passed", "failed", "not needed", "not tried"]
 

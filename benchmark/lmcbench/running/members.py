@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lmcbench.bench import Workbench
 from lmcbench.data.streams import Stream, stream
 from lmcbench.results.store import RunFolder
+from lmcbench.running.bench import Workbench
 from lmcbench.spec.cells import Cell, Family
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint

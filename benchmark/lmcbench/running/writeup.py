@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from lmcbench.cell import Measured
 from lmcbench.results.provenance import peak_resident_bytes, source_revision, versions
 from lmcbench.results.record import (
     SCHEMA,
@@ -19,6 +18,7 @@ from lmcbench.results.record import (
     Status,
     SuiteRecord,
 )
+from lmcbench.running.cell import Measured
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.seeds import Seeds
 

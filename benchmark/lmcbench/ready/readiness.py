@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from lmcbench.connect.path import alpha_grid, line, score
 from lmcbench.connect.state import check_pair, unstack
+from lmcbench.ready.trial import BATCH, FALL, FORK, IMAGES, LARGE, PASS, PASSES, RECIPES, STOP, Trial
 from lmcbench.train.checkpoints import load_checkpoint
 from lmcbench.train.cost import step_flop
 from lmcbench.train.probe import why_not_stacked
 from lmcbench.train.state import Tensors, holders, save_tensors, state_dict
-from lmcbench.trial import BATCH, FALL, FORK, IMAGES, LARGE, PASS, PASSES, RECIPES, STOP, Trial
 
 TOLERANCE = 1e-3
 """Of the largest logit: between an image alone and among others, far above rounding in fp32."""

@@ -14,8 +14,8 @@ from lmcbench.machine import has_cuda, usable_cores
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder
+from lmcbench.running.tasks import AS_COMMITTED, Conditions, Event, Task
 from lmcbench.spec.cells import Cell, Family, families
-from lmcbench.tasks import AS_COMMITTED, Conditions, Event, Task
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def run_plan(
         for family in plan.families
     ]
     if tasks:
-        from lmcbench.fit import check_fit
+        from lmcbench.running.fit import check_fit
 
         # here, so that missing data are known before torch is loaded, and decoded by one process only
         suite = plan.cells[0].suite
@@ -109,11 +109,11 @@ def run_plan(
         whole = replace(open_dataset(suite.data.name, data_dir), shifted=shifted)
         check_fit([cell for family in plan.families for cell in family.cells], select(whole, suite.data))
     if min(jobs, len(tasks)) > 1:
-        from lmcbench.workers import run_in_processes
+        from lmcbench.running.workers import run_in_processes
 
         yield from run_in_processes(tasks, jobs)
     elif tasks:
-        from lmcbench.work import run_task
+        from lmcbench.running.work import run_task
 
         for task in tasks:
             yield from run_task(task)
@@ -149,7 +149,7 @@ def _same_networks(
 
 
 def _measures(cells: Sequence[Cell], asked: Sequence[str]) -> tuple[str, ...]:
-    from lmcbench.probe import names_of
+    from lmcbench.running.probe import names_of
 
     names, suite = names_of(asked), cells[0].suite
     if not any(cell.probed for cell in cells):
@@ -163,6 +163,6 @@ def _measures(cells: Sequence[Cell], asked: Sequence[str]) -> tuple[str, ...]:
 
 
 def _lacks(record: Record, measures: Sequence[str]) -> bool:
-    from lmcbench.probing import lacking
+    from lmcbench.running.probing import lacking
 
     return bool(lacking(record, measures))

@@ -19,14 +19,14 @@ from lmcbench.board.submission import (
     check_slug,
     read_submission,
 )
-from lmcbench.enclosures import kept_predictions, network_source
 from lmcbench.errors import UserError, counted, reading
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder, find_records, read_header, read_records, write_atomic
 from lmcbench.spec.forks import FROM
 from lmcbench.spec.suite import Suite, load_suite
-from lmcbench.verify import Verification, verify
+from lmcbench.submitting.enclosures import kept_predictions, network_source
+from lmcbench.submitting.verify import Verification, verify
 
 EXIT_CELLS = 5
 

@@ -6,7 +6,7 @@ import shlex
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from lmcbench.check import Finding, Status, Verdict
+from lmcbench.ready.check import Finding, Status, Verdict
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.suite import Suite
 

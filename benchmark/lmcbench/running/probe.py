@@ -25,7 +25,7 @@ from lmcbench.connect.state import State, interpolate
 from lmcbench.ensemble.cka import cka_matrix, linear_cka
 from lmcbench.errors import UserError, unknown
 from lmcbench.results.measures import Curve
-from lmcbench.states import Passage
+from lmcbench.running.states import Passage
 
 Found = dict[str, Any]
 """What a measure leaves in the record: plain JSON values, or `skipped` with the reason."""

@@ -19,14 +19,14 @@ from lmcbench.board.manifest import MANIFEST, META, Fault, check_manifest, list_
 from lmcbench.board.soundness import soundness_faults
 from lmcbench.board.submission import Meta, Submission, check_slug, parse_meta
 from lmcbench.board.trust import VERIFIED_SCHEMA, Verified
-from lmcbench.closed_forms import form_faults
 from lmcbench.errors import UserError
-from lmcbench.rescoring import rescore
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import NewerSchemaError, Record, parse_record
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.pins import pins_of
 from lmcbench.spec.suite import Suite, load_suite
+from lmcbench.submitting.closed_forms import form_faults
+from lmcbench.submitting.rescoring import rescore
 
 CLAIMED = (
     "the curves themselves, as blended too, siblings' training errors, the soups and the geometry (they need "

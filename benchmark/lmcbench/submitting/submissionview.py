@@ -10,8 +10,8 @@ from lmcbench.board.submission import read_submission
 from lmcbench.board.trust import chosen_replicates
 from lmcbench.errors import counted
 from lmcbench.spec.architectures import architecture_label
-from lmcbench.submit import Submitted
-from lmcbench.verify import Verification
+from lmcbench.submitting.submit import Submitted
+from lmcbench.submitting.verify import Verification
 
 
 def summary(made: Submitted) -> str:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmcbench.bench import Seen, Workbench
 from lmcbench.connect.network import Images, Network
 from lmcbench.connect.path import Scores, score, scores_of
 from lmcbench.connect.state import Stack
 from lmcbench.data.subset import stratified
 from lmcbench.results.measures import Array, Curve
+from lmcbench.running.bench import Seen, Workbench
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.views import Indices

@@ -1,0 +1,1 @@
+"""The main job: a suite's families are trained, measured and recorded."""

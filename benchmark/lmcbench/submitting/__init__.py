@@ -1,0 +1,1 @@
+"""A run's records as a submission: made, verified, and trained again."""
