@@ -177,11 +177,13 @@ def test_a_test_looks_at_its_own_cells():
     ]
     found = compare(base, head, gate)
     assert found.tests[0].head == pytest.approx(0.9)
-    assert found.tests[0].cells == "shifts label-skew, fork 0"
+    assert found.tests[0].cells == "shift label-skew, fork 0"
     assert found.tests[0].largest is None  # one group: nothing to point at
+    wide = [BARRIER.model_copy(update={"shifts": ["label-skew", "dirichlet"], "forks": ["0", "9"]})]
+    assert compare(base, head, wide).tests[0].cells == "shift label-skew, fork 0"  # what is there, no more
     without = compare(side(forks=("2",)), side([0.9] * 5, forks=("2",)), gate)
     assert without.tests[0].cells == "all cells"
-    assert "There are no cells of shifts label-skew, fork 0 here" in without.notes[0]
+    assert "There are no cells of shift label-skew, fork 0 here" in without.notes[0]
 
 
 def test_where_the_difference_is_largest_is_named():

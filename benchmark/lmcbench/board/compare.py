@@ -184,9 +184,14 @@ def _headline(
             if (not test.shifts or shift_label(r) in test.shifts)
             and (not test.forks or r.fork.name in test.forks)
         }
-        cells = _cells_text(test)
+        here = [everything[group] for group in chosen]
+        cells = _cells_text(
+            [name for name in test.shifts if any(shift_label(r) == name for r in here)],
+            [name for name in test.forks if any(r.fork.name == name for r in here)],
+        )
         if not chosen and everything:
-            notes.append(f"There are no cells of {cells} here: {test.measure} is tested over all cells.")
+            wanted = _cells_text(test.shifts, test.forks)
+            notes.append(f"There are no cells of {wanted} here: {test.measure} is tested over all cells.")
             chosen, cells = set(everything), "all cells"
         found = table.difference(test.measure, chosen)
         if found is None:
@@ -291,9 +296,11 @@ def _side(records: Sequence[Record], name: str) -> Side:
     return Side(name, suite_text(records[0]), len(records), replicates, sorted(environments))
 
 
-def _cells_text(test: GateTest) -> str:
-    parts = [f"shifts {', '.join(test.shifts)}" if test.shifts else ""]
-    parts.append(f"fork{'s' if len(test.forks) > 1 else ''} {', '.join(test.forks)}" if test.forks else "")
+def _cells_text(shifts: Sequence[str], forks: Sequence[str]) -> str:
+    named = (("shift", shifts), ("fork", forks))
+    parts = [
+        f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else "" for kind, names in named
+    ]
     return ", ".join(part for part in parts if part) or "all cells"
 
 
