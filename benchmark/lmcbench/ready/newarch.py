@@ -82,6 +82,8 @@ def write_network(name: str, folder: Path) -> Path:
 
 def _is_installed(name: str) -> bool:
     """Whether there is a module of that name elsewhere than in the folder that is worked in."""
+    if name == __name__.partition(".")[0]:
+        return True  # an editable install is on no path
     elsewhere = [place for place in sys.path if Path(place).resolve() != Path.cwd()]
     return name.isidentifier() and PathFinder.find_spec(name, elsewhere) is not None
 
