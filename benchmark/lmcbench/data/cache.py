@@ -20,7 +20,6 @@ from lmcbench.errors import UserError
 from lmcbench.spec.canonical import digest
 
 SCHEMA = "lmcbench/pixels/1"
-_FILES = ("images.npy", "labels.npy", "split.json")
 
 
 @dataclass(frozen=True)

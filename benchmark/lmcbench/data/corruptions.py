@@ -63,10 +63,6 @@ CONSTANTS: dict[str, tuple[Any, Any, Any, Any, Any]] = {
 }
 """Corruption -> its constant at severities 1 to 5; of zoom blur the end of the range of factors."""
 
-UNORDERED = ("elastic_transform", "glass_blur")
-"""Whose published severities are not ordered by mean distance from the clean image: the elastic
-transform's affine part shrinks as its displacement grows, and glass blur trades blur for swaps."""
-
 
 def corrupt(images: Floats, kind: str, severity: int, draws: Draws) -> Floats:
     """`images` `[n, c, h, w]` in 0..1, one or three channels, under corruption `kind`; in 0..1."""
