@@ -14,8 +14,8 @@ from lmcbench.results.store import labels_name
 from lmcbench.spec.shifted import shown_split
 
 HEADLINE = "test"
-HEADER_BYTES = 1024
-"""What a safetensors file has beside its tensors, at most."""
+TENSOR_BYTES = 160
+"""What the header of a safetensors file says of a tensor, at most: name, type, shape, place."""
 
 Logits = NDArray[np.float16]
 
@@ -40,9 +40,10 @@ def kept_splits(records: Sequence[Record], classes: int) -> dict[str, list[str]]
 
 def _bytes(record: Record, splits: Sequence[str], classes: int) -> int:
     """Of a file with the logits of `splits` and the labels of what they show, fp16 and int16."""
+    shown = {shown_split(split) for split in splits}
     logits = sum(len(record.siblings) * images(record, split) * classes for split in splits)
-    labels = sum(images(record, split) for split in {shown_split(split) for split in splits})
-    return HEADER_BYTES + 2 * (logits + labels)
+    labels = sum(images(record, split) for split in shown)
+    return TENSOR_BYTES * (1 + len(splits) + len(shown)) + 2 * (logits + labels)
 
 
 def images(record: Record, split: str) -> int:
