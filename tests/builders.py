@@ -10,8 +10,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from lmcbench.board.manifest import make_manifest
-from lmcbench.board.submission import SUBMISSION_SCHEMA, Meta
+from lmcbench.board.entries.manifest import make_manifest
+from lmcbench.board.entries.submission import SUBMISSION_SCHEMA, Meta
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.measures import Curve, barrier
 from lmcbench.results.record import SCHEMA, Record, parse_record

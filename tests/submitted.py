@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import load, save
 from typer.testing import CliRunner
 
-from lmcbench.board.manifest import make_manifest
+from lmcbench.board.entries.manifest import make_manifest
 from lmcbench.cli import app
 from lmcbench.errors import UserError
 from lmcbench.results.store import RunFolder

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from builders import cell_table, make_meta
-from lmcbench.board.manifest import make_manifest
+from lmcbench.board.entries.manifest import make_manifest
 from lmcbench.results.measures import Curve, barrier
 from lmcbench.results.record import parse_record
 from lmcbench.spec.architectures import Architecture

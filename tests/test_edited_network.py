@@ -5,8 +5,8 @@ import hashlib
 import pytest
 
 from builders import make_record, toy_cell, write_run
-from lmcbench.board.compare import read_side
-from lmcbench.board.runtable import run_table
+from lmcbench.board.gate.compare import read_side
+from lmcbench.board.runs.runtable import run_table
 from lmcbench.errors import UserError
 from lmcbench.results.frame import load_records
 from lmcbench.results.record import read_record

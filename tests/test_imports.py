@@ -19,6 +19,15 @@ ABSENT = HEAVY | {"pyarrow"}
 """What listing data sets does without; pandas takes pyarrow where it is."""
 PACKAGES = {"running", "ready", "submitting"}
 """Composers that are several modules."""
+BOARD = {
+    "gate": set(),
+    "findings": set(),
+    "figures": {"findings"},
+    "runs": {"findings", "figures"},
+    "entries": {"gate"},
+    "pages": {"entries"},
+}
+"""Packages of `board/`, each with the others that it may know of."""
 TORCH_FREE = {"errors", "spec", "results", "ensemble", "board", "catalogue", "cli", "__main__"}
 
 MODULES = {
@@ -57,8 +66,14 @@ def may_import(importer: str, target: str) -> bool:
 
 
 def runs_up(importer: str, target: str) -> bool:
-    """Among composers the main job knows of no other; checks and submissions not of each other."""
-    inner, outer = (f"{name}.".split(".")[1] for name in (importer, target))
+    """Among composers the main job knows of no other; checks and submissions not of each other.
+
+    In `board/` what all of it shares stands at the top, and knows of no package; packages know of few others.
+    """
+    (inner, within), (outer, place) = (f"{name}..".split(".")[1:3] for name in (importer, target))
+    if inner == outer == "board":
+        packages = BOARD.keys() & {place}
+        return bool(packages) and place != within and place not in BOARD.get(within, set())
     return inner in PACKAGES and outer in PACKAGES and inner != outer and outer != "running"
 
 
@@ -76,7 +91,7 @@ OURS = {
         ("lmcbench.errors", "lmcbench.spec.seeds", False),
         ("lmcbench.connect.path", "lmcbench.results.measures", True),
         ("lmcbench.connect.path", "lmcbench.data.pool", False),
-        ("lmcbench.board.markdown", "lmcbench.connect.path", False),
+        ("lmcbench.board.pages.markdown", "lmcbench.connect.path", False),
         ("lmcbench.connect.path", "lmcbench.connect.state", True),
         ("lmcbench.data.pool", "lmcbench.running.run", False),
         ("lmcbench.running.run", "lmcbench.data.pool", True),
@@ -86,6 +101,10 @@ OURS = {
         ("lmcbench.submitting.rerun", "lmcbench.running.run", True),
         ("lmcbench.running.run", "lmcbench.submitting.verify", False),
         ("lmcbench.ready.check", "lmcbench.submitting.verify", False),
+        ("lmcbench.board.pages.rank", "lmcbench.board.statistics", True),
+        ("lmcbench.board.statistics", "lmcbench.board.pages.rank", False),
+        ("lmcbench.board.pages.derived", "lmcbench.board.entries.manifest", True),
+        ("lmcbench.board.entries.manifest", "lmcbench.board.pages.derived", False),
     ],
 )
 def test_the_rule_itself(importer, target, allowed):
@@ -96,9 +115,9 @@ def test_imports_are_seen_wherever_they_stand():
     source = (
         "from lmcbench import catalogue, UserError\n"
         "if TYPE_CHECKING:\n    from lmcbench.spec.suite import Suite\n"
-        "def f():\n    import torch.nn\n    from lmcbench.board import rank\n"
+        "def f():\n    import torch.nn\n    from lmcbench.board.pages import rank\n"
     )
-    ours = {"lmcbench.catalogue", "lmcbench", "lmcbench.spec.suite", "lmcbench.board.rank"}
+    ours = {"lmcbench.catalogue", "lmcbench", "lmcbench.spec.suite", "lmcbench.board.pages.rank"}
     assert imported(source) == ours | {"torch.nn"}
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from builders import make_record, toy_cell, toy_suite, write_submission
-from lmcbench.board.again import allowances, compare_cells
-from lmcbench.board.submission import read_submission
-from lmcbench.board.trust import (
+from lmcbench.board.entries.again import allowances, compare_cells
+from lmcbench.board.entries.submission import read_submission
+from lmcbench.board.entries.trust import (
     CellAgain,
     Rerun,
     Verified,

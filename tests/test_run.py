@@ -476,8 +476,8 @@ def test_comparators_leave_the_others_as_they_are(priced, whole):
 
 
 def test_tables_and_findings_show_comparators_where_they_belong(priced):
-    from lmcbench.board.findings import find
-    from lmcbench.board.table import make_board
+    from lmcbench.board.findings.verdicts import find
+    from lmcbench.board.runs.table import make_board
 
     found, _ = priced
     board = make_board(found.values())

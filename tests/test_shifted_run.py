@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from data.images import write_cifar10
-from lmcbench.board.summary import summarize
+from lmcbench.board.pages.summary import summarize
 from lmcbench.ensemble.predictions import softmax
 from lmcbench.results.frame import load_records
 from lmcbench.results.record import read_record

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run
-from lmcbench.board.entry import replicates_of
-from lmcbench.board.leaderboard import render_leaderboard
-from lmcbench.board.submission import read_submission
+from lmcbench.board.entries.entry import replicates_of
+from lmcbench.board.entries.submission import read_submission
+from lmcbench.board.pages.leaderboard import render_leaderboard
 from lmcbench.errors import UserError
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import read_record

@@ -10,10 +10,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmcbench.board.findings import render_findings
-from lmcbench.board.report import make_report
-from lmcbench.board.runtable import run_table
-from lmcbench.board.words import DEMONSTRATION
+from lmcbench.board.findings.verdicts import DEMONSTRATION, render_findings
+from lmcbench.board.runs.report import make_report
+from lmcbench.board.runs.runtable import run_table
 from lmcbench.results.frame import frame
 from lmcbench.results.record import Record
 from lmcbench.results.store import read_records, write_atomic

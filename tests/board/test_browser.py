@@ -11,7 +11,7 @@ import shutil
 
 import pytest
 
-from lmcbench.board.leaderboard import HTML, render_leaderboard
+from lmcbench.board.pages.leaderboard import HTML, render_leaderboard
 from lmcbench.spec.suite import load_suite
 from synthetic import synthetic_suite, write_synthetic
 

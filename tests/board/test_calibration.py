@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from builders import make_record, toy_cell
-from lmcbench.board.calibration import Calibration, Margin, as_json, calibrate, render
+from lmcbench.board.gate.calibration import Calibration, Margin, as_json, calibrate, render
 from lmcbench.spec.gate import GateTest
 
 GATE = [

@@ -5,10 +5,10 @@ import pytest
 from scipy import stats
 
 from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run
-from lmcbench.board.compare import compare, gate_of, read_side
-from lmcbench.board.comparison import as_json
-from lmcbench.board.gate_text import headline, render
-from lmcbench.board.matching import same_observations
+from lmcbench.board.gate.compare import compare, gate_of, read_side
+from lmcbench.board.gate.comparison import as_json
+from lmcbench.board.gate.matching import same_observations
+from lmcbench.board.gate.text import headline, render
 from lmcbench.errors import UserError
 from lmcbench.results.record import parse_record
 from lmcbench.results.values import cell_value

@@ -4,10 +4,10 @@ import pytest
 from scipy import stats
 
 from builders import make_record, toy_cell, toy_suite
-from lmcbench.board.claims import CLAIMS, Claim
-from lmcbench.board.findings import find, render_findings, weigh
-from lmcbench.board.findings import test_of as exact_test_of
-from lmcbench.board.follows import follows
+from lmcbench.board.findings.claims import CLAIMS, Claim
+from lmcbench.board.findings.follows import follows
+from lmcbench.board.findings.verdicts import find, render_findings, weigh
+from lmcbench.board.findings.verdicts import test_of as exact_test_of
 from lmcbench.board.statistics import Contrast
 from lmcbench.errors import UserError
 from lmcbench.results.record import parse_record

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 
 from builders import write_submission
-from lmcbench.board import derived, standings
-from lmcbench.board.derived import read_rows, summary_path
-from lmcbench.board.export import HEADLINE, export_rows, to_csv
-from lmcbench.board.leaderboard import HTML, MARKDOWN, render_leaderboard, render_rows
-from lmcbench.board.markdown import escape, stability, tenths
 from lmcbench.board.observations import Line
-from lmcbench.board.payload import ALPHABET, pack
-from lmcbench.board.scores import COLUMNS, CONNECTIVITY, View, column
+from lmcbench.board.pages import derived, standings
+from lmcbench.board.pages.derived import read_rows, summary_path
+from lmcbench.board.pages.export import HEADLINE, export_rows, to_csv
+from lmcbench.board.pages.leaderboard import HTML, MARKDOWN, render_leaderboard, render_rows
+from lmcbench.board.pages.markdown import escape, stability, tenths
+from lmcbench.board.pages.payload import ALPHABET, pack
+from lmcbench.board.pages.scores import COLUMNS, CONNECTIVITY, View, column
+from lmcbench.board.pages.standings import make_tables
+from lmcbench.board.pages.summary import summarize
 from lmcbench.board.stability import Onset, StabilityPoint
-from lmcbench.board.standings import make_tables
 from lmcbench.board.statistics import estimate
-from lmcbench.board.summary import summarize
 from lmcbench.errors import UserError
 from lmcbench.results.record import parse_record
 from lmcbench.spec.suite import load_suite

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from builders import make_record, toy_suite
-from lmcbench.board.noise import (
+from lmcbench.board.findings.noise import (
     EPOCHS,
     STEPS,
     cell_rows,
@@ -14,7 +14,7 @@ from lmcbench.board.noise import (
     noise_points,
     noise_rows,
 )
-from lmcbench.board.report import make_report
+from lmcbench.board.runs.report import make_report
 from lmcbench.board.statistics import spearman
 from lmcbench.errors import UserError
 from lmcbench.spec.cells import expand

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lmcbench.board.rank import MIN_REPLICATES, RankInterval, rank_intervals
+from lmcbench.board.pages.rank import MIN_REPLICATES, RankInterval, rank_intervals
 
 STEPS = (0.001, -0.002, 0.0, 0.002, -0.001)
 

@@ -13,8 +13,8 @@ from builders import make_record, toy_cell, toy_suite, write_run
 from further import probed_record
 from lmcbench.board.figures.draw import OF_LINES, draw
 from lmcbench.board.figures.style import percent_bars
-from lmcbench.board.follows import follows
-from lmcbench.board.report import make_report
+from lmcbench.board.findings.follows import follows
+from lmcbench.board.runs.report import make_report
 from lmcbench.board.statistics import Estimate
 from lmcbench.errors import UserError
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from builders import make_record, toy_cell, toy_suite, write_run
-from lmcbench.board.runtable import run_table
-from lmcbench.board.table import make_board
+from lmcbench.board.runs.runtable import run_table
+from lmcbench.board.runs.table import make_board
 from lmcbench.errors import UserError
 from lmcbench.spec.cells import expand
 from lmcbench.spec.suite import load_suite

@@ -7,7 +7,7 @@ from hashlib import sha256
 import pytest
 
 from builders import make_meta, make_record, toy_cell, write_submission
-from lmcbench.board.submission import check_slug, parse_meta, read_submission
+from lmcbench.board.entries.submission import check_slug, parse_meta, read_submission
 from lmcbench.errors import UserError
 
 

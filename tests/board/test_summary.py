@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from builders import make_record, toy_cell, toy_suite
+from lmcbench.board.pages.summary import BARRIERS, read_summary, summarize
 from lmcbench.board.statistics import estimate
-from lmcbench.board.summary import BARRIERS, read_summary, summarize
 from lmcbench.errors import UserError
 from lmcbench.results.record import parse_record
 from lmcbench.spec.cells import Selection, expand

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from builders import make_record, toy_cell, toy_suite
-from lmcbench.board.table import make_board
+from lmcbench.board.runs.table import make_board
 from lmcbench.results.record import parse_record
 
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from lmcbench.board.stored import TENSOR_BYTES, kept_splits
+from lmcbench.board.entries.stored import TENSOR_BYTES, kept_splits
 from lmcbench.data.digits import load_digits
 from lmcbench.errors import UserError
 from lmcbench.results.record import read_record
@@ -285,7 +285,7 @@ def test_what_is_not_finite_is_refused(folder, text):
 
 
 def manifest_only(folder):
-    from lmcbench.board.manifest import make_manifest
+    from lmcbench.board.entries.manifest import make_manifest
 
     contents = {
         p.relative_to(folder).as_posix(): p.read_bytes()

@@ -35,7 +35,7 @@ def leaderboard(
     if path is not None:
         if check or as_json or csv is not None:
             raise typer.BadParameter("--check, --csv and --json are of the leaderboard, not of one run")
-        from lmcbench.board.runtable import run_table
+        from lmcbench.board.runs.runtable import run_table
 
         typer.echo(run_table(path, "simple"), nl=False)
         return
@@ -48,9 +48,9 @@ def leaderboard(
 
 
 def _export(board_dir: Path, csv: Path | None, as_json: bool) -> None:
-    from lmcbench.board.derived import read_rows
-    from lmcbench.board.export import export_rows, to_csv
-    from lmcbench.board.standings import make_tables
+    from lmcbench.board.pages.derived import read_rows
+    from lmcbench.board.pages.export import export_rows, to_csv
+    from lmcbench.board.pages.standings import make_tables
     from lmcbench.results.store import write_atomic
 
     found = read_rows(board_dir)
@@ -64,7 +64,7 @@ def _export(board_dir: Path, csv: Path | None, as_json: bool) -> None:
 
 
 def _render(board_dir: Path, check: bool) -> None:
-    from lmcbench.board.leaderboard import render_leaderboard
+    from lmcbench.board.pages.leaderboard import render_leaderboard
 
     # a derived file that was tampered with must not vouch for the page
     rendered = render_leaderboard(board_dir, afresh=check)

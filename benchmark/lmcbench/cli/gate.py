@@ -44,8 +44,9 @@ def compare(
     Exit codes: 0 identical, equivalent or improved; 1 regressed or changed; 3 inconclusive;
     4 not comparable; 5 cells missing or failed on one side.
     """
-    from lmcbench.board import compare as gate
-    from lmcbench.board import comparison, gate_text
+    from lmcbench.board.gate import compare as gate
+    from lmcbench.board.gate import comparison
+    from lmcbench.board.gate import text as gate_text
 
     if as_json and markdown:
         raise UserError("Choose either --json or --markdown.")
@@ -84,7 +85,7 @@ def calibrate(
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables in Markdown.")] = False,
 ) -> None:
     """Repeat cells under other engines, threads and devices: the run-to-run noise of every measure."""
-    from lmcbench.board import calibration
+    from lmcbench.board.gate import calibration
     from lmcbench.calibrate import repeat_runs
     from lmcbench.errors import counted
     from lmcbench.spec.cells import Selection, parse_replicates

@@ -108,7 +108,7 @@ def report(
     records = read_records(run_folder)
     target = out if out is not None else run_folder
     if findings:
-        from lmcbench.board.findings import render_findings
+        from lmcbench.board.findings.verdicts import render_findings
 
         first = records[0].suite
         title = f"# Findings: {first.name} version {first.version}"
@@ -116,7 +116,7 @@ def report(
         typer.echo(render_findings(records, "simple"), nl=False)
         typer.echo(f"\nWrote {target / 'findings.md'}.")
         return
-    from lmcbench.board.report import make_report
+    from lmcbench.board.runs.report import make_report
 
     made = make_report(records)
     for name, content in made.figures.items():

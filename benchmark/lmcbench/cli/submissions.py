@@ -53,7 +53,7 @@ def submit(
 
     Fewer cells than the suite has are accepted; such a submission is shown and not ranked.
     """
-    from lmcbench.board.trust import ANONYMOUS
+    from lmcbench.board.entries.trust import ANONYMOUS
     from lmcbench.submitting.submissionview import next_steps, summary
     from lmcbench.submitting.submit import Statement
     from lmcbench.submitting.submit import submit as make
@@ -107,7 +107,7 @@ def verify(
 
     With --rerun, some of its cells are trained again besides.
     """
-    from lmcbench.board import trust
+    from lmcbench.board.entries import trust
     from lmcbench.submitting import verify as checks
     from lmcbench.submitting.submissionview import explain, reproduction
 
@@ -133,7 +133,7 @@ def verify(
         if not as_json:
             typer.echo("\nAnother author repeats it with:\n\n" + "\n".join(f"  {c}" for c in commands))
     if rerun is not None and nonce is not None:
-        from lmcbench.board.submission import read_submission
+        from lmcbench.board.entries.submission import read_submission
         from lmcbench.submitting.rerun import render
         from lmcbench.submitting.rerun import rerun as train_again
 

@@ -87,7 +87,7 @@ class RunView:
 
     def conclude(self) -> int:
         """Print and store the tables; the exit code."""
-        from lmcbench.board.table import make_board
+        from lmcbench.board.runs.table import make_board
 
         wanted = [self.records[cell.key] for cell in self.plan.cells if cell.key in self.records]
         board = make_board(wanted, self.suite.floor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmcbench.board.stored import HEADLINE, kept_splits, read_logits
+from lmcbench.board.entries.stored import HEADLINE, kept_splits, read_logits
 from lmcbench.errors import UserError, reading
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder, labels_name

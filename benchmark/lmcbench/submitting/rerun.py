@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from lmcbench.board.again import allowances, compare_cells
-from lmcbench.board.entry import make_entry, replicates_of
-from lmcbench.board.submission import Submission
-from lmcbench.board.trust import RERUN_SCHEMA, CellAgain, Rerun, chosen_cells
+from lmcbench.board.entries.again import allowances, compare_cells
+from lmcbench.board.entries.entry import make_entry, replicates_of
+from lmcbench.board.entries.submission import Submission
+from lmcbench.board.entries.trust import RERUN_SCHEMA, CellAgain, Rerun, chosen_cells
 from lmcbench.errors import UserError, counted
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmcbench.board.manifest import Fault
-from lmcbench.board.soundness import close
-from lmcbench.board.stored import HEADLINE, Logits, kept_splits, read_logits
+from lmcbench.board.entries.manifest import Fault
+from lmcbench.board.entries.soundness import close
+from lmcbench.board.entries.stored import HEADLINE, Logits, kept_splits, read_logits
 from lmcbench.ensemble.rescore import from_logits
 from lmcbench.errors import UserError, counted
 from lmcbench.results.record import Record, Score

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmcbench.board.submission import read_submission
-from lmcbench.board.trust import chosen_replicates
+from lmcbench.board.entries.submission import read_submission
+from lmcbench.board.entries.trust import chosen_replicates
 from lmcbench.errors import counted
 from lmcbench.spec.architectures import architecture_label
 from lmcbench.submitting.submit import Submitted

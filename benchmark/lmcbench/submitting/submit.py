@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from lmcbench.board.entry import cell_text, make_entry, missing_cells, replicates_of
-from lmcbench.board.manifest import MANIFEST, META, make_manifest
-from lmcbench.board.submission import (
+from lmcbench.board.entries.entry import cell_text, make_entry, missing_cells, replicates_of
+from lmcbench.board.entries.manifest import MANIFEST, META, make_manifest
+from lmcbench.board.entries.submission import (
     SUBMISSION_SCHEMA,
     Meta,
     Reproduction,

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmcbench.board.agreement import agreement_faults, completeness_faults, provenance_notes
-from lmcbench.board.entry import (
+from lmcbench.board.entries.agreement import agreement_faults, completeness_faults, provenance_notes
+from lmcbench.board.entries.entry import (
     cell_text,
     identity_faults,
     make_entry,
     missing_cells,
     replicates_of,
 )
-from lmcbench.board.manifest import MANIFEST, META, Fault, check_manifest, list_files
-from lmcbench.board.soundness import soundness_faults
-from lmcbench.board.submission import Meta, Submission, check_slug, parse_meta
-from lmcbench.board.trust import VERIFIED_SCHEMA, Verified
+from lmcbench.board.entries.manifest import MANIFEST, META, Fault, check_manifest, list_files
+from lmcbench.board.entries.soundness import soundness_faults
+from lmcbench.board.entries.submission import Meta, Submission, check_slug, parse_meta
+from lmcbench.board.entries.trust import VERIFIED_SCHEMA, Verified
 from lmcbench.errors import UserError
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import NewerSchemaError, Record, parse_record

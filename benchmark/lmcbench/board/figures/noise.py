@@ -8,7 +8,7 @@ from typing import Any
 from lmcbench.board.figures.drawing import Drawing, replicates
 from lmcbench.board.figures.grid import cloud_panels
 from lmcbench.board.figures.style import PLAIN, legend_below, line, panels, percent_bars
-from lmcbench.board.noise import EPOCHS, STEPS, equal_epochs, equal_steps, noise_points
+from lmcbench.board.findings.noise import EPOCHS, STEPS, equal_epochs, equal_steps, noise_points
 from lmcbench.board.probed import measured
 from lmcbench.board.statistics import estimate
 from lmcbench.results.labels import architecture_label, shift_label

@@ -13,11 +13,11 @@ import pandas as pd
 from lmcbench.board.figures.draw import draw
 from lmcbench.board.figures.drawing import Drawing
 from lmcbench.board.figures.style import picture
-from lmcbench.board.follows import follows
-from lmcbench.board.noise import CELL_NOTES, NOTES, cell_rows, noise_rows
+from lmcbench.board.findings.follows import follows
+from lmcbench.board.findings.noise import CELL_NOTES, NOTES, cell_rows, noise_rows
 from lmcbench.board.statistics import ROUNDING, Estimate
-from lmcbench.board.table import CONNECTIVITY, ENSEMBLES, make_board
-from lmcbench.board.words import DEMONSTRATION
+from lmcbench.board.runs.table import CONNECTIVITY, ENSEMBLES, make_board
+from lmcbench.board.findings.verdicts import DEMONSTRATION
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
 from lmcbench.spec.shifted import EVALUATION

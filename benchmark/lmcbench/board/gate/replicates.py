@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import replace
 
+from lmcbench.board.gate.matching import Matched, group_label
 from lmcbench.board.inference import Difference, paired, welch
-from lmcbench.board.matching import Matched, group_label
 from lmcbench.results.record import Record
 from lmcbench.results.values import cell_value
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmcbench.board.derived import RESULTS, SUBMISSIONS, SUMMARY, Row, read_rows, summary_path
-from lmcbench.board.html import render_html
-from lmcbench.board.markdown import render_markdown
-from lmcbench.board.payload import make_payload
-from lmcbench.board.standings import SuiteTable, make_tables
-from lmcbench.board.submission import Meta
-from lmcbench.board.trust import TrustLevel
+from lmcbench.board.entries.submission import Meta
+from lmcbench.board.entries.trust import TrustLevel
+from lmcbench.board.pages.derived import RESULTS, SUBMISSIONS, SUMMARY, Row, read_rows, summary_path
+from lmcbench.board.pages.html import render_html
+from lmcbench.board.pages.markdown import render_markdown
+from lmcbench.board.pages.payload import make_payload
+from lmcbench.board.pages.standings import SuiteTable, make_tables
 from lmcbench.results.store import write_atomic
 
 MARKDOWN, HTML = "README.md", "index.html"

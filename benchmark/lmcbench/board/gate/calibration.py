@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from lmcbench.board.matching import cell_label
+from lmcbench.board.gate.matching import cell_label
 from lmcbench.results.labels import shift_label
 from lmcbench.results.record import Record
 from lmcbench.results.values import cell_value

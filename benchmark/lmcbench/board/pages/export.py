@@ -7,11 +7,11 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmcbench.board.scores import COLUMNS
+from lmcbench.board.entries.submission import Meta
+from lmcbench.board.entries.trust import TrustLevel
+from lmcbench.board.pages.scores import COLUMNS
+from lmcbench.board.pages.standings import Scores, Standing, SuiteTable
 from lmcbench.board.stability import Onset
-from lmcbench.board.standings import Scores, Standing, SuiteTable
-from lmcbench.board.submission import Meta
-from lmcbench.board.trust import TrustLevel
 
 HEADLINE = "headline"
 """The `shift` of the row under the suite's training shifts together."""

@@ -10,13 +10,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lmcbench.board import words
+from lmcbench.board.pages import words
 
 
 def render_html(payload: Mapping[str, Any]) -> str:
     """The page: style and script inlined, the numbers as JSON that holds no `<`, and no other text."""
     template = _environment().get_template("leaderboard.html.j2")
-    folder = files("lmcbench.board").joinpath("templates")
+    folder = files("lmcbench.board.pages").joinpath("templates")
     text = template.render(
         words=words,
         style=folder.joinpath("leaderboard.css").read_text(encoding="utf-8"),
@@ -35,7 +35,7 @@ def embed(value: Any) -> str:
 @cache
 def _environment() -> Environment:
     return Environment(
-        loader=PackageLoader("lmcbench.board", "templates"),
+        loader=PackageLoader("lmcbench.board.pages", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
-from lmcbench.board import words
-from lmcbench.board.payload import UNIT
-from lmcbench.board.scores import COLUMNS, Column
+from lmcbench.board.entries.submission import Meta
+from lmcbench.board.entries.trust import TrustLevel
+from lmcbench.board.pages import words
+from lmcbench.board.pages.payload import UNIT
+from lmcbench.board.pages.scores import COLUMNS, Column
+from lmcbench.board.pages.standings import Standing, SuiteTable
 from lmcbench.board.stability import Onset, StabilityPoint
-from lmcbench.board.standings import Standing, SuiteTable
 from lmcbench.board.statistics import Estimate
-from lmcbench.board.submission import Meta
-from lmcbench.board.trust import TrustLevel
 
 GROUPS = {
     "barriers": "Connectivity",

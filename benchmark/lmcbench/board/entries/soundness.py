@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from lmcbench.board.entry import fork_of
-from lmcbench.board.manifest import Fault
-from lmcbench.board.stored import images
+from lmcbench.board.entries.entry import fork_of
+from lmcbench.board.entries.manifest import Fault
+from lmcbench.board.entries.stored import images
 from lmcbench.errors import UserError
 from lmcbench.results.measures import Curve, barrier, chord_area
 from lmcbench.results.record import BarrierRecord, PairRecord, Record, Score

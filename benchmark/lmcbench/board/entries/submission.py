@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lmcbench.board.manifest import (
+from lmcbench.board.entries.manifest import (
     MANIFEST,
     META,
     Fault,

@@ -6,9 +6,9 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from lmcbench.board.calibration import FACTOR
-from lmcbench.board.matching import cell_label, same_observations
-from lmcbench.board.trust import CellAgain, MeasureAgain, Verdict
+from lmcbench.board.entries.trust import CellAgain, MeasureAgain, Verdict
+from lmcbench.board.gate.calibration import FACTOR
+from lmcbench.board.gate.matching import cell_label, same_observations
 from lmcbench.results.record import Record
 from lmcbench.results.values import cell_value
 from lmcbench.spec.gate import MEASURES

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from lmcbench.board.manifest import META, Fault
-from lmcbench.board.submission import Meta
+from lmcbench.board.entries.manifest import META, Fault
+from lmcbench.board.entries.submission import Meta
 from lmcbench.results.labels import shift_label
 from lmcbench.results.record import Record
 from lmcbench.spec.canonical import canonical_json

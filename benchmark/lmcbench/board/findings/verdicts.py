@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 from tabulate import tabulate
 
-from lmcbench.board.claims import CLAIMS, Claim
-from lmcbench.board.contrasts import controlled
+from lmcbench.board.findings.claims import CLAIMS, Claim
+from lmcbench.board.findings.contrasts import controlled
 from lmcbench.board.observations import Cells, is_baseline, is_control
 from lmcbench.board.stability import stability_table
 from lmcbench.board.statistics import CONFIDENCE, ROUNDING, Contrast, Estimate, pool
-from lmcbench.board.words import DEMONSTRATION
 from lmcbench.results.labels import shift_label
 from lmcbench.results.record import Record
 from lmcbench.results.values import SPLIT
@@ -21,6 +20,11 @@ from lmcbench.spec.architectures import BASELINE
 from lmcbench.spec.suite import DEMONSTRATIONS
 
 Verdict = Literal["supported", "not supported", "contrary", "not testable here"]
+
+DEMONSTRATION = (
+    "The recipes of this suite were chosen to make effects visible: what it shows is a demonstration, "
+    "no evidence."
+)
 
 MIN_REPLICATES = 3
 """Replicates that a verdict needs: of two, the interval is their mean ± 9 standard deviations."""

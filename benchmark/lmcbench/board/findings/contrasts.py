@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from lmcbench.board.follows import rank_cells, rank_layers
+from lmcbench.board.findings.follows import rank_cells, rank_layers
 from lmcbench.board.observations import (
     Cells,
     distance,

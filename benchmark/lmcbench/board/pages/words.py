@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmcbench.board.rank import MIN_REPLICATES
+from lmcbench.board.pages.rank import MIN_REPLICATES
 
 TITLE = "Linear mode connectivity under data shift"
 
@@ -45,11 +45,6 @@ LATEST = (
     "Ensembles and soups are of the siblings of the latest fork, where sharing a trunk saves the most "
     "training; ‘independent’ is an ensemble of as many networks of their own initialisations that "
     "together cost the same training, measured in the same replicates. A dash: not measured."
-)
-
-DEMONSTRATION = (
-    "The recipes of this suite were chosen to make effects visible: what it shows is a demonstration, "
-    "no evidence."
 )
 
 TRUST = {

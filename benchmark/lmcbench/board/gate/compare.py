@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmcbench.board.comparison import Comparison, Described, Overall, Side, Tested
-from lmcbench.board.inference import Rule, judge
-from lmcbench.board.matching import (
+from lmcbench.board.gate.comparison import Comparison, Described, Overall, Side, Tested
+from lmcbench.board.gate.matching import (
     FIELDS,
     Matched,
     cell_label,
@@ -17,7 +16,8 @@ from lmcbench.board.matching import (
     same_observations,
     suite_text,
 )
-from lmcbench.board.replicates import PairsTable, SeedsTable
+from lmcbench.board.gate.replicates import PairsTable, SeedsTable
+from lmcbench.board.inference import Rule, judge
 from lmcbench.errors import UserError, unknown
 from lmcbench.results.labels import shift_label
 from lmcbench.results.record import Record

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lmcbench.board.entries.submission import Submission
 from lmcbench.board.statistics import Estimate, estimate
-from lmcbench.board.submission import Submission
 from lmcbench.errors import UserError, reading
 from lmcbench.results.labels import shift_label
 from lmcbench.results.record import Record, check_schema

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from lmcbench.board import contrasts
+from lmcbench.board.findings import contrasts
 from lmcbench.board.observations import Cells
 from lmcbench.board.statistics import Contrast
 

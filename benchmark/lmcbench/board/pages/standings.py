@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from itertools import product
 
-from lmcbench.board.rank import MIN_REPLICATES, RankInterval, rank_intervals
-from lmcbench.board.scores import COLUMNS, CONNECTIVITY, NO_SHIFT, View, column
+from lmcbench.board.pages.rank import MIN_REPLICATES, RankInterval, rank_intervals
+from lmcbench.board.pages.scores import COLUMNS, CONNECTIVITY, NO_SHIFT, View, column
+from lmcbench.board.pages.summary import SuiteId, Summary
 from lmcbench.board.stability import StabilityPoint
 from lmcbench.board.statistics import Estimate
-from lmcbench.board.summary import SuiteId, Summary
 from lmcbench.errors import counted
 from lmcbench.spec.architectures import BASELINE
 from lmcbench.spec.suite import Suite, published_suite

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from lmcbench.board.comparison import Comparison, Side, Tested
+from lmcbench.board.gate.comparison import Comparison, Side, Tested
 from lmcbench.board.inference import ALPHA, MOST_REPLICATES, POWER, Difference
 
 MEANING = {

@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lmcbench.board.manifest import META, Fault
-from lmcbench.board.submission import Meta
-from lmcbench.board.trust import FIRST_CHOSEN, chosen_replicates
+from lmcbench.board.entries.manifest import META, Fault
+from lmcbench.board.entries.submission import Meta
+from lmcbench.board.entries.trust import FIRST_CHOSEN, chosen_replicates
 from lmcbench.errors import UserError
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import Record

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lmcbench.board.manifest import PREDICTION_BYTES
+from lmcbench.board.entries.manifest import PREDICTION_BYTES
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
 from lmcbench.results.store import labels_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmcbench.board.table import make_board
+from lmcbench.board.runs.table import make_board
 from lmcbench.errors import UserError
 from lmcbench.results.store import read_records
 from lmcbench.spec.suite import published_suite

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Literal
 
 from lmcbench.board.observations import Line
+from lmcbench.board.pages.summary import Place, Summary, Values
 from lmcbench.board.stability import Onset, StabilityPoint
 from lmcbench.board.statistics import Estimate, estimate
-from lmcbench.board.summary import Place, Summary, Values
 from lmcbench.results.values import SPLIT
 from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT
 

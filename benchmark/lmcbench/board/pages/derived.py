@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import overload
 
-from lmcbench.board.manifest import MANIFEST, META, parse_manifest
-from lmcbench.board.submission import Submission, parse_meta, read_submission
-from lmcbench.board.summary import Summary, read_summary, summarize
-from lmcbench.board.trust import TrustLevel, trust_of
+from lmcbench.board.entries.manifest import MANIFEST, META, parse_manifest
+from lmcbench.board.entries.submission import Submission, parse_meta, read_submission
+from lmcbench.board.entries.trust import TrustLevel, trust_of
+from lmcbench.board.pages.summary import Summary, read_summary, summarize
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
 from lmcbench.spec.canonical import digest_bytes

@@ -13,13 +13,13 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-from lmcbench.board.scores import COLUMNS, Column, View, minus
+from lmcbench.board.entries.submission import Meta
+from lmcbench.board.entries.trust import TrustLevel
+from lmcbench.board.pages.scores import COLUMNS, Column, View, minus
+from lmcbench.board.pages.standings import Scores, Standing, SuiteTable, own_shifts
+from lmcbench.board.pages.summary import Band, Place, Summary, Values
 from lmcbench.board.stability import Onset, StabilityPoint
-from lmcbench.board.standings import Scores, Standing, SuiteTable, own_shifts
 from lmcbench.board.statistics import Estimate, estimate
-from lmcbench.board.submission import Meta
-from lmcbench.board.summary import Band, Place, Summary, Values
-from lmcbench.board.trust import TrustLevel
 from lmcbench.results.values import SPLIT
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.forks import Fork

@@ -1,0 +1,1 @@
+"""What a submission is, and whether it holds together (torch-free)."""

@@ -1,0 +1,1 @@
+"""The regression gate: two runs in, one verdict out (torch-free)."""

@@ -1,0 +1,1 @@
+"""Submissions in, the rendered leaderboard out (torch-free)."""
