@@ -405,7 +405,7 @@ def test_a_missing_cell_is_named(whole):
     (folder / "predictions" / f"{path.stem}.safetensors").unlink()
     found = faults(folder)
     count = len(list(folder.glob("records/*")))
-    assert f"submission.toml: cells: found {count + 1}, there are {count} records." in found
+    assert f"submission.toml: cells: found {count + 1}, must be {count}, the number of records." in found
     cell = f"label-skew, fork {table['fork']['name']}, replicate 0"
     assert f"complete: found true, but these cells of the suite are missing: {cell}." in found
 

@@ -18,7 +18,7 @@ from lmcbench.board.noise import CELL_NOTES, NOTES, cell_rows, noise_rows
 from lmcbench.board.statistics import ROUNDING, Estimate
 from lmcbench.board.table import CONNECTIVITY, ENSEMBLES, make_board
 from lmcbench.board.words import DEMONSTRATION
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, counted
 from lmcbench.results.record import Record
 from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.suite import DEMONSTRATIONS, Suite, published_suite
@@ -95,10 +95,10 @@ def _lead(records: Sequence[Record], suite: Suite | None) -> list[str]:
     devices = sorted({str(r.env.get("device")) for r in records})
     versions = one.env.get("versions") or {}
     torch = versions.get("torch")
-    data = ", ".join(f"{_data_text(d)} ({d['n']} images)" for d in one.data)
+    data = ", ".join(f"{_data_text(d)} ({d['n']:,} images)" for d in one.data)
     lead = [
         *([suite.description] if suite is not None and suite.description else []),
-        f"{len(records)} cells: {told}. Data: {data}. Device: {', '.join(devices)}"
+        f"{counted(len(records), 'cell')}: {told}. Data: {data}. Device: {', '.join(devices)}"
         + (f"; torch {torch}." if torch else "."),
         f"Suite digest {one.suite.digest[:12]}.",
     ]
