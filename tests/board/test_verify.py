@@ -10,6 +10,8 @@ import sys
 import numpy as np
 import pytest
 
+from builders import make_record, toy_cell
+from lmcbench.board.agreement import rank_notes
 from lmcbench.board.stored import kept_splits
 from lmcbench.data.digits import load_digits
 from lmcbench.errors import UserError
@@ -248,6 +250,19 @@ def test_diverged_cells_are_named_and_what_only_is_claimed_too(folder):
     assert note.endswith(f"first: label-skew, fork {record.fork.name}, replicate {record.replicate}.")
     for what in ("gradient noise", "points on the path", "as blended"):
         assert any(what in claim for claim in found.claimed)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "notes"),
+    [
+        ("lmc_mlp", 4, ["4 replicates of the 5 that a rank needs: shown, not ranked."]),
+        ("lmc_mlp", 1, ["1 replicate of the 5 that a rank needs: shown, not ranked."]),
+        ("lmc_mlp", 5, []),
+        ("lmc_linear", 1, []),
+    ],
+)
+def test_too_few_replicates_for_a_rank_are_told(name, count, notes):
+    assert rank_notes([make_record(toy_cell(name, replicate=r)) for r in range(count)]) == notes
 
 
 def test_pretraining_must_be_disclosed(folder):

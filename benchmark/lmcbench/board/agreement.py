@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from lmcbench.board.manifest import META, Fault
+from lmcbench.board.observations import is_baseline
+from lmcbench.board.rank import MIN_REPLICATES
 from lmcbench.board.submission import Meta
 from lmcbench.errors import counted
 from lmcbench.results.labels import shift_label
@@ -90,6 +92,14 @@ def _unusual(field: str, values: Mapping[str, str]) -> list[Fault]:
         for file, value in values.items()
         if value != usual
     ]
+
+
+def rank_notes(records: Sequence[Record]) -> list[str]:
+    """What keeps a whole submission from a rank: too few replicates; the baseline takes none anyway."""
+    count = len({r.replicate for r in records})
+    if count >= MIN_REPLICATES or is_baseline(records[0]):
+        return []
+    return [f"{counted(count, 'replicate')} of the {MIN_REPLICATES} that a rank needs: shown, not ranked."]
 
 
 def _fault(file: str, field: str, message: str) -> Fault:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmcbench.board.agreement import agreement_faults, completeness_faults, provenance_notes
+from lmcbench.board.agreement import agreement_faults, completeness_faults, provenance_notes, rank_notes
 from lmcbench.board.entry import (
     cell_text,
     identity_faults,
@@ -250,6 +250,8 @@ class _Verifier:
         self.rescored += rescored.rescored
         self.claimed += [*CLAIMED, *rescored.claimed]
         self.notes += provenance_notes(records)
+        if meta.reproduces is None:
+            self.notes += rank_notes(records)
 
 
 def suite_of(submission: Submission, suite_file: Path | None = None) -> Suite:
