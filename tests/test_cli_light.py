@@ -117,7 +117,15 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(lmcbench, tmp_path)
     assert (code, err) == (0, "")
     assert f"digits version 1: {2 * forks} cells, in runs/digits" in out
     assert "2 families to train: lmc_mlp" in out
-    assert content(tmp_path) == {}
+    suite = load_suite("digits")
+    whole = f"The cost of the whole suite ({len(expand(suite))} cells) is {suite.cost}"
+    assert out.endswith(f"{whole}.\n")
+    _, out, _ = lmcbench("run", "digits", "--measure", "all", "--dry-run")
+    assert out.endswith(f"{whole}; further measures come on top.\n")
+    (tmp_path / "toy.toml").write_text(SUITE_TOML)
+    _, out, _ = lmcbench("run", "toy.toml", "--dry-run")
+    assert out.endswith("\nThe suite does not state what it costs.\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.toml"]
 
 
 def test_a_finished_run_has_nothing_to_do(lmcbench, tmp_path):

@@ -42,7 +42,9 @@ def run(
         int | None, typer.Option(min=1, help="Processes, one family each; default: one a core, one on CUDA.")
     ] = None,
     data_dir: DataDir = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be run and what the suite costs, and stop.")
+    ] = False,
 ) -> None:
     """Train siblings, measure the lines between them, and show the leaderboard.
 
@@ -67,6 +69,7 @@ def run(
     view = RunView(chosen, plan, folder)
     view.introduce()
     if dry_run:
+        typer.echo(view.expected())
         return
     try:
         with view.progress():
