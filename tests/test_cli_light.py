@@ -37,6 +37,8 @@ def test_help_lists_the_commands_and_the_flags_of_run(lmcbench):
     _, out, _ = lmcbench()
     listed = re.findall(r"^  (\w+)  ", out, re.M)
     assert {"suites", "shifts", "archs", "doctor", "run", "leaderboard"} <= set(listed)
+    assert "..." not in out.partition("Commands:")[2], "a first sentence too long to be listed whole"
+    assert "..." not in lmcbench("landscape")[1].partition("Commands:")[2]
     _, out, _ = lmcbench("run", "--help")
     flags = [
         "--arch",
