@@ -111,6 +111,18 @@ def test_shifts_and_architectures_are_listed(lmcbench):
     assert [a["name"] for a in json.loads(out)] == list(OWN_NETWORKS)
 
 
+@pytest.mark.parametrize("command", [("shifts",), ("archs",), ("suites", "digits")])
+def test_tables_explain_every_column_and_cite_papers_in_full(lmcbench, command):
+    _, out, _ = lmcbench(*command)
+    lines = out.splitlines()
+    rules = [i for i, line in enumerate(lines) if re.fullmatch(r"-+(  -+)+", line)]
+    assert rules
+    for i in rules:
+        heads = [lines[i - 1][m.start() : m.end()].strip() for m in re.finditer("-+", lines[i])]
+        assert all(heads), heads
+    assert not re.search(r"\[[HSF]\]", out)
+
+
 def test_a_dry_run_says_what_would_be_run_and_writes_nothing(lmcbench, tmp_path):
     code, out, err = lmcbench(
         "run", "digits", "--arch", "*mlp", "--shift", "none", "--replicates", "5:7", "--dry-run"
