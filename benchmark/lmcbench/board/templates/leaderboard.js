@@ -168,8 +168,9 @@
     $("table").tHead.replaceChildren(head);
     $("table").tBodies[0].replaceChildren(...rows);
     $("caption").textContent = `${suite.title}, ${shiftName(state.shift)}.`;
-    $("count").textContent = `${entries.length} of ${suite.entries.length} entries.`;
+    $("count").textContent = `${entries.length} of ${counted(suite.entries.length)}.`;
   }
+  const counted = (n) => `${n} ${n === 1 ? "entry" : "entries"}`;
   const recipe = (suite, entry) => suite.recipes[entry.recipe];
 
   // --- figures ---
@@ -420,7 +421,7 @@
     for (const input of document.querySelectorAll("#sets input")) input.checked = input.value === state.cols;
     if ($("filter").value !== state.q) $("filter").value = state.q;
     $("ranked").checked = Boolean(state.ranked);
-    $("about").textContent = [suite.description, suite.published ? `Connectivity is over ${suite.headline.join(", ")}. Accuracy floor ${plain(points(suite.floor))} %.` : "No suite of this digest is published with this version of lmcbench: entries are not ranked.", `${suite.ranked} of ${suite.entries.length} entries ranked. Suite digest ${suite.digest}.`].filter(Boolean).join(" ");
+    $("about").textContent = [suite.description, suite.published ? `Connectivity is over ${suite.headline.join(", ")}. Accuracy floor ${plain(points(suite.floor))} %.` : "No suite of this digest is published with this version of lmcbench: entries are not ranked.", `${suite.ranked} of ${counted(suite.entries.length)} ranked. Suite digest ${suite.digest}.`].filter(Boolean).join(" ");
   }
   let lastEntry = "";
   function render() {
