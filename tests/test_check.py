@@ -251,7 +251,7 @@ def test_own_statistics_that_are_blended_as_they_are_get_a_note(tmp_path):
     verdict = look(f"{file}:net")
     assert verdict.ready
     [found] = [f.found for f in verdict.findings if f.check == "recalibrates"]
-    assert found == "1 BatchNorm layers; mean changes in training and is blended as it is"
+    assert found == "1 BatchNorm layer; mean changes in training and is blended as it is"
 
 
 def test_dropout_is_trained_one_network_after_another(tmp_path):

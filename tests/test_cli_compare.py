@@ -38,6 +38,14 @@ def test_identical(gate):
     assert out.startswith("Identical: everything measured is equal to the last bit in all 3 cells.")
 
 
+def test_one_cell_is_told_as_one(gate, tmp_path):
+    write_run(tmp_path / "one", records(BARRIERS)[:1])
+    code, out, _ = gate("one", base="one")
+    assert code == 0
+    assert out.startswith("Identical: everything measured is equal to the last bit in the one cell.")
+    assert out.count(", 1 cell, 1 replicate; ") == 2
+
+
 def test_changed(gate):
     code, out, err = gate(records([b + 0.3 for b in BARRIERS]))
     assert (code, err) == (1, "")
@@ -62,12 +70,12 @@ def test_inconclusive_fails_or_warns(gate):
         (
             lambda: records(BARRIERS)[:2],
             5,
-            "Incomplete: cells are missing or failed (1 cells of base are missing",
+            "Incomplete: cells are missing or failed (1 cell of base is missing",
         ),
         (
             lambda: [*records(BARRIERS)[:2], make_record(toy_cell(replicate=2), status="failed")],
             5,
-            "1 cells failed",
+            "1 cell failed",
         ),
         (lambda: [*records(BARRIERS)[:2], make_record(toy_cell(replicate=2), status="diverged")], 1, ""),
         (lambda: records([0.4])[:1], 5, "2 cells of base are missing"),

@@ -37,6 +37,8 @@ def test_help_lists_the_commands_and_the_flags_of_run(lmcbench):
     _, out, _ = lmcbench()
     listed = re.findall(r"^  (\w+)  ", out, re.M)
     assert {"suites", "shifts", "archs", "doctor", "run", "leaderboard"} <= set(listed)
+    assert "..." not in out.partition("Commands:")[2], "a first sentence too long to be listed whole"
+    assert "..." not in lmcbench("landscape")[1].partition("Commands:")[2]
     _, out, _ = lmcbench("run", "--help")
     flags = [
         "--arch",
@@ -109,6 +111,18 @@ def test_shifts_and_architectures_are_listed(lmcbench):
     assert [a["name"] for a in json.loads(out)] == list(OWN_NETWORKS)
 
 
+@pytest.mark.parametrize("command", [("shifts",), ("archs",), ("suites", "digits")])
+def test_tables_explain_every_column_and_cite_papers_in_full(lmcbench, command):
+    _, out, _ = lmcbench(*command)
+    lines = out.splitlines()
+    rules = [i for i, line in enumerate(lines) if re.fullmatch(r"-+(  -+)+", line)]
+    assert rules
+    for i in rules:
+        heads = [lines[i - 1][m.start() : m.end()].strip() for m in re.finditer("-+", lines[i])]
+        assert all(heads), heads
+    assert not re.search(r"\[[HSF]\]", out)
+
+
 def test_a_dry_run_says_what_would_be_run_and_writes_nothing(lmcbench, tmp_path):
     code, out, err = lmcbench(
         "run", "digits", "--arch", "*mlp", "--shift", "none", "--replicates", "5:7", "--dry-run"
@@ -117,7 +131,15 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(lmcbench, tmp_path)
     assert (code, err) == (0, "")
     assert f"digits version 1: {2 * forks} cells, in runs/digits" in out
     assert "2 families to train: lmc_mlp" in out
-    assert content(tmp_path) == {}
+    suite = load_suite("digits")
+    whole = f"The cost of the whole suite ({len(expand(suite))} cells) is {suite.cost}"
+    assert out.endswith(f"{whole}.\n")
+    _, out, _ = lmcbench("run", "digits", "--measure", "all", "--dry-run")
+    assert out.endswith(f"{whole}; further measures come on top.\n")
+    (tmp_path / "toy.toml").write_text(SUITE_TOML)
+    _, out, _ = lmcbench("run", "toy.toml", "--dry-run")
+    assert out.endswith("\nThe suite does not state what it costs.\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.toml"]
 
 
 def test_a_finished_run_has_nothing_to_do(lmcbench, tmp_path):

@@ -6,8 +6,13 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pandas as pd
+from scipy import stats
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LINE = ["architecture", "recipe", "shift"]
+WORTH = ["accuracy_mean", "disagreement", "ensemble_accuracy", "ensemble_gain", "soup"]
 
 
 def test_the_two_commands_stand_alone_on_their_lines():
@@ -58,6 +63,35 @@ def test_what_is_said_of_the_second_order_form_is_in_the_report():
     assert len(numbers) >= 8
     for number in numbers:
         assert f" {number}" in table, number
+
+
+def test_the_tables_of_the_run_are_in_the_evidence():
+    cells = pd.read_csv(ROOT / "benchmark/evidence/digits-v1/records.csv", dtype={"fork": str})
+    cells = cells[(cells["split"] == "test") & (cells["replicate"] < 3)]
+    cells = cells.assign(accuracy=1 - cells["error"], soup=1 - cells["soup_error"])
+
+    def shown(line, fork, column):
+        of = cells[(cells[LINE] == line).all(axis=1) & (cells["fork"] == fork)]
+        values = of.groupby("replicate")[column].mean()
+        half = stats.t.ppf(0.975, 2) * values.std() / 3**0.5
+        assert len(values) == 3
+        return f"{100 * values.mean():.1f} ± {100 * half:.1f}"
+
+    compared = 0
+    for row in re.findall(r"^lmc_\S+ {2,}\w+ {2,}\S.*$", README, re.MULTILINE):
+        texts = re.split(r" {2,}", row)
+        line, numbers = texts[:3], texts[3:]
+        if "/18" in row:
+            forks = ("0", "1", "3", "independent")
+            said = {(fork, "error_chord"): text for fork, text in zip(forks, numbers[:4], strict=True)}
+        elif numbers[0] == "whole-budget":
+            said = {(numbers[0], "accuracy"): numbers[1]}
+        else:
+            said = {(numbers[0], name): text for name, text in zip(WORTH, numbers[1:6], strict=True)}
+        for (fork, column), text in said.items():
+            assert text.lstrip("+") == shown(line, fork, column), (row, column)
+            compared += 1
+    assert compared == 16 * 4 + 2 * (4 * 5 + 1)
 
 
 def test_every_name_of_the_package_that_is_shown_exists():

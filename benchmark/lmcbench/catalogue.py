@@ -82,7 +82,7 @@ def suite_text(suite: Suite, where: Mapping[str, str]) -> str:
     }
     networks = tabulate(
         [[a.label, a.recipe, _recipe_text(suite, a.recipe)] for a in suite.architectures],
-        headers=["architecture", "recipe", ""],
+        headers=["architecture", "recipe", "its settings, where not the defaults"],
     )
     head = f"{suite.name} version {suite.version}: {suite.description}"
     return f"{head}\n\n{tabulate(list(facts.items()), tablefmt='plain')}\n\n{networks}"
@@ -120,7 +120,12 @@ def list_shifts() -> list[dict[str, Any]]:
 def shifts_text(listed: list[dict[str, Any]], transforms: list[dict[str, Any]]) -> str:
     """The same as a table, with the controls, and the table of evaluation shifts."""
     rows = [
-        [s["name"], ", ".join(f"{k}={v}" for k, v in s["params"].items()), s["summary"], s["source"]]
+        [
+            s["name"],
+            ", ".join(f"{k}={v}" if v != "" else k for k, v in s["params"].items()),
+            s["summary"],
+            s["source"],
+        ]
         for s in listed
     ]
     table = tabulate(rows, headers=["shift", "parameters", "what each sibling sees", "source"])
@@ -153,7 +158,10 @@ def datasets_text(listed: Sequence[Listing]) -> str:
         ]
         for d in listed
     ]
-    table = tabulate(rows, headers=["data set", "images", "shape", "classes", "size", "licence", "found in"])
+    table = tabulate(
+        rows,
+        headers=["data set", "train + test images", "shape", "classes", "on disk", "licence", "found in"],
+    )
     missing = [[d.name, d.hint] for d in listed if d.found is None]
     if not missing:
         return table
@@ -187,7 +195,9 @@ def list_architectures(pattern: str | None) -> list[dict[str, Any]]:
 
 def architectures_text(listed: list[dict[str, Any]], pattern: str | None) -> str:
     """The same as a table, with how to name others."""
-    table = tabulate([[a["name"], a["source"], a["summary"]] for a in listed], headers=["name", "from", ""])
+    about = any(a["summary"] for a in listed)
+    columns = {"name": "name", "source": "from", **({"summary": "what it is"} if about else {})}
+    table = tabulate([[a[key] for key in columns] for a in listed], headers=list(columns.values()))
     if pattern is not None:
         return table
     return (

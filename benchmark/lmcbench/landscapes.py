@@ -14,7 +14,7 @@ from lmcbench.board.figures.landscape import draw_plane, heat_maps
 from lmcbench.board.figures.style import COLOURS, panels, picture, styled
 from lmcbench.board.probed import held
 from lmcbench.connect.toy import ProductLandscape, Well
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, counted
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import chord_excess
 from lmcbench.results.record import Record, read_record
@@ -162,7 +162,7 @@ def draw_cell(record: Record, what: str, kind: str) -> bytes:
         axes[0][0].set_ylabel("across (weights' units)")
         axes[0][0].set_title(
             f"{architecture_label(record)}, {shift_label(record)}, fork {record.fork.name}, "
-            f"replicate {record.replicate}\n{found['n']} images"
+            f"replicate {record.replicate}\n{counted(found['n'], 'image')}"
         )
         return picture(figure, kind)
 

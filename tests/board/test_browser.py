@@ -38,11 +38,9 @@ def browser():
         started.close()
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """Where the page of six synthetic entries lies; one of them has a title of HTML."""
-    folder = tmp_path_factory.mktemp("board")
-    write_synthetic(folder, ENTRIES, SUITE, {4: {"title": EVIL, "notes": EVIL}})
+def rendered(folder, entries, metas):
+    """Where the page of a leaderboard of synthetic entries lies."""
+    write_synthetic(folder, entries, SUITE, metas)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "lmcbench.spec.suite.load_suite",
@@ -50,6 +48,12 @@ def address(tmp_path_factory):
         )
         render_leaderboard(folder).write()
     return (folder / HTML).as_uri()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Where the page of six synthetic entries lies; one of them has a title of HTML."""
+    return rendered(tmp_path_factory.mktemp("board"), ENTRIES, {4: {"title": EVIL, "notes": EVIL}})
 
 
 @pytest.fixture
@@ -207,6 +211,20 @@ def test_a_phone_shows_it_without_scrolling_the_page_sideways(page, address, whe
     page.goto(f"{address}{where}")
     page.wait_for_timeout(50)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_caption_of_a_wide_table_stays_in_a_phones_width(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.querySelector('#table').getBoundingClientRect().width") > 390
+    assert page.evaluate("document.querySelector('#count').getBoundingClientRect().right") <= 390
+
+
+def test_one_entry_is_told_as_one(browser, tmp_path):
+    page = browser.new_page()
+    page.goto(rendered(tmp_path, 1, {}))
+    assert page.inner_text("#count") == "1 of 1 entry."
+    assert " of 1 entry ranked." in page.inner_text("#about")
+    page.close()
 
 
 def test_text_has_contrast_in_both_themes(page):

@@ -75,7 +75,7 @@ def test_output():
     found = calibrate([repeat(i) for i in range(3)], GATE)
     document = json.loads(json.dumps(as_json(found), allow_nan=False))
     assert document["schema"] == "lmcbench/calibration/1"
-    assert document["conditions"][1] == "stacked, cpu, 1 threads"
+    assert document["conditions"][1] == "stacked, cpu, 1 thread"
     text = render(found, "github")
     assert "| error_mid" in text
     assert "no: raise it" in text

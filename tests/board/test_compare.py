@@ -229,7 +229,7 @@ def test_missing_cells_on_either_side():
     for base, head, name in ((whole, part, "missing in HEAD"), (part, whole, "missing in BASE")):
         found = compare(base, head)
         assert (found.verdict, found.exit_code) == ("incomplete", 5)
-        assert f"1 cells of {'BASE' if base is whole else 'HEAD'} are {name}: " in headline(found)
+        assert f"1 cell of {'BASE' if base is whole else 'HEAD'} is {name}: " in headline(found)
         assert "lmc_mlp (fast) | label-skew | fork 0 | replicate 4" in headline(found)
 
 
@@ -238,7 +238,7 @@ def test_failed_cells_on_one_side():
     head[0] = make_record(toy_cell(), status="failed")
     found = compare(side(), head)
     assert (found.verdict, found.exit_code, len(found.failed)) == ("incomplete", 5, 1)
-    assert "1 cells failed: lmc_mlp (fast) | none | fork 0 | replicate 0 in HEAD" in headline(found)
+    assert "1 cell failed: lmc_mlp (fast) | none | fork 0 | replicate 0 in HEAD" in headline(found)
 
 
 @pytest.mark.parametrize(("where", "expected"), [("head", "regressed"), ("base", "changed")])
@@ -248,7 +248,7 @@ def test_diverged_on_one_side_is_a_change(where, expected):
     found = compare(one, two)
     assert (found.verdict, found.exit_code) == (expected, 1)
     assert (
-        f"1 cells diverged on one side only: lmc_mlp (fast) | none | fork 0 | replicate 0 in {where.upper()}"
+        f"1 cell diverged on one side only: lmc_mlp (fast) | none | fork 0 | replicate 0 in {where.upper()}"
         in headline(found)
     )
 
@@ -258,7 +258,7 @@ def test_diverged_on_both_sides_is_counted_and_in_no_mean():
     one[0] = two[0] = make_record(toy_cell(), status="diverged")
     found = compare(one, two, [BARRIER])
     assert found.verdict == "equivalent"
-    assert "1 cells diverged on both sides" in found.notes[0]
+    assert "1 cell diverged on both sides, in no mean." in found.notes[0]
     everything = [make_record(toy_cell(replicate=r), status="diverged") for r in range(2)]
     assert compare(everything, everything).verdict == "identical"
 
@@ -340,7 +340,7 @@ def test_across_seeds_whole_replicates_only():
     head[0] = make_record(toy_cell(shift="none", replicate=100), status="diverged")
     found = compare(side(), head, [BARRIER], ["seeds"])
     assert found.tests[0].difference.n == (5, 2)
-    assert "0 replicates of BASE and 1 of HEAD lack a measured cell" in " ".join(found.notes)
+    assert "a cell of theirs was not measured: 0 replicates of BASE and 1 of HEAD." in " ".join(found.notes)
     assert found.verdict == "inconclusive"
     assert compare(side(), side(shifts=("none",), first=100), across=["seeds"]).exit_code == 5
     assert compare(side(), side(), across=["seeds"]).verdict == "identical"

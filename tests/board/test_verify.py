@@ -10,7 +10,9 @@ import sys
 import numpy as np
 import pytest
 
+from builders import make_record, toy_cell
 from lmcbench.board.entries.stored import TENSOR_BYTES, kept_splits
+from lmcbench.board.pages.rank import rank_notes
 from lmcbench.data.digits import load_digits
 from lmcbench.errors import UserError
 from lmcbench.results.record import read_record
@@ -250,6 +252,19 @@ def test_diverged_cells_are_named_and_what_only_is_claimed_too(folder):
         assert any(what in claim for claim in found.claimed)
 
 
+@pytest.mark.parametrize(
+    ("name", "count", "notes"),
+    [
+        ("lmc_mlp", 4, ["4 replicates of the 5 that a rank needs: shown, not ranked."]),
+        ("lmc_mlp", 1, ["1 replicate of the 5 that a rank needs: shown, not ranked."]),
+        ("lmc_mlp", 5, []),
+        ("lmc_linear", 1, []),
+    ],
+)
+def test_too_few_replicates_for_a_rank_are_told(name, count, notes):
+    assert rank_notes([make_record(toy_cell(name, replicate=r)) for r in range(count)]) == notes
+
+
 def test_pretraining_must_be_disclosed(folder):
     for path in folder.glob("records/*"):
         edit_json(path, lambda t: t["architecture"].update(kwargs={"pretrained": True}))
@@ -405,7 +420,7 @@ def test_a_missing_cell_is_named(whole):
     (folder / "predictions" / f"{path.stem}.safetensors").unlink()
     found = faults(folder)
     count = len(list(folder.glob("records/*")))
-    assert f"submission.toml: cells: found {count + 1}, there are {count} records." in found
+    assert f"submission.toml: cells: found {count + 1}, must be {count}, the number of records." in found
     cell = f"label-skew, fork {table['fork']['name']}, replicate 0"
     assert f"complete: found true, but these cells of the suite are missing: {cell}." in found
 

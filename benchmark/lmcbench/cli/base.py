@@ -35,7 +35,8 @@ class Device(StrEnum):
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 DataDir = Annotated[
-    Path | None, typer.Option(envvar="LMCBENCH_DATA", help="Folder of data sets as parquet files.")
+    Path | None,
+    typer.Option(metavar="DIR", envvar="LMCBENCH_DATA", help="Folder of data sets as parquet files."),
 ]
 
 

@@ -15,9 +15,9 @@ def leaderboard(
     path: Annotated[
         Path | None, typer.Argument(metavar="RUN", help="Print the table of this run folder instead.")
     ] = None,
-    board_dir: Annotated[Path, typer.Option("--leaderboard", help="The leaderboard's folder.")] = Path(
-        "leaderboard"
-    ),
+    board_dir: Annotated[
+        Path, typer.Option("--leaderboard", metavar="DIR", help="The leaderboard's folder.")
+    ] = Path("leaderboard"),
     check: Annotated[
         bool,
         typer.Option("--check", help="Write nothing; exit 1 when what is committed is out of date."),
@@ -27,10 +27,11 @@ def leaderboard(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Render the leaderboard from its submissions, or print the table of one run.
+    """Render the leaderboard, or print the table of one run.
 
-    Writes README.md, index.html and, under results/, what was derived from each submission. --check derives
-    everything anew. --csv and --json export every number instead and change nothing in the folder.
+    From the submissions it writes README.md, index.html and, under results/, what was derived from each
+    submission. --check derives everything anew. --csv and --json export every number instead and change
+    nothing in the folder.
     """
     if path is not None:
         if check or as_json or csv is not None:

@@ -18,7 +18,10 @@ def suites(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """List the published suites, or what one of them runs and on which data."""
+    """List the published suites, or describe one.
+
+    Of one: what it runs, on which data and where these are, its cost and its digest.
+    """
     from lmcbench import catalogue
     from lmcbench.spec.suite import load_suite
 
@@ -38,7 +41,10 @@ def suites(
 
 @app.command()
 def shifts(as_json: Json = False) -> None:
-    """List the training shifts and the evaluation shifts: what each does and where it comes from."""
+    """List the training shifts and the evaluation shifts.
+
+    What each does, its parameters and where it comes from.
+    """
     from lmcbench import catalogue
     from lmcbench.spec.shifted import shifted_table
     from lmcbench.spec.transforms import transform_table
@@ -57,7 +63,7 @@ def archs(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List architectures: our own small networks and, with a pattern, timm's."""
+    """List architectures: our own and, with a pattern, timm's."""
     from lmcbench import catalogue
 
     listed = catalogue.list_architectures(pattern)
@@ -70,7 +76,7 @@ app.add_typer(data_app, name="data")
 
 @data_app.callback(invoke_without_command=True)
 def data(context: typer.Context, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """List every data set: where it was found, size, licence, and what to do if it is missing."""
+    """List every data set, and where it is or how to get it."""
     if context.invoked_subcommand is not None:
         return
     from lmcbench import catalogue
@@ -84,8 +90,13 @@ def data(context: typer.Context, data_dir: DataDir = None, as_json: Json = False
 
 
 @data_app.command()
-def fetch(name: Annotated[str, typer.Argument(help="A data set, as 'lmcbench data' lists it.")]) -> None:
-    """Download a data set from the Hugging Face hub at its pinned revision, and decode it into the cache."""
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set, as 'lmcbench data' lists it.")],
+) -> None:
+    """Download a data set, and decode it into the cache.
+
+    It comes from the Hugging Face hub, at its pinned revision.
+    """
     from lmcbench.data.sources import fetch_dataset
 
     found = fetch_dataset(name)
@@ -95,7 +106,7 @@ def fetch(name: Annotated[str, typer.Argument(help="A data set, as 'lmcbench dat
 
 @app.command()
 def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
-    """Show the device, the versions and the data that a run would use."""
+    """Show the device, versions and data that a run would use."""
     from lmcbench.doctor import examine, report_text
 
     found = examine(data_dir)

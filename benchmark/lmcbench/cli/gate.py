@@ -31,7 +31,10 @@ def compare(
         ),
     ] = None,
     suite: Annotated[
-        str | None, typer.Option(help="Take the gate's tests and margins from this suite or .toml file.")
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE", help="Take the gate's tests and margins from this suite or .toml file."
+        ),
     ] = None,
     inconclusive: Annotated[
         Inconclusive, typer.Option(help="Exit 3 (fail) or 0 (warn) where the replicates cannot tell.")
@@ -39,10 +42,10 @@ def compare(
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="For a pull request comment.")] = False,
 ) -> None:
-    """Say whether results changed between two runs of the same cells.
+    """Say whether results changed between two runs.
 
-    Exit codes: 0 identical, equivalent or improved; 1 regressed or changed; 3 inconclusive;
-    4 not comparable; 5 cells missing or failed on one side.
+    Cells of both are compared replicate by replicate. Exit codes: 0 identical, equivalent or improved; 1
+    regressed or changed; 3 inconclusive; 4 not comparable; 5 cells missing or failed on one side.
     """
     from lmcbench.board.gate import compare as gate
     from lmcbench.board.gate import comparison
@@ -66,25 +69,34 @@ def compare(
 @app.command()
 def calibrate(
     suite: Annotated[str, typer.Argument(metavar="SUITE", help="A published suite or a .toml file.")],
-    arch: Annotated[list[str] | None, typer.Option(help="Only these architectures (glob).")] = None,
+    arch: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Only these architectures (glob, repeatable).")
+    ] = None,
     shift: Annotated[
-        list[str] | None, typer.Option(help="These shifts (glob); default: those the gate tests.")
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="These shifts (glob, repeatable); default: those the gate tests."),
     ] = None,
     fork: Annotated[
-        list[str] | None, typer.Option(help="These forks; default: those the gate tests, or the first.")
+        list[str] | None,
+        typer.Option(
+            metavar="FORK", help="These forks (repeatable); default: those the gate tests, or the first."
+        ),
     ] = None,
     replicates: Annotated[str, typer.Option(metavar="N|A:B", help="Replicates to repeat.")] = "3",
-    repeats: Annotated[int, typer.Option(min=2, help="Runs, each under other conditions.")] = 3,
+    repeats: Annotated[int, typer.Option(min=2, metavar="N", help="Runs, each under other conditions.")] = 3,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the runs; default runs/SUITE-calibration.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of the runs; default: runs/SUITE-calibration.")
     ] = None,
     device: Annotated[Device, typer.Option(help="auto: CUDA too, where there is one.")] = Device.auto,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes, one family each.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes, one family each.")] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables in Markdown.")] = False,
 ) -> None:
-    """Repeat cells under other engines, threads and devices: the run-to-run noise of every measure."""
+    """Measure run-to-run noise by repeating cells.
+
+    They are repeated under other engines, threads and devices; said is how far every measure strays.
+    """
     from lmcbench.board.gate import calibration
     from lmcbench.calibrate import repeat_runs
     from lmcbench.errors import counted

@@ -28,17 +28,22 @@ def check(
         typer.Option(metavar="NAME=VALUE", help="Argument of the architecture (repeatable)."),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels a side, instead of the suite's.")
+        int | None, typer.Option(min=1, metavar="N", help="Pixels a side, instead of the suite's.")
     ] = None,
-    channels: Annotated[int | None, typer.Option(min=1, help="Likewise.")] = None,
-    classes: Annotated[int | None, typer.Option(min=2, help="Likewise.")] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Channels of the images, instead of the suite's.")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="Number of classes, instead of the suite's.")
+    ] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Is an architecture ready to be run? In under a minute on a CPU, without data.
+    """Say whether an architecture is ready to be run.
 
-    Builds it, trains it for a few steps on made-up images, forks it, blends two siblings, and says what
-    to do about what fails. Exits 0 if it is ready and 1 if it is not.
+    In under a minute on a CPU and without data it builds it, trains it for a few steps on made-up images,
+    forks it, blends two siblings, and says what to do about what fails. Exits 0 if it is ready and 1 if
+    it is not.
     """
     from lmcbench.ready import check as checking
     from lmcbench.ready import checkview as view
@@ -70,7 +75,7 @@ def check(
 def new_arch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A function's name, as in my_net.")],
 ) -> None:
-    """Write NAME.py, a small commented network to start from, and say what comes next."""
+    """Write NAME.py, a small commented network to start from."""
     from pathlib import Path
 
     from lmcbench.ready.newarch import next_commands, write_network

@@ -10,13 +10,15 @@ import typer
 from lmcbench.cli.base import app
 
 landscape = typer.Typer(
-    help="Draw landscapes: the toy with its closed form, planes and paths of a run's siblings.",
+    help="Draw landscapes: a toy, and planes and paths of siblings.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 app.add_typer(landscape, name="landscape")
-Picture = Annotated[Path | None, typer.Option(help="File to write: .png, .svg or .pdf.")]
-Key = Annotated[str, typer.Argument(help="Key of a cell, or its first digits (the names in RUN/records).")]
+Picture = Annotated[Path | None, typer.Option(metavar="FILE", help="Picture to write: .png, .svg or .pdf.")]
+Key = Annotated[
+    str, typer.Argument(metavar="KEY", help="Key of a cell, or its first digits (the names in RUN/records).")
+]
 
 
 @landscape.command()
@@ -32,8 +34,9 @@ def toy(
     turn: Annotated[float, typer.Option(help="Degrees by which the axes of B's well are turned.")] = 0.0,
     out: Picture = None,
 ) -> None:
-    """[S]'s toy landscape: the product of two local quadratic wells q_A q_B, each zero at its own minimum.
+    """The toy landscape of Singh et al. with its closed form.
 
+    The product q_A q_B of two local quadratic wells, each zero at its own minimum (arXiv 2406.16300).
     With d = B - A and s_i = d' A_i d (A_i: the curvature matrix of a well), the loss on the line is
     a^2 (1-a)^2 s_A s_B / 4, so the barrier is s_A s_B / 64. The published second-order prediction is
     a (1-a) s_A s_B / 4: 4 times the truth at the middle. Sharper wells and more distance raise the barrier
@@ -56,7 +59,10 @@ def plane(
     key: Key,
     out: Picture = None,
 ) -> None:
-    """Loss on the plane through a stored cell's fork and two siblings (run with --measure plane)."""
+    """Loss on the plane through a cell's fork and siblings.
+
+    Of a cell that was run with --measure plane.
+    """
     _draw_cell(run_folder, key, "plane", out)
 
 
@@ -66,7 +72,10 @@ def siblings(
     key: Key,
     out: Picture = None,
 ) -> None:
-    """The line between a stored cell's siblings at every logged epoch (run with --measure landscape)."""
+    """The line between siblings at every logged epoch.
+
+    Of a cell that was run with --measure landscape.
+    """
     _draw_cell(run_folder, key, "siblings", out)
 
 

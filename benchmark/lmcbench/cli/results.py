@@ -14,34 +14,47 @@ from lmcbench.cli.options import parse_channels
 @app.command()
 def measure(
     a: Annotated[
-        Path, typer.Argument(help="Weights of the first network: .safetensors, or .pt and its kin.")
+        Path,
+        typer.Argument(metavar="A", help="Weights of the first network: .safetensors, or .pt and its kin."),
     ],
-    b: Annotated[Path, typer.Argument(help="Weights of the second.")],
-    arch: Annotated[str, typer.Option(help="timm's name, module:function or file.py:function.")],
-    data: Annotated[str, typer.Option(help="A name (see 'lmcbench data'), or a path such as ./own.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Weights of the second.")],
+    arch: Annotated[
+        str, typer.Option(metavar="NAME", help="timm's name, module:function or file.py:function.")
+    ],
+    data: Annotated[
+        str, typer.Option(metavar="NAME|PATH", help="A name (see 'lmcbench data'), or a path such as ./own.")
+    ],
     arch_kwargs: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Argument of the architecture (repeatable)."),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Resize images to this; default: as they are.")
+        int | None, typer.Option(min=1, metavar="N", help="Resize images to this; default: as they are.")
     ] = None,
     mean: Annotated[
         str | None,
         typer.Option(
-            metavar="M[,M,M]", help="Of pixels scaled to 0..1, per channel; default: the training set's."
+            metavar="M[,M,M]", help="Mean of pixels scaled to 0..1, per channel; default: the training set's."
         ),
     ] = None,
-    std: Annotated[str | None, typer.Option(metavar="S[,S,S]", help="Likewise.")] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="S[,S,S]", help="Their standard deviation, likewise.")
+    ] = None,
     split: Annotated[
-        list[str] | None, typer.Option(metavar="test|train", help="Where (repeatable); default: test.")
+        list[str] | None,
+        typer.Option(metavar="test|train", help="Split to measure on (repeatable); default: test."),
     ] = None,
     images: Annotated[
-        int | None, typer.Option(min=1, help="Use so many images of a split, stratified; default: all.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Use so many images of a split, stratified; default: all."),
     ] = None,
     calibration: Annotated[
         int,
-        typer.Option(min=0, help="Training images for normalisation statistics; 0: blend them as they are."),
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Training images for normalisation statistics; 0: blend them as they are.",
+        ),
     ] = 1000,
     fork: Annotated[
         Path | None, typer.Option(metavar="CKPT", help="The state that both networks left, for the geometry.")
@@ -55,7 +68,7 @@ def measure(
             " features.",
         ),
     ] = None,
-    alphas: Annotated[int, typer.Option(help="Points on the line, odd.")] = 21,
+    alphas: Annotated[int, typer.Option(metavar="N", help="Points on the line, odd.")] = 21,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     data_dir: DataDir = None,
     as_json: Json = False,
@@ -97,12 +110,17 @@ def report(
     run_folder: Annotated[
         Path, typer.Argument(metavar="RUN", help="A run folder, as 'lmcbench run' made it.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Where to write; default: into the run folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write; default: into the run folder.")
+    ] = None,
     findings: Annotated[
         bool, typer.Option("--findings", help="Hold the papers' claims against the records: findings.md.")
     ] = False,
 ) -> None:
-    """Write report.md, report.html (one page that needs nothing else) and its figures."""
+    """Write a run's report: one page with every figure.
+
+    report.html needs no other file; report.md refers to figures/.
+    """
     from lmcbench.results.store import read_records, write_atomic
 
     records = read_records(run_folder)

@@ -19,34 +19,48 @@ def run(
     arch: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="GLOB|NAME",
             help="Only these architectures (glob, repeatable), or one the suite does not list: "
-            "timm's name, module:function or file.py:function, with +ADAPTATION and '(K=V,...)' if need be."
+            "timm's name, module:function or file.py:function, with +ADAPTATION and '(K=V,...)' if need be.",
         ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Train with this recipe of the suite; needed for an unlisted --arch.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Train with this recipe of the suite; needed for an unlisted --arch."
+        ),
     ] = None,
-    shift: Annotated[list[str] | None, typer.Option(help="Only these shifts (glob, repeatable).")] = None,
-    fork: Annotated[list[str] | None, typer.Option(help="Only these forks (repeatable).")] = None,
+    shift: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Only these shifts (glob, repeatable).")
+    ] = None,
+    fork: Annotated[
+        list[str] | None, typer.Option(metavar="FORK", help="Only these forks (repeatable).")
+    ] = None,
     replicates: Annotated[
         str | None,
-        typer.Option(metavar="N|A:B", help="Replicates 0 to N-1, or A to B-1; the suite's number."),
+        typer.Option(metavar="N|A:B", help="Replicates 0 to N-1, or A to B-1; default: the suite's number."),
     ] = None,
     measure: Annotated[
         list[str] | None,
         typer.Option(metavar="all|NAME", help="Further measures on the suite's probe cells (repeatable)."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/SUITE.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; default: runs/SUITE.")] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes, one family each; default: one a core, one on CUDA.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Processes, one family each; default: one a core, one on CUDA."
+        ),
     ] = None,
     data_dir: DataDir = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be run and what the suite costs, and stop.")
+    ] = False,
 ) -> None:
-    """Train siblings, measure the lines between them, and show the leaderboard.
+    """Run a suite: train siblings and measure their connectivity.
 
-    The same command again goes on where it was stopped; asking for more extends the run.
+    Shows a line per finished cell, and the tables at the end. The same command again goes on where it was
+    stopped; asking for more extends the run.
     """
     from lmcbench.results.store import RunFolder
     from lmcbench.running.run import plan_run, run_plan
@@ -67,6 +81,7 @@ def run(
     view = RunView(chosen, plan, folder)
     view.introduce()
     if dry_run:
+        typer.echo(view.expected())
         return
     try:
         with view.progress():

@@ -24,14 +24,26 @@ def submit(
     name: Annotated[str, typer.Option(metavar="SLUG", help="Name of the submission: a-z, 0-9, hyphens.")],
     arch: Annotated[
         str | None,
-        typer.Option(help="Which of the run's architectures, as tables show it, where it has several."),
+        typer.Option(
+            metavar="LABEL", help="Which of the run's architectures, as tables show it, where it has several."
+        ),
     ] = None,
-    title: Annotated[str | None, typer.Option(help="One line; default: architecture and suite.")] = None,
-    author: Annotated[list[str] | None, typer.Option(help="Who made it (repeatable).")] = None,
-    licence: Annotated[str, typer.Option(help="Of records and predictions, an SPDX name.")] = "CC-BY-4.0",
-    pretraining: Annotated[str, typer.Option(help="What the network had seen before.")] = "none",
-    extra_data: Annotated[str, typer.Option(help="Data beyond the suite's that it was trained on.")] = "none",
-    notes: Annotated[str, typer.Option(help="Anything a reader should know.")] = "",
+    title: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="One line; default: architecture and suite.")
+    ] = None,
+    author: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Who made it (repeatable).")
+    ] = None,
+    licence: Annotated[
+        str, typer.Option(metavar="SPDX", help="Of records and predictions, an SPDX name.")
+    ] = "CC-BY-4.0",
+    pretraining: Annotated[
+        str, typer.Option(metavar="TEXT", help="What the network had seen before.")
+    ] = "none",
+    extra_data: Annotated[
+        str, typer.Option(metavar="TEXT", help="Data beyond the suite's that it was trained on.")
+    ] = "none",
+    notes: Annotated[str, typer.Option(metavar="TEXT", help="Anything a reader should know.")] = "",
     source: Annotated[
         Path | None, typer.Option(metavar="FILE.py", help="The network's source, where it has been moved.")
     ] = None,
@@ -44,14 +56,17 @@ def submit(
     board_dir: Annotated[
         Path | None,
         typer.Option(
-            "--leaderboard", help="The leaderboard's folder; default: leaderboard, begun here if need be."
+            "--leaderboard",
+            metavar="DIR",
+            help="The leaderboard's folder; default: leaderboard, begun here if need be.",
         ),
     ] = None,
     suite: SuiteFile = None,
 ) -> None:
-    """Make a submission of a run: one new folder in the leaderboard, checked, and how to send it.
+    """Make a submission of a run for the leaderboard.
 
-    Fewer cells than the suite has are accepted; such a submission is shown and not ranked.
+    Writes one new folder, checked as 'verify' does, and says how to send it. Fewer cells than the suite
+    has are accepted; such a submission is shown and not ranked.
     """
     from lmcbench.board.entries.trust import ANONYMOUS
     from lmcbench.submitting.submissionview import next_steps, summary
@@ -99,13 +114,14 @@ def verify(
     ] = False,
     suite: SuiteFile = None,
     device: Annotated[Device, typer.Option(help="Where --rerun computes.")] = Device.auto,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes of --rerun.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes of --rerun.")] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Check a submission without running anything of it; exit 1 and name every fault if there is one.
+    """Check a submission without running anything of it.
 
-    With --rerun, some of its cells are trained again besides.
+    Names every fault and exits with 1 if there is one. With --rerun, some of its cells are trained again
+    besides.
     """
     from lmcbench.board.entries import trust
     from lmcbench.submitting import verify as checks

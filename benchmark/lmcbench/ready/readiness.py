@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lmcbench.connect.path import alpha_grid, line, score
 from lmcbench.connect.state import check_pair, unstack
+from lmcbench.errors import counted
 from lmcbench.ready.trial import BATCH, FALL, FORK, IMAGES, LARGE, PASS, PASSES, RECIPES, STOP, Trial
 from lmcbench.train.checkpoints import load_checkpoint
 from lmcbench.train.cost import step_flop
@@ -206,7 +207,7 @@ def _recalibrates(trial: Trial) -> Found:
             raise NotReadyError(f"{name} is not finite")
         if not torch.equal(value, twice[name]):
             raise NotReadyError(f"taking statistics anew twice gives other bits in {name}")
-    return Found(f"{len(own)} BatchNorm layers{f'; {note}' if note else ''}", {"layers": len(own)})
+    return Found(f"{counted(len(own), 'BatchNorm layer')}{f'; {note}' if note else ''}", {"layers": len(own)})
 
 
 def _alone(trial: Trial) -> Found:

@@ -22,6 +22,7 @@ from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.running.run import Plan
 from lmcbench.running.tasks import Event, Finished
+from lmcbench.spec.cells import expand
 from lmcbench.spec.suite import Suite
 
 EXIT_OK, EXIT_INCOMPLETE = 0, 5
@@ -61,6 +62,14 @@ class RunView:
         if families:
             names = dict.fromkeys(family.architecture.label for family in self.plan.families)
             _say(f"{counted(families, 'family', 'families')} to train: {', '.join(reversed(names))}")
+
+    def expected(self) -> str:
+        """What the suite states as its cost: that of all of it, since parts of it were not timed."""
+        if not self.suite.cost:
+            return "The suite does not state what it costs."
+        whole = counted(len(expand(self.suite)), "cell")
+        on_top = "; further measures come on top" if self.plan.measures else ""
+        return f"The cost of the whole suite ({whole}) is {self.suite.cost}{on_top}."
 
     @contextmanager
     def progress(self) -> Iterator[None]:

@@ -210,12 +210,14 @@ def _check_degrees(degrees: float) -> None:
 SHIFTS: dict[str, ShiftKind] = {
     "none": ShiftKind(_none, "every sibling sees the whole training set", "control"),
     "disjoint-halves": ShiftKind(
-        _disjoint_halves, "K stratified parts without overlap, one for each sibling", "[H] covariate shift"
+        _disjoint_halves,
+        "K stratified parts without overlap, one for each sibling",
+        "Hepburn et al. 2025 (arXiv 2511.04514), covariate shift",
     ),
     "label-skew": ShiftKind(
         _label_skew,
         "each class mostly (share) at one sibling, the rest at the others",
-        "[H] label shift, 80/20",
+        "Hepburn et al. 2025 (arXiv 2511.04514), label shift, 80/20",
         _check_share,
     ),
     "dirichlet": ShiftKind(
@@ -233,7 +235,7 @@ SHIFTS: dict[str, ShiftKind] = {
     "channels": ShiftKind(
         _channels,
         "each sibling sees other channels (groups), the unseen ones at the training mean",
-        "[H] domain shift by spectral bands",
+        "Hepburn et al. 2025 (arXiv 2511.04514), domain shift by spectral bands",
         _check_groups,
     ),
     "corruption": ShiftKind(

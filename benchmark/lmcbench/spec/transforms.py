@@ -35,7 +35,10 @@ SEVERITIES = range(1, 6)
 GEOMETRIES = {
     "rotate": ("turned anti-clockwise by DEGREES, -180 to 180", "Ghifary et al. 2015 (arXiv 1508.07680)"),
     "translate": ("moved right and down by PIXELS", "Azulay & Weiss 2019 (arXiv 1805.12177)"),
-    "channels": ("only the channels I+J+... kept, the others at the training mean", "[H] domain shift"),
+    "channels": (
+        "only the channels I+J+... kept, the others at the training mean",
+        "Hepburn et al. 2025 (arXiv 2511.04514), domain shift",
+    ),
 }
 """Transform without severities -> (what it does, source)."""
 

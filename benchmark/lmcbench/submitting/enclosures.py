@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmcbench.board.entries.stored import HEADLINE, kept_splits, read_logits
-from lmcbench.errors import UserError, reading
+from lmcbench.errors import UserError, counted, reading
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder, labels_name
 from lmcbench.spec.architectures import Architecture, source_file
@@ -78,7 +78,7 @@ def kept_predictions(records: Sequence[Record], folder: RunFolder) -> tuple[dict
     without = sum(not splits for splits in kept.values())
     reduced = None
     if without:
-        reduced = f"the logits of {without} of {len(measured)} cells"
+        reduced = f"the logits of {without} of {counted(len(measured), 'cell')}"
     elif any(len(r.siblings[0].splits) > 3 and kept[r.key] == [HEADLINE] for r in measured):
         reduced = "logits under evaluation shifts"
     return found, reduced

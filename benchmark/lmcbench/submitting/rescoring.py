@@ -93,9 +93,11 @@ class Rescoring:
             f"{counted(len(measured), 'cell')} from stored logits"
         )
         if left_out:
-            self.claimed.append(f"predictions of {len(left_out)} cells, whose logits exceed 25 MB together")
+            self.claimed.append(
+                f"predictions of {counted(len(left_out), 'cell')}, as all logits exceed 25 MB together"
+            )
         if any(kept.get(r.key) == [HEADLINE] and len(r.siblings[0].splits) > 3 for r in measured.values()):
-            self.claimed.append("predictions under evaluation shifts, whose logits exceed 25 MB together")
+            self.claimed.append("predictions under evaluation shifts, as all logits exceed 25 MB together")
 
     def _classes(
         self, measured: Mapping[str, Record], files: Mapping[str, str], contents: Mapping[str, bytes]

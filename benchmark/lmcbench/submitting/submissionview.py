@@ -68,8 +68,7 @@ def explain(found: Verification) -> str:
     """What was found, for a person."""
     lines = []
     if found.faults:
-        count = len(found.faults)
-        lines.append(f"{found.slug}: refused, {count} fault{'s' if count > 1 else ''}:")
+        lines.append(f"{found.slug}: refused, {counted(len(found.faults), 'fault')}:")
         lines += [f"  {fault}" for fault in found.faults]
         return "\n".join(lines) + "\n"
     lines.append(f"{found.slug}: sound, {counted(found.cells, 'cell')}.")

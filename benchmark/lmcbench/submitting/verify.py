@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmcbench.board.entries.agreement import agreement_faults, completeness_faults, provenance_notes
+from lmcbench.board.entries.agreement import (
+    agreement_faults,
+    completeness_faults,
+    provenance_notes,
+)
 from lmcbench.board.entries.entry import (
     cell_text,
     identity_faults,
@@ -19,6 +23,7 @@ from lmcbench.board.entries.manifest import MANIFEST, META, Fault, check_manifes
 from lmcbench.board.entries.soundness import soundness_faults
 from lmcbench.board.entries.submission import Meta, Submission, check_slug, parse_meta
 from lmcbench.board.entries.trust import VERIFIED_SCHEMA, Verified
+from lmcbench.board.pages.rank import rank_notes
 from lmcbench.errors import UserError
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import NewerSchemaError, Record, parse_record
@@ -250,6 +255,8 @@ class _Verifier:
         self.rescored += rescored.rescored
         self.claimed += [*CLAIMED, *rescored.claimed]
         self.notes += provenance_notes(records)
+        if meta.reproduces is None:
+            self.notes += rank_notes(records)
 
 
 def suite_of(submission: Submission, suite_file: Path | None = None) -> Suite:

@@ -22,7 +22,7 @@ def completeness_faults(meta: Meta, records: int, missing: Sequence[str]) -> lis
     """
     faults = []
     if meta.cells != records:
-        faults.append(_fault(META, "cells", f"found {meta.cells}, there are {records} records."))
+        faults.append(_fault(META, "cells", f"found {meta.cells}, must be {records}, the number of records."))
     if meta.complete != (not missing):
         shown = "; ".join(missing[:5]) + ("; ..." if len(missing) > 5 else "")
         what = f"these cells of the suite are missing: {shown}" if missing else "no cell is missing"
@@ -64,12 +64,12 @@ def provenance_notes(records: Sequence[Record]) -> list[str]:
     notes = []
     changed = sum(bool((r.env.get("git") or {}).get("dirty")) for r in records)
     if changed:
-        notes.append(f"{changed} of {len(records)} records were made by a checkout with changes.")
+        notes.append(f"Made by a checkout with changes: {changed} of {counted(len(records), 'record')}.")
     diverged = [r for r in records if r.status == "diverged"]
     if diverged:
         called = "; ".join(sorted(_cell_text(record) for record in diverged))
         notes.append(
-            f"{len(diverged)} of {len(records)} cells diverged, which counts as a result and "
+            f"{len(diverged)} of {counted(len(records), 'cell')} diverged, which counts as a result and "
             f"is in no mean; --rerun takes them first: {called}."
         )
     return notes

@@ -18,6 +18,7 @@ from lmcbench.board.figures.style import (
     panels,
 )
 from lmcbench.board.probed import excess, forks_of, further, held, interior, of_shift, order, shown
+from lmcbench.errors import counted
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import Record
 
@@ -80,12 +81,13 @@ def scatter(records: Sequence[Record]) -> Drawing | None:
     axes[0][0].set_ylabel("measured barrier (nats)")
     legend_below(figure, axes)
     n = len({r.replicate for r, _ in kept})
-    figure.suptitle(f"{len(kept)} cells, {replicates(n)}", fontsize=8, x=0.01, ha="left")
+    counts = f"{counted(len(kept), 'cell')}, {replicates(n)}"
+    figure.suptitle(counts, fontsize=8, x=0.01, ha="left")
     return Drawing(
         "predicted-measured",
         "Does the prediction follow the barrier?",
         "Every probe cell: greatest loss above the chord inside the line, predicted and measured "
-        f"({len(kept)} cells, {replicates(n)}; training loss). The "
+        f"({counts}; training loss). The "
         f"dashed line is equality; what is below {floor:g} is drawn there.",
         figure,
     )

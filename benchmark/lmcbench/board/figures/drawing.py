@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from lmcbench.errors import counted
 from lmcbench.spec.forks import INDEPENDENT
 
 
@@ -28,7 +29,7 @@ class Drawing:
 
 def replicates(count: int) -> str:
     """How many replicates, in words."""
-    return f"n = {count} replicate{'s' * (count > 1)}"
+    return f"n = {counted(count, 'replicate')}"
 
 
 def fork_label(name: str) -> str:

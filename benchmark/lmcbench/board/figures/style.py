@@ -86,7 +86,9 @@ def legend_below(figure: Figure, axes: Any, each: float = 1.5) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             named.setdefault(label, handle)
     columns = max(1, min(len(named), int(figure.get_figwidth() / each)))
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns)
+    # a legend is filled column by column; series in their order are read row by row
+    names = [name for first in range(columns) for name in list(named)[first::columns]]
+    figure.legend([named[name] for name in names], names, loc="outside lower center", ncols=columns)
 
 
 def logarithmic(axis: Any, values: Any) -> None:

@@ -35,6 +35,12 @@ class Claim:
     everywhere: bool = False
 
 
+PAPERS = (
+    "[H]: Hepburn et al., arXiv 2511.04514. [S]: Singh et al., arXiv 2406.16300. "
+    "[F]: Frankle et al., arXiv 1912.05671."
+)
+"""What the sources of the claims stand for."""
+
 CLAIMS = (
     Claim(
         "shift-raises-barrier",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tabulate import tabulate
 
-from lmcbench.board.findings.claims import CLAIMS, Claim
+from lmcbench.board.findings.claims import CLAIMS, PAPERS, Claim
 from lmcbench.board.findings.contrasts import controlled
 from lmcbench.board.observations import Cells, is_baseline, is_control
 from lmcbench.board.stability import stability_table
@@ -220,6 +220,7 @@ def _notes(cells: Cells, findings: Sequence[Finding]) -> list[str]:
     tested = sum(f.verdict != "not testable here" for f in findings)
     out = sum(r.status != "ok" for r in cells.records)
     notes = [
+        PAPERS,
         "Effect: positive is what the claim says; barriers, accuracies and disagreement in percentage "
         "points. Mean over replicates (n) with its Student t interval; a replicate's number is the mean "
         "of its contrasts. Only those that were measured in every replicate count; how many others there "

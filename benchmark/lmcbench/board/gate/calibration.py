@@ -10,6 +10,7 @@ import numpy as np
 from tabulate import tabulate
 
 from lmcbench.board.gate.matching import cell_label
+from lmcbench.errors import counted
 from lmcbench.results.labels import shift_label
 from lmcbench.results.record import Record
 from lmcbench.results.values import cell_value
@@ -128,7 +129,8 @@ def _pooled(groups: Sequence[Sequence[float]]) -> float:
 
 def _conditions(record: Record) -> str:
     threads = (record.env.get("flags") or {}).get("threads")
-    return f"{record.env.get('engine')}, {record.env.get('device')}, {threads} threads"
+    told = "threads unknown" if threads is None else counted(threads, "thread")
+    return f"{record.env.get('engine')}, {record.env.get('device')}, {told}"
 
 
 def _conditions_of(repeat: Sequence[Record]) -> str:

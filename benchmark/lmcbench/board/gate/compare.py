@@ -18,7 +18,7 @@ from lmcbench.board.gate.matching import (
 )
 from lmcbench.board.gate.replicates import PairsTable, SeedsTable
 from lmcbench.board.inference import Rule, judge
-from lmcbench.errors import UserError, unknown
+from lmcbench.errors import UserError, counted, unknown
 from lmcbench.results.labels import shift_label
 from lmcbench.results.record import Record
 from lmcbench.results.store import read_header, read_records
@@ -141,12 +141,12 @@ def _compare(
     if diverged:
         worse = any(new.status == "diverged" and old.status == "ok" for old, new in matched.pairs)
         verdict = "regressed" if worse else "changed"
-        reasons = [f"{len(diverged)} cells diverged on one side only: {_some(diverged)}"]
+        reasons = [f"{counted(len(diverged), 'cell')} diverged on one side only: {_some(diverged)}"]
     incomplete = [
-        f"{len(cells)} cells {what}: {_some(cells)}"
+        f"{counted(len(cells), 'cell')} {what}: {_some(cells)}"
         for cells, what in (
-            (matched.missing_in_head, f"of {sides[0].name} are missing in {sides[1].name}"),
-            (matched.missing_in_base, f"of {sides[1].name} are missing in {sides[0].name}"),
+            (matched.missing_in_head, _missing(len(matched.missing_in_head), *sides)),
+            (matched.missing_in_base, _missing(len(matched.missing_in_base), *reversed(sides))),
             (failed, "failed"),
         )
         if cells
@@ -302,6 +302,10 @@ def _cells_text(shifts: Sequence[str], forks: Sequence[str]) -> str:
         f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else "" for kind, names in named
     ]
     return ", ".join(part for part in parts if part) or "all cells"
+
+
+def _missing(n: int, where: Side, elsewhere: Side) -> str:
+    return f"of {where.name} {'is' if n == 1 else 'are'} missing in {elsewhere.name}"
 
 
 def _some(items: Sequence[str]) -> str:

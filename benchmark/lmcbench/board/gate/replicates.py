@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from lmcbench.board.gate.matching import Matched, group_label
 from lmcbench.board.inference import Difference, paired, welch
+from lmcbench.errors import counted
 from lmcbench.results.record import Record
 from lmcbench.results.values import cell_value
 
@@ -20,7 +21,7 @@ class PairsTable:
     def __init__(self, matched: Matched) -> None:
         self.pairs = [(group_label(b), a, b) for a, b in matched.pairs if a.status == b.status == "ok"]
         lost = sum(a.status == b.status == "diverged" for a, b in matched.pairs)
-        self.notes = [f"{lost} cells diverged on both sides; they are in no mean."] if lost else []
+        self.notes = [f"{counted(lost, 'cell')} diverged on both sides, in no mean."] if lost else []
         self.unbalanced: str | None = None
 
     def groups(self) -> dict[str, Record]:
@@ -57,11 +58,12 @@ class SeedsTable:
         self.notes = ["Across seeds: replicates are not paired; Welch's t interval."]
         if any(lost):
             self.notes.append(
-                f"{lost[0]} replicates of BASE and {lost[1]} of HEAD lack a measured cell and are left out."
+                "Left out, as a cell of theirs was not measured: "
+                f"{counted(lost[0], 'replicate')} of BASE and {lost[1]} of HEAD."
             )
-        self.unbalanced = (
-            f"{diverged[0]} cells diverged in BASE and {diverged[1]} in HEAD" if any(diverged) else None
-        )
+        here, there = diverged
+        told = f"{counted(here, 'cell')} diverged in BASE and {there} in HEAD"
+        self.unbalanced = told if any(diverged) else None
 
     @staticmethod
     def _whole(records: Sequence[Record]) -> list[tuple[str, Record]]:

@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from lmcbench.board.gate.comparison import Comparison, Side, Tested
 from lmcbench.board.inference import ALPHA, MOST_REPLICATES, POWER, Difference
+from lmcbench.errors import counted
 
 MEANING = {
     "identical": "everything measured is equal to the last bit",
@@ -24,7 +25,7 @@ MEANING = {
 def headline(comparison: Comparison) -> str:
     """The verdict in one line."""
     c = comparison
-    cells = f" in all {c.matched} cells" if c.verdict == "identical" else ""
+    cells = f" in {_all_cells(c.matched)}" if c.verdict == "identical" else ""
     reasons = f" ({'; '.join(c.reasons)})" if c.reasons else ""
     return f"{c.verdict.capitalize()}: {MEANING[c.verdict]}{cells}{reasons}."
 
@@ -59,9 +60,13 @@ def render(comparison: Comparison, gate: str, markdown: bool = False) -> str:
 
 
 def _side(side: Side) -> str:
-    replicates = f"{len(side.replicates)} replicate{'s' if len(side.replicates) > 1 else ''}"
+    size = f"{counted(side.cells, 'cell')}, {counted(len(side.replicates), 'replicate')}"
     where = "; ".join(side.environments)
-    return f"{side.name}: {side.suite}, {side.cells} cells, {replicates}{f'; {where}' if where else ''}"
+    return f"{side.name}: {side.suite}, {size}{f'; {where}' if where else ''}"
+
+
+def _all_cells(n: int) -> str:
+    return "the one cell" if n == 1 else f"all {n} cells"
 
 
 def _tests(tests: Sequence[Tested], style: str) -> str:

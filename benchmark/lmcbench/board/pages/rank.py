@@ -7,11 +7,14 @@ that it is not better than, and then every interval holds its entry's true rank 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 from lmcbench.board.inference import ALPHA, holm, paired
+from lmcbench.board.observations import is_baseline
+from lmcbench.errors import counted
+from lmcbench.results.record import Record
 
 MIN_REPLICATES = 5
 """Replicates that a rank needs, and that two entries must have in common to be told apart."""
@@ -49,6 +52,14 @@ def rank_intervals(scores: Mapping[str, Mapping[int, float]]) -> dict[str, RankI
             better[high] += 1
             worse[low] += 1
     return {name: RankInterval(1 + better[name], len(scores) - worse[name]) for name in scores}
+
+
+def rank_notes(records: Sequence[Record]) -> list[str]:
+    """What keeps a whole submission from a rank: too few replicates; the baseline takes none anyway."""
+    count = len({r.replicate for r in records})
+    if count >= MIN_REPLICATES or is_baseline(records[0]):
+        return []
+    return [f"{counted(count, 'replicate')} of the {MIN_REPLICATES} that a rank needs: shown, not ranked."]
 
 
 def _compare(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[float, float]:

@@ -18,19 +18,19 @@ from lmcbench.board.findings.noise import CELL_NOTES, NOTES, cell_rows, noise_ro
 from lmcbench.board.statistics import ROUNDING, Estimate
 from lmcbench.board.runs.table import CONNECTIVITY, ENSEMBLES, make_board
 from lmcbench.board.findings.verdicts import DEMONSTRATION
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, counted
 from lmcbench.results.record import Record
 from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.suite import DEMONSTRATIONS, Suite, published_suite
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 62rem;
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 76rem;
   margin: 2rem auto; padding: 0 1rem; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; } p { max-width: 46rem; }
 figure { margin: 1rem 0 0; } img { max-width: 100%; height: auto; }
 figcaption, .note { color: #444; font-size: 0.9rem; max-width: 46rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.85rem; }
-th, td { padding: 0.2rem 0.7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th, td { padding: 0.2rem 0.55rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 """
 
@@ -95,10 +95,10 @@ def _lead(records: Sequence[Record], suite: Suite | None) -> list[str]:
     devices = sorted({str(r.env.get("device")) for r in records})
     versions = one.env.get("versions") or {}
     torch = versions.get("torch")
-    data = ", ".join(f"{_data_text(d)} ({d['n']} images)" for d in one.data)
+    data = ", ".join(f"{_data_text(d)} ({d['n']:,} images)" for d in one.data)
     lead = [
         *([suite.description] if suite is not None and suite.description else []),
-        f"{len(records)} cells: {told}. Data: {data}. Device: {', '.join(devices)}"
+        f"{counted(len(records), 'cell')}: {told}. Data: {data}. Device: {', '.join(devices)}"
         + (f"; torch {torch}." if torch else "."),
         f"Suite digest {one.suite.digest[:12]}.",
     ]

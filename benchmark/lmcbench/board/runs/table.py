@@ -31,7 +31,8 @@ class Board:
 
     Attributes:
         connectivity: error barrier per fork, in percentage points.
-        ensembles: what siblings of the earliest fork and independent networks are worth, in percent.
+        ensembles: what siblings of the earliest and the latest fork and independent networks are worth, in
+            percent.
         notes: what the reader must know about the numbers.
     """
 
@@ -92,7 +93,10 @@ def make_board(records: Iterable[Record], floor: float = 0.0) -> Board:
     notes = [
         "Mean over replicates (n) ± half-width of the 95 % Student t interval; no interval for n = 1. "
         "Where fewer than n were measured, their number stands behind.",
-        "Fork: epoch at which siblings leave the trunk; independent: separately initialised networks.",
+        "Fork: epoch at which siblings leave the trunk; independent: separately initialised networks. "
+        "Diverged: of the row's cells.",
+        "Member: mean accuracy of the networks; ensemble: of the mean of their probabilities; gain: ensemble "
+        "less member; soup: accuracy of the average of their weights.",
     ]
     if priced:
         notes.append(

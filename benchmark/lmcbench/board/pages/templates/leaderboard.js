@@ -168,8 +168,9 @@
     $("table").tHead.replaceChildren(head);
     $("table").tBodies[0].replaceChildren(...rows);
     $("caption").textContent = `${suite.title}, ${shiftName(state.shift)}.`;
-    $("count").textContent = `${entries.length} of ${suite.entries.length} entries.`;
+    $("count").textContent = `${entries.length} of ${counted(suite.entries.length)}.`;
   }
+  const counted = (n) => `${n} ${n === 1 ? "entry" : "entries"}`;
   const recipe = (suite, entry) => suite.recipes[entry.recipe];
 
   // --- figures ---
@@ -369,13 +370,13 @@
         ["disagreement", "member", "ensemble", "soup"].map((name) => estimateCell(p[PLACE[name]], percent)),
         h("td", {}, flops(p[PLACE.flop])), h("td", {}, `${diverged}/${ok + diverged + failed}`));
     });
-    return wrapTable(`By fork, ${label === "none" ? "no shift" : label}`, ["fork", "barrier, chord", "barrier, mean form", "floor", "at the middle", "loss barrier, nats", "disagreement", "member", "ensemble", "soup", "training", "diverged"], rows);
+    return wrapTable(`By fork, ${label === "none" ? "no shift" : label}; error barriers in percentage points, disagreement and accuracies in percent, training in FLOPs`, ["fork", "barrier, chord", "barrier, mean form", "floor", "at the middle", "loss barrier, nats", "disagreement", "member", "ensemble", "soup", "training", "diverged"], rows);
   }
   function shiftTable(suite, entry) {
     const columns = DATA.columns.filter((column) => column.group === "barriers");
     const rows = [EVERY, ...suite.shifts].filter((label) => entry.views[label]).map((label) => h("tr", {}, h("th", { scope: "row", class: "text pin" }, label === EVERY ? "all, mean" : label),
       columns.map((column) => estimateCell(entry.views[label][COLUMN[column.key]], column)), h("td", {}, stabilityText(entry.views[label][STABILITY]))));
-    return wrapTable("By training shift, fork 0, percentage points", ["training shift", ...columns.map((column) => column.title), "stability point"], rows);
+    return wrapTable("By training shift, fork 0; barriers and differences in percentage points, disagreement and accuracy in percent, stability point in epochs", ["training shift", ...columns.map((column) => column.title), "stability point"], rows);
   }
   function evaluationTable(entry) {
     const found = Object.entries(entry.evaluations);
@@ -420,7 +421,7 @@
     for (const input of document.querySelectorAll("#sets input")) input.checked = input.value === state.cols;
     if ($("filter").value !== state.q) $("filter").value = state.q;
     $("ranked").checked = Boolean(state.ranked);
-    $("about").textContent = [suite.description, suite.published ? `Connectivity is over ${suite.headline.join(", ")}. Accuracy floor ${plain(points(suite.floor))} %.` : "No suite of this digest is published with this version of lmcbench: entries are not ranked.", `${suite.ranked} of ${suite.entries.length} entries ranked. Suite digest ${suite.digest}.`].filter(Boolean).join(" ");
+    $("about").textContent = [suite.description, suite.published ? `Connectivity is over ${suite.headline.join(", ")}. Accuracy floor ${plain(points(suite.floor))} %.` : "No suite of this digest is published with this version of lmcbench: entries are not ranked.", `${suite.ranked} of ${counted(suite.entries.length)} ranked. Suite digest ${suite.digest}.`].filter(Boolean).join(" ");
   }
   let lastEntry = "";
   function render() {
