@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,57 @@ def test_a_network_whose_own_names_have_the_prefix_keeps_it(nets):
             return self.module(x)
 
     assert lmcbench.trace_path(Held(), state, state, split, 3) == plain
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_names_lose_the_prefixes_of_wrappers(given, prefix):
+    expected = lmcbench.trace_path(**given)
+    states = {k: {f"{prefix}{n}": v for n, v in given[k].items()} for k in ("state_a", "state_b")}
+    assert lmcbench.trace_path(**given | states) == expected
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["parallel", "compiled"])
+def test_a_wrapped_network_is_the_one_inside(given, wrap):
+    """With states of the network, and with its own, whose names have the prefix."""
+    expected = lmcbench.trace_path(**given)
+    wrapped = wrap(given["model"])
+    assert lmcbench.trace_path(**given | {"model": wrapped}) == expected
+    prefix = next(iter(wrapped.state_dict())).removesuffix(next(iter(given["state_a"])))
+    states = {k: {f"{prefix}{n}": v for n, v in given[k].items()} for k in ("state_a", "state_b")}
+    assert lmcbench.trace_path(**given | states | {"model": wrapped}) == expected
+    layers = lmcbench.layerwise(wrapped, given["state_a"], given["state_b"], given["splits"]["t"], 3)
+    assert next(iter(layers)) == "stem"
+
+
+def test_tensors_without_values_are_refused(given):
+    model, state, split = given["model"], given["state_a"], given["splits"]["t"]
+    meta = {name: value.to("meta") for name, value in state.items()}
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
+    filled = nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).state_dict()
+    calls = [
+        (lambda: lmcbench.trace_path(**given | {"state_b": meta}), "state_b: 'stem.weight' .* meta device"),
+        (lambda: lmcbench.interpolate(meta, meta, 0.5), "state_a: 'stem.weight' has no values"),
+        (lambda: lmcbench.geometry(meta, state, state), "state_fork: 'stem.weight' has no values"),
+        (lambda: lmcbench.trace_path(**given | {"model": copy.deepcopy(model).to("meta")}), "to_empty"),
+        (lambda: lmcbench.trace_path(**given | {"device": "meta"}), "device 'meta' holds no values"),
+        (
+            lambda: lmcbench.trace_path(lazy, filled, filled, {"t": split}),
+            "model: '1.weight' has no values yet",
+        ),
+        (
+            lambda: lmcbench.interpolate(lazy.state_dict(), filled, 0.5),
+            "state_a: '1.weight' has no values yet",
+        ),
+    ]
+    for call, message in calls:
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+def test_a_model_that_cannot_be_copied_is_refused(given):
+    given["model"].cache = given["model"].stem.weight * 2
+    with pytest.raises(UserError, match="The model cannot be copied: RuntimeError: Only Tensors created"):
+        lmcbench.trace_path(**given)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lmcbench.errors import UserError
 from lmcbench.results.unwrap import NESTED, unwrapped
@@ -20,10 +21,11 @@ Split = tuple[Tensor, Tensor]
 def as_state(given: object, argument: str, model: nn.Module | None = None) -> Mapping[str, Tensor]:
     """A state dict: names to tensors, alone or under one of `NESTED` as training scripts save it.
 
-    With the `model` of the state, names lose the prefix of data parallel training where it has none.
+    With the `model` of the state, names lose the prefixes of data parallel training and torch.compile
+    where it has none.
 
     Raises:
-        UserError: naming the argument, for a network, and whatever holds anything but tensors.
+        UserError: naming the argument, for a network, and whatever holds anything but tensors with values.
     """
     if isinstance(given, nn.Module):
         raise UserError(
@@ -39,18 +41,33 @@ def as_state(given: object, argument: str, model: nn.Module | None = None) -> Ma
                 f"{argument} is no state dict: {name!r} is {_kind(value)}, not a tensor. "
                 f"Weights may also stand under {', '.join(NESTED)}."
             )
+        if is_lazy(value):
+            raise UserError(f"{argument}: {name!r} has no values yet: run the network on a batch first.")
+        if value.is_meta:
+            raise UserError(f"{argument}: {name!r} has no values, it is on the meta device.")
     return state
 
 
 def as_model(given: object) -> nn.Module:
-    """A network.
+    """A network; that of data parallel training or torch.compile is the one inside.
 
     Raises:
-        UserError: for anything else, such as its state dict.
+        UserError: for anything else, such as its state dict, and a network whose layers are lazy still.
     """
     if not isinstance(given, nn.Module):
         raise UserError(f"model must be an nn.Module, found {_kind(given)}.")
+    while isinstance(inner := getattr(given, _inside(given), None), nn.Module):
+        given = inner
+    for name, value in (*given.named_parameters(), *given.named_buffers()):
+        if is_lazy(value):
+            raise UserError(f"model: {name!r} has no values yet: run the network on a batch first.")
     return given
+
+
+def _inside(model: nn.Module) -> str:
+    """The attribute under which a wrapper holds its network."""
+    parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    return "module" if parallel else "_orig_mod"
 
 
 def as_split(name: str, given: object) -> Split:
@@ -130,6 +147,10 @@ def as_device(given: str | torch.device) -> torch.device:
         device = torch.device(given)
     except (RuntimeError, TypeError):
         raise UserError(f"device {given!r} is unknown. Known: cpu, cuda, cuda:0, cuda:1, ...") from None
+    if device.type == "meta":
+        raise UserError(
+            "device 'meta' holds no values to compute with. Known: cpu, cuda, cuda:0, cuda:1, ..."
+        )
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):

@@ -51,16 +51,24 @@ class Network:
         batch_size: int | None = None,
         stacked: bool = False,
     ) -> None:
-        own = next(iter(as_model(model).parameters()), None)
+        model = as_model(model)
+        own = next(iter(model.parameters()), None)
         if own is None:
             raise UserError("The model has no parameters.")
+        if own.is_meta:
+            raise UserError("The model is on the meta device: move it with to_empty(device='cpu') first.")
         self.device = as_device(device) if device is not None else own.device
         self.dtype = own.dtype
         self.batch_size = None if batch_size is None else whole(batch_size, "batch_size", 1)
         self.stacked = stacked
         self.limit: int | None = None
         """States in one stacked pass at most: all, until memory runs out."""
-        self.model = copy.deepcopy(model).to(self.device).eval()
+        try:
+            self.model = copy.deepcopy(model).to(self.device).eval()
+        except (RuntimeError, TypeError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise UserError(f"The model cannot be copied: {describe(error)}") from error
         self.norms = {
             name: module
             for name, module in self.model.named_modules()
