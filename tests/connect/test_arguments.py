@@ -234,3 +234,71 @@ def nets_like(state):
         name: value + torch.rand(value.shape, generator=generator) if value.is_floating_point() else value
         for name, value in state.items()
     }
+
+
+def off_the_line(a, b):
+    """A state off the line through A and B."""
+    return {k: v / 2 if v.is_floating_point() else v for k, v in lmcbench.interpolate(a, b, 0.5).items()}
+
+
+def test_every_function_checks_calibration_and_split(given):
+    model, a, b = given["model"], given["state_a"], given["state_b"]
+    x, y = given["splits"]["t"]
+    holed = x.clone()
+    holed[1, 0, 2, 3] = float("nan")
+    calls = {
+        "trace_path": lambda s, c: lmcbench.trace_path(model, a, b, {"split": s}, 3, c),
+        "predict_barrier": lambda s, c: lmcbench.predict_barrier(model, a, b, s, 3, calibration=c),
+        "layerwise": lambda s, c: lmcbench.layerwise(model, a, b, s, 3, calibration=c),
+        "plane": lambda s, c: lmcbench.plane(model, off_the_line(a, b), a, b, s, 2, calibration=c),
+    }
+    refused = [
+        ((x, y), torch.zeros(9, 3, 8, 8), r"calibration: the network fails on an image \[3, 8, 8\]"),
+        ((x, y), holed, "calibration: images hold NaN or infinity"),
+        ((holed, y), None, "Split 'split': images hold NaN or infinity"),
+        ({"t": (x, y)}, None, "Split 'split' must be a pair .* found a dict"),
+        ((x, y, y), None, "Split 'split' must be a pair .* found 3 of them"),
+        (x, None, "Split 'split' must be a pair .* found a Tensor"),
+    ]
+    for name, call in calls.items():
+        for split, calibration, message in refused:
+            with pytest.raises(UserError, match=message):
+                pytest.fail(f"{name} took it: {call(split, calibration)}")
+
+
+class Hot(nn.Module):
+    """Logits that overflow."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x) * 1e308 * 1e308
+
+
+def test_a_prediction_is_finite_or_refused(nets):
+    model = Hot(nets.build("mlp"))
+    a, b = ({f"inner.{k}": v for k, v in nets.trained("mlp", i).items()} for i in (0, 1))
+    with pytest.raises(UserError, match="Split 'split': the loss or a derivative is not finite at A or B"):
+        lmcbench.predict_barrier(model, a, b, nets.images(8), 3)
+
+
+@pytest.mark.parametrize("context", [torch.inference_mode, lambda: torch.autocast("cpu"), torch.no_grad])
+def test_the_callers_modes_do_not_count(nets, given, context):
+    """Nor where the tensors come from: those made in inference mode cannot be differentiated."""
+    given["model"].float()
+    x, y = nets.images(12, dtype=torch.float32)
+    a, b = (
+        {k: v.float() if v.is_floating_point() else v for k, v in given[s].items()}
+        for s in ("state_a", "state_b")
+    )
+    path = lambda: lmcbench.trace_path(given["model"], a, b, {"t": (x, y)}, 3, x)["t"]  # noqa: E731
+    slope = lambda: lmcbench.predict_barrier(  # noqa: E731
+        given["model"], a, b, (x, y), 3, gradients=True, calibration=x
+    ).tolist()
+    expected = path(), slope()
+    with context():
+        assert (path(), slope()) == expected
+        x, a, b = x.clone(), *({k: v.clone() for k, v in s.items()} for s in (a, b))
+    assert (path(), slope()) == expected

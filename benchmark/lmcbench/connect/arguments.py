@@ -45,7 +45,7 @@ def as_state(given: object, argument: str, model: nn.Module | None = None) -> Ma
             raise UserError(f"{argument}: {name!r} has no values yet: run the network on a batch first.")
         if value.is_meta:
             raise UserError(f"{argument}: {name!r} has no values, it is on the meta device.")
-    return state
+    return {name: _differentiable(value) for name, value in state.items()}
 
 
 def as_model(given: object) -> nn.Module:
@@ -76,9 +76,7 @@ def as_split(name: str, given: object) -> Split:
     Raises:
         UserError: naming the split, where it cannot be measured.
     """
-    if not isinstance(given, tuple | list) or len(given) != 2:
-        found = f"{len(given)} of them" if isinstance(given, tuple | list) else _kind(given)
-        raise UserError(f"Split {name!r} must be a pair (images, labels), found {found}.")
+    given = _pair(name, given)
     images = as_images(given[0], f"Split {name!r}: images")
     labels = _tensor(given[1], f"Split {name!r}: labels")
     if len(images) == 0:
@@ -93,6 +91,19 @@ def as_split(name: str, given: object) -> Split:
     if int(labels.min()) < 0:
         raise UserError(f"Split {name!r}: label {int(labels.min())} is out of range.")
     return images, labels
+
+
+def as_examples(name: str, given: object) -> Split:
+    """Inputs and targets `[n, ...]` of the split `name`, for a loss that says itself what it takes.
+
+    Raises:
+        UserError: naming the split, where they are not two tensors of one length.
+    """
+    inputs, targets = _pair(name, given)
+    inputs, targets = _tensor(inputs, f"Split {name!r}: images"), _tensor(targets, f"Split {name!r}: labels")
+    if not 0 < len(inputs) == len(targets):
+        raise UserError(f"Split {name!r} has {len(inputs)} images and {len(targets)} labels.")
+    return inputs, targets
 
 
 def as_splits(given: object) -> dict[str, Split]:
@@ -112,7 +123,8 @@ def as_images(given: object, what: str) -> Tensor:
     """Images `[n, c, h, w]`, a floating tensor or NumPy array; `what` they are, for errors.
 
     Raises:
-        UserError: for pixels that are not floating, since nothing says how the network expects them.
+        UserError: for pixels that are not floating, since nothing says how the network expects them,
+            and for NaN.
     """
     images = _tensor(given, what)
     if not images.is_floating_point():
@@ -121,6 +133,8 @@ def as_images(given: object, what: str) -> Tensor:
         )
     if images.ndim < 2:
         raise UserError(f"{what} must be [n, c, h, w], found {list(images.shape)}.")
+    if not images.is_meta and not torch.isfinite(images).all():
+        raise UserError(f"{what} hold NaN or infinity.")
     return images
 
 
@@ -173,15 +187,27 @@ def whole(given: object, argument: str, least: int) -> int:
     return number
 
 
+def _pair(name: str, given: object) -> tuple[object, object]:
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        found = f"{len(given)} of them" if isinstance(given, tuple | list) else _kind(given)
+        raise UserError(f"Split {name!r} must be a pair (images, labels), found {found}.")
+    return given[0], given[1]
+
+
 def _tensor(given: object, what: str) -> Tensor:
     if isinstance(given, Tensor):
-        return given.detach()
+        return _differentiable(given.detach())
     if not isinstance(given, np.ndarray):
         raise UserError(f"{what} must be a tensor or a NumPy array, found {_kind(given)}.")
     try:
         return torch.from_numpy(_native(given))
     except TypeError:
         raise UserError(f"{what} must be numbers, found an array of {given.dtype}.") from None
+
+
+def _differentiable(value: Tensor) -> Tensor:
+    """The tensor, or a copy of one made in inference mode, which autograd does not take."""
+    return value.clone() if value.is_inference() else value
 
 
 def _native(array: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmcbench.connect.arguments import Split, as_calibration, as_model, as_split, as_state, whole
+from lmcbench.connect.arguments import Split, as_model, as_split, as_state, whole
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.network import Network
 from lmcbench.connect.path import score
@@ -85,12 +85,12 @@ def plane(
     named = {"state_fork": state_fork, "state_a": state_a, "state_b": state_b}
     checked = [as_state(state, argument, model) for argument, state in named.items()]
     images, labels = as_split("split", split)
-    calibration = as_calibration(calibration)
     anchors = _anchors(*checked)
     network = Network(model, device, batch_size)
     network.stacked = network.device.type == "cuda"
     fork, a, b = unstack(network.prepare(checked))
     network.check_takes(fork, images, "Split 'split'")
+    calibration = network.calibration(fork, calibration)
     low, high = anchors.min(0), anchors.max(0)
     pad = margin * (high - low)
     x, y = np.linspace(low - pad, high + pad, size).T

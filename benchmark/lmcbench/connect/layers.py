@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmcbench.connect.arguments import Split, as_calibration
+from lmcbench.connect.arguments import Split
 from lmcbench.connect.curvature import Objective, predict
 from lmcbench.connect.network import Network
 from lmcbench.connect.path import Opened, Scores, open_path, score
@@ -115,7 +115,8 @@ def layerwise(
     """
     p = _prepare(model, state_a, state_b, split, alphas, batch_size=batch_size, device=device)
     layers = layers_of(p.network.model)
-    return dict(_moved(p.network, layers, p.a, p.b, p.splits[_SPLIT], p.grid, as_calibration(calibration)))
+    calibration = p.network.calibration(p.a, calibration)
+    return dict(_moved(p.network, layers, p.a, p.b, p.splits[_SPLIT], p.grid, calibration))
 
 
 def layer_paths(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from lmcbench.connect.arguments import Split, as_calibration, as_model, as_splits, as_state, whole
+from lmcbench.connect.arguments import Split, as_model, as_splits, as_state, whole
 from lmcbench.connect.network import Images, Network
 from lmcbench.connect.state import Stack, State, blend_stack, check_fits, check_pair
 from lmcbench.errors import UserError
@@ -79,10 +79,9 @@ def trace_path(
             points, or a device that is not there.
     """
     p = open_path(model, state_a, state_b, splits, alphas, batch_size, device)
-    calibration = as_calibration(calibration)
+    calibration = p.network.calibration(p.a, calibration)
     path = line(p.network, p.a, p.b, p.grid)
     if calibration is not None:
-        p.network.check_takes(p.a, calibration, "calibration")
         path = p.network.recalibrate(path, calibration)
     return p.curves(path)
 
