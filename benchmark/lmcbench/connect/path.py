@@ -167,7 +167,10 @@ def scores_of(logits: Tensor, labels: Tensor, name: str = "images") -> Scores:
     size, n, classes = logits.shape
     target = labels.to(logits.device)
     check_labels(name, target, classes)
-    loss = F.cross_entropy(logits.reshape(size * n, classes), target.repeat(size), reduction="none")
+    flat = logits.reshape(size * n, classes)
+    # half precision would round each loss to 3 digits; wider types stay as they are
+    flat = flat.float() if flat.dtype.itemsize < 4 else flat
+    loss = F.cross_entropy(flat, target.repeat(size), reduction="none")
     scores = Scores(loss.view(size, n).double().cpu(), (logits.argmax(-1) != target).cpu())
     if not torch.isfinite(scores.loss).all():
         raise NotFiniteError(
