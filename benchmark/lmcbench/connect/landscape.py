@@ -28,6 +28,7 @@ class Plane:
     """A square grid over the plane of three states; distances are Euclidean, in units of the weights.
 
     The origin is the fork, the first axis points to A, the second is orthogonal to it on B's side.
+    Arrays are float64 and read-only.
 
     Attributes:
         x: coordinates along the first axis, `[size]`.
@@ -42,6 +43,10 @@ class Plane:
     loss: Array
     error: Array
     anchors: Array
+
+    def __post_init__(self) -> None:
+        for values in (self.x, self.y, self.loss, self.error, self.anchors):
+            values.flags.writeable = False
 
 
 def plane(
