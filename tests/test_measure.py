@@ -398,6 +398,8 @@ def test_bad_files_are_refused_in_one_message(files, measure, tmp_path, make, me
         (["--mean", "a"], "--mean 'a': write one number per channel"),
         (["--mean", "0,1"], "--mean: 2 numbers are given for 1 channels"),
         (["--std", "0"], "--std must be above 0"),
+        (["--mean", "nan"], "--mean must be finite, found nan"),
+        (["--std", "inf"], "--std must be finite, found inf"),
         (["--data", "digit"], "Unknown data set 'digit'. Did you mean 'digits'"),
         (["--arch", "lmc_mpl"], "Unknown architecture 'lmc_mpl'"),
     ],
