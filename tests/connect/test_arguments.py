@@ -165,7 +165,9 @@ def test_a_model_that_cannot_be_copied_is_refused(given):
         ("device", "gpu", "device 'gpu' is unknown. Known: cpu, cuda"),
         ("device", "cuda:99", "device 'cuda:99' is not there"),
         ("alphas", [0, float("nan"), 0.5, 1], "increase strictly from 0 to 1"),
-        ("alphas", "five", "alphas must be a number or a sequence of numbers, found 'five'"),
+        ("alphas", "five", "alphas must be an odd whole number or a sequence of numbers, found 'five'"),
+        ("alphas", None, "or a sequence of numbers, found None"),
+        ("alphas", 21.0, r"or a sequence of numbers, found 21\.0"),
         ("alphas", True, "alphas must be a whole number"),
     ],
 )  # fmt: skip

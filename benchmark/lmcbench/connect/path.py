@@ -197,9 +197,12 @@ def alpha_grid(alphas: int | Sequence[float]) -> Array:
     try:
         grid = np.asarray(alphas, dtype=np.float64)
     except (TypeError, ValueError):
-        raise UserError(f"alphas must be a number or a sequence of numbers, found {alphas!r}.") from None
+        raise UserError(
+            f"alphas must be an odd whole number or a sequence of numbers, found {alphas!r}."
+        ) from None
     if grid.ndim != 1:
-        raise UserError(f"alphas must be a number or a sequence of numbers, found shape {grid.shape}.")
+        found = repr(alphas) if grid.ndim == 0 else f"shape {grid.shape}"
+        raise UserError(f"alphas must be an odd whole number or a sequence of numbers, found {found}.")
     check_alphas(grid)
     if 0.5 not in grid:
         raise UserError("alphas must contain 1/2.")
