@@ -126,8 +126,8 @@ def predict_barrier(
 ) -> Array:
     """The barrier that the ends' derivatives predict, S(a) in nats at every alpha, `[A]`.
 
-    With d = theta_B - theta_A: a (1-a) / 2 * d' (a H_A + (1-a) H_B) d as published (Singh et
-    al., arXiv 2406.16300, the second-order prediction), plus a (1-a) (g_A - g_B)' d with `gradients`. The
+    With d = theta_B - theta_A: a (1-a) / 2 * d' (a H_A + (1-a) H_B) d as published ([S] Singh et al.,
+    arXiv 2406.16300, the second-order prediction), plus a (1-a) (g_A - g_B)' d with `gradients`. The
     published form assumes both ends to be minima; on a single quadratic it is -S (oracle 3). With
     gradients it is exact for quadratics at every alpha and for cubics at 1/2.
 
@@ -135,16 +135,21 @@ def predict_barrier(
         model: any classifier; it stays as it is.
         state_a: state dict at alpha 0.
         state_b: state dict at alpha 1.
-        split: images `[n, c, h, w]` floating and labels `[n]` int64.
-        alphas: an odd number of even steps, or an increasing sequence that contains 0, 1/2 and 1.
+        split: images `[n, c, h, w]` floating and labels `[n]` of any integer type.
+        alphas: an odd number of evenly spaced points, or an increasing sequence that contains 0, 1/2 and 1.
         gradients: add the first-order term.
-        calibration: images on which each end's BatchNorm statistics are taken anew, then held fixed.
-        loss: another loss than cross-entropy, per example.
+        calibration: images `[m, c, h, w]` floating on which each end's BatchNorm statistics are taken
+            anew, then held fixed; None: each end's own.
+        loss: another loss than cross-entropy, outputs `[n, classes]` and labels -> `[n]`.
         batch_size: images per pass.
         device: where to compute; the model's own by default.
 
+    Returns:
+        S at every alpha, `[A]` float64, in the loss's unit (nats); 0 at both ends.
+
     Raises:
-        UserError: for states of different networks, a split that cannot be measured, or a wrong grid.
+        UserError: for states of different networks or with NaN, a split or calibration that cannot be
+            measured, a grid that misses 0, 1/2 or 1, and a loss or derivative that is not finite.
     """
     grid = alpha_grid(alphas)
     model = as_model(model)

@@ -64,6 +64,7 @@ def plane(
 ) -> Plane:
     """Loss and error on a grid that holds the three states and a margin around them.
 
+    The plane through three weight vectors of Garipov et al. (arXiv 1802.10026, figure 1).
     Weights follow the plane. Normalisation statistics without `calibration` are mixed by the point's
     barycentric coordinates, clipped at 0: outside the triangle a variance would turn negative.
 
@@ -72,16 +73,17 @@ def plane(
         state_fork: state dict at the fork.
         state_a: state dict of the first sibling.
         state_b: state dict of the second.
-        split: images `[n, c, h, w]` floating and labels `[n]` int64.
-        size: grid points a side.
-        calibration: images on which BatchNorm statistics are taken anew at every point.
+        split: images `[n, c, h, w]` floating and labels `[n]` of any integer type.
+        size: grid points a side, at least 2.
+        calibration: images `[m, c, h, w]` floating on which BatchNorm statistics are taken anew at every
+            point.
         margin: on every side, as a fraction of what the three states span along that axis.
         batch_size: images per forward pass.
         device: where to compute; the model's own by default.
 
     Raises:
-        UserError: for states of different networks, states that do not span a plane, a split that cannot
-            be measured, or a size below 2.
+        UserError: for states of different networks or with NaN, states that do not span a plane, a split
+            or calibration that cannot be measured, a size below 2, or a margin below 0.
     """
     size = whole(size, "plane: size", 2)
     if not (isinstance(margin, Real) and 0 <= margin < math.inf):

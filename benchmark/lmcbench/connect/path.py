@@ -73,8 +73,12 @@ def trace_path(
         batch_size: images per forward pass.
         device: where to compute; the model's own by default.
 
+    Returns:
+        A `Curve` per split. The forward pass is in the model's parameter dtype, sums are float64. A
+        network with BatchNorm layers without running statistics depends on `batch_size`.
+
     Raises:
-        UserError: naming the argument, for states of different networks, NaN weights, labels out of
+        UserError: naming the argument, for states of different networks, NaN weights or images, labels out of
             range, an empty split, pixels that are not floating, a grid that misses one of the three
             points, or a device that is not there.
     """

@@ -35,6 +35,9 @@ def compare_predictions(probs: ArrayLike, labels: ArrayLike) -> dict[str, float 
         either wrong, each averaged over pairs first (None if nobody errs); `mutual_information` over
         all K (nats).
 
+        Scores are means over images, the Brier score as by Brier (1950), diversity as by Fort et al.
+        (arXiv 1912.02757, disagreement) and Lakshminarayanan et al. (arXiv 1612.01474, divergence).
+
     Raises:
         UserError: for wrong shapes, labels out of range, or rows that are not probabilities.
     """
