@@ -180,6 +180,25 @@ def test_torch_files_of_tensors_are_read(files, measure, tmp_path, wrapped):
     assert found == same
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_names_lose_the_prefixes_of_wrappers(tmp_path, prefix, suffix):
+    state = network(seed=1).state_dict()
+    path = tmp_path / f"a{suffix}"
+    (torch.save if suffix == ".pt" else save_file)({f"{prefix}{n}": v for n, v in state.items()}, path)
+    found = load_checkpoint(path, network())
+    assert list(found) == list(state)
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_tensors_without_values_are_refused(tmp_path):
+    torch.save(network().to("meta").state_dict(), tmp_path / "meta.pt")
+    with pytest.raises(
+        lmcbench.UserError, match=r"meta.pt: '\S+' has no values, it was saved from the meta device"
+    ):
+        load_checkpoint(tmp_path / "meta.pt", network())
+
+
 def test_half_precision_is_widened(files, tmp_path):
     half = {name: value.half() for name, value in network(seed=1).state_dict().items()}
     save_file(half, tmp_path / "half.safetensors")
@@ -379,6 +398,8 @@ def test_bad_files_are_refused_in_one_message(files, measure, tmp_path, make, me
         (["--mean", "a"], "--mean 'a': write one number per channel"),
         (["--mean", "0,1"], "--mean: 2 numbers are given for 1 channels"),
         (["--std", "0"], "--std must be above 0"),
+        (["--mean", "nan"], "--mean must be finite, found nan"),
+        (["--std", "inf"], "--std must be finite, found inf"),
         (["--data", "digit"], "Unknown data set 'digit'. Did you mean 'digits'"),
         (["--arch", "lmc_mpl"], "Unknown architecture 'lmc_mpl'"),
     ],

@@ -158,6 +158,8 @@ class _Images:
         for option, given, own in (("--mean", request.mean, mean), ("--std", request.std, std)):
             if given is not None and len(given) not in (1, len(own)):
                 raise UserError(f"{option}: {len(given)} numbers are given for {len(own)} channels.")
+            if given is not None and not np.isfinite(given).all():
+                raise UserError(f"{option} must be finite, found {', '.join(f'{v:g}' for v in given)}.")
         if request.std is not None and min(request.std) <= 0:
             raise UserError("--std must be above 0.")
         self.statistics = (

@@ -237,3 +237,50 @@ def test_transformers_are_refused() -> None:
     model = timm.create_model("test_vit", num_classes=10)
     with pytest.raises(UserError, match=r"cannot be aligned: what '.*' \(at '.*'\) does to units"):
         align(model, model.state_dict(), model.state_dict())
+
+
+class Shared(nn.Module):
+    """One layer's weight under a second name (`tied`), or one layer under two names (`alias`)."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 12), nn.Linear(12, 12)
+        self.third, self.head = nn.Linear(12, 12), nn.Linear(12, 4)
+        self.third = self.second if kind == "alias" else self.third
+        self.third.weight = self.second.weight
+
+    def forward(self, x):
+        x = torch.relu(self.first(x.flatten(1)))
+        return self.head(torch.relu(self.third(torch.relu(self.second(x)))))
+
+
+@pytest.mark.parametrize("kind", ["tied", "alias"])
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=4, deadline=None)
+def test_shared_weights_are_permuted_alike(nets, kind, seed) -> None:
+    """All groups around a shared weight are one, and every name of a tensor holds the same values."""
+    with torch.random.fork_rng():
+        model = Shared(kind).double()
+    a, b = ({**s, "third.weight": s["second.weight"]} for s in (randomised(model, seed + k) for k in (0, 1)))
+    if kind == "alias":
+        a, b = ({**s, "third.bias": s["second.bias"]} for s in (a, b))
+    moved, groups = shuffled(model, b, seed)
+    assert groups == 1
+    found = align(model, a, b)
+    assert geometry(a, a, found).distance_b < geometry(a, a, b).distance_b
+    x, _ = nets.images(10)
+    for state in (moved, found):
+        assert torch.equal(state["third.weight"], state["second.weight"])
+        model.load_state_dict(state)
+        logits = model(x)
+        model.load_state_dict(b)
+        assert torch.allclose(logits, model(x), rtol=0, atol=1e-12)
+
+
+def test_a_layer_shared_with_the_input_does_not_move() -> None:
+    """Its units are the input's, which stay where they are."""
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 4)
+    )
+    model[3].weight = model[1].weight
+    assert permutations_of(model).free == ()

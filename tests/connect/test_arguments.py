@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,57 @@ def test_a_network_whose_own_names_have_the_prefix_keeps_it(nets):
     assert lmcbench.trace_path(Held(), state, state, split, 3) == plain
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_names_lose_the_prefixes_of_wrappers(given, prefix):
+    expected = lmcbench.trace_path(**given)
+    states = {k: {f"{prefix}{n}": v for n, v in given[k].items()} for k in ("state_a", "state_b")}
+    assert lmcbench.trace_path(**given | states) == expected
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["parallel", "compiled"])
+def test_a_wrapped_network_is_the_one_inside(given, wrap):
+    """With states of the network, and with its own, whose names have the prefix."""
+    expected = lmcbench.trace_path(**given)
+    wrapped = wrap(given["model"])
+    assert lmcbench.trace_path(**given | {"model": wrapped}) == expected
+    prefix = next(iter(wrapped.state_dict())).removesuffix(next(iter(given["state_a"])))
+    states = {k: {f"{prefix}{n}": v for n, v in given[k].items()} for k in ("state_a", "state_b")}
+    assert lmcbench.trace_path(**given | states | {"model": wrapped}) == expected
+    layers = lmcbench.layerwise(wrapped, given["state_a"], given["state_b"], given["splits"]["t"], 3)
+    assert next(iter(layers)) == "stem"
+
+
+def test_tensors_without_values_are_refused(given):
+    model, state, split = given["model"], given["state_a"], given["splits"]["t"]
+    meta = {name: value.to("meta") for name, value in state.items()}
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
+    filled = nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).state_dict()
+    calls = [
+        (lambda: lmcbench.trace_path(**given | {"state_b": meta}), "state_b: 'stem.weight' .* meta device"),
+        (lambda: lmcbench.interpolate(meta, meta, 0.5), "state_a: 'stem.weight' has no values"),
+        (lambda: lmcbench.geometry(meta, state, state), "state_fork: 'stem.weight' has no values"),
+        (lambda: lmcbench.trace_path(**given | {"model": copy.deepcopy(model).to("meta")}), "to_empty"),
+        (lambda: lmcbench.trace_path(**given | {"device": "meta"}), "device 'meta' holds no values"),
+        (
+            lambda: lmcbench.trace_path(lazy, filled, filled, {"t": split}),
+            "model: '1.weight' has no values yet",
+        ),
+        (
+            lambda: lmcbench.interpolate(lazy.state_dict(), filled, 0.5),
+            "state_a: '1.weight' has no values yet",
+        ),
+    ]
+    for call, message in calls:
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+def test_a_model_that_cannot_be_copied_is_refused(given):
+    given["model"].cache = given["model"].stem.weight * 2
+    with pytest.raises(UserError, match="The model cannot be copied: RuntimeError: Only Tensors created"):
+        lmcbench.trace_path(**given)
+
+
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
     [
@@ -112,7 +165,9 @@ def test_a_network_whose_own_names_have_the_prefix_keeps_it(nets):
         ("device", "gpu", "device 'gpu' is unknown. Known: cpu, cuda"),
         ("device", "cuda:99", "device 'cuda:99' is not there"),
         ("alphas", [0, float("nan"), 0.5, 1], "increase strictly from 0 to 1"),
-        ("alphas", "five", "alphas must be a number or a sequence of numbers, found 'five'"),
+        ("alphas", "five", "alphas must be an odd whole number or a sequence of numbers, found 'five'"),
+        ("alphas", None, "or a sequence of numbers, found None"),
+        ("alphas", 21.0, r"or a sequence of numbers, found 21\.0"),
         ("alphas", True, "alphas must be a whole number"),
     ],
 )  # fmt: skip
@@ -181,3 +236,71 @@ def nets_like(state):
         name: value + torch.rand(value.shape, generator=generator) if value.is_floating_point() else value
         for name, value in state.items()
     }
+
+
+def off_the_line(a, b):
+    """A state off the line through A and B."""
+    return {k: v / 2 if v.is_floating_point() else v for k, v in lmcbench.interpolate(a, b, 0.5).items()}
+
+
+def test_every_function_checks_calibration_and_split(given):
+    model, a, b = given["model"], given["state_a"], given["state_b"]
+    x, y = given["splits"]["t"]
+    holed = x.clone()
+    holed[1, 0, 2, 3] = float("nan")
+    calls = {
+        "trace_path": lambda s, c: lmcbench.trace_path(model, a, b, {"split": s}, 3, c),
+        "predict_barrier": lambda s, c: lmcbench.predict_barrier(model, a, b, s, 3, calibration=c),
+        "layerwise": lambda s, c: lmcbench.layerwise(model, a, b, s, 3, calibration=c),
+        "plane": lambda s, c: lmcbench.plane(model, off_the_line(a, b), a, b, s, 2, calibration=c),
+    }
+    refused = [
+        ((x, y), torch.zeros(9, 3, 8, 8), r"calibration: the network fails on an image \[3, 8, 8\]"),
+        ((x, y), holed, "calibration: images hold NaN or infinity"),
+        ((holed, y), None, "Split 'split': images hold NaN or infinity"),
+        ({"t": (x, y)}, None, "Split 'split' must be a pair .* found a dict"),
+        ((x, y, y), None, "Split 'split' must be a pair .* found 3 of them"),
+        (x, None, "Split 'split' must be a pair .* found a Tensor"),
+    ]
+    for name, call in calls.items():
+        for split, calibration, message in refused:
+            with pytest.raises(UserError, match=message):
+                pytest.fail(f"{name} took it: {call(split, calibration)}")
+
+
+class Hot(nn.Module):
+    """Logits that overflow."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x) * 1e308 * 1e308
+
+
+def test_a_prediction_is_finite_or_refused(nets):
+    model = Hot(nets.build("mlp"))
+    a, b = ({f"inner.{k}": v for k, v in nets.trained("mlp", i).items()} for i in (0, 1))
+    with pytest.raises(UserError, match="Split 'split': the loss or a derivative is not finite at A or B"):
+        lmcbench.predict_barrier(model, a, b, nets.images(8), 3)
+
+
+@pytest.mark.parametrize("context", [torch.inference_mode, lambda: torch.autocast("cpu"), torch.no_grad])
+def test_the_callers_modes_do_not_count(nets, given, context):
+    """Nor where the tensors come from: those made in inference mode cannot be differentiated."""
+    given["model"].float()
+    x, y = nets.images(12, dtype=torch.float32)
+    a, b = (
+        {k: v.float() if v.is_floating_point() else v for k, v in given[s].items()}
+        for s in ("state_a", "state_b")
+    )
+    path = lambda: lmcbench.trace_path(given["model"], a, b, {"t": (x, y)}, 3, x)["t"]  # noqa: E731
+    slope = lambda: lmcbench.predict_barrier(  # noqa: E731
+        given["model"], a, b, (x, y), 3, gradients=True, calibration=x
+    ).tolist()
+    expected = path(), slope()
+    with context():
+        assert (path(), slope()) == expected
+        x, a, b = x.clone(), *({k: v.clone() for k, v in s.items()} for s in (a, b))
+    assert (path(), slope()) == expected

@@ -103,6 +103,28 @@ def test_refusals(names, message) -> None:
         geometry(state, state, state, names)
     with pytest.raises(UserError, match="different networks"):
         geometry(state, state, {"x.weight": torch.ones(1)})
+    with pytest.raises(UserError, match=r"parameters must be a list of names, found the string 'x\.weight'"):
+        geometry(state, state, state, "x.weight")
+
+
+def test_a_fork_that_is_not_finite_is_named_so() -> None:
+    state, bad = {"x": torch.ones(2)}, {"x": torch.tensor([1.0, float("nan")])}
+    for states, whose in (
+        ((bad, state, state), "fork"),
+        ((state, bad, state), "A"),
+        ((state, state, bad), "B"),
+    ):
+        with pytest.raises(UserError, match=f"State {whose}: 'x' holds NaN"):
+            geometry(*states)
+
+
+def test_siblings_that_are_equal_point_the_same_way() -> None:
+    """To the bit: the arc cosine of a cosine that rounding took below 1 would be 1.5e-8."""
+    fork = {"w": torch.tensor([0.3, 0.1], dtype=torch.float64)}
+    sibling = {"w": torch.tensor([0.9, 0.7], dtype=torch.float64)}
+    found = geometry(fork, sibling, sibling)
+    assert (found.distance_ab, found.angle, found.cosine) == (0.0, 0.0, 1.0)
+    assert (found.layers["w"].angle, found.layers["w"].cosine) == (0.0, 1.0)
 
 
 def test_independent_networks_have_a_distance_and_nothing_else() -> None:

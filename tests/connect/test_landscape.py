@@ -81,3 +81,10 @@ def test_refusals(nets) -> None:
         plane(model, fork, a, b, split, 1)
     with pytest.raises(UserError, match="is empty"):
         plane(model, fork, a, b, (split[0][:0], split[1][:0]), 3)
+
+
+def test_a_plane_is_read_only(nets) -> None:
+    found = plane(nets.build("mlp"), *three(nets, "mlp"), nets.images(8), 2)
+    for name in ("x", "y", "loss", "error", "anchors"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(found, name)[0] = 1

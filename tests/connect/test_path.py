@@ -180,3 +180,16 @@ def test_logits_that_are_not_finite_are_told_from_bad_input():
     logits[1, 2, 0] = torch.inf
     with pytest.raises(NotFiniteError, match="'train': the loss is not finite at state 1 of 3"):
         scores_of(logits, torch.zeros(4, dtype=torch.int64), "train")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_loss_of_half_precision_logits_is_not_rounded_again(nets, dtype) -> None:
+    """The forward pass is the network's own; 8 bits of bfloat16 would be too few for the loss."""
+    model = nets.build("mlp", 0).to(dtype)
+    a, b = (nets.build("mlp", i).to(dtype).state_dict() for i in (1, 2))
+    x, y = nets.images(50)
+    curve = trace_path(model, a, b, {"t": (x, y)}, 3)["t"]
+    for i, state in ((0, a), (2, b)):
+        model.load_state_dict(state)
+        logits = model(x.to(dtype)).detach().double()
+        assert curve.loss[i] == pytest.approx(float(nn.functional.cross_entropy(logits, y)), rel=1e-6)

@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -76,6 +77,12 @@ def test_a_curve_holds_its_own_read_only_float64():
         held.n = 3
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_curve_takes_tensors_without_a_warning():
+    points = torch.tensor([0.0, 0.5, 1.0])
+    assert Curve(points, points, points, 7) == Curve([0, 0.5, 1], [0, 0.5, 1], [0, 0.5, 1], 7)
+
+
 def test_curves_compare_by_value():
     assert curve([1, 2, 1]) == curve([1.0, 2.0, 1.0])
     assert curve([1, 2, 1]) != curve([1, 2, 1], n=99)
@@ -98,6 +105,8 @@ def test_curves_compare_by_value():
         (([0, 1], [1, 2], [0, 0], 2.5), "n must be a whole number of at least 1, found 2.5"),
         (([0, 1], [1, 2], [0, 0], float("inf")), "n must be a whole number"),
         (([0, 1], [1, 2], [0, 0], float("nan")), "n must be a whole number"),
+        (([0, 1], [1, 2], [0, 0], None), "n must be a whole number of at least 1, found None"),
+        (([0, 1], [1, 2], [0, 0], "7"), "n must be a whole number of at least 1, found '7'"),
     ],
 )
 def test_what_is_no_curve_is_refused(arguments, message):

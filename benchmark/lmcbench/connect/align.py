@@ -35,10 +35,14 @@ def align(model: nn.Module, state_a: State, state_b: State) -> dict[str, Tensor]
     Args:
         model: the network of both states; it stays as it is.
         state_a: the state to be matched.
-        state_b: the state to be permuted; the result computes the same function.
+        state_b: the state to be permuted.
+
+    Returns:
+        A state dict of copies that computes the same function as `state_b`; weights that the network
+        shares stay shared.
 
     Raises:
-        UserError: for states of different networks, and where the network cannot be traced or an
+        UserError: for states of different networks or with NaN, and where the network cannot be traced or an
             operation's effect on units is not known (see `permutations_of`).
     """
     model = as_model(model)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lmcbench.errors import UserError
 from lmcbench.results.unwrap import NESTED, unwrapped
@@ -20,10 +21,11 @@ Split = tuple[Tensor, Tensor]
 def as_state(given: object, argument: str, model: nn.Module | None = None) -> Mapping[str, Tensor]:
     """A state dict: names to tensors, alone or under one of `NESTED` as training scripts save it.
 
-    With the `model` of the state, names lose the prefix of data parallel training where it has none.
+    With the `model` of the state, names lose the prefixes of data parallel training and torch.compile
+    where it has none.
 
     Raises:
-        UserError: naming the argument, for a network, and whatever holds anything but tensors.
+        UserError: naming the argument, for a network, and whatever holds anything but tensors with values.
     """
     if isinstance(given, nn.Module):
         raise UserError(
@@ -39,18 +41,33 @@ def as_state(given: object, argument: str, model: nn.Module | None = None) -> Ma
                 f"{argument} is no state dict: {name!r} is {_kind(value)}, not a tensor. "
                 f"Weights may also stand under {', '.join(NESTED)}."
             )
-    return state
+        if is_lazy(value):
+            raise UserError(f"{argument}: {name!r} has no values yet: run the network on a batch first.")
+        if value.is_meta:
+            raise UserError(f"{argument}: {name!r} has no values, it is on the meta device.")
+    return {name: _differentiable(value) for name, value in state.items()}
 
 
 def as_model(given: object) -> nn.Module:
-    """A network.
+    """A network; that of data parallel training or torch.compile is the one inside.
 
     Raises:
-        UserError: for anything else, such as its state dict.
+        UserError: for anything else, such as its state dict, and a network whose layers are lazy still.
     """
     if not isinstance(given, nn.Module):
         raise UserError(f"model must be an nn.Module, found {_kind(given)}.")
+    while isinstance(inner := getattr(given, _inside(given), None), nn.Module):
+        given = inner
+    for name, value in (*given.named_parameters(), *given.named_buffers()):
+        if is_lazy(value):
+            raise UserError(f"model: {name!r} has no values yet: run the network on a batch first.")
     return given
+
+
+def _inside(model: nn.Module) -> str:
+    """The attribute under which a wrapper holds its network."""
+    parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    return "module" if parallel else "_orig_mod"
 
 
 def as_split(name: str, given: object) -> Split:
@@ -59,9 +76,7 @@ def as_split(name: str, given: object) -> Split:
     Raises:
         UserError: naming the split, where it cannot be measured.
     """
-    if not isinstance(given, tuple | list) or len(given) != 2:
-        found = f"{len(given)} of them" if isinstance(given, tuple | list) else _kind(given)
-        raise UserError(f"Split {name!r} must be a pair (images, labels), found {found}.")
+    given = _pair(name, given)
     images = as_images(given[0], f"Split {name!r}: images")
     labels = _tensor(given[1], f"Split {name!r}: labels")
     if len(images) == 0:
@@ -76,6 +91,19 @@ def as_split(name: str, given: object) -> Split:
     if int(labels.min()) < 0:
         raise UserError(f"Split {name!r}: label {int(labels.min())} is out of range.")
     return images, labels
+
+
+def as_examples(name: str, given: object) -> Split:
+    """Inputs and targets `[n, ...]` of the split `name`, for a loss that says itself what it takes.
+
+    Raises:
+        UserError: naming the split, where they are not two tensors of one length.
+    """
+    inputs, targets = _pair(name, given)
+    inputs, targets = _tensor(inputs, f"Split {name!r}: images"), _tensor(targets, f"Split {name!r}: labels")
+    if not 0 < len(inputs) == len(targets):
+        raise UserError(f"Split {name!r} has {len(inputs)} images and {len(targets)} labels.")
+    return inputs, targets
 
 
 def as_splits(given: object) -> dict[str, Split]:
@@ -95,7 +123,8 @@ def as_images(given: object, what: str) -> Tensor:
     """Images `[n, c, h, w]`, a floating tensor or NumPy array; `what` they are, for errors.
 
     Raises:
-        UserError: for pixels that are not floating, since nothing says how the network expects them.
+        UserError: for pixels that are not floating, since nothing says how the network expects them,
+            and for NaN.
     """
     images = _tensor(given, what)
     if not images.is_floating_point():
@@ -104,6 +133,8 @@ def as_images(given: object, what: str) -> Tensor:
         )
     if images.ndim < 2:
         raise UserError(f"{what} must be [n, c, h, w], found {list(images.shape)}.")
+    if not images.is_meta and not torch.isfinite(images).all():
+        raise UserError(f"{what} hold NaN or infinity.")
     return images
 
 
@@ -130,6 +161,10 @@ def as_device(given: str | torch.device) -> torch.device:
         device = torch.device(given)
     except (RuntimeError, TypeError):
         raise UserError(f"device {given!r} is unknown. Known: cpu, cuda, cuda:0, cuda:1, ...") from None
+    if device.type == "meta":
+        raise UserError(
+            "device 'meta' holds no values to compute with. Known: cpu, cuda, cuda:0, cuda:1, ..."
+        )
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
@@ -152,15 +187,27 @@ def whole(given: object, argument: str, least: int) -> int:
     return number
 
 
+def _pair(name: str, given: object) -> tuple[object, object]:
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        found = f"{len(given)} of them" if isinstance(given, tuple | list) else _kind(given)
+        raise UserError(f"Split {name!r} must be a pair (images, labels), found {found}.")
+    return given[0], given[1]
+
+
 def _tensor(given: object, what: str) -> Tensor:
     if isinstance(given, Tensor):
-        return given.detach()
+        return _differentiable(given.detach())
     if not isinstance(given, np.ndarray):
         raise UserError(f"{what} must be a tensor or a NumPy array, found {_kind(given)}.")
     try:
         return torch.from_numpy(_native(given))
     except TypeError:
         raise UserError(f"{what} must be numbers, found an array of {given.dtype}.") from None
+
+
+def _differentiable(value: Tensor) -> Tensor:
+    """The tensor, or a copy of one made in inference mode, which autograd does not take."""
+    return value.clone() if value.is_inference() else value
 
 
 def _native(array: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lmcbench.connect.arguments import Split, as_calibration, as_model, as_split, as_state
-from lmcbench.connect.network import Network, generator_untouched
+from lmcbench.connect.arguments import Split, as_examples, as_model, as_split, as_state
+from lmcbench.connect.network import Network, generator_untouched, own_precision
 from lmcbench.connect.path import alpha_grid, check_labels
 from lmcbench.connect.state import State, check_pair, unstack, weight_names
-from lmcbench.errors import UserError
-from lmcbench.results.measures import Array
+from lmcbench.results.measures import Array, NotFiniteError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Outputs `[n, classes]` and labels `[n, ...]` -> each example's loss `[n]`."""
@@ -46,11 +46,8 @@ class Objective:
     def __init__(
         self, network: Network, split: Split, names: Sequence[str], loss: Loss = cross_entropy
     ) -> None:
-        images, labels = split
-        if loss is cross_entropy:
-            images, labels = as_split("split", split)
-        elif not 0 < len(images) == len(labels):
-            raise UserError(f"The split has {len(images)} images and {len(labels)} labels.")
+        checked = as_split if loss is cross_entropy else as_examples
+        images, labels = checked("split", split)
         self.network = network
         self.images = images
         self.labels = labels.to(network.device)
@@ -82,7 +79,12 @@ class Objective:
         there = {**state, **dict(zip(self.names, leaves, strict=True))}
         batch = self.network.images_per_pass(self.images)
         # the fused attention kernels have no second derivative
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), generator_untouched(self.network.device):
+        with (
+            torch.enable_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            own_precision(self.network.device),
+            generator_untouched(self.network.device),
+        ):
             for images, labels in zip(
                 torch.split(self.images, batch), torch.split(self.labels, batch), strict=True
             ):
@@ -108,6 +110,7 @@ class Objective:
         return [part.view_as(leaf).to(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True)]
 
 
+@torch.inference_mode(False)  # there is no gradient in the caller's
 def predict_barrier(
     model: nn.Module,
     state_a: State,
@@ -123,8 +126,8 @@ def predict_barrier(
 ) -> Array:
     """The barrier that the ends' derivatives predict, S(a) in nats at every alpha, `[A]`.
 
-    With d = theta_B - theta_A: a (1-a) / 2 * d' (a H_A + (1-a) H_B) d as published (Singh et
-    al., arXiv 2406.16300, the second-order prediction), plus a (1-a) (g_A - g_B)' d with `gradients`. The
+    With d = theta_B - theta_A: a (1-a) / 2 * d' (a H_A + (1-a) H_B) d as published ([S] Singh et al.,
+    arXiv 2406.16300, the second-order prediction), plus a (1-a) (g_A - g_B)' d with `gradients`. The
     published form assumes both ends to be minima; on a single quadratic it is -S (oracle 3). With
     gradients it is exact for quadratics at every alpha and for cubics at 1/2.
 
@@ -132,30 +135,38 @@ def predict_barrier(
         model: any classifier; it stays as it is.
         state_a: state dict at alpha 0.
         state_b: state dict at alpha 1.
-        split: images `[n, c, h, w]` floating and labels `[n]` int64.
-        alphas: an odd number of even steps, or an increasing sequence that contains 0, 1/2 and 1.
+        split: images `[n, c, h, w]` floating and labels `[n]` of any integer type.
+        alphas: an odd number of evenly spaced points, or an increasing sequence that contains 0, 1/2 and 1.
         gradients: add the first-order term.
-        calibration: images on which each end's BatchNorm statistics are taken anew, then held fixed.
-        loss: another loss than cross-entropy, per example.
+        calibration: images `[m, c, h, w]` floating on which each end's BatchNorm statistics are taken
+            anew, then held fixed; None: each end's own.
+        loss: another loss than cross-entropy, outputs `[n, classes]` and labels -> `[n]`.
         batch_size: images per pass.
         device: where to compute; the model's own by default.
 
+    Returns:
+        S at every alpha, `[A]` float64, in the loss's unit (nats); 0 at both ends.
+
     Raises:
-        UserError: for states of different networks, a split that cannot be measured, or a wrong grid.
+        UserError: for states of different networks or with NaN, a split or calibration that cannot be
+            measured, a grid that misses 0, 1/2 or 1, and a loss or derivative that is not finite.
     """
     grid = alpha_grid(alphas)
     model = as_model(model)
     state_a, state_b = as_state(state_a, "state_a", model), as_state(state_b, "state_b", model)
     check_pair(state_a, state_b)
-    calibration = as_calibration(calibration)
     network = Network(model, device, batch_size)
     objective = Objective(network, split, weight_names(state_a), loss)
     ends = network.prepare([state_a, state_b])
     network.check_takes(state_a, objective.images, "Split 'split'")
+    calibration = network.calibration(state_a, calibration)
     if calibration is not None:
         ends = network.recalibrate(ends, calibration)
     a, b = unstack(ends)
-    return predict(objective, a, b, grid, gradients)
+    predicted = predict(objective, a, b, grid, gradients)
+    if not np.isfinite(predicted).all():
+        raise NotFiniteError("Split 'split': the loss or a derivative is not finite at A or B.")
+    return predicted
 
 
 def predict(objective: Objective, state_a: State, state_b: State, alphas: Array, gradients: bool) -> Array:

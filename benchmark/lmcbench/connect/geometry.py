@@ -58,9 +58,11 @@ class Geometry(Triangle):
 def geometry(
     state_fork: State | None, state_a: State, state_b: State, parameters: Iterable[str] | None = None
 ) -> Geometry:
-    """Distances and angle of two siblings at their fork, sums in float64.
+    """Distances (Euclidean, in units of the weights) and angle (radians) of two siblings at their fork.
 
-    A layer is the tensors of one module (weights and bias together, see `state.layer_of`).
+    Sums are float64. A layer is the tensors of one module (weights and bias together, see
+    `state.layer_of`). A weight that is tied to another counts under each of its names. Independent
+    displacements in P dimensions stand at pi / 2, give or take 1 / sqrt(P).
 
     Args:
         state_fork: state dict at the fork; None for independent networks, of which only the distance
@@ -71,12 +73,12 @@ def geometry(
             variances by default.
 
     Raises:
-        UserError: for states of different networks, and names that are unknown, repeated, not floating
-            or none at all.
+        UserError: for states of different networks or with NaN, and names that are unknown, repeated,
+            not floating or none at all.
     """
     state_a, state_b = as_state(state_a, "state_a"), as_state(state_b, "state_b")
     origin = state_a if state_fork is None else as_state(state_fork, "state_fork")
-    check_pair(origin, state_a)
+    check_pair(origin, state_a, ("fork", "A"))
     check_pair(state_a, state_b)
     names = weight_names(origin) if parameters is None else _checked(origin, parameters)
     if not names:
@@ -107,11 +109,14 @@ def _triangle(sums: Tensor, forked: bool) -> Triangle:
     sides = math.sqrt(a) * math.sqrt(b)
     if sides == 0:
         return Triangle(math.sqrt(ab), math.sqrt(a), math.sqrt(b), None, None)
-    cosine = min(1.0, max(-1.0, product / sides))
+    # siblings that are equal have exactly one direction, which rounding would turn by 1e-8
+    cosine = 1.0 if ab == 0 else min(1.0, max(-1.0, product / sides))
     return Triangle(math.sqrt(ab), math.sqrt(a), math.sqrt(b), math.acos(cosine), cosine)
 
 
 def _checked(state: State, parameters: Iterable[str]) -> list[str]:
+    if isinstance(parameters, str):
+        raise UserError(f"geometry: parameters must be a list of names, found the string {parameters!r}.")
     names = list(parameters)
     for name in names:
         if name not in state:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmcbench.connect.arguments import Split, as_calibration, as_model, as_split, as_state, whole
+from lmcbench.connect.arguments import Split, as_model, as_split, as_state, whole
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.network import Network
 from lmcbench.connect.path import score
@@ -28,6 +28,7 @@ class Plane:
     """A square grid over the plane of three states; distances are Euclidean, in units of the weights.
 
     The origin is the fork, the first axis points to A, the second is orthogonal to it on B's side.
+    Arrays are float64 and read-only.
 
     Attributes:
         x: coordinates along the first axis, `[size]`.
@@ -42,6 +43,10 @@ class Plane:
     loss: Array
     error: Array
     anchors: Array
+
+    def __post_init__(self) -> None:
+        for values in (self.x, self.y, self.loss, self.error, self.anchors):
+            values.flags.writeable = False
 
 
 def plane(
@@ -59,6 +64,7 @@ def plane(
 ) -> Plane:
     """Loss and error on a grid that holds the three states and a margin around them.
 
+    The plane through three weight vectors of Garipov et al. (arXiv 1802.10026, figure 1).
     Weights follow the plane. Normalisation statistics without `calibration` are mixed by the point's
     barycentric coordinates, clipped at 0: outside the triangle a variance would turn negative.
 
@@ -67,16 +73,17 @@ def plane(
         state_fork: state dict at the fork.
         state_a: state dict of the first sibling.
         state_b: state dict of the second.
-        split: images `[n, c, h, w]` floating and labels `[n]` int64.
-        size: grid points a side.
-        calibration: images on which BatchNorm statistics are taken anew at every point.
+        split: images `[n, c, h, w]` floating and labels `[n]` of any integer type.
+        size: grid points a side, at least 2.
+        calibration: images `[m, c, h, w]` floating on which BatchNorm statistics are taken anew at every
+            point.
         margin: on every side, as a fraction of what the three states span along that axis.
         batch_size: images per forward pass.
         device: where to compute; the model's own by default.
 
     Raises:
-        UserError: for states of different networks, states that do not span a plane, a split that cannot
-            be measured, or a size below 2.
+        UserError: for states of different networks or with NaN, states that do not span a plane, a split
+            or calibration that cannot be measured, a size below 2, or a margin below 0.
     """
     size = whole(size, "plane: size", 2)
     if not (isinstance(margin, Real) and 0 <= margin < math.inf):
@@ -85,12 +92,12 @@ def plane(
     named = {"state_fork": state_fork, "state_a": state_a, "state_b": state_b}
     checked = [as_state(state, argument, model) for argument, state in named.items()]
     images, labels = as_split("split", split)
-    calibration = as_calibration(calibration)
     anchors = _anchors(*checked)
     network = Network(model, device, batch_size)
     network.stacked = network.device.type == "cuda"
     fork, a, b = unstack(network.prepare(checked))
     network.check_takes(fork, images, "Split 'split'")
+    calibration = network.calibration(fork, calibration)
     low, high = anchors.min(0), anchors.max(0)
     pad = margin * (high - low)
     x, y = np.linspace(low - pad, high + pad, size).T

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmcbench.connect.arguments import Split, as_calibration
+from lmcbench.connect.arguments import Split
 from lmcbench.connect.curvature import Objective, predict
 from lmcbench.connect.network import Network
 from lmcbench.connect.path import Opened, Scores, open_path, score
@@ -100,22 +100,32 @@ def layerwise(
 ) -> dict[str, Curve]:
     """Curves on which only one layer moves from A to B, by layer in `named_modules` order.
 
+    Adilova et al., "Layer-wise linear mode connectivity" (arXiv 2307.06966). A layer is a module that owns
+    parameters directly, with its buffers; a parameter of the root is one by its own name (`layers_of`).
+    A weight tied to another layer's moves in the layer whose curve it is, and stays in the other.
+
     Args:
         model: any classifier; it stays as it is.
         state_a: state dict at alpha 0.
         state_b: state dict whose layer is reached at alpha 1.
-        split: images `[n, c, h, w]` floating and labels `[n]` int64.
-        alphas: an odd number of even steps, or an increasing sequence that contains 0, 1/2 and 1.
-        calibration: images on which BatchNorm statistics are taken anew at every alpha.
+        split: images `[n, c, h, w]` floating and labels `[n]` of any integer type.
+        alphas: an odd number of evenly spaced points, or an increasing sequence that contains 0, 1/2 and 1.
+        calibration: images `[m, c, h, w]` floating on which BatchNorm statistics are taken anew at every
+            alpha; None: they move with their layer.
         batch_size: images per forward pass.
         device: where to compute; the model's own by default.
 
+    Returns:
+        A `Curve` per layer: loss in nats and error as a fraction at each alpha, `[A]`.
+
     Raises:
-        UserError: for states of different networks, a split that cannot be measured, or a wrong grid.
+        UserError: for states of different networks or with NaN, a split or calibration that cannot be
+            measured, or a grid that misses 0, 1/2 or 1.
     """
     p = _prepare(model, state_a, state_b, split, alphas, batch_size=batch_size, device=device)
     layers = layers_of(p.network.model)
-    return dict(_moved(p.network, layers, p.a, p.b, p.splits[_SPLIT], p.grid, as_calibration(calibration)))
+    calibration = p.network.calibration(p.a, calibration)
+    return dict(_moved(p.network, layers, p.a, p.b, p.splits[_SPLIT], p.grid, calibration))
 
 
 def layer_paths(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lmcbench.connect.arguments import as_device, as_model, whole
+from lmcbench.connect.arguments import as_calibration, as_device, as_model, whole
 from lmcbench.connect.state import COUNTER, STATISTICS, Stack, State, check_fits, stack
 from lmcbench.errors import UserError, describe, is_out_of_memory
 
@@ -51,16 +51,24 @@ class Network:
         batch_size: int | None = None,
         stacked: bool = False,
     ) -> None:
-        own = next(iter(as_model(model).parameters()), None)
+        model = as_model(model)
+        own = next(iter(model.parameters()), None)
         if own is None:
             raise UserError("The model has no parameters.")
+        if own.is_meta:
+            raise UserError("The model is on the meta device: move it with to_empty(device='cpu') first.")
         self.device = as_device(device) if device is not None else own.device
         self.dtype = own.dtype
         self.batch_size = None if batch_size is None else whole(batch_size, "batch_size", 1)
         self.stacked = stacked
         self.limit: int | None = None
         """States in one stacked pass at most: all, until memory runs out."""
-        self.model = copy.deepcopy(model).to(self.device).eval()
+        try:
+            self.model = copy.deepcopy(model).to(self.device).eval()
+        except (RuntimeError, TypeError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise UserError(f"The model cannot be copied: {describe(error)}") from error
         self.norms = {
             name: module
             for name, module in self.model.named_modules()
@@ -92,6 +100,17 @@ class Network:
                 raise
             shape = list(images.shape[1:])
             raise UserError(f"{what}: the network fails on an image {shape}: {describe(error)}") from error
+
+    def calibration(self, state: State, given: object) -> Tensor | None:
+        """What a caller gave to take statistics on, checked like a split's images; None: nothing.
+
+        Raises:
+            UserError: naming the argument.
+        """
+        images = as_calibration(given)
+        if images is not None:
+            self.check_takes(state, images, "calibration")
+        return images
 
     @torch.no_grad()
     def logits(self, states: Stack, images: Images) -> Tensor:
@@ -125,10 +144,10 @@ class Network:
         Raises:
             UserError: where the model returns anything else.
         """
-        # tied tensors are two names in a state, each with its own value
-        out = functional_call(
-            self.model, dict(state), (batch.to(self.device, self.dtype),), tie_weights=False
-        )
+        inputs = (batch.to(self.device, self.dtype),)
+        with own_precision(self.device):
+            # tied tensors are two names in a state, each with its own value
+            out = functional_call(self.model, dict(state), inputs, tie_weights=False)
         if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(batch):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise UserError(f"The model must return logits [n, classes], found {shape}.")
@@ -254,6 +273,11 @@ def _batch_statistics(model: nn.Module, norms: dict[str, _BatchNorm]) -> Iterato
         for name, module in norms.items():
             module.eval()
             module.momentum = momenta[name]
+
+
+def own_precision(device: torch.device) -> torch.autocast:
+    """Compute in the tensors' own dtype, whatever autocast the caller is in."""
+    return torch.autocast(device.type, enabled=False)
 
 
 @contextmanager

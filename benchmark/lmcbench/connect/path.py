@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from lmcbench.connect.arguments import Split, as_calibration, as_model, as_splits, as_state, whole
+from lmcbench.connect.arguments import Split, as_model, as_splits, as_state, whole
 from lmcbench.connect.network import Images, Network
 from lmcbench.connect.state import Stack, State, blend_stack, check_fits, check_pair
 from lmcbench.errors import UserError
@@ -73,16 +73,19 @@ def trace_path(
         batch_size: images per forward pass.
         device: where to compute; the model's own by default.
 
+    Returns:
+        A `Curve` per split. The forward pass is in the model's parameter dtype, sums are float64. A
+        network with BatchNorm layers without running statistics depends on `batch_size`.
+
     Raises:
-        UserError: naming the argument, for states of different networks, NaN weights, labels out of
+        UserError: naming the argument, for states of different networks, NaN weights or images, labels out of
             range, an empty split, pixels that are not floating, a grid that misses one of the three
             points, or a device that is not there.
     """
     p = open_path(model, state_a, state_b, splits, alphas, batch_size, device)
-    calibration = as_calibration(calibration)
+    calibration = p.network.calibration(p.a, calibration)
     path = line(p.network, p.a, p.b, p.grid)
     if calibration is not None:
-        p.network.check_takes(p.a, calibration, "calibration")
         path = p.network.recalibrate(path, calibration)
     return p.curves(path)
 
@@ -168,7 +171,10 @@ def scores_of(logits: Tensor, labels: Tensor, name: str = "images") -> Scores:
     size, n, classes = logits.shape
     target = labels.to(logits.device)
     check_labels(name, target, classes)
-    loss = F.cross_entropy(logits.reshape(size * n, classes), target.repeat(size), reduction="none")
+    flat = logits.reshape(size * n, classes)
+    # half precision would round each loss to 3 digits; wider types stay as they are
+    flat = flat.float() if flat.dtype.itemsize < 4 else flat
+    loss = F.cross_entropy(flat, target.repeat(size), reduction="none")
     scores = Scores(loss.view(size, n).double().cpu(), (logits.argmax(-1) != target).cpu())
     if not torch.isfinite(scores.loss).all():
         raise NotFiniteError(
@@ -195,9 +201,12 @@ def alpha_grid(alphas: int | Sequence[float]) -> Array:
     try:
         grid = np.asarray(alphas, dtype=np.float64)
     except (TypeError, ValueError):
-        raise UserError(f"alphas must be a number or a sequence of numbers, found {alphas!r}.") from None
+        raise UserError(
+            f"alphas must be an odd whole number or a sequence of numbers, found {alphas!r}."
+        ) from None
     if grid.ndim != 1:
-        raise UserError(f"alphas must be a number or a sequence of numbers, found shape {grid.shape}.")
+        found = repr(alphas) if grid.ndim == 0 else f"shape {grid.shape}"
+        raise UserError(f"alphas must be an odd whole number or a sequence of numbers, found {found}.")
     check_alphas(grid)
     if 0.5 not in grid:
         raise UserError("alphas must contain 1/2.")

@@ -57,8 +57,8 @@ def _at(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     return a if alpha < 0.5 else b
 
 
-def check_pair(state_a: State, state_b: State) -> None:
-    """Refuse two states that are not of one network, or not finite.
+def check_pair(state_a: State, state_b: State, names: tuple[str, str] = ("A", "B")) -> None:
+    """Refuse two states that are not of one network, or not finite; `names` are theirs, for errors.
 
     Raises:
         UserError: naming the first tensor at fault.
@@ -74,7 +74,7 @@ def check_pair(state_a: State, state_b: State) -> None:
             found = f"{tuple(a.shape)} {a.dtype} and {tuple(b.shape)} {b.dtype}"
             raise UserError(f"The states are of different networks: {name!r} is {found}.")
         if a.is_floating_point() or a.is_complex():
-            for which, value in (("A", a), ("B", b)):
+            for which, value in zip(names, (a, b), strict=True):
                 if not torch.isfinite(value).all():
                     raise UserError(f"State {which}: {name!r} holds NaN or infinity.")
         elif name.rpartition(".")[2] != COUNTER and not torch.equal(a, b):

@@ -108,6 +108,7 @@ class _Walk:
         values: dict[fx.Node, _Units | None] = {}
         for node in self.graph.nodes:
             values[node] = self._node(node, values)
+        self._share()
         pinned = {self._root(group) for group in self.pinned}
         roots = [group for group in self.sizes if self._root(group) == group]
         axes = {
@@ -239,6 +240,22 @@ class _Walk:
                 raise _refusal(f"{name!r} is used on different concatenations.")
             for one, other in zip(known, axis, strict=True):
                 self._tie(one, other)
+
+    def _share(self) -> None:
+        """Give all names of one tensor the same axes: weights tied to others, layers under two names."""
+        names: dict[int, list[str]] = {}
+        for every in (self.model.named_parameters, self.model.named_buffers):
+            for name, value in every(remove_duplicate=False):
+                names.setdefault(id(value), []).append(name)
+        for shared in names.values():
+            used = [name for name in shared if name in self.axes]
+            for name in used[1:]:
+                for one, other in zip(self.axes[used[0]], self.axes[name], strict=True):
+                    if one is None or other is None:  # it moves on one side only: on none
+                        self.pinned.update(one or other or ())
+                self._record(used[0], self.axes[name])
+            for name in shared if used else ():
+                self.axes[name] = self.axes[used[0]]
 
     def _tie(self, one: int, other: int) -> None:
         one, other = sorted((self._root(one), self._root(other)))

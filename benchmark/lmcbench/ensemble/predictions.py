@@ -35,6 +35,9 @@ def compare_predictions(probs: ArrayLike, labels: ArrayLike) -> dict[str, float 
         either wrong, each averaged over pairs first (None if nobody errs); `mutual_information` over
         all K (nats).
 
+        Scores are means over images, the Brier score as by Brier (1950), diversity as by Fort et al.
+        (arXiv 1912.02757, disagreement) and Lakshminarayanan et al. (arXiv 1612.01474, divergence).
+
     Raises:
         UserError: for wrong shapes, labels out of range, or rows that are not probabilities.
     """
@@ -109,6 +112,8 @@ def _mixture_gap(p: Array, tiny: float) -> float:
     arXiv 1710.07283).
     """
     gap = _entropy(p.mean(0), tiny) - _entropy(p, tiny).mean(0)
+    # exactly 0 where all members say the same, although the mean of three equal numbers may round
+    gap[(p == p[0]).all((0, 2))] = 0.0
     return float(np.maximum(gap, 0.0).mean())
 
 
@@ -132,6 +137,8 @@ def checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Array, Labels, float]:
     if y.min() < 0 or y.max() >= given.shape[2]:
         bad = y.min() if y.min() < 0 else y.max()
         raise UserError(f"Label {bad} is out of range, there are {given.shape[2]} classes.")
+    if np.iscomplexobj(given):
+        raise UserError(f"Probabilities must be real, found {given.dtype}.")
     kind = given.dtype if np.issubdtype(given.dtype, np.floating) else np.dtype(np.float64)
     p = given.astype(np.float64)
     # half the classes' rounding errors, at worst, add up in a row

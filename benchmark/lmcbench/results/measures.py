@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, cast
 
 import numpy as np
@@ -52,7 +53,8 @@ class Curve:
     def __init__(self, alphas: ArrayLike, loss: ArrayLike, error: ArrayLike, n: int) -> None:
         for name, values in (("alphas", alphas), ("loss", loss), ("error", error)):
             try:
-                array = np.array(values, dtype=np.float64)
+                # asarray first: a tensor's own conversion warns where it is asked for a copy
+                array = np.array(np.asarray(values), dtype=np.float64)
             except (TypeError, ValueError):
                 raise UserError(f"Curve: {name} must be numbers, one per alpha.") from None
             if array.ndim != 1:
@@ -65,8 +67,8 @@ class Curve:
             sizes = f"{len(self.alphas)}, {len(self.loss)} and {len(self.error)}"
             raise UserError(f"Curve: alphas, loss and error must be equally long, found {sizes}.")
         check_alphas(self.alphas)
-        if not (n >= 1 and float(n).is_integer()):
-            raise UserError(f"Curve: n must be a whole number of at least 1, found {n}.")
+        if not (isinstance(n, Real) and n >= 1 and float(n).is_integer()):
+            raise UserError(f"Curve: n must be a whole number of at least 1, found {n!r}.")
         object.__setattr__(self, "n", int(n))
 
     def __eq__(self, other: object) -> bool:

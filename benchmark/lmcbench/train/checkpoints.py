@@ -24,8 +24,8 @@ def load_checkpoint(path: Path, model: nn.Module) -> Tensors:
     """The weights in `path` as a state dict of `model`, in its order; half precision becomes its own.
 
     A safetensors file of plain tensors or of a whole training state (as a run stores its trunk), or a
-    file of `torch.save`, read with `weights_only`: a state dict, alone or under one of `NESTED`, names
-    with or without the `module.` of data parallel training.
+    file of `torch.save`, read with `weights_only`: a state dict, alone or under one of `NESTED`. In both
+    names may have the prefixes of data parallel training and torch.compile.
 
     Raises:
         UserError: naming the file, where it is absent, unreadable, holds anything but tensors, NaN or
@@ -49,6 +49,8 @@ def load_checkpoint(path: Path, model: nn.Module) -> Tensors:
         if own[name].dtype != found[name].dtype:
             types = f"{found[name].dtype}, the network's is {own[name].dtype}"
             raise UserError(f"{path} does not fit the network: {name!r} is {types}.")
+        if found[name].is_meta:
+            raise UserError(f"{path}: {name!r} has no values, it was saved from the meta device.")
         if found[name].is_floating_point() and not bool(torch.isfinite(found[name]).all()):
             raise UserError(f"{path}: {name!r} holds NaN or infinity.")
     return {name: found[name] for name in own}
@@ -70,7 +72,7 @@ def _safetensors(path: Path, model: nn.Module) -> Tensors:
         if others - tied:
             raise UserError(f"{path} does not fit the network: {min(others - tied)!r} is missing.")
         return state_dict(model, state)
-    return tensors
+    return dict(unwrapped(tensors, model.state_dict()))
 
 
 def _unpickled(path: Path, own: Mapping[str, Tensor]) -> Tensors:
