@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from lmcbench.board.entries.manifest import META, Fault
 from lmcbench.board.entries.submission import Meta
+from lmcbench.errors import counted
 from lmcbench.results.labels import shift_label
 from lmcbench.results.record import Record
 from lmcbench.spec.canonical import canonical_json
