@@ -39,8 +39,10 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, monkeyp
     else:
         text, error = "after", OSError
         monkeypatch.setattr("pathlib.Path.replace" if fault == "replace" else "os.fsync", fail)
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         write_atomic(path, text)
+    if error is OSError:
+        assert caught.value.filename == str(path)
     assert content(tmp_path) == {"record.json": b"before"}
 
 

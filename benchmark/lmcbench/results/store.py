@@ -197,7 +197,7 @@ def _called_alike(path: Path, records: list[Record]) -> UserError:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a whole file or nothing."""
+    """Write a whole file or nothing; an `OSError` names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -208,5 +208,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # the partial file's name says nothing to a user
+        raise
     finally:
         partial.unlink(missing_ok=True)
