@@ -1,6 +1,7 @@
 """The command line where nothing is trained: what it prints, and what it refuses without leaving a trace."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -375,3 +376,56 @@ def test_findings_are_written_beside_the_report(lmcbench, tmp_path):
     assert row.split("|")[-2].strip() == "supported"
     assert "### Stability points" in text
     assert not (run / "report.md").exists()
+
+
+# --- terminals and file systems ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_tables_are_shown_where_the_terminal_lacks_their_characters(tmp_path, encoding):
+    write_run(tmp_path / "run", [make_record(status="diverged")])  # its table has a dash, no number
+    said = subprocess.run(
+        [sys.executable, "-m", "lmcbench", "leaderboard", "run"],
+        cwd=tmp_path,
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        timeout=60,
+    )
+    assert (said.returncode, said.stderr) == (0, b"")
+    assert said.stdout.count(b"\n") > 10
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_run_stores_its_table_whatever_the_terminal(tmp_path, encoding):
+    (tmp_path / "toy.toml").write_text(SUITE_TOML)
+    cells = expand(load_suite(str(tmp_path / "toy.toml")))
+    folder = write_run(tmp_path / "run", [make_record(cell) for cell in cells])
+    said = subprocess.run(
+        [sys.executable, "-m", "lmcbench", "run", "toy.toml", "--out", "run"],
+        cwd=tmp_path,
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        timeout=60,
+    )
+    assert (said.returncode, said.stderr) == (0, b"")
+    assert "±" in folder.table.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["report", "run", "--out", "file"], "file"), (["report", "run", "--out", "file/below"], "file")],
+)
+def test_what_the_system_refuses_is_one_message(tmp_path, arguments, named):
+    write_run(tmp_path / "run", [make_record(toy_cell(replicate=r)) for r in range(2)])
+    (tmp_path / "file").write_text("mine")
+    before = content(tmp_path)
+    said = subprocess.run(
+        [sys.executable, "-m", "lmcbench", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (said.returncode, said.stdout) == (2, "")
+    assert re.fullmatch(rf"Error: {named}[^:]*: (Not a directory|File exists)\.\n", said.stderr)
+    assert content(tmp_path) == before

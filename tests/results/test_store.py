@@ -5,7 +5,7 @@ import pytest
 
 from builders import make_record, toy_cell, toy_suite, write_run
 from lmcbench.errors import UserError
-from lmcbench.results.store import RunFolder, find_records, read_header, write_atomic
+from lmcbench.results.store import RunFolder, find_records, read_header, read_records, write_atomic
 
 SUITE = toy_suite().identity()
 
@@ -39,8 +39,10 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, monkeyp
     else:
         text, error = "after", OSError
         monkeypatch.setattr("pathlib.Path.replace" if fault == "replace" else "os.fsync", fail)
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         write_atomic(path, text)
+    if error is OSError:
+        assert caught.value.filename == str(path)
     assert content(tmp_path) == {"record.json": b"before"}
 
 
@@ -180,6 +182,17 @@ def test_what_must_not_be_overwritten_is_refused(tmp_path, schema, message):
         RunFolder(tmp_path).finished("k")
 
 
+def test_a_record_that_cannot_be_read_or_is_anothers_is_refused(tmp_path):
+    record = make_record()
+    folder = write_run(tmp_path, [record])
+    folder.record(record.key).rename(folder.record("0" * 16))
+    with pytest.raises(UserError, match=f"another cell, {record.key}"):
+        folder.finished("0" * 16)
+    folder.record(record.key).mkdir()
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        folder.finished(record.key)
+
+
 # --- finding -------------------------------------------------------------------------------------
 
 
@@ -200,3 +213,19 @@ def test_where_there_are_no_records_is_said(tmp_path):
     RunFolder(tmp_path).claim(SUITE)
     with pytest.raises(UserError, match="No records in"):
         find_records(tmp_path)
+
+
+def test_a_cell_in_two_files_is_refused(tmp_path):
+    record = make_record()
+    folder = write_run(tmp_path, [record])
+    write_atomic(folder.record("0" * 16), folder.record(record.key).read_bytes())
+    with pytest.raises(UserError, match=f"the record {record.key} in 2 files"):
+        read_records(folder.root)
+
+
+def test_the_records_of_a_run_of_a_newer_schema_are_refused(tmp_path):
+    folder = write_run(tmp_path, [make_record()])
+    assert len(read_records(folder.root)) == 1
+    folder.header.write_text('{"schema": "lmcbench/run/2"}')
+    with pytest.raises(UserError, match=r"reads up to lmcbench/run/1\. Upgrade"):
+        read_records(folder.root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -62,11 +63,19 @@ def print_json(value: Any) -> None:
 def main() -> None:
     """Run the command line and exit with its code: one message, no traceback, on bad input."""
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a ± that a Latin or ASCII terminal lacks must end no run
+            stream.reconfigure(errors="replace")
     try:
         app(prog_name="lmcbench")
     except UserError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # the system's: no permission, no space, a file where a folder is needed
+        if error.strerror is None:
+            raise
+        typer.echo(f"Error: {error.filename or 'The system'}: {error.strerror}.", err=True)
+        sys.exit(EXIT_INPUT)
 
 
 def _interrupt(signum: int, frame: Any) -> None:

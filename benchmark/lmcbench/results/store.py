@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, reading
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record, check_schema, read_record
 from lmcbench.spec.shifted import shown_split
@@ -65,16 +65,25 @@ class RunFolder:
         """The record of a cell that needs no more work; None if absent, failed, or cut off by a crash.
 
         Raises:
-            UserError: for a record of a newer schema, which must not be overwritten.
+            UserError: for a record of a newer schema, which must not be overwritten; for a file that cannot
+                be read, or holds the record of another cell.
         """
         path = self.record(key)
         if not path.exists():
             return None
         try:
-            json.loads(path.read_bytes())
+            with reading(path):
+                json.loads(path.read_bytes())
+        except UserError:
+            raise
         except ValueError:
             return None
         record = read_record(path)
+        if record.key != key:
+            raise UserError(
+                f"{path} holds the record of another cell, {record.key}. "
+                f"Give it its name back: {record.key}.json."
+            )
         return None if record.status == "failed" else record
 
     def measured(self) -> dict[str, Record]:
@@ -126,7 +135,10 @@ def read_header(path: Path) -> dict[str, Any]:
         UserError: where it is damaged or of a newer schema.
     """
     try:
-        header: dict[str, Any] = json.loads(path.read_bytes())
+        with reading(path):
+            header: dict[str, Any] = json.loads(path.read_bytes())
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}.") from None
     check_schema(header, str(path), RUN_SCHEMA)
@@ -159,9 +171,12 @@ def read_records(path: Path) -> list[Record]:
     A failed cell is left out where its place has another record: a file that was mended since.
 
     Raises:
-        UserError: where there are none, one cannot be read, or two different networks (or checkpoints)
-            that are called alike would be averaged.
+        UserError: where there are none, one cannot be read, two files hold one cell, the folder is a run of a
+            newer schema, or two different networks (or checkpoints) that are called alike would be averaged.
     """
+    header = RunFolder(path).header
+    if header.is_file():
+        read_header(header)
     records = [read_record(file) for file in find_records(path)]
     places: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
@@ -171,6 +186,8 @@ def read_records(path: Path) -> list[Record]:
         measured = [record for record in place if record.status != "failed"]
         if len({record.key for record in measured}) > 1:
             raise _called_alike(path, measured)
+        if len(measured) > 1:
+            raise UserError(f"{path} holds the record {measured[0].key} in {len(measured)} files. Keep one.")
         kept = measured or place[-1:]
         dropped |= {id(record) for record in place if all(record is not k for k in kept)}
     return [record for record in records if id(record) not in dropped]
@@ -197,7 +214,7 @@ def _called_alike(path: Path, records: list[Record]) -> UserError:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a whole file or nothing."""
+    """Write a whole file or nothing; an `OSError` names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -208,5 +225,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # the partial file's name says nothing to a user
+        raise
     finally:
         partial.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from lmcbench.board.inference import Rule, judge
 from lmcbench.errors import UserError, counted, unknown
 from lmcbench.results.labels import shift_label
 from lmcbench.results.record import Record
-from lmcbench.results.store import read_header, read_records
+from lmcbench.results.store import read_records
 from lmcbench.spec.gate import DEFAULT_GATE, MEASURES, GateTest
 from lmcbench.spec.suite import load_suite
 
@@ -32,8 +32,6 @@ def read_side(path: Path) -> list[Record]:
     Raises:
         UserError: where there are none, or one is damaged or of a newer schema.
     """
-    if (path / "run.json").is_file():
-        read_header(path / "run.json")
     return read_records(path)
 
 
