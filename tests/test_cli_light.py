@@ -134,13 +134,27 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(lmcbench, tmp_path)
     assert "2 families to train: lmc_mlp" in out
     suite = load_suite("digits")
     whole = f"The cost of the whole suite ({len(expand(suite))} cells) is {suite.cost}"
-    assert out.endswith(f"{whole}.\n")
+    assert out.endswith(f"Data: digits, found in scikit-learn\n{whole}.\n")
     _, out, _ = lmcbench("run", "digits", "--measure", "all", "--dry-run")
     assert out.endswith(f"{whole}; further measures come on top.\n")
     (tmp_path / "toy.toml").write_text(SUITE_TOML)
     _, out, _ = lmcbench("run", "toy.toml", "--dry-run")
     assert out.endswith("\nThe suite does not state what it costs.\n")
     assert [path.name for path in tmp_path.iterdir()] == ["toy.toml"]
+    _, out, _ = lmcbench("run", "fashion-shift", "--dry-run", "--data-dir", str(tmp_path))
+    assert "Data: fashion-mnist, not here. " in out
+    assert "lmcbench data fetch fashion-mnist" in out
+
+
+def test_a_record_of_another_suite_is_not_taken_for_a_finished_cell(lmcbench, tmp_path):
+    """Its name says the same, its content was edited."""
+    (tmp_path / "toy.toml").write_text(SUITE_TOML)
+    folder = write_run(tmp_path / "out", [make_record(cell) for cell in expand(toy_suite())])
+    path = sorted(folder.records.glob("*.json"))[0]
+    path.write_text(path.read_text().replace(toy_suite().digest, "0" * 64))
+    code, out, err = lmcbench("run", "toy.toml", "--out", "out")
+    assert (code, out) == (2, "")
+    assert f"{path.name} is of suite digest 000000000000, its folder of {toy_suite().digest[:12]}" in err
 
 
 def test_a_finished_run_has_nothing_to_do(lmcbench, tmp_path):

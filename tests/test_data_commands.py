@@ -72,7 +72,7 @@ def test_suites_and_doctor_say_where_the_data_are(lmcbench, folder):
     assert data["svhn"]["found"] is None
     said = lmcbench("data", "--data-dir", "nowhere")
     assert (said.returncode, said.stdout) == (2, "")
-    assert "The data folder nowhere (--data-dir) does not exist" in said.stderr
+    assert "The data folder nowhere does not exist" in said.stderr
 
 
 def test_fetching(lmcbench):

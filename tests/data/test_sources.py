@@ -70,7 +70,9 @@ def test_the_data_folder_may_come_from_the_environment(place, monkeypatch):
     monkeypatch.setenv("LMCBENCH_DATA", str(place))
     assert len(open_dataset("cifar10").train) == 40
     monkeypatch.setenv("LMCBENCH_DATA", str(place / "nowhere"))
-    with pytest.raises(UserError, match=r"nowhere \(LMCBENCH_DATA\) does not exist"):
+    with pytest.raises(
+        UserError, match=r"nowhere does not exist. It is given by --data-dir or LMCBENCH_DATA"
+    ):
         open_dataset("cifar10")
 
 

@@ -213,6 +213,9 @@ def test_where_there_are_no_records_is_said(tmp_path):
     RunFolder(tmp_path).claim(SUITE)
     with pytest.raises(UserError, match="No records in"):
         find_records(tmp_path)
+    (tmp_path / "submissions").mkdir()
+    with pytest.raises(UserError, match="or one of its submissions"):
+        find_records(tmp_path)
 
 
 def test_a_cell_in_two_files_is_refused(tmp_path):

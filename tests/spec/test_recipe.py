@@ -1,6 +1,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,13 +96,17 @@ def test_noise_scale_published_values():
     assert noise_scale(0.1, 25000, 128) == pytest.approx(19.43125, rel=1e-14)
     assert noise_scale(0.1, 128, 128) == 0.0
     assert noise_scale(0.0, 100, 10) == 0.0
+    assert type(noise_scale(np.float32(0.1), np.int64(100), np.int64(10))) is float
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((-0.1, 10, 2), "lr must be finite and at least 0, found -0.1"),
-        ((math.nan, 10, 2), "lr must be finite"),
+        ((-0.1, 10, 2), "lr must be a finite number of at least 0, found -0.1"),
+        ((math.nan, 10, 2), "lr must be a finite number"),
+        (("0.1", 10, 2), "lr must be a finite number of at least 0, found '0.1'"),
+        ((0.1, 10.5, 2), r"n must be a whole number, found 10\.5"),
+        ((0.1, 10, 2.0), r"batch_size must be a whole number, found 2\.0"),
         ((0.1, 10, 0), r"batch_size must lie in 1\.\.10, found 0"),
         ((0.1, 10, 11), r"batch_size must lie in 1\.\.10, found 11"),
     ],

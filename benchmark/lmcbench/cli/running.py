@@ -81,7 +81,10 @@ def run(
     view = RunView(chosen, plan, folder)
     view.introduce()
     if dry_run:
-        typer.echo(view.expected())
+        from lmcbench.catalogue import needed_data
+        from lmcbench.data.listing import whereabouts
+
+        view.expect({name: whereabouts(name, data_dir) for name in needed_data(chosen)})
         return
     try:
         with view.progress():

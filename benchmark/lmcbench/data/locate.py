@@ -25,13 +25,13 @@ def data_folder(data_dir: Path | None) -> Path | None:
     Raises:
         UserError: where it is named and is no folder.
     """
-    given = os.environ.get("LMCBENCH_DATA")
-    if data_dir is None and not given:
+    given = data_dir if data_dir is not None else os.environ.get("LMCBENCH_DATA")
+    if not given:
         return None
-    origin = "--data-dir" if data_dir is not None else "LMCBENCH_DATA"
-    folder = Path(data_dir if data_dir is not None else str(given)).expanduser()
+    folder = Path(given).expanduser()
     if not folder.is_dir():
-        raise UserError(f"The data folder {folder} ({origin}) does not exist.")
+        what = "is a file" if folder.is_file() else "does not exist"
+        raise UserError(f"The data folder {folder} {what}. It is given by --data-dir or LMCBENCH_DATA.")
     return folder
 
 

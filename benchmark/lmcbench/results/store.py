@@ -161,7 +161,8 @@ def find_records(path: Path) -> list[Path]:
     folder = path / "records" if (path / "records").is_dir() else path
     found = sorted(f for f in folder.glob("*.json") if f.name != "run.json" and not f.name.startswith("."))
     if not found:
-        raise UserError(f"No records in {folder}. Give a run folder, as 'lmcbench run' made it.")
+        hint = " or one of its submissions" if (path / "submissions").is_dir() else ""
+        raise UserError(f"No records in {folder}. Give a run folder, as 'lmcbench run' made it{hint}.")
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -63,13 +63,19 @@ class RunView:
             names = dict.fromkeys(family.architecture.label for family in self.plan.families)
             _say(f"{counted(families, 'family', 'families')} to train: {', '.join(reversed(names))}")
 
-    def expected(self) -> str:
-        """What the suite states as its cost: that of all of it, since parts of it were not timed."""
+    def expect(self, data: Mapping[str, str]) -> None:
+        """Say where each set of `data` is, and what the suite states as its cost.
+
+        That is of all of it, since parts of it were not timed.
+        """
+        for name, where in data.items():
+            _say(f"Data: {name}, {where}")
         if not self.suite.cost:
-            return "The suite does not state what it costs."
+            _say("The suite does not state what it costs.")
+            return
         whole = counted(len(expand(self.suite)), "cell")
         on_top = "; further measures come on top" if self.plan.measures else ""
-        return f"The cost of the whole suite ({whole}) is {self.suite.cost}{on_top}."
+        _say(f"The cost of the whole suite ({whole}) is {self.suite.cost}{on_top}.")
 
     @contextmanager
     def progress(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -86,10 +87,13 @@ def noise_scale(lr: float, n: int, batch_size: int) -> float:
         batch_size: B.
 
     Raises:
-        UserError: for a negative rate, or a batch size outside 1..N.
+        UserError: for what is no number, a negative rate, or a batch size outside 1..N.
     """
-    if not (math.isfinite(lr) and lr >= 0):
-        raise UserError(f"noise_scale: lr must be finite and at least 0, found {lr}.")
+    if not (isinstance(lr, Real) and math.isfinite(lr) and lr >= 0):
+        raise UserError(f"noise_scale: lr must be a finite number of at least 0, found {lr!r}.")
+    for name, value in (("n", n), ("batch_size", batch_size)):
+        if not isinstance(value, Integral):
+            raise UserError(f"noise_scale: {name} must be a whole number, found {value!r}.")
     if not 1 <= batch_size <= n:
         raise UserError(f"noise_scale: batch_size must lie in 1..{n}, found {batch_size}.")
-    return lr * (n / batch_size - 1)
+    return float(lr) * (int(n) / int(batch_size) - 1)

@@ -303,7 +303,7 @@ def parse_suite(content: bytes, origin: str) -> Suite:
         UserError: naming the file and, for each fault, the key.
     """
     try:
-        table = tomllib.loads(content.decode())
+        table = tomllib.loads(content.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{origin} is not TOML: {error}.") from None
     try:
