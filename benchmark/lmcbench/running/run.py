@@ -53,12 +53,11 @@ def plan_run(cells: Sequence[Cell], folder: RunFolder, measure: Sequence[str] = 
     folder.check(suite.identity())
     measures = _measures(cells, measure) if measure else ()
     held = folder.measured()
-    for record in held.values():
-        if record.suite.digest != suite.digest:
-            raise UserError(
-                f"{folder.record(record.key)} is of suite digest {record.suite.digest[:12]}, its folder of "
-                f"{suite.digest[:12]}. Remove it, and it is measured again."
-            )
+    for other in (r for r in held.values() if r.suite.digest != suite.digest):
+        raise UserError(
+            f"{folder.record(other.key)} is of suite digest {other.suite.digest[:12]}, its folder of "
+            f"{suite.digest[:12]}. Remove it, and it is measured again."
+        )
     params = _same_networks(cells, held.values(), folder)
     finished, missing = [], []
     for cell in cells:
