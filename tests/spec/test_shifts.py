@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmcbench.errors import UserError
+from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.shifts import SHIFTS, Shift, views_digest
+from lmcbench.spec.suite import load_suite
 
 PARTITIONS = ["disjoint-halves", "label-skew", "dirichlet"]
 SAMPLES = [*SHIFTS, "same-half", "same(corruption)"]
@@ -189,6 +191,15 @@ def test_the_same_control_gives_all_siblings_view_r_mod_k(name, replicate):
     control = views(f"same({name})", labels, 2, replicate=replicate)
     for view in control:
         assert views_digest([view], labels) == views_digest([plain[replicate % 2]], labels)
+
+
+def test_two_spellings_of_a_control_are_one_shift():
+    """Design 3.8: `same-half` is `same(disjoint-halves)`; digests and keys know it by the shorter name."""
+    assert Shift.parse("same(disjoint-halves)") == Shift.parse("same-half")
+    assert Shift.parse("same(disjoint-halves)").definition() == {"name": "same-half"}
+    assert Shift.parse("same(label-skew)").definition() == {"name": "same(label-skew)"}
+    chosen = expand(load_suite("digits"), Selection(shifts=["same(disjoint-halves)"]))
+    assert {cell.shift.name for cell in chosen} == {"same-half"}
 
 
 def test_any_shift_takes_shared_noise():

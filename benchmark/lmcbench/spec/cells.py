@@ -15,7 +15,7 @@ from lmcbench.spec.canonical import digest
 from lmcbench.spec.forks import WHOLE_BUDGET, Fork, equal_share
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.seeds import Seeds
-from lmcbench.spec.shifts import Shift
+from lmcbench.spec.shifts import Shift, own_name
 from lmcbench.spec.suite import Suite
 
 
@@ -152,7 +152,7 @@ def expand(suite: Suite, selection: Selection = Selection()) -> list[Cell]:
     architectures = _architectures(suite, selection)
     all_shifts = [spec.shift for spec in suite.shifts]
     labels = [shift.label for shift in all_shifts]
-    wanted = _matches("shift", selection.shifts, labels)
+    wanted = _matches("shift", [own_name(pattern) for pattern in selection.shifts], labels)
     shifts = [shift for shift in all_shifts if shift.label in wanted]
     asked = [Fork.parse(fork) for fork in selection.forks] or suite.fork_list
     for fork in asked:

@@ -13,12 +13,17 @@ from lmcbench.errors import UserError, unknown
 from lmcbench.spec.shift_rules import SHIFTS, ShiftKind
 from lmcbench.spec.views import Indices, View, by_class, views_digest
 
-__all__ = ["ALIASES", "SHIFTS", "Indices", "Noise", "Shift", "View", "by_class", "views_digest"]
+__all__ = ["ALIASES", "SHIFTS", "Indices", "Noise", "Shift", "View", "by_class", "own_name", "views_digest"]
 
 Noise = Literal["own", "shared"]
 
 ALIASES = {"same-half": "same(disjoint-halves)"}
-"""Shifts with a name of their own that are written as another."""
+"""Shifts with a name of their own, by which records and digests call them, and what they stand for."""
+
+
+def own_name(name: str) -> str:
+    """`name`, or what the shift is called that it spells out: `same-half` for `same(disjoint-halves)`."""
+    return next((own for own, spelled in ALIASES.items() if spelled == name), name)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Shift:
         Raises:
             UserError: for an unknown name or parameter, or a value out of range.
         """
+        name = own_name(name)
         kind, _ = _resolve(name)
         given = dict(params or {})
         for key in given.keys() - kind.defaults.keys():
