@@ -113,14 +113,14 @@ def test_cifar10_as_jpeg_is_never_called_cifar10(tmp_path, monkeypatch, cache):
         shifts='"channels"',
         augmentation='"flip"',
         architecture="lmc_resnet",
-        kwargs="width = 8",
-        epochs=8,
+        kwargs="width = 4",
+        epochs=16,
     )
     [record] = records.values()
     assert (record.status, record.reason) == ("ok", None)
     assert {d["name"] for d in record.data} == {"cifar10-jpeg"}
     # ten classes: better than chance by far, though each sibling sees one colour channel of 300 images
-    assert all(sibling.splits["view"].error < 0.8 for sibling in record.siblings)
+    assert max(sibling.splits["view"].error for sibling in record.siblings) < 0.8
     assert record.pairs[0].curves_uncalibrated is not None
     text = json.dumps(record.model_dump(mode="json"))
     assert str(REAL) not in text

@@ -1,4 +1,4 @@
-"""A device's name in, the device out."""
+"""A device's name in, the device out, and what it computes by."""
 
 from __future__ import annotations
 
@@ -18,3 +18,13 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("No CUDA device was found. Use --device cpu, or --device auto to take what is there.")
     return torch.device(name)
+
+
+def compute_exactly(device: torch.device) -> None:
+    """On CUDA, for the whole process: fp32 means fp32 (design 3.2), and reruns give the same bits (3.11).
+
+    Left to itself cuDNN rounds to TF32 in convolutions, and takes algorithms whose sums have no fixed order.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True

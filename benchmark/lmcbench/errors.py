@@ -29,10 +29,12 @@ def reading(path: Path | str) -> Iterator[None]:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that a device, or the CPU's allocator, had no room (so that less may succeed)."""
     said = str(error).lower()
+    # the last is cuBLAS's and cuDNN's, which allocate by themselves
+    signs = ("out of memory", "not enough memory", "status_alloc_failed")
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and ("out of memory" in said or "not enough memory" in said))
+        or (isinstance(error, RuntimeError) and any(sign in said for sign in signs))
     )
 
 

@@ -21,7 +21,7 @@ from lmcbench.data.calibration import calibration_items
 from lmcbench.data.dataset import Dataset, ImageSet
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import stratified
-from lmcbench.devices import choose_device
+from lmcbench.devices import choose_device, compute_exactly
 from lmcbench.ensemble.predictions import compare_predictions, softmax
 from lmcbench.errors import UserError, unknown
 from lmcbench.results.record import PairRecord, Score, barrier_records, curve_records
@@ -86,6 +86,7 @@ def measure(request: Request, data_dir: Path | None = None, device: str = "auto"
             raise unknown("split", split, SPLITS)
     names = names_of(request.measures)
     where = choose_device(device)
+    compute_exactly(where)
     for path in (request.a, request.b, *([] if request.fork is None else [request.fork])):
         if not path.is_file():  # said before anything slow is done
             raise UserError(f"There is no file {path}.")

@@ -27,6 +27,7 @@ import lmcbench.train.fused as fused
 from lmcbench.connect.network import Network
 from lmcbench.connect.path import alpha_grid, line, score
 from lmcbench.data.batches import DeviceImages
+from lmcbench.devices import compute_exactly
 from lmcbench.results.provenance import source_revision, versions
 from lmcbench.train.cost import step_flop
 from lmcbench.train.engines import advance
@@ -63,6 +64,7 @@ def main() -> None:
     if device.type == "cpu":
         torch.set_num_threads(1)  # as the benchmark itself runs (design 3.11)
     options.steps = options.steps or (12 if device.type == "cuda" else 4)
+    compute_exactly(device)  # as runs do, but for what is asked
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     torch.backends.cudnn.benchmark = options.cudnn_benchmark
     if options.plain:
@@ -217,6 +219,7 @@ def environment(device: torch.device, options: argparse.Namespace) -> dict[str, 
         "load": os.getloadavg()[0],
         "versions": versions(),
         "flags": flags,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic if cuda else None,
         "precision": options.precision,
         "repeats": options.repeats,
         "quick": options.quick,

@@ -155,11 +155,34 @@ def test_out_of_memory_halves_the_stack_and_changes_nothing(nets, room, monkeypa
     assert network.limit <= room
     torch.testing.assert_close(again, calibrated, rtol=0, atol=1e-12)
     torch.testing.assert_close(network.logits(again, x), logits, rtol=0, atol=1e-10)
-    monkeypatch.setattr(
-        "lmcbench.connect.network.vmap", lambda _: (_ for _ in ()).throw(RuntimeError("shapes"))
-    )
+
+
+class Branching(nn.Module):
+    """Looks at its values, which vmap does not allow; with `broken` it fails by itself too."""
+
+    def __init__(self, broken: bool = False) -> None:
+        super().__init__()
+        self.body, self.norm, self.head = nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)
+        self.broken = broken
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.body(x.flatten(1)))
+        if self.broken and len(x) > 2:
+            raise RuntimeError("shapes")
+        return self.head(x.relu() if x.abs().max() > 0 else x)
+
+
+def test_a_network_that_cannot_be_stacked_is_passed_state_by_state(nets) -> None:
+    """As on CUDA, where stacks are passed at once; statistics half written by a failed pass do no harm."""
+    x, _ = nets.images(40)
+    x = x.float()
+    states = [Branching().state_dict() for _ in range(3)]
+    stacked, plain = Network(Branching(), stacked=True), Network(Branching())
+    found = [n.logits(n.recalibrate(n.prepare(states), x, 2), x) for n in (stacked, plain)]
+    assert torch.equal(*found)
+    broken = Network(Branching(broken=True), stacked=True)
     with pytest.raises(RuntimeError, match="shapes"):
-        network.logits(stack, x)
+        broken.logits(broken.prepare(states), x)
 
 
 class Shared(nn.Module):

@@ -184,6 +184,19 @@ def test_dropout_is_keyed_by_layer_seed_and_step():
     assert_equal(run([7], half, 3, 6)[0], a)
 
 
+def test_training_on_a_cpu_leaves_a_gpu_alone(monkeypatch):
+    """Where there is one it is neither asked for at every step nor its generator seeded."""
+
+    def touched(*_):
+        raise AssertionError("CUDA was touched")
+
+    model, states, feed = fleet("lmc_cnn", RECIPES["sgd"], [(1, 2)])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "manual_seed", touched)
+    for engine in ("reference", "stacked"):
+        advance(engine, model, states, feed, RECIPES["sgd"], [90], [0], 0, 2)
+
+
 def test_a_diverged_member_leaves_the_others_alone():
     recipe = RECIPES["sgd"]
     model, states, feed = fleet("lmc_cnn", recipe, [(1, 2), (3, 4), (5, 6)])

@@ -85,7 +85,8 @@ def geometry(
         raise UserError("geometry: there are no weights to compare.")
     layers: dict[str, Tensor] = {}
     for name in names:
-        fork, a, b = (state[name].detach().double() for state in (origin, state_a, state_b))
+        where = origin[name].device
+        fork, a, b = (state[name].detach().to(where).double() for state in (origin, state_a, state_b))
         layer = layer_of(name)
         layers[layer] = layers.get(layer, torch.zeros(4, dtype=torch.float64)) + _sums(
             a - fork, b - fork, a - b

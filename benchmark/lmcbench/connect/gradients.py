@@ -102,6 +102,7 @@ def gradient_noise(
         stacked = network.recalibrate(stacked, calibration)
     [here] = unstack(stacked)
     squares, means = _moments(network, here, split, views, chunk)
+    views = [view.to(squares.device) for view in views]
     sizes = torch.tensor([len(view) for view in views], dtype=torch.float64)
     within = torch.stack([squares[view].mean() for view in views]) - means.diagonal()
     shares = sizes / sizes.sum()
@@ -144,7 +145,7 @@ def _moments(
     gradients = vmap(grad(loss), in_dims=(None, 0, 0))
     belongs = torch.zeros(len(views), len(images), dtype=torch.float64, device=network.device)
     for row, view in zip(belongs, views, strict=True):
-        row[view] = 1 / len(view)
+        row[view.to(row.device)] = 1 / len(view)
     squares = torch.zeros(len(images), dtype=torch.float64, device=network.device)
     totals = {n: belongs.new_zeros(len(views), leaf.numel()) for n, leaf in leaves.items()}
     # the fused attention kernels cannot be mapped over images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -13,7 +14,7 @@ from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lmcbench.connect.arguments import as_calibration, as_device, as_model, whole
-from lmcbench.connect.state import COUNTER, STATISTICS, Stack, State, check_fits, stack
+from lmcbench.connect.state import COUNTER, STATISTICS, Stack, State, check_fits, stack, unstack
 from lmcbench.errors import UserError, describe, is_out_of_memory
 
 MOST_IMAGES = 500
@@ -39,9 +40,10 @@ class Network:
         model: any classifier, images `[n, c, h, w]` -> logits `[n, classes]`.
         device: where to run; the model's own by default.
         batch_size: images per forward pass of one state; None: what suits the device and their size.
-        stacked: pass all states of a stack at once (vmap) rather than one after another. It pays
-            where launching dominates, on CUDA; on a CPU the loop wins from 256 images per pass
-            (measured: 21 states of an MLP, a CNN and a ResNet at 8x8, 2026-11-21).
+        stacked: pass all states of a stack at once (vmap) rather than one after another, which a network
+            that fails so does all the same. It pays where launching dominates, on CUDA; on a CPU the loop
+            wins from 256 images per pass (measured: 21 states of an MLP, a CNN and a ResNet at 8x8,
+            2026-11-21).
     """
 
     def __init__(
@@ -212,10 +214,19 @@ class Network:
         return dict(names.values())
 
     def _forward(self, states: Stack, batch: Tensor) -> Tensor:
+        if self.stacked:
+            try:
+                return self._stacked(states, batch)
+            except UserError:
+                raise
+            except Exception as error:  # whatever a network's own code raises under vmap
+                if is_out_of_memory(error):
+                    raise
+                self.stacked = False  # by itself it may run, and if not says why
+        return torch.stack([self.forward(state, batch) for state in unstack(states)])
+
+    def _stacked(self, states: Stack, batch: Tensor) -> Tensor:
         size = len(next(iter(states.values())))
-        if not self.stacked:
-            each = ({name: value[i] for name, value in states.items()} for i in range(size))
-            return torch.stack([self.forward(state, batch) for state in each])
         done: list[Tensor] = []
         start = 0
         while start < size:
@@ -223,7 +234,10 @@ class Network:
             # views: what a layer writes into its statistics reaches the whole stack
             part = {name: value[start:stop] for name, value in states.items()}
             try:
-                done.append(vmap(lambda state: self.forward(state, batch))(part))
+                with warnings.catch_warnings():
+                    # an operator without a batching rule runs once per state: slower, but right
+                    warnings.filterwarnings("ignore", message="There is a performance drop")
+                    done.append(vmap(lambda state: self.forward(state, batch))(part))
             except (RuntimeError, MemoryError) as error:
                 if stop - start == 1 or not is_out_of_memory(error):
                     raise

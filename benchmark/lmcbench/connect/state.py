@@ -46,8 +46,9 @@ def interpolate(state_a: State, state_b: State, alpha: float) -> dict[str, Tenso
 
 
 def blend_stack(state_a: State, state_b: State, alphas: Sequence[float]) -> Stack:
-    """The states at `alphas`, stacked; the states must have passed `check_pair`."""
-    return {name: torch.stack([_at(a, state_b[name], x) for x in alphas]) for name, a in state_a.items()}
+    """The states at `alphas`, stacked, on A's device; the states must have passed `check_pair`."""
+    there = {name: state_b[name].to(a.device) for name, a in state_a.items()}
+    return {name: torch.stack([_at(a, there[name], x) for x in alphas]) for name, a in state_a.items()}
 
 
 def _at(a: Tensor, b: Tensor, alpha: float) -> Tensor:
@@ -77,7 +78,7 @@ def check_pair(state_a: State, state_b: State, names: tuple[str, str] = ("A", "B
             for which, value in zip(names, (a, b), strict=True):
                 if not torch.isfinite(value).all():
                     raise UserError(f"State {which}: {name!r} holds NaN or infinity.")
-        elif name.rpartition(".")[2] != COUNTER and not torch.equal(a, b):
+        elif name.rpartition(".")[2] != COUNTER and not torch.equal(a, b.to(a.device)):
             raise UserError(f"{name!r} is {a.dtype}, cannot be blended, and differs between the states.")
 
 
@@ -116,8 +117,11 @@ def layer_of(name: str) -> str:
 
 
 def stack(states: Sequence[State]) -> Stack:
-    """States of one network as one stack."""
-    return {name: torch.stack([state[name].detach() for state in states]) for name in states[0]}
+    """States of one network as one stack, on the first one's device."""
+    return {
+        name: torch.stack([state[name].detach().to(first.device) for state in states])
+        for name, first in states[0].items()
+    }
 
 
 def unstack(stacked: Stack) -> list[dict[str, Tensor]]:

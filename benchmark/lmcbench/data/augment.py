@@ -23,10 +23,14 @@ def augment(images: Tensor, words: Tensor, names: Sequence[str]) -> Tensor:
     return images
 
 
-def keyed_words(seed: int, passed: int, keys: Tensor) -> Tensor:
-    """One random word per key, `[n]` int64, a function of (seed, pass, key) on every device alike."""
-    base = torch.tensor(seed, dtype=torch.int64, device=keys.device)
-    return mix(mix(mix(base) + passed) + keys.to(torch.int64))
+def keyed_words(seed: int | Tensor, passed: int | Tensor, keys: Tensor) -> Tensor:
+    """One random word per key, int64 in the shape of `keys`, a function of (seed, pass, key) on every device.
+
+    Seeds and passes are numbers, or int64 tensors on the device of `keys` that broadcast with them.
+    """
+    if not isinstance(seed, Tensor):
+        seed = torch.full((), seed, dtype=torch.int64, device=keys.device)  # filled there: nothing is copied
+    return mix(mix(mix(seed) + passed) + keys.to(torch.int64))
 
 
 def mix(x: Tensor) -> Tensor:

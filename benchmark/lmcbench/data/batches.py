@@ -118,19 +118,24 @@ class Feed:
             rows = [[s.rows(step) for s in streams] for step in steps]
             items = np.stack([[s.items[r] for s, (_, r) in zip(streams, at, strict=True)] for at in rows])
             index = torch.as_tensor(items).to(self.pool.pixels.device)
-            for at, chosen in zip(rows, index, strict=True):
-                yield self._batch(streams, at, chosen)
+            words = self._words(streams, rows) if self.augmentation else [None] * len(rows)
+            for chosen, drawn in zip(index, words, strict=True):
+                yield self._batch(chosen, drawn)
 
-    def _batch(
-        self, streams: Sequence[Stream], at: Sequence[tuple[int, NDArray[np.int64]]], index: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _words(self, streams: Sequence[Stream], rows: Sequence[Sequence[tuple[int, Indices]]]) -> Tensor:
+        """The random words of a block's images, `[steps, N, B]`.
+
+        Drawn at once: member by member each step would wait for copies to the device.
+        """
+        device = self.pool.pixels.device
+        keys = np.stack([[s.keys[r] for s, (_, r) in zip(streams, at, strict=True)] for at in rows])
+        passes = np.array([[passed for passed, _ in at] for at in rows])
+        seeds = np.array([s.augment_seed for s in streams], dtype=np.int64)
+        seed, passed, key = (torch.as_tensor(a).to(device) for a in (seeds, passes, keys))
+        return keyed_words(seed[:, None], passed[..., None], key)
+
+    def _batch(self, index: Tensor, words: Tensor | None) -> tuple[Tensor, Tensor]:
         pixels = self.pool.shown(index)
-        if self.augmentation:
-            words = torch.cat(
-                [
-                    keyed_words(s.augment_seed, passed, torch.as_tensor(s.keys[rows]).to(index.device))
-                    for s, (passed, rows) in zip(streams, at, strict=True)
-                ]
-            )
-            pixels = augment(pixels.flatten(0, 1), words, self.augmentation).view_as(pixels)
+        if words is not None:
+            pixels = augment(pixels.flatten(0, 1), words.flatten(), self.augmentation).view_as(pixels)
         return self.pool.normalised(pixels), self.pool.labels[index]

@@ -15,7 +15,7 @@ from lmcbench.data.dataset import Dataset
 from lmcbench.data.shifted import open_all_shifted
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import select
-from lmcbench.devices import choose_device
+from lmcbench.devices import choose_device, compute_exactly
 from lmcbench.errors import UserError, describe
 from lmcbench.results.measures import NotFiniteError
 from lmcbench.results.record import Record, Status
@@ -44,9 +44,7 @@ def run_task(task: Task) -> Iterator[Event]:
     if device.type == "cpu":
         # one, unless asked: the same sums in the same order on every machine (design 3.11)
         torch.set_num_threads(task.conditions.threads)
-    else:
-        # fp32 means fp32 (design 3.2): cuDNN would take TF32 for convolutions by itself
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    compute_exactly(device)
     family, folder = task.family, task.folder
     dataset = _dataset(family.suite.data, tuple(family.suite.evaluations), task.data_dir)
     bench = prepare(family, family.cells, dataset, device)

@@ -97,6 +97,7 @@ def build_record(
             "flags": {
                 "tf32": cuda and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32),
                 "cudnn_benchmark": torch.backends.cudnn.benchmark if cuda else False,
+                "cudnn_deterministic": torch.backends.cudnn.deterministic if cuda else False,
                 "threads": torch.get_num_threads(),
             },
             "git": source_revision(),

@@ -141,7 +141,7 @@ def _reference(
     params = {name: own[name] for name in states[member].params}
     history = []
     for step, (images, labels) in zip(range(start, stop), feed([member], start, stop), strict=True):
-        _rekey(layer_seeds[member], step)
+        _rekey(layer_seeds[member], step, images.device)
         loss = _loss(recipe, model, images[0], labels[0])
         grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
         with torch.no_grad():
@@ -153,11 +153,11 @@ def _reference(
     return [trained], torch.stack(history)[None]
 
 
-def _rekey(seed: int, step: int) -> None:
-    """Seed the global generators, for layers that know no other, with a word of (seed, step)."""
+def _rekey(seed: int, step: int, device: torch.device) -> None:
+    """Seed the generators, of `device` too, for layers that know no other, with a word of (seed, step)."""
     word = int(random_words(seed, step, 1)[0]) >> 1
     torch.default_generator.manual_seed(word)
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         torch.cuda.manual_seed(word)
 
 
