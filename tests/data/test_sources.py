@@ -70,9 +70,7 @@ def test_the_data_folder_may_come_from_the_environment(place, monkeypatch):
     monkeypatch.setenv("LMCBENCH_DATA", str(place))
     assert len(open_dataset("cifar10").train) == 40
     monkeypatch.setenv("LMCBENCH_DATA", str(place / "nowhere"))
-    with pytest.raises(
-        UserError, match=r"nowhere does not exist\. It is given by"
-    ):
+    with pytest.raises(UserError, match=r"nowhere does not exist\. It is given by"):
         open_dataset("cifar10")
 
 
