@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -44,6 +45,19 @@ def quote():
 
 def test_the_papers_claims_are_quoted_from_the_evidence():
     assert quote().quoted(README) == README, "run: python benchmark/evidence/quote.py"
+
+
+def test_speed_is_quoted_from_the_benchmarks_results():
+    found = json.loads((ROOT / "benchmark/speed/results/cpu.json").read_text(encoding="utf-8"))
+    over: dict[str, list[str]] = {"eager": [], "dataloader": []}
+    for network in found["networks"]:
+        rates = network["fleets"]["images_per_s"]
+        for loop, ratios in over.items():
+            best = max(rate for name, rate in rates.items() if name.startswith(loop))
+            ratios.append(f"{rates['fleet 48'] / best:.1f}")
+    said = README[README.index("All networks of a family advance") : README.index("## The words")]
+    assert re.findall(r"(\d\.\d)(?: \(| times|,| and)", said) == over["eager"] + over["dataloader"]
+    assert found["environment"]["repeats"] == 5
 
 
 def test_a_quoted_claim_says_n_where_it_is_not_that_of_the_head():
