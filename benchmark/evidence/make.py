@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--took", required=True, metavar="TEXT", help="how long it took, and beside what")
-    parser.add_argument("--command", required=True, metavar="TEXT", help="what was typed")
+    parser.add_argument("--command", required=True, metavar="TEXT", help="what was typed, in Markdown")
     options = parser.parse_args()
     records = read_records(options.run)
     made = make_report(records)
@@ -74,7 +74,7 @@ def _readme(records: Sequence[Record], command: str, took: str) -> str:
         version=one.suite.version,
         first=min(replicates),
         last=max(replicates),
-        command=f"`{command}`",
+        command=command,
         cells=len(records),
         statuses=", ".join(f"{n} {status}" for status, n in statuses.items() if n),
         device=", ".join(sorted({str(r.env["device"]) for r in records})),
