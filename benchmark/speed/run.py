@@ -8,19 +8,15 @@ python benchmark/speed/run.py --device cuda        one GPU, under ten minutes
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import platform
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from report import write_report
+from timing import interleaved, machine, median
 from workloads import WORKS, Work, dataloader_loop, eager_loop, fleet, images, one_alpha_after_another
 
 import lmcbench.train.fused as fused
@@ -28,7 +24,6 @@ from lmcbench.connect.network import Network
 from lmcbench.connect.path import alpha_grid, line, score
 from lmcbench.data.batches import DeviceImages
 from lmcbench.devices import compute_exactly
-from lmcbench.results.provenance import source_revision, versions
 from lmcbench.train.cost import step_flop
 from lmcbench.train.engines import advance
 
@@ -175,22 +170,6 @@ def time_cost(work: Work, device: torch.device, options: argparse.Namespace) -> 
     return {"members": 4 if options.quick else 8, "seconds": interleaved(jobs, device, options.repeats)}
 
 
-def interleaved(
-    jobs: Mapping[str, Callable[[], object]], device: torch.device, repeats: int
-) -> dict[str, list[float]]:
-    """Wall seconds of each job, all jobs in turn `repeats` times after a warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for repeat in range(repeats + 1):
-        for name, job in jobs.items():
-            synchronize(device)
-            began = time.perf_counter()
-            job()
-            synchronize(device)
-            if repeat > 0:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
 def ceilings(device: torch.device) -> dict[str, float]:
     """What the device does at best: fp32 matrix products in FLOP/s, copies in bytes/s read and written."""
     side, length = (8192, 2**28) if device.type == "cuda" else (1024, 2**25)
@@ -205,47 +184,19 @@ def ceilings(device: torch.device) -> dict[str, float]:
 
 
 def environment(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """Device, driver, versions, flags and date."""
-    cuda = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if cuda else cpu_name()
+    """The machine, and how it was asked to compute."""
+    found = machine(device)
     flags = {"tf32": options.tf32, "cudnn_benchmark": options.cudnn_benchmark, "plain": options.plain}
     marks = [k for k, v in flags.items() if v] + ([options.precision] if options.precision != "fp32" else [])
+    name = found["device"].lower().replace(" ", "-") if device.type == "cuda" else device.type
     return {
-        "device": name,
-        "slug": "-".join([device.type if not cuda else name.lower().replace(" ", "-"), *marks]),
-        "cuda": torch.version.cuda if cuda else None,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "versions": versions(),
+        **found,
+        "slug": "-".join([name, *marks]),
         "flags": flags,
-        "cudnn_deterministic": torch.backends.cudnn.deterministic if cuda else None,
         "precision": options.precision,
         "repeats": options.repeats,
         "quick": options.quick,
-        "git": source_revision(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
-
-
-def cpu_name() -> str:
-    """The processor's name, where the system tells it."""
-    with suppress(OSError):
-        for entry in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if entry.startswith("model name"):
-                return entry.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def median(times: list[float]) -> float:
-    """The median."""
-    return statistics.median(times)
 
 
 if __name__ == "__main__":

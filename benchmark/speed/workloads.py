@@ -81,6 +81,40 @@ WORKS = {
 }
 
 
+def _digits(name: str, pixels: int = 8, **kwargs: Any) -> Work:
+    return Work(f"{name} {kwargs or ''}".strip(), name, kwargs, pixels, 1, 32, ())
+
+
+def _colours(name: str, **kwargs: Any) -> Work:
+    return Work(f"{name} {kwargs or ''}".strip(), name, kwargs, batch_size=32)
+
+
+ENGINE_WORKS = [
+    _digits("lmc_linear"),
+    _colours("lmc_linear"),
+    _digits("lmc_mlp"),
+    _digits("lmc_mlp", 28),
+    _colours("lmc_mlp"),
+    _digits("lmc_mlp", 28, width=512),
+    _digits("lmc_cnn"),
+    _digits("lmc_cnn", 28),
+    _colours("lmc_cnn"),
+    _digits("lmc_lenet", 28),
+    _digits("lmc_lenet", 28, norm=True),
+    _digits("lmc_resnet", stem_stride=2),
+    _digits("lmc_resnet"),
+    _digits("lmc_resnet", 28, width=4),
+    _digits("lmc_resnet", 20),
+    _digits("lmc_resnet", 28),
+    _colours("lmc_resnet", width=16, blocks=3),
+    _digits("test_resnet", 16),
+    _colours("test_resnet"),
+    _digits("test_vit", patch_size=4),
+    _colours("test_vit", patch_size=4),
+]
+"""Networks of the suites, from small to large: where does stacking stop to pay?"""
+
+
 def images(work: Work) -> tuple[np.ndarray, np.ndarray]:
     """Random images `[POOL, c, h, w]` uint8 and labels `[POOL]`."""
     generator = np.random.default_rng(0)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -139,6 +143,29 @@ def test_large_networks_are_not_stacked_on_a_cpu(name, kwargs, pixels, engine):
     assert choose_engine(architecture, model, shape, "cpu") == engine
     assert choose_engine(architecture, model, shape, "cpu", "stacked") == "stacked"
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+RESULTS = sorted((Path(__file__).parents[2] / "benchmark/speed/results").glob("engines-*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_the_table_is_what_was_measured(path):
+    """No engine is chosen that was slower over the fleets timed, by more than timings scatter."""
+    device = "cpu" if path.stem == "engines-cpu" else "cuda"
+    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        most = STACKED.get((row["name"], device))
+        if row["why_not_stacked"] is not None or most is None:
+            continue
+        ratios = [seconds["reference"] / seconds["stacked"] for seconds in row["fleets"].values()]
+        gain = math.prod(ratios) ** (1 / len(ratios))
+        stacked = row["mflop"] <= most
+        assert gain > 0.85 if stacked else gain < 1.15, (row["name"], row["kwargs"], row["shape"], gain)
+
+
+def test_a_result_of_every_device_of_the_table_is_committed():
+    assert {device for _, device in STACKED} <= {
+        "cpu" if path.stem == "engines-cpu" else "cuda" for path in RESULTS
+    }
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

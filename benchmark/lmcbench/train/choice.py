@@ -10,16 +10,16 @@ from lmcbench.train.engines import EngineName
 from lmcbench.train.probe import why_not_stacked
 
 STACKED = {
-    ("lmc_linear", "cpu"): 0.2,
+    ("lmc_linear", "cpu"): 0.1,
     ("lmc_mlp", "cpu"): 0.7,
     ("lmc_cnn", "cpu"): 3.0,
-    ("lmc_resnet", "cpu"): 10.0,
+    ("lmc_resnet", "cpu"): 15.0,
     ("test_resnet", "cpu"): 10.0,
     ("test_vit", "cpu"): 10.0,
 }
 """Where stacking was measured to win: up to so many million operations of training on an image, which width
 and pixels decide. Beyond, a fleet's activations leave the caches and what is saved in launches is lost again
-(measured: benchmark/speed/NOTES.md). Not a function of fleet size on a CPU, so that a run made in pieces
+(measured: benchmark/speed/engines.py). Not a function of fleet size on a CPU, so that a run made in pieces
 equals one made at once, bit for bit; which is why timm's `test_efficientnet_gn`, `test_nfnet` and
 `test_byobnet`, whose bits were seen to change with the fleet, are not here though they would gain too."""
 

@@ -1,0 +1,96 @@
+"""Time both engines on the same fleets: what the committed table of engines is made from.
+
+python benchmark/speed/engines.py                  on this machine's best device, minutes
+python benchmark/speed/engines.py --device cuda    one GPU
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from timing import interleaved, machine, median
+from workloads import ENGINE_WORKS, Work, fleet
+
+from lmcbench.devices import compute_exactly
+from lmcbench.train.cost import step_flop
+from lmcbench.train.engines import EngineName, advance
+from lmcbench.train.probe import why_not_stacked
+
+LENGTH = 10**6
+"""Steps of a whole training: far more than are timed."""
+
+ENGINES: tuple[EngineName, ...] = ("reference", "stacked")
+
+
+def main() -> None:
+    """Parse, measure, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--counts", type=int, nargs="+", default=[8, 24], help="members of a fleet")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="training steps per timing (12; 2 on a CPU)")
+    parser.add_argument("--network", nargs="+", help="registry names, of those listed")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # as the benchmark itself runs (design 3.11)
+    compute_exactly(device)
+    steps = options.steps or (12 if device.type == "cuda" else 2)
+    chosen = [w for w in ENGINE_WORKS if options.network is None or w.name in options.network]
+    rows = []
+    for work in chosen:
+        rows.append(compare(work, device, options.counts, options.repeats, steps))
+        print(line(rows[-1]), flush=True)
+    found = {"machine": machine(device), "repeats": options.repeats, "steps": steps, "rows": rows}
+    options.out.mkdir(parents=True, exist_ok=True)
+    name = device.type if device.type == "cpu" else found["machine"]["device"].lower().replace(" ", "-")
+    path = options.out / f"engines-{name}.json"
+    path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    print(f"Wrote {path}.")
+
+
+def compare(work: Work, device: torch.device, counts: list[int], repeats: int, steps: int) -> dict[str, Any]:
+    """Seconds of a step of one member, by fleet size and engine; a reason where one engine cannot."""
+    recipe = work.recipe("fp32")
+    network = work.network(0).to(device)
+    row: dict[str, Any] = {
+        "name": work.name,
+        "kwargs": work.kwargs,
+        "shape": list(work.shape),
+        "batch_size": work.batch_size,
+        "mflop": step_flop(network, work.shape, 2) / 2e6,
+        "why_not_stacked": why_not_stacked(network, work.shape),
+        "fleets": {},
+    }
+    if row["why_not_stacked"] is not None:
+        return row
+    for count in counts:
+        model, states, feed = fleet(work, count, recipe, device)
+
+        def train(engine: EngineName, given: Any = (count, model, states, feed)) -> None:
+            n, model, states, feed = given
+            advance(engine, model, states, feed, recipe, [LENGTH] * n, [0] * n, 0, steps)
+
+        seconds = interleaved({e: lambda e=e: train(e) for e in ENGINES}, device, repeats)
+        row["fleets"][str(count)] = {e: median(seconds[e]) / steps / count for e in ENGINES}
+    return row
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row for a person."""
+    what = f"{row['name']} {row['kwargs'] or ''} {row['shape']}, {row['mflop']:.2f} MFLOP an image"
+    if row["why_not_stacked"] is not None:
+        return f"{what}: not stacked: {row['why_not_stacked']}"
+    ratios = ", ".join(f"{t['reference'] / t['stacked']:.2f} ({n})" for n, t in row["fleets"].items())
+    return f"{what}: stacked is {ratios} times as fast as the reference (members)"
+
+
+if __name__ == "__main__":
+    main()

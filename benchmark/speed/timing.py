@@ -1,0 +1,69 @@
+"""How anything is timed here, and what is said of the machine that it was timed on."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmcbench.results.provenance import source_revision, versions
+
+
+def interleaved(
+    jobs: Mapping[str, Callable[[], object]], device: torch.device, repeats: int
+) -> dict[str, list[float]]:
+    """Wall seconds of each job, all jobs in turn `repeats` times after a warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for repeat in range(repeats + 1):
+        for name, job in jobs.items():
+            synchronize(device)
+            began = time.perf_counter()
+            job()
+            synchronize(device)
+            if repeat > 0:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def median(times: list[float]) -> float:
+    """The median."""
+    return statistics.median(times)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Device, driver, versions and date."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else cpu_name(),
+        "cuda": torch.version.cuda if cuda else None,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic if cuda else None,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "versions": versions(),
+        "git": source_revision(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name, where the system tells it."""
+    with suppress(OSError):
+        for entry in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if entry.startswith("model name"):
+                return entry.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
