@@ -76,6 +76,27 @@ def test_members_are_served_alike_alone_and_together():
         assert torch.equal(a, b)
 
 
+def test_each_image_is_augmented_by_its_own_seed_pass_and_key():
+    """Image by image (design 3.7), over the end of a pass and of a block of steps; the naive twin."""
+    items = everything()
+    streams = [stream(items, items, "own", seed, 10 + seed, 16) for seed in (1, 2)]
+    names = ("flip", "shift1")
+    whole = pool()
+    first = streams[0].steps_per_pass - 3
+    passes = set()
+    batches = Feed(whole, streams, names)([0, 1], first, first + 70)
+    for step, (images, _) in zip(range(first, first + 70), batches, strict=True):
+        for member, source in enumerate(streams):
+            passed, rows = source.rows(step)
+            passes.add(passed)
+            shown = [
+                augment(whole.pixels[[i]], keyed_words(10 + member + 1, passed, torch.tensor([i])), names)
+                for i in source.items[rows].tolist()
+            ]
+            assert torch.equal(images[member], whole.normalised(torch.cat(shown)))
+    assert passes == {0, 1}
+
+
 def test_what_siblings_see():
     """Batch hashes: same data in the same order when shared, in another when own, disjoint for halves."""
     labels = DIGITS.train.labels
