@@ -81,7 +81,7 @@ WORKS = {
 }
 
 
-def _digits(name: str, pixels: int = 8, **kwargs: Any) -> Work:
+def _grey(name: str, pixels: int = 8, **kwargs: Any) -> Work:
     return Work(f"{name} {kwargs or ''}".strip(), name, kwargs, pixels, 1, 32, ())
 
 
@@ -90,26 +90,26 @@ def _colours(name: str, **kwargs: Any) -> Work:
 
 
 ENGINE_WORKS = [
-    _digits("lmc_linear"),
+    _grey("lmc_linear"),
     _colours("lmc_linear"),
-    _digits("lmc_mlp"),
-    _digits("lmc_mlp", 28),
+    _grey("lmc_mlp"),
+    _grey("lmc_mlp", 28),
     _colours("lmc_mlp"),
-    _digits("lmc_mlp", 28, width=512),
-    _digits("lmc_cnn"),
-    _digits("lmc_cnn", 28),
+    _grey("lmc_mlp", 28, width=512),
+    _grey("lmc_cnn"),
+    _grey("lmc_cnn", 28),
     _colours("lmc_cnn"),
-    _digits("lmc_lenet", 28),
-    _digits("lmc_lenet", 28, norm=True),
-    _digits("lmc_resnet", stem_stride=2),
-    _digits("lmc_resnet"),
-    _digits("lmc_resnet", 28, width=4),
-    _digits("lmc_resnet", 20),
-    _digits("lmc_resnet", 28),
+    _grey("lmc_lenet", 28),
+    _grey("lmc_lenet", 28, norm=True),
+    _grey("lmc_resnet", stem_stride=2),
+    _grey("lmc_resnet"),
+    _grey("lmc_resnet", 28, width=4),
+    _grey("lmc_resnet", 20),
+    _grey("lmc_resnet", 28),
     _colours("lmc_resnet", width=16, blocks=3),
-    _digits("test_resnet", 16),
+    _grey("test_resnet", 16),
     _colours("test_resnet"),
-    _digits("test_vit", patch_size=4),
+    _grey("test_vit", patch_size=4),
     _colours("test_vit", patch_size=4),
 ]
 """Networks of the suites, from small to large: where does stacking stop to pay?"""

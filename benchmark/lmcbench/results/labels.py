@@ -23,6 +23,11 @@ def shift_label(record: Record) -> str:
     return _shift_label(record.shift.name, canonical_json(record.shift.params), record.shift.noise)
 
 
+def cell_text(record: Record) -> str:
+    """A cell in words, beside others of its architecture."""
+    return f"{shift_label(record)}, fork {record.fork.name}, replicate {record.replicate}"
+
+
 @lru_cache
 def _shift_label(name: str, canonical: str, noise: Noise) -> str:
     params = json.loads(canonical)

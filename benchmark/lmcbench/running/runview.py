@@ -20,6 +20,7 @@ from lmcbench.errors import counted
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder, write_atomic
+from lmcbench.results.values import barrier_value, error_barrier
 from lmcbench.running.run import Plan
 from lmcbench.running.tasks import Event, Finished
 from lmcbench.spec.cells import expand
@@ -132,12 +133,11 @@ def cell_line(record: Record) -> str:
         return f"{name}: {record.status}: {record.reason}"
     if record.ensemble is None or record.soup is None:
         return f"{name}: one network; accuracy {_percent(1 - record.siblings[0].splits['test'].error)}"
-    k = len(record.pairs)
-    error = sum(pair.barriers["test"].error_chord for pair in record.pairs) / k
-    loss = sum(pair.barriers["test"].loss_chord for pair in record.pairs) / k
+    loss = barrier_value(record, "loss_chord")
+    nats = "–" if loss is None else f"{loss:.3f} nats"
     worth = record.ensemble["test"]
     return (
-        f"{name}: barrier {100 * error:.1f} % error, {loss:.3f} nats; "
+        f"{name}: barrier {_percent(error_barrier(record))} error, {nats}; "
         f"disagreement {_percent(worth['disagreement'])}; "
         f"accuracy: member {_percent(worth['accuracy_mean'])}, "
         f"ensemble {_percent(worth['ensemble_accuracy'])}, soup {_percent(1 - record.soup['test'].error)}"

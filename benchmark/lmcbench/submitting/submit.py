@@ -21,6 +21,7 @@ from lmcbench.board.entries.submission import (
 )
 from lmcbench.errors import UserError, counted, reading
 from lmcbench.results.labels import architecture_label
+from lmcbench.results.labels import cell_text as record_text
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder, find_records, read_header, read_records, write_atomic
 from lmcbench.spec.forks import FROM
@@ -130,10 +131,10 @@ def submit(
     replicates, _ = replicates_of(suite, meta, records)
     cells = {entry.key(cell) for cell in entry.cells(replicates)}
     kept = [record for record in records if record.key in cells]
-    left_out = [_record_text(record) for record in records if record.key not in cells]
+    left_out = [record_text(record) for record in records if record.key not in cells]
     if not kept and all(record.fork.name.startswith(FROM) for record in records):
         raise UserError(
-            f"{run} holds siblings of given checkpoints only ({_record_text(records[0])}), which cannot be "
+            f"{run} holds siblings of given checkpoints only ({record_text(records[0])}), which cannot be "
             f"submitted: they are no cells of suite {suite.name}, and nobody else has the checkpoint."
         )
     if not kept:
@@ -236,15 +237,11 @@ def _check_measured(records: Iterable[Record], run: Path) -> None:
     failed = [r for r in records if r.status == "failed"]
     if failed:
         raise UserError(
-            f"{counted(len(failed), 'cell')} of {run} failed ({_record_text(failed[0])}: "
+            f"{counted(len(failed), 'cell')} of {run} failed ({record_text(failed[0])}: "
             f"{failed[0].reason}). A failed cell is no result, a diverged one is. Run the suite "
             "again: it repeats only these.",
             exit_code=EXIT_CELLS,
         )
-
-
-def _record_text(record: Record) -> str:
-    return f"{record.shift.name}, fork {record.fork.name}, replicate {record.replicate}"
 
 
 def _reproduction(leaderboard: Path, said: Statement) -> Reproduction | None:

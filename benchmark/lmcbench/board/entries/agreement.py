@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from lmcbench.board.entries.manifest import META, Fault
 from lmcbench.board.entries.submission import Meta
 from lmcbench.errors import counted
-from lmcbench.results.labels import shift_label
+from lmcbench.results.labels import cell_text
 from lmcbench.results.record import Record
 from lmcbench.spec.canonical import canonical_json
 
@@ -68,16 +68,12 @@ def provenance_notes(records: Sequence[Record]) -> list[str]:
         notes.append(f"Made by a checkout with changes: {changed} of {counted(len(records), 'record')}.")
     diverged = [r for r in records if r.status == "diverged"]
     if diverged:
-        called = "; ".join(sorted(_cell_text(record) for record in diverged))
+        called = "; ".join(sorted(cell_text(record) for record in diverged))
         notes.append(
             f"{len(diverged)} of {counted(len(records), 'cell')} diverged, which counts as a result and "
             f"is in no mean; --rerun takes them first: {called}."
         )
     return notes
-
-
-def _cell_text(record: Record) -> str:
-    return f"{shift_label(record)}, fork {record.fork.name}, replicate {record.replicate}"
 
 
 def _unusual(field: str, values: Mapping[str, str]) -> list[Fault]:
