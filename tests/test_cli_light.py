@@ -128,11 +128,10 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(lmcbench, tmp_path)
     code, out, err = lmcbench(
         "run", "digits", "--arch", "*mlp", "--shift", "none", "--replicates", "5:7", "--dry-run"
     )
-    forks = len(load_suite("digits").forks)
-    assert (code, err) == (0, "")
-    assert f"digits version 1: {2 * forks} cells, in runs/digits" in out
-    assert "2 families to train: lmc_mlp" in out
     suite = load_suite("digits")
+    assert (code, err) == (0, "")
+    assert f"digits version {suite.version}: {2 * len(suite.forks)} cells, in runs/digits" in out
+    assert "2 families to train: lmc_mlp" in out
     whole = f"The cost of the whole suite ({len(expand(suite))} cells) is {suite.cost}"
     assert out.endswith(f"Data: digits, found in scikit-learn\n{whole}.\n")
     _, out, _ = lmcbench("run", "digits", "--measure", "all", "--dry-run")
@@ -369,7 +368,7 @@ def test_as_a_program(tmp_path):
     assert bad.stderr.count("\n") == 1
     good = run("suites", "digits", "--json")
     assert good.returncode == 0
-    assert json.loads(good.stdout)["version"] == 1
+    assert json.loads(good.stdout)["version"] == 2
     assert content(tmp_path) == {}
 
 

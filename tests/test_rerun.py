@@ -67,7 +67,7 @@ def test_a_cell_whose_curves_alone_differ_is_within():
 def test_allowances_are_those_of_the_same_digest():
     assert allowances(toy_suite()) == {}
     found = allowances(load_suite("digits"))
-    [error] = [m for m in CALIBRATED["digits-v1"]["measures"] if m["measure"] == "error_mid"]
+    [error] = [m for m in CALIBRATED["digits-v2"]["measures"] if m["measure"] == "error_mid"]
     assert found["error_mid"] == max(2 * 2**0.5 * error["deviation"], error["largest"])
     assert set(found) == set(MEASURES)
 

@@ -69,6 +69,7 @@ def suite_text(suite: Suite, where: Mapping[str, str]) -> str:
         **({"shifted test sets": "\n".join(f"{name}; {where[name]}" for name in shifted)} if shifted else {}),
         "shifts": ", ".join(spec.shift.label for spec in suite.shifts),
         "forks (epoch)": ", ".join(fork.name for fork in suite.fork_list),
+        **_comparators(suite),
         "siblings": f"{suite.siblings} per cell",
         "replicates": suite.replicates,
         "cells": f"{len(cells)} in {len(families(cells))} families (a family shares a trunk)",
@@ -86,6 +87,14 @@ def suite_text(suite: Suite, where: Mapping[str, str]) -> str:
     )
     head = f"{suite.name} version {suite.version}: {suite.description}"
     return f"{head}\n\n{tabulate(list(facts.items()), tablefmt='plain')}\n\n{networks}"
+
+
+def _comparators(suite: Suite) -> dict[str, str]:
+    """Where the comparators of cost are not under every shift, under which they are."""
+    if suite.comparator_shifts is None:
+        return {}
+    priced = " and ".join(fork.name for fork in suite.fork_list if fork.priced)
+    return {"": f"({priced} under {', '.join(suite.comparator_shifts)} only)"}
 
 
 def _data_text(suite: Suite) -> str:

@@ -426,6 +426,22 @@ def test_siblings_that_share_nothing_cost_what_independent_networks_do():
     assert gain == {r: ensemble[r] - alone[r] for r in range(5)}
 
 
+def test_equal_cost_is_compared_under_the_shifts_that_have_comparators():
+    shifts = ["none", "disjoint-halves", "label-skew"]
+    suite = synthetic_suite(shifts=shifts, comparator_shifts=["none", "label-skew"])
+    cells = synthetic_cells(2, suite)
+    records = [parse_record(json.dumps(synthetic_table(cell, 2)), "synthetic") for cell in cells]
+    entry = summarize("x", "0" * 64, records)
+    gain = column("ensemble_equal_cost").series
+    both, skew = View(entry, shifts[1:]), View(entry, ["label-skew"])
+    assert gain(both) == gain(skew)
+    ensemble, alone = (skew.worth("ensemble", fork) for fork in ("3", "independent-equal-cost"))
+    assert gain(skew) == {r: ensemble[r] - alone[r] for r in range(5)}
+    assert gain(View(entry, ["disjoint-halves"])) == {}
+    places = {(shift.label, fork.name) for shift, fork in suite.places}
+    assert standings.count_missing(entry, places, 5) == 0
+
+
 def test_stability_points_in_print():
     def shown(*epochs):
         onsets = {r: None if e is None else Onset(e, e / 10) for r, e in enumerate(epochs)}

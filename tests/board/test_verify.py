@@ -179,7 +179,7 @@ def number(*path, value):
         (number("architecture", "params", value=10**9), "architecture.params: found 1000000000; other cells"),
         (
             number("suite", "digest", value="0" * 64),
-            "suite: found {'name': 'digits', 'version': 1, 'digest': '000",
+            "suite: found {'name': 'digits', 'version': 2, 'digest': '000",
         ),
         (number("env", "device", value="/home/me/gpu"), "env.device: holds a path of somebody's machine"),
         (number("views_digest", value="0" * 64), "views_digest: found 0000"),
@@ -439,12 +439,12 @@ def test_an_edited_suite_is_refused(folder):
     for path in folder.glob("records/*"):
         edit_json(path, lambda t: t["suite"].update(digest=edited))
     found = faults(folder)
-    assert f"submission.toml: suite: found digits-v1 with digest {edited[:12]}; digits-v1 has" in found
+    assert f"submission.toml: suite: found digits-v2 with digest {edited[:12]}; digits-v2 has" in found
     assert "A published suite never changes: the run is of an edited one." in found
 
 
 def test_a_suite_that_is_not_published_needs_its_file(folder, tmp_path):
-    edit_meta(folder, 'name = "digits"\nversion = 1', 'name = "mine"\nversion = 1')
+    edit_meta(folder, 'name = "digits"\nversion = 2', 'name = "mine"\nversion = 1')
     assert "submission.toml: suite: Unknown suite 'mine-v1'" in faults(folder)
     with pytest.raises(UserError, match="No suite file"):
         verify(folder, tmp_path / "mine.toml")

@@ -7,6 +7,8 @@ it can no longer be compared, and the code is at fault.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,9 @@ def seeds() -> dict[str, Any]:
     }
 
 
-def digits_v1() -> dict[str, Any]:
-    """Identity of the suite digits version 1: digest, number of cells and every seventh key."""
-    suite = load_suite("digits-v1")
+def digits(name: str) -> dict[str, Any]:
+    """Identity of a version of the suite digits: digest, number of cells and every seventh key."""
+    suite = load_suite(name)
     cells = expand(suite)
     return {
         "digest": suite.digest,
@@ -60,7 +62,11 @@ def suites() -> dict[str, Any]:
     return found
 
 
-FILES = {"seeds.json": seeds, "digits-v1.json": digits_v1, "suites.json": suites}
+FILES: dict[str, Callable[[], dict[str, Any]]] = {
+    "seeds.json": seeds,
+    **{f"{name}.json": partial(digits, name) for name in ("digits-v1", "digits-v2")},
+    "suites.json": suites,
+}
 
 
 def text(content: dict[str, Any]) -> str:

@@ -32,6 +32,16 @@ def test_a_suite_expands_replicate_by_replicate_in_its_own_order():
     assert named(expand(toy_suite())) == ALL
 
 
+def test_a_comparator_under_a_shift_that_has_none_is_refused_and_otherwise_left_out():
+    forks = [0, 2, "independent", "independent-equal-cost", "whole-budget"]
+    suite = toy_suite(forks=forks, comparator_shifts=["none"])
+    assert len(expand(suite)) == 2 * 2 * (4 * 3 + 2)
+    both = expand(suite, Selection(shifts=["none", "label-skew"], forks=["whole-budget"]))
+    assert {cell.shift.label for cell in both} == {"none"}
+    with pytest.raises(UserError, match="has fork whole-budget only under none, none of which was asked for"):
+        expand(suite, Selection(shifts=["label-skew"], forks=["whole-budget"]))
+
+
 def test_keys_are_distinct_and_16_hex_digits():
     keys = [cell.key for cell in expand(toy_suite())]
     assert len(set(keys)) == len(ALL) == 48

@@ -365,6 +365,43 @@ def test_comparators_of_equal_cost_need_siblings_to_be_equal_to(name):
         parse(edited('forks = [0, 2, "independent"]', f'forks = ["independent", "{name}"]'))
 
 
+COMPARED = {"forks": [0, 2, "independent", "independent-equal-cost", "whole-budget"]}
+
+
+def test_comparators_of_cost_are_trained_under_the_shifts_that_the_suite_names():
+    suite = toy_suite(**COMPARED, comparator_shifts=["label-skew", "none"])
+    found = {(shift.label, fork.name) for shift, fork in suite.places}
+    assert {label for label, fork in found if fork == "whole-budget"} == {"none", "label-skew"}
+    assert {label for label, fork in found if fork == "independent-equal-cost"} == {"none", "label-skew"}
+    assert {label for label, fork in found if fork == "independent"} == {s.shift.label for s in suite.shifts}
+    assert len(suite.places) == 4 * 3 + 2 * 2
+
+
+def test_where_comparators_are_trained_is_of_the_digest_and_its_order_is_not():
+    every = toy_suite(**COMPARED)
+    some = toy_suite(**COMPARED, comparator_shifts=["none", "label-skew"])
+    assert some.digest == toy_suite(**COMPARED, comparator_shifts=["label-skew", "none"]).digest
+    assert some.digest != every.digest
+    assert toy_suite(**COMPARED, comparator_shifts=None).digest == every.digest
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (COMPARED | {"comparator_shifts": ["non"]}, "comparator_shifts: the suite has no shift 'non'"),
+        (
+            COMPARED | {"comparator_shifts": ["none", "none"]},
+            "shift of the comparators 'none' is listed twice",
+        ),
+        ({"comparator_shifts": ["none"]}, "no fork is 'independent-equal-cost' or 'whole-budget'; list one"),
+        (COMPARED | {"comparator_shifts": []}, "at least 1 item"),
+    ],
+)
+def test_comparators_under_no_shift_of_the_suite_are_refused(table, message):
+    with pytest.raises(ValueError, match=message):
+        toy_suite(**table)
+
+
 def test_a_suite_holds_no_checkpoint():
     with pytest.raises(UserError, match=r"forks\.0: a checkpoint is given to a run"):
         parse(edited('forks = [0, 2, "independent"]', 'forks = ["from:x.safetensors"]'))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -25,7 +25,7 @@ from pydantic import (
 from lmcbench.errors import UserError, reading, unknown
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.canonical import digest
-from lmcbench.spec.forks import Fork
+from lmcbench.spec.forks import EQUAL_COST, WHOLE_BUDGET, Fork
 from lmcbench.spec.gate import MAX_TESTS, GateTest
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.shifted import check_evaluations, is_shifted, parse_shifted
@@ -158,6 +158,11 @@ class Suite(Part):
     architectures: list[Architecture] = Field(min_length=1)
     shifts: list[ShiftSpec] = Field(min_length=1)
     forks: list[Annotated[str | int | float, BeforeValidator(_fork)]] = Field(min_length=1)
+    comparator_shifts: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        description="training shifts, by name, under which the comparators of cost are trained; null: all",
+    )
     evaluations: list[Annotated[str, AfterValidator(_evaluation)]] = Field(
         default_factory=list,
         description="evaluation shifts: transforms of the test set, or test sets that are shifted in truth",
@@ -196,9 +201,16 @@ class Suite(Part):
                 for name in named:
                     if name not in known:
                         raise unknown(f"{kind} of the gate", name, known)
-        for shift in self.probe.shifts:
-            if shift not in labels:
-                raise ValueError(f"probe: the suite has no shift {shift!r}; it has {', '.join(labels)}")
+        compared = self.comparator_shifts or []
+        for part, named in (("probe", self.probe.shifts), ("comparator_shifts", compared)):
+            for shift in named:
+                if shift not in labels:
+                    raise ValueError(f"{part}: the suite has no shift {shift!r}; it has {', '.join(labels)}")
+        _unique("shift of the comparators", iter(compared))
+        if compared and not any(fork.priced for fork in self.fork_list):
+            raise ValueError(
+                f"comparator_shifts: no fork is {EQUAL_COST!r} or {WHOLE_BUDGET!r}; list one, or leave it out"
+            )
         for fork in self.fork_list:
             for name, recipe in self.recipes.items():
                 if fork.epoch is not None and fork.epoch >= recipe.epochs:
@@ -213,6 +225,21 @@ class Suite(Part):
     def fork_list(self) -> list[Fork]:
         """The forks, parsed."""
         return [Fork.parse(fork) for fork in self.forks]
+
+    @property
+    def places(self) -> list[tuple[Shift, Fork]]:
+        """Training shift and fork of every cell of an architecture and replicate."""
+        return self.combine([spec.shift for spec in self.shifts], self.fork_list)
+
+    def combine(self, shifts: Iterable[Shift], forks: Iterable[Fork]) -> list[tuple[Shift, Fork]]:
+        """Every shift with every fork, but comparators of cost only where the suite has them."""
+        under, forks = self.comparator_shifts, list(forks)
+        return [
+            (shift, fork)
+            for shift in shifts
+            for fork in forks
+            if under is None or not fork.priced or shift.label in under
+        ]
 
     @property
     def latest_fork(self) -> Fork | None:
@@ -234,6 +261,8 @@ class Suite(Part):
         content = self.model_dump(mode="json", include=fields, exclude_defaults=True)
         content["shifts"] = [spec.shift.definition() for spec in self.shifts]
         content["forks"] = [fork.name for fork in self.fork_list]
+        if self.comparator_shifts is not None:
+            content["comparator_shifts"] = sorted(self.comparator_shifts)
         return digest(content)
 
 

@@ -46,10 +46,9 @@ class Entry:
     def cells(self, replicates: Iterable[int]) -> list[Cell]:
         """Every cell of the suite for this entry, on `replicates`."""
         return [
-            Cell(self.suite, self.architecture, spec.shift, fork, replicate)
+            Cell(self.suite, self.architecture, shift, fork, replicate)
             for replicate in replicates
-            for spec in self.suite.shifts
-            for fork in self.suite.fork_list
+            for shift, fork in self.suite.places
         ]
 
     def key(self, cell: Cell) -> str:
@@ -190,6 +189,10 @@ def identity_faults(record: Record, file: str, entry: Entry) -> tuple[Cell | Non
             )
     if shift is None or fork is None:
         return None, faults
+    under = [s.label for s, f in suite.places if f == fork]
+    if shift.label not in under:
+        message = f"found {fork.name!r} under {shift.label}, the suite has it under {', '.join(under)}."
+        return None, [*faults, Fault(file=file, field="fork.name", message=message)]
     cell = Cell(suite, entry.architecture, shift, fork, record.replicate)
     differs("key", record.key, entry.key(cell))
     differs("protocol.alphas", record.protocol.get("alphas"), suite.protocol.grid)

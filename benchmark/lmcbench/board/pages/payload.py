@@ -15,7 +15,7 @@ from typing import Any
 
 from lmcbench.board.entries.submission import Meta
 from lmcbench.board.entries.trust import TrustLevel
-from lmcbench.board.pages.scores import COLUMNS, Column, View, minus
+from lmcbench.board.pages.scores import COLUMNS, Column, View
 from lmcbench.board.pages.standings import Scores, Standing, SuiteTable, own_shifts
 from lmcbench.board.pages.summary import Band, Place, Summary, Values
 from lmcbench.board.stability import Onset, StabilityPoint
@@ -177,7 +177,7 @@ def _epoch(onset: Onset | None) -> float | None:
 def _evaluation(view: View, split: str, n: int) -> list[Any]:
     """Member, ensemble and soup at the latest fork, and the ensemble against equal cost."""
     own = [view.worth(name, view.latest, [split]) for name in ("member", "ensemble", "soup")]
-    equal = minus(own[1], view.worth("ensemble", view.equal_cost, [split]))
+    equal = view.over_equal_cost("ensemble", [split])
     return [_estimate(estimate(list(series.values())), n, UNIT) for series in (*own, equal)]
 
 

@@ -67,11 +67,15 @@ class View:
         line = Line(self.entry.network.label, self.entry.recipe["name"], ", ".join(self.labels))
         return StabilityPoint(line, (), onsets, len(self.entry.replicates) - len(onsets))
 
-    @property
-    def equal_cost(self) -> str | None:
-        """The comparator that costs what siblings of the latest fork do."""
+    def over_equal_cost(self, name: str, splits: Sequence[str] = (SPLIT,)) -> Series:
+        """A field of `Worth` at the latest fork less the accuracy of an ensemble of independent networks
+        that cost as much, over those of the shifts under which there are such networks.
+        """
         # siblings that leave at initialisation share nothing: independent networks cost the same
-        return INDEPENDENT if self.latest == HEADLINE_FORK else EQUAL_COST
+        other = INDEPENDENT if self.latest == HEADLINE_FORK else EQUAL_COST
+        held = {label for label, place in self.entry.places if place.fork == other}
+        both = View(self.entry, [label for label in self.labels if label in held])
+        return minus(both.worth(name, self.latest, splits), both.worth("ensemble", other, splits))
 
     def _mean(self, fork: str | None, pick: Callable[[Place], Values | None]) -> Series:
         return average([_series(self.entry, label, fork, pick) for label in self.labels])
@@ -156,7 +160,7 @@ def _worth_columns(
         return lambda view: minus(own(name)(view), own("member")(view))
 
     def equal(name: str) -> Callable[[View], Series]:
-        return lambda view: minus(own(name)(view), view.worth("ensemble", view.equal_cost, splits(view)))
+        return lambda view: view.over_equal_cost(name, splits(view))
 
     columns = [
         Column(f"{prefix}member", group, "member", "percent", "higher",
@@ -172,7 +176,8 @@ def _worth_columns(
                    f"The {name}'s accuracy minus the mean member's {where}, by replicate.", gain(name)),
             Column(f"{prefix}{name}_equal_cost", group, f"{name} − independent", "gain", "higher",
                    f"The {name}'s accuracy minus that of an ensemble of independent networks that cost as "
-                   f"much training {where}, paired by replicate.", equal(name)),
+                   f"much training {where}, paired by replicate; under the shifts that the suite trains such "
+                   "networks under.", equal(name)),
         ]  # fmt: skip
     return columns
 

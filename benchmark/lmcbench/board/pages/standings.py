@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from itertools import product
 
 from lmcbench.board.pages.rank import MIN_REPLICATES, RankInterval, rank_intervals
 from lmcbench.board.pages.scores import COLUMNS, CONNECTIVITY, NO_SHIFT, View, column
@@ -102,9 +101,7 @@ def _table(entries: list[Summary]) -> SuiteTable:
     named = entries[0].suite
     suite = published_suite(named.name, named.version, named.digest)
     headline = () if suite is None else headline_shifts(suite)
-    shifts = [] if suite is None else [spec.shift.label for spec in suite.shifts]
-    forks = [] if suite is None else [fork.name for fork in suite.fork_list]
-    cells = set(product(shifts, forks))
+    cells = set() if suite is None else {(shift.label, fork.name) for shift, fork in suite.places}
     rows = []
     for entry in entries:
         view = View(entry, headline or own_shifts(entry))
