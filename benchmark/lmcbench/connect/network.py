@@ -10,10 +10,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lmcbench.connect.arguments import as_calibration, as_device, as_model, whole
+from lmcbench.connect.slots import Slots
 from lmcbench.connect.state import COUNTER, STATISTICS, Stack, State, check_fits, stack, unstack
 from lmcbench.errors import UserError, describe, is_out_of_memory
 
@@ -71,6 +72,7 @@ class Network:
             if is_out_of_memory(error):
                 raise
             raise UserError(f"The model cannot be copied: {describe(error)}") from error
+        self._slots = Slots(self.model)
         self.norms = {
             name: module
             for name, module in self.model.named_modules()
@@ -146,10 +148,8 @@ class Network:
         Raises:
             UserError: where the model returns anything else.
         """
-        inputs = (batch.to(self.device, self.dtype),)
-        with own_precision(self.device):
-            # tied tensors are two names in a state, each with its own value
-            out = functional_call(self.model, dict(state), inputs, tie_weights=False)
+        with own_precision(self.device), self._slots.holding(state):
+            out = self.model(batch.to(self.device, self.dtype))
         if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(batch):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise UserError(f"The model must return logits [n, classes], found {shape}.")
