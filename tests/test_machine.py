@@ -1,7 +1,10 @@
 """Cores and GPU are found out on any system, and CUDA is not initialised for it."""
 
+import ctypes
 import os
+from pathlib import Path
 
+import pytest
 import torch
 
 from lmcbench import doctor, machine
@@ -41,3 +44,25 @@ def test_torch_is_asked_where_a_driver_is_installed_and_only_there(monkeypatch):
 
 def test_a_library_that_is_not_there_is_none():
     assert not machine._can_load("libno-such-library.so.9")
+
+
+def resident():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="the C library is not glibc 2.33")
+def test_what_was_freed_and_kept_goes_back_to_the_system():
+    # too small for the C library to map each by itself, and one stays in the way of the heap's end
+    held = [bytearray(60_000) for _ in range(3000)]
+    last = held[-1]
+    full = resident()
+    del held
+    assert machine.give_back_memory()
+    assert full - resident() > 150e6
+    assert len(last) == 60_000
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    assert machine.give_back_memory() is False

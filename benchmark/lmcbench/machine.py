@@ -1,4 +1,4 @@
-"""What this machine can work with: cores, and whether a GPU is to be reckoned with (torch-free at import)."""
+"""What this machine can work with: cores, memory, and whether a GPU is there (torch-free at import)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ MANAGEMENT = ("libnvidia-ml.so.1", "nvml.dll")
 """The driver's management library, on Linux (WSL2 too) and on Windows."""
 
 ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
+
+HOARD = 2**26
+"""Freed bytes that the C library may keep for the next use: giving back less costs more than it is worth."""
+
+
+class _Mallinfo2(ctypes.Structure):
+    _fields_ = [  # noqa: RUF012  (as ctypes has it)
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks",
+            "keepcost",
+        )
+    ]  # fmt: skip
 
 
 def usable_cores() -> int:
@@ -37,6 +50,22 @@ def has_cuda() -> bool:
             del os.environ[ASK_NVML]
         else:
             os.environ[ASK_NVML] = before
+
+
+def give_back_memory() -> bool:
+    """Return to the system what was freed and the C library hoards, where it is glibc; whether it was done.
+
+    After training it keeps the activations' memory for good: 290 MB of a ResNet-8 of width 16 on batches of 128
+    images of 32 x 32, which would come on top of what measuring needs.
+    """
+    try:
+        library = ctypes.CDLL(None)
+        library.mallinfo2.restype = _Mallinfo2
+        if library.mallinfo2().fordblks < HOARD:
+            return False
+        return bool(library.malloc_trim(0))
+    except (OSError, AttributeError, TypeError):  # another C library
+        return False
 
 
 def _can_load(library: str) -> bool:

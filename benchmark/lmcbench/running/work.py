@@ -17,6 +17,7 @@ from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import select
 from lmcbench.devices import choose_device, compute_exactly
 from lmcbench.errors import UserError, describe
+from lmcbench.machine import give_back_memory
 from lmcbench.results.measures import NotFiniteError
 from lmcbench.results.record import Record, Status
 from lmcbench.results.store import RunFolder, write_atomic
@@ -65,6 +66,7 @@ def run_task(task: Task) -> Iterator[Event]:
             failure = f"training failed: {describe(error)}"
         yield Progress((1 - done) * len(untrained) / 2)
     for cell in family.cells:
+        give_back_memory()
         if cell in unrecorded:
             record = _record_cell(cell, bench, folder, failure)
             write_atomic(folder.record(cell.key), record.to_json())
