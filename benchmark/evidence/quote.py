@@ -13,7 +13,8 @@ from pathlib import Path
 from lmcbench.results.store import write_atomic
 
 EVIDENCE = Path(__file__).parent
-SUITES = ("digits", "noise-grid", "fashion-shift-cpu")
+VERSIONS = {"digits": 2, "noise-grid": 1, "fashion-shift-cpu": 1}
+"""The suites that are quoted, with the version of their evidence."""
 HEADING = "## What the papers claim"
 NOISE_TABLE = "## Does the noise scale set the barrier at fork 0?"
 
@@ -80,22 +81,23 @@ def section() -> str:
 def claims_table() -> str:
     """Claims down, suites across; those under evaluation shifts are left to the findings themselves."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
-    for suite in SUITES:
+    for suite in VERSIONS:
         for found in _table(_text(suite, "findings.md")):
             if "(test:" not in found["claim"]:
                 rows.setdefault((found[""], found["claim"]), {})[suite] = _cell(found, _replicates(suite))
     heads = [
-        f"[{suite}](benchmark/evidence/{suite}-v1/findings.md), n = {_replicates(suite)}" for suite in SUITES
+        f"[{suite}](benchmark/evidence/{_folder(suite)}/findings.md), n = {_replicates(suite)}"
+        for suite in VERSIONS
     ]
-    lines = [("", "claim", *heads), ("---",) * (2 + len(SUITES))]
-    lines += [(who, claim, *(row.get(suite, "–") for suite in SUITES)) for (who, claim), row in rows.items()]
+    lines = [("", "claim", *heads), ("---",) * (2 + len(VERSIONS))]
+    lines += [(who, claim, *(row.get(suite, "–") for suite in VERSIONS)) for (who, claim), row in rows.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _controls() -> list[str]:
     """Which shifts the claim about controls was tested with, where there is an interval."""
     notes = []
-    for suite in SUITES:
+    for suite in VERSIONS:
         for line in _text(suite, "findings.md").splitlines():
             if line.startswith(f"- {CONTROLS}") and _replicates(suite) > 1:
                 notes.append(f"Training shift over control on {suite}: {line.removeprefix(f'- {CONTROLS}')}")
@@ -126,7 +128,11 @@ def _replicates(suite: str) -> int:
 
 
 def _text(suite: str, name: str) -> str:
-    return (EVIDENCE / f"{suite}-v1" / name).read_text(encoding="utf-8")
+    return (EVIDENCE / _folder(suite) / name).read_text(encoding="utf-8")
+
+
+def _folder(suite: str) -> str:
+    return f"{suite}-v{VERSIONS[suite]}"
 
 
 if __name__ == "__main__":

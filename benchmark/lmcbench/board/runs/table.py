@@ -87,7 +87,8 @@ def make_board(records: Iterable[Record], floor: float = 0.0) -> Board:
         n = here["replicate"].nunique()
         barriers = {fork: _percent(by_fork[fork]["barrier"], n) for fork in forks}
         connectivity.append(head | barriers | _counts(here))
-        worth = {fork: _worth(by_fork[fork], n) for fork in _shown(forks, priced)}
+        held = set(here["fork"])
+        worth = {fork: _worth(by_fork[fork], n) for fork in _shown(forks, priced) if fork in held}
         spent = _spent(line, by_fork, list(worth), costs)
         ensembles += [head | {"fork": fork} | row | spent.get(fork, {}) for fork, row in worth.items()]
     notes = [
