@@ -32,6 +32,11 @@ figcaption, .note { color: #444; font-size: 0.9rem; max-width: 46rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.85rem; }
 th, td { padding: 0.2rem 0.55rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
+:root { color-scheme: light dark; }
+@media (prefers-color-scheme: dark) {
+  body { color: #e9e6e0; background: #15171a; } figcaption, .note { color: #a8a39a; }
+  th, td { border-bottom-color: #363b42; } img { background: #fff; padding: 0.5rem; border-radius: 4px; }
+}
 """
 
 
