@@ -90,7 +90,9 @@ def claims_table() -> str:
         for suite in VERSIONS
     ]
     lines = [("", "claim", *heads), ("---",) * (2 + len(VERSIONS))]
-    lines += [(who, claim, *(row.get(suite, "–") for suite in VERSIONS)) for (who, claim), row in rows.items()]
+    lines += [
+        (who, claim, *(row.get(suite, "–") for suite in VERSIONS)) for (who, claim), row in rows.items()
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -442,6 +442,22 @@ def test_equal_cost_is_compared_under_the_shifts_that_have_comparators():
     assert standings.count_missing(entry, places, 5) == 0
 
 
+def test_a_table_says_under_which_of_its_shifts_ensembles_are_compared(monkeypatch):
+    changes = {
+        "shifts": ["none", "disjoint-halves", "label-skew"],
+        "comparator_shifts": ["none", "label-skew"],
+    }
+    suite = synthetic_suite(**changes)
+    cells = synthetic_cells(2, suite)
+    records = [parse_record(json.dumps(synthetic_table(cell, 2)), "synthetic") for cell in cells]
+    entry = summarize("x", "0" * 64, records)
+    monkeypatch.setattr(standings, "published_suite", lambda *_: suite)
+    [table] = make_tables([entry])
+    assert (table.headline, table.compared) == (("disjoint-halves", "label-skew"), ("label-skew",))
+    monkeypatch.setattr(standings, "published_suite", lambda *_: SUITE)
+    assert make_tables([entry])[0].compared == ()
+
+
 def test_stability_points_in_print():
     def shown(*epochs):
         onsets = {r: None if e is None else Onset(e, e / 10) for r, e in enumerate(epochs)}

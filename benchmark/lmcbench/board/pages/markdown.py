@@ -63,6 +63,10 @@ def _section(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) ->
         )
     else:
         facts.append(f"{suite.description} Connectivity is over {', '.join(table.headline)}.")
+        if table.compared:
+            facts.append(
+                f"Ensembles are held against independent ones under {', '.join(table.compared)} only."
+            )
         facts.append(
             f"Accuracy floor {100 * suite.floor:g} %. {table.ranked} of {len(table.standings)} ranked."
         )

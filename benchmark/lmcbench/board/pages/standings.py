@@ -83,6 +83,12 @@ class SuiteTable:
         return known if self.published is not None else f"{known}-{self.suite.digest[:12]}"
 
     @property
+    def compared(self) -> tuple[str, ...]:
+        """Those of the headline's shifts that comparators of cost are trained under; empty where all are."""
+        under = None if self.published is None else self.published.comparator_shifts
+        return () if under is None else tuple(label for label in self.headline if label in under)
+
+    @property
     def ranked(self) -> int:
         """Entries with a rank."""
         return sum(standing.rank is not None for standing in self.standings)
