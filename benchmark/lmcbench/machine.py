@@ -15,7 +15,7 @@ HOARD = 2**26
 
 
 class _Mallinfo2(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012  (as ctypes has it)
+    _fields_ = [
         (name, ctypes.c_size_t)
         for name in (
             "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks",
@@ -55,8 +55,8 @@ def has_cuda() -> bool:
 def give_back_memory() -> bool:
     """Return to the system what was freed and the C library hoards, where it is glibc; whether it was done.
 
-    After training it keeps the activations' memory for good: 290 MB of a ResNet-8 of width 16 on batches of 128
-    images of 32 x 32, which would come on top of what measuring needs.
+    After training it keeps the activations' memory for good: 290 MB of a ResNet-8 of width 16 on batches of
+    128 images of 32 x 32, which would come on top of what measuring needs.
     """
     try:
         library = ctypes.CDLL(None)

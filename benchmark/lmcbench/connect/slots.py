@@ -39,5 +39,5 @@ class Slots:
             yield
         finally:
             # the last first: of two names for one place the first knows what was there
-            for store, key, tensor in reversed(before):
-                store[key] = tensor
+            for store, key, own in reversed(before):
+                store[key] = own

@@ -64,9 +64,8 @@ def _section(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) ->
     else:
         facts.append(f"{suite.description} Connectivity is over {', '.join(table.headline)}.")
         if table.compared:
-            facts.append(
-                f"Ensembles are held against independent ones under {', '.join(table.compared)} only."
-            )
+            under = ", ".join(table.compared)
+            facts.append(f"Ensembles are held against independent ones under {under} only.")
         facts.append(
             f"Accuracy floor {100 * suite.floor:g} %. {table.ranked} of {len(table.standings)} ranked."
         )
