@@ -38,13 +38,13 @@ def browser():
         started.close()
 
 
-def rendered(folder, entries, metas):
+def rendered(folder, entries, metas, suite=SUITE):
     """Where the page of a leaderboard of synthetic entries lies."""
-    write_synthetic(folder, entries, SUITE, metas)
+    write_synthetic(folder, entries, suite, metas)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "lmcbench.spec.suite.load_suite",
-            lambda name: SUITE if name == "synthetic-v1" else load_suite(name),
+            lambda name: suite if name == "synthetic-v1" else load_suite(name),
         )
         render_leaderboard(folder).write()
     return (folder / HTML).as_uri()
@@ -225,6 +225,22 @@ def test_one_entry_is_told_as_one(browser, tmp_path):
     assert page.inner_text("#count") == "1 of 1 entry."
     assert " of 1 entry ranked." in page.inner_text("#about")
     page.close()
+
+
+def test_an_entry_opens_under_the_first_shift_that_has_comparators(browser, tmp_path, page, address):
+    def accuracy_and_cost(opened):
+        return opened.locator("#entry figure", has_text="Ensemble accuracy against").inner_text()
+
+    page.goto(f"{address}#entry=entry-003")
+    assert "Test split, disjoint-halves," in accuracy_and_cost(page)
+    some = SUITE.model_copy(update={"comparator_shifts": ["none", "label-skew"]})
+    other = browser.new_page()
+    other.goto(rendered(tmp_path, 2, {}, some) + "#entry=entry-001")
+    assert "Test split, label-skew," in accuracy_and_cost(other)
+    assert "one network, whole budget" in accuracy_and_cost(other)
+    other.goto(other.url + "&shift=disjoint-halves")
+    assert "whole budget" not in accuracy_and_cost(other)
+    other.close()
 
 
 def test_text_has_contrast_in_both_themes(page):

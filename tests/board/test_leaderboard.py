@@ -442,6 +442,23 @@ def test_equal_cost_is_compared_under_the_shifts_that_have_comparators():
     assert standings.count_missing(entry, places, 5) == 0
 
 
+def test_an_entry_that_leaves_comparators_out_is_not_compared_over_the_other_shifts(monkeypatch):
+    shifts = ["none", "disjoint-halves", "label-skew"]
+    suite = synthetic_suite(shifts=shifts)
+    cells = [
+        cell
+        for cell in synthetic_cells(2, suite)
+        if (cell.shift.label, cell.fork.name) != ("label-skew", "independent-equal-cost")
+    ]
+    records = [parse_record(json.dumps(synthetic_table(cell, 2)), "synthetic") for cell in cells]
+    monkeypatch.setattr(standings, "published_suite", lambda *_: suite)
+    [table] = make_tables([summarize("x", "0" * 64, records)])
+    [row] = table.standings
+    assert row.missing == 5
+    assert row.scores.columns["ensemble_equal_cost"].mean is None
+    assert row.by_shift["disjoint-halves"].columns["ensemble_equal_cost"].mean is not None
+
+
 def test_a_table_says_under_which_of_its_shifts_ensembles_are_compared(monkeypatch):
     changes = {
         "shifts": ["none", "disjoint-halves", "label-skew"],

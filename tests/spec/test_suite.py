@@ -395,6 +395,23 @@ def test_where_comparators_are_trained_is_of_the_digest_and_its_order_is_not():
         ),
         ({"comparator_shifts": ["none"]}, "no fork is 'independent-equal-cost' or 'whole-budget'; list one"),
         (COMPARED | {"comparator_shifts": []}, "at least 1 item"),
+        (
+            COMPARED
+            | {
+                "comparator_shifts": ["none"],
+                "gate": [
+                    {
+                        "measure": "ensemble_accuracy",
+                        "kind": "non-inferiority",
+                        "margin": 0.01,
+                        "shifts": ["label-skew"],
+                        "forks": ["whole-budget"],
+                        "reason": "four images",
+                    }
+                ],
+            },
+            "on fork whole-budget under label-skew, where comparator_shifts leaves no cell",
+        ),
     ],
 )
 def test_comparators_under_no_shift_of_the_suite_are_refused(table, message):

@@ -7,7 +7,12 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from lmcbench.errors import UserError
+
 Store = dict[str, Tensor | None]
+
+EXTRA = "_extra_state"
+"""Last part of the name under which a state dict has what `get_extra_state` of a module returns."""
 
 
 class Slots:
@@ -28,7 +33,12 @@ class Slots:
 
     @contextmanager
     def holding(self, state: Mapping[str, Tensor]) -> Iterator[None]:
-        """While it lasts, the module computes with the tensors of `state`, and may write into them."""
+        """While it lasts, the module computes with the tensors of `state`, and may write into them.
+
+        Raises:
+            UserError: naming a tensor that is none of the module's parameters and buffers: the module would
+                compute with its own in its place.
+        """
         before: list[tuple[Store, str, Tensor | None]] = []
         try:
             for name, tensor in state.items():
@@ -36,6 +46,11 @@ class Slots:
                     store, key = self._places[name]
                     before.append((store, key, store[key]))
                     store[key] = tensor
+                elif name.rpartition(".")[2] != EXTRA:
+                    raise UserError(
+                        f"The network's state dict has {name!r}, none of its parameters and buffers, so "
+                        "that no other can take its place. Name it there as in the network."
+                    )
             yield
         finally:
             # the last first: of two names for one place the first knows what was there

@@ -211,6 +211,16 @@ class Suite(Part):
             raise ValueError(
                 f"comparator_shifts: no fork is {EQUAL_COST!r} or {WHOLE_BUDGET!r}; list one, or leave it out"
             )
+        for test in self.gate:
+            if not any(
+                (not test.shifts or shift.label in test.shifts)
+                and (not test.forks or fork.name in test.forks)
+                for shift, fork in self.places
+            ):
+                raise ValueError(
+                    f"gate: {test.measure} is tested on fork {' and '.join(test.forks)} under "
+                    f"{', '.join(test.shifts)}, where comparator_shifts leaves no cell"
+                )
         for fork in self.fork_list:
             for name, recipe in self.recipes.items():
                 if fork.epoch is not None and fork.epoch >= recipe.epochs:

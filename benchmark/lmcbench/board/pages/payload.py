@@ -117,7 +117,7 @@ def _entry(
     recipes: Sequence[str],
 ) -> dict[str, Any]:
     entry = standing.entry
-    view = View(entry, table.headline or own_shifts(entry))
+    view = View(entry, table.headline or own_shifts(entry), table.published)
     n = standing.n or len(entry.replicates)
     return {
         "slug": entry.slug,

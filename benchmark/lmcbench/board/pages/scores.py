@@ -14,6 +14,7 @@ from lmcbench.board.stability import Onset, StabilityPoint
 from lmcbench.board.statistics import Estimate, estimate
 from lmcbench.results.values import SPLIT
 from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT
+from lmcbench.spec.suite import Suite
 
 HEADLINE_FORK = "0"
 NO_SHIFT = "none"
@@ -29,11 +30,13 @@ class View:
     Attributes:
         entry: whose.
         labels: of the shifts; a replicate that lacks one of them has no value.
+        suite: the definition of the entry's suite, where it is known.
     """
 
-    def __init__(self, entry: Summary, labels: Sequence[str]) -> None:
+    def __init__(self, entry: Summary, labels: Sequence[str], suite: Suite | None = None) -> None:
         self.entry = entry
         self.labels = tuple(labels)
+        self.suite = suite
 
     @cached_property
     def latest(self) -> str | None:
@@ -69,11 +72,15 @@ class View:
 
     def over_equal_cost(self, name: str, splits: Sequence[str] = (SPLIT,)) -> Series:
         """A field of `Worth` at the latest fork less the accuracy of an ensemble of independent networks
-        that cost as much, over those of the shifts under which there are such networks.
+        that cost as much, over those of the shifts under which the suite has such networks; where it is not
+        known, the entry.
         """
         # siblings that leave at initialisation share nothing: independent networks cost the same
         other = INDEPENDENT if self.latest == HEADLINE_FORK else EQUAL_COST
-        held = {label for label, place in self.entry.places if place.fork == other}
+        if self.suite is None:
+            held = {label for label, place in self.entry.places if place.fork == other}
+        else:  # what an entry leaves out is missing, and no reason to average over the others
+            held = {shift.label for shift, fork in self.suite.places if fork.name == other}
         both = View(self.entry, [label for label in self.labels if label in held])
         return minus(both.worth(name, self.latest, splits), both.worth("ensemble", other, splits))
 

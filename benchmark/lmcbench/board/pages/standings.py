@@ -110,9 +110,9 @@ def _table(entries: list[Summary]) -> SuiteTable:
     cells = set() if suite is None else {(shift.label, fork.name) for shift, fork in suite.places}
     rows = []
     for entry in entries:
-        view = View(entry, headline or own_shifts(entry))
+        view = View(entry, headline or own_shifts(entry), suite)
         scores = _scores(view)
-        by_shift = {label: _scores(View(entry, [label])) for label in entry.shifts}
+        by_shift = {label: _scores(View(entry, [label], suite)) for label in entry.shifts}
         series = column(CONNECTIVITY).series(view)
         missing = count_missing(entry, cells, suite.replicates) if suite is not None else 0
         reasons = [] if _is_baseline(entry) else _reasons(entry, suite, scores, missing)

@@ -387,7 +387,8 @@
   function renderEntry(suite, entry) {
     const { name, ...settings } = recipe(suite, entry);
     const [ok, diverged, failed, missing] = entry.cells;
-    const shown = entry.places[state.shift] ? state.shift : suite.headline.find((label) => entry.places[label]) || Object.keys(entry.places)[0];
+    const priced = (label) => (entry.places[label] || []).some((p) => suite.forks[p[PLACE.fork]].priced);
+    const shown = entry.places[state.shift] ? state.shift : suite.headline.find(priced) || suite.headline.find((label) => entry.places[label]) || Object.keys(entry.places)[0];
     const every = entry.views[EVERY];
     const heading = h("h2", { tabindex: "-1", id: "entry-title" }, entry.title);
     $("entry").replaceChildren();
