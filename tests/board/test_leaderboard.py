@@ -460,19 +460,21 @@ def test_an_entry_that_leaves_comparators_out_is_not_compared_over_the_other_shi
 
 
 def test_a_table_says_under_which_of_its_shifts_ensembles_are_compared(monkeypatch):
-    changes = {
-        "shifts": ["none", "disjoint-halves", "label-skew"],
-        "comparator_shifts": ["none", "label-skew"],
-    }
-    suite = synthetic_suite(**changes)
+    shifts = ["none", "disjoint-halves", "label-skew"]
+    suite = synthetic_suite(shifts=shifts, comparator_shifts=["none", "label-skew"])
     cells = synthetic_cells(2, suite)
     records = [parse_record(json.dumps(synthetic_table(cell, 2)), "synthetic") for cell in cells]
     entry = summarize("x", "0" * 64, records)
     monkeypatch.setattr(standings, "published_suite", lambda *_: suite)
     [table] = make_tables([entry])
-    assert (table.headline, table.compared) == (("disjoint-halves", "label-skew"), ("label-skew",))
-    monkeypatch.setattr(standings, "published_suite", lambda *_: SUITE)
-    assert make_tables([entry])[0].compared == ()
+    assert table.headline == ("disjoint-halves", "label-skew")
+    assert table.comparison == "Ensembles are held against independent ones under label-skew only."
+    for under, said in ((None, ""), (shifts, ""), (["none"], "Under none of them ensembles are held")):
+        other = synthetic_suite(shifts=shifts, comparator_shifts=under)
+        monkeypatch.setattr(standings, "published_suite", lambda *_, other=other: other)
+        found = make_tables([entry])[0].comparison
+        assert found.startswith(said)
+        assert bool(found) == bool(said)
 
 
 def test_stability_points_in_print():

@@ -38,7 +38,7 @@ def test_a_comparator_under_a_shift_that_has_none_is_refused_and_otherwise_left_
     assert len(expand(suite)) == 2 * 2 * (4 * 3 + 2)
     both = expand(suite, Selection(shifts=["none", "label-skew"], forks=["whole-budget"]))
     assert {cell.shift.label for cell in both} == {"none"}
-    with pytest.raises(UserError, match="has fork whole-budget only under none, none of which was asked for"):
+    with pytest.raises(UserError, match="has whole-budget only under none, none of which was asked for"):
         expand(suite, Selection(shifts=["label-skew"], forks=["whole-budget"]))
 
 

@@ -161,10 +161,10 @@ def expand(suite: Suite, selection: Selection = Selection()) -> list[Cell]:
             raise UserError(f"Suite {suite.name} has no fork {fork.name}. It has {known}.")
     given = {fork.identity: fork for fork in asked if fork.checkpoint is not None}
     forks = [*(fork for fork in suite.fork_list if fork in asked), *given.values()]
-    places = suite.combine(shifts, forks)
+    places = suite.places_of(shifts, forks)
     if not places:
         raise UserError(
-            f"Suite {suite.name} has fork {' and '.join(fork.name for fork in forks)} only under "
+            f"Suite {suite.name} has {' and '.join(fork.name for fork in forks)} only under "
             f"{', '.join(suite.comparator_shifts or [])}, none of which was asked for."
         )
     replicates = range(suite.replicates) if selection.replicates is None else selection.replicates

@@ -239,9 +239,9 @@ class Suite(Part):
     @property
     def places(self) -> list[tuple[Shift, Fork]]:
         """Training shift and fork of every cell of an architecture and replicate."""
-        return self.combine([spec.shift for spec in self.shifts], self.fork_list)
+        return self.places_of([spec.shift for spec in self.shifts], self.fork_list)
 
-    def combine(self, shifts: Iterable[Shift], forks: Iterable[Fork]) -> list[tuple[Shift, Fork]]:
+    def places_of(self, shifts: Iterable[Shift], forks: Iterable[Fork]) -> list[tuple[Shift, Fork]]:
         """Every shift with every fork, but comparators of cost only where the suite has them."""
         under, forks = self.comparator_shifts, list(forks)
         return [

@@ -63,9 +63,8 @@ def _section(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) ->
         )
     else:
         facts.append(f"{suite.description} Connectivity is over {', '.join(table.headline)}.")
-        if table.compared:
-            under = ", ".join(table.compared)
-            facts.append(f"Ensembles are held against independent ones under {under} only.")
+        if table.comparison:
+            facts.append(table.comparison)
         facts.append(
             f"Accuracy floor {100 * suite.floor:g} %. {table.ranked} of {len(table.standings)} ranked."
         )

@@ -84,7 +84,7 @@ def _suite(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) -> d
         "published": suite is not None,
         "floor": None if suite is None else _whole(suite.floor, UNIT),
         "headline": list(table.headline),
-        "compared": list(table.compared),
+        "comparison": table.comparison,
         "shifts": sorted({label for entry in entries for label in entry.shifts}, key=_shift_order(table)),
         "forks": [{"name": name, "epoch": forks[name], "priced": Fork.parse(name).priced} for name in names],
         "recipes": [json.loads(recipe) for recipe in recipes],

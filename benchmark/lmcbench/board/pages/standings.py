@@ -84,9 +84,18 @@ class SuiteTable:
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """Those of the headline's shifts that comparators of cost are trained under; empty where all are."""
+        """Those of the headline's shifts that comparators of cost are trained under."""
         under = None if self.published is None else self.published.comparator_shifts
-        return () if under is None else tuple(label for label in self.headline if label in under)
+        return tuple(label for label in self.headline if under is None or label in under)
+
+    @property
+    def comparison(self) -> str:
+        """Under which of the headline's shifts ensembles are compared, as a sentence; empty: under all."""
+        if self.compared == self.headline:
+            return ""
+        if not self.compared:
+            return "Under none of them ensembles are held against independent ones."
+        return f"Ensembles are held against independent ones under {', '.join(self.compared)} only."
 
     @property
     def ranked(self) -> int:

@@ -378,11 +378,12 @@
       columns.map((column) => estimateCell(entry.views[label][COLUMN[column.key]], column)), h("td", {}, stabilityText(entry.views[label][STABILITY]))));
     return wrapTable("By training shift, fork 0; barriers and differences in percentage points, disagreement and accuracy in percent, stability point in epochs", ["training shift", ...columns.map((column) => column.title), "stability point"], rows);
   }
-  function evaluationTable(entry) {
+  function evaluationTable(suite, entry) {
     const found = Object.entries(entry.evaluations);
     if (!found.length) return null;
     const rows = found.map(([name, values]) => h("tr", {}, h("th", { scope: "row", class: "text pin" }, name), values.map((e, i) => estimateCell(e, { unit: i === 3 ? "gain" : "percent", title: "" }))));
-    return wrapTable("By evaluation shift, siblings of the latest fork, all training shifts, percent", ["evaluation shift", "member", "ensemble", "soup", "ensemble − independent"], rows);
+    const said = suite.comparison && `. ${suite.comparison}`;
+    return wrapTable(`By evaluation shift, siblings of the latest fork, all training shifts, percent${said}`, ["evaluation shift", "member", "ensemble", "soup", "ensemble − independent"], rows);
   }
   function renderEntry(suite, entry) {
     const { name, ...settings } = recipe(suite, entry);
@@ -403,7 +404,7 @@
       entry.unranked.length ? h("p", { class: "notice" }, `Not ranked: ${entry.unranked.join("; ")}.`) : null,
       h("div", { class: "two" }, barrierFigure(suite, entry), costFigure(suite, entry, shown)),
       h("div", { id: "curves" }, curvesFigure(suite, entry, shown)),
-      h("h2", {}, "Numbers"), forkTable(suite, entry, shown), h("br"), shiftTable(suite, entry), h("br"), evaluationTable(entry),
+      h("h2", {}, "Numbers"), forkTable(suite, entry, shown), h("br"), shiftTable(suite, entry), h("br"), evaluationTable(suite, entry),
       h("h2", {}, "About"),
       h("dl", { class: "facts" }, fact("trust", entry.trust), fact("source", `${entry.source}, fingerprint ${entry.fingerprint}`), fact("weights", entry.params === null ? null : entry.params.toLocaleString("en")),
         fact("cells", `${ok} ok, ${diverged} diverged, ${failed} failed, ${missing} missing`), fact("replicates", entry.replicates), fact("pretraining", entry.pretraining), fact("extra data", entry.extraData), fact("licence", entry.licence),
@@ -422,7 +423,7 @@
     for (const input of document.querySelectorAll("#sets input")) input.checked = input.value === state.cols;
     if ($("filter").value !== state.q) $("filter").value = state.q;
     $("ranked").checked = Boolean(state.ranked);
-    $("about").textContent = [suite.description, suite.published ? `Connectivity is over ${suite.headline.join(", ")}.${suite.compared.length ? ` Ensembles are held against independent ones under ${suite.compared.join(", ")} only.` : ""} Accuracy floor ${plain(points(suite.floor))} %.` : "No suite of this digest is published with this version of lmcbench: entries are not ranked.", `${suite.ranked} of ${counted(suite.entries.length)} ranked. Suite digest ${suite.digest}.`].filter(Boolean).join(" ");
+    $("about").textContent = [suite.description, suite.published ? `Connectivity is over ${suite.headline.join(", ")}.${suite.comparison && ` ${suite.comparison}`} Accuracy floor ${plain(points(suite.floor))} %.` : "No suite of this digest is published with this version of lmcbench: entries are not ranked.", `${suite.ranked} of ${counted(suite.entries.length)} ranked. Suite digest ${suite.digest}.`].filter(Boolean).join(" ");
   }
   let lastEntry = "";
   function render() {
