@@ -124,6 +124,13 @@ def test_tables_explain_every_column_and_cite_papers_in_full(lmcbench, command):
     assert not re.search(r"\[[HSF]\]", out)
 
 
+def test_a_suite_says_under_which_shifts_its_comparators_are(lmcbench):
+    _, out, _ = lmcbench("suites", "digits")
+    assert "(independent-equal-cost and whole-budget under none, label-skew only)" in out
+    _, out, _ = lmcbench("suites", "digits-v1")
+    assert "only)" not in out
+
+
 def test_a_dry_run_says_what_would_be_run_and_writes_nothing(lmcbench, tmp_path):
     code, out, err = lmcbench(
         "run", "digits", "--arch", "*mlp", "--shift", "none", "--replicates", "5:7", "--dry-run"

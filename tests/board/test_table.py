@@ -199,6 +199,14 @@ def test_rendered_for_markdown_and_for_terminals():
     assert plain.endswith(".\n")
 
 
+def test_a_comparator_that_a_shift_has_not_gets_no_row_there():
+    suite = toy_suite(forks=[0, "independent-equal-cost"], comparator_shifts=["none"])
+    records = [make_record(toy_cell(shift=s.label, fork=f.name, suite=suite)) for s, f in suite.places]
+    shown = make_board(records).ensembles
+    shifts = shown.groupby("fork")["shift"].agg(set).to_dict()
+    assert shifts == {"0": {s.shift.label for s in suite.shifts}, "independent-equal-cost": {"none"}}
+
+
 def test_pareto_marks_are_said_to_be_of_means():
     suite = toy_suite(forks=[0, "independent-equal-cost"])
     records = [make_record(toy_cell(fork=fork.name, suite=suite)) for fork in suite.fork_list]

@@ -88,6 +88,9 @@ def number(*path, value):
     return edit
 
 
+HALVES = next(s.shift for s in load_suite("digits").shifts if s.name == "disjoint-halves").identity()
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -161,6 +164,10 @@ def number(*path, value):
         ),
         (number("shift", "params", value={"share": 0.6}), "shift: found {'name': 'label-skew'"),
         (number("fork", "name", value="2"), "fork.name: found '2', the suite has 0, 1, 3"),
+        (
+            lambda table: (table["shift"].update(HALVES), table["fork"].update(name="whole-budget")),
+            "fork.name: found 'whole-budget' under disjoint-halves, the suite has it under none, label-skew",
+        ),
         (number("fork", "step", value=7), "fork.step: found 7, must be "),
         (
             number("replicate", value=1007),
