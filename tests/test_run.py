@@ -369,7 +369,14 @@ def test_interrupt_keeps_what_is_finished(tmp_path):
         "2",
     ]
     command += ["--arch", "lmc_mlp*", "--arch", "lmc_resnet*", "--shift", "none", "--replicates", "4"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell's background jobs ignore it, and so would what the tests start there
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if "| replicate" in line:
