@@ -114,7 +114,8 @@ def test_a_folder_of_another_suite_is_refused(tmp_path):
         folder.check(other)
     assert str(refused.value) == (
         f"{tmp_path} holds a run of suite toy version 1 with digest {SUITE['digest'][:12]}, "
-        f"not toy version 2 with digest {other['digest'][:12]}. Choose another folder with --out."
+        f"not toy version 2 with digest {other['digest'][:12]}. Choose another folder with --out, "
+        "or go on with it: toy-v1."
     )
 
 

@@ -104,10 +104,12 @@ class RunFolder:
         if self.header.exists():
             held = read_header(self.header)["suite"]
             if held["digest"] != suite["digest"]:
+                same = held["name"] == suite["name"] and held["version"] != suite["version"]
+                on = f", or go on with it: {held['name']}-v{held['version']}" if same else ""
                 raise UserError(
                     f"{self.root} holds a run of suite {held['name']} version {held['version']} with digest "
                     f"{held['digest'][:12]}, not {suite['name']} version {suite['version']} with digest "
-                    f"{suite['digest'][:12]}. Choose another folder with --out."
+                    f"{suite['digest'][:12]}. Choose another folder with --out{on}."
                 )
         elif self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             raise UserError(f"{self.root} exists and is not a run folder. Choose another with --out.")
