@@ -236,7 +236,7 @@ class Suite(Part):
         """The forks, parsed."""
         return [Fork.parse(fork) for fork in self.forks]
 
-    @property
+    @cached_property
     def places(self) -> list[tuple[Shift, Fork]]:
         """Training shift and fork of every cell of an architecture and replicate."""
         return self.places_of([spec.shift for spec in self.shifts], self.fork_list)
