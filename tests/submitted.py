@@ -22,7 +22,7 @@ from lmcbench.errors import UserError
 from lmcbench.results.store import RunFolder
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.cells import Selection, expand
-from lmcbench.spec.suite import load_suite
+from lmcbench.spec.published import load_suite
 from lmcbench.submitting.submit import Statement, submit
 
 SAID = Statement("A linear softmax", ["A. Author"], "CC-BY-4.0", "none", "none", "")

@@ -9,7 +9,7 @@ from lmcbench.calibrate import conditions, narrowed, repeat_runs
 from lmcbench.errors import UserError
 from lmcbench.running.tasks import Conditions
 from lmcbench.spec.cells import Selection
-from lmcbench.spec.suite import load_suite
+from lmcbench.spec.published import load_suite
 
 
 def test_no_two_repeats_are_alike():

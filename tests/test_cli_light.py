@@ -12,7 +12,7 @@ from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run, wr
 from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.spec.architectures import OWN_NETWORKS
 from lmcbench.spec.cells import expand
-from lmcbench.spec.suite import load_suite
+from lmcbench.spec.published import load_suite
 
 
 def content(folder):

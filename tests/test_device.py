@@ -26,7 +26,7 @@ from lmcbench.running import probe
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.running.tasks import Conditions
 from lmcbench.spec.cells import expand
-from lmcbench.spec.suite import parse_suite
+from lmcbench.spec.published import parse_suite
 from lmcbench.train.state import load_tensors
 from pretended import pretended_cuda
 

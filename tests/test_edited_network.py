@@ -14,7 +14,7 @@ from lmcbench.results.store import RunFolder, find_records, read_records
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.cells import Selection, expand
-from lmcbench.spec.suite import load_suite
+from lmcbench.spec.published import load_suite
 from lmcbench.train.build import find_factory
 
 NETWORK = """

@@ -6,7 +6,7 @@ from lmcbench.errors import UserError
 from lmcbench.results.store import RunFolder
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.cells import Selection, expand
-from lmcbench.spec.suite import parse_suite
+from lmcbench.spec.published import parse_suite
 
 SUITE = """
 name = "misfit"

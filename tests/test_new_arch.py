@@ -19,7 +19,8 @@ from lmcbench.ready.newarch import RECIPE, next_commands, write_network
 from lmcbench.ready.trial import Size
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.cells import Selection, expand
-from lmcbench.spec.suite import SLUG, load_suite
+from lmcbench.spec.published import load_suite
+from lmcbench.spec.suite import SLUG
 from lmcbench.train.build import build
 from lmcbench.train.engines import advance
 from lmcbench.train.optimizer import slot_names

@@ -8,7 +8,7 @@ from lmcbench.results.store import RunFolder, read_records
 from lmcbench.running.passes import LEAST, pinned_part
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.cells import expand
-from lmcbench.spec.suite import parse_suite
+from lmcbench.spec.published import parse_suite
 
 LABELS = np.arange(1000) % 10
 EVERYTHING = np.arange(1000)

@@ -19,7 +19,7 @@ from lmcbench.running.probe import LAYER_ALPHAS, MEASURES, names_of
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.cells import Selection, expand
-from lmcbench.spec.suite import parse_suite
+from lmcbench.spec.published import parse_suite
 from lmcbench.train.build import build
 from lmcbench.train.state import load_tensors
 

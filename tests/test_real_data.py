@@ -15,7 +15,7 @@ from lmcbench.results.store import RunFolder
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import expand
-from lmcbench.spec.suite import parse_suite
+from lmcbench.spec.published import parse_suite
 
 # read once, before a test sets the variable for its own ends
 REAL = Path(os.environ.get("LMCBENCH_DATA") or Path(__file__).parents[2] / "shared" / "data")

@@ -21,7 +21,7 @@ from lmcbench.board.entries.trust import (
 from lmcbench.errors import UserError
 from lmcbench.results.store import write_atomic
 from lmcbench.spec.gate import MEASURES
-from lmcbench.spec.suite import load_suite
+from lmcbench.spec.published import load_suite
 from lmcbench.submitting.rerun import rerun
 from submitted import NETWORK, cli, linear_submission
 

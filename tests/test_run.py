@@ -26,7 +26,7 @@ from lmcbench.running import family
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.running.tasks import Finished, Progress
 from lmcbench.spec.cells import Selection, expand, families
-from lmcbench.spec.suite import parse_suite
+from lmcbench.spec.published import parse_suite
 from lmcbench.train.state import load_state, load_tensors
 
 SUITE = """

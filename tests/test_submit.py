@@ -19,7 +19,7 @@ from lmcbench.results.record import read_record
 from lmcbench.results.store import RunFolder
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.cells import Selection, expand
-from lmcbench.spec.suite import load_suite
+from lmcbench.spec.published import load_suite
 from lmcbench.submitting.rerun import rerun
 from lmcbench.submitting.submit import choose_network, submit
 from lmcbench.submitting.verify import verify

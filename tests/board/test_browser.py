@@ -12,7 +12,7 @@ import shutil
 import pytest
 
 from lmcbench.board.pages.leaderboard import HTML, render_leaderboard
-from lmcbench.spec.suite import load_suite
+from lmcbench.spec.published import load_suite
 from synthetic import synthetic_suite, write_synthetic
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install -e '.[browser]'")
@@ -43,7 +43,7 @@ def rendered(folder, entries, metas, suite=SUITE):
     write_synthetic(folder, entries, suite, metas)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "lmcbench.spec.suite.load_suite",
+            "lmcbench.spec.published.load_suite",
             lambda name: suite if name == "synthetic-v1" else load_suite(name),
         )
         render_leaderboard(folder).write()

@@ -27,7 +27,7 @@ from lmcbench.board.stability import Onset, StabilityPoint
 from lmcbench.board.statistics import estimate
 from lmcbench.errors import UserError
 from lmcbench.results.record import parse_record
-from lmcbench.spec.suite import load_suite
+from lmcbench.spec.published import load_suite
 from synthetic import synthetic_cells, synthetic_suite, synthetic_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -45,7 +45,7 @@ def published(monkeypatch):
     def load(name):
         return SUITE if name == "synthetic-v1" else load_suite(name)
 
-    monkeypatch.setattr("lmcbench.spec.suite.load_suite", load)
+    monkeypatch.setattr("lmcbench.spec.published.load_suite", load)
 
 
 def records_of(index, change=lambda table: table, replicates=5):
@@ -176,7 +176,7 @@ def test_a_diverged_cell_is_counted_and_six_replicates_survive_it(board):
 
 
 def test_a_suite_that_nobody_published_has_no_ranks(four, monkeypatch):
-    monkeypatch.setattr("lmcbench.spec.suite.load_suite", load_suite)
+    monkeypatch.setattr("lmcbench.spec.published.load_suite", load_suite)
     [table] = make_tables(row.entry for row in read_rows(four))
     assert table.ranked == 0
     assert table.name == f"synthetic-v1-{SUITE.digest[:12]}"

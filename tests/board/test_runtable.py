@@ -7,7 +7,7 @@ from lmcbench.board.runs.runtable import run_table
 from lmcbench.board.runs.table import make_board
 from lmcbench.errors import UserError
 from lmcbench.spec.cells import expand
-from lmcbench.spec.suite import load_suite
+from lmcbench.spec.published import load_suite
 
 
 def test_the_table_of_one_run(tmp_path: Path):

@@ -18,7 +18,7 @@ from lmcbench.errors import UserError
 from lmcbench.results.record import read_record
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.pins import DIGITS
-from lmcbench.spec.suite import load_suite
+from lmcbench.spec.published import load_suite
 from lmcbench.submitting.submissionview import explain
 from lmcbench.submitting.verify import verify
 from submitted import (

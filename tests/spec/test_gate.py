@@ -4,7 +4,7 @@ from builders import toy_suite
 from lmcbench.results.frame import frame
 from lmcbench.results.measures import Barrier
 from lmcbench.spec.gate import MEASURES, GateTest
-from lmcbench.spec.suite import load_suite, published_suites
+from lmcbench.spec.published import load_suite, published_suites
 
 TEST = {"measure": "error_mid", "kind": "equivalence", "margin": 0.05, "reason": "for tests"}
 

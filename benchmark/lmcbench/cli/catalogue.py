@@ -23,7 +23,7 @@ def suites(
     Of one: what it runs, on which data and where these are, its cost and its digest.
     """
     from lmcbench import catalogue
-    from lmcbench.spec.suite import load_suite
+    from lmcbench.spec.published import load_suite
 
     if name is None:
         listed = catalogue.list_suites()

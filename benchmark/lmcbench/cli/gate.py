@@ -102,7 +102,7 @@ def calibrate(
     from lmcbench.errors import counted
     from lmcbench.spec.cells import Selection, parse_replicates
     from lmcbench.spec.gate import DEFAULT_GATE
-    from lmcbench.spec.suite import load_suite
+    from lmcbench.spec.published import load_suite
 
     chosen = load_suite(suite)
     selection = Selection(arch or (), shift or (), fork or (), parse_replicates(replicates))

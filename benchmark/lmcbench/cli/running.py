@@ -66,7 +66,7 @@ def run(
     from lmcbench.running.run import plan_run, run_plan
     from lmcbench.running.runview import RunView
     from lmcbench.spec.cells import Selection, expand, parse_replicates
-    from lmcbench.spec.suite import load_suite
+    from lmcbench.spec.published import load_suite
 
     chosen = load_suite(suite)
     selection = Selection(

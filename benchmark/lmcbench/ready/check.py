@@ -18,7 +18,8 @@ from lmcbench.ready.fitting import AS_IT_IS, Fit, fit
 from lmcbench.ready.readiness import CHECKS, NotReadyError
 from lmcbench.ready.trial import Size, Trial
 from lmcbench.spec.architectures import Architecture
-from lmcbench.spec.suite import Suite, load_suite, published_suites
+from lmcbench.spec.published import load_suite, published_suites
+from lmcbench.spec.suite import Suite
 from lmcbench.train.build import LogitsError, find_factory
 
 Status = Literal["passed", "failed", "not needed", "not tried"]

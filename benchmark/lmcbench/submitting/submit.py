@@ -25,7 +25,8 @@ from lmcbench.results.labels import cell_text as record_text
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder, find_records, read_header, read_records, write_atomic
 from lmcbench.spec.forks import FROM
-from lmcbench.spec.suite import Suite, load_suite
+from lmcbench.spec.published import load_suite
+from lmcbench.spec.suite import Suite
 from lmcbench.submitting.enclosures import kept_predictions, network_source
 from lmcbench.submitting.verify import Verification, verify
 

@@ -29,7 +29,8 @@ from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import NewerSchemaError, Record, parse_record
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.pins import pins_of
-from lmcbench.spec.suite import Suite, load_suite
+from lmcbench.spec.published import load_suite
+from lmcbench.spec.suite import Suite
 from lmcbench.submitting.closed_forms import form_faults
 from lmcbench.submitting.rescoring import rescore
 

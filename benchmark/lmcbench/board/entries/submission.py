@@ -26,7 +26,7 @@ from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import Record, check_schema, parse_record
 from lmcbench.spec.architectures import Source
 from lmcbench.spec.canonical import digest_bytes
-from lmcbench.spec.suite import explain
+from lmcbench.spec.published import explain
 
 SUBMISSION_SCHEMA = "lmcbench/submission/1"
 SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

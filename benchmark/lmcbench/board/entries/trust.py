@@ -18,7 +18,7 @@ from lmcbench.results.record import Record, check_schema
 from lmcbench.results.values import cell_value
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.gate import DEFAULT_GATE, GateTest
-from lmcbench.spec.suite import load_suite
+from lmcbench.spec.published import load_suite
 
 TrustLevel = Literal["claimed", "rescored", "re-run", "reproduced"]
 Verdict = Literal["identical", "within", "outside"]

@@ -23,7 +23,7 @@ from lmcbench.results.labels import shift_label
 from lmcbench.results.record import Record
 from lmcbench.results.store import read_records
 from lmcbench.spec.gate import DEFAULT_GATE, MEASURES, GateTest
-from lmcbench.spec.suite import load_suite
+from lmcbench.spec.published import load_suite
 
 
 def read_side(path: Path) -> list[Record]:

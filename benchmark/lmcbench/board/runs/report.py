@@ -21,7 +21,8 @@ from lmcbench.board.findings.verdicts import DEMONSTRATION
 from lmcbench.errors import UserError, counted
 from lmcbench.results.record import Record
 from lmcbench.spec.shifted import EVALUATION
-from lmcbench.spec.suite import DEMONSTRATIONS, Suite, published_suite
+from lmcbench.spec.published import published_suite
+from lmcbench.spec.suite import DEMONSTRATIONS, Suite
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 76rem;

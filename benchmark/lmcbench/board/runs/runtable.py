@@ -7,7 +7,7 @@ from pathlib import Path
 from lmcbench.board.runs.table import make_board
 from lmcbench.errors import UserError
 from lmcbench.results.store import read_records
-from lmcbench.spec.suite import published_suite
+from lmcbench.spec.published import published_suite
 
 
 def run_table(path: Path, style: str) -> str:
