@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,22 @@ def test_a_real_rerun_is_identical_and_recorded(tmp_path):
     assert Verified.model_validate_json((results / "verified.json").read_bytes()).cells == len(keys)
     assert sorted(p.name for p in folder.parent.iterdir()) == ["linear"]
     assert trust_of(submission, tmp_path / "leaderboard" / "results", [submission]) == "rescored"
+
+
+def test_a_rerun_is_by_the_engine_that_each_record_names(tmp_path):
+    made = read_submission(linear_submission(tmp_path))
+    keys = chosen_cells(made.manifest_sha256, "x", sorted(r.key for r in made.records), 2)
+    by_reference = [
+        r.model_copy(update={"env": r.env | {"engine": "reference"}}) if r.key == keys[0] else r
+        for r in made.records
+    ]
+    report = rerun(replace(made, records=by_reference), load_suite("digits"), 2, "x", device="cpu", jobs=1)
+    assert [said.partition(" on ")[0] for said in report.conditions.split("; ")] == [
+        "reference engine",
+        "stacked engine",
+    ]
+    assert [cell.key for cell in report.cells] == keys
+    assert report.cells[1].verdict == "identical"
 
 
 def test_rerun_options_belong_together(tmp_path):

@@ -28,6 +28,7 @@ from lmcbench.running.tasks import Finished, Progress
 from lmcbench.spec.cells import Selection, expand, families
 from lmcbench.spec.published import parse_suite
 from lmcbench.train.state import load_state, load_tensors
+from submitted import cli
 
 SUITE = """
 name = "small"
@@ -585,3 +586,19 @@ def test_equal_trainings_are_done_once(monkeypatch, tmp_path):
         assert max(trained[-2:]) == 2
         for key, record in measures(tmp_path / shift).items():
             assert record == together[key]
+
+
+def test_the_engine_that_is_asked_for_trains(tmp_path):
+    (tmp_path / "small.toml").write_text(SUITE.format(lr=0.1, extra=""))
+    one = ["run", tmp_path / "small.toml", "--arch", "lmc_mlp*", "--shift", "none", "--fork", "0"]
+    trained = {}
+    for asked in ("auto", "stacked", "reference"):
+        code, _, err = cli(*one, "--jobs", 1, "--engine", asked, "--out", tmp_path / asked)
+        assert code == 0, err
+        (record,) = (read_record(path) for path in (tmp_path / asked / "records").iterdir())
+        trained[asked] = record.env["engine"], record.pairs, record.key
+    assert [engine for engine, _, _ in trained.values()] == ["stacked", "stacked", "reference"]
+    assert trained["auto"][1] == trained["stacked"][1]
+    # another engine is another draw of noise of one and the same cell
+    assert trained["reference"][1] != trained["stacked"][1]
+    assert len({key for _, _, key in trained.values()}) == 1

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lmcbench.cli.base import EXIT_INTERRUPTED, DataDir, Device, app
+from lmcbench.cli.base import EXIT_INTERRUPTED, DataDir, Device, Engine, app
 
 
 @app.command()
@@ -46,6 +46,14 @@ def run(
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; default: runs/SUITE.")] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="How the networks of a family advance: one after another (reference), all in one pass "
+            "(stacked; those that cannot be go one after another), or as was measured to be faster (auto; on "
+            "CUDA nothing was measured yet, and auto is reference)."
+        ),
+    ] = Engine.auto,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -65,6 +73,7 @@ def run(
     from lmcbench.results.store import RunFolder
     from lmcbench.running.run import plan_run, run_plan
     from lmcbench.running.runview import RunView
+    from lmcbench.running.tasks import by_engine
     from lmcbench.spec.cells import Selection, expand, parse_replicates
     from lmcbench.spec.published import load_suite
 
@@ -88,7 +97,14 @@ def run(
         return
     try:
         with view.progress():
-            for event in run_plan(plan, folder, data_dir=data_dir, device=device.value, jobs=jobs):
+            for event in run_plan(
+                plan,
+                folder,
+                data_dir=data_dir,
+                device=device.value,
+                jobs=jobs,
+                conditions=by_engine(engine.value),
+            ):
                 view.show(event)
     except KeyboardInterrupt:
         typer.echo(view.interrupted(), err=True)

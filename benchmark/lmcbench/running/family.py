@@ -23,9 +23,10 @@ from lmcbench.running.members import (
     start_members,
 )
 from lmcbench.spec.cells import Cell, Family
+from lmcbench.spec.engine import EngineName
 from lmcbench.train.choice import choose_engine
 from lmcbench.train.cost import step_flop
-from lmcbench.train.engines import EngineName, advance
+from lmcbench.train.engines import advance
 from lmcbench.train.memory import device_budget, fleet_limit
 from lmcbench.train.state import save_tensors, state_dict
 

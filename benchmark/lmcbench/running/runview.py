@@ -21,6 +21,7 @@ from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.results.values import barrier_value, error_barrier
+from lmcbench.running.pulse import Pulse
 from lmcbench.running.run import Plan
 from lmcbench.running.tasks import Event, Finished
 from lmcbench.spec.cells import expand
@@ -30,7 +31,10 @@ EXIT_OK, EXIT_INCOMPLETE = 0, 5
 
 
 class RunView:
-    """Prints one run. Results go to standard output, the bar to standard error where that is a terminal."""
+    """Prints one run. Results go to standard output; how far it is to standard error.
+
+    There it is a bar on a terminal, and a line now and then elsewhere.
+    """
 
     def __init__(self, suite: Suite, plan: Plan, folder: RunFolder) -> None:
         self.suite = suite
@@ -50,6 +54,7 @@ class RunView:
             redirect_stdout=sys.stdout.isatty(),
         )
         self.task = self.bar.add_task("cells", total=len(plan.cells), completed=len(plan.finished))
+        self.pulse = Pulse(len(plan.finished)) if self.bar.disable else None
 
     def introduce(self) -> None:
         """Say what is asked for and what of it is there."""
@@ -85,13 +90,18 @@ class RunView:
             yield
 
     def show(self, event: Event) -> None:
-        """Move the bar, and print the line of a finished cell."""
+        """Print the line of a finished cell; move the bar, or say how far it is where there is none."""
         if isinstance(event, Finished):
             record = read_record(self.folder.record(event.key))
             self.records[event.key] = record
             _say(cell_line(record))
-        else:
-            self.bar.advance(self.task, event.cells)
+            if self.pulse is not None:
+                self.pulse.speak()
+            return
+        self.bar.advance(self.task, event.cells)
+        done = self.bar.tasks[self.task].completed
+        if self.pulse is not None and (line := self.pulse.line(done, len(self.plan.cells))) is not None:
+            print(line, file=sys.stderr, flush=True)
 
     def interrupted(self) -> str:
         """What to say to somebody who stopped the run."""

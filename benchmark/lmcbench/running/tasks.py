@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from lmcbench.results.store import RunFolder
 from lmcbench.spec.cells import Family
+from lmcbench.spec.engine import ENGINES, EngineName
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,17 @@ class Conditions:
         threads: of torch on a CPU; anything but 1 gives up equality to the last bit (design 3.11).
     """
 
-    engine: Literal["reference", "stacked"] | None = None
+    engine: EngineName | None = None
     threads: int = 1
 
 
 AS_COMMITTED = Conditions()
-"""How every published result is made."""
+"""What a run takes if nothing else is asked for."""
+
+
+def by_engine(engine: object) -> Conditions:
+    """Conditions with the engine of this name, asked for or recorded; the committed choice for any other."""
+    return Conditions(next((name for name in ENGINES if name == engine), None))
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Task:
         device: auto, cpu or cuda.
         measures: what probe cells are asked for beyond the record.
         params: trainable weights that records of this network say, where there are any.
-        conditions: changed by 'lmcbench calibrate' only.
+        conditions: another engine where the user asks for it, other threads for 'lmcbench calibrate'.
     """
 
     family: Family

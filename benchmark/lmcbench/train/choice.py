@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.engine import EngineName
 from lmcbench.train.cost import step_flop
-from lmcbench.train.engines import EngineName
 from lmcbench.train.probe import why_not_stacked
 
 STACKED = {

@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from lmcbench.errors import is_out_of_memory
+from lmcbench.spec.engine import EngineName
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.seeds import random_words
 from lmcbench.train.fused import Fused
 from lmcbench.train.optimizer import update
 from lmcbench.train.state import Tensors, TrainState, holders
-
-EngineName = Literal["reference", "stacked"]
 
 
 class BatchSource(Protocol):
