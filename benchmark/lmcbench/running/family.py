@@ -14,8 +14,9 @@ import torch
 from lmcbench.data.batches import Feed
 from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.running.bench import Workbench
+from lmcbench.running.interim import Interim
+from lmcbench.running.member import Member
 from lmcbench.running.members import (
-    Member,
     distinct,
     fork_members,
     make_siblings,
@@ -43,28 +44,30 @@ def train_family(
 ) -> Iterator[float]:
     """Train the siblings of `cells` and leave their weights in `folder`, yielding the share done.
 
-    The trunk goes on from its last stored fork, if there is one. A cell's siblings are vouched for by
-    its training file, which is written last; what was cut off before that is trained again. `engine` goes
+    Each network goes on from where it was stored last: the trunk at its forks, all of them now and then on
+    their way. A cell's siblings are vouched for by its training file, which is written last. `engine` goes
     before the committed choice.
     """
     recipe = family.recipe
     n = len(bench.dataset.train)
     length, per_epoch = recipe.length(n), recipe.steps_per_epoch(n)
     siblings = distinct({cell.key: make_siblings(family, cell, bench) for cell in cells})
-    start_members(family, siblings, cells, bench)
     fleet = list({id(member): member for members in siblings.values() for member in members}.values())
-    trunk = make_trunk(family, bench, folder, [m.start for m in fleet if m.state is None])
     engine = choose_engine(family.architecture, bench.model, bench.dataset.shape, bench.device.type, engine)
+    interim = Interim(folder, family.key, engine, bench.device)
+    for member in fleet:
+        interim.resume(member, member.stop)
+    start_members(family, siblings, cells, bench)
+    trunk = make_trunk(family, bench, folder, interim, [m.start for m in fleet if m.state is None])
     everyone = [trunk, *fleet] if trunk is not None else fleet
-    total = sum(m.stop - m.start for m in everyone)
-    began, done = time.perf_counter(), 0
+    total, done = sum(m.stop - m.at for m in everyone), 0
     logged = {
         cell.key: cell.suite.probe.logged(cell.fork.step(per_epoch), length, per_epoch)
         for cell in cells
         if cell.probed
     }
     stops = {step for steps in logged.values() for step in steps}
-    boundaries = sorted({m.start for m in everyone} | {m.stop for m in everyone} | stops)
+    boundaries = sorted({m.at for m in everyone} | {m.stop for m in everyone} | stops)
     budget = device_budget(bench.device) if engine == "stacked" else None
     limit: int | None = None
     largest = 0
@@ -72,38 +75,45 @@ def train_family(
         fork_members(family, fleet, trunk, bench, folder, start)
         for key in (key for key, steps in logged.items() if start in steps):
             for i, member in enumerate(siblings[key]):
-                assert member.state is not None
-                save_tensors(state_dict(bench.model, member.state), folder.snapshot(key, i, start))
-        active = [m for m in everyone if m.start <= start < m.stop]
+                if member.at == start:  # who was taken up later has left it earlier
+                    assert member.state is not None
+                    save_tensors(state_dict(bench.model, member.state), folder.snapshot(key, i, start))
+        active = [m for m in everyone if m.at == start < m.stop]
+        if not active:  # between the end of short trainings and a late fork
+            continue
         feed = Feed(bench.train, [m.stream for m in active], recipe.augmentation)
         lengths, seeds = [m.length for m in active], [m.layer_seed for m in active]
         # in pieces of about an epoch, so that a progress bar moves
         for first in range(start, stop, per_epoch):
             last = min(first + per_epoch, stop)
+            began = time.perf_counter()
             states = [m.state for m in active if m.state is not None]
             if limit is None:
                 limit = fleet_limit(bench.model, states[0], feed, recipe, budget)
             result = advance(engine, bench.model, states, feed, recipe, lengths, seeds, first, last, limit)
             limit, largest = result.limit, max(largest, result.fleet)
+            spent = (time.perf_counter() - began) / len(active)
             for member, state, losses in zip(active, result.states, result.losses, strict=True):
-                member.state = state
+                member.state, member.at = state, last
                 member.losses.append(losses)
+                member.seconds += spent
+            interim.store(everyone)
             done += (last - first) * len(active)
             yield done / total
-    seconds = time.perf_counter() - began
+    a_step = sum(m.seconds for m in everyone) / max(sum(m.stop - m.start for m in everyone), 1)
     flop = step_flop(bench.model, bench.dataset.shape, recipe.batch_size)
     for cell in cells:
         fork_step = cell.fork.step(per_epoch)
         steps = fork_step + sum(m.stop - m.start for m in siblings[cell.key])
         training = {
             "engine": engine,
-            "fleet": largest,
+            "fleet": largest or None,  # nothing was left to do but to write the siblings
             "params": sum(p.numel() for p in bench.model.parameters() if p.requires_grad),
             "step": None if cell.fork.epoch is None else fork_step,
             "fraction": None if cell.fork.epoch is None else fork_step / length,
             "train_steps": steps,
             "train_flop": float(flop * steps),
-            "train_s": seconds * steps / max(total, 1),
+            "train_s": a_step * steps,
             "views_digest": bench.seen[cell.key].digest,
             **_outcome(siblings[cell.key], per_epoch, len(bench.dataset.classes)),
         }
@@ -111,6 +121,7 @@ def train_family(
             assert member.state is not None
             save_tensors(state_dict(bench.model, member.state), folder.sibling(cell.key, i))
         write_atomic(folder.training(cell.key), json.dumps(training, allow_nan=False) + "\n")
+    interim.drop()
 
 
 def trained(cell: Cell, folder: RunFolder) -> dict[str, Any] | None:

@@ -1,47 +1,22 @@
-"""The networks of a fleet: the trunk and every sibling, each with its stream, seeds and state."""
+"""The networks of a fleet made: the trunk and every sibling, with their first states."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from lmcbench.data.streams import Stream, stream
+from lmcbench.data.streams import stream
 from lmcbench.results.store import RunFolder
 from lmcbench.running.bench import Workbench
+from lmcbench.running.interim import Interim
+from lmcbench.running.member import Member
 from lmcbench.spec.cells import Cell, Family
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint
 from lmcbench.train.optimizer import slot_names
 from lmcbench.train.state import TrainState, from_model, load_state, save_state
-
-
-@dataclass
-class Member:
-    """One network of the fleet: the trunk, or a sibling of a cell.
-
-    Attributes:
-        length: steps that its schedule is stretched over; it trains from `start` to `stop` of them.
-        origin: where its first state comes from: the seed of an initialisation, the sha256 of a given
-            checkpoint, or the trunk (None).
-    """
-
-    start: int
-    stop: int
-    length: int
-    stream: Stream
-    layer_seed: int
-    origin: int | str | None
-    state: TrainState | None = None
-    losses: list[torch.Tensor] = field(default_factory=list)
-
-    @property
-    def identity(self) -> tuple[object, ...]:
-        """Equal for two members of a family whose trainings are the same to the last bit."""
-        return self.start, self.stop, self.length, self.origin, self.layer_seed, self.stream.identity
 
 
 def make_siblings(family: Family, cell: Cell, bench: Workbench) -> list[Member]:
@@ -69,7 +44,8 @@ def make_siblings(family: Family, cell: Cell, bench: Workbench) -> list[Member]:
             origin = cell.fork.sha256
         elif cell.fork.epoch is None:
             origin = seeds.init[i + 1]
-        members.append(Member(start, length, length, sequence, seeds.layer[drawn], origin))
+        name = f"{cell.key}-{i}"
+        members.append(Member(name, start, length, length, sequence, seeds.layer[drawn], origin))
     return members
 
 
@@ -98,7 +74,9 @@ def start_members(
                 member.state = _initial(family, bench, member.origin)
 
 
-def make_trunk(family: Family, bench: Workbench, folder: RunFolder, forks: Sequence[int]) -> Member | None:
+def make_trunk(
+    family: Family, bench: Workbench, folder: RunFolder, interim: Interim, forks: Sequence[int]
+) -> Member | None:
     """The trunk up to the last of `forks` (steps), from the last state stored before a missing one."""
     if not forks:
         return None
@@ -122,7 +100,9 @@ def make_trunk(family: Family, bench: Workbench, folder: RunFolder, forks: Seque
     )
     length = family.recipe.length(len(bench.dataset.train))
     state = state or _initial(family, bench, seeds.init[0])
-    return Member(start, missing[-1], length, sequence, seeds.layer[0], seeds.init[0], state)
+    trunk = Member("trunk", start, missing[-1], length, sequence, seeds.layer[0], seeds.init[0], state)
+    interim.resume(trunk, missing[0])
+    return trunk
 
 
 def fork_members(

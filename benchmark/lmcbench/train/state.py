@@ -91,18 +91,27 @@ def state_dict(model: nn.Module, state: TrainState) -> Tensors:
 
 def save_state(state: TrainState, path: Path) -> None:
     """Write the whole state to `path` (safetensors), in place of what was there, atomically."""
-    flat = {f"params/{n}": t for n, t in state.params.items()}
-    flat |= {f"buffers/{n}": t for n, t in state.buffers.items()}
-    flat |= {f"slots/{slot}/{n}": t for slot, ts in state.slots.items() for n, t in ts.items()}
-    save_tensors(flat, path)
+    save_tensors(flat_state(state), path)
 
 
 def load_state(path: Path) -> TrainState:
     """The state written by `save_state`, on the CPU."""
+    return unflat_state(load_tensors(path))
+
+
+def flat_state(state: TrainState) -> Tensors:
+    """The whole state as one mapping: `params/NAME`, `buffers/NAME`, `slots/SLOT/NAME`."""
+    flat = {f"params/{n}": t for n, t in state.params.items()}
+    flat |= {f"buffers/{n}": t for n, t in state.buffers.items()}
+    return flat | {f"slots/{slot}/{n}": t for slot, ts in state.slots.items() for n, t in ts.items()}
+
+
+def unflat_state(flat: Tensors) -> TrainState:
+    """The state that `flat_state` laid out."""
     params: Tensors = {}
     buffers: Tensors = {}
     slots: dict[str, Tensors] = {}
-    for key, tensor in load_tensors(path).items():
+    for key, tensor in flat.items():
         part, _, name = key.partition("/")
         if part == "slots":
             slot, _, name = name.partition("/")
@@ -116,8 +125,11 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors to a safetensors file, atomically; tied ones are written out each."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    save_file({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, partial)
-    partial.replace(path)
+    try:
+        save_file({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_tensors(path: Path) -> Tensors:

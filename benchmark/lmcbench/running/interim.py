@@ -1,0 +1,88 @@
+"""The networks of a family in training, stored now and then: an interrupted run goes on from there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from lmcbench.results.store import RunFolder
+from lmcbench.running.member import Member
+from lmcbench.spec.engine import EngineName
+from lmcbench.train.state import flat_state, load_tensors, save_tensors, unflat_state
+
+INTERVAL = 600.0
+"""Seconds of training between two storings, at least."""
+
+SHARE = 0.05
+"""Of a training's time, that storing may take at most: large fleets are stored less often."""
+
+
+class Interim:
+    """The networks of a family that are not trained to their end, each in a file of its own.
+
+    A network's state at a step is the same bits whoever trains beside it (design 3.11), so that each file
+    is taken up by itself, at the step it was stored at, by the engine that made it.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        family: str,
+        engine: EngineName,
+        device: torch.device,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.folder = folder
+        self.family = family
+        self.engine = engine
+        self.device = device
+        self.clock = clock
+        self.stored: dict[str, int] = {}
+        self.took, self.last = 0.0, clock()
+
+    def resume(self, member: Member, until: int) -> None:
+        """Put `member` where it was stored, if that is after its start and not after step `until`."""
+        try:
+            found = load_tensors(self._path(member.name))
+        except (OSError, SafetensorError):  # never stored, or torn by what ended the run
+            return
+        at, losses, seconds = int(found.pop("at")), found.pop("losses"), float(found.pop("seconds"))
+        if member.start < at <= until:
+            member.state = unflat_state(found).to(self.device)
+            member.losses, member.at = [losses], at
+            # the trunk was stored at a fork since, and starts from there now
+            member.seconds = seconds * (at - member.start) / len(losses)
+            self.stored[member.name] = at
+
+    def store(self, members: Iterable[Member]) -> None:
+        """Store every network that has gone on since it was stored, if it is time to."""
+        began = self.clock()
+        if began - self.last < max(INTERVAL, self.took / SHARE):
+            return
+        for member in members:
+            if member.state is None or self.stored.get(member.name, member.start) == member.at:
+                continue
+            parts = {
+                "at": torch.tensor(member.at),
+                "losses": torch.cat(member.losses),
+                "seconds": torch.tensor(member.seconds, dtype=torch.float64),
+            }
+            try:
+                save_tensors(flat_state(member.state) | parts, self._path(member.name))
+            except (OSError, SafetensorError):  # a full disk, say: training needs no interim state to go on
+                continue
+            self.stored[member.name] = member.at
+        self.last = self.clock()
+        self.took = self.last - began
+
+    def drop(self) -> None:
+        """Remove what was taken up or stored: it has been trained to its end."""
+        for name in self.stored:
+            self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self.folder.interim(self.family, self.engine, name)
