@@ -25,6 +25,7 @@ from lmcbench.running.bench import Workbench, prepare
 from lmcbench.running.cell import Measured, measure_cell
 from lmcbench.running.family import train_family, trained
 from lmcbench.running.probing import add_measures
+from lmcbench.running.room import check_room
 from lmcbench.running.states import fork_state, siblings
 from lmcbench.running.tasks import Event, Finished, Progress, Task
 from lmcbench.running.writeup import build_record
@@ -50,9 +51,10 @@ def run_task(task: Task) -> Iterator[Event]:
     dataset = _dataset(family.suite.data, tuple(family.suite.evaluations), task.data_dir)
     bench = prepare(family, family.cells, dataset, device)
     _check_params(task, bench)
-    folder.claim(family.suite.identity())
     unrecorded = [cell for cell in family.cells if folder.finished(cell.key) is None]
     untrained = [cell for cell in unrecorded if trained(cell, folder) is None]
+    check_room(family, untrained, bench.model, len(dataset.train), folder)
+    folder.claim(family.suite.identity())
     failure = None
     if untrained:
         done = 0.0
