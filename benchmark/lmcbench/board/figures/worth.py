@@ -115,10 +115,8 @@ def _only_under(records: Sequence[Record], shifts: Sequence[str]) -> str:
     meant = None if suite is None else suite.comparator_shifts
     designed = meant is not None and not any(shift in meant for shift in bare)
     where = " and ".join(shift for shift in shifts if shift in under)
-    return (
-        f" There {'are' if len(names) > 1 else 'is'} {' and '.join(names)} under {where} only: "
-        + ("the suite has them under no other shift." if designed else "the records hold no others.")
-    )
+    holder = "suite has" if designed else "records have"
+    return f" The {holder} {' and '.join(names)} under {where} only."
 
 
 def _fork(name: str) -> str:
