@@ -231,6 +231,13 @@ def test_bad_input_is_one_message_and_nothing_is_written(lmcbench, tmp_path, arg
         ("lr = 0.1", "lr = -0.1", "toy.toml: recipes.fast.lr: Input should be greater than 0 (found -0.1)."),
         ("replicates =", "replicate =", "toy.toml: replicate: unknown key. Did you mean 'replicates'"),
         (
+            '"lmc_mlp"',
+            '"lmc_mpl"',
+            "toy.toml: architectures.1.name: Unknown architecture 'lmc_mpl'. Did you mean 'lmc_mlp'",
+        ),
+        ('"lmc_mlp"', '"net.py:f"', "Error: Architecture 'net.py:f': no file net.py."),
+        ('"lmc_mlp"', '"no_net:f"', "Error: Architecture 'no_net:f': no module 'no_net' on the import path."),
+        (
             "version = 1",
             'version = "one"',
             "toy.toml: version: Input should be a valid integer (found 'one').",

@@ -331,10 +331,11 @@ def test_a_folder_of_another_suite_is_refused(whole, tmp_path):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_bad_input_found_by_a_worker_writes_nothing(jobs, tmp_path):
+    settings = {"kwargs": {"widht": 16}}
     unbuildable = suite(extra="").model_copy(
-        update={"architectures": [a.model_copy(update={"name": "lmc_mpl"}) for a in suite().architectures]}
+        update={"architectures": [a.model_copy(update=settings) for a in suite().architectures]}
     )
-    with pytest.raises(UserError, match="Unknown architecture 'lmc_mpl'"):
+    with pytest.raises(UserError, match="cannot be built for images .*widht"):
         work(unbuildable, tmp_path / "r", jobs=jobs)
     assert not (tmp_path / "r").exists()
     if not torch.cuda.is_available():
@@ -342,6 +343,26 @@ def test_bad_input_found_by_a_worker_writes_nothing(jobs, tmp_path):
         with pytest.raises(UserError, match="No CUDA device"):
             list(run_plan(plan_run(expand(suite()), folder), folder, data_dir=None, device="cuda", jobs=1))
         assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",), ("--jobs", "2")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet_18", "Error: Unknown architecture 'resnet_18'. Did you mean 'resnet18'"),
+        ("mine.py:ned", "Error: Unknown function in mine.py 'ned'. Did you mean 'net'?"),
+    ],
+)
+def test_a_network_that_is_not_there_is_refused_before_any_is_trained(
+    lmcbench, tmp_path, name, message, options
+):
+    (tmp_path / "small.toml").write_text(SUITE.format(lr=0.1, extra="").replace("lmc_resnet", name))
+    (tmp_path / "mine.py").write_text("def net(num_classes, in_chans):\n    raise AssertionError\n")
+    code, out, err = lmcbench("run", "small.toml", *options)
+    assert (code, out) == (2, "")
+    assert err.startswith(message)
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_three_siblings_make_three_pairs(tmp_path):

@@ -29,6 +29,10 @@ class UnfitError(UserError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[UnfitError], tuple[str, str]]:
+        """As it passes from a worker process to the one that says it."""
+        return UnfitError, (str(self), self.reason)
+
 
 class LogitsError(UserError):
     """The network returns something other than logits `[n, classes]`."""
