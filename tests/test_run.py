@@ -335,7 +335,7 @@ def test_bad_input_found_by_a_worker_writes_nothing(jobs, tmp_path):
     unbuildable = suite(extra="").model_copy(
         update={"architectures": [a.model_copy(update=settings) for a in suite().architectures]}
     )
-    with pytest.raises(UserError, match="cannot be built for images .*widht"):
+    with pytest.raises(UserError, match=r"cannot be built for images .*widht"):
         work(unbuildable, tmp_path / "r", jobs=jobs)
     assert not (tmp_path / "r").exists()
     if not torch.cuda.is_available():
