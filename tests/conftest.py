@@ -13,7 +13,7 @@ def lmcbench(tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["lmcbench", *map(str, arguments)])
@@ -25,4 +25,5 @@ def lmcbench(tmp_path, monkeypatch, capsys):
         return code, *capsys.readouterr()
 
     yield run
-    signal.signal(signal.SIGTERM, handler)
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -372,46 +369,6 @@ def test_three_siblings_make_three_pairs(tmp_path):
         assert [(p.i, p.j) for p in record.pairs] == [(0, 1), (0, 2), (1, 2)]
         mean = np.mean([p.disagreement["test"] for p in record.pairs])
         assert record.ensemble["test"]["disagreement"] == pytest.approx(mean)
-
-
-def test_interrupt_keeps_what_is_finished(tmp_path):
-    """Ctrl-C to the command line: exit 130, and the same command goes on."""
-    file = tmp_path / "small.toml"
-    file.write_text(SUITE.format(lr=0.1, extra="").replace("epochs = 2", "epochs = 40"))
-    command = [
-        sys.executable,
-        "-m",
-        "lmcbench",
-        "run",
-        str(file),
-        "--out",
-        str(tmp_path / "r"),
-        "--jobs",
-        "2",
-    ]
-    command += ["--arch", "lmc_mlp*", "--arch", "lmc_resnet*", "--shift", "none", "--replicates", "4"]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # a shell's background jobs ignore it, and so would what the tests start there
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "| replicate" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "kept" in errors
-    assert "Traceback" not in errors
-    kept = list((tmp_path / "r" / "records").iterdir())
-    assert 1 <= len(kept) < 24
-    for path in kept:
-        assert read_record(path).status == "ok"
-    assert not list((tmp_path / "r").rglob("*.partial"))
 
 
 def test_shared_noise_on_the_same_data_gives_the_same_networks(tmp_path):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lmcbench.cli.base import EXIT_INTERRUPTED, DataDir, Device, app
+from lmcbench.cli.signals import Stopped
 
 
 @app.command()
@@ -90,7 +91,8 @@ def run(
         with view.progress():
             for event in run_plan(plan, folder, data_dir=data_dir, device=device.value, jobs=jobs):
                 view.show(event)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped) as stop:
         typer.echo(view.interrupted(), err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        code = stop.exit_code if isinstance(stop, Stopped) else EXIT_INTERRUPTED
+        raise typer.Exit(code) from None
     raise typer.Exit(view.conclude())
