@@ -178,6 +178,13 @@ def test_an_empty_range_is_refused(text):
         parse_replicates(text)
 
 
+def test_a_slip_of_the_finger_fills_no_memory():
+    assert len(parse_replicates("10000")) == len(parse_replicates("90000:100000")) == 10_000
+    for text in ("10001", "0:99999999999999999999999"):
+        with pytest.raises(UserError, match=f"Replicates '{text}' are more than 10,000"):
+            parse_replicates(text)
+
+
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "1:2:3", ":3", "3:", " 3"])
 def test_what_is_no_range_is_refused(text):
     with pytest.raises(UserError, match="write a number N or a half-open range A:B"):

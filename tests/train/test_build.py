@@ -209,3 +209,9 @@ def test_a_refusal_passes_to_another_process():
     unfit = UnfitError("cannot be built: too small", "too small")
     again = pickle.loads(pickle.dumps(unfit))
     assert (str(again), again.reason, again.exit_code) == ("cannot be built: too small", "too small", 2)
+
+
+def test_a_factory_that_returns_no_network_is_said_to(tmp_path):
+    (tmp_path / "mine.py").write_text("def net(num_classes, in_chans):\n    pass\n")
+    with pytest.raises(UnfitError, match=r"TypeError: it returned NoneType, no torch\.nn\.Module"):
+        build(arch(f"{tmp_path / 'mine.py'}:net"), (1, 8, 8), 10, 0)

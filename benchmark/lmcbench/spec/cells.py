@@ -18,6 +18,9 @@ from lmcbench.spec.seeds import Seeds
 from lmcbench.spec.shifts import Shift, own_name
 from lmcbench.spec.suite import Suite
 
+MOST_REPLICATES = 10_000
+"""Of one run: a slip of the finger would fill the memory with cells."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -129,7 +132,7 @@ def parse_replicates(text: str) -> range:
     """`N` (0 to N - 1) or the half-open `A:B`.
 
     Raises:
-        UserError: for anything else, or an empty range.
+        UserError: for anything else, an empty range, or more than `MOST_REPLICATES`.
     """
     match = re.fullmatch(r"(?:(\d+):)?(\d+)", text)
     if match is None:
@@ -137,6 +140,8 @@ def parse_replicates(text: str) -> range:
     chosen = range(int(match[1] or 0), int(match[2]))
     if not chosen:
         raise UserError(f"Replicates {text!r} is an empty range.")
+    if chosen[-1] - chosen[0] >= MOST_REPLICATES:
+        raise UserError(f"Replicates {text!r} are more than {MOST_REPLICATES:,}, the most of one run.")
     return chosen
 
 

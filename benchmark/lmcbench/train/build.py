@@ -58,6 +58,8 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
             if adaptation is not None:
                 arguments = adaptation.arguments(factory, arguments)
             model = factory(**arguments)
+            if not isinstance(model, nn.Module):
+                raise TypeError(f"it returned {type(model).__name__}, no torch.nn.Module")
             if adaptation is not None:
                 adaptation.change(model)
             with torch.no_grad():
@@ -75,7 +77,7 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
         raise LogitsError(
             f"Architecture {architecture.label} must return logits [n, {classes}], found {found}."
         )
-    return cast(nn.Module, model)
+    return model
 
 
 def find_factory(architecture: Architecture) -> Callable[..., Any]:
