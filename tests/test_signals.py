@@ -24,7 +24,7 @@ COMMAND += ["--arch", "lmc_mlp", "--shift", "none", "--fork", "0", "--replicates
 
 def heard():
     """As a shell's foreground job: what runs the tests may ignore these, and so would what they start."""
-    for signum in (signal.SIGINT, signal.SIGHUP):
+    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(signum, signal.SIG_DFL)
 
 
@@ -99,6 +99,23 @@ def test_every_command_ends_with_the_signals_code(lmcbench, monkeypatch, signum,
     monkeypatch.setattr(catalogue, "list_suites", lambda: os.kill(os.getpid(), signum))
     signal.signal(signum, signal.SIG_DFL)
     assert lmcbench("suites") == (code, "", "")
+
+
+def test_a_second_signal_does_not_break_off_the_ending(lmcbench, monkeypatch):
+    """A terminal that is closed tells its jobs, and its shell tells them again."""
+    ended = []
+
+    def told():
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            ended.append("whole")
+
+    monkeypatch.setattr(catalogue, "list_suites", told)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    assert lmcbench("suites") == (129, "", "")
+    assert ended == ["whole"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGTERM])

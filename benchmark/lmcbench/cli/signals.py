@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import time
 from typing import Any
 
 NAMES = ("SIGTERM", "SIGHUP")
 """Told to end; hung up, where the terminal or the connection is closed (Windows has none)."""
+
+ENDING_S = 10.0
+"""Seconds in which further ones are taken for the same; later ones are heard, should the first be lost."""
 
 
 class Stopped(BaseException):
@@ -20,21 +25,25 @@ class Stopped(BaseException):
 
 def answer_signals() -> None:
     """Raise `Stopped` where one of them comes; one that is ignored, as nohup does, stays ignored."""
-    for signum in _known():
+    answer = _Answer()
+    for signum in (signal.Signals[name] for name in NAMES if name in signal.Signals.__members__):
         if signal.getsignal(signum) is not signal.SIG_IGN:
-            signal.signal(signum, _stop)
+            signal.signal(signum, answer)
 
 
-def _known() -> list[signal.Signals]:
-    return [signal.Signals[name] for name in NAMES if name in signal.Signals.__members__]
+class _Answer:
+    """Raises `Stopped` once: whoever closes a session sends several signals, and ending takes its time."""
 
+    def __init__(self) -> None:
+        self.deaf_until = -math.inf
 
-def _stop(signum: int, frame: Any) -> None:
-    # whoever closes a session sends several: the first is being answered
-    for other in _known():
-        signal.signal(other, signal.SIG_IGN)
-    _leave_closed_terminal()
-    raise Stopped(signum)
+    def __call__(self, signum: int, frame: Any) -> None:
+        now = time.monotonic()
+        if now < self.deaf_until:
+            return
+        self.deaf_until = now + ENDING_S
+        _leave_closed_terminal()
+        raise Stopped(signum)
 
 
 def _leave_closed_terminal() -> None:
