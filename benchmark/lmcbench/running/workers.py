@@ -8,8 +8,9 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmcbench.errors import UserError
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 """Seconds between looks at whether the workers are still alive."""
+
+TIDY_S = 5
+"""Seconds that a worker which is told to end has for it."""
 
 
 class _Idle:
@@ -62,12 +66,14 @@ def run_in_processes(tasks: Sequence[Task], jobs: int) -> Iterator[Event]:
         for worker in started:
             worker.terminate()
         for worker in started:
-            worker.join(timeout=5)
+            worker.join(timeout=TIDY_S)
+            worker.kill()
 
 
 def _work(todo: multiprocessing.Queue[Task | None], events: multiprocessing.Queue[object]) -> None:
     """Body of a worker, which ends with the parent, however that ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -79,12 +85,22 @@ def _work(todo: multiprocessing.Queue[Task | None], events: multiprocessing.Queu
                 events.put(event)
         except UserError as error:
             events.put(error)
+        except SystemExit:
+            events.cancel_join_thread()  # nobody listens any more
+            raise
     events.put(_Idle())
 
 
 def _end_with(parent: BaseProcess) -> None:
     parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(TIDY_S)
     os._exit(1)
+
+
+def _leave(signum: int, frame: Any) -> None:
+    """As an exception, so that a file that is being written is tidied away."""
+    raise SystemExit(128 + signum)
 
 
 def _check_alive(workers: Sequence[BaseProcess]) -> None:

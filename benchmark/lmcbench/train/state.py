@@ -116,8 +116,11 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors to a safetensors file, atomically; tied ones are written out each."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    save_file({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, partial)
-    partial.replace(path)
+    try:
+        save_file({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_tensors(path: Path) -> Tensors:
