@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @pytest.fixture
 def lmcbench(tmp_path, monkeypatch, capsys):
@@ -13,7 +15,7 @@ def lmcbench(tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["lmcbench", *map(str, arguments)])
@@ -25,4 +27,5 @@ def lmcbench(tmp_path, monkeypatch, capsys):
         return code, *capsys.readouterr()
 
     yield run
-    signal.signal(signal.SIGTERM, handler)
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)

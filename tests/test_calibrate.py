@@ -8,7 +8,7 @@ from builders import toy_suite
 from lmcbench.calibrate import conditions, narrowed, repeat_runs
 from lmcbench.errors import UserError
 from lmcbench.running.tasks import Conditions
-from lmcbench.spec.cells import Selection
+from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.published import load_suite
 
 
@@ -34,6 +34,20 @@ def test_by_default_the_gates_cells_are_repeated():
     assert narrowed(toy_suite(), Selection()).shifts == []
     asked = Selection(shifts=["none"], forks=["2"])
     assert narrowed(toy_suite(), asked) == asked
+
+
+def test_a_comparator_of_another_shift_is_no_default():
+    """The gate asks for it under one shift; under the shift asked for there is none."""
+    dear = {"measure": "ensemble_accuracy", "kind": "non-inferiority", "shifts": ["none"]}
+    cheap = {"measure": "error_mid", "kind": "equivalence", "forks": ["0"]}
+    said = {"margin": 0.02, "reason": "one"}
+    tests = [dear | said | {"forks": ["whole-budget"]}, cheap | said]
+    suite = toy_suite(forks=[0, "whole-budget"], comparator_shifts=["none"], gate=tests)
+    assert narrowed(suite, Selection()).forks == ["whole-budget", "0"]
+    assert narrowed(suite, Selection(shifts=["label-skew"])).forks == ["0"]
+    only = toy_suite(forks=[0, "whole-budget"], comparator_shifts=["none"], gate=tests[:1])
+    with pytest.raises(UserError, match="has whole-budget only under none"):
+        expand(only, narrowed(only, Selection(shifts=["label-skew"])))
 
 
 def test_one_repeat_has_no_deviation(tmp_path):

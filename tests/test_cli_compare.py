@@ -49,13 +49,13 @@ def test_one_cell_is_told_as_one(gate, tmp_path):
 def test_changed(gate):
     code, out, err = gate(records([b + 0.3 for b in BARRIERS]))
     assert (code, err) == (1, "")
-    assert "Changed: a tested measure moved by more than its margin (changed: error_mid)." in out
+    assert "Changed: a tested measure moved by more than its margin (error_mid)." in out
 
 
 def test_inconclusive_fails_or_warns(gate):
     code, out, err = gate(records(NOISY))
     assert code == 3
-    assert out.startswith("Inconclusive: these replicates cannot tell (inconclusive: error_mid).")
+    assert out.startswith("Inconclusive: these replicates cannot tell (error_mid).")
     assert err.startswith("lmcbench compare: Inconclusive")
     assert gate("head", "--inconclusive", "fail")[0] == 3
     code, out, err = gate("head", "--inconclusive", "warn")
@@ -93,9 +93,24 @@ def test_one_replicate(gate, tmp_path):
     write_run(tmp_path / "one", records([0.1]))
     assert gate(records([0.1]), base="one")[0] == 0
     write_run(tmp_path / "two", records([0.4]))
-    code, _, err = gate("two", base="one")
+    code, out, err = gate("two", base="one")
     assert code == 3
-    assert "Inconclusive" in err
+    said = "Inconclusive: one replicate cannot tell (error_mid)."
+    assert out.startswith(f"{said}\n")
+    assert err == f"lmcbench compare: {said}\n"
+    # once as the verdict of all, once in the table
+    assert out.lower().count("inconclusive") == 2
+    assert out.count("shows no spread") == 1
+
+
+def test_a_terminal_shows_the_verdict_once(gate, monkeypatch):
+    head = records(NOISY)
+    gate(head)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    code, out, err = gate(head)
+    assert (code, err) == (3, "")
+    assert out.startswith("Inconclusive: ")
+    assert gate(head, "--json")[2].startswith("lmcbench compare: Inconclusive: ")
 
 
 def test_nothing_there(gate, tmp_path):
@@ -126,12 +141,14 @@ def test_json_is_one_document_whatever_the_verdict(gate, tmp_path):
         found, out, _ = gate(head, "--json")
         assert found == code
         assert json.loads(out)["exit_code"] == code
+    reasons = json.loads(gate("noisy", "--json")[1])["reasons"]
+    assert reasons == ["inconclusive: error_mid"]
 
 
 def test_markdown(gate):
     code, out, _ = gate(records(NOISY), "--markdown", "--inconclusive", "warn")
     assert code == 0
-    assert out.startswith("### lmcbench: inconclusive\n")
+    assert out.startswith("### lmcbench: inconclusive\n\nThese replicates cannot tell (error_mid).\n")
 
 
 def test_options_that_do_not_fit(gate):

@@ -26,7 +26,13 @@ def content(folder):
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("--help",), ("-h",), *[(c, "-h") for c in ("suites", "shifts", "archs", "run", "leaderboard")]],
+    [
+        (),
+        ("--help",),
+        ("-h",),
+        ("landscape",),
+        *[(c, "-h") for c in ("suites", "shifts", "archs", "run", "leaderboard")],
+    ],
 )
 def test_help_is_an_answer(lmcbench, arguments):
     code, out, err = lmcbench(*arguments)
@@ -195,6 +201,9 @@ def refused(answer, message):
     [
         (["run", "digit"], "Error: Unknown suite 'digit'. Did you mean 'digits'"),
         (["suites", "digit"], "Error: Unknown suite 'digit'. Did you mean 'digits'"),
+        (["run", "DIGITS"], "Error: Unknown suite 'DIGITS'. Did you mean 'digits'"),
+        (["run", "digits-v9"], "Error: Unknown suite 'digits-v9'. Did you mean 'digits-v2' or 'digits-v1'"),
+        (["run", "."], "Error: Unknown suite '.'. Known: cifar10-fork, cifar10-fork-long, "),
         (["run", "none.toml"], "Error: No suite file none.toml."),
         (["run", "digits", "--arch", "lmc_mpl"], "Unknown architecture 'lmc_mpl'. Did you mean 'lmc_mlp'"),
         (["run", "digits", "--arch", "x*"], "No architecture of suite digits matches 'x*'"),
@@ -207,6 +216,7 @@ def refused(answer, message):
         (["run", "digits", "--fork", "7"], "Suite digits has no fork 7. It has 0, "),
         (["run", "digits", "--fork", "-1"], "Unknown fork '-1'. Allowed: an epoch"),
         (["run", "digits", "--replicates", "3:1"], "Replicates '3:1' is an empty range"),
+        (["run", "digits", "--replicates", "99999999999"], "are more than 10,000, the most of one run"),
         (["run", "digits", "--replicates", "two"], "write a number N or a half-open range A:B"),
         (["run", "digits", "--jobs", "0"], "--jobs"),
         (["run", "digits", "--device", "tpu"], "--device"),
@@ -230,6 +240,13 @@ def test_bad_input_is_one_message_and_nothing_is_written(lmcbench, tmp_path, arg
         ("[data]", "[protocol]\nalphas = 20\n[data]", "toy.toml: protocol.alphas: must be odd"),
         ("lr = 0.1", "lr = -0.1", "toy.toml: recipes.fast.lr: Input should be greater than 0 (found -0.1)."),
         ("replicates =", "replicate =", "toy.toml: replicate: unknown key. Did you mean 'replicates'"),
+        (
+            '"lmc_mlp"',
+            '"lmc_mpl"',
+            "toy.toml: architectures.1.name: Unknown architecture 'lmc_mpl'. Did you mean 'lmc_mlp'",
+        ),
+        ('"lmc_mlp"', '"net.py:f"', "Error: Architecture 'net.py:f': no file net.py."),
+        ('"lmc_mlp"', '"no_net:f"', "Error: Architecture 'no_net:f': no module 'no_net' on the import path."),
         (
             "version = 1",
             'version = "one"',

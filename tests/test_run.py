@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -332,10 +329,11 @@ def test_a_folder_of_another_suite_is_refused(whole, tmp_path):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_bad_input_found_by_a_worker_writes_nothing(jobs, tmp_path):
+    settings = {"kwargs": {"widht": 16}}
     unbuildable = suite(extra="").model_copy(
-        update={"architectures": [a.model_copy(update={"name": "lmc_mpl"}) for a in suite().architectures]}
+        update={"architectures": [a.model_copy(update=settings) for a in suite().architectures]}
     )
-    with pytest.raises(UserError, match="Unknown architecture 'lmc_mpl'"):
+    with pytest.raises(UserError, match=r"cannot be built for images .*widht"):
         work(unbuildable, tmp_path / "r", jobs=jobs)
     assert not (tmp_path / "r").exists()
     if not torch.cuda.is_available():
@@ -345,6 +343,26 @@ def test_bad_input_found_by_a_worker_writes_nothing(jobs, tmp_path):
         assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize("options", [(), ("--dry-run",), ("--jobs", "2")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet_18", "Error: Unknown architecture 'resnet_18'. Did you mean 'resnet18'"),
+        ("mine.py:ned", "Error: Unknown function in mine.py 'ned'. Did you mean 'net'?"),
+    ],
+)
+def test_a_network_that_is_not_there_is_refused_before_any_is_trained(
+    lmcbench, tmp_path, name, message, options
+):
+    (tmp_path / "small.toml").write_text(SUITE.format(lr=0.1, extra="").replace("lmc_resnet", name))
+    (tmp_path / "mine.py").write_text("def net(num_classes, in_chans):\n    raise AssertionError\n")
+    code, out, err = lmcbench("run", "small.toml", *options)
+    assert (code, out) == (2, "")
+    assert err.startswith(message)
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
 def test_three_siblings_make_three_pairs(tmp_path):
     work(suite(extra="siblings = 3"), tmp_path / "r", Selection(architectures=["lmc_mlp*"], forks=["0"]))
     for path in (tmp_path / "r" / "records").iterdir():
@@ -352,46 +370,6 @@ def test_three_siblings_make_three_pairs(tmp_path):
         assert [(p.i, p.j) for p in record.pairs] == [(0, 1), (0, 2), (1, 2)]
         mean = np.mean([p.disagreement["test"] for p in record.pairs])
         assert record.ensemble["test"]["disagreement"] == pytest.approx(mean)
-
-
-def test_interrupt_keeps_what_is_finished(tmp_path):
-    """Ctrl-C to the command line: exit 130, and the same command goes on."""
-    file = tmp_path / "small.toml"
-    file.write_text(SUITE.format(lr=0.1, extra="").replace("epochs = 2", "epochs = 40"))
-    command = [
-        sys.executable,
-        "-m",
-        "lmcbench",
-        "run",
-        str(file),
-        "--out",
-        str(tmp_path / "r"),
-        "--jobs",
-        "2",
-    ]
-    command += ["--arch", "lmc_mlp*", "--arch", "lmc_resnet*", "--shift", "none", "--replicates", "4"]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # a shell's background jobs ignore it, and so would what the tests start there
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "| replicate" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "kept" in errors
-    assert "Traceback" not in errors
-    kept = list((tmp_path / "r" / "records").iterdir())
-    assert 1 <= len(kept) < 24
-    for path in kept:
-        assert read_record(path).status == "ok"
-    assert not list((tmp_path / "r").rglob("*.partial"))
 
 
 def test_shared_noise_on_the_same_data_gives_the_same_networks(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 
@@ -19,6 +20,9 @@ def narrowed(suite: Suite, selection: Selection) -> Selection:
     """`selection`, by default of the cells that the suite's gate looks at: its shifts, its forks."""
     shifts = [name for test in suite.gate for name in test.shifts]
     forks = [name for test in suite.gate for name in test.forks] or [suite.fork_list[0].name]
+    if selection.shifts:  # a comparator that the gate looks at under another shift was not asked for
+        there = {cell.fork.name for cell in expand(suite, replace(selection, forks=()))}
+        forks = [name for name in forks if name in there] or forks
     return Selection(
         selection.architectures,
         selection.shifts or shifts,

@@ -62,7 +62,13 @@ def needed_data(suite: Suite) -> list[str]:
 
 
 def suite_text(suite: Suite, where: Mapping[str, str]) -> str:
-    """One suite for a person: what it runs, at what cost, and `where` each of its `needed_data` is."""
+    """One suite for a person: what it runs, at what cost, and `where` each of its `needed_data` is.
+
+    Raises:
+        UserError: where the file or module of a network is not there.
+    """
+    for architecture in suite.architectures:
+        _ = architecture.fingerprint  # says what is missing, as a run would
     cells = expand(suite)
     own, *shifted = needed_data(suite)
     facts = {

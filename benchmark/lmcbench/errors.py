@@ -67,7 +67,8 @@ def counted(n: int, noun: str, nouns: str | None = None) -> str:
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     """The refusal of a name that is not in a table, with the nearest names or the whole table."""
     names = sorted(set(allowed))
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    folded = {known.lower(): known for known in names}
+    near = [folded[low] for low in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)]
     if near:
         hint = f"Did you mean {' or '.join(repr(n) for n in near)}?"
     elif len(names) <= 20:

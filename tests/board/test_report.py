@@ -17,6 +17,8 @@ from lmcbench.board.findings.follows import follows
 from lmcbench.board.runs.report import make_report
 from lmcbench.board.statistics import Estimate
 from lmcbench.errors import UserError
+from lmcbench.spec.cells import Selection, expand
+from lmcbench.spec.published import load_suite
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -189,3 +191,31 @@ def test_what_siblings_are_worth_is_drawn_from_cells_and_comparators():
     shown = {axis.get_title() for axis in drawn["accuracy-cost"].axes}
     assert {"none", "label-skew"} <= shown
     assert legend_rows(drawn["accuracy-cost"]) == [["fork 0", "independent-equal-cost"], ["whole-budget"]]
+
+
+def cost_caption(suite, left_out=()):
+    """What stands below accuracy and cost, of a run of all of the suite but some shifts and forks."""
+    [name] = {architecture.label for architecture in suite.architectures[:1]}
+    cells = expand(suite, Selection(architectures=[name], replicates=range(1)))
+    kept = [make_record(cell) for cell in cells if (cell.shift.label, cell.fork.name) not in left_out]
+    [caption] = [d.caption for d in draw(kept) if d.name == "accuracy-cost"]
+    return caption.partition("independent-equal-cost and whole-budget.")[2]
+
+
+def test_the_caption_says_why_shifts_have_no_comparators():
+    digits = load_suite("digits")
+    assert cost_caption(digits) == (
+        " The suite has independent-equal-cost and whole-budget under none and label-skew only."
+    )
+    # a run of a part of it, and a suite that only its author has
+    priced = ("independent-equal-cost", "whole-budget")
+    skewed = [("label-skew", fork) for fork in priced]
+    only = " The records have independent-equal-cost and whole-budget under none only."
+    assert cost_caption(digits, skewed) == only
+    own = toy_suite(forks=[0, 2, "whole-budget"], comparator_shifts=["none"])
+    assert cost_caption(own) == " The records have whole-budget under none only."
+
+
+def test_the_caption_says_nothing_of_comparators_that_every_shift_has():
+    assert cost_caption(load_suite("digits-v1")) == ""
+    assert cost_caption(toy_suite(forks=[0, "independent-equal-cost", "whole-budget"])) == ""

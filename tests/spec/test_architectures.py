@@ -8,6 +8,7 @@ from lmcbench.errors import UserError
 from lmcbench.spec import architectures
 from lmcbench.spec.architectures import (
     OWN_NETWORKS,
+    OWN_PREFIX,
     OWN_REVISIONS,
     Architecture,
     architecture_label,
@@ -99,6 +100,44 @@ def test_a_definition_that_is_not_there_is_refused(name, message):
 def test_settings_that_no_key_can_hold_are_refused(value):
     with pytest.raises(ValidationError, match="must be finite numbers, strings"):
         named("lmc_mlp", width=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lmc_mpl", r"Unknown architecture 'lmc_mpl'\. Did you mean 'lmc_mlp' or"),
+        ("lmc_x", r"Unknown architecture 'lmc_x'\. (Known|Did you mean)"),
+        ("nets/mine.py", r"'nets/mine\.py' names no function\. Write nets/mine\.py:FUNCTION\."),
+        ("lmc_mlp(width=3)", r"'lmc_mlp\(width=3\)' is no name: .*kwargs = \{\.\.\.\} in a suite file"),
+        ("resnet 18", "'resnet 18' is no name: it holds more than letters"),
+    ],
+)
+def test_what_can_be_no_network_is_refused_without_timm(name, message):
+    with pytest.raises(ValidationError, match=message):
+        named(name)
+
+
+def test_ours_alone_begin_as_ours_do():
+    assert all(name.startswith(OWN_PREFIX) for name in OWN_NETWORKS)
+    timm = pytest.importorskip("timm")
+    assert timm.list_models(f"{OWN_PREFIX}*") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lmc_mpl", "^Unknown architecture 'lmc_mpl'"),
+        ("mine.py", "^Architecture 'mine.py' names no function"),
+        ("", "^Architecture '': name: String should have at least 1 character"),
+        ("lmc_mlp(width=1e999)", "^Architecture 'lmc_mlp': kwargs: must be finite numbers"),
+        ("resnet18(a=1", r"^Architecture 'resnet18\(a=1' is no name"),
+    ],
+)
+def test_what_a_command_names_is_refused_as_one_message(text, message):
+    with pytest.raises(UserError, match=message) as refused:
+        parse_architecture(text, "r")
+    assert not isinstance(refused.value, ValidationError)
+    assert "\n" not in str(refused.value)
 
 
 # --- as the command line names them --------------------------------------------------------------

@@ -32,14 +32,41 @@ def test_a_suite_expands_replicate_by_replicate_in_its_own_order():
     assert named(expand(toy_suite())) == ALL
 
 
-def test_a_comparator_under_a_shift_that_has_none_is_refused_and_otherwise_left_out():
-    forks = [0, 2, "independent", "independent-equal-cost", "whole-budget"]
-    suite = toy_suite(forks=forks, comparator_shifts=["none"])
+PRICED = [0, 2, "independent", "independent-equal-cost", "whole-budget"]
+
+
+def test_comparators_that_are_not_asked_for_are_left_out_where_the_suite_has_none():
+    suite = toy_suite(forks=PRICED, comparator_shifts=["none"])
     assert len(expand(suite)) == 2 * 2 * (4 * 3 + 2)
-    both = expand(suite, Selection(shifts=["none", "label-skew"], forks=["whole-budget"]))
-    assert {cell.shift.label for cell in both} == {"none"}
-    with pytest.raises(UserError, match="has whole-budget only under none, none of which was asked for"):
-        expand(suite, Selection(shifts=["label-skew"], forks=["whole-budget"]))
+    assert {c.fork.name for c in expand(suite, Selection(shifts=["label-skew"]))} == {"0", "2", "independent"}
+    globbed = expand(suite, Selection(shifts=["*"], forks=["0", "whole-budget"]))
+    assert {c.shift.label for c in globbed if c.fork.name == "whole-budget"} == {"none"}
+    assert {c.shift.label for c in globbed} == {"none", "same-half", "disjoint-halves", "label-skew"}
+    both = expand(suite, Selection(shifts=["none", "label-skew"], forks=["0", "whole-budget"]))
+    assert len(both) == 2 * 2 * (2 + 1)
+
+
+@pytest.mark.parametrize(
+    ("shifts", "forks", "message"),
+    [
+        (["label-skew"], ["whole-budget"], "has whole-budget only under none, same-half, none of which was"),
+        (["label-skew"], ["0", "whole-budget"], "has whole-budget only under none, same-half, none of which"),
+        (["label-*"], PRICED, "has independent-equal-cost and whole-budget only under none, same-half, none"),
+        (["none", "label-skew"], ["whole-budget"], "none, same-half: nothing is left of --shift label-skew."),
+        (
+            ["none", "same(label-skew)"],
+            ["independent-equal-cost", "whole-budget"],
+            "has independent-equal-cost and whole-budget only under none, same-half: nothing is left of "
+            "--shift same(label-skew). Leave it out, or ask for another --fork besides.",
+        ),
+    ],
+)
+def test_each_shift_and_fork_that_is_asked_for_has_a_cell_or_is_refused(shifts, forks, message):
+    listed = ["none", "same-half", "same(label-skew)", "label-skew"]
+    suite = toy_suite(shifts=listed, forks=PRICED, comparator_shifts=["none", "same-half"])
+    with pytest.raises(UserError) as refused:
+        expand(suite, Selection(shifts=shifts, forks=[str(fork) for fork in forks]))
+    assert message in str(refused.value)
 
 
 def test_keys_are_distinct_and_16_hex_digits():
@@ -149,6 +176,13 @@ def test_replicates_are_half_open(text, found):
 def test_an_empty_range_is_refused(text):
     with pytest.raises(UserError, match=f"Replicates '{text}' is an empty range"):
         parse_replicates(text)
+
+
+def test_a_slip_of_the_finger_fills_no_memory():
+    assert len(parse_replicates("10000")) == len(parse_replicates("90000:100000")) == 10_000
+    for text in ("10001", "0:99999999999999999999999"):
+        with pytest.raises(UserError, match=f"Replicates '{text}' are more than 10,000"):
+            parse_replicates(text)
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "1:2:3", ":3", "3:", " 3"])

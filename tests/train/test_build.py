@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from lmcbench.errors import UserError
 from lmcbench.spec.architectures import ADAPTATIONS, OWN_NETWORKS, OWN_REVISIONS, Architecture
 from lmcbench.spec.published import load_suite, published_suites
 from lmcbench.train.adapt import ADAPT
-from lmcbench.train.build import build
+from lmcbench.train.build import UnfitError, build
 from lmcbench.train.networks import NETWORKS
 
 
@@ -202,3 +203,15 @@ def test_every_network_of_a_published_suite_can_be_built_and_learns_from_every_w
     missing = [name for name, p in model.named_parameters() if p.grad is None]
     assert missing == []
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_a_refusal_passes_to_another_process():
+    unfit = UnfitError("cannot be built: too small", "too small")
+    again = pickle.loads(pickle.dumps(unfit))
+    assert (str(again), again.reason, again.exit_code) == ("cannot be built: too small", "too small", 2)
+
+
+def test_a_factory_that_returns_no_network_is_said_to(tmp_path):
+    (tmp_path / "mine.py").write_text("def net(num_classes, in_chans):\n    pass\n")
+    with pytest.raises(UnfitError, match=r"TypeError: it returned NoneType, no torch\.nn\.Module"):
+        build(arch(f"{tmp_path / 'mine.py'}:net"), (1, 8, 8), 10, 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lmcbench.cli.signals import answer_signals
 from lmcbench.errors import UserError
 
 EXIT_CHECK, EXIT_INPUT, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -70,7 +70,7 @@ def print_json(value: Any) -> None:
 
 def main() -> None:
     """Run the command line and exit with its code: one message, no traceback, on bad input."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    answer_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a ± that a Latin or ASCII terminal lacks must end no run
             stream.reconfigure(errors="replace")
@@ -84,7 +84,3 @@ def main() -> None:
             raise
         typer.echo(f"Error: {error.filename or 'The system'}: {error.strerror}.", err=True)
         sys.exit(EXIT_INPUT)
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt

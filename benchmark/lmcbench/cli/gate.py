@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -56,12 +57,14 @@ def compare(
     old, new = gate.read_side(base), gate.read_side(head)
     tests, origin = gate.gate_of(new, suite)
     found = gate.compare(old, new, tests, across or (), (str(base), str(head)))
+    code = found.exit_code
+    written = not as_json and (markdown or bool(found.tests) or code == 0)
     if as_json:
         print_json(comparison.as_json(found))
-    elif markdown or found.tests or found.exit_code == 0:
+    elif written:
         typer.echo(gate_text.render(found, origin, markdown), nl=False)
-    code = found.exit_code
-    if code > EXIT_CHECK:
+    # beside a document or a file; a person who reads it on a terminal has read it
+    if code > EXIT_CHECK and not (written and sys.stdout.isatty()):
         typer.echo(f"lmcbench compare: {gate_text.headline(found)}", err=True)
     raise typer.Exit(0 if code == EXIT_INCONCLUSIVE and inconclusive is Inconclusive.warn else code)
 

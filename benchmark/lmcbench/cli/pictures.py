@@ -9,16 +9,19 @@ import typer
 
 from lmcbench.cli.base import app
 
-landscape = typer.Typer(
-    help="Draw landscapes: a toy, and planes and paths of siblings.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+landscape = typer.Typer(rich_markup_mode=None)
 app.add_typer(landscape, name="landscape")
 Picture = Annotated[Path | None, typer.Option(metavar="FILE", help="Picture to write: .png, .svg or .pdf.")]
 Key = Annotated[
     str, typer.Argument(metavar="KEY", help="Key of a cell, or its first digits (the names in RUN/records).")
 ]
+
+
+@landscape.callback(invoke_without_command=True)
+def _help(context: typer.Context) -> None:
+    """Draw landscapes: a toy, and planes and paths of siblings."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @landscape.command()

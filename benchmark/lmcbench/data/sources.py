@@ -167,7 +167,7 @@ def open_dataset(name: str, data_dir: Path | None = None) -> Dataset:
     if name not in SOURCES:
         own = find_own(name, folder)
         if own is None:
-            if Path(name).exists():
+            if name and Path(name).exists():
                 raise UserError(
                     f"Unknown data set {name!r}. There is {name} in this folder: write ./{name} for a path."
                 )

@@ -47,7 +47,8 @@ def plan_run(cells: Sequence[Cell], folder: RunFolder, measure: Sequence[str] = 
 
     Raises:
         UserError: where the folder is not one of this suite, or has records of another network that is called
-            alike; where a measure is unknown, or no cell is probed.
+            alike; where a measure is unknown, or no cell is probed; where timm has no network of a name, or a
+            file or module no function.
     """
     suite = cells[0].suite
     folder.check(suite.identity())
@@ -69,6 +70,7 @@ def plan_run(cells: Sequence[Cell], folder: RunFolder, measure: Sequence[str] = 
     # suites list architectures from cheap to dear: with the dearest first, no worker is left alone with it
     rank = {architecture.label: i for i, architecture in enumerate(suite.architectures)}
     groups = families(missing)
+    _find_networks(groups)
     groups.sort(key=lambda f: (-rank.get(f.architecture.label, len(rank)), f.replicate))
     return Plan(cells, finished, groups, measures, params)
 
@@ -151,6 +153,16 @@ def _same_networks(
             "--out DIR"
         )
     return params
+
+
+def _find_networks(groups: Sequence[Family]) -> None:
+    """Refuse a name that nothing answers to before anything is trained; our own are known without torch."""
+    others = {f.architecture.name: f.architecture for f in groups if f.architecture.source != "lmcbench"}
+    if others:
+        from lmcbench.train.build import find_factory
+
+        for architecture in others.values():
+            find_factory(architecture)
 
 
 def _measures(cells: Sequence[Cell], asked: Sequence[str]) -> tuple[str, ...]:

@@ -7,8 +7,10 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmcbench.errors import UserError
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 """Seconds between looks at whether the workers are still alive."""
+
+TIDY_S = 5
+"""Seconds that a worker which is told to end has for it."""
 
 
 class _Idle:
@@ -32,17 +37,16 @@ def run_in_processes(tasks: Sequence[Task], jobs: int) -> Iterator[Event]:
         UserError: bad input that a worker found, or a worker that died.
     """
     context = multiprocessing.get_context("spawn")
-    todo, events = context.Queue(), context.Queue()
-    for task in tasks:
-        todo.put(task)
+    with _unheard():  # the first queue starts the process that keeps account of semaphores
+        todo, events = context.Queue(), context.Queue()
     count = min(jobs, len(tasks))
-    for _ in range(count):
-        todo.put(None)
-    with _one_thread_each():
-        workers = [context.Process(target=_work, args=(todo, events), daemon=True) for _ in range(count)]
-        for worker in workers:
-            worker.start()
+    for task in [*tasks, *[None] * count]:
+        todo.put(task)
+    workers = [context.Process(target=_work, args=(todo, events), daemon=True) for _ in range(count)]
     try:
+        with _unheard(), _one_thread_each():
+            for worker in workers:
+                worker.start()
         busy = count
         while busy:
             try:
@@ -57,31 +61,46 @@ def run_in_processes(tasks: Sequence[Task], jobs: int) -> Iterator[Event]:
             else:
                 yield event
     finally:
-        for worker in workers:
+        todo.cancel_join_thread()  # what is left in it, nobody will read
+        started = [worker for worker in workers if worker.pid is not None]
+        for worker in started:
             worker.terminate()
-        for worker in workers:
-            worker.join(timeout=5)
+        for worker in started:
+            worker.join(timeout=TIDY_S)
+            worker.kill()
 
 
 def _work(todo: multiprocessing.Queue[Task | None], events: multiprocessing.Queue[object]) -> None:
-    """Body of a worker. The parent answers an interrupt from the keyboard, for all."""
+    """Body of a worker, which ends with the parent, however that ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     from lmcbench.running.work import run_task
 
-    parent = multiprocessing.parent_process()
-    while parent is not None and parent.is_alive():
-        try:
-            task = todo.get(timeout=POLL_S)
-        except queue.Empty:
-            continue
-        if task is None:
-            break
+    while (task := todo.get()) is not None:
         try:
             for event in run_task(task):
                 events.put(event)
         except UserError as error:
             events.put(error)
+        except SystemExit:
+            events.cancel_join_thread()  # nobody listens any more
+            raise
     events.put(_Idle())
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(TIDY_S)
+    os._exit(1)
+
+
+def _leave(signum: int, frame: Any) -> None:
+    """As an exception, so that a file that is being written is tidied away."""
+    raise SystemExit(128 + signum)
 
 
 def _check_alive(workers: Sequence[BaseProcess]) -> None:
@@ -92,6 +111,23 @@ def _check_alive(workers: Sequence[BaseProcess]) -> None:
                 "What was finished is kept; run again with fewer --jobs to go on.",
                 exit_code=5,
             )
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Processes started inside do not hear what a terminal tells all of them: the parent answers for them.
+
+    Blocked and not ignored, so that the parent hears what came meanwhile, and from their first moment on.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where a worker ignores it when it has begun
+        yield
+        return
+    told = {signal.SIGINT, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, told)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.canonical import canonical_json
 
 Source = Literal["lmcbench", "timm", "module", "file"]
+
+OWN_PREFIX = "lmc_"
+"""What the names of all our own networks begin with, and none of timm's."""
 
 OWN_NETWORKS = {
     "lmc_linear": "softmax regression on pixels: convex, the baseline without a loss barrier",
@@ -65,6 +68,23 @@ class Architecture(BaseModel):
     recipe: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
     adapt: str | None = Field(default=None, description="an adaptation to small images; null: as published")
+
+    @field_validator("name")
+    @classmethod
+    def _possible(cls, name: str) -> str:
+        """Refuse what can be no network's name; whether timm has a network is known only with timm."""
+        if ":" in name:
+            return name
+        if name.endswith(".py"):
+            raise UserError(f"Architecture {name!r} names no function. Write {name}:FUNCTION.")
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise UserError(
+                f"Architecture {name!r} is no name: it holds more than letters, digits, '_', '-' and '.'. "
+                "Arguments are written NAME(K=V,...) in a command, kwargs = {...} in a suite file."
+            )
+        if name.startswith(OWN_PREFIX) and name not in OWN_NETWORKS:
+            raise unknown("architecture", name, OWN_NETWORKS)
+        return name
 
     @field_validator("kwargs")
     @classmethod
@@ -129,7 +149,8 @@ def parse_architecture(text: str, recipe: str, kwargs: Mapping[str, Any] | None 
     """An architecture as the command line names it and labels print it: `NAME+ADAPTATION(K=V,...)`.
 
     Raises:
-        UserError: for an adaptation that is not in the table, or arguments that are none.
+        UserError: for what can be no network's name, an adaptation that is not in the table, or arguments
+            that are none.
     """
     settings = dict(kwargs or {})
     called = re.fullmatch(r"([^()]+)\((.*)\)", text)
@@ -139,10 +160,22 @@ def parse_architecture(text: str, recipe: str, kwargs: Mapping[str, Any] | None 
     name, plus, adapt = text.rpartition("+")
     # a path may hold a plus: what follows it there names a function
     if not plus or (adapt not in ADAPTATIONS and (":" in adapt or "/" in adapt)):
-        return Architecture(name=text, recipe=recipe, kwargs=settings)
+        return _checked(text, recipe, settings, None)
     if adapt not in ADAPTATIONS:
         raise unknown("adaptation", adapt, ADAPTATIONS)
-    return Architecture(name=name, recipe=recipe, kwargs=settings, adapt=adapt)
+    return _checked(name, recipe, settings, adapt)
+
+
+def _checked(name: str, recipe: str, settings: dict[str, Any], adapt: str | None) -> Architecture:
+    try:
+        return Architecture(name=name, recipe=recipe, kwargs=settings, adapt=adapt)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        refusal = fault.get("ctx", {}).get("error")
+        if isinstance(refusal, UserError):
+            raise refusal from None
+        said = fault["msg"].removeprefix("Value error, ")
+        raise UserError(f"Architecture {name!r}: {fault['loc'][0]}: {said}.") from None
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:

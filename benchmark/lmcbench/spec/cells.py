@@ -18,6 +18,9 @@ from lmcbench.spec.seeds import Seeds
 from lmcbench.spec.shifts import Shift, own_name
 from lmcbench.spec.suite import Suite
 
+MOST_REPLICATES = 10_000
+"""Of one run: a slip of the finger would fill the memory with cells."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -129,7 +132,7 @@ def parse_replicates(text: str) -> range:
     """`N` (0 to N - 1) or the half-open `A:B`.
 
     Raises:
-        UserError: for anything else, or an empty range.
+        UserError: for anything else, an empty range, or more than `MOST_REPLICATES`.
     """
     match = re.fullmatch(r"(?:(\d+):)?(\d+)", text)
     if match is None:
@@ -137,6 +140,8 @@ def parse_replicates(text: str) -> range:
     chosen = range(int(match[1] or 0), int(match[2]))
     if not chosen:
         raise UserError(f"Replicates {text!r} is an empty range.")
+    if chosen[-1] - chosen[0] >= MOST_REPLICATES:
+        raise UserError(f"Replicates {text!r} are more than {MOST_REPLICATES:,}, the most of one run.")
     return chosen
 
 
@@ -147,7 +152,8 @@ def expand(suite: Suite, selection: Selection = Selection()) -> list[Cell]:
     `file.py:function`) is added when it is named in full and a recipe is chosen.
 
     Raises:
-        UserError: where a pattern matches nothing, with the nearest name.
+        UserError: where a pattern matches nothing, with the nearest name; where a shift or fork that is asked
+            for has no cell, as comparators of cost are not under every shift.
     """
     architectures = _architectures(suite, selection)
     all_shifts = [spec.shift for spec in suite.shifts]
@@ -162,11 +168,7 @@ def expand(suite: Suite, selection: Selection = Selection()) -> list[Cell]:
     given = {fork.identity: fork for fork in asked if fork.checkpoint is not None}
     forks = [*(fork for fork in suite.fork_list if fork in asked), *given.values()]
     places = suite.places_of(shifts, forks)
-    if not places:
-        raise UserError(
-            f"Suite {suite.name} has {' and '.join(fork.name for fork in forks)} only under "
-            f"{', '.join(suite.comparator_shifts or [])}, none of which was asked for."
-        )
+    _check_each_has_cells(suite, selection, forks, places)
     replicates = range(suite.replicates) if selection.replicates is None else selection.replicates
     return [
         Cell(suite, architecture, shift, fork, replicate)
@@ -218,7 +220,7 @@ def _architectures(suite: Suite, selection: Selection) -> list[Architecture]:
 
 def _named(architecture: Architecture, pattern: str) -> bool:
     names = (architecture.name, architecture.label)
-    return any(name == pattern or fnmatchcase(name, pattern) for name in names)
+    return any(_is_match(name, pattern) for name in names)
 
 
 def _is_glob(pattern: str) -> bool:
@@ -230,13 +232,38 @@ def _known(suite: Suite) -> str:
     return f"Known: {', '.join(sorted({a.label for a in suite.architectures}))}."
 
 
+def _check_each_has_cells(
+    suite: Suite, selection: Selection, forks: Sequence[Fork], places: Sequence[tuple[Shift, Fork]]
+) -> None:
+    """Refuse what is asked for by name and would be left out in silence."""
+    if not selection.forks:  # every shift has the suite's other forks
+        return
+    under = ", ".join(suite.comparator_shifts or [])
+    idle = [fork.name for fork in forks if not any(fork == placed for _, placed in places)]
+    if idle:
+        raise UserError(
+            f"Suite {suite.name} has {' and '.join(idle)} only under {under}, none of which was asked for. "
+            "Ask for one of them with --shift, or for other forks with --fork."
+        )
+    for pattern in selection.shifts:
+        if not any(_is_match(shift.label, own_name(pattern)) for shift, _ in places):
+            raise UserError(
+                f"Suite {suite.name} has {' and '.join(fork.name for fork in forks)} only under {under}: "
+                f"nothing is left of --shift {pattern}. Leave it out, or ask for another --fork besides."
+            )
+
+
+def _is_match(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
+
+
 def _matches(kind: str, patterns: Sequence[str], names: Sequence[str]) -> set[str]:
     """The names that any pattern matches, all without patterns; each pattern must match one."""
     if not patterns:
         return set(names)
     matched: set[str] = set()
     for pattern in patterns:
-        hits = {name for name in names if name == pattern or fnmatchcase(name, pattern)}
+        hits = {name for name in names if _is_match(name, pattern)}
         if not hits:
             raise unknown(kind, pattern, names)
         matched |= hits

@@ -52,7 +52,7 @@ def load_suite(name: str) -> Suite:
     published = published_suites()
     versioned = {stem: file for stem, _, file in _suite_files()}
     if name not in published and name not in versioned:
-        raise unknown("suite", name, [*published, *versioned])
+        raise unknown("suite", name, versioned if re.search(r"-v\d+$", name) else published)
     file = published[name] if name in published else versioned[name]
     return parse_suite(file.read_bytes(), file.name)
 

@@ -29,6 +29,10 @@ class UnfitError(UserError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[UnfitError], tuple[str, str]]:
+        """As it passes from a worker process to the one that says it."""
+        return UnfitError, (str(self), self.reason)
+
 
 class LogitsError(UserError):
     """The network returns something other than logits `[n, classes]`."""
@@ -54,6 +58,8 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
             if adaptation is not None:
                 arguments = adaptation.arguments(factory, arguments)
             model = factory(**arguments)
+            if not isinstance(model, nn.Module):
+                raise TypeError(f"it returned {type(model).__name__}, no torch.nn.Module")
             if adaptation is not None:
                 adaptation.change(model)
             with torch.no_grad():
@@ -71,7 +77,7 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
         raise LogitsError(
             f"Architecture {architecture.label} must return logits [n, {classes}], found {found}."
         )
-    return cast(nn.Module, model)
+    return model
 
 
 def find_factory(architecture: Architecture) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record
 from lmcbench.results.values import SPLIT, error_barrier
 from lmcbench.spec.forks import WHOLE_BUDGET, Fork
+from lmcbench.spec.published import published_suite
 
 
 def disagreement(records: Sequence[Record]) -> Drawing | None:
@@ -96,9 +97,26 @@ def accuracy_and_cost(records: Sequence[Record]) -> Drawing | None:
         "against the floating point operations of training them, a shared trunk counted once; mean with its "
         f"95 % Student t interval over {replicates(n)}, drawn as far as an accuracy can reach. Cheaper is "
         "to be read between networks of equal cost only: the latest fork, independent-equal-cost and "
-        "whole-budget.",
+        f"whole-budget.{_only_under(records, shifts)}",
         figure,
     )
+
+
+def _only_under(records: Sequence[Record], shifts: Sequence[str]) -> str:
+    """Why some of the `shifts` that are shown have no comparators of cost, as a further sentence or none."""
+    priced = [record for record in records if Fork.parse(record.fork.name).priced]
+    under = {shift_label(record) for record in priced}
+    bare = [shift for shift in shifts if shift not in under]
+    if not bare:
+        return ""
+    names = sorted({record.fork.name for record in priced}, key=lambda name: Fork.parse(name).order)
+    of = records[0].suite
+    suite = published_suite(of.name, of.version, of.digest)
+    meant = None if suite is None else suite.comparator_shifts
+    designed = meant is not None and not any(shift in meant for shift in bare)
+    where = " and ".join(shift for shift in shifts if shift in under)
+    holder = "suite has" if designed else "records have"
+    return f" The {holder} {' and '.join(names)} under {where} only."
 
 
 def _fork(name: str) -> str:

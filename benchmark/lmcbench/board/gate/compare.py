@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmcbench.board.gate.comparison import Comparison, Described, Overall, Side, Tested
+from lmcbench.board.gate.comparison import CLAIMS, Comparison, Described, Overall, Side, Tested
 from lmcbench.board.gate.matching import (
     FIELDS,
     Matched,
@@ -237,10 +237,9 @@ def _overall(tests: Sequence[Tested], identical: bool) -> tuple[Overall, list[st
     if identical:
         return "identical", []
     verdicts = {t.judgement.verdict for t in tests}
-    for verdict in ("regressed", "changed", "inconclusive", "improved"):
+    for verdict in CLAIMS:
         if verdict in verdicts:
-            named = ", ".join(t.test.measure for t in tests if t.judgement.verdict == verdict)
-            return verdict, [f"{verdict}: {named}"]
+            return verdict, []
     if not tests:
         return "inconclusive", ["nothing that is tested was measured on both sides"]
     if min(min(t.difference.n) for t in tests) < 2:

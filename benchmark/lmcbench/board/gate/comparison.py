@@ -19,6 +19,9 @@ Overall = Literal[
     "not comparable",
 ]
 
+CLAIMS: tuple[Overall, ...] = ("regressed", "changed", "inconclusive", "improved")
+"""What a single test makes the verdict of all, the gravest first; the others must hold of every test."""
+
 EXIT_CODES: dict[Overall, int] = {
     "identical": 0,
     "equivalent": 0,
@@ -89,6 +92,13 @@ class Comparison:
     notes: list[str]
 
     @property
+    def deciding(self) -> list[str]:
+        """The measures whose tests made the verdict; none where it was made otherwise."""
+        if self.reasons or self.verdict not in CLAIMS:
+            return []
+        return [t.test.measure for t in self.tests if t.judgement.verdict == self.verdict]
+
+    @property
     def exit_code(self) -> int:
         """The command's exit code (design section 5)."""
         return EXIT_CODES[self.verdict]
@@ -101,7 +111,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "schema": "lmcbench/comparison/1",
         "verdict": c.verdict,
         "exit_code": c.exit_code,
-        "reasons": c.reasons,
+        "reasons": [f"{c.verdict}: {', '.join(c.deciding)}"] if c.deciding else c.reasons,
         "base": asdict(c.base),
         "head": asdict(c.head),
         "across": list(c.across),

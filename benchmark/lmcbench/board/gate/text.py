@@ -24,10 +24,19 @@ MEANING = {
 
 def headline(comparison: Comparison) -> str:
     """The verdict in one line."""
+    return f"{comparison.verdict.capitalize()}: {_meaning(comparison)}"
+
+
+def _meaning(comparison: Comparison) -> str:
+    """The verdict as a sentence: what it means, and what made it."""
     c = comparison
-    cells = f" in {_all_cells(c.matched)}" if c.verdict == "identical" else ""
-    reasons = f" ({'; '.join(c.reasons)})" if c.reasons else ""
-    return f"{c.verdict.capitalize()}: {MEANING[c.verdict]}{cells}{reasons}."
+    meaning = MEANING[c.verdict]
+    if c.verdict == "identical":
+        meaning += f" in {_all_cells(c.matched)}"
+    if c.verdict == "inconclusive" and 1 in (len(c.base.replicates), len(c.head.replicates)):
+        meaning = "one replicate cannot tell"
+    made_by = "; ".join(c.reasons) or ", ".join(c.deciding)
+    return f"{meaning}{f' ({made_by})' if made_by else ''}."
 
 
 def render(comparison: Comparison, gate: str, markdown: bool = False) -> str:
@@ -40,7 +49,8 @@ def render(comparison: Comparison, gate: str, markdown: bool = False) -> str:
     """
     c = comparison
     style, bullet = ("github", "- ") if markdown else ("simple", "")
-    title = f"### lmcbench: {c.verdict}\n\n{headline(c)}" if markdown else headline(c)
+    meaning = _meaning(c)
+    title = f"### lmcbench: {c.verdict}\n\n{meaning[0].upper()}{meaning[1:]}" if markdown else headline(c)
     sides = "\n".join(f"{bullet}{role} {_side(side)}" for role, side in (("BASE", c.base), ("HEAD", c.head)))
     parts = [title, sides]
     if c.tests and c.verdict != "identical":
@@ -95,7 +105,7 @@ def _remark(tested: Tested) -> str | None:
     t, name = tested.judgement, tested.test.measure
     if t.verdict == "inconclusive":
         if tested.difference.error is None:
-            return f"{name}: a single replicate shows no spread, so nothing says how many it would take."
+            return None  # a note says it of all tests
         if t.replicates_needed is None:
             return f"{name}: more than {MOST_REPLICATES} replicates would be needed to tell."
         return (
