@@ -83,7 +83,7 @@ def measure_cell(
     grid = alpha_grid(protocol.alphas)
     pairs = []
     for i, j in combinations(range(len(states)), 2):
-        path, blended = passing.line(states, i, j, grid, members, raw)
+        path, blended = passing.between(states, i, j, grid, members, raw)
         curves = path.curves(splits, grid, i, j)
         pairs.append(
             PairRecord(
@@ -157,7 +157,7 @@ class _Passing:
         raw = pass_members(self.network, stack, self.splits, [None]) if self.network.norms else None
         return members, raw
 
-    def line(
+    def between(
         self, states: Sequence[State], i: int, j: int, grid: Array, members: Passed, raw: Passed | None
     ) -> tuple[Passed, Passed | None]:
         """The line from sibling i to j, and with blended statistics; its ends were passed as members."""
