@@ -60,7 +60,7 @@ FAULTS = {
     "logits: a batch of one": (
         "logits",
         "    def forward(self, x):\n        return super().forward(x).squeeze(0)",
-        r"logits \[1, 10\] are expected of 1 images, found \(10,\)",
+        r"logits \[1, 10\] are expected of 1 image, found \(10,\)",
     ),
     "logits: features": (
         "logits",
@@ -76,6 +76,11 @@ FAULTS = {
         "logits",
         "    def forward(self, x):\n        return super().forward(x).long()",
         r"logits are floating, found torch\.int64",
+    ),
+    "logits: probabilities": (
+        "logits",
+        "    def forward(self, x):\n        return super().forward(x).softmax(-1)",
+        "they are probabilities: none is negative, and each image's sum to 1",
     ),
     "seeds: NumPy": (
         "seeds",
@@ -121,6 +126,18 @@ FAULTS = {
         "learns",
         "    def forward(self, x):\n        x = super().forward(x)\n        return x - x.detach() + 0 * x",
         r"the loss does not fall: SGD 2\.30 to 2\.30 nats in 32 steps; AdamW",
+    ),
+    "learns: a pair in training": (
+        "learns",
+        "    def forward(self, x):\n        x = super().forward(x)\n"
+        "        return (x, x) if self.training else x",
+        r"logits \[8, 10\] are expected of 8 images in training mode, found tuple",
+    ),
+    "learns: frozen": (
+        "learns",
+        "    def __init__(self, *sizes):\n        super().__init__(*sizes)\n"
+        "        self.requires_grad_(False)",
+        "no weight is trained: requires_grad is False for all of them",
     ),
     "learns: not finite in training": (
         "learns",
@@ -334,6 +351,21 @@ def test_ready_exits_0_with_the_next_command(lmcbench):
     assert "Run it" not in out
 
 
+def test_the_next_command_holds_the_arguments(lmcbench):
+    code, out, _ = lmcbench("check", "lmc_mlp", "--arch-kwargs", "width=16")
+    assert code == 0
+    assert "Run it: lmcbench run digits --arch 'lmc_mlp(width=16)' --recipe RECIPE (one of linear," in out
+
+
+def test_code_beside_a_network_is_named(lmcbench, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "beside_mine.py").write_text("WIDTH = 8\n")
+    (tmp_path / "mine.py").write_text("from beside_mine import WIDTH\n" + of("    pass"))
+    code, out, _ = lmcbench("check", "mine.py:net")
+    assert code == 0
+    assert "cannot be submitted while it imports beside_mine.py beside it" in " ".join(out.split())
+
+
 def test_not_ready_exits_1_and_json_is_all_of_standard_output(lmcbench, tmp_path):
     text = of("    def forward(self, x):\n        print('noise')\n        return self.features(x)")
     (tmp_path / "mine.py").write_text(text)
@@ -357,6 +389,7 @@ def test_not_ready_exits_1_and_json_is_all_of_standard_output(lmcbench, tmp_path
             ("late.py:net",),
             "late.py cannot be imported: NameError: name 'nn' is not defined (late.py, line 2)",
         ),
+        (("made.py:net",), "made.py:net is a network already, with weights of its own. Name what makes one"),
         (("leaves.py:net",), "leaves.py cannot be imported: SystemExit: 0 (leaves.py, line 2)"),
         (("typo:net",), "Module typo cannot be imported: SyntaxError: expected ':' (typo.py, line 3)"),
         (("none.py:net",), "no file none.py"),
@@ -368,6 +401,7 @@ def test_not_ready_exits_1_and_json_is_all_of_standard_output(lmcbench, tmp_path
 def test_bad_input_exits_2_with_one_message(lmcbench, tmp_path, monkeypatch, arguments, message):
     (tmp_path / "typo.py").write_text("from torch import nn\n\ndef net(num_classes)\n    pass\n")
     (tmp_path / "late.py").write_text("import torch\nx = nn.Linear\n")
+    (tmp_path / "made.py").write_text("from torch import nn\nnet = nn.Linear(64, 10)\n")
     (tmp_path / "leaves.py").write_text("import sys\nsys.exit(0)\n")
     monkeypatch.syspath_prepend(tmp_path)
     code, out, err = lmcbench("check", *arguments)

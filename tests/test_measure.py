@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from lmcbench.cli.options import parse_channels
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import stratified
 from lmcbench.measureview import warnings_of
+from lmcbench.results.measures import chord_excess
 from lmcbench.running.probe import LAYER_ALPHAS
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train.build import build
@@ -119,6 +121,42 @@ def test_identical_files_are_at_no_distance_and_behind_no_barrier(files, measure
     assert found["disagreement"] == {"test": 0.0}
     assert set(found["curvature"]["predicted_with_gradients"]) == {0.0}
     assert len(set(found["curves"]["test"]["loss"])) == 1
+
+
+def test_every_further_measure_has_its_rows_in_the_table(files, measure):
+    pair = (files["resnet0"], files["resnet1"], *RESNET, "--images", "60", "--calibration", "60")
+    further = ("--measure", "all", "--fork", files["resnet0"].with_name("fork.safetensors"))
+    save_file(network("lmc_resnet", seed=9).state_dict(), further[-1])
+    found = json.loads(measure(*pair, *further, "--json")[1])
+    out = measure(*pair, *further)[1]
+    rows = dict(re.findall(r"^(.*?\S)  +(\S.*)$", out, re.MULTILINE))
+    for name, kind, what in (
+        ("barrier, statistics repaired (test)", "repair", "repaired"),
+        ("barrier, B aligned to A (test)", "align", "aligned"),
+    ):
+        barrier = lmcbench.barrier(lmcbench.Curve(found["alphas"], **found[kind][what]["test"], n=60))
+        assert rows[name].split() == [f"{100 * barrier.error_chord:.2f}", f"{barrier.loss_chord:.4f}"]
+    assert rows["distance A to B aligned"] == f"{found['align']['distance']:.4g}"
+    cka = found["features"]["splits"]["test"]["siblings"]
+    assert rows["linear CKA of A's and B's features (test)"] == f"{cka:.4f}"
+    span = rows["range on the plane through the fork (test)"]
+    assert span.endswith(f"{np.min(found['plane']['loss']):.4g} to {np.max(found['plane']['loss']):.4g}")
+    of_layers = {
+        layer: max(
+            max(chord_excess(np.linspace(0, 1, LAYER_ALPHAS), np.array(path[end]["loss"])))
+            for end in ("from_a", "from_b")
+        )
+        for layer, path in found["layers"]["layers"].items()
+    }
+    worst = max(of_layers, key=of_layers.get)
+    assert rows[f"highest of a layer alone, {worst}"].endswith(f" {of_layers[worst]:.4f}")
+    assert out.endswith("landscape was not taken: The siblings' states on the way were not stored.\n")
+
+
+def test_a_plane_without_a_fork_says_which_option_gives_one(files, measure):
+    out = measure(files["mlp0"], files["mlp1"], *MLP, "--measure", "plane")[1]
+    assert "plane was not taken: Independent networks have no fork" in out
+    assert "(measure --fork)" in out
 
 
 def test_a_fork_gives_the_triangle(files, measure, tmp_path):

@@ -76,12 +76,12 @@ def work(chosen, root, selection=ALL, jobs=1, stop_after=None):
 
 
 def measures(root):
-    """Every record by key, less what may differ between reruns: time, memory and fleet."""
+    """Every record by key, less what may differ between reruns: time, memory, fleet and edits meanwhile."""
     found = {}
     for path in sorted((root / "records").glob("*.json")):
         record = json.loads(path.read_bytes())
         cost, env = record["cost"], record["env"]
-        del cost["train_s"], cost["eval_s"], cost["peak_bytes"], env["fleet"]
+        del cost["train_s"], cost["eval_s"], cost["peak_bytes"], env["fleet"], env["git"]
         found[path.stem] = record
     return found
 

@@ -323,6 +323,8 @@ def test_an_own_networks_source_is_part_of_its_submission(board, own_run, tmp_pa
         assert meta.architecture.sha256 == sha256(NETWORK.encode()).hexdigest()
         assert meta.architecture.label == "mine.py:tiny"
         assert verify(folder).sound
+    (tmp_path / "nets" / "torch.py").write_text("")
+    refused(board, "mine.py imports torch.py beside it, which is no part of", own_run, "--name", "d")
     file.write_text(NETWORK + "\n# tuned\n")
     refused(board, "mine.py was changed since the run (fingerprint ", own_run, "--name", "d")
 

@@ -160,6 +160,13 @@ def shifts_text(listed: list[dict[str, Any]], transforms: list[dict[str, Any]]) 
     )
 
 
+OWN_DATA = """\
+Your own data are named by their path, as ./birds, for 'measure --data' and as 'name' under [data] of a suite:
+./birds          a folder of images, train/CLASS/*.png and test/CLASS/*.png (or val; other formats too),
+                 or of parquet files, train-*.parquet and test-*.parquet (or val-*), with an image and a label
+./birds.parquet  one file, of which every fifth image of a class is the test set"""
+
+
 def datasets_text(listed: Sequence[Listing]) -> str:
     """Every data set as a table, and below it what to do about those that are missing."""
     rows = [
@@ -179,9 +186,8 @@ def datasets_text(listed: Sequence[Listing]) -> str:
         headers=["data set", "train + test images", "shape", "classes", "on disk", "licence", "found in"],
     )
     missing = [[d.name, d.hint] for d in listed if d.found is None]
-    if not missing:
-        return table
-    return f"{table}\n\nWhat to do about those that are missing:\n{tabulate(missing, tablefmt='plain')}"
+    todo = "\n\nWhat to do about those that are missing:\n" + tabulate(missing, tablefmt="plain")
+    return f"{table}{todo if missing else ''}\n\n{OWN_DATA}"
 
 
 def list_architectures(pattern: str | None) -> list[dict[str, Any]]:

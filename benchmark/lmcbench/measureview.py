@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tabulate import tabulate
+
+from lmcbench.results.measures import chord_excess
 
 MUCH = 0.01
 """Error that recalibrating may change: half of the 0.02 under which networks count as connected (design 2),
@@ -41,31 +43,105 @@ def measured_text(found: Mapping[str, Any]) -> str:
         angle = "none" if g["angle"] is None else f"{np.degrees(g['angle']):.1f} degrees"
         rows.append(["distance from the fork, A and B", f"{g['distance_a']:.4g}", f"{g['distance_b']:.4g}"])
         rows.append(["angle at the fork", angle, ""])
-    further = [name for name in found if isinstance(found[name], dict) and "skipped" in found[name]]
-    rows += [[f"{name}: not taken", found[name]["skipped"], ""] for name in further]
-    if "curvature" in found and "skipped" not in found["curvature"]:
-        c = found["curvature"]
-        middle = len(c["predicted"]) // 2
-        rows.append(
-            [
-                "second-order prediction at 1/2, nats",
-                f"{c['predicted'][middle]:.4f}",
-                f"{c['predicted_with_gradients'][middle]:.4f} with gradients",
-            ]
-        )
-        for h in c["hessian"]:
-            trace = f"trace {h['trace']:.4g} ± {h['trace_standard_error']:.2g}"
-            rows.append([f"Hessian at {h['alpha']:g}", f"largest eigenvalue {h['top'][0]:.4g}", trace])
+    skipped = [name for name in found if isinstance(found[name], dict) and "skipped" in found[name]]
+    for name, rows_of in _FURTHER.items():
+        if name in found and name not in skipped:
+            rows += rows_of(found[name])
     notes = [normalisation_text(found)]
     if found["curves_uncalibrated"] is None:
         notes.append("No normalisation statistics were taken anew. More numbers: --json.")
     else:
         anew = "Normalisation statistics were taken anew at every point of the line"
         notes.append(f"{anew}, its ends included. More numbers: --json.")
+    notes += [f"{name} was not taken: {found[name]['skipped']}" for name in skipped]
     if warnings_of(found):
         doubt = "images may not be normalised as in training (--mean, --std)"
         notes.append(f"Warning: errors differ much from those as trained: {doubt}.")
     return "\n".join([tabulate(rows, tablefmt="plain", disable_numparse=True), "", *notes])
+
+
+def _curvature_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    middle = len(found["predicted"]) // 2
+    rows = [
+        [
+            "second-order prediction at 1/2, nats",
+            f"{found['predicted'][middle]:.4f}",
+            f"{found['predicted_with_gradients'][middle]:.4f} with gradients",
+        ]
+    ]
+    for h in found["hessian"]:
+        trace = f"trace {h['trace']:.4g} ± {h['trace_standard_error']:.2g}"
+        rows.append([f"Hessian at {h['alpha']:g}", f"largest eigenvalue {h['top'][0]:.4g}", trace])
+    return rows
+
+
+def _layers_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """The layer that alone makes the highest loss barrier, from either end."""
+    alphas = found["alphas"]
+    highest = {
+        layer: max((path[end] for end in ("from_a", "from_b")), key=lambda c: _over_chord(alphas, c["loss"]))
+        for layer, path in found["layers"].items()
+    }
+    worst = max(highest, key=lambda layer: _over_chord(alphas, highest[layer]["loss"]))
+    return [_barrier_row(f"highest of a layer alone, {worst}", alphas, highest[worst])]
+
+
+def _plane_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    spans = (f"{np.min(found[kind]) * unit:.4g} to {np.max(found[kind]) * unit:.4g}" for kind, unit in _UNITS)
+    return [[f"range on the plane through the fork ({found['split']})", *spans]]
+
+
+def _repair_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    kinds = {"blended": "statistics blended", "repaired": "statistics repaired"}
+    return _kinds_rows(found, kinds)
+
+
+def _align_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    kinds = {"aligned": "B aligned to A", "aligned_and_repaired": "B aligned to A, repaired"}
+    return [
+        *_kinds_rows(found, kinds),
+        ["distance A to B aligned", f"{found['distance']:.4g}", ""],
+    ]
+
+
+def _features_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [f"linear CKA of A's and B's features ({split})", f"{of['siblings']:.4f}", ""]
+        for split, of in found["splits"].items()
+    ]
+
+
+_FURTHER: dict[str, Callable[[Mapping[str, Any]], list[list[str]]]] = {
+    "curvature": _curvature_rows,
+    "layers": _layers_rows,
+    "plane": _plane_rows,
+    "repair": _repair_rows,
+    "align": _align_rows,
+    "features": _features_rows,
+}
+"""What a person reads of each further measure."""
+
+_UNITS = (("error", 100), ("loss", 1))
+"""In the order of the columns: percent, nats."""
+
+
+def _kinds_rows(found: Mapping[str, Any], kinds: Mapping[str, str]) -> list[list[str]]:
+    """Barriers of several kinds of line on every split."""
+    return [
+        _barrier_row(f"barrier, {said} ({split})", found["alphas"], curve)
+        for kind, said in kinds.items()
+        for split, curve in found[kind].items()
+    ]
+
+
+def _barrier_row(name: str, alphas: Sequence[float], curve: Mapping[str, Any]) -> list[str]:
+    """Barriers over the chord of one line, error and loss."""
+    error, loss = (_over_chord(alphas, curve[kind]) for kind, _ in _UNITS)
+    return [name, _percent(error), f"{loss:.4f}"]
+
+
+def _over_chord(alphas: Sequence[float], values: Sequence[float]) -> float:
+    return float(chord_excess(np.array(alphas), np.array(values)).max())
 
 
 def normalisation_text(found: Mapping[str, Any]) -> str:

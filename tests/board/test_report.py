@@ -101,11 +101,16 @@ def test_names_are_escaped():
     assert "&lt;b&gt;mlp&lt;/b&gt;" in page
 
 
-def test_what_was_not_measured_is_said(report):
-    assert (
-        "were not measured; 'lmcbench run toy --measure all' adds them"
-        in make_report([make_record()]).markdown
-    )
+def test_what_was_not_measured_is_said(report, monkeypatch):
+    said = "were not measured; 'lmcbench run FILE.toml --measure all', with the suite's file, adds them on"
+    assert said in make_report([make_record()]).markdown
+    for shifts, said in (
+        (["none"], "were not measured; 'lmcbench run toy --measure all' adds them to this run."),
+        ([], "were not measured; suite toy has no probe cells to take them on."),
+    ):
+        published = toy_suite(probe={"shifts": shifts})
+        monkeypatch.setattr("lmcbench.board.runs.report.published_suite", lambda *_, p=published: p)
+        assert said in make_report([make_record()]).markdown
     assert "were not measured" not in report.markdown
     with pytest.raises(UserError, match="of the records of one suite; these are of toy v1, toy v2"):
         make_report([make_record(), make_record(toy_cell(suite=toy_suite(version=2)))])

@@ -199,6 +199,72 @@ def test_timm_networks(name, groups, side) -> None:
         assert all(torch.equal(aligned[k], v) for k, v in state.items())
 
 
+class Scaled(nn.Module):
+    """Parameters and buffers of its own: images normalised, a scalar, one number a unit of either kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.2, 0.3]).view(2, 1, 1))
+        self.stem, self.inner = nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.gamma = nn.Parameter(torch.ones(1, 6, 1, 1))
+        self.zero = nn.Parameter(torch.ones(1))
+        self.hidden, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.shift = nn.Parameter(torch.zeros(8))
+
+    def forward(self, x):
+        x = torch.relu(self.stem((x - self.mean) / torch.tensor(0.5)))
+        x = x + self.gamma * torch.relu(self.inner(x)) * self.zero
+        return self.head(torch.relu(self.hidden(x.mean((2, 3))).add(self.shift))) * self.zero
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=4, deadline=None)
+def test_numbers_of_units_move_with_them(seed) -> None:
+    with torch.random.fork_rng():
+        model = Scaled().double()
+        x = torch.rand(10, 2, 8, 8, dtype=torch.float64)
+    state = randomised(model, seed) | {"mean": model.mean}
+    moved, groups = shuffled(model, state, seed)
+    assert groups == 2
+    aligned = align(model, state, moved)
+    assert all(torch.equal(aligned[name], value) for name, value in state.items())
+    model.load_state_dict(state)
+    before = model(x)
+    model.load_state_dict(moved)
+    assert torch.allclose(before, model(x), rtol=0, atol=1e-12)
+    spec = permutations_of(model)
+    assert spec.axes["gamma"] == (None, spec.axes["stem.weight"][0], None, None)
+    assert spec.axes["shift"] == (spec.axes["hidden.weight"][0],)
+
+
+class Fixed(nn.Module):
+    """A number for each unit that is in no state dict: its units stay."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(64, 12), nn.Linear(12, 4)
+        self.register_buffer("rates", torch.linspace(0, 1, size), persistent=False)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.first(x.flatten(1))) * self.rates)
+
+
+def test_units_with_numbers_that_are_not_in_the_state_stay() -> None:
+    assert permutations_of(Fixed(12)).free == ()
+
+
+class Unlike(nn.Linear):
+    """Its weight taken for something else than a number for each unit."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(64, 64)
+        self.kind = kind
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return x @ self.weight if self.kind == "product" else x + self.weight
+
+
 class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -224,6 +290,8 @@ def chain(*modules: nn.Module) -> nn.Module:
         (chain(nn.Flatten(), nn.Linear(64, 4), nn.Softmax(1)), r"what '2' \(Softmax\) does to units"),
         (chain(nn.Conv2d(1, 4, 1), nn.Linear(8, 4)), "'1' is linear in positions"),
         (chain(nn.Conv2d(1, 4, 1), nn.Flatten(2)), "'1' flattens from axis 2 to -1"),
+        (Unlike("product"), r"what 'matmul' \(at 'matmul'\) does to units is not known"),
+        (Unlike("sum"), r"what 'weight' \[64, 64\] does to units is not known"),
         (Branching(), "branches on the value 'gt'"),
     ],
 )

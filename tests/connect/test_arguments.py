@@ -7,7 +7,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
 
 import lmcbench
 from lmcbench.connect.path import alpha_grid
@@ -304,3 +305,54 @@ def test_the_callers_modes_do_not_count(nets, given, context):
         assert (path(), slope()) == expected
         x, a, b = x.clone(), *({k: v.clone() for k, v in s.items()} for s in (a, b))
     assert (path(), slope()) == expected
+
+
+class Turned(nn.Module):
+    """A network with an integer, a complex and real weights, in this order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones((), dtype=torch.int64), requires_grad=False)
+        self.turn = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.last(x.flatten(1)) * self.turn).real * self.scale
+
+
+def test_images_are_cast_to_the_first_floating_parameter() -> None:
+    model, x = Turned(), torch.randn(5, 1, 2, 2)
+    state = model.state_dict()
+    curve = lmcbench.trace_path(model, state, state, {"test": (x.double(), torch.zeros(5).long())}, 3)["test"]
+    expected = F.cross_entropy(model(x), torch.zeros(5).long()).item()
+    assert curve.loss == pytest.approx([expected] * 3, rel=1e-6)
+
+
+def test_complex_weights_have_no_distances_and_no_derivatives() -> None:
+    model, split = Turned(), (torch.randn(5, 1, 2, 2), torch.zeros(5).long())
+    state = model.state_dict()
+    for call in (
+        lambda: lmcbench.predict_barrier(model, state, state, split),
+        lambda: lmcbench.plane(model, state, state, state, split),
+        lambda: lmcbench.geometry(state, state, state),
+    ):
+        with pytest.raises(
+            UserError, match=r"'turn' is torch.complex64: distances and derivatives are taken of"
+        ):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("out", "found"), [(lambda z: z.to(torch.complex64), "complex64"), (lambda z: z.long(), "int64")]
+)
+def test_logits_are_floating(out, found) -> None:
+    class Odd(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return out(super().forward(x.flatten(1)))
+
+    model = Odd(4, 3)
+    state = model.state_dict()
+    with pytest.raises(UserError, match=rf"must return floating logits \[n, classes\], found torch.{found}"):
+        lmcbench.trace_path(
+            model, state, state, {"test": (torch.randn(5, 1, 2, 2), torch.zeros(5).long())}, 3
+        )

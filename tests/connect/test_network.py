@@ -112,7 +112,7 @@ def test_tied_weights_pass() -> None:
 def test_refusals(nets) -> None:
     network = Network(nets.build("resnet"))
     state = nets.trained("resnet", 0)
-    with pytest.raises(UserError, match="at least two images per batch, found 3 in 2"):
+    with pytest.raises(UserError, match="at least two images per batch, found 3 images for 2 batches"):
         network.recalibrate(network.prepare(state), torch.zeros(3, 1, 8, 8), 2)
     with pytest.raises(UserError, match=r"'stem.weight' is missing"):
         network.prepare({k: v for k, v in state.items() if k != "stem.weight"})

@@ -237,6 +237,10 @@ def test_missing_data_says_where_it_looked_and_what_to_do(place, tmp_path):
 def test_an_unknown_name_gets_the_nearest(place):
     with pytest.raises(UserError, match=r"Unknown data set 'cifar-10'\. Did you mean 'cifar10'"):
         open_dataset("cifar-10", place)
+    with pytest.raises(
+        UserError, match=r"Unknown data set 'birds'.* Your own is named by its path, as ./birds"
+    ):
+        open_dataset("birds", place)
 
 
 def test_a_missing_split_is_named(place, tmp_path):

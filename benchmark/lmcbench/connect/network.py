@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lmcbench.connect.arguments import as_calibration, as_device, as_model, whole
 from lmcbench.connect.slots import Slots
 from lmcbench.connect.state import COUNTER, STATISTICS, Stack, State, check_fits, stack, unstack
-from lmcbench.errors import UserError, describe, is_out_of_memory
+from lmcbench.errors import UserError, counted, describe, is_out_of_memory
 
 MOST_IMAGES = 500
 """Images of one forward pass, unless a batch size is asked for."""
@@ -55,13 +55,14 @@ class Network:
         stacked: bool = False,
     ) -> None:
         model = as_model(model)
-        own = next(iter(model.parameters()), None)
-        if own is None:
+        own = sorted(model.parameters(), key=lambda p: not p.is_floating_point())
+        if not own:
             raise UserError("The model has no parameters.")
-        if own.is_meta:
+        if own[0].is_meta:
             raise UserError("The model is on the meta device: move it with to_empty(device='cpu') first.")
-        self.device = as_device(device) if device is not None else own.device
-        self.dtype = own.dtype
+        self.device = as_device(device) if device is not None else own[0].device
+        # that of images: of the first floating parameter, whatever integers and complex numbers stand before
+        self.dtype = own[0].dtype
         self.batch_size = None if batch_size is None else whole(batch_size, "batch_size", 1)
         self.stacked = stacked
         self.limit: int | None = None
@@ -153,6 +154,8 @@ class Network:
         if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(batch):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise UserError(f"The model must return logits [n, classes], found {shape}.")
+        if not out.is_floating_point():
+            raise UserError(f"The model must return floating logits [n, classes], found {out.dtype}.")
         return out
 
     @torch.no_grad()
@@ -172,7 +175,8 @@ class Network:
             return states
         if len(images) < 2 * batches:
             raise UserError(
-                f"Calibration needs at least two images per batch, found {len(images)} in {batches}."
+                f"Calibration needs at least two images per batch, found {counted(len(images), 'image')} for "
+                f"{counted(batches, 'batch', 'batches')}."
             )
         aliases = self._aliases()
         fresh = dict(states)

@@ -103,7 +103,16 @@ def check_fits(model: nn.Module, state: State) -> None:
 
 
 def weight_names(state: State) -> list[str]:
-    """All floating tensors but running means and variances, in the state's order."""
+    """All floating tensors but running means and variances, in the state's order.
+
+    Raises:
+        UserError: for complex weights, which would be left out of distances and derivatives.
+    """
+    for name, value in state.items():
+        if value.is_complex():
+            raise UserError(
+                f"{name!r} is {value.dtype}: distances and derivatives are taken of real weights."
+            )
     return [
         name
         for name, value in state.items()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
@@ -26,7 +26,8 @@ def permutations_of(model: nn.Module) -> Permutations:
 
     Handled: linear and convolutional layers, depthwise convolutions (their output units are tied to
     their input's), BatchNorm, elementwise functions, pooling, flattening, residual sums (which tie
-    groups), products of branches, concatenation of channels.
+    groups), products of branches, concatenation of channels, and sums and products with a parameter or
+    buffer of one number, or of one for each unit (a scale, the mean that images are normalised by).
 
     Raises:
         UserError: where the model cannot be traced, or holds an operation whose effect on units is
@@ -48,6 +49,18 @@ class _Units:
 
     axis: Axis
     flat: bool
+
+
+@dataclass(frozen=True)
+class _Constant:
+    """A parameter or buffer that the network reads itself, by its name in the state dict."""
+
+    name: str
+    value: Tensor
+
+
+_Value = _Units | _Constant | None
+"""What a node of the graph gives; None: a size, or a condition on sizes."""
 
 
 class _Tracer(fx.Tracer):
@@ -105,7 +118,7 @@ class _Walk:
         self.axes: dict[str, tuple[Axis | None, ...]] = {}
 
     def run(self) -> Permutations:
-        values: dict[fx.Node, _Units | None] = {}
+        values: dict[fx.Node, _Value] = {}
         for node in self.graph.nodes:
             values[node] = self._node(node, values)
         self._share()
@@ -118,14 +131,22 @@ class _Walk:
         free = tuple(group for group in roots if group not in pinned)
         return Permutations({group: self.sizes[group] for group in roots}, free, axes)
 
-    def _node(self, node: fx.Node, values: dict[fx.Node, _Units | None]) -> _Units | None:
-        """The units of a node's value; None where it is a size or a condition on sizes."""
+    def _node(self, node: fx.Node, values: dict[fx.Node, _Value]) -> _Value:
+        """What a node gives; a constant takes part in sums and products only."""
         if node.op == "placeholder":
             return _Units((INPUT,), flat=False)
         if _of_shape(node):
             return None
+        if node.op == "get_attr" and isinstance(found := _attribute(self.model, str(node.target)), Tensor):
+            return _Constant(str(node.target), found)
         inputs = [values[n] for n in node.all_input_nodes]
-        units = [value for value in inputs if value is not None]
+        units = [value for value in inputs if isinstance(value, _Units)]
+        constants = [value for value in inputs if isinstance(value, _Constant)]
+        if constants:
+            if not units or not _adds_or_multiplies(node):
+                raise self._unknown(node)
+            for constant in constants:
+                self._per_unit(constant, units[0])
         if node.op == "output":
             self.pinned.update(group for value in units for group in value.axis)
             return None
@@ -184,19 +205,17 @@ class _Walk:
             self._record(f"{name}.bias", ((group,),))
         return _Units((group,), flat)
 
-    def _function(self, node: fx.Node, units: list[_Units], values: dict[fx.Node, _Units | None]) -> _Units:
+    def _function(self, node: fx.Node, units: list[_Units], values: dict[fx.Node, _Value]) -> _Units:
         target: Any = node.target
         x = units[0]
         if node.op == "call_function" and target in (torch.cat, torch.concat):
             parts, dim = _argument(node, 0, "tensors", ()), _argument(node, 1, "dim", 0)
             if isinstance(parts, (list, tuple)) and dim == 1 and not any(value.flat for value in units):
-                joined = [values[part] for part in parts if isinstance(part, fx.Node)]
-                if any(value is not None and INPUT in value.axis for value in joined):
+                joined = [value for part in parts if isinstance(value := values[part], _Units)]
+                if any(INPUT in value.axis for value in joined):
                     raise _refusal(f"{node.name!r} concatenates the input itself.")
-                return _Units(
-                    tuple(g for value in joined if value is not None for g in value.axis), flat=False
-                )
-        elif target in (_SUMS if node.op == "call_function" else _SUM_METHODS):
+                return _Units(tuple(g for value in joined for g in value.axis), flat=False)
+        elif _adds_or_multiplies(node):
             for other in units[1:]:
                 self._same(node, x, other)
             return x
@@ -230,6 +249,25 @@ class _Walk:
             raise self._unknown(node)
         for one, other in zip(x.axis, y.axis, strict=True):
             self._tie(one, other)
+
+    def _per_unit(self, constant: _Constant, x: _Units) -> None:
+        """Have a constant that is added to, or multiplies, a value of images move with its units."""
+        shape = constant.value.shape
+        if constant.value.numel() == 1:
+            return
+        dim = len(shape) - (
+            1 if x.flat else 3
+        )  # `[n, units]` and `[n, units, h, w]`, broadcast from the right
+        if dim < 0 or constant.value.numel() != shape[dim]:
+            raise _refusal(f"what {constant.name!r} {list(shape)} does to units is not known.")
+        if INPUT in x.axis:
+            return
+        if shape[dim] != sum(self.sizes[group] for group in x.axis):
+            raise _refusal(f"{constant.name!r} {list(shape)} has another number of entries than units.")
+        if constant.name in self.model.state_dict():
+            self._record(constant.name, tuple(x.axis if d == dim else None for d in range(len(shape))))
+        else:  # nobody permutes what is not in the state
+            self.pinned.update(x.axis)
 
     def _record(self, name: str, axes: tuple[Axis | None, ...]) -> None:
         """Note the groups along a tensor's axes; those already there are tied to them."""
@@ -311,6 +349,17 @@ def _of_shape(node: fx.Node) -> bool:
         ):
             return bool(node.all_input_nodes) and all(_of_shape(n) for n in node.all_input_nodes)
     return node.op == "call_method" and node.target in ("size", "dim")
+
+
+def _adds_or_multiplies(node: fx.Node) -> bool:
+    if node.op == "call_function":
+        return node.target in _SUMS
+    return node.op == "call_method" and node.target in _SUM_METHODS
+
+
+def _attribute(model: nn.Module, name: str) -> object:
+    """What a module holds under a dotted name."""
+    return operator.attrgetter(name)(model)
 
 
 def _refusal(why: str) -> UserError:

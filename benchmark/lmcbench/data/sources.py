@@ -171,7 +171,8 @@ def open_dataset(name: str, data_dir: Path | None = None) -> Dataset:
                 raise UserError(
                     f"Unknown data set {name!r}. There is {name} in this folder: write ./{name} for a path."
                 )
-            raise unknown("data set", name, SOURCES)
+            refusal = unknown("data set", name, SOURCES)
+            raise UserError(f"{refusal} Your own is named by its path, as ./{Path(name).name}.")
         _refuse_taken(own)
         return open_own(own)
     source = SOURCES[name]

@@ -17,7 +17,7 @@ from lmcbench.errors import UserError, describe
 from lmcbench.ready.fitting import AS_IT_IS, Fit, fit
 from lmcbench.ready.readiness import CHECKS, NotReadyError
 from lmcbench.ready.trial import Size, Trial
-from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.architectures import Architecture, imports_beside
 from lmcbench.spec.published import load_suite, published_suites
 from lmcbench.spec.suite import Suite
 from lmcbench.train.build import LogitsError, find_factory
@@ -28,7 +28,8 @@ LARGER = (64, 224)
 """Pixels a side that are tried besides the suites' sizes where a network does not fit."""
 
 ALL_SIZES = (
-    "Let the network take any image size: strides and poolings that leave a pixel, or an argument img_size."
+    "Let it be called as f(num_classes=, in_chans=), and take any image size: strides and poolings that "
+    "leave a pixel, or an argument of the name img_size."
 )
 
 
@@ -213,7 +214,9 @@ def _fit_text(found: Fit, size: Size) -> str:
     if found.refused.get(AS_IT_IS) is not None:
         how += f" ({AS_IT_IS}: {found.refused[AS_IT_IS]})"
     others = f"; +{' and +'.join(found.others)} would do too" if found.others else ""
-    return f"{size}, {how}{others}"
+    beside = [] if found.architecture.path is None else imports_beside(found.architecture.path)
+    alone = f"; cannot be submitted while it imports {', '.join(beside)} beside it" if beside else ""
+    return f"{size}, {how}{others}{alone}"
 
 
 def _elsewhere(asked: Architecture, target: Target, thorough: bool) -> str:

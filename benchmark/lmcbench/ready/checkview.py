@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lmcbench.ready.check import Finding, Status, Verdict
-from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.architectures import Architecture, architecture_label
 from lmcbench.spec.suite import Suite
 
 WIDTH = 110
@@ -75,11 +75,6 @@ def _next_command(built: Architecture, suite: Suite, optimizers: Sequence[str]) 
     recipes = [name for name, recipe in suite.recipes.items() if recipe.optimizer in optimizers]
     if not recipes:
         return f"Suite {suite.name} has no recipe with {' or '.join(optimizers)}; it may not learn there."
-    if built.kwargs:
-        return (
-            f"To run it, list it with its arguments under [[architectures]] of a suite file; "
-            f"recipes of {suite.name} that suit: {', '.join(recipes)}."
-        )
-    adapt = "" if built.adapt is None else f"+{built.adapt}"
+    named = shlex.quote(architecture_label(built.name, built.kwargs, built.adapt))
     choice = recipes[0] if len(recipes) == 1 else f"RECIPE (one of {', '.join(recipes)})"
-    return f"Run it: lmcbench run {suite.name} --arch {built.name}{adapt} --recipe {choice}"
+    return f"Run it: lmcbench run {suite.name} --arch {named} --recipe {choice}"

@@ -68,14 +68,14 @@ def _logits(trial: Trial) -> Found:
     classes = trial.size.classes
     for n in (1, BATCH):
         out = _outputs(model, trial.images[:n])
-        if not isinstance(out, Tensor) or out.shape != (n, classes):
-            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise NotReadyError(f"logits [{n}, {classes}] are expected of {n} images, found {shape}")
+        _refuse_shape(out, n, classes)
         if not out.is_floating_point():
             raise NotReadyError(f"logits are floating, found {out.dtype}")
         if not torch.isfinite(out).all():
             bad = int((~torch.isfinite(out)).sum())
             raise NotReadyError(f"{bad} of {out.numel()} logits of {n} images are NaN or infinite")
+        if classes > 1 and (out >= 0).all() and torch.allclose(out.sum(1), out.new_ones(n), atol=TOLERANCE):
+            raise NotReadyError("they are probabilities: none is negative, and each image's sum to 1")
     return Found(f"[n, {classes}], finite")
 
 
@@ -122,7 +122,16 @@ def _generators(trial: Trial) -> Found:
 
 
 def _learns(trial: Trial) -> Found:
-    large = sum(p.numel() for p in trial.build().parameters()) > LARGE
+    weights = list(trial.build().parameters())
+    if not any(p.requires_grad for p in weights):
+        raise NotReadyError("no weight is trained: requires_grad is False for all of them")
+    _refuse_shape(
+        _outputs(trial.build_anew().train(), trial.images[:BATCH]),
+        BATCH,
+        trial.size.classes,
+        " in training mode",
+    )
+    large = sum(p.numel() for p in weights) > LARGE
     passes: dict[str, list[float]] = {}
     texts: list[str] = []
     learned: list[str] = []
@@ -338,6 +347,14 @@ def _outputs(model: nn.Module, images: Tensor) -> Any:
     """What the network returns, in the mode it is in; torch's generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         return model(images)
+
+
+def _refuse_shape(out: Any, n: int, classes: int, when: str = "") -> None:
+    if not isinstance(out, Tensor) or out.shape != (n, classes):
+        shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise NotReadyError(
+            f"logits [{n}, {classes}] are expected of {counted(n, 'image')}{when}, found {shape}"
+        )
 
 
 def _copies(model: nn.Module) -> Tensors:

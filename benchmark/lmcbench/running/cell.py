@@ -21,7 +21,7 @@ from lmcbench.ensemble.path import path_ensembles
 from lmcbench.ensemble.predictions import softmax
 from lmcbench.ensemble.rescore import Logits, from_logits
 from lmcbench.errors import UserError
-from lmcbench.results.measures import Curve, chord_area
+from lmcbench.results.measures import Array, Curve, chord_area
 from lmcbench.results.record import PairRecord, Score, SiblingRecord, barrier_records, curve_records
 from lmcbench.results.store import labels_name
 from lmcbench.running.bench import Seen, Workbench
@@ -70,40 +70,29 @@ def measure_cell(
     Raises:
         UserError: where a loss on the path is not finite.
     """
-    network = Network(bench.model, bench.device, stacked=bench.device.type == "cuda")
     seen, protocol = bench.seen[cell.key], cell.suite.protocol
-    splits = open_splits(cell, bench, seen)
     listed = calibration_items(seen.items, bench.pool.source, bench.pool.labels, protocol.calibration)
+    network = Network(bench.model, bench.device, stacked=bench.device.type == "cuda")
+    splits = open_splits(cell, bench, seen)
     calibration = bench.train.split(torch.as_tensor(listed))[0].whole()
-
-    def recalibrated(stack: Stack) -> Stack:
-        return network.recalibrate(stack, calibration, protocol.calibration_batches)
-
-    as_trained = network.prepare(states)
-    members = pass_members(network, recalibrated(as_trained), splits)
-    # what blending does to statistics is shown where everybody looks, not under every shift of the tests
-    raw = pass_members(network, as_trained, splits, [None]) if network.norms else None
+    passing = _Passing(network, splits, calibration, protocol.calibration_batches)
+    members, raw = passing.members(states)
     labels = {name: splits.tests[t][1].cpu().numpy() for name, t in splits.named.items()}
     logits = {name: stored_logits(members.tests[t]) for name, t in splits.named.items()}
     predicted = from_logits(logits, labels)
-
     grid = alpha_grid(protocol.alphas)
     pairs = []
     for i, j in combinations(range(len(states)), 2):
-        # the ends are the members, passed already
-        inner = line(network, states[i], states[j], grid[1:-1])
-        path = members.between(i, j, pass_path(network, recalibrated(inner), splits))
+        path, blended = passing.between(states, i, j, grid, members, raw)
         curves = path.curves(splits, grid, i, j)
-        blended = None
-        if raw is not None:
-            between = raw.between(i, j, pass_path(network, inner, splits, [None]))
-            blended = between.curves(splits, grid, i, j)
         pairs.append(
             PairRecord(
                 i=i,
                 j=j,
                 curves=curve_records(curves),
-                curves_uncalibrated=None if blended is None else curve_records(blended),
+                curves_uncalibrated=None
+                if blended is None
+                else curve_records(blended.curves(splits, grid, i, j)),
                 barriers=barrier_records(curves),
                 area={name: _area(curve) for name, curve in curves.items()},
                 disagreement=predicted.disagreement[i, j],
@@ -114,13 +103,6 @@ def measure_cell(
                 },
             )
         )
-    soup = None
-    if len(states) > 1:
-        middle = recalibrated(network.prepare([average(states)]))
-        soup = {
-            name: score_logits(network.logits(middle, splits.tests[t][0])[0], splits.tests[t][1])
-            for name, t in splits.named.items()
-        }
     return Measured(
         siblings=[
             SiblingRecord(
@@ -132,7 +114,7 @@ def measure_cell(
         ],
         pairs=pairs,
         ensemble=predicted.ensemble,
-        soup=soup,
+        soup=passing.soup(states) if len(states) > 1 else None,
         functions=predicted.functions,
         noise=_noise(cell, bench, seen, fork, calibration if network.norms else None),
         predictions={**logits, **{labels_name(n): found.astype(np.int16) for n, found in labels.items()}},
@@ -145,6 +127,55 @@ def measure_cell(
         if protocol.train_eval is None
         else {"n": len(splits.items), "items": digest(splits.items.tolist())},
     )
+
+
+@dataclass(frozen=True)
+class _Passing:
+    """How states of a cell are passed: with statistics taken anew, and as they are where that differs.
+
+    Attributes:
+        network: of the states.
+        splits: what they are passed through.
+        calibration: images `[m, c, h, w]` for normalisation statistics.
+        batches: that those are passed in.
+    """
+
+    network: Network
+    splits: Splits
+    calibration: Tensor
+    batches: int
+
+    def recalibrated(self, states: Stack) -> Stack:
+        """The states with normalisation statistics taken anew."""
+        return self.network.recalibrate(states, self.calibration, self.batches)
+
+    def members(self, states: Sequence[State]) -> tuple[Passed, Passed | None]:
+        """The siblings, and as trained; None where the network has no statistics."""
+        stack = self.network.prepare(states)
+        members = pass_members(self.network, self.recalibrated(stack), self.splits)
+        # what blending does to statistics is shown where everybody looks, not under every shift of the tests
+        raw = pass_members(self.network, stack, self.splits, [None]) if self.network.norms else None
+        return members, raw
+
+    def between(
+        self, states: Sequence[State], i: int, j: int, grid: Array, members: Passed, raw: Passed | None
+    ) -> tuple[Passed, Passed | None]:
+        """The line from sibling i to j, and with blended statistics; its ends were passed as members."""
+        inner = line(self.network, states[i], states[j], grid[1:-1])
+        path = members.between(i, j, pass_path(self.network, self.recalibrated(inner), self.splits))
+        if raw is None:
+            return path, None
+        return path, raw.between(i, j, pass_path(self.network, inner, self.splits, [None]))
+
+    def soup(self, states: Sequence[State]) -> dict[str, Score]:
+        """The plain average of the siblings on every test split."""
+        middle = self.recalibrated(self.network.prepare([average(states)]))
+        return {
+            name: score_logits(
+                self.network.logits(middle, self.splits.tests[t][0])[0], self.splits.tests[t][1]
+            )
+            for name, t in self.splits.named.items()
+        }
 
 
 def _scores(members: Passed, splits: Splits, i: int) -> dict[str, Score]:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,8 +77,7 @@ def train_family(
         for key in (key for key, steps in logged.items() if start in steps):
             for i, member in enumerate(siblings[key]):
                 if member.at == start:  # who was taken up later has left it earlier
-                    assert member.state is not None
-                    save_tensors(state_dict(bench.model, member.state), folder.snapshot(key, i, start))
+                    _keep_weights(member, bench, folder.snapshot(key, i, start))
         active = [m for m in everyone if m.at == start < m.stop]
         if not active:  # between the end of short trainings and a late fork
             continue
@@ -103,23 +103,21 @@ def train_family(
     a_step = sum(m.seconds for m in everyone) / max(sum(m.stop - m.start for m in everyone), 1)
     flop = step_flop(bench.model, bench.dataset.shape, recipe.batch_size)
     for cell in cells:
-        fork_step = cell.fork.step(per_epoch)
-        steps = fork_step + sum(m.stop - m.start for m in siblings[cell.key])
+        members = siblings[cell.key]
+        steps = cell.fork.step(per_epoch) + sum(m.stop - m.start for m in members)
         training = {
             "engine": engine,
             "fleet": largest or None,  # nothing was left to do but to write the siblings
             "params": sum(p.numel() for p in bench.model.parameters() if p.requires_grad),
-            "step": None if cell.fork.epoch is None else fork_step,
-            "fraction": None if cell.fork.epoch is None else fork_step / length,
             "train_steps": steps,
             "train_flop": float(flop * steps),
             "train_s": a_step * steps,
             "views_digest": bench.seen[cell.key].digest,
-            **_outcome(siblings[cell.key], per_epoch, len(bench.dataset.classes)),
+            **_fork_point(cell, per_epoch, length),
+            **_outcome(members, per_epoch, len(bench.dataset.classes)),
         }
-        for i, member in enumerate(siblings[cell.key]):
-            assert member.state is not None
-            save_tensors(state_dict(bench.model, member.state), folder.sibling(cell.key, i))
+        for i, member in enumerate(members):
+            _keep_weights(member, bench, folder.sibling(cell.key, i))
         write_atomic(folder.training(cell.key), json.dumps(training, allow_nan=False) + "\n")
     interim.drop()
 
@@ -133,6 +131,20 @@ def trained(cell: Cell, folder: RunFolder) -> dict[str, Any] | None:
         return None
     there = all(folder.sibling(cell.key, i).exists() for i in range(cell.networks))
     return training if there else None
+
+
+def _keep_weights(member: Member, bench: Workbench, path: Path) -> None:
+    """Write the member's weights as they are now, as its network's state dict has them."""
+    assert member.state is not None
+    save_tensors(state_dict(bench.model, member.state), path)
+
+
+def _fork_point(cell: Cell, per_epoch: int, length: int) -> dict[str, Any]:
+    """Where the siblings left the trunk: the step, and its share of all steps; None without a trunk."""
+    if cell.fork.epoch is None:
+        return {"step": None, "fraction": None}
+    step = cell.fork.step(per_epoch)
+    return {"step": step, "fraction": step / length}
 
 
 def _outcome(members: Sequence[Member], per_epoch: int, classes: int) -> dict[str, Any]:

@@ -207,7 +207,9 @@ def landscape(p: Probed) -> Found:
 def plane(p: Probed) -> Found:
     """Loss and error on the plane through the fork and both siblings."""
     if p.fork is None:
-        raise UserError("Independent networks have no fork to span a plane with.")
+        raise UserError(
+            "Independent networks have no fork to span a plane with, and no other was given (measure --fork)."
+        )
     name, split = p.first
     found = loss_plane(p.model, p.fork, p.a, p.b, split, PLANE_SIZE, p.calibration, device=p.device)
     return {

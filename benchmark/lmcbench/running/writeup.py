@@ -35,43 +35,38 @@ def build_record(
     eval_s: float,
     device: torch.device,
 ) -> Record:
-    """The record of a cell, whether it was measured, diverged or failed."""
-    suite, architecture, protocol = cell.suite, cell.architecture, cell.suite.protocol
+    """The record of a cell, whether it was measured, diverged or failed.
+
+    Args:
+        cell: what was asked for.
+        training: how its siblings were trained (`family.trained`); None where they were not.
+        measured: None where they diverged or failed.
+        status: how it came out.
+        reason: why it diverged or failed.
+        data: the data set, split by split.
+        evidence: where predictions and weights are kept.
+        eval_s: seconds that measuring took.
+        device: what it was computed on.
+    """
+    architecture = cell.architecture
     how = training or {}
-    cuda = device.type == "cuda"
-    how_measured: dict[str, Any] = {"alphas": protocol.grid, "calibration": {"n": protocol.calibration}}
-    if measured is not None:
-        how_measured["calibration"] = measured.calibration
-        if measured.train_eval is not None:
-            how_measured["train_eval"] = measured.train_eval
     return Record(
         schema=SCHEMA,
         key=cell.key,
         status=status,
         reason=reason,
-        suite=SuiteRecord(**suite.identity()),
+        suite=SuiteRecord(**cell.suite.identity()),
         architecture=ArchitectureRecord(
             **architecture.identity(), source=architecture.source, params=how.get("params")
         ),
         recipe={"name": architecture.recipe, **cell.recipe.model_dump(mode="json")},
         shift=ShiftRecord(**cell.shift.identity()),
-        fork=ForkRecord(
-            name=cell.fork.name,
-            epoch=_whole(cell.fork.epoch),
-            step=how.get("step"),
-            fraction=how.get("fraction"),
-            **({} if cell.fork.checkpoint is None else {"sha256": cell.fork.sha256}),
-        ),
+        fork=_fork(cell, how),
         replicate=cell.replicate,
-        seeds={
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in Seeds.of(suite.name, suite.version, cell.replicate, suite.siblings)
-            ._asdict()
-            .items()
-        },
+        seeds=_seeds(cell),
         data=data,
         views_digest=how.get("views_digest"),
-        protocol=how_measured,
+        protocol=_protocol(cell, measured),
         siblings=measured.siblings if measured is not None else [],
         pairs=measured.pairs if measured is not None else [],
         ensemble=measured.ensemble if measured is not None else None,
@@ -79,30 +74,65 @@ def build_record(
         functions=measured.functions if measured is not None else None,
         noise=measured.noise if measured is not None else None,
         evidence=evidence,
-        cost=CostRecord(
-            train_flop=how["train_flop"],
-            train_steps=how["train_steps"],
-            train_s=how["train_s"],
-            eval_s=eval_s,
-            peak_bytes=torch.cuda.max_memory_allocated(device) if cuda else peak_resident_bytes(),
-        )
-        if training is not None
-        else None,
-        env={
-            "engine": how.get("engine"),
-            "fleet": how.get("fleet"),
-            "device": torch.cuda.get_device_name(device) if cuda else "cpu",
-            "driver": torch.version.cuda if cuda else None,
-            "versions": versions(),
-            "flags": {
-                "tf32": cuda and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32),
-                "cudnn_benchmark": torch.backends.cudnn.benchmark if cuda else False,
-                "cudnn_deterministic": torch.backends.cudnn.deterministic if cuda else False,
-                "threads": torch.get_num_threads(),
-            },
-            "git": source_revision(),
-        },
+        cost=None if training is None else _cost(training, eval_s, device),
+        env={"engine": how.get("engine"), "fleet": how.get("fleet"), **_environment(device)},
     )
+
+
+def _fork(cell: Cell, how: Mapping[str, Any]) -> ForkRecord:
+    return ForkRecord(
+        name=cell.fork.name,
+        epoch=_whole(cell.fork.epoch),
+        step=how.get("step"),
+        fraction=how.get("fraction"),
+        **({} if cell.fork.checkpoint is None else {"sha256": cell.fork.sha256}),
+    )
+
+
+def _seeds(cell: Cell) -> dict[str, int | list[int]]:
+    """Every seed of the cell's replicate: a list by index, or one number (design 3.6)."""
+    suite = cell.suite
+    seeds = Seeds.of(suite.name, suite.version, cell.replicate, suite.siblings)
+    return {
+        role: list(value) if isinstance(value, tuple) else value for role, value in seeds._asdict().items()
+    }
+
+
+def _protocol(cell: Cell, measured: Measured | None) -> dict[str, Any]:
+    """How the cell was measured; where it was not, how it would have been."""
+    protocol = cell.suite.protocol
+    if measured is None:
+        return {"alphas": protocol.grid, "calibration": {"n": protocol.calibration}}
+    pinned = {} if measured.train_eval is None else {"train_eval": measured.train_eval}
+    return {"alphas": protocol.grid, "calibration": measured.calibration, **pinned}
+
+
+def _cost(training: Mapping[str, Any], eval_s: float, device: torch.device) -> CostRecord:
+    cuda = device.type == "cuda"
+    return CostRecord(
+        train_flop=training["train_flop"],
+        train_steps=training["train_steps"],
+        train_s=training["train_s"],
+        eval_s=eval_s,
+        peak_bytes=torch.cuda.max_memory_allocated(device) if cuda else peak_resident_bytes(),
+    )
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    """Device, versions, and what may change the last bits."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+        "driver": torch.version.cuda if cuda else None,
+        "versions": versions(),
+        "flags": {
+            "tf32": cuda and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32),
+            "cudnn_benchmark": torch.backends.cudnn.benchmark if cuda else False,
+            "cudnn_deterministic": torch.backends.cudnn.deterministic if cuda else False,
+            "threads": torch.get_num_threads(),
+        },
+        "git": source_revision(),
+    }
 
 
 def _whole(epoch: float | None) -> int | float | None:

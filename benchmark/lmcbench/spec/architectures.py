@@ -220,6 +220,25 @@ def architecture_label(name: str, kwargs: Mapping[str, Any], adapt: str | None) 
     return name + ("" if adapt is None else f"+{adapt}") + (f"({settings})" if settings else "")
 
 
+def imports_beside(file: Path) -> list[str]:
+    """Files beside a network's own that it imports, found without executing it: `helper.py`.
+
+    Fingerprint and submission hold the network's file alone; one that cannot be parsed imports nothing.
+    """
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return []
+    imported: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
+            imported.add(node.module.partition(".")[0])
+    beside = [path for name in sorted(imported) for path in (f"{name}.py", f"{name}/__init__.py")]
+    return [path for path in beside if (file.parent / path).is_file()]
+
+
 def source_file(name: str) -> Path:
     """The file that holds the factory `module:function` or `file.py:function`.
 

@@ -9,14 +9,18 @@ from lmcbench.board.entries.stored import HEADLINE, kept_splits, read_logits
 from lmcbench.errors import UserError, counted, reading
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder, labels_name
-from lmcbench.spec.architectures import Architecture, source_file
+from lmcbench.spec.architectures import Architecture, imports_beside, source_file
 from lmcbench.spec.canonical import digest_bytes
 
 
 def network_source(
     sample: Record, arch: str | None, given: Path | None
 ) -> tuple[dict[str, bytes], str | None]:
-    """The source file of a user's network as the run had it, and its sha256."""
+    """The source file of a user's network as the run had it, and its sha256.
+
+    Raises:
+        UserError: where it is not there, was changed since the run, or imports code beside it.
+    """
     network = sample.architecture
     definition = Architecture(name=network.name, recipe=sample.recipe["name"], kwargs=network.kwargs)
     if definition.source in ("lmcbench", "timm"):
@@ -43,6 +47,12 @@ def network_source(
         )
     if definition.source == "module":
         return {}, sha256
+    if beside := imports_beside(file):
+        raise UserError(
+            f"{file} imports {', '.join(beside)} beside it, which is no part of a submission: nobody could "
+            f"train it again. A network is one file: put what it needs into {file.name}, and run the suite "
+            "again."
+        )
     return {f"source/{Path(network.name.rpartition(':')[0]).name}": content}, sha256
 
 

@@ -107,51 +107,22 @@ def submit(
     records = choose_network(read_records(run), arch)
     _check_measured(records, run)
     reproduction = _reproduction(leaderboard, said)
-    label, sample = architecture_label(records[0]), records[0]
-    sources, sha256 = network_source(sample, arch, source)
-    meta = Meta.model_validate(
-        {
-            "schema": SUBMISSION_SCHEMA,
-            "title": said.title if said.title is not None else f"{label} on {suite.name}",
-            "authors": tuple(said.authors),
-            "licence": said.licence,
-            "recipe": sample.recipe["name"],
-            "pretraining": said.pretraining,
-            "extra_data": said.extra_data,
-            "notes": said.notes,
-            "cells": len(records),
-            "complete": False,
-            "suite": sample.suite.model_dump(),
-            "architecture": {"label": label, "source": sample.architecture.source, "sha256": sha256},
-            "reproduces": reproduction,
-        }
-    )
-    entry, faults = make_entry(suite, meta, sample, sources)
+    sources, sha256 = network_source(records[0], arch, source)
+    meta = _meta(said, suite, records, sha256, reproduction)
+    entry, faults = make_entry(suite, meta, records[0], sources)
     if entry is None or faults:
         raise UserError("\n".join(map(str, faults)))
     replicates, _ = replicates_of(suite, meta, records)
     cells = {entry.key(cell) for cell in entry.cells(replicates)}
     kept = [record for record in records if record.key in cells]
     left_out = [record_text(record) for record in records if record.key not in cells]
-    if not kept and all(record.fork.name.startswith(FROM) for record in records):
-        raise UserError(
-            f"{run} holds siblings of given checkpoints only ({record_text(records[0])}), which cannot be "
-            f"submitted: they are no cells of suite {suite.name}, and nobody else has the checkpoint."
-        )
     if not kept:
-        raise UserError(
-            f"{run} holds no cell of suite {suite.name} on replicates {replicates.start} to "
-            f"{replicates.stop - 1} for {label}: {'; '.join(left_out[:3])}."
-        )
+        raise _no_cell(run, suite, records, replicates)
     missing = [cell_text(cell) for cell in missing_cells(entry, replicates, kept)]
     meta = meta.model_copy(update={"cells": len(kept), "complete": not missing})
     folder = RunFolder(run)
     predictions, reduced = kept_predictions(kept, folder)
-    contents = sources | predictions
-    for record in kept:
-        path = folder.record(record.key)
-        with reading(path):
-            contents[f"records/{path.name}"] = path.read_bytes()
+    contents = sources | predictions | _record_files(kept, folder)
     contents[META] = meta.to_toml().encode()
     contents[MANIFEST] = make_manifest(contents).encode()
     verified = _put(contents, target, suite_file)
@@ -252,6 +223,59 @@ def _reproduction(leaderboard: Path, said: Statement) -> Reproduction | None:
     check_slug(slug)
     original = read_submission(leaderboard / "submissions" / slug)
     return Reproduction(slug=slug, manifest_sha256=original.manifest_sha256, nonce=nonce)
+
+
+def _meta(
+    said: Statement,
+    suite: Suite,
+    records: Sequence[Record],
+    sha256: str | None,
+    reproduction: Reproduction | None,
+) -> Meta:
+    """What the submission says of itself, as if all records were kept; `sha256` is the network's file's."""
+    one = records[0]
+    label = architecture_label(one)
+    return Meta.model_validate(
+        {
+            "schema": SUBMISSION_SCHEMA,
+            "title": said.title if said.title is not None else f"{label} on {suite.name}",
+            "authors": tuple(said.authors),
+            "licence": said.licence,
+            "recipe": one.recipe["name"],
+            "pretraining": said.pretraining,
+            "extra_data": said.extra_data,
+            "notes": said.notes,
+            "cells": len(records),
+            "complete": False,
+            "suite": one.suite.model_dump(),
+            "architecture": {"label": label, "source": one.architecture.source, "sha256": sha256},
+            "reproduces": reproduction,
+        }
+    )
+
+
+def _no_cell(run: Path, suite: Suite, records: Sequence[Record], replicates: range) -> UserError:
+    """Why none of the records can be submitted."""
+    if all(record.fork.name.startswith(FROM) for record in records):
+        return UserError(
+            f"{run} holds siblings of given checkpoints only ({record_text(records[0])}), which cannot be "
+            f"submitted: they are no cells of suite {suite.name}, and nobody else has the checkpoint."
+        )
+    return UserError(
+        f"{run} holds no cell of suite {suite.name} on replicates {replicates.start} to "
+        f"{replicates.stop - 1} for {architecture_label(records[0])}: "
+        f"{'; '.join(map(record_text, records[:3]))}."
+    )
+
+
+def _record_files(records: Iterable[Record], folder: RunFolder) -> dict[str, bytes]:
+    """The records as the run wrote them, by their places in a submission."""
+    files = {}
+    for record in records:
+        path = folder.record(record.key)
+        with reading(path):
+            files[f"records/{path.name}"] = path.read_bytes()
+    return files
 
 
 def _put(contents: Mapping[str, bytes], target: Path, suite_file: Path | None) -> Verification:

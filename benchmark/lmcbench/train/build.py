@@ -98,6 +98,11 @@ def find_factory(architecture: Architecture) -> Callable[..., Any]:
     where, _, function = architecture.name.rpartition(":")
     module = _from_module(architecture) if architecture.path is None else _from_file(architecture)
     factory = getattr(module, function, None)
+    if isinstance(factory, nn.Module):
+        raise UserError(
+            f"{where}:{function} is a network already, with weights of its own. Name what makes one: "
+            "a function, or its class."
+        )
     if not callable(factory):
         names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
         raise unknown(f"function in {where}", function, names)

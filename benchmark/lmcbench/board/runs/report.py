@@ -111,11 +111,20 @@ def _lead(records: Sequence[Record], suite: Suite | None) -> list[str]:
     if one.suite.name in DEMONSTRATIONS:
         lead.append(DEMONSTRATION)
     if not any(pair.model_extra for r in records for pair in r.pairs):
-        lead.append(
-            "Curvature, layers, landscapes and alignment were not measured; "
-            f"'lmcbench run {one.suite.name} --measure all' adds them to this run."
-        )
+        lead.append(f"Curvature, layers, landscapes and alignment were not measured; {_adding(suite)}.")
     return lead
+
+
+def _adding(suite: Suite | None) -> str:
+    """What adds further measures to a run; `suite` is the published one, None for a user's own."""
+    if suite is None:
+        return (
+            "'lmcbench run FILE.toml --measure all', with the suite's file, adds them on the cells that "
+            "[probe] in it names"
+        )
+    if not suite.probe.shifts:
+        return f"suite {suite.name} has no probe cells to take them on"
+    return f"'lmcbench run {suite.name} --measure all' adds them to this run"
 
 
 def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
