@@ -255,9 +255,8 @@ class _Walk:
         shape = constant.value.shape
         if constant.value.numel() == 1:
             return
-        dim = len(shape) - (
-            1 if x.flat else 3
-        )  # `[n, units]` and `[n, units, h, w]`, broadcast from the right
+        # units stand last in `[n, units]`, third from the right in `[n, units, h, w]`
+        dim = len(shape) - (1 if x.flat else 3)
         if dim < 0 or constant.value.numel() != shape[dim]:
             raise _refusal(f"what {constant.name!r} {list(shape)} does to units is not known.")
         if INPUT in x.axis:
