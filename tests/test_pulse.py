@@ -23,7 +23,7 @@ def test_nothing_done_has_no_time_left():
     now = [0.0]
     pulse = Pulse(3, lambda: now[0])
     now[0] = 3600.4
-    assert pulse.line(3.0, 4) == "3.0 of 4 cells after 1:00:00"
+    assert pulse.line(3.0, 4) == "3.00 of 4 cells after 1:00:00"
 
 
 def test_a_long_run_speaks_less_often():

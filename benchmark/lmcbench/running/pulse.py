@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
+from lmcbench.errors import counted
+
 SILENCE = 60.0
 """Seconds without a word after which a run says how far it is."""
 
@@ -38,7 +40,7 @@ class Pulse:
             return None
         self.spoke = now
         left = f", about {_clock(gone * (cells - done) / share)} left" if share > 0 else ""
-        return f"{done:.1f} of {cells} cells after {_clock(gone)}{left}"
+        return f"{done:.{1 if cells >= 10 else 2}f} of {counted(cells, 'cell')} after {_clock(gone)}{left}"
 
 
 def _clock(seconds: float) -> str:
