@@ -177,7 +177,7 @@ def write_run(root: Path, records: Iterable[Record]) -> RunFolder:
     """A run folder of records of one suite, as `lmcbench run` leaves it."""
     folder = RunFolder(root)
     for record in records:
-        folder.claim(record.suite.model_dump())
+        folder.claim(record.suite.model_dump(), record.data)
         write_atomic(folder.record(record.key), record.to_json())
     return folder
 

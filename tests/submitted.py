@@ -68,7 +68,7 @@ def make_board(root: Path) -> Path:
 def part_of_run() -> Path:
     """The same run where only label-skew on replicates 0 and 1 is finished: 8 cells."""
     part = RunFolder(linear_run().parent / "part")
-    part.claim(load_suite("digits").identity())
+    part.claim(load_suite("digits").identity(), [])
     whole = RunFolder(linear_run())
     for cell in expand(load_suite("digits"), Selection(["lmc_linear"], ["label-skew"], (), range(2))):
         for get in (RunFolder.record, RunFolder.predictions):

@@ -285,7 +285,7 @@ def test_a_record_of_a_newer_schema_is_refused_and_kept(lmcbench, tmp_path, argu
     (tmp_path / "toy.toml").write_text(SUITE_TOML)
     cell = toy_cell()
     folder = RunFolder(tmp_path / "out")
-    folder.claim(cell.suite.identity())
+    folder.claim(cell.suite.identity(), [])
     write_atomic(folder.record(cell.key), json.dumps({"schema": "lmcbench/cell/2", "key": cell.key}))
     before = content(tmp_path)
     answer = lmcbench(*[a.format(key=cell.key) for a in arguments])
@@ -301,7 +301,7 @@ def test_a_run_folder_of_a_newer_schema_is_refused(lmcbench, tmp_path):
 
 
 def test_a_run_without_records_has_no_table(lmcbench, tmp_path):
-    RunFolder(tmp_path / "out").claim(toy_suite().identity())
+    RunFolder(tmp_path / "out").claim(toy_suite().identity(), [])
     assert refused(lmcbench("leaderboard", "out"), "No records in out")
     (tmp_path / "empty").mkdir()
     assert refused(lmcbench("leaderboard", "empty"), "No records in empty")

@@ -140,7 +140,7 @@ def test_what_is_no_run_is_refused(board, tmp_path):
     (tmp_path / "empty").mkdir()
     refused(board, "empty is no run folder: it has no run.json", tmp_path / "empty", "--name", "a")
     refused(board, "none is no run folder", tmp_path / "none", "--name", "a")
-    RunFolder(tmp_path / "started").claim(load_suite("digits").identity())
+    RunFolder(tmp_path / "started").claim(load_suite("digits").identity(), [])
     refused(board, "No records in", tmp_path / "started", "--name", "a")
 
 

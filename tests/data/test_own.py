@@ -6,6 +6,7 @@ from PIL import Image
 
 from lmcbench.data.sources import open_dataset
 from lmcbench.errors import UserError
+from submitted import cli
 
 from .images import encode, pictures, write_parquet
 
@@ -149,3 +150,29 @@ def test_a_published_name_is_not_for_a_users_own(place):
     for name, folder in (("fashion_mnist", place), (str(place / "fashion_mnist"), None)):
         with pytest.raises(UserError, match="has the name of a published data set"):
             open_dataset(name, folder)
+
+
+def test_a_run_is_not_extended_with_other_images(place, tmp_path):
+    write_folder(place / "pets", n=8, shape=(1, 8, 8))
+    suite = """
+name = "own"
+version = 1
+description = "for tests"
+shifts = ["none"]
+forks = [0]
+replicates = 1
+data = { name = "pets" }
+protocol = { alphas = 3, calibration = 4 }
+recipes = { short = { lr = 0.1, batch_size = 4, epochs = 1 } }
+architectures = [{ name = "lmc_linear", recipe = "short" }]
+"""
+    (tmp_path / "own.toml").write_text(suite)
+    command = ["run", tmp_path / "own.toml", "--data-dir", place, "--out", tmp_path / "r", "--jobs", 1]
+    assert cli(*command)[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "r").rglob("*.*")}
+    Image.fromarray(pictures(1, (1, 8, 8), seed=99)[0]).save(place / "pets" / "train" / "cat" / "0.png")
+    assert cli(*command)[0] == 0  # finished: the images are not opened
+    code, _, err = cli(*command, "--replicates", 2)
+    assert code == 2
+    assert "r was made with other data: split train of pets has sha256" in err
+    assert {path: path.read_bytes() for path in (tmp_path / "r").rglob("*.*")} == before

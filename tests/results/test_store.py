@@ -93,22 +93,39 @@ def test_a_new_or_empty_folder_becomes_the_suites(tmp_path):
         folder = RunFolder(tmp_path / name)
         folder.check(SUITE)
         assert content(tmp_path) == {} or name != "empty"  # checking writes nothing
-        folder.claim(SUITE)
+        folder.claim(SUITE, [])
         folder.check(SUITE)
-        assert read_header(folder.header) == {"schema": "lmcbench/run/1", "suite": SUITE}
+        assert read_header(folder.header) == {"schema": "lmcbench/run/1", "suite": SUITE, "data": []}
         assert json.loads(folder.header.read_bytes())["suite"] == SUITE
 
 
 def test_a_claim_is_not_made_twice(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.claim(SUITE)
-    folder.claim(SUITE | {"digest": "other"})
+    folder.claim(SUITE, [])
+    folder.claim(SUITE | {"digest": "other"}, [])
     assert read_header(folder.header)["suite"] == SUITE
+
+
+def test_other_data_than_a_folder_was_made_with_are_refused(tmp_path):
+    def data(train, **more):
+        return [{"name": "pets", "split": s, "sha256": sha} for s, sha in {"train": train, **more}.items()]
+
+    said, silent = RunFolder(tmp_path / "said"), RunFolder(tmp_path / "silent")
+    said.check_data(data("a" * 64), [])  # nothing is there yet
+    said.claim(SUITE, data("a" * 64, test="b" * 64))
+    # folders that were claimed before they said it have it in their records
+    write_atomic(silent.header, json.dumps({"schema": "lmcbench/run/1", "suite": SUITE}))
+    held = [make_record().model_copy(update={"data": data("a" * 64, test="b" * 64)})]
+    for folder, records in ((said, []), (silent, held)):
+        folder.check_data(data("a" * 64, test="b" * 64), records)
+        folder.check_data(data("a" * 64, more="c" * 64), records)
+        with pytest.raises(UserError, match=r"split test of pets has sha256 c{12} here, b{12} th"):
+            folder.check_data(data("a" * 64, test="c" * 64), records)
 
 
 def test_a_folder_of_another_suite_is_refused(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.claim(SUITE)
+    folder.claim(SUITE, [])
     other = toy_suite(version=2).identity()
     with pytest.raises(UserError) as refused:
         folder.check(other)
@@ -211,7 +228,7 @@ def test_where_there_are_no_records_is_said(tmp_path):
         find_records(tmp_path / "none")
     with pytest.raises(UserError, match="No records in"):
         find_records(tmp_path)
-    RunFolder(tmp_path).claim(SUITE)
+    RunFolder(tmp_path).claim(SUITE, [])
     with pytest.raises(UserError, match="No records in"):
         find_records(tmp_path)
     (tmp_path / "submissions").mkdir()

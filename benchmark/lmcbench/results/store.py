@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,10 +124,34 @@ class RunFolder:
         if not os.access(writable, os.W_OK):
             raise UserError(f"{self.root} cannot be written: {writable} is read-only.")
 
-    def claim(self, suite: dict[str, Any]) -> None:
-        """Make this, once checked, the folder of `suite`."""
+    def check_data(self, data: Sequence[Mapping[str, Any]], held: Iterable[Record]) -> None:
+        """Refuse images or labels other than those that the folder's networks were trained on.
+
+        Args:
+            data: as records have it, one entry per split.
+            held: its records, for folders that were claimed before they said so.
+
+        Raises:
+            UserError: naming the split.
+        """
+        said = read_header(self.header).get("data") if self.header.exists() else None
+        if said is None:
+            said = next((record.data for record in held), [])
+        before = {part["split"]: part["sha256"] for part in said}
+        for part in data:
+            split, found = part["split"], part["sha256"]
+            if before.get(split, found) != found:
+                raise UserError(
+                    f"{self.root} was made with other data: split {split} of {part['name']} has sha256 "
+                    f"{found[:12]} here, {before[split][:12]} there; tables would average over both. Give "
+                    "--data-dir the data it was made with, or run into another folder: --out DIR"
+                )
+
+    def claim(self, suite: dict[str, Any], data: Sequence[Mapping[str, Any]]) -> None:
+        """Make this, once checked, the folder of `suite` on `data` (as records have it)."""
         if not self.header.exists():
-            write_atomic(self.header, json.dumps({"schema": RUN_SCHEMA, "suite": suite}, indent=1) + "\n")
+            header = {"schema": RUN_SCHEMA, "suite": suite, "data": data}
+            write_atomic(self.header, json.dumps(header, indent=1) + "\n")
 
 
 def labels_name(split: str) -> str:

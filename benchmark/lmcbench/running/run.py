@@ -114,7 +114,9 @@ def run_plan(
         settle_dataset(suite.data.name, data_dir)
         shifted = open_all_shifted(suite.evaluations, data_dir)
         whole = replace(open_dataset(suite.data.name, data_dir), shifted=shifted)
-        check_fit([cell for family in plan.families for cell in family.cells], select(whole, suite.data))
+        dataset = select(whole, suite.data)
+        folder.check_data(dataset.identity(), plan.finished)
+        check_fit([cell for family in plan.families for cell in family.cells], dataset)
     if min(jobs, len(tasks)) > 1:
         from lmcbench.running.workers import run_in_processes
 

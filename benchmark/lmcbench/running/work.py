@@ -54,7 +54,7 @@ def run_task(task: Task) -> Iterator[Event]:
     unrecorded = [cell for cell in family.cells if folder.finished(cell.key) is None]
     untrained = [cell for cell in unrecorded if trained(cell, folder) is None]
     check_room(family, untrained, bench.model, len(dataset.train), folder)
-    folder.claim(family.suite.identity())
+    folder.claim(family.suite.identity(), dataset.identity())
     failure = None
     if untrained:
         done = 0.0
