@@ -56,6 +56,8 @@ def train_family(
     length, per_epoch = recipe.length(n), recipe.steps_per_epoch(n)
     siblings = distinct({cell.key: make_siblings(family, cell, bench) for cell in cells})
     fleet = list({id(member): member for members in siblings.values() for member in members}.values())
+    # before the network holds what its passes leave on it, which may not be copied
+    flop = step_flop(bench.model, bench.dataset.shape, recipe.batch_size)
     engine = choose_engine(family.architecture, bench.model, bench.dataset.shape, bench.device.type, engine)
     logged = {
         cell.key: cell.suite.probe.logged(cell.fork.step(per_epoch), length, per_epoch)
@@ -104,7 +106,6 @@ def train_family(
             done += (last - first) * len(active)
             yield done / total
     a_step = sum(m.seconds for m in everyone) / max(sum(m.stop - m.start for m in everyone), 1)
-    flop = step_flop(bench.model, bench.dataset.shape, recipe.batch_size)
     for cell in cells:
         members = siblings[cell.key]
         steps = cell.fork.step(per_epoch) + sum(m.stop - m.start for m in members)
