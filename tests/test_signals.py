@@ -71,19 +71,23 @@ def test_workers_end_with_a_command_that_is_killed(tmp_path):
 
 
 def test_a_worker_that_is_told_again_ends_in_order():
-    """By the service manager and by its parent: a second exception would break off the first one's tidying."""
+    """By the service manager and by its parent: a second exception would break off the tidying."""
+    tidied = []
+
+    def told():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            tidied.append("whole")
+
     before = signal.signal(signal.SIGTERM, workers._leave)
-    tidied = False
     try:
         with pytest.raises(SystemExit, match="143"):
-            try:
-                os.kill(os.getpid(), signal.SIGTERM)
-            finally:
-                os.kill(os.getpid(), signal.SIGTERM)
-                tidied = True
+            told()
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert tidied
+    assert tidied == ["whole"]
 
 
 def test_a_closed_terminal_ends_a_run_in_order(tmp_path):
