@@ -2,16 +2,20 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from lmcbench.results.store import RunFolder
 from lmcbench.running import family, interim
+from lmcbench.running.member import Member
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.running.tasks import Conditions, Progress
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.published import parse_suite
+from lmcbench.train.state import TrainState
 
 SUITE = """
 name = "small"
@@ -132,6 +136,7 @@ def test_what_another_engine_left_is_not_taken_up(whole, steps, tmp_path):
     found = measures(tmp_path / "cut")
     assert found == {key: expected[key] for key in found}
     assert before > 0
+    assert interims(tmp_path / "cut") == []  # what nobody will take up is not left behind
 
 
 def test_a_torn_file_and_a_lost_one_are_trained_again(whole, tmp_path):
@@ -175,7 +180,7 @@ def test_storing_takes_its_share_of_the_time_at_most(tmp_path, monkeypatch):
     monkeypatch.setattr(interim, "INTERVAL", 10.0)
     monkeypatch.setattr(interim, "SHARE", 0.1)
     now = [0.0]
-    kept = interim.Interim(RunFolder(tmp_path), "family", "reference", None, lambda: now[0])
+    kept = interim.Interim(RunFolder(tmp_path), "family", "how", None, clock=lambda: now[0])
     kept.took = 5.0
     now[0] = 49.0
     kept.store([])
@@ -196,3 +201,64 @@ def test_short_trainings_may_end_before_a_late_fork(tmp_path):
         folder.training(key).unlink()
     run(tmp_path / "r", text=late)
     assert measures(tmp_path / "r") == expected
+
+
+@pytest.mark.parametrize("changed", ["data", "device", "network"])
+def test_what_else_changes_a_network_is_in_the_name_of_its_file(changed, tmp_path):
+    """Data that no suite pins, the kind of device, and code beside a user's network are in no key."""
+    how = family._how("reference", bench())
+    assert family._how("reference", bench()) == how
+    assert family._how("reference", bench(changed)) != how
+
+
+def bench(changed=None):
+    return SimpleNamespace(
+        device=torch.device("meta" if changed == "device" else "cpu"),
+        dataset=SimpleNamespace(train=SimpleNamespace(sha256="b" if changed == "data" else "a")),
+        model=torch.nn.Linear(2, 3 if changed == "network" else 2),
+    )
+
+
+SHARED = SUITE.replace(
+    'shifts = ["label-skew"]\nforks', 'shifts = ["same-half", "disjoint-halves"]\nforks'
+).replace('shifts = ["label-skew"]\nreplicates', 'shifts = ["disjoint-halves"]\nreplicates')
+
+
+def test_states_on_the_way_are_kept_for_a_cell_that_is_asked_for_later(tmp_path):
+    """The control's first sibling is the shift's too, and was past states that only the shift keeps."""
+    run(tmp_path / "whole", "reference", text=SHARED)
+    run(tmp_path / "cut", "reference", 3, Selection(shifts=["same-half"]), SHARED)
+    assert interims(tmp_path / "cut")
+    run(tmp_path / "cut", "reference", text=SHARED)
+    assert measures(tmp_path / "cut") == measures(tmp_path / "whole")
+
+
+def test_a_trunk_taken_up_twice_keeps_its_time_and_losses(tmp_path):
+    """It was stored from its beginning, is at a later fork since, and is stored again from there."""
+    member = Member("trunk", 0, 40, 40, None, 0, None)
+    member.state = TrainState({"w": torch.ones(2)}, {}, {})
+    member.losses, member.at, member.seconds = [torch.arange(30.0)], 30, 30.0
+    kept = interim.Interim(RunFolder(tmp_path), "family", "how", torch.device("cpu"))
+    kept.store([member])
+    for at in (30, 36):
+        again = Member("trunk", 20, 40, 40, None, 0, None)
+        kept.resume(again, 40)
+        assert again.at == at
+        assert again.seconds == pytest.approx(at - 20)
+        assert torch.equal(torch.cat(again.losses), torch.arange(20.0, at))
+        again.losses.append(torch.arange(30.0, 36.0))
+        again.at, again.seconds = 36, again.seconds + 6
+        kept.store([again])
+
+
+def test_storing_leaves_room_for_what_training_leaves(tmp_path, monkeypatch):
+    """A network kept on its way must not take the room that was found for its weights."""
+    member = Member("m", 0, 40, 40, None, 0, None, TrainState({"w": torch.ones(250)}, {}, {}))
+    member.losses, member.at = [torch.zeros(1)], 1
+    kept = interim.Interim(RunFolder(tmp_path), "family", "how", torch.device("cpu"), reserve=5000)
+    monkeypatch.setattr(interim.shutil, "disk_usage", lambda path: SimpleNamespace(free=6000))
+    kept.store([member])
+    assert interims(tmp_path) == []
+    monkeypatch.setattr(interim.shutil, "disk_usage", lambda path: SimpleNamespace(free=6100))
+    kept.store([member])
+    assert len(interims(tmp_path)) == 1

@@ -53,6 +53,12 @@ def test_what_training_leaves_is_foretold(tmp_path, monkeypatch):
     assert sum(f.stat().st_size for f in files) == pytest.approx(foretold[0], rel=0.02)
     run(folder)
     assert len(foretold) == 1  # nothing is left to train
+    for path in [*folder.records.iterdir(), *(folder.root / "checkpoints").glob("*.json")]:
+        path.unlink()  # as where it was interrupted
+    folder.sibling(gone := expand(parse_suite(SUITE.encode(), "small.toml"))[0].key, 0).unlink()
+    run(folder)
+    assert folder.record(gone).exists()
+    assert foretold[1] == pytest.approx(folder.sibling(gone, 0).stat().st_size, rel=0.02)
 
 
 def test_a_disk_without_room_is_refused_before_training(tmp_path, monkeypatch):

@@ -580,3 +580,19 @@ def test_the_engine_that_is_asked_for_trains(tmp_path):
     # another engine is another draw of noise of one and the same cell
     assert trained["reference"][1] != trained["stacked"][1]
     assert len({key for _, _, key in trained.values()}) == 1
+
+
+def test_a_network_that_keeps_features_of_its_last_pass_is_run(lmcbench, tmp_path, monkeypatch):
+    """Torch copies no tensor that a gradient flows through, as they are after training."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keeps.py").write_text(
+        "from torch import nn\n\nclass Keeps(nn.Linear):\n    def forward(self, x):\n"
+        "        self.last = super().forward(x.flatten(1))\n        return self.last\n\n"
+        "def keeps(num_classes, in_chans, img_size):\n"
+        "    return Keeps(in_chans * img_size**2, num_classes)\n"
+    )
+    asked = ["--arch", "keeps.py:keeps", "--recipe", "linear", "--fork", "0", "--replicates", "1"]
+    shifts = ["--shift", "none", "--shift", "label-skew"]
+    code, _, err = lmcbench("run", "digits", *asked, *shifts, "--jobs", "1", "--out", "r")
+    assert (code, err) == (0, "")
+    assert {read_record(path).status for path in (tmp_path / "r" / "records").iterdir()} == {"ok"}

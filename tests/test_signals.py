@@ -14,6 +14,7 @@ import pytest
 from builders import SUITE_TOML
 from lmcbench import catalogue
 from lmcbench.results.record import read_record
+from lmcbench.running import workers
 
 REPLICATES = 100
 """More than a pipe holds: what waits for workers must not keep the command from ending."""
@@ -46,7 +47,7 @@ def kept(tmp_path):
     return len(records)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
 def test_a_run_that_is_told_to_end_keeps_what_is_finished(tmp_path, signum):
     """Told are all its processes, as a terminal does."""
     process = started(tmp_path)
@@ -67,6 +68,26 @@ def test_workers_end_with_a_command_that_is_killed(tmp_path):
     process.kill()
     process.communicate(timeout=10)
     assert len(list((tmp_path / "r" / "records").iterdir())) < REPLICATES
+
+
+def test_a_worker_that_is_told_again_ends_in_order():
+    """By the service manager and by its parent: a second exception would break off the tidying."""
+    tidied = []
+
+    def told():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            tidied.append("whole")
+
+    before = signal.signal(signal.SIGTERM, workers._leave)
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            told()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert tidied == ["whole"]
 
 
 def test_a_closed_terminal_ends_a_run_in_order(tmp_path):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -441,3 +442,23 @@ def test_a_name_in_full_is_that_network_though_another_has_arguments():
         assert {architecture_label(r) for r in choose_network(records, name)} == {name}
     with pytest.raises(UserError, match="Choose: --arch"):
         choose_network(records, "lmc_*")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "lmc_next"}, "Unknown architecture 'lmc_next'."),  # of a newer version
+        ({"name": "my net"}, "Architecture 'my net' is no name"),
+    ],
+)
+def test_a_network_that_this_version_cannot_have_is_refused_in_one_line(board, run, change, said):
+    folder = submit(run, "a", SAID, board).folder
+    for path in (*run.glob("records/*.json"), *folder.glob("records/*.json")):
+        edit_json(path, lambda t: t["architecture"].update(change))
+    with pytest.raises(UserError, match=re.escape(said)) as refusal:
+        submit(run, "b", SAID, board)
+    assert "\n" not in str(refusal.value)
+    correct_hashes(folder)
+    [message] = {fault.message for fault in verify(folder).faults if fault.field == "architecture"}
+    assert message.startswith(said)
+    assert "\n" not in message

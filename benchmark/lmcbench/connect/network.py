@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lmcbench.connect.arguments import as_calibration, as_device, as_model, whole
 from lmcbench.connect.slots import Slots
 from lmcbench.connect.state import COUNTER, STATISTICS, Stack, State, check_fits, stack, unstack
+from lmcbench.connect.twins import twin
 from lmcbench.errors import UserError, counted, describe, is_out_of_memory
 
 MOST_IMAGES = 500
@@ -68,7 +68,7 @@ class Network:
         self.limit: int | None = None
         """States in one stacked pass at most: all, until memory runs out."""
         try:
-            self.model = copy.deepcopy(model).to(self.device).eval()
+            self.model = twin(model).to(self.device).eval()
         except (RuntimeError, TypeError) as error:
             if is_out_of_memory(error):
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import operator
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
 from lmcbench.connect.permutations import INPUT, Axis, Permutations
+from lmcbench.connect.twins import twin
 from lmcbench.errors import UserError
 
 
@@ -33,7 +33,7 @@ def permutations_of(model: nn.Module) -> Permutations:
         UserError: where the model cannot be traced, or holds an operation whose effect on units is
             not known (attention, grouped convolutions, LayerNorm, reshaping, ...), which it names.
     """
-    private = copy.deepcopy(model).eval()
+    private = twin(model).eval()
     try:
         graph = _Tracer().trace(private)
     except UserError:

@@ -57,9 +57,9 @@ class RunFolder:
         """The whole training state of a family's trunk at a fork."""
         return self.root / "checkpoints" / f"trunk-{family}-{step}.safetensors"
 
-    def interim(self, family: str, engine: str, member: str) -> Path:
-        """The whole training state of one of a family's networks on its way, as an engine left it."""
-        return self.root / "checkpoints" / f"interim-{family}-{engine}-{member}.safetensors"
+    def interim(self, family: str, how: str, member: str) -> Path:
+        """The whole training state of one of a family's networks on its way, by how it was trained."""
+        return self.root / "checkpoints" / f"interim-{family}-{how}-{member}.safetensors"
 
     @property
     def table(self) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,15 @@ from lmcbench.running.members import (
     make_trunk,
     start_members,
 )
+from lmcbench.running.room import weights_bytes
+from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell, Family
 from lmcbench.spec.engine import EngineName
 from lmcbench.train.choice import choose_engine
 from lmcbench.train.cost import step_flop
 from lmcbench.train.engines import advance
 from lmcbench.train.memory import device_budget, fleet_limit
-from lmcbench.train.state import save_tensors, state_dict
+from lmcbench.train.state import holders, save_tensors, state_dict
 
 DEAD = 0.98
 """A sibling whose final training loss is at least this share of ln(classes) learned nothing (design 3.9)."""
@@ -54,19 +56,22 @@ def train_family(
     length, per_epoch = recipe.length(n), recipe.steps_per_epoch(n)
     siblings = distinct({cell.key: make_siblings(family, cell, bench) for cell in cells})
     fleet = list({id(member): member for members in siblings.values() for member in members}.values())
+    # before the network holds what its passes leave on it, which may not be copied
+    flop = step_flop(bench.model, bench.dataset.shape, recipe.batch_size)
     engine = choose_engine(family.architecture, bench.model, bench.dataset.shape, bench.device.type, engine)
-    interim = Interim(folder, family.key, engine, bench.device)
-    for member in fleet:
-        interim.resume(member, member.stop)
-    start_members(family, siblings, cells, bench)
-    trunk = make_trunk(family, bench, folder, interim, [m.start for m in fleet if m.state is None])
-    everyone = [trunk, *fleet] if trunk is not None else fleet
-    total, done = sum(m.stop - m.at for m in everyone), 0
     logged = {
         cell.key: cell.suite.probe.logged(cell.fork.step(per_epoch), length, per_epoch)
         for cell in cells
         if cell.probed
     }
+    reserve = weights_bytes(family, cells, bench.model, n, folder)
+    interim = Interim(folder, family.key, _how(engine, bench), bench.device, reserve)
+    for member in fleet:
+        interim.resume(member, _resumable(member, siblings, logged, folder))
+    start_members(family, siblings, cells, bench)
+    trunk = make_trunk(family, bench, folder, interim, [m.start for m in fleet if m.state is None])
+    everyone = [trunk, *fleet] if trunk is not None else fleet
+    total, done = sum(m.stop - m.at for m in everyone), 0
     stops = {step for steps in logged.values() for step in steps}
     boundaries = sorted({m.at for m in everyone} | {m.stop for m in everyone} | stops)
     budget = device_budget(bench.device) if engine == "stacked" else None
@@ -101,7 +106,6 @@ def train_family(
             done += (last - first) * len(active)
             yield done / total
     a_step = sum(m.seconds for m in everyone) / max(sum(m.stop - m.start for m in everyone), 1)
-    flop = step_flop(bench.model, bench.dataset.shape, recipe.batch_size)
     for cell in cells:
         members = siblings[cell.key]
         steps = cell.fork.step(per_epoch) + sum(m.stop - m.start for m in members)
@@ -119,7 +123,7 @@ def train_family(
         for i, member in enumerate(members):
             _keep_weights(member, bench, folder.sibling(cell.key, i))
         write_atomic(folder.training(cell.key), json.dumps(training, allow_nan=False) + "\n")
-    interim.drop()
+    interim.drop(siblings)
 
 
 def trained(cell: Cell, folder: RunFolder) -> dict[str, Any] | None:
@@ -131,6 +135,41 @@ def trained(cell: Cell, folder: RunFolder) -> dict[str, Any] | None:
         return None
     there = all(folder.sibling(cell.key, i).exists() for i in range(cell.networks))
     return training if there else None
+
+
+def _how(engine: EngineName, bench: Workbench) -> str:
+    """16 hex digits over what changes a network on its way and stands in no key.
+
+    Data that no suite pins may have been changed since, as may code beside a user's network.
+    """
+    parts = {
+        "engine": engine,
+        "device": bench.device.type,
+        "data": bench.dataset.train.sha256,
+        "tensors": {name: list(tensor.shape) for name, tensor in holders(bench.model).items()},
+    }
+    return digest(parts)[:16]
+
+
+def _resumable(
+    member: Member,
+    siblings: Mapping[str, Sequence[Member]],
+    logged: Mapping[str, Sequence[int]],
+    folder: RunFolder,
+) -> int:
+    """The last step that `member` may be taken up at: a probe cell's states on the way are still to be kept.
+
+    Those that are missing after the network was stored: only a cell that shares it was asked for then.
+    """
+    missing = (
+        step
+        for key, steps in logged.items()
+        for i, other in enumerate(siblings[key])
+        if other is member
+        for step in steps
+        if not folder.snapshot(key, i, step).exists()
+    )
+    return min(missing, default=member.stop)
 
 
 def _keep_weights(member: Member, bench: Workbench, path: Path) -> None:

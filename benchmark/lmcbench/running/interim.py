@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,7 +12,6 @@ from safetensors import SafetensorError
 
 from lmcbench.results.store import RunFolder
 from lmcbench.running.member import Member
-from lmcbench.spec.engine import EngineName
 from lmcbench.train.state import flat_state, load_tensors, save_tensors, unflat_state
 
 INTERVAL = 600.0
@@ -25,21 +25,27 @@ class Interim:
     """The networks of a family that are not trained to their end, each in a file of its own.
 
     A network's state at a step is the same bits whoever trains beside it (design 3.11), so that each file
-    is taken up by itself, at the step it was stored at, by the engine that made it.
+    is taken up by itself, at the step it was stored at.
+
+    Args:
+        how: names what changes its bits and is in no key of family or cell: engine, device, data.
+        reserve: bytes that the disk must still have free after storing, for what training leaves.
     """
 
     def __init__(
         self,
         folder: RunFolder,
         family: str,
-        engine: EngineName,
+        how: str,
         device: torch.device,
+        reserve: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder = folder
         self.family = family
-        self.engine = engine
+        self.how = how
         self.device = device
+        self.reserve = reserve
         self.clock = clock
         self.stored: dict[str, int] = {}
         self.took, self.last = 0.0, clock()
@@ -53,8 +59,8 @@ class Interim:
         at, losses, seconds = int(found.pop("at")), found.pop("losses"), float(found.pop("seconds"))
         if member.start < at <= until:
             member.state = unflat_state(found).to(self.device)
-            member.losses, member.at = [losses], at
             # the trunk was stored at a fork since, and starts from there now
+            member.losses, member.at = [losses[-(at - member.start) :]], at
             member.seconds = seconds * (at - member.start) / len(losses)
             self.stored[member.name] = at
 
@@ -71,18 +77,28 @@ class Interim:
                 "losses": torch.cat(member.losses),
                 "seconds": torch.tensor(member.seconds, dtype=torch.float64),
             }
+            tensors = flat_state(member.state) | parts
             try:
-                save_tensors(flat_state(member.state) | parts, self._path(member.name))
+                if self._free() < self.reserve + sum(t.nbytes for t in tensors.values()):
+                    continue
+                save_tensors(tensors, self._path(member.name))
             except (OSError, SafetensorError):  # a full disk, say: training needs no interim state to go on
                 continue
             self.stored[member.name] = member.at
         self.last = self.clock()
         self.took = self.last - began
 
-    def drop(self) -> None:
-        """Remove what was taken up or stored: it has been trained to its end."""
+    def drop(self, cells: Iterable[str]) -> None:
+        """Remove what is kept of networks trained to their end: those of `cells` (keys), however trained."""
         for name in self.stored:
             self._path(name).unlink(missing_ok=True)
+        for key in cells:
+            others = self.folder.interim(self.family, "*", f"{key}-*")
+            for path in others.parent.glob(others.name):
+                path.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
-        return self.folder.interim(self.family, self.engine, name)
+        return self.folder.interim(self.family, self.how, name)
+
+    def _free(self) -> int:
+        return shutil.disk_usage(self.folder.root).free

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.filesize import decimal
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ def check_room(family: Family, cells: Sequence[Cell], model: nn.Module, n: int, 
 
 
 def weights_bytes(family: Family, cells: Sequence[Cell], model: nn.Module, n: int, folder: RunFolder) -> int:
-    """Bytes of the tensors that training `cells` on `n` images puts into `folder`.
+    """Bytes of the tensors that training `cells` on `n` images puts into `folder`, less what is there.
 
     These are all siblings, those of probe cells on their way too, and the trunk's whole state at each fork.
     """
@@ -41,18 +42,23 @@ def weights_bytes(family: Family, cells: Sequence[Cell], model: nn.Module, n: in
     state = from_model(model, slot_names(family.recipe))
     sibling = _bytes(model.state_dict().values())
     trunk = _bytes(t for part in (state.params, state.buffers, *state.slots.values()) for t in part.values())
-    siblings = passages = 0
-    forks = set()
+    siblings: list[Path] = []
+    trunks: set[Path] = set()
     for cell in cells:
-        siblings += cell.networks
-        if cell.probed:
-            passages += cell.networks * len(
-                cell.suite.probe.logged(cell.fork.step(per_epoch), length, per_epoch)
-            )
+        start = cell.fork.step(per_epoch)
+        logged = cell.suite.probe.logged(start, length, per_epoch) if cell.probed else []
+        for i in range(cell.networks):
+            siblings += [
+                folder.sibling(cell.key, i),
+                *(folder.snapshot(cell.key, i, step) for step in logged),
+            ]
         if cell.fork.epoch is not None:
-            forks.add(cell.fork.step(per_epoch))
-    missing = sum(not folder.trunk(family.key, step).exists() for step in forks)
-    return sibling * (siblings + passages) + trunk * missing
+            trunks.add(folder.trunk(family.key, start))
+    return sibling * _missing(siblings) + trunk * _missing(trunks)
+
+
+def _missing(files: Iterable[Path]) -> int:
+    return sum(not file.exists() for file in files)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

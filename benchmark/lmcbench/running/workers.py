@@ -99,7 +99,11 @@ def _end_with(parent: BaseProcess) -> None:
 
 
 def _leave(signum: int, frame: Any) -> None:
-    """As an exception, so that a file that is being written is tidied away."""
+    """As an exception, so that a file that is being written is tidied away.
+
+    Once: whoever ends all processes of a run tells a worker, and so does its parent while it is ending.
+    """
+    signal.signal(signum, signal.SIG_IGN)
     raise SystemExit(128 + signum)
 
 

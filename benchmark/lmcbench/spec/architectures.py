@@ -160,15 +160,20 @@ def parse_architecture(text: str, recipe: str, kwargs: Mapping[str, Any] | None 
     name, plus, adapt = text.rpartition("+")
     # a path may hold a plus: what follows it there names a function
     if not plus or (adapt not in ADAPTATIONS and (":" in adapt or "/" in adapt)):
-        return _checked(text, recipe, settings, None)
+        return make_architecture(text, recipe, settings, None)
     if adapt not in ADAPTATIONS:
         raise unknown("adaptation", adapt, ADAPTATIONS)
-    return _checked(name, recipe, settings, adapt)
+    return make_architecture(name, recipe, settings, adapt)
 
 
-def _checked(name: str, recipe: str, settings: dict[str, Any], adapt: str | None) -> Architecture:
+def make_architecture(name: str, recipe: str, kwargs: Mapping[str, Any], adapt: str | None) -> Architecture:
+    """An architecture from its parts, as a command or a record names them.
+
+    Raises:
+        UserError: in one line, for what can be no network's name, an unknown adaptation or odd arguments.
+    """
     try:
-        return Architecture(name=name, recipe=recipe, kwargs=settings, adapt=adapt)
+        return Architecture(name=name, recipe=recipe, kwargs=dict(kwargs), adapt=adapt)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         refusal = fault.get("ctx", {}).get("error")

@@ -9,7 +9,7 @@ from lmcbench.board.entries.stored import HEADLINE, kept_splits, read_logits
 from lmcbench.errors import UserError, counted, reading
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder, labels_name
-from lmcbench.spec.architectures import Architecture, imports_beside, source_file
+from lmcbench.spec.architectures import imports_beside, make_architecture, source_file
 from lmcbench.spec.canonical import digest_bytes
 
 
@@ -19,10 +19,10 @@ def network_source(
     """The source file of a user's network as the run had it, and its sha256.
 
     Raises:
-        UserError: where it is not there, was changed since the run, or imports code beside it.
+        UserError: where it is not there, was changed since the run, imports code beside it, or can be none.
     """
     network = sample.architecture
-    definition = Architecture(name=network.name, recipe=sample.recipe["name"], kwargs=network.kwargs)
+    definition = make_architecture(network.name, sample.recipe["name"], network.kwargs, network.adapt)
     if definition.source in ("lmcbench", "timm"):
         return {}, None
     if definition.source == "module":

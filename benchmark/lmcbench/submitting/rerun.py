@@ -17,7 +17,7 @@ from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.running.tasks import by_engine
-from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.architectures import make_architecture
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.suite import Suite
 
@@ -93,7 +93,7 @@ def _cells(
         for file, content in sources.items():
             (scratch / Path(file).name).write_bytes(content)
             name = f"{scratch / Path(file).name}:{network.name.rpartition(':')[2]}"
-    architecture = Architecture(name=name, recipe=meta.recipe, kwargs=network.kwargs, adapt=network.adapt)
+    architecture = make_architecture(name, meta.recipe, network.kwargs, network.adapt)
     if architecture.fingerprint != network.fingerprint:
         raise UserError(
             f"{network.name} is another version here (fingerprint {architecture.fingerprint}, the submission "

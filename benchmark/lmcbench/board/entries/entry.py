@@ -16,7 +16,7 @@ from lmcbench.board.entries.trust import FIRST_CHOSEN, chosen_replicates
 from lmcbench.errors import UserError
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.record import Record
-from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.architectures import Architecture, make_architecture
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.forks import Fork
@@ -69,10 +69,8 @@ def make_entry(
     """
     claimed, place = sample.architecture, f"records/{sample.key}.json"
     try:
-        architecture = Architecture(
-            name=claimed.name, recipe=meta.recipe, kwargs=claimed.kwargs, adapt=claimed.adapt
-        )
-    except (ValidationError, UserError) as error:
+        architecture = make_architecture(claimed.name, meta.recipe, claimed.kwargs, claimed.adapt)
+    except UserError as error:
         return None, [Fault(file=place, field="architecture", message=str(error))]
     faults = []
     if architecture.source != meta.architecture.source:
