@@ -152,3 +152,13 @@ def test_what_is_ignored_stays_ignored(lmcbench, monkeypatch, signum):
     assert (code, err) == (0, "")
     assert "digits" in out
     assert signal.getsignal(signum) is signal.SIG_IGN
+
+
+def test_a_network_that_ends_its_worker_is_said_to(tmp_path):
+    """With code 0 as well, which would keep the parent waiting."""
+    (tmp_path / "leaves.py").write_text("def leaves(num_classes, in_chans):\n    raise SystemExit(0)\n")
+    command = [*COMMAND[: COMMAND.index("--arch")], "--arch", "leaves.py:leaves", "--recipe", "fast"]
+    process = started(tmp_path, [*command, "--shift", "none", "--fork", "0", "--replicates", "2"])
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 5
+    assert b"A worker process died (exit code 1)" in errors

@@ -21,6 +21,7 @@ from lmcbench.results.store import RunFolder
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.published import load_suite
+from lmcbench.submitting import enclosures
 from lmcbench.submitting.rerun import rerun
 from lmcbench.submitting.submit import choose_network, submit
 from lmcbench.submitting.verify import verify
@@ -324,8 +325,9 @@ def test_an_own_networks_source_is_part_of_its_submission(board, own_run, tmp_pa
         assert meta.architecture.sha256 == sha256(NETWORK.encode()).hexdigest()
         assert meta.architecture.label == "mine.py:tiny"
         assert verify(folder).sound
-    (tmp_path / "nets" / "torch.py").write_text("")
-    refused(board, "mine.py imports torch.py beside it, which is no part of", own_run, "--name", "d")
+    with monkeypatch.context() as patch:
+        patch.setattr(enclosures, "imports_beside", lambda file: ["blocks.py"])
+        refused(board, "mine.py imports blocks.py beside it, which is no part of", own_run, "--name", "d")
     file.write_text(NETWORK + "\n# tuned\n")
     refused(board, "mine.py was changed since the run (fingerprint ", own_run, "--name", "d")
 

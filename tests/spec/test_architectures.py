@@ -12,6 +12,7 @@ from lmcbench.spec.architectures import (
     OWN_REVISIONS,
     Architecture,
     architecture_label,
+    imports_beside,
     parse_architecture,
     parse_settings,
 )
@@ -184,3 +185,17 @@ def test_settings_are_json_where_they_can_be():
     for bad in (["a"], ["=1"], ["a b=1"], ["a=1", "a=2"]):
         with pytest.raises(UserError, match="write NAME=VALUE"):
             parse_settings(bad)
+
+
+def test_code_beside_a_network_is_found_without_executing_it(tmp_path, monkeypatch):
+    file = tmp_path / "net.py"
+    file.write_text("import json, helper\nfrom blocks.res import Block\nimport absent\n1 / 0\n")
+    (tmp_path / "blocks").mkdir()
+    for name in ("helper.py", "blocks/__init__.py", "json.py", "unused.py"):
+        (tmp_path / name).write_text("1 / 0")
+    # what an import finds elsewhere is not what lies beside
+    assert imports_beside(file) == ["blocks/__init__.py", "helper.py"]
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m lmcbench` does
+    assert imports_beside(file) == ["blocks/__init__.py", "helper.py"]
+    file.write_text("def broken(:")
+    assert imports_beside(file) == []

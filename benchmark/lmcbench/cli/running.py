@@ -51,7 +51,8 @@ def run(
         typer.Option(
             help="How the networks of a family advance: one after another (reference), all in one pass "
             "(stacked; those that cannot be go one after another), or as was measured to be faster (auto; on "
-            "CUDA nothing was measured yet, and auto is reference)."
+            "CUDA nothing was measured yet, and auto is reference). The last bits differ, stacked perhaps "
+            "with the fleet's size too."
         ),
     ] = Engine.auto,
     jobs: Annotated[

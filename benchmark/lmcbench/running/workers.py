@@ -85,9 +85,10 @@ def _work(todo: multiprocessing.Queue[Task | None], events: multiprocessing.Queu
                 events.put(event)
         except UserError as error:
             events.put(error)
-        except SystemExit:
+        except SystemExit as leaving:
             events.cancel_join_thread()  # nobody listens any more
-            raise
+            # a network that ends the process with 0 has not done its task
+            raise SystemExit(leaving.code or 1) from None
     events.put(_Idle())
 
 

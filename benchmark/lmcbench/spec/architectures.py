@@ -240,8 +240,21 @@ def imports_beside(file: Path) -> list[str]:
             imported |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
             imported.add(node.module.partition(".")[0])
-    beside = [path for name in sorted(imported) for path in (f"{name}.py", f"{name}/__init__.py")]
-    return [path for path in beside if (file.parent / path).is_file()]
+    found = []
+    for name in sorted(imported):
+        for path in (file.parent / f"{name}.py", file.parent / name / "__init__.py"):
+            if path.is_file() and not _found_elsewhere(name, path):
+                found.append(str(path.relative_to(file.parent)))
+    return found
+
+
+def _found_elsewhere(name: str, beside: Path) -> bool:
+    """Whether importing `name` finds another file than `beside`: an installed one, the standard library's."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None and Path(spec.origin).resolve() != beside.resolve()
 
 
 def source_file(name: str) -> Path:
