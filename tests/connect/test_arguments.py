@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import numpy as np
 import pytest
@@ -136,8 +137,10 @@ def test_tensors_without_values_are_refused(given):
 
 
 def test_a_model_that_cannot_be_copied_is_refused(given):
-    given["model"].cache = given["model"].stem.weight * 2
-    with pytest.raises(UserError, match="The model cannot be copied: RuntimeError: Only Tensors created"):
+    given["model"].lock = threading.Lock()
+    with pytest.raises(
+        UserError, match="The model cannot be copied: TypeError: cannot pickle '_thread.lock'"
+    ):
         lmcbench.trace_path(**given)
 
 
