@@ -138,9 +138,7 @@ def test_tensors_without_values_are_refused(given):
 
 def test_a_model_that_cannot_be_copied_is_refused(given):
     given["model"].lock = threading.Lock()
-    with pytest.raises(
-        UserError, match="The model cannot be copied: TypeError: cannot pickle '_thread.lock'"
-    ):
+    with pytest.raises(UserError, match="The model cannot be copied: TypeError: cannot pickle '_thread"):
         lmcbench.trace_path(**given)
 
 
