@@ -134,7 +134,7 @@ def parse_replicates(text: str) -> range:
     Raises:
         UserError: for anything else, an empty range, or more than `MOST_REPLICATES`.
     """
-    match = re.fullmatch(r"(?:(\d{1,18}):)?(\d{1,18})", text)
+    match = re.fullmatch(r"(?:(\d{1,4000}):)?(\d{1,4000})", text)
     if match is None:
         raise UserError(f"Replicates {text!r}: write a number N or a half-open range A:B.")
     chosen = range(int(match[1] or 0), int(match[2]))
