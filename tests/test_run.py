@@ -10,6 +10,7 @@ import torch
 from safetensors.numpy import load_file
 
 import lmcbench
+from lmcbench.cli.running import Engine
 from lmcbench.connect.path import alpha_grid
 from lmcbench.ensemble.errors import compare_errors
 from lmcbench.ensemble.predictions import compare_predictions, softmax
@@ -23,6 +24,7 @@ from lmcbench.running import family
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.running.tasks import Finished, Progress
 from lmcbench.spec.cells import Selection, expand, families
+from lmcbench.spec.engine import ENGINES
 from lmcbench.spec.published import parse_suite
 from lmcbench.train.state import load_state, load_tensors
 from submitted import cli
@@ -564,6 +566,10 @@ def test_equal_trainings_are_done_once(monkeypatch, tmp_path):
         assert max(trained[-2:]) == 2
         for key, record in measures(tmp_path / shift).items():
             assert record == together[key]
+
+
+def test_every_engine_can_be_asked_for():
+    assert [engine.value for engine in Engine] == ["auto", *ENGINES]
 
 
 def test_the_engine_that_is_asked_for_trains(tmp_path):

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.func import vmap
 from torch.nn import functional as F  # noqa: N812
 
+from lmcbench.connect import gradients
 from lmcbench.connect.gradients import gradient_noise
 from lmcbench.connect.network import Network
 from lmcbench.connect.state import unstack
@@ -31,6 +33,26 @@ def brute(gradients):
     """Trace of the covariance and squared norm of the mean, from the whole covariance matrix."""
     covariance = np.cov(gradients.T, bias=True)
     return np.trace(covariance), (gradients.mean(0) ** 2).sum()
+
+
+def test_large_images_are_taken_few_at_once(nets, monkeypatch):
+    """Activations are held for each of them."""
+    taken = []
+
+    def watched(function, in_dims):
+        def mapped(leaves, images, labels):
+            taken.append(len(images))
+            return vmap(function, in_dims)(leaves, images, labels)
+
+        return mapped
+
+    monkeypatch.setattr(gradients, "vmap", watched)
+    state, split = nets.trained("cnn", 0), nets.images(N)
+    whole = gradient_noise(nets.build("cnn"), state, split, VIEWS)
+    monkeypatch.setattr(gradients, "MOST_PIXELS", 10 * split[0][0].numel())
+    parts = gradient_noise(nets.build("cnn"), state, split, VIEWS)
+    assert taken == [24, 10, 10, 4]
+    assert parts.union.trace == pytest.approx(whole.union.trace, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "softmax"])

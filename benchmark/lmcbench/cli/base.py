@@ -34,14 +34,6 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
-class Engine(StrEnum):
-    """How the networks of a family advance."""
-
-    auto = "auto"
-    reference = "reference"
-    stacked = "stacked"
-
-
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 DataDir = Annotated[
     Path | None,

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lmcbench.cli.base import EXIT_INTERRUPTED, DataDir, Device, Engine, app
+from lmcbench.cli.base import EXIT_INTERRUPTED, DataDir, Device, app
+
+
+class Engine(StrEnum):
+    """How the networks of a family advance."""
+
+    auto = "auto"
+    reference = "reference"
+    stacked = "stacked"
 
 
 @app.command()
