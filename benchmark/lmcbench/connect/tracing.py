@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
+from lmcbench.connect.groups import Groups, refusal
 from lmcbench.connect.permutations import INPUT, Axis, Permutations
 from lmcbench.connect.twins import twin
 from lmcbench.errors import UserError
@@ -73,7 +74,7 @@ class _Tracer(fx.Tracer):
         """Guards on the input's size (padding, minimal sizes) are taken as not needed."""
         if _of_shape(obj.node):
             return False
-        raise _refusal(f"it branches on the value {obj.node.name!r}.")
+        raise refusal(f"it branches on the value {obj.node.name!r}.")
 
 
 _SPATIAL = (
@@ -112,24 +113,15 @@ class _Walk:
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self.model = model
         self.graph = graph
-        self.parent = {INPUT: INPUT}
-        self.pinned = {INPUT}
-        self.sizes: dict[int, int] = {}
-        self.axes: dict[str, tuple[Axis | None, ...]] = {}
+        self.groups = Groups()
 
     def run(self) -> Permutations:
         values: dict[fx.Node, _Value] = {}
         for node in self.graph.nodes:
             values[node] = self._node(node, values)
-        self._share()
-        pinned = {self._root(group) for group in self.pinned}
-        roots = [group for group in self.sizes if self._root(group) == group]
-        axes = {
-            name: tuple(None if axis is None else tuple(self._root(g) for g in axis) for axis in every)
-            for name, every in self.axes.items()
-        }
-        free = tuple(group for group in roots if group not in pinned)
-        return Permutations({group: self.sizes[group] for group in roots}, free, axes)
+        for names in _names_of_tensors(self.model):
+            self.groups.share(names)
+        return self.groups.permutations()
 
     def _node(self, node: fx.Node, values: dict[fx.Node, _Value]) -> _Value:
         """What a node gives; a constant takes part in sums and products only."""
@@ -148,7 +140,7 @@ class _Walk:
             for constant in constants:
                 self._per_unit(constant, units[0])
         if node.op == "output":
-            self.pinned.update(group for value in units for group in value.axis)
+            self.groups.pin(group for value in units for group in value.axis)
             return None
         if node.op == "call_module" and len(units) == 1:
             return self._module(str(node.target), self.model.get_submodule(str(node.target)), units[0])
@@ -161,15 +153,15 @@ class _Walk:
             return self._conv(name, module, x)
         if isinstance(module, nn.Linear):
             if not x.flat:
-                raise _refusal(f"{name!r} is linear in positions, not in units.")
+                raise refusal(f"{name!r} is linear in positions, not in units.")
             return self._weighted(name, module, x, module.out_features, flat=True)
         if isinstance(module, _BatchNorm):
             for own, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
                 if value.ndim == 1:
-                    self._record(f"{name}.{own}", (x.axis,))
+                    self.groups.note(f"{name}.{own}", (x.axis,))
             return x
         if isinstance(module, nn.PReLU):
-            self._record(f"{name}.weight", (x.axis if module.num_parameters > 1 else None,))
+            self.groups.note(f"{name}.weight", (x.axis if module.num_parameters > 1 else None,))
             return x
         if isinstance(module, nn.Flatten):
             return self._flatten(name, module.start_dim, module.end_dim, x)
@@ -177,32 +169,30 @@ class _Walk:
             type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, _UNFIT)
         ):
             return x
-        raise _refusal(f"what {name!r} ({type(module).__name__}) does to units is not known.")
+        raise refusal(f"what {name!r} ({type(module).__name__}) does to units is not known.")
 
     def _conv(self, name: str, module: _ConvNd, x: _Units) -> _Units:
         if x.flat:
-            raise _refusal(f"{name!r} convolves a flattened value.")
+            raise refusal(f"{name!r} convolves a flattened value.")
         if module.groups == 1:
             return self._weighted(name, module, x, module.out_channels, flat=False)
         if module.groups == module.in_channels == module.out_channels:  # depthwise: output tied to input
-            self._record(f"{name}.weight", (x.axis, *[None] * (module.weight.ndim - 1)))
+            self.groups.note(f"{name}.weight", (x.axis, *[None] * (module.weight.ndim - 1)))
             if module.bias is not None:
-                self._record(f"{name}.bias", (x.axis,))
+                self.groups.note(f"{name}.bias", (x.axis,))
             return x
-        raise _refusal(f"{name!r} is convolved in {module.groups} groups, whose units are not free to move.")
+        raise refusal(f"{name!r} is convolved in {module.groups} groups, whose units are not free to move.")
 
     def _weighted(self, name: str, module: nn.Linear | _ConvNd, x: _Units, out: int, flat: bool) -> _Units:
-        if f"{name}.weight" in self.axes:  # used again: the same units come out
-            known = self.axes[f"{name}.weight"]
-            self._record(f"{name}.weight", (known[0], x.axis, *known[2:]))
+        known = self.groups.axes(f"{name}.weight")
+        if known is not None:  # used again: the same units come out
+            self.groups.note(f"{name}.weight", (known[0], x.axis, *known[2:]))
             assert known[0] is not None
             return _Units(known[0], flat)
-        group = len(self.parent)
-        self.parent[group] = group
-        self.sizes[group] = out
-        self._record(f"{name}.weight", ((group,), x.axis, *[None] * (module.weight.ndim - 2)))
+        group = self.groups.open(out)
+        self.groups.note(f"{name}.weight", ((group,), x.axis, *[None] * (module.weight.ndim - 2)))
         if module.bias is not None:
-            self._record(f"{name}.bias", ((group,),))
+            self.groups.note(f"{name}.bias", ((group,),))
         return _Units((group,), flat)
 
     def _function(self, node: fx.Node, units: list[_Units], values: dict[fx.Node, _Value]) -> _Units:
@@ -213,7 +203,7 @@ class _Walk:
             if isinstance(parts, (list, tuple)) and dim == 1 and not any(value.flat for value in units):
                 joined = [value for part in parts if isinstance(value := values[part], _Units)]
                 if any(INPUT in value.axis for value in joined):
-                    raise _refusal(f"{node.name!r} concatenates the input itself.")
+                    raise refusal(f"{node.name!r} concatenates the input itself.")
                 return _Units(tuple(g for value in joined for g in value.axis), flat=False)
         elif _adds_or_multiplies(node):
             for other in units[1:]:
@@ -240,15 +230,14 @@ class _Walk:
 
     def _flatten(self, name: str, start: Any, end: Any, x: _Units) -> _Units:
         if (start, end) != (1, -1):
-            raise _refusal(f"{name!r} flattens from axis {start} to {end}.")
+            raise refusal(f"{name!r} flattens from axis {start} to {end}.")
         return _Units(x.axis, flat=True)
 
     def _same(self, node: fx.Node, x: _Units, y: _Units) -> None:
         """Tie the groups of two values that are added or multiplied."""
         if x.flat != y.flat or len(x.axis) != len(y.axis):
             raise self._unknown(node)
-        for one, other in zip(x.axis, y.axis, strict=True):
-            self._tie(one, other)
+        self.groups.tie(x.axis, y.axis)
 
     def _per_unit(self, constant: _Constant, x: _Units) -> None:
         """Have a constant that is added to, or multiplies, a value of images move with its units."""
@@ -258,57 +247,15 @@ class _Walk:
         # units stand last in `[n, units]`, third from the right in `[n, units, h, w]`
         dim = len(shape) - (1 if x.flat else 3)
         if dim < 0 or constant.value.numel() != shape[dim]:
-            raise _refusal(f"what {constant.name!r} {list(shape)} does to units is not known.")
+            raise refusal(f"what {constant.name!r} {list(shape)} does to units is not known.")
         if INPUT in x.axis:
             return
-        if shape[dim] != sum(self.sizes[group] for group in x.axis):
-            raise _refusal(f"{constant.name!r} {list(shape)} has another number of entries than units.")
+        if shape[dim] != self.groups.units(x.axis):
+            raise refusal(f"{constant.name!r} {list(shape)} has another number of entries than units.")
         if constant.name in self.model.state_dict():
-            self._record(constant.name, tuple(x.axis if d == dim else None for d in range(len(shape))))
+            self.groups.note(constant.name, tuple(x.axis if d == dim else None for d in range(len(shape))))
         else:  # nobody permutes what is not in the state
-            self.pinned.update(x.axis)
-
-    def _record(self, name: str, axes: tuple[Axis | None, ...]) -> None:
-        """Note the groups along a tensor's axes; those already there are tied to them."""
-        for known, axis in zip(self.axes.setdefault(name, axes), axes, strict=True):
-            if known is None or axis is None:
-                continue
-            if len(known) != len(axis):
-                raise _refusal(f"{name!r} is used on different concatenations.")
-            for one, other in zip(known, axis, strict=True):
-                self._tie(one, other)
-
-    def _share(self) -> None:
-        """Give all names of one tensor the same axes: weights tied to others, layers under two names."""
-        names: dict[int, list[str]] = {}
-        for every in (self.model.named_parameters, self.model.named_buffers):
-            for name, value in every(remove_duplicate=False):
-                names.setdefault(id(value), []).append(name)
-        for shared in names.values():
-            used = [name for name in shared if name in self.axes]
-            for name in used[1:]:
-                for one, other in zip(self.axes[used[0]], self.axes[name], strict=True):
-                    if one is None or other is None:  # it moves on one side only: on none
-                        self.pinned.update(one or other or ())
-                self._record(used[0], self.axes[name])
-            for name in shared if used else ():
-                self.axes[name] = self.axes[used[0]]
-
-    def _tie(self, one: int, other: int) -> None:
-        one, other = sorted((self._root(one), self._root(other)))
-        if one == other:
-            return
-        if one == INPUT:  # keeps its own size, but not its freedom
-            self.pinned.add(other)
-            return
-        if self.sizes[one] != self.sizes[other]:
-            raise _refusal(f"{self.sizes[one]} units meet {self.sizes[other]} (broadcasting).")
-        self.parent[other] = one
-
-    def _root(self, group: int) -> int:
-        while self.parent[group] != group:
-            group = self.parent[group]
-        return group
+            self.groups.pin(x.axis)
 
     @staticmethod
     def _unknown(node: fx.Node) -> UserError:
@@ -317,7 +264,7 @@ class _Walk:
             if isinstance(node.target, str)
             else getattr(node.target, "__name__", str(node.target))
         )
-        return _refusal(f"what {what!r} (at {node.name!r}) does to units is not known.")
+        return refusal(f"what {what!r} (at {node.name!r}) does to units is not known.")
 
 
 _COMPARE: set[Callable[..., Any]] = {
@@ -361,8 +308,13 @@ def _attribute(model: nn.Module, name: str) -> object:
     return operator.attrgetter(name)(model)
 
 
-def _refusal(why: str) -> UserError:
-    return UserError(f"The network cannot be aligned: {why}")
+def _names_of_tensors(model: nn.Module) -> Iterable[list[str]]:
+    """The names of every parameter and buffer; a tensor that is shared has several."""
+    names: dict[int, list[str]] = {}
+    for every in (model.named_parameters, model.named_buffers):
+        for name, value in every(remove_duplicate=False):
+            names.setdefault(id(value), []).append(name)
+    return names.values()
 
 
 def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
