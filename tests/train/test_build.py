@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -76,6 +77,17 @@ def wrong(num_classes, in_chans):
 def broken(**kwargs):
     raise RuntimeError("no such layer")
 """
+
+
+def test_a_users_file_is_taken_as_it_stands(tmp_path, monkeypatch):
+    """Edited within a second and as long as before, which is all that a compiled copy is compared by."""
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    file = tmp_path / "mine.py"
+    for hidden in (8, 4):
+        file.write_text(SOURCE.replace("hidden=8", f"hidden={hidden}"))
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+        assert build(arch(f"{file}:net"), (1, 8, 8), 10, 0)[1].out_features == hidden
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_users_file(tmp_path):
