@@ -251,6 +251,42 @@ def test_the_api_takes_each_argument_from_any_device(where):
     assert_near(here, there, where)
 
 
+class Watching(nn.Module):
+    """Notes how products and convolutions round while it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(16, 4)
+        self.seen = set()
+
+    def forward(self, x):
+        self.seen.add((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        return self.linear(x.flatten(1))
+
+    def __deepcopy__(self, memo):
+        twin = Watching()
+        twin.seen = self.seen
+        return twin
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_fp32_means_fp32_in_the_api_and_the_callers_settings_stand(device):
+    model = Watching()
+    states = [Watching().state_dict() for _ in range(2)]
+    split = torch.randn(6, 1, 4, 4), torch.arange(6) % 4
+    asked = ("medium", True)
+    with pretended_cuda():
+        torch.set_float32_matmul_precision(asked[0])
+        torch.backends.cudnn.allow_tf32 = asked[1]
+        try:
+            lmcbench.trace_path(model, *states, {"test": split}, 3, device=device)
+            after = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        finally:
+            torch.set_float32_matmul_precision("highest")
+    assert model.seen == {asked if device == "cpu" else ("highest", False)}
+    assert after == asked
+
+
 def colours(device):
     """Three members' batches of a pool with filled channels, and their feed."""
     rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lmcbench.connect.arguments import Split, as_examples, as_model, as_split, as_state
-from lmcbench.connect.network import Network, generator_untouched, own_precision
+from lmcbench.connect.network import Network, isolated, own_precision
 from lmcbench.connect.path import alpha_grid, check_labels
 from lmcbench.connect.state import State, check_pair, unstack, weight_names
 from lmcbench.results.measures import Array, NotFiniteError
@@ -83,7 +83,7 @@ class Objective:
             torch.enable_grad(),
             sdpa_kernel(SDPBackend.MATH),
             own_precision(self.network.device),
-            generator_untouched(self.network.device),
+            isolated(self.network.device),
         ):
             for images, labels in zip(
                 torch.split(self.images, batch), torch.split(self.labels, batch), strict=True

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lmcbench.connect.network import MOST_IMAGES, Images, Network, generator_untouched
+from lmcbench.connect.network import MOST_IMAGES, Images, Network, isolated
 from lmcbench.connect.state import Stack, unstack
 from lmcbench.errors import UserError
 
@@ -25,7 +25,7 @@ def penultimate(network: Network, states: Stack, images: Images) -> Tensor:
         UserError: where no module that owns parameters is called with images first.
     """
     parts: list[list[Tensor]] = [[] for _ in unstack(states)]
-    with generator_untouched(network.device):
+    with isolated(network.device):
         for batch in images.split(network.batch_size or MOST_IMAGES):
             for rows, state in zip(parts, unstack(states), strict=True):
                 with _last_input(network.model) as seen:

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lmcbench.connect.arguments import Split, as_split
-from lmcbench.connect.network import Network, generator_untouched
+from lmcbench.connect.network import Network, isolated
 from lmcbench.connect.path import check_labels
 from lmcbench.connect.state import State, unstack
 from lmcbench.errors import UserError
@@ -152,7 +152,7 @@ def _moments(
     squares = torch.zeros(len(images), dtype=torch.float64, device=network.device)
     totals = {n: belongs.new_zeros(len(views), leaf.numel()) for n, leaf in leaves.items()}
     # the fused attention kernels cannot be mapped over images
-    with generator_untouched(network.device), sdpa_kernel(SDPBackend.MATH):
+    with isolated(network.device), sdpa_kernel(SDPBackend.MATH):
         for start in range(0, len(images), chunk):
             rows = slice(start, start + chunk)
             found = gradients(
@@ -176,5 +176,5 @@ def _trainable(model: nn.Module) -> dict[str, list[str]]:
 
 
 def _classes(network: Network, state: State, images: Tensor) -> int:
-    with torch.no_grad(), generator_untouched(network.device):
+    with torch.no_grad(), isolated(network.device):
         return network.forward(state, images[:1]).shape[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -96,7 +96,7 @@ class Network:
         """
         here = {name: value.to(self.device) for name, value in state.items()}
         try:
-            with generator_untouched(self.device):
+            with isolated(self.device):
                 self.forward(here, images[:2])
         except UserError:
             raise
@@ -125,7 +125,7 @@ class Network:
     @torch.no_grad()
     def batches(self, states: Stack, images: Images) -> Iterator[Tensor]:
         """The same batch by batch, `[S, b, classes]`; the last batch is never dropped."""
-        with generator_untouched(self.device):
+        with isolated(self.device):
             for part in images.split(self.batch_size or MOST_IMAGES):
                 for batch in torch.split(part, self.images_per_pass(part)):
                     yield self._forward(states, batch.to(self.device, self.dtype))
@@ -189,7 +189,7 @@ class Network:
                     )
         sizes: dict[str, list[int]] = {name: [] for name in self.norms}
         moments: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.norms}
-        with _batch_statistics(self.model, self.norms) as counts, generator_untouched(self.device):
+        with _batch_statistics(self.model, self.norms) as counts, isolated(self.device):
             for batch in images.tensor_split(batches):
                 self._forward(fresh, batch.to(self.device, self.dtype))
                 for name in counts:
@@ -299,8 +299,29 @@ def own_precision(device: torch.device) -> torch.autocast:
 
 
 @contextmanager
-def generator_untouched(device: torch.device) -> Iterator[None]:
-    """Leave the global generators as they were, whatever a model draws in eval mode."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+def isolated(device: torch.device) -> Iterator[None]:
+    """Compute apart from the caller: global generators stay as they were, and on CUDA fp32 means fp32."""
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []), _no_tf32() if cuda else nullcontext():
         yield
+
+
+@contextmanager
+def _no_tf32() -> Iterator[None]:
+    """Have products and convolutions not round to TF32, as the latter do by default (design 3.2).
+
+    Not where the caller set `fp32_precision` of a backend: torch refuses to have both interfaces used.
+    """
+    cudnn = torch.backends.cudnn
+    try:
+        before = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    except RuntimeError:
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32 = before[1]

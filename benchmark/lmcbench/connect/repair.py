@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from lmcbench.connect.arguments import Split
-from lmcbench.connect.network import Network, generator_untouched
+from lmcbench.connect.network import Network, isolated
 from lmcbench.connect.path import line, open_path
 from lmcbench.connect.state import Stack, State, stack, unstack
 from lmcbench.errors import UserError
@@ -126,7 +126,7 @@ def _run(
     network: Network, state: State, images: Tensor, see: Callable[[str, nn.Module, Tensor], Tensor | None]
 ) -> None:
     """One pass of all images; `see` is shown each layer's output, and may return another in its place."""
-    with _watched(network.model, see), generator_untouched(network.device):
+    with _watched(network.model, see), isolated(network.device):
         network.forward(state, images)
 
 
