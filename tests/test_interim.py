@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmcbench.results.store import RunFolder
-from lmcbench.running import family, interim
+from lmcbench.running import family, fleet, interim
 from lmcbench.running.member import Member
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.running.tasks import Conditions, Progress
@@ -86,13 +86,13 @@ def always(monkeypatch):
 @pytest.fixture
 def steps(monkeypatch):
     """Network steps that were trained, call by call."""
-    trained, advance = [], family.advance
+    trained, advance = [], fleet.advance
 
     def counting(engine, model, states, feed, recipe, lengths, seeds, first, last, limit):
         trained.append((last - first) * len(states))
         return advance(engine, model, states, feed, recipe, lengths, seeds, first, last, limit)
 
-    monkeypatch.setattr(family, "advance", counting)
+    monkeypatch.setattr(fleet, "advance", counting)
     return trained
 
 

@@ -20,7 +20,7 @@ from lmcbench.results.frame import load_records
 from lmcbench.results.measures import Curve, barrier, chord_area
 from lmcbench.results.record import read_record
 from lmcbench.results.store import RunFolder
-from lmcbench.running import family
+from lmcbench.running import fleet
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.running.tasks import Finished, Progress
 from lmcbench.spec.cells import Selection, expand, families
@@ -548,13 +548,13 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_written(whole,
 def test_equal_trainings_are_done_once(monkeypatch, tmp_path):
     """A control's sibling sees the half that one of the shift's sees: fork and noise are the same too."""
     trained = []
-    advance = family.advance
+    advance = fleet.advance
 
     def counted(engine, model, states, *rest):
         trained.append(len(states))
         return advance(engine, model, states, *rest)
 
-    monkeypatch.setattr(family, "advance", counted)
+    monkeypatch.setattr(fleet, "advance", counted)
     text = SUITE.format(lr=0.1, extra="").replace('"label-skew"', '"disjoint-halves"')
     chosen = parse_suite(text.encode(), "small.toml")
     halves, mlp = ("same-half", "disjoint-halves"), ("lmc_mlp*",)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 
 import torch
 
-from lmcbench.data.batches import Feed
 from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.running.bench import Workbench
+from lmcbench.running.fleet import Fleet
 from lmcbench.running.interim import Interim
 from lmcbench.running.member import Member
 from lmcbench.running.members import (
@@ -30,8 +29,6 @@ from lmcbench.spec.cells import Cell, Family
 from lmcbench.spec.engine import EngineName
 from lmcbench.train.choice import choose_engine
 from lmcbench.train.cost import step_flop
-from lmcbench.train.engines import advance
-from lmcbench.train.memory import device_budget, fleet_limit
 from lmcbench.train.state import holders, save_tensors, state_dict
 
 DEAD = 0.98
@@ -51,13 +48,12 @@ def train_family(
     their way. A cell's siblings are vouched for by its training file, which is written last. `engine` goes
     before the committed choice.
     """
-    recipe = family.recipe
     n = len(bench.dataset.train)
-    length, per_epoch = recipe.length(n), recipe.steps_per_epoch(n)
+    length, per_epoch = family.recipe.length(n), family.recipe.steps_per_epoch(n)
     siblings = distinct({cell.key: make_siblings(family, cell, bench) for cell in cells})
-    fleet = list({id(member): member for members in siblings.values() for member in members}.values())
+    members = list({id(member): member for every in siblings.values() for member in every}.values())
     # before the network holds what its passes leave on it, which may not be copied
-    flop = step_flop(bench.model, bench.dataset.shape, recipe.batch_size)
+    flop = step_flop(bench.model, bench.dataset.shape, family.recipe.batch_size)
     engine = choose_engine(family.architecture, bench.model, bench.dataset.shape, bench.device.type, engine)
     logged = {
         cell.key: cell.suite.probe.logged(cell.fork.step(per_epoch), length, per_epoch)
@@ -66,19 +62,17 @@ def train_family(
     }
     reserve = weights_bytes(family, cells, bench.model, n, folder)
     interim = Interim(folder, family.key, _how(engine, bench), bench.device, reserve)
-    for member in fleet:
+    for member in members:
         interim.resume(member, _resumable(member, siblings, logged, folder))
     start_members(family, siblings, cells, bench)
-    trunk = make_trunk(family, bench, folder, interim, [m.start for m in fleet if m.state is None])
-    everyone = [trunk, *fleet] if trunk is not None else fleet
+    trunk = make_trunk(family, bench, folder, interim, [m.start for m in members if m.state is None])
+    everyone = [trunk, *members] if trunk is not None else members
     total, done = sum(m.stop - m.at for m in everyone), 0
     stops = {step for steps in logged.values() for step in steps}
     boundaries = sorted({m.at for m in everyone} | {m.stop for m in everyone} | stops)
-    budget = device_budget(bench.device) if engine == "stacked" else None
-    limit: int | None = None
-    largest = 0
+    fleet = Fleet(engine, family.recipe, bench)
     for start, stop in pairwise(boundaries):
-        fork_members(family, fleet, trunk, bench, folder, start)
+        fork_members(family, members, trunk, bench, folder, start)
         for key in (key for key, steps in logged.items() if start in steps):
             for i, member in enumerate(siblings[key]):
                 if member.at == start:  # who was taken up later has left it earlier
@@ -86,44 +80,39 @@ def train_family(
         active = [m for m in everyone if m.at == start < m.stop]
         if not active:  # between the end of short trainings and a late fork
             continue
-        feed = Feed(bench.train, [m.stream for m in active], recipe.augmentation)
-        lengths, seeds = [m.length for m in active], [m.layer_seed for m in active]
         # in pieces of about an epoch, so that a progress bar moves
-        for first in range(start, stop, per_epoch):
-            last = min(first + per_epoch, stop)
-            began = time.perf_counter()
-            states = [m.state for m in active if m.state is not None]
-            if limit is None:
-                limit = fleet_limit(bench.model, states[0], feed, recipe, budget)
-            result = advance(engine, bench.model, states, feed, recipe, lengths, seeds, first, last, limit)
-            limit, largest = result.limit, max(largest, result.fleet)
-            spent = (time.perf_counter() - began) / len(active)
-            for member, state, losses in zip(active, result.states, result.losses, strict=True):
-                member.state, member.at = state, last
-                member.losses.append(losses)
-                member.seconds += spent
+        for steps in fleet.train(active, start, stop, per_epoch):
             interim.store(everyone)
-            done += (last - first) * len(active)
+            done += steps
             yield done / total
     a_step = sum(m.seconds for m in everyone) / max(sum(m.stop - m.start for m in everyone), 1)
     for cell in cells:
-        members = siblings[cell.key]
-        steps = cell.fork.step(per_epoch) + sum(m.stop - m.start for m in members)
-        training = {
-            "engine": engine,
-            "fleet": largest or None,  # nothing was left to do but to write the siblings
-            "params": sum(p.numel() for p in bench.model.parameters() if p.requires_grad),
-            "train_steps": steps,
-            "train_flop": float(flop * steps),
-            "train_s": a_step * steps,
-            "views_digest": bench.seen[cell.key].digest,
-            **_fork_point(cell, per_epoch, length),
-            **_outcome(members, per_epoch, len(bench.dataset.classes)),
-        }
-        for i, member in enumerate(members):
-            _keep_weights(member, bench, folder.sibling(cell.key, i))
-        write_atomic(folder.training(cell.key), json.dumps(training, allow_nan=False) + "\n")
+        _finish(cell, siblings[cell.key], fleet, folder, flop, a_step)
     interim.drop(siblings)
+
+
+def _finish(
+    cell: Cell, members: Sequence[Member], fleet: Fleet, folder: RunFolder, flop: int, seconds: float
+) -> None:
+    """Leave a cell's trained siblings, and how they were trained; a step takes `flop` and `seconds`."""
+    bench = fleet.bench
+    n = len(bench.dataset.train)
+    per_epoch = cell.recipe.steps_per_epoch(n)
+    steps = cell.fork.step(per_epoch) + sum(m.stop - m.start for m in members)
+    training = {
+        "engine": fleet.engine,
+        "fleet": fleet.largest or None,  # nothing was left to do but to write the siblings
+        "params": sum(p.numel() for p in bench.model.parameters() if p.requires_grad),
+        "train_steps": steps,
+        "train_flop": float(flop * steps),
+        "train_s": seconds * steps,
+        "views_digest": bench.seen[cell.key].digest,
+        **_fork_point(cell, per_epoch, cell.recipe.length(n)),
+        **_outcome(members, per_epoch, len(bench.dataset.classes)),
+    }
+    for i, member in enumerate(members):
+        _keep_weights(member, bench, folder.sibling(cell.key, i))
+    write_atomic(folder.training(cell.key), json.dumps(training, allow_nan=False) + "\n")
 
 
 def trained(cell: Cell, folder: RunFolder) -> dict[str, Any] | None:
