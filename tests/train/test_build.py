@@ -74,6 +74,9 @@ def net(num_classes, in_chans, img_size, hidden=8):
 def wrong(num_classes, in_chans):
     return nn.Flatten()
 
+def half(num_classes, in_chans, img_size):
+    return net(num_classes, in_chans, img_size).bfloat16()
+
 def broken(**kwargs):
     raise RuntimeError("no such layer")
 """
@@ -97,6 +100,8 @@ def test_a_users_file(tmp_path):
     assert model[1].out_features == 4
     with pytest.raises(UserError, match=r"must return logits \[n, 10\], found \(2, 64\)"):
         build(arch(f"{file}:wrong"), (1, 8, 8), 10, 0)
+    with pytest.raises(UserError, match=r"its weight '1.weight' is torch.bfloat16. Return it in"):
+        build(arch(f"{file}:half"), (1, 8, 8), 10, 0)
     with pytest.raises(UserError, match=r"cannot be built for images 1 x 8 x 8 .*no such layer"):
         build(arch(f"{file}:broken"), (1, 8, 8), 10, 0)
     with pytest.raises(UserError, match=r"Unknown function in .*'nett'.*'net'"):
@@ -225,5 +230,5 @@ def test_a_refusal_passes_to_another_process():
 
 def test_a_factory_that_returns_no_network_is_said_to(tmp_path):
     (tmp_path / "mine.py").write_text("def net(num_classes, in_chans):\n    pass\n")
-    with pytest.raises(UnfitError, match=r"TypeError: it returned NoneType, no torch\.nn\.Module"):
+    with pytest.raises(UnfitError, match=r"classes: it returned NoneType, no torch\.nn\.Module"):
         build(arch(f"{tmp_path / 'mine.py'}:net"), (1, 8, 8), 10, 0)

@@ -40,6 +40,10 @@ class LogitsError(UserError):
     """The network returns something other than logits `[n, classes]`."""
 
 
+class _UnusableError(Exception):
+    """What a factory returned is no network that can be trained."""
+
+
 def build(architecture: Architecture, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
     """The network for images of `shape` (c, h, w), initialised on the CPU from `seed` alone.
 
@@ -61,14 +65,21 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
                 arguments = adaptation.arguments(factory, arguments)
             model = factory(**arguments)
             if not isinstance(model, nn.Module):
-                raise TypeError(f"it returned {type(model).__name__}, no torch.nn.Module")
+                raise _UnusableError(f"it returned {type(model).__name__}, no torch.nn.Module")
             if adaptation is not None:
                 adaptation.change(model)
+            for name, weight in model.named_parameters():
+                if weight.dtype != torch.float32:
+                    raise _UnusableError(
+                        f"its weight {name!r} is {weight.dtype}. Return it in torch.float32, in which "
+                        "networks are evaluated; a recipe's precision says in what they are trained"
+                    )
             with torch.no_grad():
                 out = model.eval()(torch.zeros(2, *shape))
         except Exception as error:
             size = f"{channels} x {height} x {width}"
-            reason = str(error) if isinstance(error, AdaptationError) else describe(error, architecture.path)
+            said = isinstance(error, (AdaptationError, _UnusableError))
+            reason = str(error) if said else describe(error, architecture.path)
             raise UnfitError(
                 f"Architecture {architecture.label} cannot be built for images {size} and {classes} classes: "
                 f"{reason}",
