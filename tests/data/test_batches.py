@@ -120,30 +120,33 @@ def test_what_siblings_see():
     assert hashes(same, 0, 22) == hashes(same, 1, 22)
 
 
-def test_augmentation_does_not_depend_on_the_batch():
+@pytest.mark.parametrize("crop", ["crop4", "crop4-reflect"])
+def test_augmentation_does_not_depend_on_the_batch(crop):
     images = torch.arange(6 * 3 * 9 * 9, dtype=torch.int64).remainder(251).to(torch.uint8).view(6, 3, 9, 9)
     words = keyed_words(seed=0, passed=2, keys=torch.arange(6))
-    whole = augment(images, words, ("flip", "crop4"))
+    whole = augment(images, words, ("flip", crop))
     for i in range(6):
-        assert torch.equal(augment(images[i : i + 1], words[i : i + 1], ("flip", "crop4"))[0], whole[i])
+        assert torch.equal(augment(images[i : i + 1], words[i : i + 1], ("flip", crop))[0], whole[i])
     assert whole.dtype == torch.uint8
-    other_pass = augment(images, keyed_words(0, 3, torch.arange(6)), ("flip", "crop4"))
+    other_pass = augment(images, keyed_words(0, 3, torch.arange(6)), ("flip", crop))
     assert not torch.equal(whole, other_pass)
 
 
-def test_displacement_is_a_shift_with_black_border():
-    image = torch.arange(1, 26, dtype=torch.uint8).view(1, 1, 5, 5)
-    n = 4000
-    moved = augment(image.expand(n, 1, 5, 5), keyed_words(1, 0, torch.arange(n)), ("shift1",))
-    padded = torch.nn.functional.pad(image[0, 0], (1, 1, 1, 1))
-    candidates = {
-        padded[1 + dy : 6 + dy, 1 + dx : 6 + dx].numpy().tobytes(): 0
-        for dy in (-1, 0, 1)
-        for dx in (-1, 0, 1)
-    }
-    for shown in moved[:, 0]:
-        candidates[shown.numpy().tobytes()] += 1  # a KeyError is a displacement that cannot be
-    # nine displacements, equally likely: 444 expected, standard deviation 20
+@pytest.mark.parametrize(
+    ("name", "reach", "mode"),
+    [("shift1", 1, "constant"), ("crop4", 4, "constant"), ("crop4-reflect", 4, "reflect")],
+)
+def test_displacement_is_a_crop_of_the_padded_image(name, reach, mode):
+    image = torch.arange(1, 57, dtype=torch.uint8).view(1, 1, 7, 8)
+    steps = range(2 * reach + 1)
+    n = 444 * len(steps) ** 2
+    moved = augment(image.expand(n, 1, 7, 8), keyed_words(1, 0, torch.arange(n)), (name,))
+    padded = np.pad(image[0, 0].numpy(), reach, mode)
+    candidates = {padded[y : y + 7, x : x + 8].tobytes(): 0 for y in steps for x in steps}
+    assert len(candidates) == len(steps) ** 2
+    for shown in moved[:, 0].numpy():
+        candidates[shown.tobytes()] += 1  # a KeyError is a displacement that cannot be
+    # all displacements are equally likely: 444 expected, standard deviation at most 21
     assert min(candidates.values()) > 444 - 100
     assert max(candidates.values()) < 444 + 100
 

@@ -81,7 +81,7 @@ def test_length_counts_full_batches_only():
         ({"schedule": "step", "milestones": [0.7, 0.5]}, "increase strictly"),
         ({"schedule": "step", "milestones": [1.0]}, "increase strictly"),
         ({"warmup_epochs": 10}, "warmup_epochs must be less than epochs"),
-        ({"augmentation": ["flip", "blur"]}, "'flip', 'shift1' or 'crop4'"),
+        ({"augmentation": ["flip", "blur"]}, "'flip', 'shift1', 'crop4' or 'crop4-reflect'"),
         ({"learning_rate": 1}, "Extra inputs are not permitted"),
     ],
 )

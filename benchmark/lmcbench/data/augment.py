@@ -7,19 +7,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-SHIFTS = {"shift1": 1, "crop4": 4}
-"""Largest displacement in pixels; what moves in from outside is black."""
+SHIFTS = {"shift1": (1, "black"), "crop4": (4, "black"), "crop4-reflect": (4, "reflect")}
+"""Largest displacement in pixels, and what moves in from outside: black, or the image mirrored there."""
 
 
 def augment(images: Tensor, words: Tensor, names: Sequence[str]) -> Tensor:
     """`images` `[n, c, h, w]` uint8 under the augmentations `names`, one random word `[n]` int64 each.
 
     `flip` mirrors half of the images left to right; `shift1` and `crop4` displace by up to 1 and 4
-    pixels both ways (crop4 is padding by 4 and cropping at random, the usual one on CIFAR-10).
+    pixels both ways (crop4 is padding by 4 and cropping at random, the usual one on CIFAR-10), and show
+    black borders; `crop4-reflect` mirrors the image there, so that its statistics are those of whole images
+    (what black borders cost: suites/tuning/cifar10-jpeg.md).
     """
     for draw, name in enumerate(names):
         word = mix(words + draw)
-        images = _flip(images, word) if name == "flip" else _displace(images, word, SHIFTS[name])
+        images = _flip(images, word) if name == "flip" else _displace(images, word, *SHIFTS[name])
     return images
 
 
@@ -50,15 +52,25 @@ def _flip(images: Tensor, word: Tensor) -> Tensor:
     return torch.where(((word & 1) == 1)[:, None, None, None], images.flip(-1), images)
 
 
-def _displace(images: Tensor, word: Tensor, reach: int) -> Tensor:
+def _displace(images: Tensor, word: Tensor, reach: int, filling: str) -> Tensor:
     n, _, h, w = images.shape
     choices = 2 * reach + 1
     down = _shift(word, 8) % choices - reach
     right = _shift(word, 40) % choices - reach
     rows = torch.arange(h, device=images.device) + down[:, None]
     columns = torch.arange(w, device=images.device) + right[:, None]
-    inside = ((rows >= 0) & (rows < h))[:, None, :, None] & ((columns >= 0) & (columns < w))[:, None, None, :]
     image = torch.arange(n, device=images.device)[:, None, None]
+    if filling == "reflect":
+        rows, columns = _mirrored(rows, h), _mirrored(columns, w)
     # [n, h, w, c]: advanced indices separated by a slice come first
     moved = images[image, :, rows.clamp(0, h - 1)[:, :, None], columns.clamp(0, w - 1)[:, None, :]]
-    return moved.permute(0, 3, 1, 2) * inside
+    moved = moved.permute(0, 3, 1, 2)
+    if filling == "reflect":
+        return moved
+    inside = ((rows >= 0) & (rows < h))[:, None, :, None] & ((columns >= 0) & (columns < w))[:, None, None, :]
+    return moved * inside
+
+
+def _mirrored(at: Tensor, size: int) -> Tensor:
+    """Positions outside of 0..size-1 mirrored at the first and the last, which do not occur twice."""
+    return (size - 1) - ((size - 1) - at.abs()).abs()

@@ -40,7 +40,9 @@ class Recipe(BaseModel):
     clip_norm: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="of the whole gradient"
     )
-    augmentation: tuple[Literal["flip", "shift1", "crop4"], ...] = Field(default=(), strict=False)
+    augmentation: tuple[Literal["flip", "shift1", "crop4", "crop4-reflect"], ...] = Field(
+        default=(), strict=False
+    )
     precision: Literal["fp32", "bf16"] = "fp32"
 
     @model_validator(mode="after")
