@@ -80,8 +80,7 @@ def train_family(
         active = [m for m in everyone if m.at == start < m.stop]
         if not active:  # between the end of short trainings and a late fork
             continue
-        # in pieces of about an epoch, so that a progress bar moves
-        for steps in fleet.train(active, start, stop, per_epoch):
+        for steps in fleet.train(active, start, stop):
             interim.store(everyone)
             done += steps
             yield done / total

@@ -13,6 +13,9 @@ from lmcbench.spec.recipe import Recipe
 from lmcbench.train.engines import advance
 from lmcbench.train.memory import device_budget, fleet_limit
 
+PIECE = 2.0
+"""Seconds of training, about, after which it is said how far it is and may be stored."""
+
 
 class Fleet:
     """Advances members of a family, and learns on its way how many fit into one pass.
@@ -28,22 +31,27 @@ class Fleet:
         self.largest = 0
         self._budget = device_budget(bench.device) if engine == "stacked" else None
         self._limit: int | None = None
+        self._pace: float | None = None  # seconds that a member's step took last
 
-    def train(self, members: Sequence[Member], start: int, stop: int, piece: int) -> Iterator[int]:
-        """Train `members` from step `start` to `stop`, yielding what was done after each `piece` of steps.
+    def train(self, members: Sequence[Member], start: int, stop: int) -> Iterator[int]:
+        """Train `members` from step `start` to `stop`, in pieces that change no bits.
 
         Yields:
-            Steps of all members together.
+            Steps that were done since, of all members together, every two seconds or so; the first at once.
         """
         feed = Feed(self.bench.train, [m.stream for m in members], self.recipe.augmentation)
-        for first in range(start, stop, piece):
-            last = min(first + piece, stop)
+        at = start
+        while at < stop:
+            steps = 1 if self._pace is None else max(int(PIECE / (self._pace * len(members))), 1)
+            last = min(at + steps, stop)
             began = time.perf_counter()
-            self._advance(members, feed, first, last)
+            self._advance(members, feed, at, last)
             share = (time.perf_counter() - began) / len(members)
             for member in members:
                 member.seconds += share
-            yield (last - first) * len(members)
+            self._pace = share / (last - at)
+            yield (last - at) * len(members)
+            at = last
 
     def _advance(self, members: Sequence[Member], feed: Feed, first: int, last: int) -> None:
         states = [m.state for m in members if m.state is not None]
