@@ -198,6 +198,24 @@ def test_what_siblings_are_worth_is_drawn_from_cells_and_comparators():
     assert legend_rows(drawn["accuracy-cost"]) == [["fork 0", "independent-equal-cost"], ["whole-budget"]]
 
 
+@pytest.mark.parametrize("more", [20, 100], ids=["for two columns", "for one column"])
+def test_names_too_long_for_a_legend_are_not_cut_off(more):
+    """A training shift shows all its parameters in its name."""
+    records = []
+    for shift in ("none", "disjoint-halves"):
+        record = make_record(toy_cell(shift=shift))
+        long = record.shift.model_copy(update={"name": f"{shift}-{'x' * more}"})
+        records.append(record.model_copy(update={"shift": long}))
+    [figure] = [d.figure for d in draw(records) if d.name == "barriers"]
+    assert sorted(name for row in legend_rows(figure) for name in row) == [
+        f"disjoint-halves-{'x' * more}",
+        f"none-{'x' * more}",
+    ]
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+
+
 def cost_caption(suite, left_out=()):
     """What stands below accuracy and cost, of a run of all of the suite but some shifts and forks."""
     [name] = {architecture.label for architecture in suite.architectures[:1]}
