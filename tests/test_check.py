@@ -17,6 +17,7 @@ from lmcbench.ready.fitting import fit
 from lmcbench.ready.readiness import CHECKS
 from lmcbench.ready.trial import FALL, IMAGES, Size, made_up_images
 from lmcbench.spec.architectures import Architecture, parse_architecture
+from lmcbench.spec.published import published_suites
 
 torch.set_num_threads(1)
 
@@ -355,6 +356,14 @@ def test_the_next_command_holds_the_arguments(lmcbench):
     code, out, _ = lmcbench("check", "lmc_mlp", "--arch-kwargs", "width=16")
     assert code == 0
     assert "Run it: lmcbench run digits --arch 'lmc_mlp(width=16)' --recipe RECIPE (one of linear," in out
+
+
+def test_the_next_command_for_an_own_suite_names_its_file(lmcbench, tmp_path):
+    text = published_suites()["digits"].read_text()
+    (tmp_path / "mine.toml").write_text(text.replace('name = "digits"', 'name = "mine"', 1))
+    code, out, _ = lmcbench("check", "lmc_linear", "--suite", tmp_path / "mine.toml")
+    assert code == 0
+    assert out.endswith("Run it: lmcbench run FILE.toml --arch lmc_linear\n")
 
 
 def test_code_beside_a_network_is_named(lmcbench, tmp_path, monkeypatch):

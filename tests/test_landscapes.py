@@ -76,7 +76,7 @@ def test_cells_are_drawn_from_their_records(landscape, tmp_path):
         assert target.read_bytes().startswith(b"\x89PNG")
     for record, message in (
         (apart, "has no plane: Independent networks have no fork"),
-        (plain, "'lmcbench run toy --measure plane' takes it from the stored weights"),
+        (plain, "'lmcbench run FILE.toml --measure plane' takes it from the stored weights"),
         (dead, "has no plane: it diverged"),
     ):
         code, _, err = landscape("plane", tmp_path / "run", record.key)

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file, save_model
 
 import lmcbench
 from lmcbench.cli.options import parse_channels
@@ -229,6 +229,30 @@ def test_names_lose_the_prefixes_of_wrappers(tmp_path, prefix, suffix):
     assert all(torch.equal(found[name], state[name]) for name in state)
 
 
+def test_a_tied_weight_may_stand_under_one_of_its_names(tmp_path):
+    """As safetensors writes models; under which one is safetensors' choice."""
+
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.other = (torch.nn.Linear(4, 4) for _ in range(3))
+            self.second.weight = self.first.weight
+
+    model = Tied()
+    save_model(model, tmp_path / "a.safetensors")
+    assert len(load_file(tmp_path / "a.safetensors")) == 5
+    state = model.state_dict()
+    for left_out in ("first.weight", "second.weight"):
+        torch.save({n: v for n, v in state.items() if n != left_out}, tmp_path / "a.pt")
+        for path in (tmp_path / "a.pt", tmp_path / "a.safetensors"):
+            found = load_checkpoint(path, Tied())
+            assert list(found) == list(state)
+            assert all(torch.equal(found[name], state[name]) for name in state)
+    save_file({n: v for n, v in state.items() if n not in ("other.weight", "second.weight")}, path)
+    with pytest.raises(lmcbench.UserError, match=r"'other\.weight' is missing"):
+        load_checkpoint(path, Tied())
+
+
 def test_tensors_without_values_are_refused(tmp_path):
     torch.save(network().to("meta").state_dict(), tmp_path / "meta.pt")
     with pytest.raises(
@@ -387,6 +411,11 @@ def _torn(tmp_path):
     return tmp_path / "bad.pt"
 
 
+def _empty(tmp_path):
+    (tmp_path / "bad.safetensors").touch()
+    return tmp_path / "bad.safetensors"
+
+
 def _kind(tmp_path):
     (tmp_path / "bad.txt").write_text("weights")
     return tmp_path / "bad.txt"
@@ -406,6 +435,7 @@ def _kind(tmp_path):
         (_double, "float64"),
         (_number, "holds a int, not a state dict"),
         (_numbers, "'x' is a int, not a tensor"),
+        (_empty, "is empty: was its writing interrupted"),
         (_torn, "is no file of torch.save"),
         (_kind, "unknown kind of file '.txt'. Allowed: .safetensors, .pt"),
         (lambda tmp_path: tmp_path / "absent.pt", "There is no file"),
@@ -434,7 +464,7 @@ def test_bad_files_are_refused_in_one_message(files, measure, tmp_path, make, me
         (["--measure", "curve"], "Unknown measure 'curve'"),
         (["--arch-kwargs", "width"], "Architecture argument 'width': write NAME=VALUE"),
         (["--mean", "a"], "--mean 'a': write one number per channel"),
-        (["--mean", "0,1"], "--mean: 2 numbers are given for 1 channels"),
+        (["--mean", "0,1"], "--mean: 2 numbers for 1 channel; give one for all, or one each"),
         (["--std", "0"], "--std must be above 0"),
         (["--mean", "nan"], "--mean must be finite, found nan"),
         (["--std", "inf"], "--std must be finite, found inf"),

@@ -63,14 +63,15 @@ def test_its_network_reaches_a_good_accuracy_on_digits(tmp_path):
     assert accuracy > 0.95
 
 
-def test_the_next_commands_fit_the_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["My_net", "größe", "网络"])
+def test_the_next_commands_fit_the_file(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    write_network("My_net", tmp_path)
-    checked, run, submit = (shlex.split(command) for command in next_commands("My_net"))
-    assert checked == ["lmcbench", "check", "My_net.py:My_net"]
+    write_network(name, tmp_path)
+    checked, run, submit = (shlex.split(command) for command in next_commands(name))
+    assert checked == ["lmcbench", "check", f"{name}.py:{name}"]
     asked = dict(zip(run[3::2], run[4::2], strict=True))
     cells = expand(load_suite(run[2]), Selection([asked["--arch"]], recipe=asked["--recipe"]))
-    assert {cell.architecture.label for cell in cells} == {"My_net.py:My_net"}
+    assert {cell.architecture.label for cell in cells} == {f"{name}.py:{name}"}
     assert submit[:4] == ["lmcbench", "submit", "runs/digits", "--name"]
     assert re.fullmatch(SLUG, submit[4])
 

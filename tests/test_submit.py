@@ -4,11 +4,14 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run
 from lmcbench.board.entries.entry import replicates_of
@@ -144,6 +147,54 @@ def test_what_is_no_run_is_refused(board, tmp_path):
     refused(board, "none is no run folder", tmp_path / "none", "--name", "a")
     RunFolder(tmp_path / "started").claim(load_suite("digits").identity(), [])
     refused(board, "No records in", tmp_path / "started", "--name", "a")
+
+
+OWN_SUITE = """
+name = "pets"
+version = 1
+description = "A user's own images."
+shifts = ["none"]
+forks = [0]
+replicates = 1
+
+[data]
+name = "./my pets"
+
+[protocol]
+calibration = 20
+
+[recipes."first try"]
+lr = 0.1
+batch_size = 10
+epochs = 1
+
+[[architectures]]
+name = "lmc_linear"
+recipe = "first try"
+"""
+
+
+def test_an_own_suite_of_own_images_is_submitted_checked_and_repeated(tmp_path, monkeypatch):
+    """A run's records name such images by the last part of their path, which is all that they may say."""
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (40, 6, 8), dtype=np.uint8)
+    for i, pixels in enumerate(images):
+        file = tmp_path / "my pets" / ("train" if i < 30 else "test") / "ab"[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    toml, board = tmp_path / "my suite.toml", tmp_path / "my board"
+    toml.write_text(OWN_SUITE)
+    (board / "submissions").mkdir(parents=True)
+    assert cli("run", toml, "--out", "run", "--jobs", "1", "--device", "cpu")[0] == 0
+    code, out, err = cli("submit", "run", "--name", "mine", "--suite", toml, "--leaderboard", board)
+    assert (code, err) == (0, "")
+    assert f"  git add '{board}/submissions/mine'\n" in out
+    checked = cli("verify", board / "submissions/mine", "--suite", toml, "--reproduce", "2", "--nonce", "x")
+    assert checked[0] == 0
+    run, again = (shlex.split(line) for line in checked[1].strip().splitlines()[-2:])
+    assert run[:3] == ["lmcbench", "run", "FILE.toml"]
+    assert run[run.index("--recipe") + 1] == "first try"
+    assert again[-2:] == ["--suite", "FILE.toml"]
 
 
 @pytest.mark.parametrize("slug", ["../out", "A", "a b", "a/b", ""])

@@ -19,6 +19,7 @@ from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.measures import chord_excess
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder
+from lmcbench.spec.published import command_name
 
 KINDS = ("png", "svg", "pdf")
 GRID = 201
@@ -174,7 +175,8 @@ def _absent(record: Record, name: str) -> str:
         return f"Cell {record.key} has no {name}: {taken[0]['skipped']}"
     if record.status != "ok":
         return f"Cell {record.key} has no {name}: it {record.status}."
+    suite = command_name(record.suite.name, record.suite.version, record.suite.digest)
     return (
         f"Cell {record.key} has no {name} measured. On the suite's probe cells, "
-        f"'lmcbench run {record.suite.name} --measure {name}' takes it from the stored weights."
+        f"'lmcbench run {suite} --measure {name}' takes it from the stored weights."
     )

@@ -23,7 +23,7 @@ from lmcbench.data.sources import open_dataset
 from lmcbench.data.subset import stratified
 from lmcbench.devices import choose_device, compute_exactly
 from lmcbench.ensemble.predictions import compare_predictions, softmax
-from lmcbench.errors import UserError, unknown
+from lmcbench.errors import UserError, counted, unknown
 from lmcbench.results.record import PairRecord, Score, barrier_records, curve_records
 from lmcbench.running.logits import score_logits, stored_logits
 from lmcbench.running.probe import Found, Probed, names_of, take
@@ -158,7 +158,8 @@ class _Images:
         mean, std = dataset.statistics
         for option, given, own in (("--mean", request.mean, mean), ("--std", request.std, std)):
             if given is not None and len(given) not in (1, len(own)):
-                raise UserError(f"{option}: {len(given)} numbers are given for {len(own)} channels.")
+                found = f"{counted(len(given), 'number')} for {counted(len(own), 'channel')}"
+                raise UserError(f"{option}: {found}; give one for all, or one each.")
             if given is not None and not np.isfinite(given).all():
                 raise UserError(f"{option} must be finite, found {', '.join(f'{v:g}' for v in given)}.")
         if request.std is not None and min(request.std) <= 0:

@@ -198,6 +198,41 @@ def test_what_siblings_are_worth_is_drawn_from_cells_and_comparators():
     assert legend_rows(drawn["accuracy-cost"]) == [["fork 0", "independent-equal-cost"], ["whole-budget"]]
 
 
+@pytest.mark.parametrize("more", [20, 100], ids=["for two columns", "for one column"])
+def test_names_too_long_for_a_legend_are_not_cut_off(more):
+    """A training shift shows all its parameters in its name."""
+    records = []
+    for shift in ("none", "disjoint-halves"):
+        record = make_record(toy_cell(shift=shift))
+        long = record.shift.model_copy(update={"name": f"{shift}-{'x' * more}"})
+        records.append(record.model_copy(update={"shift": long}))
+    [figure] = [d.figure for d in draw(records) if d.name == "barriers"]
+    assert sorted(name for row in legend_rows(figure) for name in row) == [
+        f"disjoint-halves-{'x' * more}",
+        f"none-{'x' * more}",
+    ]
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+
+
+def test_a_caption_says_that_networks_have_different_numbers_of_replicates():
+    cells = [toy_cell("lmc_mlp", replicate=i) for i in range(4)]
+    cells += [toy_cell("lmc_linear", replicate=i) for i in range(2)]
+    [caption] = [d.caption for d in draw([make_record(c) for c in cells]) if d.name == "disagreement"]
+    assert "n = 2 to 4 replicates" in caption
+    [caption] = [d.caption for d in draw([make_record(c) for c in cells[:4]]) if d.name == "disagreement"]
+    assert "n = 4 replicates" in caption
+
+
+def test_words_stand_to_the_left_and_numbers_to_the_right(report):
+    [rows] = re.findall(r"<h2>Siblings and their ensembles.*?</table>", report.html, re.DOTALL)
+    words = ["architecture", "recipe", "shift", "fork"]
+    assert re.findall(r'<th class="words">(.*?)</th>', rows) == words
+    assert re.findall(r"<th>(.*?)</th>", rows)[:2] == ["member", "disagreement"]
+    assert re.findall(r'<td class="words">(.*?)</td>', rows)[:4] == ["lmc_linear", "slow", "none", "0"]
+
+
 def cost_caption(suite, left_out=()):
     """What stands below accuracy and cost, of a run of all of the suite but some shifts and forks."""
     [name] = {architecture.label for architecture in suite.architectures[:1]}

@@ -1,5 +1,7 @@
 """A user's own data: image folders, folders of parquet files, single files."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -135,6 +137,12 @@ def test_odd_folders_are_refused(place, write, message):
 def test_a_path_to_nowhere_is_refused(place):
     with pytest.raises(UserError, match=r"No data at .*nowhere"):
         open_dataset(str(place / "nowhere"))
+
+
+def test_a_path_in_a_suites_file_starts_at_the_folder_that_is_worked_in(place, monkeypatch):
+    monkeypatch.chdir(place)
+    with pytest.raises(UserError, match=f"No data at nowhere in {re.escape(str(place))}\\. Give"):
+        open_dataset("./nowhere")
 
 
 def test_a_folder_of_this_place_is_written_as_a_path(place, monkeypatch):

@@ -11,6 +11,7 @@ from lmcbench.data.locate import belongs, parquet_files
 from lmcbench.data.parquet import ParquetSplit
 from lmcbench.data.splits import Reader, open_split
 from lmcbench.errors import UserError
+from lmcbench.spec.own import is_path
 
 TEST_NAMES = ("test", "val", "valid", "validation")
 """Names a held-out split goes by, the first that is there."""
@@ -22,11 +23,13 @@ def find_own(name: str, folder: Path | None) -> Path | None:
     Raises:
         UserError: for a path where there is nothing.
     """
-    if "/" in name or "\\" in name or name.endswith(".parquet") or name.startswith("."):
+    if is_path(name):
         path = Path(name).expanduser()
         if not path.exists():
+            # a path in a suite's file starts at the folder that is worked in, not at the file
+            place = "" if path.is_absolute() else f" in {Path.cwd()}"
             raise UserError(
-                f"No data at {path}. Give an image folder, a folder of parquet files or one file."
+                f"No data at {path}{place}. Give an image folder, a folder of parquet files or one file."
             )
         return path
     for candidate in [] if folder is None else [folder / name, folder / f"{name}.parquet"]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lmcbench.ready.check import Finding, Status, Verdict
 from lmcbench.spec.architectures import Architecture, architecture_label
+from lmcbench.spec.published import command_name
 from lmcbench.spec.suite import Suite
 
 WIDTH = 110
@@ -70,11 +71,12 @@ def _optimizers(verdict: Verdict) -> list[str]:
 
 
 def _next_command(built: Architecture, suite: Suite, optimizers: Sequence[str]) -> str:
+    command = f"Run it: lmcbench run {command_name(suite.name, suite.version, suite.digest)}"
     if any(listed.label == built.label for listed in suite.architectures):
-        return f"Run it: lmcbench run {suite.name} --arch {shlex.quote(built.label)}"
+        return f"{command} --arch {shlex.quote(built.label)}"
     recipes = [name for name, recipe in suite.recipes.items() if recipe.optimizer in optimizers]
     if not recipes:
         return f"Suite {suite.name} has no recipe with {' or '.join(optimizers)}; it may not learn there."
     named = shlex.quote(architecture_label(built.name, built.kwargs, built.adapt))
     choice = recipes[0] if len(recipes) == 1 else f"RECIPE (one of {', '.join(recipes)})"
-    return f"Run it: lmcbench run {suite.name} --arch {named} --recipe {choice}"
+    return f"{command} --arch {named} --recipe {choice}"

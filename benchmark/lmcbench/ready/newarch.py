@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import os
 import sys
+import unicodedata
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -93,5 +94,11 @@ def next_commands(name: str) -> list[str]:
     return [
         f"lmcbench check {name}.py:{name}",
         f"lmcbench run digits --arch {name}.py:{name} --recipe {RECIPE}",
-        f"lmcbench submit runs/digits --name {name.strip('_').lower().replace('_', '-')}",
+        f"lmcbench submit runs/digits --name {_slug(name)}",
     ]
+
+
+def _slug(name: str) -> str:
+    """A function's name as that of a submission: without accents, `my-net` where nothing is left."""
+    letters = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
+    return letters.replace("_", "-").strip("-") or "my-net"

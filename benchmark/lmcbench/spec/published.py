@@ -66,6 +66,11 @@ def published_suite(name: str, version: int, digest: str) -> Suite | None:
     return found if found.digest == digest else None
 
 
+def command_name(name: str, version: int, digest: str) -> str:
+    """How a command names a suite: by its name where it is published, else by its author's file."""
+    return name if published_suite(name, version, digest) is not None else "FILE.toml"
+
+
 def parse_suite(content: bytes, origin: str) -> Suite:
     """A suite from TOML text; `origin` names the file in errors.
 

@@ -10,6 +10,7 @@ from lmcbench.board.entries.submission import read_submission
 from lmcbench.board.entries.trust import chosen_replicates
 from lmcbench.errors import counted
 from lmcbench.spec.architectures import architecture_label
+from lmcbench.spec.published import command_name
 from lmcbench.submitting.submit import Submitted
 from lmcbench.submitting.verify import Verification
 
@@ -57,7 +58,7 @@ def next_steps(found: Submitted) -> str:
         [
             f"{told}\n",
             f"  git switch -c submit-{slug}",
-            f"  git add {folder}",
+            f"  git add {shlex.quote(folder)}",
             f'  git commit -m "Submit {slug}"',
             f"  git push -u origin submit-{slug}",
         ]
@@ -89,18 +90,18 @@ def reproduction(folder: Path, found: Verification, nonce: str, count: int) -> l
         name = f"{(folder / 'source').as_posix()}/{network.name}"
     called = architecture_label(name, network.kwargs, network.adapt)
     out = f"runs/{found.slug}-again"
+    suite = command_name(meta.suite.name, meta.suite.version, meta.suite.digest)
     run = (
-        f"lmcbench run {meta.suite.name} --arch {shlex.quote(called)} --recipe {meta.recipe} "
+        f"lmcbench run {suite} --arch {shlex.quote(called)} --recipe {shlex.quote(meta.recipe)} "
         f"--replicates {chosen.start}:{chosen.stop} --out {out}"
     )
     submit = (
         f"lmcbench submit {out} --name {found.slug}-again --author 'YOUR NAME' --reproduces {found.slug} "
         f"--nonce {shlex.quote(nonce)}"
     )
-    return [
-        run,
-        submit + (f" --source {name.rpartition(':')[0]}" if meta.architecture.source == "file" else ""),
-    ]
+    if meta.architecture.source == "file":
+        submit += f" --source {shlex.quote(name.rpartition(':')[0])}"
+    return [run, submit if suite == meta.suite.name else f"{submit} --suite {suite}"]
 
 
 def _missing(cells: Sequence[str]) -> str:

@@ -25,7 +25,8 @@ def load_checkpoint(path: Path, model: nn.Module) -> Tensors:
 
     A safetensors file of plain tensors or of a whole training state (as a run stores its trunk), or a
     file of `torch.save`, read with `weights_only`: a state dict, alone or under one of `NESTED`. In both
-    names may have the prefixes of data parallel training and torch.compile.
+    names may have the prefixes of data parallel training and torch.compile, and a tied weight may stand
+    under one of its names alone.
 
     Raises:
         UserError: naming the file, where it is absent, unreadable, holds anything but tensors, NaN or
@@ -35,9 +36,11 @@ def load_checkpoint(path: Path, model: nn.Module) -> Tensors:
         raise UserError(f"There is no file {path}.")
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: unknown kind of file {path.suffix!r}. Allowed: {', '.join(SUFFIXES)}.")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty: was its writing interrupted? Save the weights again.")
     own = model.state_dict()
     found = _unpickled(path, own) if path.suffix in PICKLED else _safetensors(path, model)
-    found = {name: _widened(value, own.get(name)) for name, value in found.items()}
+    found = {name: _widened(value, own.get(name)) for name, value in _with_tied(found, model).items()}
     for name in own.keys() | found.keys():
         if name not in found:
             raise UserError(f"{path} does not fit the network: {name!r} is missing.")
@@ -99,6 +102,17 @@ def _unpickled(path: Path, own: Mapping[str, Tensor]) -> Tensors:
                 f"Weights may also stand under {', '.join(NESTED)}."
             )
     return dict(content)
+
+
+def _with_tied(found: Tensors, model: nn.Module) -> Tensors:
+    """Tied weights under each of their names: safetensors' `save_model` keeps one of them."""
+    names: dict[int, list[str]] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(value), []).append(name)
+    tied = {
+        name: found[kept] for group in names.values() for kept in group if kept in found for name in group
+    }
+    return tied | found
 
 
 def _widened(value: Tensor, own: Tensor | None) -> Tensor:

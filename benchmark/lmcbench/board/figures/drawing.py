@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
 from lmcbench.errors import counted
+from lmcbench.results.labels import architecture_label
+from lmcbench.results.record import Record
 from lmcbench.spec.forks import INDEPENDENT
 
 
@@ -27,9 +30,18 @@ class Drawing:
     figure: Figure
 
 
-def replicates(count: int) -> str:
-    """How many replicates, in words."""
-    return f"n = {counted(count, 'replicate')}"
+def replicates(*counts: int) -> str:
+    """How many replicates, in words; of several series, the fewest and the most."""
+    fewest = f"{min(counts)} to " if min(counts) < max(counts) else ""
+    return f"n = {fewest}{counted(max(counts), 'replicate')}"
+
+
+def replicates_of(records: Iterable[Record]) -> str:
+    """How many replicates there are of an architecture, in words."""
+    seen: dict[str, set[int]] = {}
+    for record in records:
+        seen.setdefault(architecture_label(record), set()).add(record.replicate)
+    return replicates(*(len(found) for found in seen.values()))
 
 
 def fork_label(name: str) -> str:

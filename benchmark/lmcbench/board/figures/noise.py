@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lmcbench.board.figures.drawing import Drawing, replicates
+from lmcbench.board.figures.drawing import Drawing, replicates, replicates_of
 from lmcbench.board.figures.grid import cloud_panels
 from lmcbench.board.figures.style import PLAIN, legend_below, line, panels, percent_bars
 from lmcbench.board.findings.noise import EPOCHS, STEPS, equal_epochs, equal_steps, noise_points
@@ -34,7 +34,6 @@ def between_views(records: Sequence[Record]) -> Drawing | None:
             by_shift.setdefault(shift_label(record), []).append((100 * share, 100 * height))
     if len({shift for by_shift in points.values() for shift in by_shift}) < 2:
         return None
-    n = len({record.replicate for record in forked})
     shifts = list(dict.fromkeys(shift for by_shift in points.values() for shift in by_shift))
     figure, axes = cloud_panels(points, {s: s for s in shifts}, "error barrier\n(percentage points)")
     for axis in axes.flat[: len(points)]:
@@ -47,7 +46,7 @@ def between_views(records: Sequence[Record]) -> Drawing | None:
         "Barrier against gradient noise between the views",
         f"Error barrier on the test set (chord form) of siblings of fork {first:g} against the share of the "
         "per-image gradient covariance at the fork that lies between the siblings' views; one point a "
-        f"replicate, {replicates(n)}. Random halves of m images have a share of about 1 / (m - 1). "
+        f"replicate, {replicates_of(forked)}. Random halves of m images have a share of about 1 / (m - 1). "
         "The scale is linear up to 0.1 and logarithmic above.",
         figure,
     )

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -80,15 +81,25 @@ def percent_bars(estimates: Sequence[Estimate]) -> list[list[float]]:
 
 
 def legend_below(figure: Figure, axes: Any, each: float = 1.5) -> None:
-    """One legend for all panels, under them; a series is named once, in about `each` inches."""
+    """One legend for all panels, under them; a series is named once, in about `each` inches.
+
+    Long names stand in fewer columns, and smaller where even one column is wider than the figure.
+    """
     named: dict[str, Any] = {}
     for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             named.setdefault(label, handle)
+    renderer, size = FigureCanvasAgg(figure).get_renderer(), float(mpl.rcParams["font.size"])
     columns = max(1, min(len(named), int(figure.get_figwidth() / each)))
-    # a legend is filled column by column; series in their order are read row by row
-    names = [name for first in range(columns) for name in list(named)[first::columns]]
-    figure.legend([named[name] for name in names], names, loc="outside lower center", ncols=columns)
+    while True:
+        # a legend is filled column by column; series in their order are read row by row
+        names = [name for first in range(columns) for name in list(named)[first::columns]]
+        handles = [named[name] for name in names]
+        legend = figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=size)
+        if legend.get_window_extent(renderer).width <= figure.bbox.width:
+            return
+        legend.remove()
+        columns, size = (columns - 1, size) if columns > 1 else (1, 0.9 * size)
 
 
 def logarithmic(axis: Any, values: Any) -> None:

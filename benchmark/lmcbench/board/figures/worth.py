@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmcbench.board.figures.drawing import Drawing, replicates
+from lmcbench.board.figures.drawing import Drawing, replicates, replicates_of
 from lmcbench.board.figures.grid import cloud_panels
 from lmcbench.board.figures.style import legend_below, line, panels, percent_bars
 from lmcbench.board.observations import prediction
@@ -27,7 +27,6 @@ def disagreement(records: Sequence[Record]) -> Drawing | None:
             by_fork.setdefault(record.fork.name, []).append((100 * height, 100 * apart))
     if not points:
         return None
-    n = len({record.replicate for record in measured(records)})
     forks = sorted({f for by_fork in points.values() for f in by_fork}, key=lambda f: Fork.parse(f).order)
     figure, axes = cloud_panels(points, {fork: _fork(fork) for fork in forks}, "disagreement (%)")
     for axis in axes.flat[: len(points)]:
@@ -41,7 +40,8 @@ def disagreement(records: Sequence[Record]) -> Drawing | None:
         "disagreement",
         "Disagreement against barrier",
         "How often two networks disagree on the test set, against the error barrier between them (chord "
-        f"form), one point a cell: all shifts, {replicates(n)}. Linear up to 1, logarithmic above.",
+        f"form), one point a cell: all shifts, {replicates_of(measured(records))}. Linear up to 1, "
+        "logarithmic above.",
         figure,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -32,13 +32,16 @@ figure { margin: 1rem 0 0; } img { max-width: 100%; height: auto; }
 figcaption, .note { color: #444; font-size: 0.9rem; max-width: 46rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.85rem; }
 th, td { padding: 0.2rem 0.55rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th.words, td.words { text-align: left; }
 :root { color-scheme: light dark; }
 @media (prefers-color-scheme: dark) {
   body { color: #e9e6e0; background: #15171a; } figcaption, .note { color: #a8a39a; }
   th, td { border-bottom-color: #363b42; } img { background: #fff; padding: 0.5rem; border-radius: 4px; }
 }
 """
+
+WORDS = frozenset({"architecture", "recipe", "shift", "fork", "second-order form", "ranked", "recipes of"})
+"""Columns of the tables that hold words."""
 
 
 @dataclass(frozen=True)
@@ -190,9 +193,8 @@ def _html(
 ) -> str:
     parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(text)}</p>" for text in lead)]
     for table in tables:
-        rows = table.rows.to_html(index=False, border=0, escape=True)
         notes = "".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
-        parts.append(f'<h2>{escape(table.title)}</h2>\n<div class="wide">{rows}</div>\n{notes}')
+        parts.append(f'<h2>{escape(table.title)}</h2>\n<div class="wide">{_table_html(table.rows)}</div>\n{notes}')
     for d in drawings:
         content = base64.b64encode(pictures[d.name]).decode()
         parts.append(
@@ -205,6 +207,18 @@ def _html(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
+
+
+def _table_html(rows: pd.DataFrame) -> str:
+    """The table; words stand to the left, numbers to the right."""
+    kinds = [' class="words"' if column in WORDS else "" for column in rows.columns]
+
+    def row(tag: str, cells: Iterable[Any]) -> str:
+        told = zip(kinds, cells, strict=True)
+        return f"<tr>{''.join(f'<{tag}{kind}>{escape(str(cell))}</{tag}>' for kind, cell in told)}</tr>"
+
+    body = "\n".join(row("td", cells) for cells in rows.itertuples(index=False))
+    return f"<table>\n<thead>{row('th', rows.columns)}</thead>\n<tbody>\n{body}\n</tbody></table>"
 
 
 def _quoted(text: str) -> str:
