@@ -105,7 +105,7 @@ def test_what_was_not_measured_is_said(report, monkeypatch):
     said = "were not measured; 'lmcbench run FILE.toml --measure all', with the suite's file, adds them on"
     assert said in make_report([make_record()]).markdown
     for shifts, said in (
-        (["none"], "were not measured; 'lmcbench run toy --measure all' adds them to this run."),
+        (["none"], "were not measured; 'lmcbench run toy-v1 --measure all' adds them to this run."),
         ([], "were not measured; suite toy has no probe cells to take them on."),
     ):
         published = toy_suite(probe={"shifts": shifts})

@@ -9,7 +9,7 @@ from builders import SUITE_TOML, toy_cell, toy_suite
 from lmcbench.errors import UserError
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import expand
-from lmcbench.spec.published import load_suite, parse_suite, published_suites
+from lmcbench.spec.published import command_name, load_suite, parse_suite, published_suites
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.shifts import SHIFTS
 from lmcbench.spec.suite import Probe, Protocol
@@ -290,6 +290,15 @@ def test_bytes_that_are_no_text_are_refused():
 
 
 # --- finding -------------------------------------------------------------------------------------
+
+
+def test_a_suite_of_a_record_is_named_as_commands_take_it():
+    for name, version, named in (("digits", 2, "digits"), ("digits", 1, "digits-v1")):
+        digest = load_suite(f"{name}-v{version}").digest
+        assert command_name(name, version, digest) == named
+        assert load_suite(named).digest == digest
+        assert command_name(name, version, "0" * 64) == "FILE.toml"
+    assert command_name("mine", 1, "0" * 64) == "FILE.toml"
 
 
 def test_published_suites_load_by_name_and_by_version():

@@ -67,8 +67,10 @@ def published_suite(name: str, version: int, digest: str) -> Suite | None:
 
 
 def command_name(name: str, version: int, digest: str) -> str:
-    """How a command names a suite: by its name where it is published, else by its author's file."""
-    return name if published_suite(name, version, digest) is not None else "FILE.toml"
+    """How a command names a suite that is published, an older version by its number too; else: its file."""
+    if published_suite(name, version, digest) is None:
+        return "FILE.toml"
+    return name if load_suite(name).version == version else f"{name}-v{version}"
 
 
 def parse_suite(content: bytes, origin: str) -> Suite:

@@ -101,7 +101,7 @@ def reproduction(folder: Path, found: Verification, nonce: str, count: int) -> l
     )
     if meta.architecture.source == "file":
         submit += f" --source {shlex.quote(name.rpartition(':')[0])}"
-    return [run, submit if suite == meta.suite.name else f"{submit} --suite {suite}"]
+    return [run, f"{submit} --suite {suite}" if suite.endswith(".toml") else submit]
 
 
 def _missing(cells: Sequence[str]) -> str:

@@ -127,7 +127,7 @@ def _adding(suite: Suite | None) -> str:
         )
     if not suite.probe.shifts:
         return f"suite {suite.name} has no probe cells to take them on"
-    return f"'lmcbench run {suite.name} --measure all' adds them to this run"
+    return f"'lmcbench run {suite.name}-v{suite.version} --measure all' adds them to this run"
 
 
 def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
