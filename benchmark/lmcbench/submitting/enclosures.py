@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmcbench.board.entries.stored import HEADLINE, kept_splits, read_logits
+from lmcbench.board.entries.stored import HEADLINE, classes_of, kept_splits, read_logits
 from lmcbench.errors import UserError, counted, reading
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder, labels_name
@@ -71,7 +71,7 @@ def kept_predictions(records: Sequence[Record], folder: RunFolder) -> tuple[dict
         with reading(path):
             contents[record.key] = path.read_bytes()
     try:
-        classes = read_logits(contents[measured[0].key], measured[0], [HEADLINE])[0][HEADLINE].shape[2]
+        classes = classes_of(read_logits(contents[measured[0].key], measured[0], [HEADLINE])[1])
     except UserError as error:
         raise UserError(f"{folder.predictions(measured[0].key)} {error}") from None
     kept = kept_splits(measured, classes)

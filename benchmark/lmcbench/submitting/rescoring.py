@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lmcbench.board.entries.manifest import Fault
 from lmcbench.board.entries.soundness import close
-from lmcbench.board.entries.stored import HEADLINE, Logits, kept_splits, read_logits
+from lmcbench.board.entries.stored import HEADLINE, Logits, classes_of, kept_splits, read_logits
 from lmcbench.ensemble.rescore import from_logits
 from lmcbench.errors import UserError, counted
 from lmcbench.results.record import Record, Score
@@ -102,13 +102,12 @@ class Rescoring:
     def _classes(
         self, measured: Mapping[str, Record], files: Mapping[str, str], contents: Mapping[str, bytes]
     ) -> int | None:
-        """The number of classes, from the first file of logits that can be read."""
+        """The number of classes, from the first file of predictions that can be read."""
         for file, record in measured.items():
             try:
-                logits, _ = read_logits(contents[files[file]], record, [HEADLINE])
+                return classes_of(read_logits(contents[files[file]], record, [HEADLINE])[1])
             except (UserError, LookupError):
                 continue
-            return int(logits[HEADLINE].shape[2])
         return None
 
     def _check_hash(

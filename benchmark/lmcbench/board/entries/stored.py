@@ -26,6 +26,10 @@ def kept_splits(records: Sequence[Record], classes: int) -> dict[str, list[str]]
     Everything, if that is at most 25 MB; else the test set without evaluation shifts; else that of as many
     cells as fit, in order of replicate and key. It follows from the records alone, so that nobody chooses
     which cells cannot be rescored.
+
+    Args:
+        records: of the submission.
+        classes: of the labels (see `classes_of`).
     """
     measured = sorted((r for r in records if r.status == "ok"), key=lambda r: (r.replicate, r.key))
     everything = {r.key: list(r.siblings[0].splits.keys() - {"train", "view"}) for r in measured}
@@ -36,6 +40,11 @@ def kept_splits(records: Sequence[Record], classes: int) -> dict[str, list[str]]
         used += _bytes(record, [HEADLINE], classes)
         kept[record.key] = [HEADLINE] if used <= PREDICTION_BYTES else []
     return kept
+
+
+def classes_of(labels: Mapping[str, NDArray[np.int64]]) -> int:
+    """How many classes the test labels `[n]` are of: those know no more, however wide the logits are."""
+    return int(labels[HEADLINE].max()) + 1
 
 
 def _bytes(record: Record, splits: Sequence[str], classes: int) -> int:
@@ -54,7 +63,7 @@ def images(record: Record, split: str) -> int:
     """
     of = shown_split(split)
     n = next((entry.get("n") for entry in record.data if entry.get("split") == of), None)
-    if not isinstance(n, int):
+    if not isinstance(n, int) or n < 1:
         raise UserError(f"its data have no entry of split {of!r} with a number of images.")
     return n
 
