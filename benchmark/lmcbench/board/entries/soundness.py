@@ -35,7 +35,7 @@ _VIEWS = {
     "test_a": (None, None),
     "test_b": (None, None),
 }
-"""Splits of one sibling's view, where it is not the whole: the siblings' own at either end, where they have it."""
+"""Splits through one sibling's view, and the siblings' splits that their curves end at, if any."""
 
 BARRIER_FIELDS = tuple(BarrierRecord.model_fields)
 
@@ -73,10 +73,14 @@ def collect(checks: Sequence[Check], record: Record, file: str, cell: Cell, pins
 
 def _data(record: Record, cell: Cell, pins: Pins) -> Found:
     data = cell.suite.data
-    expected = [("train", data.name, pins.train), ("test", data.name, pins.test)]
+    expected = [
+        ("train", data.name, pins.train, pins.train_n),
+        ("test", data.name, pins.test, pins.test_n),
+    ]
     for shift in filter(is_shifted, cell.suite.evaluations):
-        expected.append((f"{EVALUATION}{shift}", parse_shifted(shift).family, data.shifted_sha256.get(shift)))
-    for split, name, pinned in expected:
+        pinned = data.shifted_sha256.get(shift)
+        expected.append((f"{EVALUATION}{shift}", parse_shifted(shift).family, pinned, None))
+    for split, name, pinned, n in expected:
         entries = [entry for entry in record.data if entry.get("split") == split]
         if len(entries) != 1 or not isinstance(entries[0].get("n"), int) or entries[0]["n"] < 1:
             yield "data", f"must have one entry of split {split!r} with its number of images"
@@ -84,6 +88,8 @@ def _data(record: Record, cell: Cell, pins: Pins) -> Found:
         [entry] = entries
         if entry.get("name") != name:
             yield f"data.{split}.name", f"found {entry.get('name')!r}, the suite's is {name!r}"
+        if n is not None and entry["n"] != n:
+            yield f"data.{split}.n", f"found {entry['n']}, the suite's has {n}"
         if pinned is not None and entry.get("sha256") != pinned:
             yield (
                 f"data.{split}.sha256",
