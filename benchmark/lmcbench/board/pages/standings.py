@@ -157,12 +157,13 @@ def count_missing(entry: Summary, cells: Set[tuple[str, str]], replicates: int) 
     """
     published = [r for r in entry.replicates if r < TUNING]
     last = max(replicates - 1, *published) if published else -1
-    held = sum(
-        sum(r <= last for r in place.replicates)
+    held = {
+        (label, place.fork, r)
         for label, place in entry.places
-        if (label, place.fork) in cells
-    )
-    return len(cells) * (last + 1) - held
+        for r in place.replicates
+        if (label, place.fork) in cells and 0 <= r <= last
+    }
+    return len(cells) * (last + 1) - len(held)
 
 
 def own_shifts(entry: Summary) -> list[str]:
