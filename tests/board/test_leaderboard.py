@@ -282,6 +282,26 @@ def test_a_link_or_another_name_is_no_submission(board):
         read_rows(board)
 
 
+def shortened(table):
+    if table["replicate"] == 1 and table["pairs"]:
+        table["pairs"][0]["curves"]["test"]["loss"].pop()
+    return table
+
+
+def without_alphas(table):
+    del table["protocol"]["alphas"]
+    return table
+
+
+@pytest.mark.parametrize("change", [shortened, without_alphas])
+def test_records_that_contradict_each_other_are_one_message(board, change):
+    submit(board, 5, "odd", change=change)
+    with pytest.raises(
+        UserError, match=r"odd holds records that nothing can be derived of .* lmcbench verify"
+    ):
+        read_rows(board)
+
+
 def test_cells_given_twice_hide_none_that_are_missing():
     cells = {("label-skew", "0"), ("label-skew", "3")}
     records = [r for r in records_of(1) if r.shift.name == "label-skew" and r.fork.name == "0"]

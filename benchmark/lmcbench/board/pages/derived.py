@@ -92,7 +92,16 @@ def _read(board: Path, afresh: bool) -> Iterator[tuple[Submission, Summary, bool
         known = entry is not None
         if head is None or entry is None:
             whole = read_submission(folder)
-            entry = summarize(folder.name, whole.manifest_sha256, whole.records)
+            try:
+                entry = summarize(folder.name, whole.manifest_sha256, whole.records)
+            except UserError:
+                raise
+            except (LookupError, TypeError, ValueError) as error:
+                # nobody is made to verify before they render, and extra keys may hold anything
+                raise UserError(
+                    f"{folder} holds records that nothing can be derived of ({type(error).__name__}: "
+                    f"{error}). See what is wrong with them: lmcbench verify {folder}"
+                ) from None
             head = replace(whole, records=LazyRecords(folder))
         yield head, entry, known
 
