@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
 from lmcbench.errors import counted
+from lmcbench.results.labels import architecture_label
+from lmcbench.results.record import Record
 from lmcbench.spec.forks import INDEPENDENT
 
 
@@ -30,6 +33,21 @@ class Drawing:
 def replicates(count: int) -> str:
     """How many replicates, in words."""
     return f"n = {counted(count, 'replicate')}"
+
+
+def recipes_of(records: Iterable[Record]) -> dict[str, set[str]]:
+    """Architecture -> its recipes."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        found.setdefault(architecture_label(record), set()).add(record.recipe["name"])
+    return found
+
+
+def several_recipes(records: Iterable[Record]) -> str:
+    """What is said below a mean over replicates where a network has several recipes; else nothing."""
+    if all(len(recipes) == 1 for recipes in recipes_of(records).values()):
+        return ""
+    return " Of a network with several recipes, a replicate's value is their mean."
 
 
 def fork_label(name: str) -> str:
