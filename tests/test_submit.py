@@ -442,7 +442,7 @@ def test_a_name_in_full_is_that_network_though_another_has_arguments():
     records = [make_record(cell) for cell in cells]
     for name in ("lmc_mlp", "lmc_mlp(depth=1)"):
         assert {architecture_label(r) for r in choose_network(records, name)} == {name}
-    with pytest.raises(UserError, match="Choose: --arch"):
+    with pytest.raises(UserError, match=r"Choose: --arch lmc_mlp or --arch 'lmc_mlp\(depth=1\)'$"):
         choose_network(records, "lmc_*")
 
 

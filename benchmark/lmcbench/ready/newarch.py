@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import os
+import re
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -93,5 +94,10 @@ def next_commands(name: str) -> list[str]:
     return [
         f"lmcbench check {name}.py:{name}",
         f"lmcbench run digits --arch {name}.py:{name} --recipe {RECIPE}",
-        f"lmcbench submit runs/digits --name {name.strip('_').lower().replace('_', '-')}",
+        f"lmcbench submit runs/digits --name {_slug(name)}",
     ]
+
+
+def _slug(name: str) -> str:
+    """A submission's name for a function's: small letters and digits with single hyphens between them."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "my-net"
