@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -203,7 +204,9 @@ def test_one_of_several_architectures_must_be_chosen(board, tmp_path):
     suite = load_suite("digits")
     cells = expand(suite, Selection((), ["none"], ["0"], range(1)))
     run = write_run(tmp_path / "several", [make_record(cell) for cell in cells]).root
-    labels = " or ".join(f"--arch {label}" for label in sorted(a.label for a in suite.architectures))
+    labels = " or ".join(
+        f"--arch {shlex.quote(label)}" for label in sorted(a.label for a in suite.architectures)
+    )
     refused(board, f"Choose: {labels}", run, "--name", "a")
     refused(
         board,

@@ -17,7 +17,7 @@ FITTED = 0.02
 """Training error that every sibling must reach for its cell to count: an underfit pair is at no minimum."""
 
 ROUNDING = 1e-12
-"""Up to which numbers are equal but for rounding: replicates that all agree have no spread to take an interval
+"""Up to which numbers are equal but for rounding: replicates that agree have no spread to take an interval
 from, and values that are ranked are ties."""
 
 MIN_POINTS = 3

@@ -31,7 +31,8 @@ RERUN_CELLS = 5
 """Cells that must have been trained again, none of them outside, for `re-run`."""
 
 FIRST_CHOSEN, CHOSEN = 1000, 1_000_000
-"""Reproductions start at one of so many replicates from here on; published ones are 0, 1, ..."""
+"""Reproductions start at one of so many replicates from here on, where recipes are tuned too (design 3.12);
+published ones are 0, 1, ..."""
 
 ANONYMOUS = "anonymous"
 """An author without a name, who is nobody's other author."""

@@ -15,13 +15,13 @@ from lmcbench.board.figures.drawing import Drawing
 from lmcbench.board.figures.style import picture
 from lmcbench.board.findings.follows import follows
 from lmcbench.board.findings.noise import CELL_NOTES, NOTES, cell_rows, noise_rows
-from lmcbench.board.statistics import ROUNDING, Estimate
-from lmcbench.board.runs.table import CONNECTIVITY, ENSEMBLES, make_board
 from lmcbench.board.findings.verdicts import DEMONSTRATION
+from lmcbench.board.runs.table import CONNECTIVITY, ENSEMBLES, make_board
+from lmcbench.board.statistics import ROUNDING, Estimate
 from lmcbench.errors import UserError, counted
 from lmcbench.results.record import Record
-from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.published import published_suite
+from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.suite import DEMONSTRATIONS, Suite
 
 STYLE = """
