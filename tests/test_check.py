@@ -311,7 +311,7 @@ def test_what_fits_nowhere_near_is_told_where_it_would(tmp_path):
     assert statuses(verdict)["builds"] == "failed"
     assert set(statuses(verdict).values()) == {"failed", "not tried"}
     [builds] = [finding for finding in verdict.findings if finding.check == "builds"]
-    assert "It can be built for 1 x 28 x 28, 10 classes: lmcbench check mine.py:big --suite" in builds.todo
+    assert f"It can be built for 1 x 28 x 28, 10 classes: lmcbench check {file}:big --suite" in builds.todo
     assert len(builds.found.splitlines()) == 1
 
 
@@ -422,6 +422,7 @@ def test_bad_input_exits_2_with_one_message(lmcbench, tmp_path, monkeypatch, arg
 def test_rows_are_wrapped_and_what_was_not_tried_is_one():
     verdict = look("lmc_linear+patch4")
     assert "Leave +patch4 out, and whatever fits is taken: lmcbench check lmc_linear." in conclusion(verdict)
+    assert "lmcbench check 'lmc_mlp(width=8)'." in conclusion(look("lmc_mlp+patch4(width=8)"))
     rows = list(row_texts(verdict.findings))
     assert all(len(line) <= 110 for row in rows for line in row.splitlines())
     assert [row.split()[0] for row in rows] == ["FAILED", "not"]

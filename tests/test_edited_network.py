@@ -5,7 +5,6 @@ import hashlib
 import pytest
 
 from builders import make_record, toy_cell, write_run
-from lmcbench.board.gate.compare import read_side
 from lmcbench.board.runs.runtable import run_table
 from lmcbench.errors import UserError
 from lmcbench.results.frame import load_records
@@ -107,7 +106,7 @@ def test_two_networks_that_are_called_alike_are_in_no_table(tmp_path):
         f"holds different networks, fingerprints {one.architecture.fingerprint} and {'e' * 16}, that "
         rf"are called lmc_mlp with recipe fast; tables would average them \(records {one.key} and {'f' * 16}"
     )
-    for reader in (read_records, load_records, read_side, lambda path: run_table(path, "simple")):
+    for reader in (read_records, load_records, lambda path: run_table(path, "simple")):
         with pytest.raises(UserError, match=message):
             reader(tmp_path)
     # a failed cell is no result beside one

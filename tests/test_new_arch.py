@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import re
 import shlex
 
 import numpy as np
 import pytest
 import torch
 
+from lmcbench.board.entries.submission import check_slug
 from lmcbench.data.batches import DeviceImages, Feed
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.streams import stream
@@ -20,7 +20,6 @@ from lmcbench.ready.trial import Size
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.published import load_suite
-from lmcbench.spec.suite import SLUG
 from lmcbench.train.build import build
 from lmcbench.train.engines import advance
 from lmcbench.train.optimizer import slot_names
@@ -73,7 +72,15 @@ def test_the_next_commands_fit_the_file(tmp_path, monkeypatch, name):
     cells = expand(load_suite(run[2]), Selection([asked["--arch"]], recipe=asked["--recipe"]))
     assert {cell.architecture.label for cell in cells} == {f"{name}.py:{name}"}
     assert submit[:4] == ["lmcbench", "submit", "runs/digits", "--name"]
-    assert re.fullmatch(SLUG, submit[4])
+    assert submit[4] == "my-net"
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"), [("a__b", "a-b"), ("größe_2", "gr-e-2"), ("_", "my-net"), ("_ß_", "my-net")]
+)
+def test_any_functions_name_gives_a_submissions(name, slug):
+    assert next_commands(name)[-1].endswith(f" --name {slug}")
+    check_slug(slug)
 
 
 @pytest.mark.parametrize("name", ["3d", "my-net", "class", "", "../net", "a.b", "net.py"])

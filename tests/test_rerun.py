@@ -16,6 +16,7 @@ from lmcbench.board.entries.trust import (
     Verified,
     chosen_cells,
     chosen_replicates,
+    headline_estimates,
     rerun_file,
     trust_of,
 )
@@ -172,7 +173,9 @@ def test_submitted_code_runs_on_a_word_only(tmp_path):
 def entry(board, slug="mine", replicates=range(3), authors=("A",), suite=None, **numbers):
     """A submission of the cells that the default gate looks at."""
     cells = [toy_cell(fork=f, replicate=r) for r in replicates for f in ("0", "2", "independent")]
-    meta = {key: numbers.pop(key) for key in ("reproduces",) if key in numbers}
+    meta = {"complete": True} | {
+        key: numbers.pop(key) for key in ("reproduces", "complete") if key in numbers
+    }
     found = [make_record(c, **wobble(numbers, c.replicate)) for c in cells]
     return read_submission(write_submission(board, slug, found, authors=list(authors), **meta))
 
@@ -257,6 +260,7 @@ def test_another_author_on_chosen_replicates_reproduces(tmp_path):
         {"replicates": range(1000, 1003)},
         {"barrier_error": 0.6},
         {"member_error": 0.5},
+        {"complete": False},
         {"reproduces": {"slug": "mine", "manifest_sha256": "0" * 64, "nonce": "word"}},
     ],
 )
@@ -265,6 +269,17 @@ def test_what_does_not_reproduce(tmp_path, changes):
     verified(tmp_path, mine)
     other = reproduction(tmp_path, mine, **changes)
     assert trust_of(mine, tmp_path / "results", [mine, other]) == "rescored"
+
+
+def test_a_replicate_that_lacks_a_cell_is_compared_over_the_others(tmp_path):
+    # fork 0 is far from the others, and diverged on one replicate
+    heights = {"0": 0.6, "2": 0.0, "independent": 0.0}
+    cells = [toy_cell(fork=f, replicate=r) for r in range(3) for f in heights]
+    found = [make_record(c, barrier_error=heights[c.fork.name]) for c in cells]
+    found[0] = make_record(cells[0], status="diverged")
+    mine = read_submission(write_submission(tmp_path, "mine", found))
+    height, _ = headline_estimates(mine, mine)["error_mid"]
+    assert (height.mean, height.half_width, height.n) == (0.0, 0.0, 3)
 
 
 def test_evidence_of_a_newer_schema_is_refused(tmp_path):

@@ -254,7 +254,9 @@ def test_one_of_several_architectures_must_be_chosen(board, tmp_path):
     suite = load_suite("digits")
     cells = expand(suite, Selection((), ["none"], ["0"], range(1)))
     run = write_run(tmp_path / "several", [make_record(cell) for cell in cells]).root
-    labels = " or ".join(f"--arch {label}" for label in sorted(a.label for a in suite.architectures))
+    labels = " or ".join(
+        f"--arch {shlex.quote(label)}" for label in sorted(a.label for a in suite.architectures)
+    )
     refused(board, f"Choose: {labels}", run, "--name", "a")
     refused(
         board,
@@ -493,7 +495,7 @@ def test_a_name_in_full_is_that_network_though_another_has_arguments():
     records = [make_record(cell) for cell in cells]
     for name in ("lmc_mlp", "lmc_mlp(depth=1)"):
         assert {architecture_label(r) for r in choose_network(records, name)} == {name}
-    with pytest.raises(UserError, match="Choose: --arch"):
+    with pytest.raises(UserError, match=r"Choose: --arch lmc_mlp or --arch 'lmc_mlp\(depth=1\)'$"):
         choose_network(records, "lmc_*")
 
 

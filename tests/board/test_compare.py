@@ -5,12 +5,13 @@ import pytest
 from scipy import stats
 
 from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run
-from lmcbench.board.gate.compare import compare, gate_of, read_side
+from lmcbench.board.gate.compare import compare, gate_of
 from lmcbench.board.gate.comparison import as_json
 from lmcbench.board.gate.matching import same_observations
 from lmcbench.board.gate.text import headline, render
 from lmcbench.errors import UserError
 from lmcbench.results.record import parse_record
+from lmcbench.results.store import read_records
 from lmcbench.results.values import cell_value
 from lmcbench.spec.gate import DEFAULT_GATE, GateTest
 
@@ -362,7 +363,7 @@ def test_a_side_is_one_run_of_one_suite(tmp_path):
     with pytest.raises(UserError, match=r"BASE holds the cell lmc_mlp .* replicate 0 twice"):
         compare([*side(), side()[0]], side())
     write_run(tmp_path / "run", side())
-    assert len(read_side(tmp_path / "run")) == len(read_side(tmp_path / "run" / "records")) == 10
+    assert len(read_records(tmp_path / "run")) == len(read_records(tmp_path / "run" / "records")) == 10
 
 
 # --- values and output ---------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from lmcbench.board.pages.leaderboard import HTML, MARKDOWN, render_leaderboard,
 from lmcbench.board.pages.markdown import escape, stability, tenths
 from lmcbench.board.pages.payload import ALPHABET, pack
 from lmcbench.board.pages.scores import COLUMNS, CONNECTIVITY, View, column
-from lmcbench.board.pages.standings import make_tables
+from lmcbench.board.pages.standings import count_missing, make_tables
 from lmcbench.board.pages.summary import summarize
 from lmcbench.board.stability import Onset, StabilityPoint
 from lmcbench.board.statistics import estimate
@@ -258,6 +258,56 @@ def test_html_in_what_people_write_is_text(board):
 )
 def test_markdown_in_what_people_write_is_text(text, shown):
     assert escape(text) == shown
+
+
+def test_a_suites_name_is_text(board):
+    def renamed(table):
+        return {**table, "suite": {**table["suite"], "name": "a | <img src=x>", "digest": "0" * 64}}
+
+    submit(board, 5, "evil", change=renamed)
+    assert "## a \\| &lt;img src=x&gt; version 1\n" in render_leaderboard(board).files[board / MARKDOWN]
+
+
+def test_a_link_or_another_name_is_no_submission(board):
+    link = board / "submissions" / "twice"
+    link.symlink_to("entry-1")
+    for afresh in (True, False):
+        with pytest.raises(
+            UserError, match="twice is a link: what it leads to would stand in the tables twice"
+        ):
+            read_rows(board, afresh=afresh)
+    link.unlink()
+    submit(board, 1, "x](javascript:a) [y")
+    with pytest.raises(UserError, match="cannot name a submission"):
+        read_rows(board)
+
+
+def shortened(table):
+    if table["replicate"] == 1 and table["pairs"]:
+        table["pairs"][0]["curves"]["test"]["loss"].pop()
+    return table
+
+
+def without_alphas(table):
+    del table["protocol"]["alphas"]
+    return table
+
+
+@pytest.mark.parametrize("change", [shortened, without_alphas])
+def test_records_that_contradict_each_other_are_one_message(board, change):
+    submit(board, 5, "odd", change=change)
+    with pytest.raises(
+        UserError, match=r"odd holds records that nothing can be derived of .* lmcbench verify"
+    ):
+        read_rows(board)
+
+
+def test_cells_given_twice_hide_none_that_are_missing():
+    cells = {("label-skew", "0"), ("label-skew", "3")}
+    records = [r for r in records_of(1) if r.shift.name == "label-skew" and r.fork.name == "0"]
+    again = [r.model_copy(update={"key": r.key[::-1]}) for r in records]
+    assert count_missing(summarize("a", "0" * 64, records), cells, 5) == 5
+    assert count_missing(summarize("a", "0" * 64, [*records, *again]), cells, 5) == 5
 
 
 def test_an_empty_leaderboard_says_so(tmp_path):

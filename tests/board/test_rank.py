@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lmcbench.board.pages.rank import MIN_REPLICATES, RankInterval, rank_intervals
+from lmcbench.board.pages.summary import DIGITS
 
 STEPS = (0.001, -0.002, 0.0, 0.002, -0.001)
 
@@ -51,6 +52,14 @@ def test_equal_entries_tie_and_one_alone_is_first():
     assert rank_intervals({"a": spread(0.1), "b": spread(0.1)}) == {"a": (1, 2), "b": (1, 2)}
     assert rank_intervals({"a": spread(0.1)}) == {"a": (1, 1)}
     assert rank_intervals({}) == {}
+
+
+def test_equal_means_of_numbers_that_were_rounded_tie():
+    # five images in all, of 355, over three shifts
+    a, b = (sum(round(k / 355, DIGITS) for k in counts) / 3 for counts in ((1, 1, 3), (1, 2, 2)))
+    assert 0 < abs(a - b) < 1e-9
+    ties = rank_intervals({"a": dict.fromkeys(range(5), a), "b": dict.fromkeys(range(5), b)})
+    assert ties == {"a": (1, 2), "b": (1, 2)}
 
 
 def test_more_comparisons_need_more_evidence():

@@ -14,6 +14,7 @@ from further import probed_record
 from lmcbench.board.figures.draw import OF_LINES, draw
 from lmcbench.board.figures.style import percent_bars
 from lmcbench.board.findings.follows import follows
+from lmcbench.board.probed import shown
 from lmcbench.board.runs.report import make_report
 from lmcbench.board.statistics import Estimate
 from lmcbench.errors import UserError
@@ -231,6 +232,47 @@ def test_words_stand_to_the_left_and_numbers_to_the_right(report):
     assert re.findall(r'<th class="words">(.*?)</th>', rows) == words
     assert re.findall(r"<th>(.*?)</th>", rows)[:2] == ["member", "disagreement"]
     assert re.findall(r'<td class="words">(.*?)</td>', rows)[:4] == ["lmc_linear", "slow", "none", "0"]
+
+
+def with_recipe(record, name):
+    return record.model_copy(update={"recipe": {**record.recipe, "name": name}, "key": f"{record.key}{name}"})
+
+
+def test_recipes_of_a_network_are_no_replicates():
+    """The interval is over two replicates, each the mean of two recipes: 19.5 and 20.5."""
+    heights = {("a", 0): 0.095, ("b", 0): 0.295, ("a", 1): 0.105, ("b", 1): 0.305}
+    records = [
+        with_recipe(make_record(toy_cell(fork="0", replicate=r), barrier_error=height), recipe)
+        for (recipe, r), height in heights.items()
+    ]
+    drawn = {d.name: d for d in draw(records)}
+    [bars] = drawn["barriers"].figure.axes[0].collections
+    [[(_, low), (_, high)]] = bars.get_segments()
+    assert (low, high) == pytest.approx((20 - 12.7062 * 0.5, 20 + 12.7062 * 0.5))
+    told = "Of a network with several recipes, a replicate's value is their mean."
+    assert told in drawn["barriers"].caption
+    assert told not in next(d.caption for d in draw(records[:1]) if d.name == "barriers")
+
+
+def test_recipes_are_no_replicates_in_accuracy_and_cost():
+    suite = toy_suite(forks=[0, "whole-budget"])
+    records = [
+        with_recipe(make_record(toy_cell(fork=fork, suite=suite)), recipe)
+        for recipe in "ab"
+        for fork in ("0", "whole-budget")
+    ]
+    [drawing] = [d for d in draw(records) if d.name == "accuracy-cost"]
+    assert [axis.get_ylabel() for axis in drawing.figure.axes] == [
+        "lmc_mlp\na\naccuracy (%)",
+        "lmc_mlp\nb\naccuracy (%)",
+    ]
+    assert "over n = 1 replicate," in drawing.caption
+
+
+def test_a_panel_of_forks_is_of_one_recipe():
+    one, other = probed_record("lmc_mlp", "0", 0.5), probed_record("lmc_mlp", "2", 0.01)
+    cells = shown([with_recipe(one, "a"), with_recipe(other, "a"), with_recipe(other, "b")], "curvature")
+    assert {r.recipe["name"] for r in cells["lmc_mlp"].values()} == {"a"}
 
 
 def cost_caption(suite, left_out=()):

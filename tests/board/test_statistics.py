@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lmcbench.board.statistics import Estimate, estimate
+from lmcbench.board.statistics import Estimate, estimate, spearman
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=30).filter(lambda v: np.std(v) > 1e-6))
@@ -31,3 +31,13 @@ def test_one_value_has_no_interval_and_none_has_no_mean():
 
 def test_equal_values_have_an_interval_of_zero_width():
     assert estimate([0.5, 0.5, 0.5]) == Estimate(0.5, 0.0, 3)
+
+
+def test_ranks_are_tied_where_values_differ_by_rounding_alone():
+    tenths = [0.1 + 0.2, 0.3, 0.5]  # the first two are equal but for the last bit
+    assert tenths[0] != tenths[1]
+    tied = spearman([1.0, 2.0, 3.0], tenths)
+    assert tied == pytest.approx(float(stats.spearmanr([1, 2, 3], [1, 1, 2]).statistic))
+    assert spearman([1.0, 2.0, 3.0], [0.3, 0.1 + 0.2, 0.3]) is None
+    assert spearman([1.0, 2.0], [1.0, 2.0]) is None
+    assert spearman([3.0, 1.0, 2.0], [-9.0, 1e300, 5.0]) == -1.0

@@ -207,6 +207,21 @@ def test_a_comparator_that_a_shift_has_not_gets_no_row_there():
     assert shifts == {"0": {s.shift.label for s in suite.shifts}, "independent-equal-cost": {"none"}}
 
 
+def test_ways_that_are_equal_but_for_rounding_share_their_pareto_mark():
+    suite = toy_suite(forks=[0, "independent-equal-cost"])
+    errors = {"0": (0.1, 0.2, 0.3), "independent-equal-cost": (0.3, 0.2, 0.1)}
+    assert sum(1 - e for e in errors["0"]) != sum(1 - e for e in errors["independent-equal-cost"])
+    cost = make_record().cost
+    records = [
+        make_record(toy_cell(fork=fork, replicate=r, suite=suite), ensemble_error=error).model_copy(
+            update={"cost": cost}
+        )
+        for fork, row_ in errors.items()
+        for r, error in enumerate(row_)
+    ]
+    assert list(make_board(records).ensembles["Pareto"]) == ["yes", "yes"]
+
+
 def test_pareto_marks_are_said_to_be_of_means():
     suite = toy_suite(forks=[0, "independent-equal-cost"])
     records = [make_record(toy_cell(fork=fork.name, suite=suite)) for fork in suite.fork_list]

@@ -179,6 +179,8 @@ HALVES = next(s.shift for s in load_suite("digits").shifts if s.name == "disjoin
             number("data", 0, "sha256", value="0" * 64),
             "data.train.sha256: found 0000000000000000, the suite's is 3711e337279e9bed",
         ),
+        # fewer images are fewer steps, and cheaper
+        (number("data", 0, "n", value=721), "data.train.n: found 721, the suite's has 1442"),
         (
             number("architecture", "kwargs", value={"width": 9}),
             "architecture: found {'name': 'lmc_linear', 'kwargs': {'width': 9}",
@@ -272,10 +274,13 @@ def test_too_few_replicates_for_a_rank_are_told(name, count, notes):
     assert rank_notes([make_record(toy_cell(name, replicate=r)) for r in range(count)]) == notes
 
 
-def test_pretraining_must_be_disclosed(folder):
+@pytest.mark.parametrize(
+    ("argument", "value"), [("pretrained", True), ("checkpoint_path", "weights.safetensors")]
+)
+def test_pretraining_must_be_disclosed(folder, argument, value):
     for path in folder.glob("records/*"):
-        edit_json(path, lambda t: t["architecture"].update(kwargs={"pretrained": True}))
-    disclosed = "submission.toml: pretraining: found 'none', but the network is asked for pretrained."
+        edit_json(path, lambda t: t["architecture"].update(kwargs={argument: value}))
+    disclosed = f"submission.toml: pretraining: found 'none', but the network is asked for {argument}."
     assert disclosed in faults(folder)
     edit_meta(folder, 'pretraining = "none"', 'pretraining = "ImageNet-1k"')
     assert disclosed not in faults(folder)
@@ -404,6 +409,71 @@ def test_a_pickle_of_its_own_name_is_refused(folder):
 def test_missing_logits_are_no_way_out(folder):
     (folder / "predictions" / f"{a_pair(folder).stem}.safetensors").unlink()
     assert "is missing; the cell's predictions cannot be rescored" in faults(folder)
+
+
+def test_logits_of_more_classes_than_the_labels_leave_no_cell_out(folder):
+    # as wide as this, 25 MB hold the logits of one cell: the others would stay claims
+    for path in sorted(folder.glob("records/*.json"), key=lambda p: a_pair(folder) == p):
+        predictions = folder / "predictions" / f"{path.stem}.safetensors"
+        if path != records(folder)[0]:
+            predictions.unlink()
+            continue
+
+        def widen(tensors):
+            for name, value in tensors.items():
+                if not name.endswith(".labels"):
+                    wide = np.full((*value.shape[:2], 4000), -60000, np.float16)
+                    wide[:, :, :10] = value
+                    tensors[name] = wide
+
+        edit_logits(predictions, widen)
+    found = faults(folder)
+    missing = len(records(folder)) - 1
+    assert found.count("is missing; the cell's predictions cannot be rescored") == missing > 0
+
+
+def test_a_split_that_the_suite_lacks_enters_no_mean(folder):
+    path = a_pair(folder)
+
+    def add(table):
+        for sibling in table["siblings"]:
+            sibling["splits"]["test:easy"] = {"error": 0.0, "loss": 0.0, "ece": 0.0}
+        table["ensemble"]["test:easy"] = dict.fromkeys(table["ensemble"]["test"], 0.0)
+        table["pairs"][0]["disagreement"]["test:easy"] = 0.0
+        table["pairs"][0]["curves"]["test:easy"] = table["pairs"][0]["curves"]["test"]
+        table["pairs"][0]["barriers"]["test:easy"] = table["pairs"][0]["barriers"]["test"]
+
+    edit_json(path, add)
+    found = faults(folder)
+    for field in ("siblings.1.splits", "ensemble", "pairs.0.disagreement", "pairs.0.curves"):
+        assert f"records/{path.name}: {field}: split 'test:easy' is none of the suite." in found
+
+
+def test_a_soup_that_is_bad_cannot_be_left_out(folder):
+    path = a_pair(folder)
+    edit_json(path, lambda table: table["soup"].pop("test"))
+    assert f"records/{path.name}: soup: split 'test' is missing." in faults(folder)
+
+
+def test_a_test_set_of_no_images_is_refused(folder):
+    path = a_pair(folder)
+    edit_json(path, lambda table: table["data"][1].update(n=0))
+
+    def empty(tensors):
+        for name, value in tensors.items():
+            tensors[name] = value[:0] if name.endswith(".labels") else value[:, :0]
+
+    edit_logits(folder / "predictions" / f"{path.stem}.safetensors", empty)
+    assert "its data have no entry of split 'test' with a number of images" in faults(folder)
+
+
+def test_a_fault_quotes_control_characters_harmlessly(folder):
+    edit_json(a_pair(folder), lambda table: table.update({"a\x1b[2J\nlinear: sound, 8 cells.": "/home/me/x"}))
+    correct_hashes(folder)
+    report = explain(verify(folder))
+    assert "a\\x1b[2J\\nlinear: sound, 8 cells.: holds a path" in report
+    assert report.startswith("linear: refused, 1 fault:\n")
+    assert report.count("\n") == 2
 
 
 # --- a forger's files ----------------------------------------------------------------------------
@@ -633,4 +703,5 @@ def test_logits_are_left_out_by_a_rule_and_not_by_choice():
 def test_the_pinned_hashes_are_those_of_scikit_learns_digits():
     data = load_digits()
     labels = digest_bytes(data.test.labels.astype("<i2").tobytes())
-    assert (data.train.sha256, data.test.sha256, labels) == DIGITS
+    sizes = len(data.train), len(data.test)
+    assert (data.train.sha256, data.test.sha256, labels, *sizes) == DIGITS

@@ -54,13 +54,14 @@ def further(record: Record, name: str) -> dict[str, Any]:
 
 
 def shown(records: Iterable[Record], name: str) -> Grid:
-    """One shift and replicate of every architecture that has the measure: none and the lowest first."""
+    """One shift, replicate and recipe of every architecture with the measure: none and the lowest first."""
     cells: Grid = {}
-    chosen: dict[str, tuple[int, str]] = {}
+    chosen: dict[str, tuple[int, str, str]] = {}
     for record in order(records):
         if held(record, name) is None:
             continue
-        label, which = architecture_label(record), (record.replicate, shift_label(record))
+        label = architecture_label(record)
+        which = (record.replicate, shift_label(record), record.recipe["name"])
         if chosen.setdefault(label, which) == which:
             cells.setdefault(label, {})[record.fork.name] = record
     return cells

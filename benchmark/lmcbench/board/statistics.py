@@ -17,7 +17,8 @@ FITTED = 0.02
 """Training error that every sibling must reach for its cell to count: an underfit pair is at no minimum."""
 
 ROUNDING = 1e-12
-"""Half-width up to which replicates agree to rounding: there is no spread to take an interval from."""
+"""Up to which numbers are equal but for rounding: replicates that agree have no spread to take an interval
+from, and values that are ranked are ties."""
 
 MIN_POINTS = 3
 """Points that a rank correlation needs."""
@@ -100,15 +101,21 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, ties at their mean rank; None where it is not defined.
+    """Spearman's rank correlation, ties (up to `ROUNDING`) at their mean rank; None where it is not defined.
 
     That is for fewer than `MIN_POINTS` points, and where all of `x` or all of `y` are equal.
     """
-    if len(x) < MIN_POINTS or len(set(x)) == 1 or len(set(y)) == 1:
+    # equal shares of images come out of a chord with other last bits
+    points = [pd.Series([alike(value) for value in values], dtype=float) for values in (x, y)]
+    if len(x) < MIN_POINTS or any(values.nunique() == 1 for values in points):
         return None
     # not scipy.stats, which takes half a second to import
-    ranks = [pd.Series(list(values)).rank() for values in (x, y)]
-    return float(ranks[0].corr(ranks[1]))
+    return float(points[0].rank().corr(points[1].rank()))
+
+
+def alike(value: float) -> float:
+    """The value to `ROUNDING`, so that numbers that are equal but for it compare as equal."""
+    return round(value, 12)
 
 
 @lru_cache

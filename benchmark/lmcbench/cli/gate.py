@@ -51,10 +51,11 @@ def compare(
     from lmcbench.board.gate import compare as gate
     from lmcbench.board.gate import comparison
     from lmcbench.board.gate import text as gate_text
+    from lmcbench.results.store import read_records
 
     if as_json and markdown:
         raise UserError("Choose either --json or --markdown.")
-    old, new = gate.read_side(base), gate.read_side(head)
+    old, new = read_records(base), read_records(head)
     tests, origin = gate.gate_of(new, suite)
     found = gate.compare(old, new, tests, across or (), (str(base), str(head)))
     code = found.exit_code

@@ -153,9 +153,10 @@ def verify(
         from lmcbench.submitting.rerun import render
         from lmcbench.submitting.rerun import rerun as train_again
 
+        submission = read_submission(path)
         report = train_again(
-            read_submission(path),
-            checks.suite_of(read_submission(path), suite),
+            submission,
+            checks.suite_of(submission, suite),
             rerun,
             nonce,
             allow_code=allow_code,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from lmcbench.errors import UserError, describe
 from lmcbench.ready.fitting import AS_IT_IS, Fit, fit
 from lmcbench.ready.readiness import CHECKS, NotReadyError
 from lmcbench.ready.trial import Size, Trial
-from lmcbench.spec.architectures import Architecture, imports_beside
+from lmcbench.spec.architectures import Architecture, architecture_label, imports_beside
 from lmcbench.spec.published import load_suite, published_suites
 from lmcbench.spec.suite import Suite
 from lmcbench.train.build import LogitsError, find_factory
@@ -222,8 +223,8 @@ def _fit_text(found: Fit, size: Size) -> str:
 def _elsewhere(asked: Architecture, target: Target, thorough: bool) -> str:
     """What else to try: without the adaptation asked for, or at a larger size where it fits."""
     if asked.adapt is not None:
-        plain = asked.model_copy(update={"adapt": None}).label
-        return f"Leave +{asked.adapt} out, and whatever fits is taken: lmcbench check {plain}."
+        plain = asked.model_copy(update={"adapt": None})
+        return f"Leave +{asked.adapt} out, and whatever fits is taken: lmcbench check {_typed(plain)}."
     if not thorough:
         return ALL_SIZES
     size = target.size
@@ -242,9 +243,14 @@ def _elsewhere(asked: Architecture, target: Target, thorough: bool) -> str:
         except LogitsError:
             break
         if found.architecture is not None:
-            label = found.architecture.label
-            return f"It can be built for {other}: lmcbench check {label} {larger[other]}. {ALL_SIZES}"
+            command = f"lmcbench check {_typed(found.architecture)} {larger[other]}"
+            return f"It can be built for {other}: {command}. {ALL_SIZES}"
     return ALL_SIZES
+
+
+def _typed(architecture: Architecture) -> str:
+    """The architecture as a shell takes it: a file with its folder, parentheses quoted."""
+    return shlex.quote(architecture_label(architecture.name, architecture.kwargs, architecture.adapt))
 
 
 def _reason(message: str) -> str:

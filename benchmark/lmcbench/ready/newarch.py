@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import os
+import re
 import sys
 import unicodedata
 from importlib.machinery import PathFinder
@@ -99,6 +100,6 @@ def next_commands(name: str) -> list[str]:
 
 
 def _slug(name: str) -> str:
-    """A function's name as that of a submission: without accents, `my-net` where nothing is left."""
+    """A function's name as that of a submission: letters without accents, digits and single hyphens."""
     letters = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
-    return letters.replace("_", "-").strip("-") or "my-net"
+    return re.sub(r"[^a-z0-9]+", "-", letters).strip("-") or "my-net"

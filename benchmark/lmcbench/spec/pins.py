@@ -1,4 +1,4 @@
-"""Data sets that everybody has the same bytes of: hashes of their splits and of their test labels."""
+"""Data sets that everybody has the same bytes of: hashes of splits and test labels, numbers of images."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from lmcbench.spec.suite import DataSpec
 
 
 class Pins(NamedTuple):
-    """Sha256 of the splits as records have them, and of the test labels (int16, little-endian)."""
+    """Sha256 of the splits as records have them, of the test labels (int16, little-endian); their images."""
 
     train: str | None = None
     test: str | None = None
     labels: str | None = None
+    train_n: int | None = None
+    test_n: int | None = None
 
 
 # every fifth image of each class is tested on; a test holds these against scikit-learn's
@@ -20,6 +22,8 @@ DIGITS = Pins(
     train="3711e337279e9bedeb4485efe2b6f666e8866ac495babcf63159dd4a91ad1274",
     test="71131c7ddbcda73c7b0641bf0d49d2fd2ccbd0d8eb2b0f506f11b44f7864f6a7",
     labels="38f2840eb55b6bc836c4880e8c2fb2ed5d7c121f54573454a9cabc2ee8a6bb5b",
+    train_n=1442,
+    test_n=355,
 )
 
 KNOWN = {"digits": DIGITS}
@@ -29,4 +33,4 @@ def pins_of(data: DataSpec) -> Pins:
     """What is known about the data a suite uses; hashes of whole sets say nothing about parts of them."""
     parts = data.holdout or data.train_size is not None or data.test_size is not None
     known = Pins() if parts else KNOWN.get(data.name, Pins())
-    return Pins(data.train_sha256 or known.train, data.test_sha256 or known.test, known.labels)
+    return known._replace(train=data.train_sha256 or known.train, test=data.test_sha256 or known.test)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmcbench.board.entries.stored import HEADLINE, kept_splits, read_logits
+from lmcbench.board.entries.stored import classes_of, kept_splits, read_logits, test_splits
 from lmcbench.errors import UserError, counted, reading
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder, labels_name
+from lmcbench.results.values import SPLIT
 from lmcbench.spec.architectures import imports_beside, make_architecture, source_file
 from lmcbench.spec.canonical import digest_bytes
 
@@ -71,16 +72,16 @@ def kept_predictions(records: Sequence[Record], folder: RunFolder) -> tuple[dict
         with reading(path):
             contents[record.key] = path.read_bytes()
     try:
-        classes = read_logits(contents[measured[0].key], measured[0], [HEADLINE])[0][HEADLINE].shape[2]
+        classes = classes_of(read_logits(contents[measured[0].key], measured[0], [SPLIT])[1])
     except UserError as error:
         raise UserError(f"{folder.predictions(measured[0].key)} {error}") from None
     kept = kept_splits(measured, classes)
     found = {}
     for record in measured:
         splits = kept[record.key]
-        if splits == [HEADLINE] and len(record.siblings[0].splits) > 3:
+        if splits and splits != test_splits(record):
             logits, labels = read_logits(contents[record.key], record, splits)
-            content = save({**logits, labels_name(HEADLINE): labels[HEADLINE].astype("int16")})
+            content = save({**logits, labels_name(SPLIT): labels[SPLIT].astype("int16")})
         else:
             content = contents[record.key]
         if splits:
@@ -89,6 +90,6 @@ def kept_predictions(records: Sequence[Record], folder: RunFolder) -> tuple[dict
     reduced = None
     if without:
         reduced = f"the logits of {without} of {counted(len(measured), 'cell')}"
-    elif any(len(r.siblings[0].splits) > 3 and kept[r.key] == [HEADLINE] for r in measured):
+    elif any(kept[r.key] != test_splits(r) for r in measured):
         reduced = "logits under evaluation shifts"
     return found, reduced

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from lmcbench.board.entries.manifest import Fault
 from lmcbench.board.entries.soundness import close
-from lmcbench.board.entries.stored import HEADLINE, Logits, kept_splits, read_logits
+from lmcbench.board.entries.stored import Logits, classes_of, kept_splits, read_logits, test_splits
 from lmcbench.ensemble.rescore import from_logits
 from lmcbench.errors import UserError, counted
 from lmcbench.results.record import Record, Score
 from lmcbench.results.store import labels_name
+from lmcbench.results.values import SPLIT
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.pins import Pins
 
@@ -66,7 +67,7 @@ class Rescoring:
         whole = 0
         left_out = []
         for file, record in measured.items():
-            name, splits = files[file], kept.get(record.key, [HEADLINE])
+            name, splits = files[file], kept.get(record.key, [SPLIT])
             if not splits and name not in stored:
                 left_out.append(record)
                 continue
@@ -74,7 +75,7 @@ class Rescoring:
                 self._fault(name, "", "is missing; the cell's predictions cannot be rescored.")
                 continue
             try:
-                logits, truth = read_logits(contents[name], record, splits or [HEADLINE])
+                logits, truth = read_logits(contents[name], record, splits or [SPLIT])
             except UserError as error:
                 self._fault(name, "", str(error))
                 continue
@@ -96,34 +97,32 @@ class Rescoring:
             self.claimed.append(
                 f"predictions of {counted(len(left_out), 'cell')}, as all logits exceed 25 MB together"
             )
-        if any(kept.get(r.key) == [HEADLINE] and len(r.siblings[0].splits) > 3 for r in measured.values()):
+        if any(kept.get(r.key) and kept[r.key] != test_splits(r) for r in measured.values()):
             self.claimed.append("predictions under evaluation shifts, as all logits exceed 25 MB together")
 
     def _classes(
         self, measured: Mapping[str, Record], files: Mapping[str, str], contents: Mapping[str, bytes]
     ) -> int | None:
-        """The number of classes, from the first file of logits that can be read."""
+        """The number of classes, from the first file of predictions that can be read."""
         for file, record in measured.items():
             try:
-                logits, _ = read_logits(contents[files[file]], record, [HEADLINE])
+                return classes_of(read_logits(contents[files[file]], record, [SPLIT])[1])
             except (UserError, LookupError):
                 continue
-            return int(logits[HEADLINE].shape[2])
         return None
 
     def _check_hash(
         self, file: str, record: Record, name: str, content: bytes, logits: Mapping[str, Any]
     ) -> None:
         said = ((record.evidence or {}).get("predictions") or {}).get("sha256")
-        splits = record.siblings[0].splits.keys() - {"train", "view"}
         # a file without its evaluation shifts is another file than the run's
-        if splits == logits.keys() and said != digest_bytes(content):
+        if test_splits(record) == sorted(logits) and said != digest_bytes(content):
             self._fault(file, "evidence.predictions.sha256", f"is not that of {name}.")
 
     def _check_labels(self, labels: Mapping[str, Mapping[str, str]], pins: Pins) -> None:
         """The labels of one split are the same in all files; of the test set also those that are known."""
         for field, hashes in sorted(labels.items()):
-            known = pins.labels if field == labels_name(HEADLINE) else None
+            known = pins.labels if field == labels_name(SPLIT) else None
             expected = known or Counter(hashes.values()).most_common(1)[0][0]
             whose = "the data set's" if known else "those of the other cells"
             for name, found in hashes.items():
@@ -131,7 +130,7 @@ class Rescoring:
                     self._fault(name, field, f"are not {whose}.")
             if known is None:
                 split = field.removesuffix(".labels")
-                which = "test labels" if split == HEADLINE else f"labels of {split}"
+                which = "test labels" if split == SPLIT else f"labels of {split}"
                 self.claimed.append(f"that the {which} are the data set's (the same in all cells)")
 
     def _check_logits(

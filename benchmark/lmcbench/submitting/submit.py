@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -199,7 +200,7 @@ def choose_network(records: Sequence[Record], arch: str | None) -> list[Record]:
         names = [f"{a}/{recipe}" if labels.count(a) > 1 else a for a, recipe in chosen]
         raise UserError(
             f"A submission is of one architecture with one recipe; the run has {listed}. "
-            f"Choose: --arch {' or --arch '.join(names)}"
+            f"Choose: --arch {' or --arch '.join(map(shlex.quote, names))}"
         )
     [members] = chosen.values()
     return sorted(members, key=lambda r: (r.replicate, r.key))

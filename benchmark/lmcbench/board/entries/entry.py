@@ -27,6 +27,9 @@ from lmcbench.spec.suite import Suite
 
 _FACTORY = re.compile(r"([A-Za-z_][\w.-]*):([A-Za-z_]\w*)")
 
+_LOADS_WEIGHTS = ("pretrained", "checkpoint_path")
+"""Arguments of timm's factories, and of many others, that begin with trained weights."""
+
 UNDISCLOSED = "none"
 """What is said of pretraining and extra data where there was none."""
 
@@ -88,10 +91,10 @@ def make_entry(
     if meta.recipe not in suite.recipes:
         known = ", ".join(suite.recipes)
         return None, [*faults, _meta("recipe", f"found {meta.recipe!r}, the suite has {known}")]
-    if claimed.kwargs.get("pretrained") and meta.pretraining == UNDISCLOSED:
-        faults.append(
-            _meta("pretraining", f"found {meta.pretraining!r}, but the network is asked for pretrained")
-        )
+    loaded = [name for name in _LOADS_WEIGHTS if claimed.kwargs.get(name)]
+    if loaded and meta.pretraining == UNDISCLOSED:
+        found = f"found {meta.pretraining!r}, but the network is asked for {' and '.join(loaded)}"
+        faults.append(_meta("pretraining", found))
     fingerprint = claimed.fingerprint
     if architecture.source in ("lmcbench", "timm"):
         fingerprint = architecture.fingerprint

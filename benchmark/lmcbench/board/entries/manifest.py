@@ -54,7 +54,9 @@ class Fault(BaseModel):
     message: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {f'{self.field}: ' if self.field else ''}{self.message}"
+        text = f"{self.file}: {f'{self.field}: ' if self.field else ''}{self.message}"
+        # it quotes the submission, which must neither steer a terminal nor add a line to the report
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class FileEntry(BaseModel):

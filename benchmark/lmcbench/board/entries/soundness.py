@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from typing import Any
@@ -30,6 +30,14 @@ ERROR_SLACK = 2e-3
 
 _ABSOLUTE = re.compile(r"""(?:^|[\s"'(=:])(?:/[\w.-]+/[\w./-]+|[A-Za-z]:\\)""")
 
+_VIEWS = {
+    "train_a": ("view", None),
+    "train_b": (None, "view"),
+    "test_a": (None, None),
+    "test_b": (None, None),
+}
+"""Splits through one sibling's view, and the siblings' splits that their curves end at, if any."""
+
 BARRIER_FIELDS = tuple(BarrierRecord.model_fields)
 
 Found = Iterator[tuple[str, str]]
@@ -45,7 +53,7 @@ def soundness_faults(record: Record, file: str, cell: Cell, pins: Pins) -> list[
     Recomputed exactly: the fields of every barrier, from its curve. Bounded: errors, losses, the ends and
     the middle of curves against siblings and soup, disagreement, steps and FLOPs of training.
     """
-    checks = (_data, _fork, _status, _cost, _siblings, _pairs, _soup, _leaves)
+    checks = (_data, _fork, _status, _cost, _splits, _siblings, _pairs, _soup, _leaves)
     return collect(checks, record, file, cell, pins)
 
 
@@ -66,10 +74,14 @@ def collect(checks: Sequence[Check], record: Record, file: str, cell: Cell, pins
 
 def _data(record: Record, cell: Cell, pins: Pins) -> Found:
     data = cell.suite.data
-    expected = [("train", data.name, pins.train), ("test", data.name, pins.test)]
+    expected = [
+        ("train", data.name, pins.train, pins.train_n),
+        ("test", data.name, pins.test, pins.test_n),
+    ]
     for shift in filter(is_shifted, cell.suite.evaluations):
-        expected.append((f"{EVALUATION}{shift}", parse_shifted(shift).family, data.shifted_sha256.get(shift)))
-    for split, name, pinned in expected:
+        pinned = data.shifted_sha256.get(shift)
+        expected.append((f"{EVALUATION}{shift}", parse_shifted(shift).family, pinned, None))
+    for split, name, pinned, n in expected:
         entries = [entry for entry in record.data if entry.get("split") == split]
         if len(entries) != 1 or not isinstance(entries[0].get("n"), int) or entries[0]["n"] < 1:
             yield "data", f"must have one entry of split {split!r} with its number of images"
@@ -78,6 +90,8 @@ def _data(record: Record, cell: Cell, pins: Pins) -> Found:
         # records name a user's own data by the last part of their path
         if entry.get("name") != name and not is_path(name):
             yield f"data.{split}.name", f"found {entry.get('name')!r}, the suite's is {name!r}"
+        if n is not None and entry["n"] != n:
+            yield f"data.{split}.n", f"found {entry['n']}, the suite's has {n}"
         if pinned is not None and entry.get("sha256") != pinned:
             yield (
                 f"data.{split}.sha256",
@@ -195,11 +209,30 @@ def _tested(record: Record, split: str) -> int | None:
     return images(record, split) if split.partition(":")[0] in ("test", "test_a", "test_b") else None
 
 
-def _siblings(record: Record, cell: Cell, pins: Pins) -> Found:
-    wanted = {"test", *(f"{EVALUATION}{name}" for name in cell.suite.evaluations)}
+def _splits(record: Record, cell: Cell, pins: Pins) -> Found:
+    """Everything is measured on the suite's splits: a further one would be averaged with them, and logits
+    are kept by how many there are.
+    """
+    tests = {"test", *(f"{EVALUATION}{name}" for name in cell.suite.evaluations)}
+    held: list[tuple[str, Collection[str], set[str]]] = []
     for s, sibling in enumerate(record.siblings):
-        for missing in sorted((wanted | {"train", "view"}) - sibling.splits.keys()):
-            yield f"siblings.{s}.splits", f"split {missing!r} is missing"
+        held.append((f"siblings.{s}.splits", sibling.splits, {"train", "view", *tests}))
+    for p, pair in enumerate(record.pairs):
+        views = set(_VIEWS) & pair.curves.keys()
+        held.append((f"pairs.{p}.curves", pair.curves, {"train", *tests, *views}))
+        held.append((f"pairs.{p}.disagreement", pair.disagreement, tests))
+    held += [
+        (field, found, tests)
+        for field, found in (("ensemble", record.ensemble), ("soup", record.soup))
+        if found is not None
+    ]
+    for field, found, wanted in held:
+        for split in sorted(wanted ^ set(found)):
+            yield field, f"split {split!r} is {'missing' if split in wanted else 'none of the suite'}"
+
+
+def _siblings(record: Record, cell: Cell, pins: Pins) -> Found:
+    for s, sibling in enumerate(record.siblings):
         for kind, scores in (("splits", sibling.splits), ("as_trained", sibling.as_trained or {})):
             for split, score in scores.items():
                 yield from _score(score, f"siblings.{s}.{kind}.{split}", _tested(record, split))
@@ -208,11 +241,8 @@ def _siblings(record: Record, cell: Cell, pins: Pins) -> Found:
 
 
 def _pairs(record: Record, cell: Cell, pins: Pins) -> Found:
-    wanted = {"train", "test", *(f"{EVALUATION}{name}" for name in cell.suite.evaluations)}
     for p, pair in enumerate(record.pairs):
         field = f"pairs.{p}"
-        for missing in sorted(wanted - pair.curves.keys()):
-            yield f"{field}.curves", f"split {missing!r} is missing"
         curves: dict[str, Curve] = {}
         for kind, held in (("curves", pair.curves), ("curves_uncalibrated", pair.curves_uncalibrated or {})):
             for split, points in held.items():
@@ -254,14 +284,8 @@ def _curve(curve: Curve, field: str, n: int | None) -> Found:
 def _ends(record: Record, pair: PairRecord, field: str, curves: Mapping[str, Curve]) -> Found:
     """A curve begins and ends at its siblings and, between two, passes the soup at its middle."""
     a, b = record.siblings[pair.i].splits, record.siblings[pair.j].splits
-    views = {
-        "train_a": ("view", None),
-        "train_b": (None, "view"),
-        "test_a": (None, None),
-        "test_b": (None, None),
-    }
     for split, curve in curves.items():
-        first, last = views.get(split, (split, split))
+        first, last = _VIEWS.get(split, (split, split))
         known = [(0, "alpha 0", a.get(first or "")), (-1, "alpha 1", b.get(last or ""))]
         if len(record.siblings) == 2 and record.soup is not None:
             known.append((len(curve.alphas) // 2, "alpha 1/2", record.soup.get(split)))

@@ -11,9 +11,9 @@ from lmcbench.board.entries.manifest import PREDICTION_BYTES
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
 from lmcbench.results.store import labels_name
+from lmcbench.results.values import SPLIT
 from lmcbench.spec.shifted import shown_split
 
-HEADLINE = "test"
 TENSOR_BYTES = 160
 """What the header of a safetensors file says of a tensor, at most: name, type, shape, place."""
 
@@ -26,16 +26,30 @@ def kept_splits(records: Sequence[Record], classes: int) -> dict[str, list[str]]
     Everything, if that is at most 25 MB; else the test set without evaluation shifts; else that of as many
     cells as fit, in order of replicate and key. It follows from the records alone, so that nobody chooses
     which cells cannot be rescored.
+
+    Args:
+        records: of the submission.
+        classes: of the labels (see `classes_of`).
     """
     measured = sorted((r for r in records if r.status == "ok"), key=lambda r: (r.replicate, r.key))
-    everything = {r.key: list(r.siblings[0].splits.keys() - {"train", "view"}) for r in measured}
+    everything = {r.key: test_splits(r) for r in measured}
     if sum(_bytes(r, everything[r.key], classes) for r in measured) <= PREDICTION_BYTES:
-        return {key: sorted(splits) for key, splits in everything.items()}
+        return everything
     kept, used = {}, 0
     for record in measured:
-        used += _bytes(record, [HEADLINE], classes)
-        kept[record.key] = [HEADLINE] if used <= PREDICTION_BYTES else []
+        used += _bytes(record, [SPLIT], classes)
+        kept[record.key] = [SPLIT] if used <= PREDICTION_BYTES else []
     return kept
+
+
+def test_splits(record: Record) -> list[str]:
+    """The splits that a measured cell has logits of: the test set, and under every evaluation shift."""
+    return sorted(record.siblings[0].splits.keys() - {"train", "view"})
+
+
+def classes_of(labels: Mapping[str, NDArray[np.int64]]) -> int:
+    """How many classes the test labels `[n]` are of: those know no more, however wide the logits are."""
+    return int(labels[SPLIT].max()) + 1
 
 
 def _bytes(record: Record, splits: Sequence[str], classes: int) -> int:
@@ -54,7 +68,7 @@ def images(record: Record, split: str) -> int:
     """
     of = shown_split(split)
     n = next((entry.get("n") for entry in record.data if entry.get("split") == of), None)
-    if not isinstance(n, int):
+    if not isinstance(n, int) or n < 1:
         raise UserError(f"its data have no entry of split {of!r} with a number of images.")
     return n
 

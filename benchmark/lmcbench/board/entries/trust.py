@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmcbench.board.entries.submission import Submission
-from lmcbench.board.statistics import Estimate, estimate
+from lmcbench.board.statistics import Contrast, Estimate, pool
 from lmcbench.errors import UserError, reading
 from lmcbench.results.labels import shift_label
 from lmcbench.results.record import Record, check_schema
@@ -31,7 +31,8 @@ RERUN_CELLS = 5
 """Cells that must have been trained again, none of them outside, for `re-run`."""
 
 FIRST_CHOSEN, CHOSEN = 1000, 1_000_000
-"""Reproductions start at one of so many replicates from here on; published ones are 0, 1, ..."""
+"""Reproductions start at one of so many replicates from here on, where recipes are tuned too (design 3.12);
+published ones are 0, 1, ..."""
 
 ANONYMOUS = "anonymous"
 """An author without a name, who is nobody's other author."""
@@ -196,9 +197,17 @@ def _read(path: Path, model: type[Read], schema: str) -> Read:
 
 
 def reproduces(other: Submission, original: Submission) -> bool:
-    """Whether `other` confirms `original`: another author, chosen replicates, intervals that overlap."""
+    """Whether `other` confirms `original`: another author, chosen replicates, intervals that overlap.
+
+    It must be complete: whoever leaves cells out chooses what agrees, and two replicates of one cell have an
+    interval that overlaps with anything.
+    """
     claim = other.meta.reproduces
-    if claim is None or (claim.slug, claim.manifest_sha256) != (original.slug, original.manifest_sha256):
+    if (
+        claim is None
+        or not other.meta.complete
+        or (claim.slug, claim.manifest_sha256) != (original.slug, original.manifest_sha256)
+    ):
         return False
     authors = _names(other) | _names(original)
     if _names(other) & _names(original) or ANONYMOUS in authors or not same_entry(other, original):
@@ -238,16 +247,16 @@ def overlap(a: Estimate, b: Estimate) -> bool:
 
 
 def _estimate(records: Sequence[Record], test: GateTest) -> Estimate:
-    """Over replicates of the mean over cells: the replicate is the unit of inference."""
-    found: dict[int, list[float]] = {}
-    for record in records:
-        value = cell_value(record, test.measure) if record.status == "ok" else None
-        looked_at = (not test.shifts or shift_label(record) in test.shifts) and (
-            not test.forks or record.fork.name in test.forks
-        )
-        if value is not None and looked_at:
-            found.setdefault(record.replicate, []).append(value)
-    return estimate([sum(values) / len(values) for _, values in sorted(found.items())])
+    """Over replicates of the mean over cells, of those cells that were measured in every replicate."""
+    found = (
+        Contrast(record.replicate, (shift_label(record), record.fork.name), value)
+        for record in records
+        if record.status == "ok"
+        and (not test.shifts or shift_label(record) in test.shifts)
+        and (not test.forks or record.fork.name in test.forks)
+        and (value := cell_value(record, test.measure)) is not None
+    )
+    return pool(found).effect
 
 
 def _gate(record: Record) -> Sequence[GateTest]:

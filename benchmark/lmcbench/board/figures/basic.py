@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lmcbench.board.figures.drawing import Drawing, fork_label, replicates
+from lmcbench.board.figures.drawing import Drawing, fork_label, replicates, several_recipes
 from lmcbench.board.figures.grid import blank
 from lmcbench.board.figures.style import legend_below, line, panels, percent_bars
 from lmcbench.board.probed import order
-from lmcbench.board.statistics import estimate
+from lmcbench.board.statistics import Contrast, Estimate, pool
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record
 from lmcbench.results.values import CONNECTED, SPLIT, error_barrier
@@ -21,25 +21,25 @@ from lmcbench.spec.forks import Fork
 def barriers(records: Sequence[Record]) -> Drawing | None:
     """Error barrier against fork, a line per shift."""
     found = [
-        (architecture_label(r), shift_label(r), r.fork.name, r.replicate, error_barrier(r)) for r in records
+        (architecture_label(r), shift_label(r), r.fork.name, r.replicate, r.recipe["name"], error_barrier(r))
+        for r in records
     ]
-    values = pd.DataFrame(found, columns=["architecture", "shift", "fork", "replicate", "height"]).dropna()
+    columns = ["architecture", "shift", "fork", "replicate", "recipe", "height"]
+    values = pd.DataFrame(found, columns=columns).dropna()
     if values.empty:
         return None
     names = list(dict.fromkeys(architecture_label(r) for r in order(records)))
     names = [name for name in names if name in set(values["architecture"])]
     shifts = list(dict.fromkeys(shift_label(r) for r in order(records)))
     forks = sorted(values["fork"].unique(), key=lambda name: Fork.parse(name).order)
-    columns = min(len(names), 2)
-    figure, axes = panels(-(-len(names) // columns), columns, width=3.6, height=2.6, sharey=True)
+    abreast = min(len(names), 2)
+    figure, axes = panels(-(-len(names) // abreast), abreast, width=3.6, height=2.6, sharey=True)
     for axis, name in zip(axes.flat, names, strict=False):
         mine = values[values["architecture"] == name]
         n = mine["replicate"].nunique()
         for k, shift in enumerate(shifts):
             here = mine[mine["shift"] == shift]
-            points = [
-                (x, estimate(list(100 * here[here["fork"] == f]["height"]))) for x, f in enumerate(forks)
-            ]
+            points = [(x, _height(here[here["fork"] == f])) for x, f in enumerate(forks)]
             points = [(x, e) for x, e in points if e.mean is not None]
             offset = 0.08 * (k - (len(shifts) - 1) / 2)
             if points:
@@ -70,9 +70,15 @@ def barriers(records: Sequence[Record]) -> Drawing | None:
         "Error barrier on the test set (chord form) of siblings that leave the trunk at a fork, mean "
         "over replicates with 95 % Student t intervals (none for n = 1). Below the dashed line, 2 "
         "points, siblings count as connected. Intervals are drawn as far as a barrier can reach, 0 to "
-        "100. The scale is linear up to 2 and logarithmic above.",
+        f"100. The scale is linear up to 2 and logarithmic above.{several_recipes(records)}",
         figure,
     )
+
+
+def _height(cells: pd.DataFrame) -> Estimate:
+    """The error barrier of one network, shift and fork in percentage points, over replicates."""
+    rows = cells[["replicate", "recipe", "height"]].itertuples(index=False, name=None)
+    return pool(Contrast(replicate, (recipe,), 100 * height) for replicate, recipe, height in rows).effect
 
 
 def curves(records: Sequence[Record]) -> Drawing | None:
@@ -111,6 +117,6 @@ def curves(records: Sequence[Record]) -> Drawing | None:
         "curves",
         "Along the line",
         f"Loss and error on the test set ({images} images) at every point of the straight line between "
-        f"two siblings, mean over replicates, shift {shift}.",
+        f"two siblings, mean over replicates, shift {shift}.{several_recipes(whole)}",
         figure,
     )

@@ -44,6 +44,21 @@ def replicates_of(records: Iterable[Record]) -> str:
     return replicates(*(len(found) for found in seen.values()))
 
 
+def recipes_of(records: Iterable[Record]) -> dict[str, set[str]]:
+    """Architecture -> its recipes."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        found.setdefault(architecture_label(record), set()).add(record.recipe["name"])
+    return found
+
+
+def several_recipes(records: Iterable[Record]) -> str:
+    """What is said below a mean over replicates where a network has several recipes; else nothing."""
+    if all(len(recipes) == 1 for recipes in recipes_of(records).values()):
+        return ""
+    return " Of a network with several recipes, a replicate's value is their mean."
+
+
 def fork_label(name: str) -> str:
     """A fork in titles and legends."""
     return name if name == INDEPENDENT else f"fork {name}"

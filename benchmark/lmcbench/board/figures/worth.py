@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmcbench.board.figures.drawing import Drawing, replicates, replicates_of
+from lmcbench.board.figures.drawing import Drawing, recipes_of, replicates, replicates_of
 from lmcbench.board.figures.grid import cloud_panels
 from lmcbench.board.figures.style import legend_below, line, panels, percent_bars
 from lmcbench.board.observations import prediction
@@ -49,14 +49,17 @@ def disagreement(records: Sequence[Record]) -> Drawing | None:
 def accuracy_and_cost(records: Sequence[Record]) -> Drawing | None:
     """Ensemble accuracy against training FLOPs, with the comparators of cost."""
     found: dict[str, dict[str, dict[str, list[tuple[float, float]]]]] = {}
-    priced = False
+    priced, recipes = False, recipes_of(records)
     for record in measured(records):
         accuracy = prediction(record, "ensemble_accuracy")
         if record.fork.name == WHOLE_BUDGET:
             accuracy = 1 - record.siblings[0].splits[SPLIT].error
         if accuracy is not None and record.cost is not None:
             priced |= Fork.parse(record.fork.name).priced
-            row = found.setdefault(architecture_label(record), {}).setdefault(shift_label(record), {})
+            name = architecture_label(record)
+            # recipes cost and reach other things: each has a row of its own
+            label = name if len(recipes[name]) == 1 else f"{name}\n{record.recipe['name']}"
+            row = found.setdefault(label, {}).setdefault(shift_label(record), {})
             row.setdefault(record.fork.name, []).append((record.cost.train_flop, 100 * accuracy))
     if not priced:
         return None

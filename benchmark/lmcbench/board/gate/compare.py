@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from lmcbench.board.gate.comparison import CLAIMS, Comparison, Described, Overall, Side, Tested
 from lmcbench.board.gate.matching import (
@@ -21,18 +20,8 @@ from lmcbench.board.inference import Rule, judge
 from lmcbench.errors import UserError, counted, unknown
 from lmcbench.results.labels import shift_label
 from lmcbench.results.record import Record
-from lmcbench.results.store import read_records
 from lmcbench.spec.gate import DEFAULT_GATE, MEASURES, GateTest
 from lmcbench.spec.published import load_suite
-
-
-def read_side(path: Path) -> list[Record]:
-    """The records of a run, a submission or a folder of records.
-
-    Raises:
-        UserError: where there are none, or one is damaged or of a newer schema.
-    """
-    return read_records(path)
 
 
 def gate_of(records: Sequence[Record], suite: str | None = None) -> tuple[Sequence[GateTest], str]:

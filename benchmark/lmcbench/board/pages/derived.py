@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import overload
 
 from lmcbench.board.entries.manifest import MANIFEST, META, parse_manifest
-from lmcbench.board.entries.submission import Submission, parse_meta, read_submission
+from lmcbench.board.entries.submission import Submission, check_slug, parse_meta, read_submission
 from lmcbench.board.entries.trust import TrustLevel, trust_of
 from lmcbench.board.pages.summary import Summary, read_summary, summarize
 from lmcbench.errors import UserError
@@ -82,13 +82,27 @@ def _read(board: Path, afresh: bool) -> Iterator[tuple[Submission, Summary, bool
             "or name another with --leaderboard DIR. For one run: lmcbench leaderboard RUN."
         )
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        if folder.is_symlink():
+            raise UserError(
+                f"{folder} is a link: what it leads to would stand in the tables twice. Remove it."
+            )
+        check_slug(folder.name)
         head = None if afresh else _head(folder)
         entry = None if head is None else _known(summary_path(board, folder.name), head)
         known = entry is not None
         if head is None or entry is None:
             whole = read_submission(folder)
-            entry = summarize(folder.name, whole.manifest_sha256, whole.records)
-            head = _without_records(whole)
+            try:
+                entry = summarize(folder.name, whole.manifest_sha256, whole.records)
+            except UserError:
+                raise
+            except (LookupError, TypeError, ValueError) as error:
+                # nobody is made to verify before they render, and extra keys may hold anything
+                raise UserError(
+                    f"{folder} holds records that nothing can be derived of ({type(error).__name__}: "
+                    f"{error}). See what is wrong with them: lmcbench verify {folder}"
+                ) from None
+            head = replace(whole, records=LazyRecords(folder))
         yield head, entry, known
 
 
@@ -120,14 +134,3 @@ def _known(path: Path, head: Submission) -> Summary | None:
     if entry is None or (entry.slug, entry.manifest) != (head.slug, head.manifest_sha256):
         return None
     return entry
-
-
-def _without_records(whole: Submission) -> Submission:
-    return Submission(
-        slug=whole.slug,
-        folder=whole.folder,
-        meta=whole.meta,
-        records=LazyRecords(whole.folder),
-        manifest_sha256=whole.manifest_sha256,
-        files=whole.files,
-    )

@@ -68,7 +68,7 @@ def _section(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) ->
         facts.append(
             f"Accuracy floor {100 * suite.floor:g} %. {table.ranked} of {len(table.standings)} ranked."
         )
-    parts = [f"## {table.suite.name} version {table.suite.version}", " ".join(facts)]
+    parts = [f"## {escape(table.suite.name)} version {table.suite.version}", " ".join(facts)]
     for group, title in GROUPS.items():
         columns = [column for column in COLUMNS if column.group == group]
         shown = [c for c in columns if any(s.scores.columns[c.key].n for s in table.standings)]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from lmcbench.board.inference import ALPHA, holm, paired
 from lmcbench.board.observations import is_baseline
+from lmcbench.board.pages.summary import DIGITS
 from lmcbench.errors import counted
 from lmcbench.results.record import Record
 
@@ -68,4 +69,6 @@ def _compare(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[float, flo
     if len(common) < MIN_REPLICATES:
         return 0.0, 1.0
     difference = paired([a[r] for r in common], [b[r] for r in common])
-    return difference.estimate, difference.p_change()
+    # equal means of other numbers differ by the rounding of those, perhaps alike in every replicate
+    alike = abs(difference.estimate) < 10.0**-DIGITS
+    return difference.estimate, 1.0 if alike else difference.p_change()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
+from lmcbench.board.entries.trust import FIRST_CHOSEN
 from lmcbench.board.pages.rank import MIN_REPLICATES, RankInterval, rank_intervals
 from lmcbench.board.pages.scores import COLUMNS, CONNECTIVITY, NO_SHIFT, View, column
 from lmcbench.board.pages.summary import SuiteId, Summary
@@ -15,9 +16,6 @@ from lmcbench.errors import counted
 from lmcbench.spec.architectures import BASELINE
 from lmcbench.spec.published import published_suite
 from lmcbench.spec.suite import Suite
-
-TUNING = 1000
-"""Recipes are tuned on replicates from here up (design 3.12); published ones are below."""
 
 
 @dataclass(frozen=True)
@@ -155,14 +153,15 @@ def count_missing(entry: Summary, cells: Set[tuple[str, str]], replicates: int) 
         cells: shift and fork of every cell that the suite has of a replicate.
         replicates: of the suite; an entry that is on other ones only (a reproduction) lacks none of them.
     """
-    published = [r for r in entry.replicates if r < TUNING]
+    published = [r for r in entry.replicates if r < FIRST_CHOSEN]
     last = max(replicates - 1, *published) if published else -1
-    held = sum(
-        sum(r <= last for r in place.replicates)
+    held = {
+        (label, place.fork, r)
         for label, place in entry.places
-        if (label, place.fork) in cells
-    )
-    return len(cells) * (last + 1) - held
+        for r in place.replicates
+        if (label, place.fork) in cells and 0 <= r <= last
+    }
+    return len(cells) * (last + 1) - len(held)
 
 
 def own_shifts(entry: Summary) -> list[str]:
@@ -187,9 +186,9 @@ def _reasons(entry: Summary, suite: Suite | None, scores: Scores, missing: int) 
     lacking = [f"{counted(n, 'cell')} {what}" for n, what in ((missing, "missing"), (failed, "failed")) if n]
     if lacking:
         reasons.append(" and ".join(lacking))
-    own = [r for r in entry.replicates if r >= TUNING]
+    own = [r for r in entry.replicates if r >= FIRST_CHOSEN]
     if own:
-        reasons.append(f"replicates from {TUNING} up, which recipes are tuned on")
+        reasons.append(f"replicates from {FIRST_CHOSEN} up, which recipes are tuned on")
     n = scores.columns[CONNECTIVITY].n
     if n == 0:
         reasons.append(f"no replicate with all training shifts, of the {MIN_REPLICATES} that a rank needs")

@@ -15,13 +15,13 @@ from lmcbench.board.figures.drawing import Drawing
 from lmcbench.board.figures.style import picture
 from lmcbench.board.findings.follows import follows
 from lmcbench.board.findings.noise import CELL_NOTES, NOTES, cell_rows, noise_rows
-from lmcbench.board.statistics import ROUNDING, Estimate
-from lmcbench.board.runs.table import CONNECTIVITY, ENSEMBLES, make_board
 from lmcbench.board.findings.verdicts import DEMONSTRATION
+from lmcbench.board.runs.table import CONNECTIVITY, ENSEMBLES, make_board
+from lmcbench.board.statistics import ROUNDING, Estimate
 from lmcbench.errors import UserError, counted
 from lmcbench.results.record import Record
-from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.published import published_suite
+from lmcbench.spec.shifted import EVALUATION
 from lmcbench.spec.suite import DEMONSTRATIONS, Suite
 
 STYLE = """
@@ -194,7 +194,8 @@ def _html(
     parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(text)}</p>" for text in lead)]
     for table in tables:
         notes = "".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
-        parts.append(f'<h2>{escape(table.title)}</h2>\n<div class="wide">{_table_html(table.rows)}</div>\n{notes}')
+        rows = _table_html(table.rows)
+        parts.append(f'<h2>{escape(table.title)}</h2>\n<div class="wide">{rows}</div>\n{notes}')
     for d in drawings:
         content = base64.b64encode(pictures[d.name]).decode()
         parts.append(

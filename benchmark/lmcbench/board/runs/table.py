@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lmcbench.board.pareto import Offer, pareto
-from lmcbench.board.statistics import estimate
+from lmcbench.board.statistics import alike, estimate
 from lmcbench.results.frame import frame
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record
@@ -156,7 +156,7 @@ def _spent(
     for fork in shown:
         accuracy = by_fork[fork]["ensemble_accuracy"].fillna(1 - by_fork[fork]["error"]).dropna()
         if len(accuracy) and (*line, fork) in costs:
-            offers[fork] = Offer(costs[*line, fork][0], float(accuracy.mean()))
+            offers[fork] = Offer(costs[*line, fork][0], alike(float(accuracy.mean())))
     worth = dict(zip(offers, pareto(list(offers.values())), strict=True))
     return {
         fork: {

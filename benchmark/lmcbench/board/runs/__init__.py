@@ -1,0 +1,1 @@
+"""A run's records in, its tables and its report out (torch-free)."""
