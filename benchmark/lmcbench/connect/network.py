@@ -13,6 +13,7 @@ from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lmcbench.connect.arguments import as_calibration, as_device, as_model, whole
+from lmcbench.connect.keepers import Keepers
 from lmcbench.connect.slots import Slots
 from lmcbench.connect.state import COUNTER, STATISTICS, Stack, State, check_fits, stack, unstack
 from lmcbench.connect.twins import twin
@@ -68,12 +69,13 @@ class Network:
         self.limit: int | None = None
         """States in one stacked pass at most: all, until memory runs out."""
         try:
-            self.model = twin(model).to(self.device).eval()
+            self.model = twin(model).to(self.device)
         except (RuntimeError, TypeError) as error:
             if is_out_of_memory(error):
                 raise
             raise UserError(f"The model cannot be copied: {describe(error)}") from error
         self._slots = Slots(self.model)
+        self._keepers = Keepers(self.model)
         self.norms = {
             name: module
             for name, module in self.model.named_modules()
@@ -149,8 +151,11 @@ class Network:
         Raises:
             UserError: where the model returns anything else.
         """
-        with own_precision(self.device), self._slots.holding(state):
-            out = self.model(batch.to(self.device, self.dtype))
+        try:
+            with own_precision(self.device), self._slots.holding(state):
+                out = self.model(batch.to(self.device, self.dtype))
+        finally:
+            self._keepers.let_go()
         if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(batch):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise UserError(f"The model must return logits [n, classes], found {shape}.")
