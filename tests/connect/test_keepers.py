@@ -1,4 +1,4 @@
-"""Layers that keep in eval mode what they made of their weights: each state is computed with its own."""
+"""Networks that keep what they made of their weights, or the weights: each state is computed with its own."""
 
 from __future__ import annotations
 
@@ -124,3 +124,61 @@ def test_tiny_vit_is_measured_with_each_state_s_attention_biases() -> None:
     curve = lmcbench.trace_path(model, *states, {"test": (x, y)}, 3)["test"]
     ends = [F.cross_entropy(plain(build(0), state, x), y).item() for state in states]
     assert [curve.loss[0], curve.loss[-1]] == pytest.approx(ends, rel=1e-12)
+
+
+class Listed(nn.Module):
+    """Reads its weights from a list, in which nobody can exchange them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(64, 8), nn.Linear(8, 4)
+        self.weights = [self.first.weight]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.linear(x.flatten(1), self.weights[0]).relu())
+
+
+class Closed(Listed):
+    """Computes with a layer through a function made in its constructor, which stays the first network's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first = self.first
+        self.project = lambda x: first(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.project(x.flatten(1)).relu())
+
+
+@pytest.mark.parametrize("network", [Listed, Closed])
+def test_a_network_that_holds_on_to_its_own_weights_is_refused(nets, network) -> None:
+    model, other, (x, y) = network().double(), network().double(), nets.images(8)
+    said = "computes with 'first.weight' of its own in place of the weights that it is given"
+    with pytest.raises(UserError, match=said):
+        lmcbench.trace_path(model, model.state_dict(), other.state_dict(), {"test": (x, y)}, 3)
+    passing = Network(model)
+    with pytest.raises(UserError, match=said):
+        passing.logits(passing.prepare(other.state_dict()), x)
+
+
+class Writing(nn.Module):
+    """Writes into its buffer in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 4)
+        self.register_buffer("seen", torch.zeros(64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(1)
+        self.seen.mul_(0.5).add_(x.detach().mean(0))
+        return self.head(x - self.seen)
+
+
+def test_what_a_network_writes_in_eval_mode_reaches_no_other_split_and_no_caller(nets) -> None:
+    model, other, (x, y) = Writing().double(), Writing().double(), nets.images(30)
+    state = model.state_dict()
+    both = lmcbench.trace_path(model, state, other.state_dict(), {"a": (x, y), "b": (x, y)}, 3)
+    assert both["a"] == both["b"]
+    assert not state["seen"].any()
+    assert not model.seen.any()

@@ -1,9 +1,11 @@
-"""What layers keep of their weights in eval mode, let go so that no pass computes with another state's."""
+"""What networks keep of their weights besides their parameters, so that no pass computes with another's."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lmcbench.errors import UserError
 
@@ -51,5 +53,19 @@ class Keepers:
                 module.training = mode
 
 
-def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+def used(output: Tensor) -> Iterator[Tensor]:
+    """The tensors that a gradient of `output` would flow to: leaves of autograd's graph."""
+    seen, left = set(), [output.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, Tensor):
+            yield leaf
+        left += [before for before, _ in node.next_functions]
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
