@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.numpy import save as to_safetensors
 
+from lmcbench.connect.twins import twin
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.shifted import open_all_shifted
 from lmcbench.data.sources import open_dataset
@@ -55,6 +56,8 @@ def run_task(task: Task) -> Iterator[Event]:
     untrained = [cell for cell in unrecorded if trained(cell, folder) is None]
     check_room(family, untrained, bench.model, len(dataset.train), folder)
     folder.claim(family.suite.identity(), dataset.identity())
+    # what training leaves on a network and saves nowhere, nobody has who loads the weights
+    measuring = replace(bench, model=twin(bench.model)) if untrained else bench
     failure = None
     if untrained:
         done = 0.0
@@ -70,10 +73,10 @@ def run_task(task: Task) -> Iterator[Event]:
     for cell in family.cells:
         give_back_memory()
         if cell in unrecorded:
-            record = _record_cell(cell, bench, folder, failure)
+            record = _record_cell(cell, measuring, folder, failure)
             write_atomic(folder.record(cell.key), record.to_json())
         if task.measures and cell.probed:
-            add_measures(cell, bench, folder, task.measures)
+            add_measures(cell, measuring, folder, task.measures)
         yield Progress(0.5 if cell in untrained else 1.0)
         yield Finished(cell.key)
 
