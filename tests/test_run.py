@@ -7,11 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load_file
 
 import lmcbench
 from lmcbench.cli.running import Engine
 from lmcbench.connect.path import alpha_grid
+from lmcbench.data.sources import open_dataset
 from lmcbench.ensemble.errors import compare_errors
 from lmcbench.ensemble.predictions import compare_predictions, softmax
 from lmcbench.ensemble.sizes import ensembles_by_size
@@ -22,7 +24,8 @@ from lmcbench.results.record import read_record
 from lmcbench.results.store import RunFolder
 from lmcbench.running import family
 from lmcbench.running.run import plan_run, run_plan
-from lmcbench.running.tasks import Finished, Progress
+from lmcbench.running.tasks import Finished, Progress, Task
+from lmcbench.running.work import run_task
 from lmcbench.spec.cells import Selection, expand, families
 from lmcbench.spec.engine import ENGINES
 from lmcbench.spec.published import load_suite, parse_suite
@@ -584,6 +587,53 @@ def test_what_is_measured_follows_from_the_stored_weights_alone(tmp_path):
         folder.record(cells[0].key).unlink()
     assert curves[0] == curves[1]
     assert curves[0][0] == "ok"
+
+
+OWN = b"""
+name = "own"
+version = 1
+description = "a user's own images"
+forks = [0]
+shifts = ["none"]
+replicates = 1
+data = {name = "./pets"}
+recipes.fast = {lr = 0.01, batch_size = 16, epochs = 1}
+architectures = [{name = "lmc_linear", recipe = "fast"}]
+"""
+
+
+def write_pets(folder, seed):
+    rng = np.random.default_rng(seed)
+    for split, n in (("train", 20), ("test", 5)):
+        for label in ("cat", "dog"):
+            place = folder / "pets" / split / label
+            place.mkdir(parents=True, exist_ok=True)
+            for i in range(n):
+                pixels = rng.integers(256, size=(8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{i}.png")
+
+
+def test_data_of_one_name_are_opened_anew_by_each_run_and_stay_what_they_were_during_one(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LMCBENCH_CACHE", str(tmp_path / "cache"))
+    cells = expand(parse_suite(OWN, "own.toml"))
+    seen = []
+    for seed, name in enumerate("ab"):
+        write_pets(tmp_path / name, seed)
+        monkeypatch.chdir(tmp_path / name)
+        folder = RunFolder(tmp_path / name / "run")
+        list(run_plan(plan_run(cells, folder), folder, data_dir=None, device="cpu", jobs=1))
+        record = read_record(folder.record(cells[0].key))
+        assert record.data == open_dataset("./pets").identity()
+        seen.append(record.data[0]["sha256"])
+    assert len(set(seen)) == 2
+    write_pets(tmp_path / "b", 2)
+    [only] = families(cells)
+    task = Task(only, RunFolder(tmp_path / "r"), None, "cpu", data=tuple(seen))
+    with pytest.raises(UserError, match=r"Data set ./pets was changed since the run began"):
+        list(run_task(task))
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_written(whole, tmp_path):

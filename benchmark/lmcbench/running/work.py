@@ -49,7 +49,7 @@ def run_task(task: Task) -> Iterator[Event]:
         torch.set_num_threads(task.conditions.threads)
     compute_exactly(device)
     family, folder = task.family, task.folder
-    dataset = _dataset(family.suite.data, tuple(family.suite.evaluations), task.data_dir)
+    dataset = _dataset(family.suite.data, tuple(family.suite.evaluations), task.data_dir, task.data)
     bench = prepare(family, family.cells, dataset, device)
     _check_params(task, bench)
     unrecorded = [cell for cell in family.cells if folder.finished(cell.key) is None]
@@ -142,7 +142,20 @@ def _keep(measured: Measured, cell: Cell, folder: RunFolder) -> dict[str, object
 
 
 @cache
-def _dataset(spec: DataSpec, evaluations: tuple[str, ...], data_dir: Path | None) -> Dataset:
-    """The part of the data set that a suite uses, with the shifted test sets among its evaluation shifts."""
+def _dataset(
+    spec: DataSpec, evaluations: tuple[str, ...], data_dir: Path | None, seen: tuple[str, ...] | None
+) -> Dataset:
+    """The part of the data set that a suite uses, with the shifted test sets among its evaluation shifts.
+
+    Opened once for all families of a process, by the sha256 of its splits too: a later run in the process
+    may mean other data by the same name.
+
+    Raises:
+        UserError: where it is another than the run has `seen` when it began.
+    """
     whole = replace(open_dataset(spec.name, data_dir), shifted=open_all_shifted(evaluations, data_dir))
-    return select(whole, spec)
+    dataset = select(whole, spec)
+    found = tuple(part["sha256"] for part in dataset.identity())
+    if seen is not None and found != seen:
+        raise UserError(f"Data set {spec.name} was changed since the run began. Run again when it stays.")
+    return dataset
