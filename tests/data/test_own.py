@@ -1,10 +1,13 @@
 """A user's own data: image folders, folders of parquet files, single files."""
 
 import hashlib
+import json
 import os
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -92,6 +95,26 @@ def test_hashes_are_remembered_of_files_that_have_settled(place, monkeypatch):
         monkeypatch.setattr("time.time_ns", lambda now=now: now)
         assert file_hashes([file]) == [hashlib.sha256(b"x").hexdigest()]
         assert len(read) == times
+
+
+def test_classes_are_those_of_the_label_column_whatever_other_columns_tell(place):
+    """As CIFAR-100's coarse and fine labels: two columns of classes, the other one first."""
+    columns = {
+        "image": pa.array([encode(p) for p in pictures(20, (1, 8, 8))], pa.binary()),
+        "kind": pa.array([0, 1] * 10, pa.int64()),
+        "label": pa.array(list(range(4)) * 5, pa.int64()),
+    }
+    features = {
+        "kind": {"_type": "ClassLabel", "names": list("abcdefgh")},
+        "label": {"_type": "ClassLabel", "names": list("wxyz")},
+    }
+    table = pa.table(columns).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    pq.write_table(table, place / "pets.parquet")
+    opened = open_dataset("pets", place)
+    assert opened.classes == tuple("wxyz")
+    assert set(opened.train.labels.tolist()) == {0, 1, 2, 3}
 
 
 def test_moving_an_image_to_another_class_is_other_content(place):
