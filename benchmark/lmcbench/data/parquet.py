@@ -145,7 +145,7 @@ def _type(feature: Any) -> str | None:
 def _class_names(table: ParquetFile, column: str) -> tuple[str, ...]:
     """Names of the classes of a label column in label order, empty where the file does not say."""
     feature = _features(table).get(column)
-    names = feature.get("names") if _type(feature) == "ClassLabel" else None
+    names = feature.get("names") if isinstance(feature, dict) and _type(feature) == "ClassLabel" else None
     if not names:
         return ()
     # Older versions wrote {"0": "airplane", ...}.
