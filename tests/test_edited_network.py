@@ -64,6 +64,16 @@ def test_an_edited_file_is_refused_before_anything_is_trained(lmcbench, file, tm
     assert len(plan(file, tmp_path / "other").families) == 1
 
 
+def test_a_file_that_is_edited_during_a_run_changes_nothing_of_it(file, tmp_path):
+    planned = plan(file, tmp_path / "run", replicates=2)
+    was = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    file.write_text(NETWORK.format("", 4))
+    list(run_plan(planned, RunFolder(tmp_path / "run"), data_dir=None, device="cpu", jobs=1))
+    records = read_records(tmp_path / "run")
+    assert {record.key for record in records} == {cell.key for cell in planned.cells}
+    assert {(r.architecture.fingerprint, r.architecture.params) for r in records} == {(was, 8 * 65 + 10 * 9)}
+
+
 def test_a_file_that_is_mended_after_its_cells_failed_runs_into_the_same_folder(file, tmp_path):
     run(file, tmp_path / "run")
     [path] = find_records(tmp_path / "run")

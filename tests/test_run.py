@@ -7,11 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load_file
 
 import lmcbench
 from lmcbench.cli.running import Engine
 from lmcbench.connect.path import alpha_grid
+from lmcbench.data.sources import open_dataset
 from lmcbench.ensemble.errors import compare_errors
 from lmcbench.ensemble.predictions import compare_predictions, softmax
 from lmcbench.ensemble.sizes import ensembles_by_size
@@ -22,10 +24,11 @@ from lmcbench.results.record import read_record
 from lmcbench.results.store import RunFolder
 from lmcbench.running import fleet
 from lmcbench.running.run import plan_run, run_plan
-from lmcbench.running.tasks import Finished, Progress
+from lmcbench.running.tasks import Finished, Progress, Task
+from lmcbench.running.work import run_task
 from lmcbench.spec.cells import Selection, expand, families
 from lmcbench.spec.engine import ENGINES
-from lmcbench.spec.published import parse_suite
+from lmcbench.spec.published import load_suite, parse_suite
 from lmcbench.train.state import load_state, load_tensors
 from submitted import cli
 
@@ -527,6 +530,110 @@ def test_siblings_of_a_checkpoint_start_from_its_weights(whole, tmp_path):
     moved.write_bytes(b"x")
     [other] = expand(suite(lr=1e-9), Selection(["lmc_mlp*"], ["none"], [f"from:{moved}"]))
     assert other.key not in {one.key, two.key}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_checkpoint_that_is_written_to_during_a_run_is_refused(whole, tmp_path, jobs):
+    """As a training script does with its last one."""
+    root, _ = whole
+    given = next(
+        r for r in map(read_record, sorted((root / "records").iterdir())) if r.architecture.name == "lmc_mlp"
+    )
+    first, second = (root / c["path"] for c in given.evidence["checkpoints"][:2])
+    file = tmp_path / "last.safetensors"
+    file.write_bytes(first.read_bytes())
+    selection = Selection(["lmc_mlp*"], ["none"], [f"from:{file}"], range(2))
+    folder = RunFolder(tmp_path / "r")
+    plan = plan_run(expand(suite(), selection), folder)
+    file.write_bytes(second.read_bytes())
+    with pytest.raises(UserError, match=r"last.safetensors was changed since the run began \(sha256"):
+        list(run_plan(plan, folder, data_dir=None, device="cpu", jobs=jobs))
+    assert not folder.records.exists()
+
+
+UNSAVED = """
+import torch
+from torch import nn
+
+class Centred(nn.Module):
+    def __init__(self, pixels, classes):
+        super().__init__()
+        self.head = nn.Linear(pixels, classes)
+        self.register_buffer("mean", torch.zeros(pixels), persistent=False)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * x.mean(0))
+        return self.head(x - self.mean)
+
+def mine(num_classes, in_chans, img_size):
+    return Centred(in_chans * img_size**2, num_classes)
+"""
+
+
+def test_what_is_measured_follows_from_the_stored_weights_alone(tmp_path):
+    """Whether this process trained them or a stopped one: what training left on the network is no part."""
+    (tmp_path / "mine.py").write_text(UNSAVED)
+    cells = expand(
+        load_suite("digits"), Selection([f"{tmp_path}/mine.py:mine"], ["none"], ["0"], range(1), "linear")
+    )
+    folder = RunFolder(tmp_path / "r")
+    curves = []
+    for _ in range(2):
+        list(run_plan(plan_run(cells, folder), folder, data_dir=None, device="cpu", jobs=1))
+        record = read_record(folder.record(cells[0].key))
+        curves.append((record.status, record.pairs[0].curves["test"]))
+        folder.record(cells[0].key).unlink()
+    assert curves[0] == curves[1]
+    assert curves[0][0] == "ok"
+
+
+OWN = b"""
+name = "own"
+version = 1
+description = "a user's own images"
+forks = [0]
+shifts = ["none"]
+replicates = 1
+data = {name = "./pets"}
+recipes.fast = {lr = 0.01, batch_size = 16, epochs = 1}
+architectures = [{name = "lmc_linear", recipe = "fast"}]
+"""
+
+
+def write_pets(folder, seed):
+    rng = np.random.default_rng(seed)
+    for split, n in (("train", 20), ("test", 5)):
+        for label in ("cat", "dog"):
+            place = folder / "pets" / split / label
+            place.mkdir(parents=True, exist_ok=True)
+            for i in range(n):
+                pixels = rng.integers(256, size=(8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{i}.png")
+
+
+def test_data_of_one_name_are_opened_anew_by_each_run_and_stay_what_they_were_during_one(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LMCBENCH_CACHE", str(tmp_path / "cache"))
+    cells = expand(parse_suite(OWN, "own.toml"))
+    seen = []
+    for seed, name in enumerate("ab"):
+        write_pets(tmp_path / name, seed)
+        monkeypatch.chdir(tmp_path / name)
+        folder = RunFolder(tmp_path / name / "run")
+        list(run_plan(plan_run(cells, folder), folder, data_dir=None, device="cpu", jobs=1))
+        record = read_record(folder.record(cells[0].key))
+        assert record.data == open_dataset("./pets").identity()
+        seen.append(record.data[0]["sha256"])
+    assert len(set(seen)) == 2
+    write_pets(tmp_path / "b", 2)
+    [only] = families(cells)
+    task = Task(only, RunFolder(tmp_path / "r"), None, "cpu", data=tuple(seen))
+    with pytest.raises(UserError, match=r"Data set ./pets was changed since the run began"):
+        list(run_task(task))
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_written(whole, tmp_path):

@@ -352,3 +352,19 @@ def test_a_layer_shared_with_the_input_does_not_move() -> None:
     )
     model[3].weight = model[1].weight
     assert permutations_of(model).free == ()
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        pytest.param(nn.utils.weight_norm, marks=pytest.mark.filterwarnings("ignore")),
+        nn.utils.spectral_norm,
+    ],
+)
+def test_weights_that_are_worked_out_from_others_are_refused(norm):
+    """Permuting a layer's bias and the next one's weights alone would make another function of it."""
+    model = nn.Sequential(nn.Flatten(), norm(nn.Linear(64, 8)), nn.ReLU(), nn.Linear(8, 4))
+    with pytest.raises(UserError, match=r"'1.weight' is not in its state but worked out from other tensors"):
+        align(model, model.state_dict(), model.state_dict())

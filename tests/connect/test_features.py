@@ -2,6 +2,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
 from lmcbench.connect.features import penultimate
 from lmcbench.connect.network import Network
@@ -74,3 +75,43 @@ def test_a_network_without_a_row_an_image_is_refused(nets):
     network = Network(Pooled())
     with pytest.raises(UserError, match="on one row an image"):
         penultimate(network, network.prepare(Pooled().state_dict()), nets.images(5)[0])
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(64, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(input=self.first(x.flatten(1)).relu())
+
+
+class Normed(Named):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.utils.parametrizations.weight_norm(nn.Linear(8, 4, bias=False))
+
+    def forward(self, x):
+        return self.head(self.first(x.flatten(1)).relu())
+
+
+@pytest.mark.parametrize("build", [Named, Normed])
+def test_a_head_called_by_name_or_with_weights_worked_out_is_the_last_layer(build):
+    model, x = build(), torch.randn(5, 1, 8, 8)
+    network = Network(model)
+    found = penultimate(network, network.prepare(model.state_dict()), x)
+    torch.testing.assert_close(found[0], model.first(x.flatten(1)).relu().detach())
+
+
+class Cosine(Named):
+    """Its classifier is no layer: the last layer that is called gives features, not logits."""
+
+    def forward(self, x):
+        return F.linear(F.normalize(self.first(x.flatten(1))), self.head.weight)
+
+
+def test_a_classifier_that_is_no_layer_is_refused():
+    model = Cosine()
+    network = Network(model)
+    with pytest.raises(UserError, match="gives no logits, so that the classifier is not among its layers"):
+        penultimate(network, network.prepare(model.state_dict()), torch.randn(5, 1, 8, 8))

@@ -203,3 +203,12 @@ def test_refusals(nets):
         gradient_noise(model, state, (x, y + 1), VIEWS)
     with pytest.raises(UserError, match="does not fit the network"):
         gradient_noise(model, nets.trained("cnn", 0), (x, y), VIEWS)
+
+
+def test_a_network_that_normalises_by_its_batch_has_no_gradients_of_images(nets):
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten(), nn.Linear(144, 4)
+    ).double()
+    x, y = nets.images(8)
+    with pytest.raises(UserError, match="image by image, but layer '1' normalises by its batch"):
+        gradient_noise(model, model.state_dict(), (x, y), [torch.arange(8)])

@@ -114,3 +114,10 @@ def test_refusals(nets) -> None:
         state = model.state_dict()
         with pytest.raises(UserError, match=message):
             repair_path(model, state, state, {"s": (x, y)}, images, 3)
+
+
+def test_a_weight_that_is_worked_out_from_others_is_refused(nets):
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(64, 8))
+    model, (x, y) = nn.Sequential(nn.Flatten(), normed, nn.ReLU(), nn.Linear(8, 4)).double(), nets.images(8)
+    with pytest.raises(UserError, match="Layer '1' has no weight to hold the repair"):
+        repair_path(model, model.state_dict(), model.state_dict(), {"test": (x, y)}, x, 3)

@@ -1,11 +1,18 @@
 """A user's own data: image folders, folders of parquet files, single files."""
 
+import hashlib
+import json
+import os
 import re
+import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from lmcbench.data.cache import file_hashes
 from lmcbench.data.sources import open_dataset
 from lmcbench.errors import UserError
 from submitted import cli
@@ -54,6 +61,61 @@ def test_grey_and_palette_images_follow_the_first(place):
     Image.fromarray(pictures(1, (1, 16, 20))[0]).save(place / "pets" / "train" / "dog" / "grey.png")
     opened = open_dataset("pets", place)
     assert (opened.train.images[-1, 0] == opened.train.images[-1, 2]).all()
+
+
+def test_files_replaced_by_others_of_their_size_and_time_are_other_content(place):
+    """As an archive that is unpacked over them gives them: bitmaps of one size, all of one time."""
+    write_folder(place / "pets", shape=(1, 16, 20))
+    for file in (place / "pets").rglob("*.png"):
+        Image.open(file).save(file.with_suffix(".bmp"))
+        file.unlink()
+    long_ago = time.time_ns() - 10**12
+    first = place / "pets" / "train" / "cat" / "0.bmp"
+    second = first.with_name("1.bmp")
+    for file in (first, second):
+        os.utime(file, ns=(long_ago, long_ago))
+    assert first.stat().st_size == second.stat().st_size
+    time.sleep(2.1)  # until they have settled, so that they are not read again for being new
+    before = open_dataset("pets", place).train
+    assert file_hashes([first]) == file_hashes([first])
+    first.write_bytes(second.read_bytes())
+    os.utime(first, ns=(long_ago, long_ago))
+    after = open_dataset("pets", place).train
+    assert (after.images[0] == before.images[1]).all()
+    assert after.sha256 != before.sha256
+
+
+def test_hashes_are_remembered_of_files_that_have_settled(place, monkeypatch):
+    file = place / "some.bin"
+    file.write_bytes(b"x")
+    read = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr("hashlib.file_digest", lambda *a: read.append(a) or digest(*a))
+    later = time.time_ns() + 3 * 10**9
+    for now, times in ((time.time_ns(), 1), (later, 2), (later, 2)):
+        monkeypatch.setattr("time.time_ns", lambda now=now: now)
+        assert file_hashes([file]) == [hashlib.sha256(b"x").hexdigest()]
+        assert len(read) == times
+
+
+def test_classes_are_those_of_the_label_column_whatever_other_columns_tell(place):
+    """As CIFAR-100's coarse and fine labels: two columns of classes, the other one first."""
+    columns = {
+        "image": pa.array([encode(p) for p in pictures(20, (1, 8, 8))], pa.binary()),
+        "kind": pa.array([0, 1] * 10, pa.int64()),
+        "label": pa.array(list(range(4)) * 5, pa.int64()),
+    }
+    features = {
+        "kind": {"_type": "ClassLabel", "names": list("abcdefgh")},
+        "label": {"_type": "ClassLabel", "names": list("wxyz")},
+    }
+    table = pa.table(columns).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    pq.write_table(table, place / "pets.parquet")
+    opened = open_dataset("pets", place)
+    assert opened.classes == tuple("wxyz")
+    assert set(opened.train.labels.tolist()) == {0, 1, 2, 3}
 
 
 def test_moving_an_image_to_another_class_is_other_content(place):

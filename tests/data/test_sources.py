@@ -127,6 +127,7 @@ def test_records_name_source_hash_split_and_size(place):
 
 def test_a_second_opening_decodes_nothing_and_reads_no_parquet(place, monkeypatch):
     write_cifar10(place / "cifar10")
+    monkeypatch.setattr(cache, "SETTLED_NS", -1)  # as if they had been there for a while
     first = open_dataset("cifar10", place)
     monkeypatch.setattr(decode, "_open", None)
     monkeypatch.setattr(parquet, "_open", None)

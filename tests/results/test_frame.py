@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import fields
 
 import pandas as pd
@@ -217,6 +218,20 @@ def test_what_is_plotted_is_of_the_pair_and_the_split():
     ]
     train = rows.query("split == 'train'")
     assert train[["loss_area", "error_area", "loss_as_trained", "error_as_trained"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("shift", "shown"), [("label-skew", None), ("none", 2.0), ("same-half", 2.0), ("same(label-skew)", 2.0)]
+)
+def test_the_scale_of_one_network_is_said_where_it_sees_what_a_sibling_sees(shift, shown):
+    """It is trained on all that siblings see, and the record has the scales of their views."""
+    table = json.loads(_measured().to_json())
+    table["siblings"], table["pairs"] = table["siblings"][:1], []
+    table["noise"] |= {"views": [9] * 3, "g": [2.0] * 3}
+    table["shift"]["name"] = shift
+    rows = frame([parse_record(json.dumps(table), "x")])
+    scales = [None if math.isnan(g) else g for g in rows["noise_scale"]]
+    assert scales == [shown] * len(rows)
 
 
 def test_numbers_that_no_cell_has_are_still_numbers():

@@ -68,7 +68,9 @@ def test_a_file_is_known_by_its_content_not_its_folder(tmp_path):
     assert one.identity() == other.identity()
     assert str(tmp_path) not in str(one.identity())
     second.write_text("def make(**_): return 1\n")
-    assert one.fingerprint != other.fingerprint
+    assert named(f"{second}:make").fingerprint != one.fingerprint
+    # what has been asked for stays what it was
+    assert other.fingerprint == one.fingerprint
 
 
 def test_a_module_is_known_by_its_content_and_not_imported(tmp_path, monkeypatch):

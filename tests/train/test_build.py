@@ -93,6 +93,68 @@ def test_a_users_file_is_taken_as_it_stands(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_users_module_is_taken_as_it_stands(tmp_path, monkeypatch):
+    """In a process of its own each, the compiled copy of the first beside it; a package's module too."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    package = tmp_path / "nets_of_test"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    file = package / "mine.py"
+    code = """if True:
+        import nets_of_test.mine, sys  # as a script of the user's does, which compiles it
+    """
+    asked = """if True:
+        from lmcbench.spec.architectures import Architecture
+        from lmcbench.train.build import build
+        model = build(Architecture(name="nets_of_test.mine:net", recipe="r"), (1, 8, 8), 10, 0)
+        import nets_of_test
+        print(model[1].out_features, nets_of_test.mine.__name__)
+    """
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    for hidden in (8, 4):
+        file.write_text(SOURCE.replace("hidden=8", f"hidden={hidden}"))
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+        if hidden == 8:
+            subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": path})
+            assert list(package.glob("__pycache__/mine*.pyc"))
+        out = subprocess.run(
+            [sys.executable, "-c", asked],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+        assert out.stdout == f"{hidden} nets_of_test.mine\n"
+
+
+def test_a_module_that_was_edited_since_its_import_is_refused(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "edited_module_of_test.py"
+    file.write_text(SOURCE)
+    before = arch("edited_module_of_test:net")
+    assert build(before, (1, 8, 8), 10, 0)[1].out_features == 8
+    file.write_text(SOURCE.replace("hidden=8", "hidden=4"))
+    now = arch("edited_module_of_test:net")
+    with pytest.raises(UserError, match=rf"was edited since it was imported .*{now.fingerprint}\). Start"):
+        build(now, (1, 8, 8), 10, 0)
+    # what was asked for then is there as it was
+    assert build(before, (1, 8, 8), 10, 0)[1].out_features == 8
+
+
+def test_a_file_that_was_edited_since_it_was_asked_for_is_not_trained_in_its_name(tmp_path):
+    """A run of hours opens it again in each worker."""
+    file = tmp_path / "mine.py"
+    file.write_text(SOURCE + "# seen by no test before\n")
+    asked = arch(f"{file}:net")
+    was = asked.fingerprint
+    passed_on = pickle.loads(pickle.dumps(asked))
+    file.write_text(SOURCE.replace("hidden=8", "hidden=5"))
+    with pytest.raises(
+        UserError, match=rf"mine.py was edited since it was asked for \(fingerprint {was}, now"
+    ):
+        build(passed_on, (1, 8, 8), 10, 0)
+
+
 def test_a_users_file(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(SOURCE)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lmcbench.connect.network import MOST_IMAGES, Images, Network, isolated
 from lmcbench.connect.state import Stack, unstack
@@ -22,33 +23,54 @@ def penultimate(network: Network, states: Stack, images: Images) -> Tensor:
     is not `[n, d]` is flattened.
 
     Raises:
-        UserError: where no module that owns parameters is called with images first.
+        UserError: where no module that owns parameters is called on one row an image, or the last one gives
+            no logits.
     """
     parts: list[list[Tensor]] = [[] for _ in unstack(states)]
     with isolated(network.device):
         for batch in images.split(network.batch_size or MOST_IMAGES):
             for rows, state in zip(parts, unstack(states), strict=True):
-                with _last_input(network.model) as seen:
-                    network.forward(state, batch)
+                with _last_call(network.model) as seen:
+                    logits = network.forward(state, batch)
                 if not seen or len(seen[0]) != len(batch):
                     raise UserError(
                         "No features: the network calls no layer with weights of its own on one row an image."
+                    )
+                if len(seen) < 2 or seen[1].numel() != logits.numel():
+                    raise UserError(
+                        "No features: the last layer with weights of its own that the network calls gives no "
+                        "logits, so that the classifier is not among its layers."
                     )
                 rows.append(seen[0].detach().flatten(1))
     return torch.stack([torch.cat(rows) for rows in parts])
 
 
 @contextmanager
-def _last_input(model: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that holds, after a pass, the input of the last module called that owns parameters."""
+def _last_call(model: nn.Module) -> Iterator[list[Tensor]]:
+    """A list that holds, after a pass, input and output of the last module called that owns parameters.
+
+    A layer whose weights are worked out from others (weight norm) owns those; what works them out is none.
+    """
     seen: list[Tensor] = []
+    last: list[nn.Module] = []
 
-    def note(_: nn.Module, inputs: tuple[object, ...]) -> None:
-        if inputs and isinstance(inputs[0], Tensor):
-            seen[:] = [inputs[0]]
+    def note(module: nn.Module, inputs: tuple[object, ...], named: dict[str, object]) -> None:
+        given = next((v for v in (*inputs, *named.values()) if isinstance(v, Tensor)), None)
+        if given is not None:
+            last[:], seen[:] = [module], [given]
 
-    owners = [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
-    handles = [module.register_forward_pre_hook(note) for module in owners]
+    def note_output(module: nn.Module, _: object, output: object) -> None:
+        if last and last[0] is module and isinstance(output, Tensor):
+            seen[1:] = [output]
+
+    owners = [
+        module
+        for module in model.modules()
+        if not isinstance(module, parametrize.ParametrizationList)
+        and (any(True for _ in module.parameters(recurse=False)) or parametrize.is_parametrized(module))
+    ]
+    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in owners]
+    handles += [module.register_forward_hook(note_output) for module in owners]
     try:
         yield seen
     finally:

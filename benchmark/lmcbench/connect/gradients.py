@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lmcbench.connect.arguments import Split, as_split
 from lmcbench.connect.network import Network, isolated
@@ -93,12 +94,19 @@ def gradient_noise(
         device: where to compute; the model's own by default.
 
     Raises:
-        UserError: for a state of another network, a split that cannot be measured, or an empty view.
+        UserError: for a state of another network, a split that cannot be measured, an empty view, or a
+            network whose images are not passed each by itself (BatchNorm without running statistics).
     """
     split = as_split("gradients", split)
     if not views or any(len(view) == 0 for view in views):
         raise UserError("Gradient noise needs views, each with an image in it.")
     network = Network(model, device)
+    for name, module in network.model.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise UserError(
+                f"Gradient noise is taken image by image, but layer {name!r} normalises by its batch in eval "
+                "mode too."
+            )
     stacked = network.prepare(state)
     if calibration is not None:
         stacked = network.recalibrate(stacked, calibration)

@@ -13,6 +13,7 @@ from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lmcbench.connect.arguments import as_calibration, as_device, as_model, whole
+from lmcbench.connect.keepers import Keepers, used
 from lmcbench.connect.slots import Slots
 from lmcbench.connect.state import COUNTER, STATISTICS, Stack, State, check_fits, stack, unstack
 from lmcbench.connect.twins import twin
@@ -68,12 +69,16 @@ class Network:
         self.limit: int | None = None
         """States in one stacked pass at most: all, until memory runs out."""
         try:
-            self.model = twin(model).to(self.device).eval()
+            self.model = twin(model).to(self.device)
         except (RuntimeError, TypeError) as error:
             if is_out_of_memory(error):
                 raise
             raise UserError(f"The model cannot be copied: {describe(error)}") from error
         self._slots = Slots(self.model)
+        self._keepers = Keepers(self.model)
+        # of both, the caller's and ours: no pass is to compute with any of them
+        self._own = {id(p): name for each in (model, self.model) for name, p in each.named_parameters()}
+        self._heeds: bool = torch.is_inference_mode_enabled()  # where nobody can see what a pass has used
         self.norms = {
             name: module
             for name, module in self.model.named_modules()
@@ -96,8 +101,7 @@ class Network:
         """
         here = {name: value.to(self.device) for name, value in state.items()}
         try:
-            with isolated(self.device):
-                self.forward(here, images[:2])
+            self._check_heeds(here, images[:2])
         except UserError:
             raise
         except Exception as error:
@@ -125,10 +129,16 @@ class Network:
     @torch.no_grad()
     def batches(self, states: Stack, images: Images) -> Iterator[Tensor]:
         """The same batch by batch, `[S, b, classes]`; the last batch is never dropped."""
+        # what a network writes into its buffers, in eval mode too, must not reach the next images' pass
+        weights = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        states = {name: value if name in weights else value.clone() for name, value in states.items()}
         with isolated(self.device):
             for part in images.split(self.batch_size or MOST_IMAGES):
                 for batch in torch.split(part, self.images_per_pass(part)):
-                    yield self._forward(states, batch.to(self.device, self.dtype))
+                    logits = self._forward(states, batch.to(self.device, self.dtype))
+                    if not self._heeds:
+                        self._check_heeds(unstack(states)[0], batch[:2])
+                    yield logits
 
     def images_per_pass(self, images: Tensor) -> int:
         """What was asked for, or 500; fewer of large images on a CPU, whose caches they should stay in.
@@ -149,14 +159,34 @@ class Network:
         Raises:
             UserError: where the model returns anything else.
         """
-        with own_precision(self.device), self._slots.holding(state):
-            out = self.model(batch.to(self.device, self.dtype))
+        try:
+            with own_precision(self.device), self._slots.holding(state):
+                out = self.model(batch.to(self.device, self.dtype))
+        finally:
+            self._keepers.let_go()
         if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(batch):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise UserError(f"The model must return logits [n, classes], found {shape}.")
         if not out.is_floating_point():
             raise UserError(f"The model must return floating logits [n, classes], found {out.dtype}.")
         return out
+
+    def _check_heeds(self, state: State, images: Tensor) -> None:
+        """Refuse a network that computes with weights of its own in place of those it is given.
+
+        Some hold on to them where nobody can take them away: in a list, a closure, a compiled function.
+        `state` stays as it is, whatever the network writes into its buffers.
+        """
+        with torch.enable_grad(), isolated(self.device):
+            out = self.forward({name: value.detach().clone() for name, value in state.items()}, images)
+        self._heeds = True
+        name = next((self._own[id(leaf)] for leaf in used(out) if id(leaf) in self._own), None)
+        if name is not None:
+            raise UserError(
+                f"The network computes with {name!r} of its own in place of the weights that it is given: it "
+                "holds on to it besides as a parameter (in a list, a closure, a compiled function). "
+                "Have forward read it from the module."
+            )
 
     @torch.no_grad()
     def recalibrate(self, states: Stack, images: Tensor, batches: int = 1) -> Stack:

@@ -87,6 +87,8 @@ def _moments(network: Network, state: State, images: Tensor) -> Moments:
     for name in seen:
         if f"{name}.bias" not in state:
             raise UserError(f"Layer {name!r} has no bias to hold the repair of its mean.")
+        if f"{name}.weight" not in state:
+            raise UserError(f"Layer {name!r} has no weight to hold the repair: it is worked out from others.")
     return seen
 
 

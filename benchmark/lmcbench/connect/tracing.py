@@ -121,7 +121,11 @@ class _Walk:
             values[node] = self._node(node, values)
         for names in _names_of_tensors(self.model):
             self.groups.share(names)
-        return self.groups.permutations()
+        found = self.groups.permutations()
+        computed = sorted(found.axes.keys() - self.model.state_dict().keys())
+        if computed:  # by weight norm, spectral norm and the like, from tensors whose units nobody noted
+            raise refusal(f"{computed[0]!r} is not in its state but worked out from other tensors.")
+        return found
 
     def _node(self, node: fx.Node, values: dict[fx.Node, _Value]) -> _Value:
         """What a node gives; a constant takes part in sums and products only."""

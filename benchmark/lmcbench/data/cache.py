@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,8 +136,16 @@ def _write(path: Path, content: bytes) -> None:
 # --- hashes of source files ----------------------------------------------------------------------
 
 
+SETTLED_NS = 2_000_000_000
+"""A file that was changed so shortly before it is read is read again next time: clocks of file systems tick
+in steps of up to 2 s (FAT), within which it may be changed once more and look the same."""
+
+
 def file_hashes(files: Sequence[Path]) -> list[str]:
-    """Sha256 of each file, read again only where size or time of change differ from last time.
+    """Sha256 of each file, read again only where its size, place or times differ from last time.
+
+    The time of the last change of any kind is among them, which copying and unpacking cannot set: a file
+    may be replaced by another of its size and time of modification, as archives and `cp -p` give it.
 
     Raises:
         UserError: for a file that cannot be read.
@@ -148,20 +157,23 @@ def file_hashes(files: Sequence[Path]) -> list[str]:
     except (OSError, ValueError):
         known = [None] * len(files)
     found: list[list[Any]] = []
+    hashes: list[str] = []
     for file, entry in zip(files, known, strict=True):
         try:
-            state = file.stat()
-            stamp = [state.st_size, state.st_mtime_ns]
-            if isinstance(entry, list) and entry[:2] == stamp:
-                found.append(entry)
+            now, state = time.time_ns(), file.stat()
+            stamp = [state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns]
+            if isinstance(entry, list) and len(entry) == len(stamp) + 1 and entry[:-1] == stamp:
+                hashes.append(entry[-1])
             else:
                 with file.open("rb") as stream:
-                    found.append([*stamp, hashlib.file_digest(stream, "sha256").hexdigest()])
+                    hashes.append(hashlib.file_digest(stream, "sha256").hexdigest())
         except OSError as error:
             raise UserError(f"{file} cannot be read: {error.strerror}.") from None
+        settled = max(state.st_mtime_ns, state.st_ctime_ns) < now - SETTLED_NS
+        found.append([*stamp, hashes[-1]] if settled else [])
     if found != known:
         _remember(memo, found)
-    return [entry[2] for entry in found]
+    return hashes
 
 
 def _remember(memo: Path, found: list[list[Any]]) -> None:

@@ -52,8 +52,8 @@ class ParquetSplit:
             UserError: for an unreadable file, a missing column, a label that is none.
         """
         opened = [_open(file) for file in self.files]
-        names = _class_names(opened[0])
         columns = [self._columns(file, table) for file, table in zip(self.files, opened, strict=True)]
+        names = _class_names(opened[0], columns[0][1])
         found = [
             _labels(file, table, label)
             for file, table, (_, label) in zip(self.files, opened, columns, strict=True)
@@ -142,12 +142,12 @@ def _type(feature: Any) -> str | None:
     return feature.get("_type") if isinstance(feature, dict) else None
 
 
-def _class_names(table: ParquetFile) -> tuple[str, ...]:
-    """Names of the classes in label order, empty where the file does not say."""
-    named = [f["names"] for f in _features(table).values() if _type(f) == "ClassLabel" and f.get("names")]
-    if not named:
+def _class_names(table: ParquetFile, column: str) -> tuple[str, ...]:
+    """Names of the classes of a label column in label order, empty where the file does not say."""
+    feature = _features(table).get(column)
+    names = feature.get("names") if isinstance(feature, dict) and _type(feature) == "ClassLabel" else None
+    if not names:
         return ()
-    names = named[0]
     # Older versions wrote {"0": "airplane", ...}.
     return tuple(names[str(i)] for i in range(len(names))) if isinstance(names, dict) else tuple(names)
 

@@ -15,6 +15,7 @@ from lmcbench.results.record import PairRecord, Record, Score, SiblingRecord
 from lmcbench.results.store import read_records
 from lmcbench.results.values import error_barrier, is_connected
 from lmcbench.spec.canonical import canonical_json
+from lmcbench.spec.shifts import ALIASES
 
 BARRIER_FIELDS = tuple(f.name for f in fields(Barrier))
 SOUP = "soup_"
@@ -37,7 +38,8 @@ def load_records(path: str | Path) -> pd.DataFrame:
     JSON text); `fork_epoch`, `fork_step` (optimizer steps), `fork_fraction` (of the full training);
     `train_flop` and `train_steps` (trunk counted once); `noise_scale`, g = lr (N/B - 1) with N of the
     sibling's view (Hepburn et al., arXiv 2511.04514), and `noise_scale_momentum`, g / (1 - momentum),
-    means over the pair's members; `gradient_between_share`, the part of the per-image gradients'
+    means over the pair's members, and of one network where siblings would all have one view;
+    `gradient_between_share`, the part of the per-image gradients'
     covariance at the fork that lies between the views; `distance_ab`, `distance_a`, `distance_b`
     (Euclidean, in units of the weights; from A to B, from the fork to A and to B), `angle` (radians, at
     the fork) and its `cosine`; of the split, `loss_area` (nats) and `error_area` (fraction), the signed
@@ -128,7 +130,8 @@ def _rows(record: Record) -> list[dict[str, Any]]:
     if record.status == "ok" and not record.pairs:
         # one network: it has splits, and no line to another
         [one] = record.siblings
-        shared = cell | _scales(record, (0,))
+        # it sees all that siblings would, whose views the scales are of
+        shared = cell | (_scales(record, (0,)) if _one_view(record) else {})
         rows = [
             shared
             | {"split": split}
@@ -174,6 +177,13 @@ def _scales(record: Record, members: Sequence[int]) -> dict[str, Any]:
         if len(scales) > max(members):
             found[column] = sum(scales[i] for i in members) / len(members)
     return found
+
+
+def _one_view(record: Record) -> bool:
+    """Whether all siblings have one and the same view: without a shift, and in controls."""
+    return (
+        record.shift.name == "none" or record.shift.name in ALIASES or record.shift.name.startswith("same(")
+    )
 
 
 def _triangle(pair: PairRecord) -> dict[str, Any]:

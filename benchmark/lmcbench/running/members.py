@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from lmcbench.data.streams import stream
+from lmcbench.errors import UserError
 from lmcbench.results.store import RunFolder
 from lmcbench.running.bench import Workbench
 from lmcbench.running.interim import Interim
 from lmcbench.running.member import Member
 from lmcbench.spec.cells import Cell, Family
+from lmcbench.spec.forks import Fork
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint
 from lmcbench.train.optimizer import slot_names
@@ -69,7 +70,7 @@ def start_members(
     for cell in cells:
         for member in siblings[cell.key]:
             if member.state is None and cell.fork.checkpoint is not None:
-                member.state = _given(family, bench, cell.fork.checkpoint)
+                member.state = _given(family, bench, cell.fork)
             elif member.state is None and isinstance(member.origin, int):
                 member.state = _initial(family, bench, member.origin)
 
@@ -132,8 +133,18 @@ def _initial(family: Family, bench: Workbench, seed: int) -> TrainState:
     return from_model(model, slot_names(family.recipe)).to(bench.device)
 
 
-def _given(family: Family, bench: Workbench, checkpoint: Path) -> TrainState:
-    """The weights of a checkpoint with fresh optimizer state."""
+def _given(family: Family, bench: Workbench, fork: Fork) -> TrainState:
+    """The weights of a checkpoint with fresh optimizer state.
+
+    Raises:
+        UserError: where the file is another than its sha256, which stands in key and record, was taken of.
+    """
+    assert fork.checkpoint is not None
     model = build(family.architecture, bench.dataset.shape, len(bench.dataset.classes), 0)
-    model.load_state_dict(load_checkpoint(checkpoint, model))
+    model.load_state_dict(load_checkpoint(fork.checkpoint, model))
+    if (found := Fork(None, checkpoint=fork.checkpoint).sha256) != fork.sha256:  # once it has been read
+        raise UserError(
+            f"{fork.checkpoint} was changed since the run began (sha256 {fork.sha256[:8]}, now {found[:8]}). "
+            "Name a copy that nothing writes to."
+        )
     return from_model(model, slot_names(family.recipe)).to(bench.device)

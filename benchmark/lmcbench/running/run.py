@@ -117,6 +117,8 @@ def run_plan(
         dataset = select(whole, suite.data)
         folder.check_data(dataset.identity(), plan.finished)
         check_fit([cell for family in plan.families for cell in family.cells], dataset)
+        seen = tuple(part["sha256"] for part in dataset.identity())
+        tasks = [replace(task, data=seen) for task in tasks]
     if min(jobs, len(tasks)) > 1:
         from lmcbench.running.workers import run_in_processes
 

@@ -42,6 +42,7 @@ class Task:
         measures: what probe cells are asked for beyond the record.
         params: trainable weights that records of this network say, where there are any.
         conditions: another engine where the user asks for it, other threads for 'lmcbench calibrate'.
+        data: sha256 of each split, as `Dataset.identity` lists them; None: whatever is found.
     """
 
     family: Family
@@ -51,6 +52,7 @@ class Task:
     measures: tuple[str, ...] = ()
     params: int | None = None
     conditions: Conditions = AS_COMMITTED
+    data: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

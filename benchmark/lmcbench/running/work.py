@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.numpy import save as to_safetensors
 
+from lmcbench.connect.twins import twin
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.shifted import open_all_shifted
 from lmcbench.data.sources import open_dataset
@@ -48,13 +49,15 @@ def run_task(task: Task) -> Iterator[Event]:
         torch.set_num_threads(task.conditions.threads)
     compute_exactly(device)
     family, folder = task.family, task.folder
-    dataset = _dataset(family.suite.data, tuple(family.suite.evaluations), task.data_dir)
+    dataset = _dataset(family.suite.data, tuple(family.suite.evaluations), task.data_dir, task.data)
     bench = prepare(family, family.cells, dataset, device)
     _check_params(task, bench)
     unrecorded = [cell for cell in family.cells if folder.finished(cell.key) is None]
     untrained = [cell for cell in unrecorded if trained(cell, folder) is None]
     check_room(family, untrained, bench.model, len(dataset.train), folder)
     folder.claim(family.suite.identity(), dataset.identity())
+    # what training leaves on a network and saves nowhere, nobody has who loads the weights
+    measuring = replace(bench, model=twin(bench.model)) if untrained else bench
     failure = None
     if untrained:
         done = 0.0
@@ -70,10 +73,10 @@ def run_task(task: Task) -> Iterator[Event]:
     for cell in family.cells:
         give_back_memory()
         if cell in unrecorded:
-            record = _record_cell(cell, bench, folder, failure)
+            record = _record_cell(cell, measuring, folder, failure)
             write_atomic(folder.record(cell.key), record.to_json())
         if task.measures and cell.probed:
-            add_measures(cell, bench, folder, task.measures)
+            add_measures(cell, measuring, folder, task.measures)
         yield Progress(0.5 if cell in untrained else 1.0)
         yield Finished(cell.key)
 
@@ -139,7 +142,20 @@ def _keep(measured: Measured, cell: Cell, folder: RunFolder) -> dict[str, object
 
 
 @cache
-def _dataset(spec: DataSpec, evaluations: tuple[str, ...], data_dir: Path | None) -> Dataset:
-    """The part of the data set that a suite uses, with the shifted test sets among its evaluation shifts."""
+def _dataset(
+    spec: DataSpec, evaluations: tuple[str, ...], data_dir: Path | None, seen: tuple[str, ...] | None
+) -> Dataset:
+    """The part of the data set that a suite uses, with the shifted test sets among its evaluation shifts.
+
+    Opened once for all families of a process, by the sha256 of its splits too: a later run in the process
+    may mean other data by the same name.
+
+    Raises:
+        UserError: where it is another than the run has `seen` when it began.
+    """
     whole = replace(open_dataset(spec.name, data_dir), shifted=open_all_shifted(evaluations, data_dir))
-    return select(whole, spec)
+    dataset = select(whole, spec)
+    found = tuple(part["sha256"] for part in dataset.identity())
+    if seen is not None and found != seen:
+        raise UserError(f"Data set {spec.name} was changed since the run began. Run again when it stays.")
+    return dataset

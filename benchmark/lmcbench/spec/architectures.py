@@ -8,6 +8,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,11 +124,12 @@ class Architecture(BaseModel):
         name = self.name if self.path is None else f"{self.path.name}:{self.name.rpartition(':')[2]}"
         return architecture_label(name, self.kwargs, self.adapt)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """What stands for the definition in keys, 16 hex digits, found without importing it.
 
-        Our own and timm's networks: name and revision. A user's factory: the bytes of its source file.
+        Our own and timm's networks: name and revision. A user's factory: the bytes of its source file when
+        it is asked for first, so that a run has one network from its plan to its last record.
 
         Raises:
             UserError: where that file is not found.
@@ -136,13 +138,18 @@ class Architecture(BaseModel):
             text = f"{self.source}:{self.name}:{OWN_REVISIONS.get(self.name, 1)}".encode()
         else:
             text = source_file(self.name).read_bytes()
-        return hashlib.sha256(text).hexdigest()[:16]
+        return fingerprint_of(text)
 
     def identity(self) -> dict[str, Any]:
         """The architecture as keys hold it; a file's folder does not matter, its content does."""
         name = self.name if self.path is None else f"{self.path.name}:{self.name.rpartition(':')[2]}"
         adapted = {} if self.adapt is None else {"adapt": self.adapt}
         return {"name": name, "kwargs": self.kwargs, "fingerprint": self.fingerprint, **adapted}
+
+
+def fingerprint_of(source: bytes) -> str:
+    """What stands for the bytes of a definition in keys, 16 hex digits."""
+    return hashlib.sha256(source).hexdigest()[:16]
 
 
 def parse_architecture(text: str, recipe: str, kwargs: Mapping[str, Any] | None = None) -> Architecture:

@@ -1,0 +1,71 @@
+"""What networks keep of their weights besides their parameters, so that no pass computes with another's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from lmcbench.errors import UserError
+
+
+class Keepers:
+    """The layers of a network that do something of their own when the mode changes.
+
+    Some keep in eval mode what they have worked out from their weights once (timm's LeViT, TinyViT and
+    EfficientFormer: the attention's biases), until they are put into training mode: with other weights in
+    their place such a layer would go on with those of the first pass.
+
+    Args:
+        model: the network, put into eval mode here with nothing kept.
+
+    Raises:
+        UserError: for a network whose weights themselves are others in eval mode, as where low-rank updates
+            are merged: nothing says which of the two a state holds.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = [
+            module
+            for module in model.modules()
+            if type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
+        ]
+        if self._layers:
+            model.train()
+            trained = {name: value.detach().clone() for name, value in _tensors(model).items()}
+            model.eval()
+            for name, value in _tensors(model).items():
+                if name not in trained or not torch.equal(trained[name], value):
+                    raise UserError(
+                        f"The network changes {name!r} when it is put into eval mode, so that nothing says "
+                        "which of its modes a state is of. Switch that off (merging of low-rank updates)."
+                    )
+        model.eval()
+
+    def let_go(self) -> None:
+        """Have the layers forget what they kept; all modes stay as they are."""
+        for layer in self._layers:
+            modes = [(module, module.training) for module in layer.modules()]
+            layer.train()
+            layer.eval()
+            for module, mode in modes:
+                module.training = mode
+
+
+def used(output: Tensor) -> Iterator[Tensor]:
+    """The tensors that a gradient of `output` would flow to: leaves of autograd's graph."""
+    seen, left = set(), [output.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, Tensor):
+            yield leaf
+        left += [before for before, _ in node.next_functions]
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
