@@ -14,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lmcbench.connect.arguments import Split, as_split
-from lmcbench.connect.network import Network, isolated
+from lmcbench.connect.isolation import isolated
+from lmcbench.connect.network import Network
 from lmcbench.connect.path import check_labels
 from lmcbench.connect.state import State, unstack
 from lmcbench.errors import UserError

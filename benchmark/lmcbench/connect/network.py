@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -13,7 +12,9 @@ from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lmcbench.connect.arguments import as_calibration, as_device, as_model, whole
+from lmcbench.connect.isolation import isolated, own_precision
 from lmcbench.connect.keepers import Keepers, used
+from lmcbench.connect.moments import batch_statistics, pooled_moments
 from lmcbench.connect.slots import Slots
 from lmcbench.connect.state import COUNTER, STATISTICS, Stack, State, check_fits, stack, unstack
 from lmcbench.connect.twins import twin
@@ -219,7 +220,7 @@ class Network:
                     )
         sizes: dict[str, list[int]] = {name: [] for name in self.norms}
         moments: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.norms}
-        with _batch_statistics(self.model, self.norms) as counts, isolated(self.device):
+        with batch_statistics(self.model, self.norms) as counts, isolated(self.device):
             for batch in images.tensor_split(batches):
                 self._forward(fresh, batch.to(self.device, self.dtype))
                 for name in counts:
@@ -230,7 +231,7 @@ class Network:
                         (mean.to(torch.float64, copy=True), var.to(torch.float64, copy=True))
                     )
         for name, names in aliases.items():
-            pooled = _pool(sizes[name], moments[name]) if moments[name] else ()
+            pooled = pooled_moments(sizes[name], moments[name]) if moments[name] else ()
             found = dict(zip(STATISTICS, pooled, strict=False))
             for key in (f"{n}.{part}" for n in names for part in (*STATISTICS, COUNTER)):
                 if key in states:  # else the layer counts no batches
@@ -279,79 +280,3 @@ class Network:
                 continue
             start = stop
         return torch.cat(done)
-
-
-def _pool(counts: list[int], moments: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance over all batches from each batch's; counts of values per channel."""
-    if len(moments) == 1:
-        return moments[0]
-    total = sum(counts)
-    mean = sum(n * m for n, (m, _) in zip(counts, moments, strict=True)) / total
-    scatter = sum((n - 1) * v + n * (m - mean) ** 2 for n, (m, v) in zip(counts, moments, strict=True))
-    return torch.as_tensor(mean), torch.as_tensor(scatter) / (total - 1)
-
-
-@contextmanager
-def _batch_statistics(model: nn.Module, norms: dict[str, _BatchNorm]) -> Iterator[dict[str, int]]:
-    """Have each layer write its batch's own statistics into its buffers; yields its count of values.
-
-    Momentum 1 turns the running average into the last call's mean and unbiased variance, 1/k at call
-    k of a pass into the mean over the calls.
-    """
-    momenta = {name: module.momentum for name, module in norms.items()}
-    counts: dict[str, int] = {}
-    calls: dict[str, int] = {}
-    # a pass of one state, or of a whole stack at once, is one call of the model
-    handles = [model.register_forward_pre_hook(lambda *_: calls.clear())]
-    for name, module in norms.items():
-
-        def note(layer: _BatchNorm, inputs: tuple[Tensor, ...], name: str = name) -> None:
-            x = inputs[0]
-            counts[name] = x.numel() // x.shape[1]  # the same for every state of a stack
-            calls[name] = calls.get(name, 0) + 1
-            layer.momentum = 1.0 / calls[name]
-
-        handles.append(module.register_forward_pre_hook(note))
-        module.train()
-    try:
-        yield counts
-    finally:
-        for handle in handles:
-            handle.remove()
-        for name, module in norms.items():
-            module.eval()
-            module.momentum = momenta[name]
-
-
-def own_precision(device: torch.device) -> torch.autocast:
-    """Compute in the tensors' own dtype, whatever autocast the caller is in."""
-    return torch.autocast(device.type, enabled=False)
-
-
-@contextmanager
-def isolated(device: torch.device) -> Iterator[None]:
-    """Compute apart from the caller: global generators stay as they were, and on CUDA fp32 means fp32."""
-    cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if cuda else []), _no_tf32() if cuda else nullcontext():
-        yield
-
-
-@contextmanager
-def _no_tf32() -> Iterator[None]:
-    """Have products and convolutions not round to TF32, as the latter do by default (design 3.2).
-
-    Not where the caller set `fp32_precision` of a backend: torch refuses to have both interfaces used.
-    """
-    cudnn = torch.backends.cudnn
-    try:
-        before = torch.get_float32_matmul_precision(), cudnn.allow_tf32
-    except RuntimeError:
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
-    cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        cudnn.allow_tf32 = before[1]

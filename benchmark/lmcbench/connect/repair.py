@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from lmcbench.connect.arguments import Split
-from lmcbench.connect.network import Network, isolated
+from lmcbench.connect.isolation import isolated
+from lmcbench.connect.network import Network
 from lmcbench.connect.path import line, open_path
 from lmcbench.connect.state import Stack, State, stack, unstack
 from lmcbench.errors import UserError
