@@ -151,7 +151,7 @@ def test_a_run_there_is_the_run_here(case, tmp_path, monkeypatch):
         a, b = (read_record(folder.record(cell.key)) for folder in (here, there))
         assert (a.status, b.status, b.reason) == ("ok", "ok", None)
         assert b.env["engine"] == engine
-        assert b.env["device"] == "Pretended"
+        assert (b.env["device"], b.env["trained_on"]) == ("Pretended", "Pretended")
         assert b.env["flags"] == {
             "tf32": False, "cudnn_benchmark": False, "cudnn_deterministic": True, "threads": 1
         }  # fmt: skip

@@ -21,7 +21,7 @@ from lmcbench.errors import UserError
 from lmcbench.results.frame import load_records
 from lmcbench.results.measures import Curve, barrier, chord_area
 from lmcbench.results.record import read_record
-from lmcbench.results.store import RunFolder
+from lmcbench.results.store import RunFolder, read_records
 from lmcbench.running import fleet
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.running.tasks import Finished, Progress, Task
@@ -709,3 +709,18 @@ def test_a_network_that_keeps_features_of_its_last_pass_is_run(lmcbench, tmp_pat
     code, _, err = lmcbench("run", "digits", *asked, *shifts, "--jobs", "1", "--out", "r")
     assert (code, err) == (0, "")
     assert {read_record(path).status for path in (tmp_path / "r" / "records").iterdir()} == {"ok"}
+
+
+def test_a_record_says_what_it_was_trained_on(tmp_path):
+    """Cut off between training and measuring, and measured elsewhere."""
+    chosen = Selection(architectures=["lmc_mlp*"], shifts=["none"], forks=["0"])
+    work(suite(), tmp_path / "r", chosen)
+    [record] = read_records(tmp_path / "r")
+    assert (record.env["device"], record.env["trained_on"]) == ("cpu", "cpu")
+    folder = RunFolder(tmp_path / "r")
+    told = json.loads(folder.training(record.key).read_text())
+    folder.training(record.key).write_text(json.dumps(told | {"device": "GPU"}))
+    folder.record(record.key).unlink()
+    work(suite(), tmp_path / "r", chosen)
+    [record] = read_records(tmp_path / "r")
+    assert (record.env["device"], record.env["trained_on"]) == ("cpu", "GPU")

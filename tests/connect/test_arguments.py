@@ -136,6 +136,14 @@ def test_tensors_without_values_are_refused(given):
             call()
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_torchscript_is_refused(given):
+    whole = torch.jit.trace(given["model"], given["splits"]["t"][0][:2])
+    for scripted in (whole, nn.Sequential(whole)):
+        with pytest.raises(UserError, match="model is TorchScript, at least in part: give the network"):
+            lmcbench.trace_path(**given | {"model": scripted})
+
+
 def test_a_model_that_cannot_be_copied_is_refused(given):
     given["model"].lock = threading.Lock()
     with pytest.raises(UserError, match="The model cannot be copied: TypeError: cannot pickle '_thread"):

@@ -52,12 +52,15 @@ def as_model(given: object) -> nn.Module:
     """A network; that of data parallel training or torch.compile is the one inside.
 
     Raises:
-        UserError: for anything else, such as its state dict, and a network whose layers are lazy still.
+        UserError: for anything else, such as its state dict, a network whose layers are lazy still, and
+            TorchScript, whose weights nothing can take the place of.
     """
     if not isinstance(given, nn.Module):
         raise UserError(f"model must be an nn.Module, found {_kind(given)}.")
     while isinstance(inner := getattr(given, _inside(given), None), nn.Module):
         given = inner
+    if any(isinstance(module, torch.jit.ScriptModule) for module in given.modules()):
+        raise UserError("model is TorchScript, at least in part: give the network that it was made of.")
     for name, value in (*given.named_parameters(), *given.named_buffers()):
         if is_lazy(value):
             raise UserError(f"model: {name!r} has no values yet: run the network on a batch first.")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lmcbench.devices import device_name
 from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.running.bench import Workbench
 from lmcbench.running.fleet import Fleet
@@ -101,6 +102,7 @@ def _finish(
     training = {
         "engine": fleet.engine,
         "fleet": fleet.largest or None,  # nothing was left to do but to write the siblings
+        "device": device_name(bench.device),
         "params": sum(p.numel() for p in bench.model.parameters() if p.requires_grad),
         "train_steps": steps,
         "train_flop": float(flop * steps),

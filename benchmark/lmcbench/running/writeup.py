@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lmcbench.devices import device_name
 from lmcbench.results.provenance import peak_resident_bytes, source_revision, versions
 from lmcbench.results.record import (
     SCHEMA,
@@ -75,7 +76,12 @@ def build_record(
         noise=measured.noise if measured is not None else None,
         evidence=evidence,
         cost=None if training is None else _cost(training, eval_s, device),
-        env={"engine": how.get("engine"), "fleet": how.get("fleet"), **_environment(device)},
+        env={
+            **{name: how.get(name) for name in ("engine", "fleet")},
+            # another than `device` where a run was cut off between training and measuring
+            "trained_on": how.get("device"),
+            **_environment(device),
+        },
     )
 
 
@@ -122,7 +128,7 @@ def _environment(device: torch.device) -> dict[str, Any]:
     """Device, versions, and what may change the last bits."""
     cuda = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+        "device": device_name(device),
         "driver": torch.version.cuda if cuda else None,
         "versions": versions(),
         "flags": {
