@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from lmcbench.connect.arguments import as_model, as_state
@@ -143,5 +142,7 @@ class _Matching:
 
 def _assign(gain: Tensor) -> Tensor:
     """The permutation of greatest total gain."""
+    from scipy.optimize import linear_sum_assignment  # 22 MiB in every worker, of which few align anything
+
     _, columns = linear_sum_assignment(gain.numpy(), maximize=True)
     return torch.from_numpy(np.asarray(columns, dtype=np.int64))
