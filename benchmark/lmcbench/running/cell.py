@@ -75,6 +75,8 @@ def measure_cell(
     network = Network(bench.model, bench.device, stacked=bench.device.type == "cuda")
     splits = open_splits(cell, bench, seen)
     calibration = bench.train.split(torch.as_tensor(listed))[0].whole()
+    # before the lines, whose many points take as much memory again
+    noise = _noise(cell, bench, seen, fork, calibration if network.norms else None)
     passing = _Passing(network, splits, calibration, protocol.calibration_batches)
     members, raw = passing.members(states)
     labels = {name: splits.tests[t][1].cpu().numpy() for name, t in splits.named.items()}
@@ -103,6 +105,7 @@ def measure_cell(
                 },
             )
         )
+        del path, blended  # or the next line would be passed beside them
     return Measured(
         siblings=[
             SiblingRecord(
@@ -116,7 +119,7 @@ def measure_cell(
         ensemble=predicted.ensemble,
         soup=passing.soup(states) if len(states) > 1 else None,
         functions=predicted.functions,
-        noise=_noise(cell, bench, seen, fork, calibration if network.norms else None),
+        noise=noise,
         predictions={**logits, **{labels_name(n): found.astype(np.int16) for n, found in labels.items()}},
         calibration={
             "n": len(listed),
