@@ -162,3 +162,19 @@ def test_a_network_that_ends_its_worker_is_said_to(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 5
     assert b"A worker process died (exit code 1)" in errors
+
+
+def test_a_worker_that_takes_its_time_to_end_does_not_complain(tmp_path):
+    """Told by its parent, which has all that it waited for, while libraries tidy up behind it."""
+    (tmp_path / "slow.py").write_text(
+        "import atexit, multiprocessing, time\nfrom torch import nn\n"
+        "if multiprocessing.parent_process() is not None:\n    atexit.register(time.sleep, 3)\n"
+        "def net(num_classes, in_chans, img_size):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(in_chans * img_size**2, num_classes))\n"
+    )
+    command = [*COMMAND[: COMMAND.index("--arch")], "--arch", "slow.py:net", "--recipe", "fast"]
+    process = started(tmp_path, [*command, "--shift", "none", "--fork", "0", "--replicates", "2"])
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, kept(tmp_path)) == (0, 2)
+    assert "Traceback" not in errors.decode()
+    assert "ignored" not in errors.decode()

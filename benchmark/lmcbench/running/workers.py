@@ -89,6 +89,8 @@ def _work(todo: multiprocessing.Queue[Task | None], events: multiprocessing.Queu
             events.cancel_join_thread()  # nobody listens any more
             # a network that ends the process with 0 has not done its task
             raise SystemExit(leaving.code or 1) from None
+    # nothing is left to tidy away, and at a process's end an exception would be told where it falls
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     events.put(_Idle())
 
 
