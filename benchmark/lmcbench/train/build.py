@@ -66,7 +66,8 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
             if adaptation is not None:
                 adaptation.change(model)
             for name, weight in model.named_parameters():
-                if weight.dtype != torch.float32:
+                counts = not (weight.is_floating_point() or weight.is_complex())  # indices: nobody trains them
+                if weight.dtype != torch.float32 and not counts:
                     raise _UnusableError(
                         f"its weight {name!r} is {weight.dtype}. Return it in torch.float32, in which "
                         "networks are evaluated; a recipe's precision says in what they are trained"
