@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from lmcbench.errors import UserError, describe
@@ -36,7 +35,7 @@ class Keepers:
             trained = {name: value.detach().clone() for name, value in _tensors(model).items()}
             _set_mode(model, False)
             for name, value in _tensors(model).items():
-                if name not in trained or not torch.equal(trained[name], value):
+                if name not in trained or not _same(trained[name], value):
                     raise UserError(
                         f"The network changes {name!r} when it is put into eval mode, so that nothing says "
                         "which of its modes a state is of. Switch that off (merging of low-rank updates)."
@@ -77,6 +76,11 @@ def _set_mode(model: nn.Module, training: bool) -> None:
     except Exception as error:
         mode = "training" if training else "eval"
         raise UserError(f"The network cannot be put into {mode} mode: {describe(error)}") from error
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether nothing changed; weights that nobody has set yet may be NaN."""
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
