@@ -589,6 +589,28 @@ def test_what_is_measured_follows_from_the_stored_weights_alone(tmp_path):
     assert curves[0][0] == "ok"
 
 
+UNCOPYABLE = """
+import threading
+from torch import nn
+
+def mine(num_classes, in_chans, img_size):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(in_chans * img_size**2, num_classes))
+    network.lock = threading.Lock()
+    return network
+"""
+
+
+def test_a_network_that_cannot_be_copied_is_a_failed_cell(tmp_path):
+    (tmp_path / "mine.py").write_text(UNCOPYABLE)
+    selection = Selection([f"{tmp_path}/mine.py:mine"], ["none"], ["0"], range(1), "linear")
+    [cell] = expand(load_suite("digits"), selection)
+    folder = RunFolder(tmp_path / "r")
+    list(run_plan(plan_run([cell], folder), folder, data_dir=None, device="cpu", jobs=1))
+    record = read_record(folder.record(cell.key))
+    assert record.status == "failed"
+    assert "training failed: TypeError: cannot pickle '_thread.lock' object" in record.reason
+
+
 OWN = b"""
 name = "own"
 version = 1

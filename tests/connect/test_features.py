@@ -103,6 +103,14 @@ def test_a_head_called_by_name_or_with_weights_worked_out_is_the_last_layer(buil
     torch.testing.assert_close(found[0], model.first(x.flatten(1)).relu().detach())
 
 
+def test_a_convolution_whose_logits_are_averaged_is_the_last_layer():
+    body = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU())
+    model = nn.Sequential(body, nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network, x = Network(model), torch.randn(5, 1, 8, 8)
+    found = penultimate(network, network.prepare(model.state_dict()), x)
+    torch.testing.assert_close(found[0], body(x).flatten(1).detach())
+
+
 class Cosine(Named):
     """Its classifier is no layer: the last layer that is called gives features, not logits."""
 

@@ -85,6 +85,32 @@ def test_derivatives_are_taken_through_each_state_s_own_weights(keeping, nets) -
     assert noise.union.norm2 == pytest.approx(sum(float((g * g).sum()) for g in gradient), rel=1e-10)
 
 
+class Set(nn.Linear):
+    """Its `train` has no default, and refuses some modes."""
+
+    refused: bool | None = None
+
+    def train(self, mode: bool) -> Set:
+        if mode is self.refused:
+            raise RuntimeError("not this one")
+        super().train(mode)
+        return self
+
+
+def test_modes_are_set_by_value_and_refused_in_words(nets) -> None:
+    model = nn.Sequential(nn.Flatten(), Set(64, 4)).double()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    x, y = nets.images(8)
+    curve = lmcbench.trace_path(model, state, state, {"test": (x, y)}, 3)["test"]
+    assert curve.loss[0] == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-12)
+    nn.init.constant_(model[1].bias, float("nan"))  # as memory that nobody has written to may be
+    assert lmcbench.trace_path(model, state, state, {"test": (x, y)}, 3)["test"] == curve
+    for refused, mode in ((True, "training"), (False, "eval")):
+        model[1].refused = refused
+        with pytest.raises(UserError, match=f"cannot be put into {mode} mode: RuntimeError: not this one"):
+            lmcbench.trace_path(model, state, state, {"test": (x, y)}, 3)
+
+
 class Merging(nn.Linear):
     """As low-rank updates that are merged for evaluation."""
 

@@ -12,7 +12,7 @@ import torch
 
 from lmcbench.data.sources import SOURCES
 from lmcbench.errors import UserError
-from lmcbench.spec.architectures import ADAPTATIONS, OWN_NETWORKS, OWN_REVISIONS, Architecture
+from lmcbench.spec.architectures import ADAPTATIONS, OWN_NETWORKS, OWN_REVISIONS, Architecture, fingerprint_of
 from lmcbench.spec.published import load_suite, published_suites
 from lmcbench.train.adapt import ADAPT
 from lmcbench.train.build import UnfitError, build
@@ -65,6 +65,7 @@ def test_timm_networks_are_told_the_image_size_where_they_need_it(name):
 
 
 SOURCE = """
+import torch
 from torch import nn
 
 def net(num_classes, in_chans, img_size, hidden=8):
@@ -76,6 +77,20 @@ def wrong(num_classes, in_chans):
 
 def half(num_classes, in_chans, img_size):
     return net(num_classes, in_chans, img_size).bfloat16()
+
+class Ordered(nn.Module):
+    # indices are held as a parameter, and are no weights
+
+    def __init__(self, inner, classes):
+        super().__init__()
+        self.inner = inner
+        self.order = nn.Parameter(torch.arange(classes).flip(0), requires_grad=False)
+
+    def forward(self, x):
+        return self.inner(x)[:, self.order]
+
+def ordered(num_classes, in_chans, img_size):
+    return Ordered(net(num_classes, in_chans, img_size), num_classes)
 
 def broken(**kwargs):
     raise RuntimeError("no such layer")
@@ -127,6 +142,32 @@ def test_a_users_module_is_taken_as_it_stands(tmp_path, monkeypatch):
         assert out.stdout == f"{hidden} nets_of_test.mine\n"
 
 
+def test_a_worker_imports_a_module_once_that_its_package_imports_too(tmp_path):
+    """A worker is given the fingerprint, so that nothing has imported the package before."""
+    package = tmp_path / "package_of_test"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .mine import net")
+    file = package / "mine.py"
+    file.write_text(SOURCE)
+    asked = arch("package_of_test.mine:net")
+    object.__setattr__(asked, "fingerprint", fingerprint_of(file.read_bytes()))
+    code = f"""if True:
+        import pickle
+        from lmcbench.train.build import find_factory
+        factory = find_factory(pickle.loads({pickle.dumps(asked)!r}))
+        import package_of_test
+        print(factory is package_of_test.net)
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+
+    def run():
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+
+    assert run().stdout == "True\n"
+    file.write_text(SOURCE + "# edited since\n")
+    assert "mine.py was edited since it was asked for" in run().stderr
+
+
 def test_a_module_that_was_edited_since_its_import_is_refused(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "edited_module_of_test.py"
@@ -160,6 +201,7 @@ def test_a_users_file(tmp_path):
     file.write_text(SOURCE)
     model = build(arch(f"{file}:net", hidden=4), (1, 8, 8), 10, 0)
     assert model[1].out_features == 4
+    assert build(arch(f"{file}:ordered"), (1, 8, 8), 10, 0).order.dtype == torch.int64
     with pytest.raises(UserError, match=r"must return logits \[n, 10\], found \(2, 64\)"):
         build(arch(f"{file}:wrong"), (1, 8, 8), 10, 0)
     with pytest.raises(UserError, match=r"its weight '1.weight' is torch.bfloat16. Return it in"):

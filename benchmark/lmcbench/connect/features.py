@@ -37,13 +37,18 @@ def penultimate(network: Network, states: Stack, images: Images) -> Tensor:
                     raise UserError(
                         "No features: the network calls no layer with weights of its own on one row an image."
                     )
-                if len(seen) < 2 or seen[1].numel() != logits.numel():
+                if len(seen) < 2 or not _gives(seen[1], logits):
                     raise UserError(
                         "No features: the last layer with weights of its own that the network calls gives no "
                         "logits, so that the classifier is not among its layers."
                     )
                 rows.append(seen[0].detach().flatten(1))
     return torch.stack([torch.cat(rows) for rows in parts])
+
+
+def _gives(output: Tensor, logits: Tensor) -> bool:
+    """Whether a layer's output is the logits in some form: at each position too, which are averaged then."""
+    return output.numel() == logits.numel() or output.shape[:2] == logits.shape
 
 
 @contextmanager

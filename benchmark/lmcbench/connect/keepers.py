@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, describe
 
 
 class Keepers:
@@ -22,7 +21,7 @@ class Keepers:
 
     Raises:
         UserError: for a network whose weights themselves are others in eval mode, as where low-rank updates
-            are merged: nothing says which of the two a state holds.
+            are merged: nothing says which of the two a state holds. And for one that refuses a mode.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -32,22 +31,23 @@ class Keepers:
             if type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
         ]
         if self._layers:
-            model.train()
+            _set_mode(model, True)
             trained = {name: value.detach().clone() for name, value in _tensors(model).items()}
-            model.eval()
+            _set_mode(model, False)
             for name, value in _tensors(model).items():
-                if name not in trained or not torch.equal(trained[name], value):
+                if name not in trained or not _same(trained[name], value):
                     raise UserError(
                         f"The network changes {name!r} when it is put into eval mode, so that nothing says "
                         "which of its modes a state is of. Switch that off (merging of low-rank updates)."
                     )
-        model.eval()
+        else:
+            model.eval()
 
     def let_go(self) -> None:
         """Have the layers forget what they kept; all modes stay as they are."""
         for layer in self._layers:
             modes = [(module, module.training) for module in layer.modules()]
-            layer.train()
+            layer.train(True)
             layer.eval()
             for module, mode in modes:
                 module.training = mode
@@ -65,6 +65,22 @@ def used(output: Tensor) -> Iterator[Tensor]:
         if isinstance(leaf, Tensor):
             yield leaf
         left += [before for before, _ in node.next_functions]
+
+
+def _set_mode(model: nn.Module, training: bool) -> None:
+    try:
+        if training:
+            model.train(True)  # some have no default
+        else:
+            model.eval()
+    except Exception as error:
+        mode = "training" if training else "eval"
+        raise UserError(f"The network cannot be put into {mode} mode: {describe(error)}") from error
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether nothing changed; weights that nobody has set yet may be NaN."""
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -31,7 +31,8 @@ class Fleet:
         self.largest = 0
         self._budget = device_budget(bench.device) if engine == "stacked" else None
         self._limit: int | None = None
-        self._pace: float | None = None  # seconds that a member's step took last
+        self._pace: float | None = None  # seconds that a step of all members took last
+        self._count = 0  # of how many
 
     def train(self, members: Sequence[Member], start: int, stop: int) -> Iterator[int]:
         """Train `members` from step `start` to `stop`, in pieces that change no bits.
@@ -42,16 +43,24 @@ class Fleet:
         feed = Feed(self.bench.train, [m.stream for m in members], self.recipe.augmentation)
         at = start
         while at < stop:
-            steps = 1 if self._pace is None else max(int(PIECE / (self._pace * len(members))), 1)
-            last = min(at + steps, stop)
+            last = min(at + self._piece(len(members)), stop)
             began = time.perf_counter()
             self._advance(members, feed, at, last)
-            share = (time.perf_counter() - began) / len(members)
+            seconds = time.perf_counter() - began  # the losses have come from the device: it is done
             for member in members:
-                member.seconds += share
-            self._pace = share / (last - at)
+                member.seconds += seconds / len(members)
+            self._pace, self._count = seconds / (last - at), len(members)
             yield (last - at) * len(members)
             at = last
+
+    def _piece(self, count: int) -> int:
+        """Steps of `count` members that take no longer than a piece should, whatever the engine.
+
+        Fewer than last time may take as long (stacked), and more a multiple of it (one after another).
+        """
+        if self._pace is None:
+            return 1
+        return max(int(PIECE / (self._pace * max(count / self._count, 1.0))), 1)
 
     def _advance(self, members: Sequence[Member], feed: Feed, first: int, last: int) -> None:
         states = [m.state for m in members if m.state is not None]

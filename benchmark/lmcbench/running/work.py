@@ -56,12 +56,12 @@ def run_task(task: Task) -> Iterator[Event]:
     untrained = [cell for cell in unrecorded if trained(cell, folder) is None]
     check_room(family, untrained, bench.model, len(dataset.train), folder)
     folder.claim(family.suite.identity(), dataset.identity())
-    # what training leaves on a network and saves nowhere, nobody has who loads the weights
-    measuring = replace(bench, model=twin(bench.model)) if untrained else bench
-    failure = None
+    measuring, failure = bench, None
     if untrained:
         done = 0.0
         try:
+            # what training leaves on a network and saves nowhere, nobody has who loads the weights
+            measuring = replace(bench, model=twin(bench.model))
             for share in train_family(family, untrained, bench, folder, task.conditions.engine):
                 yield Progress((share - done) * len(untrained) / 2)
                 done = share

@@ -66,7 +66,9 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
             if adaptation is not None:
                 adaptation.change(model)
             for name, weight in model.named_parameters():
-                if weight.dtype != torch.float32:
+                # integers are indices and the like, which nobody trains
+                computes = weight.is_floating_point() or weight.is_complex()
+                if computes and weight.dtype != torch.float32:
                     raise _UnusableError(
                         f"its weight {name!r} is {weight.dtype}. Return it in torch.float32, in which "
                         "networks are evaluated; a recipe's precision says in what they are trained"

@@ -7,11 +7,12 @@ import importlib.util
 import sys
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
 from types import CodeType
 from typing import Any, cast
 
 from lmcbench.errors import UserError, describe
-from lmcbench.spec.architectures import Architecture, fingerprint_of
+from lmcbench.spec.architectures import Architecture, fingerprint_of, source_file
 
 _IMPORTED: dict[str, str] = {}
 """Module -> fingerprint of its file when it was imported here."""
@@ -30,8 +31,14 @@ def _from_module(architecture: Architecture) -> Any:
     where = architecture.name.rpartition(":")[0]
     fingerprint = architecture.fingerprint  # says what is missing, where there is no such module
     if where not in sys.modules:
-        spec = importlib.util.find_spec(where)
-        if spec is not None and type(spec.loader) is SourceFileLoader:
+        try:
+            spec = importlib.util.find_spec(where)  # imports its packages, which may import it themselves
+        except (Exception, SystemExit) as error:
+            raise UserError(f"Module {where} cannot be imported: {describe(error)}") from error
+        if where in sys.modules:
+            path = source_file(architecture.name)
+            _check_unedited(path, path.read_bytes(), fingerprint)
+        elif spec is not None and type(spec.loader) is SourceFileLoader:
             assert spec.origin is not None
             spec.loader = _AsItStands(where, spec.origin, fingerprint)
             _IMPORTED[where] = fingerprint
@@ -88,6 +95,15 @@ class _EditedError(UserError):
     """A network's file is another than when its fingerprint was taken."""
 
 
+def _check_unedited(path: str | Path, source: bytes, fingerprint: str) -> None:
+    """Refuse a file that holds something else than what `fingerprint` was taken of."""
+    if (found := fingerprint_of(source)) != fingerprint:
+        raise _EditedError(
+            f"{path} was edited since it was asked for (fingerprint {fingerprint}, now "
+            f"{found}). Run again, into another folder if this one has cells of it: --out DIR"
+        )
+
+
 class _AsItStands(SourceFileLoader):
     """Loads a file as it is now, where Python would take its compiled copy (and leave one beside it).
 
@@ -106,9 +122,5 @@ class _AsItStands(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         source = self.get_data(self.path)
-        if (found := fingerprint_of(source)) != self.fingerprint:
-            raise _EditedError(
-                f"{self.path} was edited since it was asked for (fingerprint {self.fingerprint}, now "
-                f"{found}). Run again, into another folder if this one has cells of it: --out DIR"
-            )
+        _check_unedited(self.path, source, self.fingerprint)
         return self.source_to_code(source, self.path)
