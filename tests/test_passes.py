@@ -2,13 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 
+from lmcbench.data.dataset import Dataset, ImageSet
 from lmcbench.data.subset import stratified
+from lmcbench.data.transforms import apply
 from lmcbench.results.store import RunFolder, read_records
+from lmcbench.running.bench import prepare
 from lmcbench.running.passes import LEAST, pinned_part
 from lmcbench.running.run import plan_run, run_plan
-from lmcbench.spec.cells import expand
+from lmcbench.spec.cells import expand, families
 from lmcbench.spec.published import parse_suite
+from lmcbench.spec.seeds import derive_seed
 
 LABELS = np.arange(1000) % 10
 EVERYTHING = np.arange(1000)
@@ -76,3 +81,28 @@ def test_a_small_part_of_uneven_views_measures_every_sibling(tmp_path):
     for pair in record.pairs:
         assert {pair.curves[split].n for split in ("train_a", "train_b")} >= {LEAST}
     assert record.protocol["train_eval"]["n"] == record.pairs[0].curves["train"].n > 10
+
+
+COLOURS = (
+    SUITE.replace('name = "dirichlet"\nparams = { concentration = 0.05 }', 'name = "channels"')
+    .replace("siblings = 3", "siblings = 2")
+    .replace("replicates = 1", 'replicates = 1\nevaluations = ["channels-0+2", "rotate-15"]')
+)
+
+
+def test_tests_of_some_channels_take_no_pixels_and_show_what_the_transform_makes():
+    rng = np.random.default_rng(0)
+    splits = [
+        ImageSet(rng.integers(0, 256, (40, 3, 8, 8), dtype=np.uint8), np.arange(40) % 10) for _ in range(2)
+    ]
+    dataset = Dataset("colours", *splits, classes=tuple("abcdefghij"))
+    [family] = families(expand(parse_suite(COLOURS.encode(), "colours.toml")))
+    bench = prepare(family, family.cells, dataset, torch.device("cpu"))
+    items, everything = torch.arange(40), np.arange(40)
+    assert {"channels-0", "channels-0+2", "rotate-15"} < bench.tests.keys()
+    for name, shown in bench.tests.items():
+        images = dataset.test.images
+        seed = derive_seed("uneven", 1, 0, "shift")
+        expected = images if name is None else apply(name, images, everything, seed, dataset.statistics[0])
+        np.testing.assert_array_equal(shown.shown(items).numpy(), expected, err_msg=str(name))
+        assert np.shares_memory(shown.pixels.numpy(), images) == (name != "rotate-15"), name

@@ -91,10 +91,14 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
 
     def test(name: str | None) -> DeviceImages:
         shown = dataset.test if name is None else dataset.shifted.get(name, dataset.test)
-        images = shown.images
+        images, values = shown.images, None
         if name is not None and name not in dataset.shifted:
-            images = transform(name, images, np.arange(len(images)), test_seed, mean)
-        return DeviceImages(images, shown.labels, dataset.statistics, device)
+            values = fill(name, channels=dataset.shape[0], mean=mean)
+            if values is None:
+                images = transform(name, images, np.arange(len(images)), test_seed, mean)
+        # whole channels are replaced batch by batch, without a copy of the images
+        fills, row = (None, None) if values is None else (values[None], np.zeros(len(images), np.int64))
+        return DeviceImages(images, shown.labels, dataset.statistics, device, fills=fills, fill=row)
 
     model = build(family.architecture, dataset.shape, len(dataset.classes), seeds.init[0])
     for checkpoint in {cell.fork.checkpoint for cell in cells if cell.fork.checkpoint is not None}:
