@@ -265,6 +265,18 @@ class Unlike(nn.Linear):
         return x @ self.weight if self.kind == "product" else x + self.weight
 
 
+class Spread(nn.Module):
+    """One unit added to each of eight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow, self.head = nn.Linear(64, 8), nn.Linear(64, 1), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.head(self.wide(x) + self.narrow(x))
+
+
 class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -292,6 +304,7 @@ def chain(*modules: nn.Module) -> nn.Module:
         (chain(nn.Conv2d(1, 4, 1), nn.Flatten(2)), "'1' flattens from axis 2 to -1"),
         (Unlike("product"), r"what 'matmul' \(at 'matmul'\) does to units is not known"),
         (Unlike("sum"), r"what 'weight' \[64, 64\] does to units is not known"),
+        (Spread(), r"8 units meet 1 \(broadcasting\)"),
         (Branching(), "branches on the value 'gt'"),
     ],
 )
