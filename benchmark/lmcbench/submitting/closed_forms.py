@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from lmcbench.board.entries.checks import Found, collect
 from lmcbench.board.entries.manifest import Fault
-from lmcbench.board.entries.soundness import ERROR_SLACK, LOSS_SLACK, Found, collect
+from lmcbench.board.entries.measurements import ERROR_SLACK, LOSS_SLACK
 from lmcbench.board.entries.stored import images
 from lmcbench.ensemble.path import PATH_MEMBERS, path_members
 from lmcbench.results.record import CurveRecord, Record

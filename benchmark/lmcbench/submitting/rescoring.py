@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmcbench.board.entries.manifest import Fault
-from lmcbench.board.entries.soundness import close
+from lmcbench.board.entries.measurements import close
 from lmcbench.board.entries.stored import Logits, classes_of, kept_splits, read_logits, test_splits
 from lmcbench.ensemble.rescore import from_logits
 from lmcbench.errors import UserError, counted

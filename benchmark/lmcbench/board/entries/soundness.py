@@ -1,50 +1,21 @@
-"""Is a record consistent with itself? What follows from its curves is recomputed, the rest bounded."""
+"""Is a record sound: does it keep to its suite, are its measurements consistent, may its values stand?"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from itertools import combinations
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from lmcbench.board.entries.entry import fork_of
+from lmcbench.board.entries.checks import Found, collect
 from lmcbench.board.entries.manifest import Fault
-from lmcbench.board.entries.stored import images
-from lmcbench.errors import UserError
-from lmcbench.results.measures import Curve, barrier, chord_area
-from lmcbench.results.record import BarrierRecord, PairRecord, Record, Score
+from lmcbench.board.entries.measurements import check_pairs, check_siblings, check_soup, check_splits
+from lmcbench.board.entries.terms import check_cost, check_data, check_fork, check_status
+from lmcbench.results.record import Record
 from lmcbench.spec.cells import Cell
-from lmcbench.spec.own import is_path
 from lmcbench.spec.pins import Pins
-from lmcbench.spec.shifted import EVALUATION, is_shifted, parse_shifted
-
-LOSS_SLACK = 1e-3
-"""Relative difference of a loss computed in another batch: fp32 sums in another order, times a margin."""
-
-ERROR_SLACK = 2e-3
-"""Share of images whose top-1 may turn with that rounding, at least one image."""
 
 _ABSOLUTE = re.compile(r"""(?:^|[\s"'(=:])(?:/[\w.-]+/[\w./-]+|[A-Za-z]:\\)""")
-
-_VIEWS = {
-    "train_a": ("view", None),
-    "train_b": (None, "view"),
-    "test_a": (None, None),
-    "test_b": (None, None),
-}
-"""Splits through one sibling's view, and the siblings' splits that their curves end at, if any."""
-
-BARRIER_FIELDS = tuple(BarrierRecord.model_fields)
-
-Found = Iterator[tuple[str, str]]
-"""Field and message of what is wrong."""
-
-
-Check = Callable[[Record, Cell, Pins], Found]
 
 
 def soundness_faults(record: Record, file: str, cell: Cell, pins: Pins) -> list[Fault]:
@@ -53,277 +24,11 @@ def soundness_faults(record: Record, file: str, cell: Cell, pins: Pins) -> list[
     Recomputed exactly: the fields of every barrier, from its curve. Bounded: errors, losses, the ends and
     the middle of curves against siblings and soup, disagreement, steps and FLOPs of training.
     """
-    checks = (_data, _fork, _status, _cost, _splits, _siblings, _pairs, _soup, _leaves)
+    checks = (
+        *(check_data, check_fork, check_status, check_cost),
+        *(check_splits, check_siblings, check_pairs, check_soup, _leaves),
+    )
     return collect(checks, record, file, cell, pins)
-
-
-def collect(checks: Sequence[Check], record: Record, file: str, cell: Cell, pins: Pins) -> list[Fault]:
-    """The faults that some checks find in a record; one that its contents trip up is a fault too."""
-    faults = []
-    for check in checks:
-        try:
-            found = list(check(record, cell, pins))
-        except UserError as error:
-            found = [("data", str(error).rstrip("."))]
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            # extra keys of a record may hold anything
-            found = [("", f"cannot be checked: {type(error).__name__}: {error}")]
-        faults += [Fault(file=file, field=field, message=f"{message}.") for field, message in found]
-    return faults
-
-
-def _data(record: Record, cell: Cell, pins: Pins) -> Found:
-    data = cell.suite.data
-    expected = [
-        ("train", data.name, pins.train, pins.train_n),
-        ("test", data.name, pins.test, pins.test_n),
-    ]
-    for shift in filter(is_shifted, cell.suite.evaluations):
-        pinned = data.shifted_sha256.get(shift)
-        expected.append((f"{EVALUATION}{shift}", parse_shifted(shift).family, pinned, None))
-    for split, name, pinned, n in expected:
-        entries = [entry for entry in record.data if entry.get("split") == split]
-        if len(entries) != 1 or not isinstance(entries[0].get("n"), int) or entries[0]["n"] < 1:
-            yield "data", f"must have one entry of split {split!r} with its number of images"
-            continue
-        [entry] = entries
-        # records name a user's own data by the last part of their path
-        if entry.get("name") != name and not is_path(name):
-            yield f"data.{split}.name", f"found {entry.get('name')!r}, the suite's is {name!r}"
-        if n is not None and entry["n"] != n:
-            yield f"data.{split}.n", f"found {entry['n']}, the suite's has {n}"
-        if pinned is not None and entry.get("sha256") != pinned:
-            yield (
-                f"data.{split}.sha256",
-                f"found {str(entry.get('sha256'))[:16]}, the suite's is {pinned[:16]}: other images",
-            )
-
-
-def _fork(record: Record, cell: Cell, pins: Pins) -> Found:
-    expected = fork_of(cell, images(record, "train"))
-    if record.cost is None:
-        expected = {"epoch": expected["epoch"]}
-    for key, value in expected.items():
-        if getattr(record.fork, key) != value:
-            yield f"fork.{key}", f"found {getattr(record.fork, key)}, must be {value}"
-
-
-def _status(record: Record, cell: Cell, pins: Pins) -> Found:
-    if record.status == "failed":
-        yield "status", f"a failed cell is no result ({record.reason}); run it again"
-    if record.status == "ok":
-        if record.reason is not None:
-            yield "reason", "must be null for a cell that is ok"
-        if len(record.siblings) != cell.networks:
-            yield "siblings", f"found {len(record.siblings)}, the cell has {cell.networks}"
-        pairs = [(pair.i, pair.j) for pair in record.pairs]
-        if pairs != list(combinations(range(cell.networks), 2)):
-            yield "pairs", f"found {pairs}, must be all of {cell.networks} siblings"
-        if (record.ensemble is None or record.soup is None) and cell.networks > 1:
-            yield "ensemble" if record.ensemble is None else "soup", "must not be null for a cell that is ok"
-        if not isinstance(record.protocol.get("calibration"), dict):
-            yield "protocol.calibration", "is missing"
-        else:
-            yield from _calibration(record.protocol["calibration"], cell)
-        return
-    if not record.reason:
-        yield "reason", f"must say why the cell is {record.status}"
-    for field in ("siblings", "pairs"):
-        if getattr(record, field):
-            yield field, f"must be empty for a cell that is {record.status}"
-    for field in ("ensemble", "soup"):
-        if getattr(record, field) is not None:
-            yield field, f"must be null for a cell that is {record.status}"
-
-
-def _calibration(found: Mapping[str, Any], cell: Cell) -> Found:
-    protocol = cell.suite.protocol
-    if not 1 <= found["n"] <= protocol.calibration:
-        yield "protocol.calibration.n", f"found {found['n']}, the suite asks for {protocol.calibration}"
-    if found.get("batches") != protocol.calibration_batches:
-        yield (
-            "protocol.calibration.batches",
-            f"found {found.get('batches')}, the suite asks for {protocol.calibration_batches}",
-        )
-
-
-def train_steps(cell: Cell, n: int) -> int:
-    """Optimizer steps of all networks of a cell on `n` training images, a shared trunk counted once."""
-    fork_step = cell.fork.step(cell.recipe.steps_per_epoch(n))
-    return fork_step + cell.networks * (cell.length(n) - fork_step)
-
-
-def _cost(record: Record, cell: Cell, pins: Pins) -> Found:
-    cost = record.cost
-    if cost is None:
-        if record.status == "ok":
-            yield "cost", "must not be null for a cell that is ok"
-        return
-    steps = train_steps(cell, images(record, "train"))
-    if cost.train_steps != steps:
-        yield "cost.train_steps", f"found {cost.train_steps:,}, the suite's recipe takes {steps:,}"
-    floor = _flop_floor(record, cell) * steps
-    if cost.train_flop < floor or cost.train_flop <= 0:
-        yield "cost.train_flop", f"found {cost.train_flop:.4g}, the arithmetic's floor is {floor:.4g}"
-    if cost.train_steps > 0 and cost.train_flop < 2**53 and cost.train_flop % cost.train_steps:
-        yield "cost.train_flop", f"found {cost.train_flop!r}, not a whole number for each of the steps"
-    for field in ("train_s", "eval_s", "peak_bytes"):
-        if getattr(cost, field) < 0:
-            yield f"cost.{field}", f"found {getattr(cost, field)}, must not be negative"
-    if record.architecture.params is None or record.architecture.params < 1:
-        yield "architecture.params", f"found {record.architecture.params}, must be at least 1"
-
-
-def _flop_floor(record: Record, cell: Cell) -> float:
-    """The least floating point operations of one step of one network.
-
-    A weight of a matrix product or convolution takes a multiplication and an addition for each image
-    forward, and again for its gradient: 4 B. Half of that allows for the weights that enter no product
-    (biases, normalisation, positions). A user's factory may share or skip weights, so it has no floor.
-    """
-    if cell.architecture.source in ("lmcbench", "timm"):
-        return 2.0 * cell.recipe.batch_size * (record.architecture.params or 0)
-    return 0.0
-
-
-# --- siblings and curves -------------------------------------------------------------------------
-
-
-def _score(score: Score, field: str, n: int | None) -> Found:
-    if not 0 <= score.error <= 1:
-        yield f"{field}.error", f"found {score.error}, must lie in [0, 1]"
-    elif n is not None and not _whole(score.error * n):
-        yield f"{field}.error", f"found {score.error}, no whole number of {n} images"
-    if score.loss < 0:
-        yield f"{field}.loss", f"found {score.loss}, a cross-entropy is never negative"
-    if not 0 <= score.ece <= 1:
-        yield f"{field}.ece", f"found {score.ece}, must lie in [0, 1]"
-
-
-def _whole(x: float) -> bool:
-    return abs(x - round(x)) < 1e-6 * max(1.0, abs(x))
-
-
-def _tested(record: Record, split: str) -> int | None:
-    """Images of a test split; None of one whose images are not counted in the record's data."""
-    return images(record, split) if split.partition(":")[0] in ("test", "test_a", "test_b") else None
-
-
-def _splits(record: Record, cell: Cell, pins: Pins) -> Found:
-    """Everything is measured on the suite's splits: a further one would be averaged with them, and logits
-    are kept by how many there are.
-    """
-    tests = {"test", *(f"{EVALUATION}{name}" for name in cell.suite.evaluations)}
-    held: list[tuple[str, Collection[str], set[str]]] = []
-    for s, sibling in enumerate(record.siblings):
-        held.append((f"siblings.{s}.splits", sibling.splits, {"train", "view", *tests}))
-    for p, pair in enumerate(record.pairs):
-        views = set(_VIEWS) & pair.curves.keys()
-        held.append((f"pairs.{p}.curves", pair.curves, {"train", *tests, *views}))
-        held.append((f"pairs.{p}.disagreement", pair.disagreement, tests))
-    held += [
-        (field, found, tests)
-        for field, found in (("ensemble", record.ensemble), ("soup", record.soup))
-        if found is not None
-    ]
-    for field, found, wanted in held:
-        for split in sorted(wanted ^ set(found)):
-            yield field, f"split {split!r} is {'missing' if split in wanted else 'none of the suite'}"
-
-
-def _siblings(record: Record, cell: Cell, pins: Pins) -> Found:
-    for s, sibling in enumerate(record.siblings):
-        for kind, scores in (("splits", sibling.splits), ("as_trained", sibling.as_trained or {})):
-            for split, score in scores.items():
-                yield from _score(score, f"siblings.{s}.{kind}.{split}", _tested(record, split))
-        if sibling.train_loss < 0:
-            yield f"siblings.{s}.train_loss", f"found {sibling.train_loss}, never negative"
-
-
-def _pairs(record: Record, cell: Cell, pins: Pins) -> Found:
-    for p, pair in enumerate(record.pairs):
-        field = f"pairs.{p}"
-        curves: dict[str, Curve] = {}
-        for kind, held in (("curves", pair.curves), ("curves_uncalibrated", pair.curves_uncalibrated or {})):
-            for split, points in held.items():
-                place = f"{field}.{kind}.{split}"
-                try:
-                    built = Curve(cell.suite.protocol.grid, points.loss, points.error, points.n)
-                except UserError as error:
-                    yield place, str(error).removeprefix("Curve: ").rstrip(".")
-                    continue
-                if kind == "curves":
-                    curves[split] = built
-                yield from _curve(built, place, _tested(record, split))
-        for split, curve in curves.items():
-            again = asdict(barrier(curve))
-            for name in BARRIER_FIELDS:
-                found = getattr(pair.barriers[split], name)
-                if found != again[name]:
-                    yield f"{field}.barriers.{split}.{name}", f"found {found}, its curve gives {again[name]}"
-            areas = (pair.area or {}).get(split)
-            for kind, values in (("loss", curve.loss), ("error", curve.error)):
-                area = chord_area(curve.alphas, values)
-                if areas is not None and not close(areas.get(kind), area):
-                    yield f"{field}.area.{split}.{kind}", f"found {areas.get(kind)}, its curve gives {area}"
-        yield from _ends(record, pair, field, curves)
-        yield from _disagreement(record, pair, field)
-
-
-def _curve(curve: Curve, field: str, n: int | None) -> Found:
-    if n is not None and curve.n != n:
-        yield f"{field}.n", f"found {curve.n}, the test set has {n} images"
-    if curve.error.min() < 0 or curve.error.max() > 1:
-        yield f"{field}.error", "holds a value outside [0, 1]"
-    elif not all(_whole(value * curve.n) for value in curve.error):
-        yield f"{field}.error", f"holds a value that is no whole number of {curve.n} images"
-    if curve.loss.min() < 0:
-        yield f"{field}.loss", "holds a negative value; a cross-entropy is never negative"
-
-
-def _ends(record: Record, pair: PairRecord, field: str, curves: Mapping[str, Curve]) -> Found:
-    """A curve begins and ends at its siblings and, between two, passes the soup at its middle."""
-    a, b = record.siblings[pair.i].splits, record.siblings[pair.j].splits
-    for split, curve in curves.items():
-        first, last = _VIEWS.get(split, (split, split))
-        known = [(0, "alpha 0", a.get(first or "")), (-1, "alpha 1", b.get(last or ""))]
-        if len(record.siblings) == 2 and record.soup is not None:
-            known.append((len(curve.alphas) // 2, "alpha 1/2", record.soup.get(split)))
-        for at, where, score in known:
-            if score is None:
-                continue
-            who = "the soup" if where == "alpha 1/2" else f"sibling {pair.i if at == 0 else pair.j}"
-            for kind, slack in (
-                ("loss", LOSS_SLACK * (1 + abs(score.loss))),
-                ("error", max(1 / curve.n, ERROR_SLACK) + 1e-9),
-            ):
-                found = float(getattr(curve, kind)[at])
-                if abs(found - getattr(score, kind)) > slack:
-                    yield (
-                        f"{field}.curves.{split}.{kind}",
-                        f"found {found} at {where}, {who} has {getattr(score, kind)}",
-                    )
-
-
-def _disagreement(record: Record, pair: PairRecord, field: str) -> Found:
-    """|err_A - err_B| <= d <= err_A + err_B, up to images on which rounding to fp16 makes a tie."""
-    for split, d in pair.disagreement.items():
-        place = f"{field}.disagreement.{split}"
-        if not 0 <= d <= 1:
-            yield place, f"found {d}, must lie in [0, 1]"
-            continue
-        scores = [record.siblings[s].splits.get(split) for s in (pair.i, pair.j)]
-        if scores[0] is None or scores[1] is None:
-            continue
-        a, b = scores[0].error, scores[1].error
-        slack = 2 * max(1 / images(record, split), ERROR_SLACK)
-        if not abs(a - b) - slack <= d <= a + b + slack:
-            yield place, f"found {d}, with errors {a} and {b} it lies in [{abs(a - b)}, {a + b}]"
-
-
-def _soup(record: Record, cell: Cell, pins: Pins) -> Found:
-    for split, score in (record.soup or {}).items():
-        yield from _score(score, f"soup.{split}", _tested(record, split))
 
 
 def _leaves(record: Record, cell: Cell, pins: Pins) -> Found:
@@ -344,10 +49,3 @@ def _walk(value: Any, place: str) -> Iterator[tuple[str, Any]]:
             yield from _walk(inner, f"{place}.{i}")
     else:
         yield place, value
-
-
-def close(found: float | None, expected: float | None) -> bool:
-    """Equal up to the last digits of exp and of sums, which NumPy orders by what the CPU can do."""
-    if found is None or expected is None:
-        return found is expected
-    return bool(np.isclose(found, expected, rtol=1e-9, atol=1e-9))
