@@ -64,7 +64,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Progress:
-    """Work done since the last event; a cell is 1, half of it training."""
+    """Work done since the last event; a cell is 1, part of it training."""
 
     cells: float
 

@@ -24,6 +24,7 @@ from lmcbench.results.record import Record, Status
 from lmcbench.results.store import RunFolder, write_atomic
 from lmcbench.running.bench import Workbench, prepare
 from lmcbench.running.cell import Measured, measure_cell
+from lmcbench.running.effort import training_share
 from lmcbench.running.family import train_family, trained
 from lmcbench.running.probing import add_measures
 from lmcbench.running.room import check_room
@@ -57,19 +58,20 @@ def run_task(task: Task) -> Iterator[Event]:
     check_room(family, untrained, bench.model, len(dataset.train), folder)
     folder.claim(family.suite.identity(), dataset.identity())
     measuring, failure = bench, None
+    training = training_share(untrained, bench) if untrained else 0.0
     if untrained:
         done = 0.0
         try:
             # what training leaves on a network and saves nowhere, nobody has who loads the weights
             measuring = replace(bench, model=twin(bench.model))
             for share in train_family(family, untrained, bench, folder, task.conditions.engine):
-                yield Progress((share - done) * len(untrained) / 2)
+                yield Progress((share - done) * len(untrained) * training)
                 done = share
         except UserError:
             raise
         except Exception as error:
             failure = f"training failed: {describe(error)}"
-        yield Progress((1 - done) * len(untrained) / 2)
+        yield Progress((1 - done) * len(untrained) * training)
     for cell in family.cells:
         give_back_memory()
         if cell in unrecorded:
@@ -77,7 +79,7 @@ def run_task(task: Task) -> Iterator[Event]:
             write_atomic(folder.record(cell.key), record.to_json())
         if task.measures and cell.probed:
             add_measures(cell, measuring, folder, task.measures)
-        yield Progress(0.5 if cell in untrained else 1.0)
+        yield Progress(1 - training if cell in untrained else 1.0)
         yield Finished(cell.key)
 
 
