@@ -1,5 +1,6 @@
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -461,10 +462,26 @@ def test_the_jpeg_copy_has_suites_of_its_own_that_differ_in_name_and_data_alone(
 
 def test_cifar10_shift_covers_every_kind_of_normalisation():
     names = {a.name for a in load_suite("cifar10-shift").architectures if a.source == "timm"}
-    assert names >= {"resnet18", "convnext_atto", "nf_resnet26", "vit_tiny_patch16_224", "mixer_s16_224"}
+    assert names >= {"resnet18", "convnext_atto", "nf_regnet_b0", "vit_tiny_patch16_224", "mixer_s16_224"}
     assert len(names) >= 6
     plain = [a.kwargs.get("norm", True) for a in load_suite("cifar10-shift").architectures if "vgg" in a.name]
     assert plain == [True, False]
+
+
+TUNING = Path(__file__).parents[2] / "suites" / "tuning"
+
+
+def test_the_looks_at_the_jpeg_recipes_look_at_the_recipes_of_the_suite():
+    """All at full length; some cut to four epochs, with less warm-up and less precision."""
+    ours = load_suite("cifar10-jpeg-shift")
+    full, short = (load_suite(str(TUNING / f"cifar10-jpeg{name}.toml")) for name in ("", "-short"))
+    same = {"recipes", "architectures", "floor"}
+    assert full.model_dump(include=same) == ours.model_dump(include=same)
+    networks = {a.model_copy(update={"recipe": ""}).label: a.recipe for a in ours.architectures}
+    for network in short.architectures:
+        recipe, whole = short.recipes[network.recipe], ours.recipes[networks[network.label]]
+        cut = {"epochs": 4, "warmup_epochs": min(whole.warmup_epochs, 1), "precision": recipe.precision}
+        assert recipe == whole.model_copy(update=cut)
 
 
 def test_fork_long_has_the_published_length():
