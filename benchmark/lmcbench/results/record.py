@@ -44,15 +44,46 @@ class BarrierRecord(Fields, Barrier):  # type: ignore[misc]  # fields alone are 
 
 
 class SiblingRecord(Fields):
-    """One sibling; splits `train` (all siblings' items), `view` (its own), `test`."""
+    """One sibling; splits `train` (all siblings' items), `view` (its own), `test`.
+
+    Where the suite measures on a part of the training items (`train_eval`), `view` is what the sibling sees
+    of that part; a pair's `train_a` and `train_b` are the same of its two siblings.
+    """
 
     splits: dict[str, Score] = Field(description="normalisation statistics recalibrated")
     as_trained: dict[str, Score] | None = Field(description="statistics as trained; null without such layers")
-    train_loss: float = Field(description="mean mini-batch loss of the last epoch, nats")
+    train_loss: float = Field(
+        description="mean mini-batch loss, nats, of the last epoch: floor(N/B) steps, N of the full set"
+    )
 
 
 class PairRecord(Fields):
-    """The line between siblings i and j."""
+    """The line between siblings i and j.
+
+    Further measures add keys of their own; a measure that could not be taken holds `skipped`, the reason.
+    Their images are stratified parts of the training items (`train`) and of test sets, `n` of them.
+    Statistics are recalibrated on the list of `protocol.calibration`, as those of `curves` are; losses are in
+    nats, errors fractions, lengths Euclidean over the parameters.
+
+    - `curvature`: `loss` and `error` on the line; `predicted` (as published) and `predicted_with_gradients`
+      (nats, statistics held fixed at each end); `hessian` of the mean loss at three alphas: `top`
+      eigenvalues with their `residuals` |H v - value v|, and `trace` as the mean of `probes` Rademacher
+      products with its `trace_standard_error`.
+    - `layers`: by layer, the curves where it alone moves, `from_a` (others those of A) and `from_b` (its
+      alpha 0 is B, its alpha 1 is B with this layer of A), and the published prediction on each of these
+      lines; `cumulative`: A with its first (`from_input`) or last (`from_output`) 0, 1, ... layers B's.
+    - `landscape`: at every logged `step`, the line between the siblings, their distances, angle and cosine at
+      the fork, and `length_a`, `length_b`: of their ways so far, straight from one logged state to the next.
+    - `plane`: coordinates `x` (towards A) and `y` in units of the weights with the fork at 0; `loss[i][j]`
+      and `error[i][j]` at `y[i]`, `x[j]`; `anchors`: fork, A and B.
+    - `repair`: the lines with statistics `blended` as they are, and `repaired`: taken anew on the
+      calibration list in networks with BatchNorm; elsewhere pre-activations are given blended means and
+      deviations (REPAIR), those over the measure's own `train` images.
+    - `align`: the lines to B with its units permuted to match A, `aligned` (statistics recalibrated) and
+      `aligned_and_repaired` (as under `repair`); `distance` between the two, `distance_before` of A and B.
+    - `features`: linear CKA of penultimate features by split: between the `siblings`, and of every alpha
+      with either end (`to_a`, `to_b`).
+    """
 
     i: int
     j: int
@@ -120,7 +151,10 @@ class ForkRecord(Fields):
 class CostRecord(Fields):
     """What the cell cost. A trunk or fleet that cells share is counted in each by its own steps."""
 
-    train_flop: float = Field(description="floating point operations of training, trunk counted once")
+    train_flop: float = Field(
+        description="floating point operations of training, trunk counted once: of matrix products and "
+        "convolutions, 2 a multiply-add, forward and backward (no gradient of the images)"
+    )
     train_steps: int = Field(description="optimizer steps, trunk counted once")
     train_s: float = Field(description="device-seconds: the fleet's wall time in proportion to steps")
     eval_s: float = Field(description="seconds of measuring")
@@ -140,13 +174,23 @@ class Record(Fields):
     shift: ShiftRecord
     fork: ForkRecord
     replicate: int
-    seeds: dict[str, Any]
+    seeds: dict[str, Any] = Field(
+        description="of this replicate; `init`, `order`, `augment` and `layer` by index, the trunk's first. "
+        "Test images under evaluation shift are drawn by `shift` of replicate 0, in every replicate"
+    )
     data: list[dict[str, Any]]
     views_digest: str | None
-    protocol: dict[str, Any]
+    protocol: dict[str, Any] = Field(
+        description="`alphas`; of the `calibration` list and of the part of the training items that train "
+        "splits are (`train_eval`, not there where they are all), `n` and the sha256 of their positions as "
+        "canonical JSON: the former by class, the latter sorted"
+    )
     siblings: list[SiblingRecord]
     pairs: list[PairRecord]
-    ensemble: dict[str, dict[str, float | None]] | None
+    ensemble: dict[str, dict[str, float | None]] | None = Field(
+        description="keys of `compare_predictions` per test split, from the stored fp16 logits: "
+        "`accuracy_mean` may be an image or two from the `error` of the siblings, which is of the fp32 logits"
+    )
     soup: dict[str, Score] | None
     functions: dict[str, dict[str, Any]] | None = Field(
         default=None,
@@ -156,8 +200,11 @@ class Record(Fields):
     noise: dict[str, Any] | None = Field(
         default=None,
         description="`views`: images in each sibling's view; `g` on it, lr (N/B - 1), and `g_momentum`, that "
-        "over 1 - momentum; `gradient`: gradient covariance at the fork, within and between views (nats^2 "
-        "per squared unit of the weights), null without a fork",
+        "over 1 - momentum (of one network: those of the siblings it is compared with, while it sees all "
+        "they see); `gradient`: covariance of the gradients of 300 images at the fork, nats^2 per squared "
+        "unit of the weights, null without a fork: of each of `views` and of their `union` its `trace`, "
+        "`norm2` of the mean gradient and `scale`, the ratio of the two, in images; `between`: the part of "
+        "the union's trace that lies between the views, and `between_share` of it",
     )
     evidence: dict[str, Any] | None
     cost: CostRecord | None

@@ -69,7 +69,8 @@ class Protocol(Part):
     train_eval: int | None = Field(
         default=None,
         ge=1,
-        description="training items, stratified, that train curves are taken on; null: all",
+        description="training items, stratified, that train curves are taken on, and more where a view "
+        "would have fewer than 10 among them; null: all",
     )
 
     @field_validator("alphas")
