@@ -389,25 +389,32 @@ def test_the_baseline_is_in_no_pooled_effect():
 
 
 def test_layers():
-    def layer(predicted, measured):
-        line, guess = {"loss": [0, measured, 0]}, [0, predicted, 0]
-        return {"from_a": line, "from_b": line, "predicted_from_a": guess, "predicted_from_b": guess}
+    def records(line):
+        def layer(k, rank):
+            found, guess = {"loss": line(rank)}, [0, -k, 0]
+            return {"from_a": found, "from_b": found, "predicted_from_a": guess, "predicted_from_b": guess}
 
-    records = [
-        changed(
-            r,
-            pairs__0__layers={
-                "alphas": [0, 0.5, 1],
-                "layers": {f"{k}": layer(-k, rank) for k, rank in enumerate(ORDERS[r.replicate])},
-            },
-        )
-        for r in cells()
-    ]
-    found = the("layer-ranking", records)
+        return [
+            changed(
+                r,
+                pairs__0__layers={
+                    "alphas": [0, 0.5, 1],
+                    "layers": {f"{k}": layer(k, rank) for k, rank in enumerate(ORDERS[r.replicate])},
+                },
+            )
+            for r in cells()
+        ]
+
+    hills = records(lambda rank: [0, rank, 0])
+    found = the("layer-ranking", hills)
     assert (found.effect.mean, found.verdict) == (pytest.approx(-2.8 / 3), "contrary")
-    [barrier, rise] = follows(records)
+    [barrier, rise] = follows(hills)
     assert (barrier.over, barrier.points, barrier.correlation) == ("layers: barrier", 8, found.effect)
     assert rise.over == "layers: rise above the start"
+    assert rise.correlation.mean == pytest.approx(-2.8 / 3)
+    # a layer that only lowers the loss has its rank too, and the end is not inside
+    [_, rise] = follows(records(lambda rank: [9, 8 - rank, 9]))
+    assert rise.correlation.mean == pytest.approx(2.8 / 3)
 
 
 def test_between_view_noise():

@@ -437,6 +437,10 @@ def test_a_spreadsheet_runs_no_title():
     [
         (0.1234, False, "12.3"),
         (0.12345, False, "12.3"),
+        (0.12348, False, "12.3"),  # rounded once, not to 12.35 first
+        (-0.12348, False, "−12.3"),
+        (0.0057, False, "0.6"),
+        (0.1235 - 1e-12, False, "12.4"),
         (0.1235, False, "12.4"),
         (-0.0004, True, "0.0"),
         (-0.0005, True, "−0.1"),

@@ -272,7 +272,8 @@ def test_resnet18_with_a_small_stem_is_the_usual_one_of_cifar():
 
 
 @pytest.mark.parametrize(
-    ("name", "downsampled"), [("regnetx_002", 16), ("convnext_atto", 8), ("nf_resnet26", 8), ("nf_regnet_b0", 16), ("resnet18", 8)]
+    ("name", "downsampled"),
+    [("regnetx_002", 16), ("convnext_atto", 8), ("nf_resnet26", 8), ("nf_regnet_b0", 16), ("resnet18", 8)],
 )
 def test_a_small_stem_keeps_the_resolution_and_follows_the_seed(name, downsampled):
     model = adapted(name, "small-stem")

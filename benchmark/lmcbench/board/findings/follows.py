@@ -71,7 +71,8 @@ def rank_layers(cells: Cells, *, rise: bool = False) -> Iterator[Ranked]:
 
     Args:
         cells: those with `layers` count.
-        rise: measured is how far the loss rises above the start, instead of above the chord.
+        rise: measured is how far the loss rises above the start, instead of above the chord; less than 0
+            where it only falls.
     """
     for record in cells.forked():
         found = held(record, "layers")
@@ -80,9 +81,9 @@ def rank_layers(cells: Cells, *, rise: bool = False) -> Iterator[Ranked]:
         points = []
         for layer in found["layers"].values():
             for end in ("from_a", "from_b"):
-                loss = layer[end]["loss"]
-                measured = max(loss) - loss[0] if rise else interior(excess(found["alphas"], loss))
-                points.append((interior(np.array(layer[f"predicted_{end}"])), measured))
+                loss = np.array(layer[end]["loss"])
+                above = loss - loss[0] if rise else excess(found["alphas"], loss)
+                points.append((interior(np.array(layer[f"predicted_{end}"])), interior(above)))
         yield from _ranked(record.replicate, (*line_of(record), record.fork.name), points)
 
 

@@ -197,8 +197,8 @@ def _number(value: float | None, unit: str) -> str:
     if value is None:
         return "–"
     scaled, digits = (100 * value, 2) if unit.startswith("points") else (value, 3)
-    # adding 0.0 keeps a rounded zero from showing a minus
-    return f"{round(scaled, digits) + 0.0:+.{digits}f}"
+    # -0.00 is less than zero: an interval from there on holds zero; zero but for rounding has no sign
+    return f"{scaled if abs(scaled) > ROUNDING else 0.0:+.{digits}f}"
 
 
 def _heading(text: str, style: str) -> str:

@@ -10,7 +10,7 @@ from tabulate import tabulate
 from lmcbench.board.entries.submission import Meta
 from lmcbench.board.entries.trust import TrustLevel
 from lmcbench.board.pages import words
-from lmcbench.board.pages.payload import UNIT
+from lmcbench.board.pages.payload import cut
 from lmcbench.board.pages.scores import COLUMNS, Column
 from lmcbench.board.pages.standings import Standing, SuiteTable
 from lmcbench.board.stability import Onset, StabilityPoint
@@ -134,7 +134,7 @@ def number(value: Estimate, column: Column, n: int) -> str:
 
 def tenths(fraction: float, *, sign: bool = False) -> str:
     """A fraction in percent with one digit, rounded as the page does, from whole units: 0.1234 -> 12.3."""
-    whole = round(fraction / UNIT)
+    whole = cut(fraction)
     digits = (abs(whole) + 5) // 10
     mark = "" if digits == 0 else "−" if whole < 0 else "+" if sign else ""
     return f"{mark}{digits // 10}.{digits % 10}"

@@ -1,13 +1,14 @@
 """Tables in, the JSON value out that the page draws from: whole numbers and packed curves, to stay small.
 
-Fractions are in units of `UNIT` (0.01 percentage points), losses of `LOSS_UNIT`, FLOPs of `FLOP_UNIT`. An
-estimate is `[mean]`, `[mean, half]` or, of other replicates than the row's n, `[mean, half or null, n]`; null
-is what was not measured.
+Fractions are in units of `UNIT` (0.01 percentage points), losses of `LOSS_UNIT`, both cut off (see `cut`);
+FLOPs of `FLOP_UNIT`. An estimate is `[mean]`, `[mean, half]` or, of other replicates than the row's n,
+`[mean, half or null, n]`; null is what was not measured.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import product
@@ -221,9 +222,17 @@ def _estimate(value: Estimate, n: int, unit: float) -> list[Any] | None:
     return found
 
 
+def cut(value: float, unit: float = UNIT) -> int:
+    """A value in whole units, what is less than one cut off.
+
+    Rounded here, it would be rounded twice where less digits are shown: 74.648 to 74.65 to 74.7.
+    """
+    return math.trunc(round(value / unit, 6))  # 0.57 / 1e-4 is 5699.999999999999
+
+
 def _whole(value: float, unit: float) -> int:
-    """In whole units; large numbers to four digits."""
-    return int(float(f"{round(value / unit):.4g}")) if unit == FLOP_UNIT else round(value / unit)
+    """In whole units, FLOPs to four digits."""
+    return int(float(f"{round(value / unit):.4g}")) if unit == FLOP_UNIT else cut(value, unit)
 
 
 def _band(band: Band | None, with_half: bool) -> list[Any] | None:

@@ -158,9 +158,9 @@ def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
             "over replicates (n) ± half-width of the 95 % Student t interval, none for n = 1 and where "
             "replicates are all equal. Layers are ranked within a cell, and a replicate's cells averaged.",
             "Ranked are cells that leave the trunk, no independent networks. Predicted and measured is the "
-            "greatest inside the line, 0 < alpha < 1, signed; training loss on the pinned images. The rise "
-            "above the start is that of the whole line: layers that never raise the loss are tied at 0, and "
-            "cells where none does are left out.",
+            "greatest inside the line, 0 < alpha < 1, signed; training loss on the pinned images. The "
+            "barrier is over the chord; the rise is over the start, and less than 0 for a layer that only "
+            "lowers the loss.",
         ]
         tables.append(_Table("Does the second-order form follow the barrier?", pd.DataFrame(rows), notes))
     return tables
