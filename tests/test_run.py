@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -285,7 +286,11 @@ def test_a_torn_record_and_a_lost_checkpoint_are_made_again(whole, tmp_path):
     torn.write_bytes(content[: len(content) // 2])
     lost.unlink()
     folder.sibling(lost.stem, 1).unlink()
+    killed = folder.records / f".{torn.name}.7.partial"
+    killed.write_bytes(content[:9])
+    os.utime(killed, (0, 0))
     events = work(suite(), tmp_path / "r", Selection(architectures=["lmc_mlp*"]))
+    assert not killed.exists()
     assert {e.key for e in events if isinstance(e, Finished)} == {torn.stem, lost.stem}
     expected = measures(root)
     assert measures(tmp_path / "r") == {k: expected[k] for k in measures(tmp_path / "r")}
