@@ -183,6 +183,20 @@ def test_a_finished_run_has_nothing_to_do(lmcbench, tmp_path):
     assert table.startswith("# toy version 1\n\n### Error barrier")
 
 
+def test_a_folders_page_shows_all_that_it_holds_whatever_was_asked_for_last(lmcbench, tmp_path):
+    (tmp_path / "toy.toml").write_text(SUITE_TOML)
+    write_run(tmp_path / "out", [make_record(cell) for cell in expand(toy_suite())])
+    code, out, _ = lmcbench("run", "toy.toml", "--out", "out", "--arch", "lmc_linear", "--replicates", "1")
+    assert code == 0
+    assert "toy version 1: 12 cells" in out
+    assert "lmc_mlp" not in out
+    assert "are in out, the table of all its 48 cells in out/leaderboard.md." in out
+    page = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert page.count("| lmc_mlp") == page.count("| lmc_linear") > 0
+    assert lmcbench("run", "toy.toml", "--out", "out")[0] == 0
+    assert (tmp_path / "out" / "leaderboard.md").read_text() == page
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 
