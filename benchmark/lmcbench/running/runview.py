@@ -112,7 +112,7 @@ class RunView:
         )
 
     def conclude(self) -> int:
-        """Print the tables of what was asked for, and store those of all that the folder holds; the exit code.
+        """Print the tables of what was asked for, store those of all that the folder holds; the exit code.
 
         Raises:
             UserError: for a record of another cell in the folder that no table can hold.
