@@ -361,6 +361,10 @@ def test_the_leaderboard_is_exported_and_left_alone(lmcbench, tmp_path):
     after = content(tmp_path)
     lines = after.pop((tmp_path / "numbers.csv").relative_to(tmp_path)).decode().splitlines()
     assert (len(lines), after) == (3, before)
+    code, out, err = lmcbench("leaderboard", "--csv", "-")
+    assert (code, out.splitlines(), err) == (0, lines, "")
+    (tmp_path / "numbers.csv").unlink()
+    assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -370,6 +374,7 @@ def test_the_leaderboard_is_exported_and_left_alone(lmcbench, tmp_path):
         (("run", "--json"), "are of the leaderboard, not of one run"),
         (("--check", "--json"), "--check writes nothing"),
         (("--check", "--csv", "x.csv"), "--check writes nothing"),
+        (("--json", "--csv", "-"), "--json and --csv - both print"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(lmcbench, tmp_path, arguments, message):
