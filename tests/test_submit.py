@@ -71,7 +71,10 @@ def test_a_whole_run_is_complete_and_its_files_are_copied_as_they_are(board):
     for folder in ("records", "predictions"):
         for path in (made.folder / folder).iterdir():
             assert path.read_bytes() == (linear_run() / folder / path.name).read_bytes()
-    assert verify(made.folder).sound
+    checked = verify(made.folder)
+    assert checked.sound
+    [size] = [claim for claim in checked.claimed if "FLOPs" in claim]
+    assert size.endswith("FLOPs of a step beyond the floor that follows from it")
     assert content(linear_run()) == before
     assert [p.name for p in (board / "submissions").iterdir()] == ["linear"]
     assert made.bytes == sum(map(len, content(made.folder).values())) < 5e6
@@ -403,6 +406,8 @@ def test_an_own_networks_source_is_part_of_its_submission(board, own_run, tmp_pa
         assert meta.architecture.sha256 == sha256(NETWORK.encode()).hexdigest()
         assert meta.architecture.label == "mine.py:tiny"
         assert verify(folder).sound
+        [size] = [claim for claim in verify(folder).claimed if "FLOPs" in claim]
+        assert "which have no floor in a network of the author's own" in size
     with monkeypatch.context() as patch:
         patch.setattr(enclosures, "imports_beside", lambda file: ["blocks.py"])
         refused(board, "mine.py imports blocks.py beside it, which is no part of", own_run, "--name", "d")

@@ -46,6 +46,13 @@ CLAIMED = (
     "seconds, memory, versions and device",
 )
 
+SIZE = "the network's number of weights, and its FLOPs of a step beyond the floor that follows from it"
+OWN_SIZE = (
+    "the network's number of weights and its FLOPs of a step, which have no floor in a network of the "
+    "author's own (they are the same in all cells)"
+)
+"""What cannot be told without building the network, which would run submitted code."""
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -265,7 +272,8 @@ class _Verifier:
         rescored = rescore(self.records, contents, pins)
         self.faults += rescored.faults
         self.rescored += rescored.rescored
-        self.claimed += [*CLAIMED, *rescored.claimed]
+        size = OWN_SIZE if entry.architecture.source in ("file", "module") else SIZE
+        self.claimed += [*CLAIMED, size, *rescored.claimed]
         self.notes += provenance_notes(records)
         if meta.reproduces is None:
             self.notes += rank_notes(records)
