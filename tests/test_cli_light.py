@@ -183,6 +183,42 @@ def test_a_finished_run_has_nothing_to_do(lmcbench, tmp_path):
     assert table.startswith("# toy version 1\n\n### Error barrier")
 
 
+def test_what_a_suite_lacks_is_had_by_a_copy_of_its_file(lmcbench, tmp_path):
+    for asked in (["--fork", "2"], ["--shift", "classes"], ["--recipe", "own"]):
+        code, out, err = lmcbench("run", "digits", *asked)
+        assert (code, out) == (2, "")
+        assert err.endswith(
+            "With another it is another suite: lmcbench suites digits --toml > mine.toml, change it there "
+            "with its name, and run that file.\n"
+        )
+    code, out, err = lmcbench("suites", "digits", "--toml")
+    assert (code, err) == (0, "")
+    (tmp_path / "mine.toml").write_text(out)
+    assert load_suite("mine.toml") == load_suite("digits")
+    mine = out.replace('name = "digits"', 'name = "mine"', 1).replace("forks = [0, ", "forks = [0, 2, ")
+    (tmp_path / "mine.toml").write_text(mine)
+    code, out, err = lmcbench("run", "mine.toml", "--fork", "2", "--dry-run")
+    assert (code, err) == (0, "")
+    _, _, err = lmcbench("run", "mine.toml", "--fork", "7")
+    assert "another suite: copy its file, change it there with its name, and run that file." in err
+    for asked in (["--toml"], ["digits", "--toml", "--json"]):
+        assert lmcbench("suites", *asked)[0] == 2
+
+
+def test_a_folders_page_shows_all_that_it_holds_whatever_was_asked_for_last(lmcbench, tmp_path):
+    (tmp_path / "toy.toml").write_text(SUITE_TOML)
+    write_run(tmp_path / "out", [make_record(cell) for cell in expand(toy_suite())])
+    code, out, _ = lmcbench("run", "toy.toml", "--out", "out", "--arch", "lmc_linear", "--replicates", "1")
+    assert code == 0
+    assert "toy version 1: 12 cells" in out
+    assert "lmc_mlp" not in out
+    assert "are in out, the table of all its 48 cells in out/leaderboard.md." in out
+    page = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert page.count("| lmc_mlp") == page.count("| lmc_linear") > 0
+    assert lmcbench("run", "toy.toml", "--out", "out")[0] == 0
+    assert (tmp_path / "out" / "leaderboard.md").read_text() == page
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 
@@ -212,7 +248,10 @@ def refused(answer, message):
             "Architecture 'net.py:f': no file net.py",
         ),
         (["run", "digits", "--recipe", "mpl"], "Unknown recipe of suite digits 'mpl'. Did you mean 'mlp'"),
-        (["run", "digits", "--shift", "lable-skew"], "Unknown shift 'lable-skew'. Did you mean 'label-skew'"),
+        (
+            ["run", "digits", "--shift", "lable-skew"],
+            "Unknown shift of suite digits 'lable-skew'. Did you mean 'label-skew'",
+        ),
         (["run", "digits", "--fork", "7"], "Suite digits has no fork 7. It has 0, "),
         (["run", "digits", "--fork", "-1"], "Unknown fork '-1'. Allowed: an epoch"),
         (["run", "digits", "--replicates", "3:1"], "Replicates '3:1' is an empty range"),
@@ -347,6 +386,10 @@ def test_the_leaderboard_is_exported_and_left_alone(lmcbench, tmp_path):
     after = content(tmp_path)
     lines = after.pop((tmp_path / "numbers.csv").relative_to(tmp_path)).decode().splitlines()
     assert (len(lines), after) == (3, before)
+    code, out, err = lmcbench("leaderboard", "--csv", "-")
+    assert (code, out.splitlines(), err) == (0, lines, "")
+    (tmp_path / "numbers.csv").unlink()
+    assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -356,6 +399,7 @@ def test_the_leaderboard_is_exported_and_left_alone(lmcbench, tmp_path):
         (("run", "--json"), "are of the leaderboard, not of one run"),
         (("--check", "--json"), "--check writes nothing"),
         (("--check", "--csv", "x.csv"), "--check writes nothing"),
+        (("--json", "--csv", "-"), "--json and --csv - both print"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(lmcbench, tmp_path, arguments, message):

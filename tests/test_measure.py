@@ -290,16 +290,26 @@ def on_raw_pixels(tmp_path_factory):
     return path
 
 
-def test_wrong_preprocessing_shows_in_the_table_and_is_warned_of(on_raw_pixels, measure):
-    """Statistics taken anew make up for it: only the error as trained tells."""
+def test_wrong_preprocessing_shows_in_the_table_and_is_warned_of(on_raw_pixels, measure, monkeypatch):
+    """Statistics taken anew make up for it: only the error as trained tells.
+
+    A table that is kept in a file has the warning too, and a person who reads it on a terminal reads it once.
+    """
     call = (on_raw_pixels, on_raw_pixels, *RESNET, "--alphas", "3", "--device", "cpu")
     code, out, err = measure(*call)
     assert code == 0
     assert "mean 0.3052 (the training set's) and std 0.376 (the training set's)" in out
-    assert "Warning: errors differ much from those as trained" in out
-    assert err.startswith("Warning: errors as trained and with statistics taken anew differ much: A on test ")
-    assert len(err.splitlines()) == 1
-    found = json.loads(measure(*call, "--json")[1])
+    [warning] = err.splitlines()
+    assert warning.startswith(
+        "Warning: errors as trained and with statistics taken anew differ much: A on tes"
+    )
+    assert [line for line in out.splitlines() if "Warning" in line] == [warning]
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout.isatty", lambda: True)
+        assert measure(*call) == (0, out, "")
+        code, document, err = measure(*call, "--json")
+    assert (code, err) == (0, f"{warning}\n")
+    found = json.loads(document)
     a = found["siblings"][0]
     raw, anew = a["as_trained"]["test"]["error"], a["splits"]["test"]["error"]
     assert raw > anew + 0.05

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from lmcbench.running.work import run_task
 from lmcbench.spec.cells import Selection, expand, families
 from lmcbench.spec.engine import ENGINES
 from lmcbench.spec.published import load_suite, parse_suite
-from lmcbench.train.state import load_state, load_tensors
+from lmcbench.train.state import load_state, load_tensors, save_state
 from submitted import cli
 
 SUITE = """
@@ -285,7 +286,11 @@ def test_a_torn_record_and_a_lost_checkpoint_are_made_again(whole, tmp_path):
     torn.write_bytes(content[: len(content) // 2])
     lost.unlink()
     folder.sibling(lost.stem, 1).unlink()
+    killed = folder.records / f".{torn.name}.7.partial"
+    killed.write_bytes(content[:9])
+    os.utime(killed, (0, 0))
     events = work(suite(), tmp_path / "r", Selection(architectures=["lmc_mlp*"]))
+    assert not killed.exists()
     assert {e.key for e in events if isinstance(e, Finished)} == {torn.stem, lost.stem}
     expected = measures(root)
     assert measures(tmp_path / "r") == {k: expected[k] for k in measures(tmp_path / "r")}
@@ -715,6 +720,37 @@ def test_the_engine_that_is_asked_for_trains(tmp_path):
     # another engine is another draw of noise of one and the same cell
     assert trained["reference"][1] != trained["stacked"][1]
     assert len({key for _, _, key in trained.values()}) == 1
+
+
+def test_siblings_leave_no_trunk_of_another_engine(tmp_path):
+    """Their records, and who trains them again by what these say, would take it for theirs."""
+    (tmp_path / "small.toml").write_text(SUITE.format(lr=0.1, extra=""))
+    one = ["run", tmp_path / "small.toml", "--arch", "lmc_mlp*", "--jobs", 1, "--out", tmp_path / "r"]
+    assert cli(*one, "--shift", "none", "--fork", "1", "--engine", "reference")[0] == 0
+    before = measures(tmp_path / "r")
+    code, _, err = cli(*one, "--shift", "label-skew", "--fork", "1")
+    assert code == 2
+    assert (
+        "holds the trunk of lmc_mlp(depth=1,width=16), replicate 0, by the reference engine on cpu; its "
+        "siblings would be by the stacked engine on cpu, and their records would not tell. Go on with "
+        "--engine reference --device cpu, or run into another folder: --out DIR"
+    ) in err
+    assert measures(tmp_path / "r") == before
+    # neither networks from step 0 nor independent ones have anything of it
+    assert cli(*one, "--shift", "none", "--fork", "0", "--fork", "independent")[0] == 0
+    assert cli(*one, "--fork", "1", "--engine", "reference")[0] == 0
+    engines = {(r.fork.name, r.env["engine"]) for r in read_records(tmp_path / "r")}
+    assert engines == {("1", "reference"), ("0", "stacked"), ("independent", "stacked")}
+
+
+def test_a_trunk_that_does_not_say_by_what_it_was_trained_is_taken(tmp_path):
+    """Those of earlier versions."""
+    chosen = {shift: Selection(["lmc_mlp*"], [shift], ["1"]) for shift in ("none", "label-skew")}
+    work(suite(), tmp_path / "r", chosen["none"])
+    for path in (tmp_path / "r" / "checkpoints").glob("trunk-*.safetensors"):
+        save_state(load_state(path), path)
+    work(suite(), tmp_path / "r", chosen["label-skew"])
+    assert len(measures(tmp_path / "r")) == 2
 
 
 def test_a_network_that_keeps_features_of_its_last_pass_is_run(lmcbench, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Shifted test sets in a run: measured on their own images and labels, recorded, submitted, verified."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -10,8 +11,14 @@ from safetensors.numpy import load_file
 from data.images import write_cifar10
 from lmcbench.board.pages.summary import summarize
 from lmcbench.ensemble.predictions import softmax
+from lmcbench.errors import UserError
 from lmcbench.results.frame import load_records
 from lmcbench.results.record import read_record
+from lmcbench.results.store import RunFolder
+from lmcbench.running.run import plan_run, run_plan
+from lmcbench.running.tasks import Finished
+from lmcbench.spec.cells import Selection, expand
+from lmcbench.spec.published import parse_suite
 from lmcbench.submitting.verify import verify
 from submitted import cli, correct_hashes, edit_json, edit_logits
 
@@ -194,6 +201,29 @@ def test_a_run_without_the_set_says_where_it_looked_and_writes_nothing(place, tm
     assert f"cifar10.1 is not here. Looked in {data / 'cifar10.1'}, " in said
     assert "github.com/modestyachts/CIFAR-10.1" in said
     assert not out.exists()
+
+
+def test_a_set_that_is_written_to_during_a_run_is_refused_by_the_next_family(place, tmp_path, monkeypatch):
+    """Records say what it held when the run began; its images are read again for every family."""
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(place / "data", data)
+    monkeypatch.setenv("LMCBENCH_CACHE", str(place / "cache"))
+    suite = parse_suite((place / "suite.toml").read_bytes(), "suite.toml")
+    cells = expand(suite, Selection(forks=["independent"], replicates=range(2)))
+    folder, fog = RunFolder(out), data / "CIFAR-10-C" / "fog.npy"
+    events = run_plan(plan_run(cells, folder), folder, data_dir=data, device="cpu", jobs=1)
+    kept = [next(event.key for event in events if isinstance(event, Finished))]
+    array = np.load(fog, mmap_mode="r+")
+    array[:] = 255 - array
+    array.flush()
+    os.utime(fog, ns=(1, 1))
+    with pytest.raises(
+        UserError, match=r"fog\.npy was changed since the run began\. Run again when it stays"
+    ):
+        list(events)
+    assert [path.stem for path in folder.records.iterdir()] == kept
+    with pytest.raises(UserError, match=r"made with other data: split test:cifar10-c:fog-2"):
+        list(run_plan(plan_run(cells, folder), folder, data_dir=data, device="cpu", jobs=1))
 
 
 def test_the_suite_shows_where_they_are(place, monkeypatch):

@@ -71,7 +71,10 @@ def test_a_whole_run_is_complete_and_its_files_are_copied_as_they_are(board):
     for folder in ("records", "predictions"):
         for path in (made.folder / folder).iterdir():
             assert path.read_bytes() == (linear_run() / folder / path.name).read_bytes()
-    assert verify(made.folder).sound
+    checked = verify(made.folder)
+    assert checked.sound
+    [size] = [claim for claim in checked.claimed if "FLOPs" in claim]
+    assert size.endswith("FLOPs of a step beyond the floor that follows from it")
     assert content(linear_run()) == before
     assert [p.name for p in (board / "submissions").iterdir()] == ["linear"]
     assert made.bytes == sum(map(len, content(made.folder).values())) < 5e6
@@ -207,6 +210,26 @@ def test_an_existing_name_is_kept(board, run):
     refused(board, "mine exists already and is kept. Choose another --name", run, "--name", "mine")
 
 
+def test_a_run_is_submitted_once_and_a_copy_of_a_submission_is_none(board, run):
+    folder = submit(run, "mine", SAID, board).folder
+    refused(
+        board, "submissions/mine has the very same records as", run, "--name", "yours", "--title", "Other"
+    )
+    copy = shutil.copytree(folder, folder.with_name("copy"))
+    for one, other in ((folder, "copy"), (copy, "mine")):
+        [fault] = verify(one).faults
+        assert str(fault) == f"records: are the very same as those of submission {other}; keep one of them."
+    code, out, err = cli("leaderboard", "--leaderboard", board)
+    assert (code, out) == (2, "")
+    assert f"{copy} and {folder} have the very same records" in err
+    assert not (board / "README.md").exists()
+    # a run that was extended is another one
+    shutil.rmtree(folder)
+    records(run)[0].unlink()
+    assert submit(run, "part", SAID, board).verification.sound
+    assert verify(copy).sound
+
+
 def test_a_folder_that_is_no_leaderboard_is_refused(tmp_path, run):
     code, _, err = cli("submit", run, "--name", "a", "--leaderboard", tmp_path / "none")
     assert code == 2
@@ -223,7 +246,9 @@ def test_without_a_leaderboard_one_is_begun_unless_it_was_named(tmp_path, monkey
     code, out, _ = cli("leaderboard")
     assert (code, out.splitlines()[0]) == (0, "Wrote leaderboard/README.md.")
     # the next one finds it there
-    code, out, _ = cli("submit", part_of_run(), "--name", "again")
+    fewer = shutil.copytree(part_of_run(), tmp_path / "fewer")
+    records(fewer)[0].unlink()
+    code, out, _ = cli("submit", fewer, "--name", "again")
     assert (code, out.startswith("Wrote leaderboard/submissions/again")) == (0, True)
     code, _, err = cli("submit", part_of_run(), "--name", "part", "--leaderboard", "leaderbord")
     assert (code, Path("leaderbord").exists()) == (2, False)
@@ -368,16 +393,21 @@ def own_run(tmp_path):
 def test_an_own_networks_source_is_part_of_its_submission(board, own_run, tmp_path, monkeypatch):
     file = tmp_path / "nets" / "mine.py"
     refused(board, "and mine.py is not there. Say where it is: --source PATH/mine.py", own_run, "--name", "a")
-    by_source = submit(own_run, "a", SAID, board, source=file).folder
-    by_arch = submit(own_run, "b", SAID, board, arch=f"{file}:tiny").folder
+    boards = [tmp_path / name / "leaderboard" for name in ("by-source", "by-arch", "here")]
+    for other in boards:
+        (other / "submissions").mkdir(parents=True)
+    by_source = submit(own_run, "a", SAID, boards[0], source=file).folder
+    by_arch = submit(own_run, "b", SAID, boards[1], arch=f"{file}:tiny").folder
     monkeypatch.chdir(tmp_path / "nets")
-    here = submit(own_run, "c", SAID, board).folder
+    here = submit(own_run, "c", SAID, boards[2]).folder
     for folder in (by_source, by_arch, here):
         assert (folder / "source" / "mine.py").read_text() == NETWORK
         meta = read_submission(folder).meta
         assert meta.architecture.sha256 == sha256(NETWORK.encode()).hexdigest()
         assert meta.architecture.label == "mine.py:tiny"
         assert verify(folder).sound
+        [size] = [claim for claim in verify(folder).claimed if "FLOPs" in claim]
+        assert "which have no floor in a network of the author's own" in size
     with monkeypatch.context() as patch:
         patch.setattr(enclosures, "imports_beside", lambda file: ["blocks.py"])
         refused(board, "mine.py imports blocks.py beside it, which is no part of", own_run, "--name", "d")

@@ -54,9 +54,7 @@ def measured_text(found: Mapping[str, Any]) -> str:
         anew = "Normalisation statistics were taken anew at every point of the line"
         notes.append(f"{anew}, its ends included. More numbers: --json.")
     notes += [f"{name} was not taken: {found[name]['skipped']}" for name in skipped]
-    if warnings_of(found):
-        doubt = "images may not be normalised as in training (--mean, --std)"
-        notes.append(f"Warning: errors differ much from those as trained: {doubt}.")
+    notes += [f"Warning: {warning}" for warning in warnings_of(found)]
     return "\n".join([tabulate(rows, tablefmt="plain", disable_numparse=True), "", *notes])
 
 

@@ -98,6 +98,25 @@ def test_hashes_are_remembered_of_files_that_have_settled(place, monkeypatch):
         assert len(read) == times
 
 
+def test_a_time_of_modification_in_the_future_has_settled_and_is_no_licence_to_change(place, monkeypatch):
+    """As archives and other machines' clocks leave it."""
+    file = place / "some.bin"
+    file.write_bytes(b"x")
+    ahead = time.time_ns() + 10**15
+    os.utime(file, ns=(ahead, ahead))
+    later = time.time_ns() + 3 * 10**9
+    monkeypatch.setattr("time.time_ns", lambda: later)
+    assert file_hashes([file]) == [hashlib.sha256(b"x").hexdigest()]
+    with monkeypatch.context() as patch:
+        patch.setattr("hashlib.file_digest", lambda *a: pytest.fail("read again"))
+        assert file_hashes([file]) == [hashlib.sha256(b"x").hexdigest()]
+    for content in (b"y", b"z"):
+        time.sleep(0.05)  # for the clock of the file system to tick
+        file.write_bytes(content)
+        os.utime(file, ns=(ahead, ahead))  # the time of change still tells
+        assert file_hashes([file]) == [hashlib.sha256(content).hexdigest()]
+
+
 def test_classes_are_those_of_the_label_column_whatever_other_columns_tell(place):
     """As CIFAR-100's coarse and fine labels: two columns of classes, the other one first."""
     columns = {

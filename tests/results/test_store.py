@@ -1,11 +1,13 @@
 import json
 import os
+import time
+from pathlib import Path
 
 import pytest
 
 from builders import make_record, toy_cell, toy_suite, write_run
 from lmcbench.errors import UserError
-from lmcbench.results.store import RunFolder, find_records, read_header, read_records, write_atomic
+from lmcbench.results.store import STALE, RunFolder, find_records, read_header, read_records, write_atomic
 
 SUITE = toy_suite().identity()
 
@@ -58,6 +60,28 @@ def test_the_partial_file_lies_beside_the_target_and_is_no_record(tmp_path, monk
         write_atomic(tmp_path / "records" / "k.json", "{}")
     assert seen == [f".k.json.{os.getpid()}.partial"]
     assert list((tmp_path / "records").iterdir()) == []
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    done, sync, replace = [], os.fsync, Path.replace
+    monkeypatch.setattr("os.fsync", lambda number: (done.append(os.fstat(number).st_size), sync(number)))
+    monkeypatch.setattr(Path, "replace", lambda a, b: (done.append(b.name), replace(a, b)))
+    write_atomic(tmp_path / "k.json", "{}")
+    assert done == [2, "k.json"]
+
+
+def test_what_killed_writers_left_is_swept_and_what_is_being_written_stays(tmp_path):
+    folder = RunFolder(tmp_path)
+    killed = [".run.json.7.partial", "records/.k.json.7.partial", "checkpoints/.k-0.safetensors.12.partial"]
+    written = ["records/.other.json.8.partial"]
+    theirs = ["records/k.json", "checkpoints/.mine.partial", "notes.7.partial"]
+    for name in killed + written + theirs:
+        write_atomic(tmp_path / name, "x")
+        age = STALE - 60 if name in written else STALE + 60
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    folder.sweep()
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*written, *theirs}
 
 
 # --- the folder ----------------------------------------------------------------------------------

@@ -148,8 +148,11 @@ def test_a_recipe_replaces_those_of_the_suite():
         (Selection(["lmc_mpl"]), "choose a recipe: --recipe slow|fast."),
         (Selection(["vit*"]), "No architecture of suite toy matches 'vit*'. Known: lmc_linear, lmc_mlp."),
         (Selection(recipe="fasst"), "Unknown recipe of suite toy 'fasst'. Did you mean 'fast'?"),
-        (Selection(shifts=["label_skew"]), "Unknown shift 'label_skew'. Did you mean 'label-skew'?"),
-        (Selection(shifts=["none", "x*"]), "Unknown shift 'x*'. Known: disjoint-halves,"),
+        (
+            Selection(shifts=["label_skew"]),
+            "Unknown shift of suite toy 'label_skew'. Did you mean 'label-skew'?",
+        ),
+        (Selection(shifts=["none", "x*"]), "Unknown shift of suite toy 'x*'. Known: disjoint-halves,"),
         (Selection(forks=["1"]), "Suite toy has no fork 1. It has 0, 2, independent."),
         (Selection(forks=["first"]), "Unknown fork 'first'"),
         (Selection(["a/net.py:f", "b/net.py:f"], recipe="fast"), "would both be called net.py:f"),

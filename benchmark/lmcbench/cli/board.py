@@ -9,6 +9,9 @@ import typer
 
 from lmcbench.cli.base import EXIT_CHECK, Json, app, print_json
 
+STDOUT = Path("-")
+"""The file name that stands for standard output."""
+
 
 @app.command()
 def leaderboard(
@@ -23,7 +26,10 @@ def leaderboard(
         typer.Option("--check", help="Write nothing; exit 1 when what is committed is out of date."),
     ] = False,
     csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write all numbers there as CSV, and nothing else.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write all numbers there as CSV (-: print them), and nothing else."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -42,6 +48,8 @@ def leaderboard(
         return
     if check and (as_json or csv is not None):
         raise typer.BadParameter("--check writes nothing; leave out --csv and --json")
+    if as_json and csv == STDOUT:
+        raise typer.BadParameter("--json and --csv - both print; give --csv a file, or leave out one of them")
     if as_json or csv is not None:
         _export(board_dir, csv, as_json)
     else:
@@ -57,7 +65,9 @@ def _export(board_dir: Path, csv: Path | None, as_json: bool) -> None:
     found = read_rows(board_dir)
     tables = make_tables(row.entry for row in found)
     rows = export_rows(tables, {row.entry.slug: (row.submission.meta, row.trust) for row in found})
-    if csv is not None:
+    if csv == STDOUT:
+        typer.echo(to_csv(rows), nl=False)
+    elif csv is not None:
         write_atomic(csv, to_csv(rows))
         typer.echo(f"Wrote {csv}.", err=True)
     if as_json:

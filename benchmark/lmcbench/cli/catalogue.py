@@ -16,6 +16,9 @@ def suites(
         str | None, typer.Argument(metavar="NAME", help="A published suite or a .toml file; none: all.")
     ] = None,
     data_dir: DataDir = None,
+    toml: Annotated[
+        bool, typer.Option("--toml", help="Print the suite's file, to begin a suite of your own with.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List the published suites, or describe one.
@@ -23,9 +26,15 @@ def suites(
     Of one: what it runs, on which data and where these are, its cost and its digest.
     """
     from lmcbench import catalogue
-    from lmcbench.spec.published import load_suite
+    from lmcbench.spec.published import load_suite, read_suite
 
-    if name is None:
+    if toml:
+        if name is None or as_json:
+            raise typer.BadParameter(
+                "--toml prints the file of one suite, and nothing else: suites NAME --toml"
+            )
+        typer.echo(read_suite(name)[0], nl=False)
+    elif name is None:
         listed = catalogue.list_suites()
         print_json(listed) if as_json else typer.echo(catalogue.suites_text(listed))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -101,8 +102,10 @@ def measure(
     )
     found = two.measure(request, data_dir, device.value)
     print_json(found) if as_json else typer.echo(measured_text(found))
-    for warning in warnings_of(found):
-        typer.echo(f"Warning: {warning}", err=True)
+    if as_json or not sys.stdout.isatty():
+        # beside a document or a file; a person who reads the table on a terminal has read them there
+        for warning in warnings_of(found):
+            typer.echo(f"Warning: {warning}", err=True)
 
 
 @app.command()

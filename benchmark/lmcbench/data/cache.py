@@ -169,7 +169,8 @@ def file_hashes(files: Sequence[Path]) -> list[str]:
                     hashes.append(hashlib.file_digest(stream, "sha256").hexdigest())
         except OSError as error:
             raise UserError(f"{file} cannot be read: {error.strerror}.") from None
-        settled = max(state.st_mtime_ns, state.st_ctime_ns) < now - SETTLED_NS
+        # a time of modification that is yet to come was set by hand: writing once more would end it
+        settled = abs(now - state.st_mtime_ns) > SETTLED_NS and state.st_ctime_ns < now - SETTLED_NS
         found.append([*stamp, hashes[-1]] if settled else [])
     if found != known:
         _remember(memo, found)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmcbench.data.stamps import Stamp
 from lmcbench.errors import UserError
 from lmcbench.spec.shifted import EVALUATION
 
@@ -66,11 +67,13 @@ class ImageSet:
         images: `[n, c, h, w]` uint8; may be memory-mapped, then read-only.
         labels: `[n]` int64, 0 to classes - 1.
         known: its facts where they are stored; else they are found when asked for.
+        stamps: the user's files that `images` is a mapping of, as they stood when they were opened.
     """
 
     images: Pixels
     labels: Labels
     known: Facts | None = field(default=None, repr=False, compare=False)
+    stamps: tuple[Stamp, ...] = field(default=(), repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -144,6 +147,20 @@ class Dataset:
         mean = counts @ values / counts.sum(1)
         variance = (counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)
         return mean, np.sqrt(variance)
+
+    def check_unchanged(self) -> None:
+        """Refuse files that were written to since they were opened: a mapping shows what they hold now.
+
+        Raises:
+            UserError: naming one.
+        """
+        for images in self.shifted.values():
+            for stamp in images.stamps:
+                if not stamp.stands:
+                    raise UserError(
+                        f"{stamp.path} was changed since the run began. Run again when it stays: what is "
+                        "finished is kept."
+                    )
 
     def identity(self) -> list[dict[str, Any]]:
         """The `data` field of a record: one entry per split."""

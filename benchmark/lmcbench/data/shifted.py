@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lmcbench.data.dataset import ImageSet
 from lmcbench.data.locate import data_folder
+from lmcbench.data.stamps import Stamp
 from lmcbench.errors import UserError
 from lmcbench.spec.shifted import SHIFTED, is_shifted, parse_shifted
 from lmcbench.spec.transforms import SEVERITIES
@@ -45,12 +46,15 @@ def open_shifted(name: str, data_dir: Path | None = None) -> ImageSet:
         raise UserError(f"{named.family} is not here.{looked} {how_to_get(named.family)}")
     if named.severity is None:
         stem = f"{named.family}_{named.version}"
-        images, labels = _array(folder / f"{stem}_data.npy"), _array(folder / f"{stem}_labels.npy")
+        files = folder / f"{stem}_data.npy", folder / f"{stem}_labels.npy"
     else:
-        every, shown = _array(folder / f"{named.version}.npy"), _array(folder / "labels.npy")
-        size = len(every) // len(SEVERITIES)
+        files = folder / f"{named.version}.npy", folder / "labels.npy"
+    stamps = tuple(map(Stamp.of, files))
+    images, labels = map(_array, files)
+    if named.severity is not None:
+        size = len(images) // len(SEVERITIES)
         part = slice((named.severity - 1) * size, named.severity * size)
-        images, labels = every[part], shown[part]
+        images, labels = images[part], labels[part]
     if images.dtype != np.uint8 or images.shape[1:] != (*SHAPE[1:], SHAPE[0]) or len(labels) != len(images):
         raise UserError(
             f"{folder}: {name} must be uint8 images [n, 32, 32, 3] with n labels, "
@@ -59,7 +63,7 @@ def open_shifted(name: str, data_dir: Path | None = None) -> ImageSet:
     bad = np.flatnonzero((labels < 0) | (labels >= named.entry.classes))
     if len(bad):
         raise UserError(f"{folder}: {name}, row {bad[0]}: label {labels[bad[0]]} is out of range.")
-    return ImageSet(images.transpose(0, 3, 1, 2), labels.astype(np.int64))
+    return ImageSet(images.transpose(0, 3, 1, 2), labels.astype(np.int64), stamps=stamps)
 
 
 def find_shifted(family: str, data: Path | None) -> Path | None:

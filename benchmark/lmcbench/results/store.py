@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,10 @@ from lmcbench.results.record import Record, check_schema, read_record
 from lmcbench.spec.shifted import shown_split
 
 RUN_SCHEMA = "lmcbench/run/1"
+
+STALE = 3600.0
+"""Seconds without a write after which a partial file is nobody's: its writer was killed. The number in its
+name does not tell that where folders are shared between machines, or containers count processes anew."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,14 @@ class RunFolder:
             header = {"schema": RUN_SCHEMA, "suite": suite, "data": data}
             write_atomic(self.header, json.dumps(header, indent=1) + "\n")
 
+    def sweep(self) -> None:
+        """Remove what writers that were killed left half-written, in this folder and those of its files."""
+        now = time.time()
+        for path in [*self.root.glob(".*.partial"), *self.root.glob("*/.*.partial")]:
+            with suppress(OSError):  # its writer, or another run that sweeps, was faster
+                if re.fullmatch(r"\..+\.\d+\.partial", path.name) and now - path.stat().st_mtime > STALE:
+                    path.unlink()
+
 
 def labels_name(split: str) -> str:
     """The tensor of a predictions file with the labels of a split: those of the images that it shows."""
@@ -247,14 +262,23 @@ def _called_alike(path: Path, records: list[Record]) -> UserError:
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a whole file or nothing; an `OSError` names the file."""
+    encoded = content.encode() if isinstance(content, str) else content
+    with replacing(path) as partial:
+        partial.write_bytes(encoded)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path`, to be written inside, which then takes its place; an `OSError` names `path`.
+
+    It is flushed to the disk first, so that a name never stands for less than its file, even after the power
+    failed. The rename itself may then be lost with the last seconds: what was there before stands.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        if isinstance(content, str):
-            content = content.encode()
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield partial
+        with partial.open("r+b") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:

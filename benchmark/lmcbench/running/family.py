@@ -66,14 +66,16 @@ def train_family(
     for member in members:
         interim.resume(member, _resumable(member, siblings, logged, folder))
     start_members(family, siblings, cells, bench)
-    trunk = make_trunk(family, bench, folder, interim, [m.start for m in members if m.state is None])
+    by = {"engine": engine, "device": bench.device.type}
+    waiting = [member.start for member in members if member.state is None]
+    trunk = make_trunk(family, bench, folder, interim, waiting, by)
     everyone = [trunk, *members] if trunk is not None else members
     total, done = sum(m.stop - m.at for m in everyone), 0
     stops = {step for steps in logged.values() for step in steps}
     boundaries = sorted({m.at for m in everyone} | {m.stop for m in everyone} | stops)
     fleet = Fleet(engine, family.recipe, bench)
     for start, stop in pairwise(boundaries):
-        fork_members(family, members, trunk, bench, folder, start)
+        fork_members(family, members, trunk, bench, folder, start, by)
         for key in (key for key, steps in logged.items() if start in steps):
             for i, member in enumerate(siblings[key]):
                 if member.at == start:  # who was taken up later has left it earlier

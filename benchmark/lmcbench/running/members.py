@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from lmcbench.spec.forks import Fork
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint
 from lmcbench.train.optimizer import slot_names
-from lmcbench.train.state import TrainState, from_model, load_state, save_state
+from lmcbench.train.state import TrainState, from_model, load_state, read_about, save_state
 
 
 def make_siblings(family: Family, cell: Cell, bench: Workbench) -> list[Member]:
@@ -76,18 +77,28 @@ def start_members(
 
 
 def make_trunk(
-    family: Family, bench: Workbench, folder: RunFolder, interim: Interim, forks: Sequence[int]
+    family: Family,
+    bench: Workbench,
+    folder: RunFolder,
+    interim: Interim,
+    forks: Sequence[int],
+    by: Mapping[str, str],
 ) -> Member | None:
-    """The trunk up to the last of `forks` (steps), from the last state stored before a missing one."""
+    """The trunk up to the last of `forks` (steps), from the last state stored before a missing one.
+
+    Raises:
+        UserError: where a state that is stored was not trained `by` this engine and kind of device.
+    """
     if not forks:
         return None
     seeds = family.seeds
+    if max(forks) > 0:  # nothing was trained before step 0
+        _check_trained_by(by, family, folder)
     missing = sorted({step for step in forks if not folder.trunk(family.key, step).exists()})
     if not missing:
         return None
     start, state = 0, None
-    for path in (folder.root / "checkpoints").glob(f"trunk-{family.key}-*.safetensors"):
-        step = int(path.stem.rpartition("-")[2])
+    for step, path in _stored_trunk(family, folder):
         if start < step < missing[0]:
             start, state = step, load_state(path).to(bench.device)
     everything = np.arange(len(bench.dataset.train))
@@ -106,6 +117,25 @@ def make_trunk(
     return trunk
 
 
+def _stored_trunk(family: Family, folder: RunFolder) -> Iterator[tuple[int, Path]]:
+    """The steps at which the trunk is stored, and its files."""
+    for path in folder.trunk(family.key, 0).parent.glob(f"trunk-{family.key}-*.safetensors"):
+        yield int(path.stem.rpartition("-")[2]), path
+
+
+def _check_trained_by(by: Mapping[str, str], family: Family, folder: RunFolder) -> None:
+    """Refuse siblings of one engine or kind of device on the trunk of another: a record names one of each."""
+    for step, path in _stored_trunk(family, folder):
+        # those of earlier versions do not say it
+        if step > 0 and (was := read_about(path)) and was != by:
+            then, now = (f"the {how['engine']} engine on {how['device']}" for how in (was, by))
+            raise UserError(
+                f"{folder.root} holds the trunk of {family.architecture.label}, replicate {family.replicate}"
+                f", by {then}; its siblings would be by {now}, and their records would not tell. Go on with "
+                f"--engine {was['engine']} --device {was['device']}, or run into another folder: --out DIR"
+            )
+
+
 def fork_members(
     family: Family,
     fleet: Sequence[Member],
@@ -113,8 +143,12 @@ def fork_members(
     bench: Workbench,
     folder: RunFolder,
     step: int,
+    by: Mapping[str, str],
 ) -> None:
-    """Give the siblings that start at `step` the trunk's whole state there, by way of its file."""
+    """Give the siblings that start at `step` the trunk's whole state there, by way of its file.
+
+    That says `by` which engine and kind of device it was trained.
+    """
     leaving = [m for m in fleet if m.start == step and m.state is None]
     if not leaving:
         return
@@ -122,7 +156,7 @@ def fork_members(
     if not path.exists():
         assert trunk is not None
         assert trunk.state is not None
-        save_state(trunk.state, path)
+        save_state(trunk.state, path, by)
     state = load_state(path)
     for member in leaving:
         member.state = state.copy().to(bench.device)

@@ -19,7 +19,7 @@ from rich.progress import (
 from lmcbench.errors import counted
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record, read_record
-from lmcbench.results.store import RunFolder, write_atomic
+from lmcbench.results.store import RunFolder, read_records, write_atomic
 from lmcbench.results.values import barrier_value, error_barrier
 from lmcbench.running.pulse import Pulse
 from lmcbench.running.run import Plan
@@ -112,17 +112,21 @@ class RunView:
         )
 
     def conclude(self) -> int:
-        """Print and store the tables; the exit code."""
+        """Print the tables of what was asked for, store those of all that the folder holds; the exit code.
+
+        Raises:
+            UserError: for a record of another cell in the folder that no table can hold.
+        """
         from lmcbench.board.runs.table import make_board
 
         wanted = [self.records[cell.key] for cell in self.plan.cells if cell.key in self.records]
-        board = make_board(wanted, self.suite.floor)
         _say("")
-        _say(board.render("simple").rstrip())
-        write_atomic(
-            self.folder.table, f"# {self.suite.name} version {self.suite.version}\n\n{board.render('github')}"
-        )
-        _say(f"\nRecords and checkpoints are in {self.folder.root}, this table in {self.folder.table}.")
+        _say(make_board(wanted, self.suite.floor).render("simple").rstrip())
+        held = read_records(self.folder.root)
+        text = make_board(held, self.suite.floor).render("github")
+        write_atomic(self.folder.table, f"# {self.suite.name} version {self.suite.version}\n\n{text}")
+        tables = "this table" if len(held) == len(wanted) else f"the table of all its {len(held)} cells"
+        _say(f"\nRecords and checkpoints are in {self.folder.root}, {tables} in {self.folder.table}.")
         failed = [r for r in wanted if r.status == "failed"]
         if failed or len(wanted) < len(self.plan.cells):
             missing = len(self.plan.cells) - len(wanted)

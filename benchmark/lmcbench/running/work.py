@@ -52,6 +52,7 @@ def run_task(task: Task) -> Iterator[Event]:
     family, folder = task.family, task.folder
     dataset = _dataset(family.suite.data, tuple(family.suite.evaluations), task.data_dir, task.data)
     bench = prepare(family, family.cells, dataset, device)
+    dataset.check_unchanged()  # the bench has its copy of them now
     _check_params(task, bench)
     unrecorded = [cell for cell in family.cells if folder.finished(cell.key) is None]
     untrained = [cell for cell in unrecorded if trained(cell, folder) is None]

@@ -13,6 +13,7 @@ from lmcbench.errors import UserError, unknown
 from lmcbench.spec.architectures import Architecture, parse_architecture
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.forks import WHOLE_BUDGET, Fork, equal_share
+from lmcbench.spec.published import how_to_have_others
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.seeds import Seeds
 from lmcbench.spec.shifts import Shift, own_name
@@ -158,13 +159,15 @@ def expand(suite: Suite, selection: Selection = Selection()) -> list[Cell]:
     architectures = _architectures(suite, selection)
     all_shifts = [spec.shift for spec in suite.shifts]
     labels = [shift.label for shift in all_shifts]
-    wanted = _matches("shift", [own_name(pattern) for pattern in selection.shifts], labels)
+    wanted = _matches(suite, [own_name(pattern) for pattern in selection.shifts], labels)
     shifts = [shift for shift in all_shifts if shift.label in wanted]
     asked = [Fork.parse(fork) for fork in selection.forks] or suite.fork_list
     for fork in asked:
         if fork not in suite.fork_list and fork.checkpoint is None:
             known = ", ".join(f.name for f in suite.fork_list)
-            raise UserError(f"Suite {suite.name} has no fork {fork.name}. It has {known}.")
+            raise UserError(
+                f"Suite {suite.name} has no fork {fork.name}. It has {known}. {how_to_have_others(suite)}"
+            )
     given = {fork.identity: fork for fork in asked if fork.checkpoint is not None}
     forks = [*(fork for fork in suite.fork_list if fork in asked), *given.values()]
     places = suite.places_of(shifts, forks)
@@ -189,7 +192,8 @@ def families(cells: Sequence[Cell]) -> list[Family]:
 
 def _architectures(suite: Suite, selection: Selection) -> list[Architecture]:
     if selection.recipe is not None and selection.recipe not in suite.recipes:
-        raise unknown(f"recipe of suite {suite.name}", selection.recipe, suite.recipes)
+        refusal = unknown(f"recipe of suite {suite.name}", selection.recipe, suite.recipes)
+        raise UserError(f"{refusal} {how_to_have_others(suite)}")
     patterns = selection.architectures or ["*"]
     chosen = []
     for pattern in patterns:
@@ -257,14 +261,15 @@ def _is_match(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)
 
 
-def _matches(kind: str, patterns: Sequence[str], names: Sequence[str]) -> set[str]:
-    """The names that any pattern matches, all without patterns; each pattern must match one."""
+def _matches(suite: Suite, patterns: Sequence[str], names: Sequence[str]) -> set[str]:
+    """The suite's shifts that any pattern matches, all without patterns; each pattern must match one."""
     if not patterns:
         return set(names)
     matched: set[str] = set()
     for pattern in patterns:
         hits = {name for name in names if _is_match(name, pattern)}
         if not hits:
-            raise unknown(kind, pattern, names)
+            refusal = unknown(f"shift of suite {suite.name}", pattern, names)
+            raise UserError(f"{refusal} {how_to_have_others(suite)}")
         matched |= hits
     return matched

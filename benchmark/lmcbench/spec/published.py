@@ -42,19 +42,27 @@ def load_suite(name: str) -> Suite:
     Raises:
         UserError: where there is none, or the file is not a valid suite.
     """
+    return parse_suite(*read_suite(name))
+
+
+def read_suite(name: str) -> tuple[bytes, str]:
+    """The file of a suite that is named as for `load_suite`, as it stands, and what errors call it.
+
+    Raises:
+        UserError: where there is none, or it cannot be read.
+    """
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
             raise UserError(f"No suite file {name}. Give a published name (see 'lmcbench suites') or a path.")
         with reading(name):
-            content = path.read_bytes()
-        return parse_suite(content, name)
+            return path.read_bytes(), name
     published = published_suites()
     versioned = {stem: file for stem, _, file in _suite_files()}
     if name not in published and name not in versioned:
         raise unknown("suite", name, versioned if re.search(r"-v\d+$", name) else published)
     file = published[name] if name in published else versioned[name]
-    return parse_suite(file.read_bytes(), file.name)
+    return file.read_bytes(), file.name
 
 
 def published_suite(name: str, version: int, digest: str) -> Suite | None:
@@ -71,6 +79,13 @@ def command_name(name: str, version: int, digest: str) -> str:
     if published_suite(name, version, digest) is None:
         return "FILE.toml"
     return name if load_suite(name).version == version else f"{name}-v{version}"
+
+
+def how_to_have_others(suite: Suite) -> str:
+    """What to do for a shift, fork or recipe that `suite` lacks: they make up its digest."""
+    name = command_name(suite.name, suite.version, suite.digest)
+    begin = "copy its file" if name == "FILE.toml" else f"lmcbench suites {name} --toml > mine.toml"
+    return f"With another it is another suite: {begin}, change it there with its name, and run that file."
 
 
 def parse_suite(content: bytes, origin: str) -> Suite:

@@ -20,11 +20,13 @@ from lmcbench.board.entries.submission import (
     check_slug,
     read_submission,
 )
+from lmcbench.board.entries.twins import find_twin
 from lmcbench.errors import UserError, counted, reading
 from lmcbench.results.labels import architecture_label
 from lmcbench.results.labels import cell_text as record_text
 from lmcbench.results.record import Record
 from lmcbench.results.store import RunFolder, find_records, read_header, read_records, write_atomic
+from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.forks import FROM
 from lmcbench.spec.published import load_suite
 from lmcbench.spec.suite import Suite
@@ -122,8 +124,10 @@ def submit(
     missing = [cell_text(cell) for cell in missing_cells(entry, replicates, kept)]
     meta = meta.model_copy(update={"cells": len(kept), "complete": not missing})
     folder = RunFolder(run)
+    record_files = _record_files(kept, folder)
+    _check_new(record_files, run, target)
     predictions, reduced = kept_predictions(kept, folder)
-    contents = sources | predictions | _record_files(kept, folder)
+    contents = sources | predictions | record_files
     contents[META] = meta.to_toml().encode()
     contents[MANIFEST] = make_manifest(contents).encode()
     verified = _put(contents, target, suite_file)
@@ -277,6 +281,16 @@ def _record_files(records: Iterable[Record], folder: RunFolder) -> dict[str, byt
         with reading(path):
             files[f"records/{path.name}"] = path.read_bytes()
     return files
+
+
+def _check_new(records: Mapping[str, bytes], run: Path, target: Path) -> None:
+    """Refuse records that are a submission already; asked before the slow part, verification."""
+    twin = find_twin({digest_bytes(content) for content in records.values()}, target.parent, target.name)
+    if twin is not None:
+        raise UserError(
+            f"{target.parent / twin} has the very same records as {run}, which is submitted already. What is "
+            "merged is never edited; a run with more replicates is a submission of its own."
+        )
 
 
 def _put(contents: Mapping[str, bytes], target: Path, suite_file: Path | None) -> Verification:

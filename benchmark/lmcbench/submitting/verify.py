@@ -23,6 +23,8 @@ from lmcbench.board.entries.manifest import MANIFEST, META, Fault, check_manifes
 from lmcbench.board.entries.soundness import soundness_faults
 from lmcbench.board.entries.submission import Meta, Submission, check_slug, parse_meta
 from lmcbench.board.entries.trust import VERIFIED_SCHEMA, Verified
+from lmcbench.board.entries.twins import find_twin
+from lmcbench.board.pages.derived import SUBMISSIONS
 from lmcbench.board.pages.rank import rank_notes
 from lmcbench.errors import UserError
 from lmcbench.results.labels import architecture_label
@@ -43,6 +45,13 @@ CLAIMED = (
     "further measures (--measure)",
     "seconds, memory, versions and device",
 )
+
+SIZE = "the network's number of weights, and its FLOPs of a step beyond the floor that follows from it"
+OWN_SIZE = (
+    "the network's number of weights and its FLOPs of a step, which have no floor in a network of the "
+    "author's own (they are the same in all cells)"
+)
+"""What cannot be told without building the network, which would run submitted code."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +170,7 @@ class _Verifier:
             self.refuse(MANIFEST, refused)
         meta = self.read_meta(contents)
         self.read_records(contents)
+        self.check_twins(contents)
         suite = self.find_suite(meta) if meta is not None else None
         if meta is not None and suite is not None and self.records:
             self.check_cells(meta, suite, contents)
@@ -210,6 +220,14 @@ class _Verifier:
         if not any(name.startswith("records/") for name in contents):
             self.fault("records", "", "holds no record.")
 
+    def check_twins(self, contents: Mapping[str, bytes]) -> None:
+        submissions = self.folder.resolve().parent
+        if submissions.name != SUBMISSIONS:
+            return
+        hashes = {digest_bytes(contents[name]) for name in self.records}
+        if hashes and (twin := find_twin(hashes, submissions, self.slug)) is not None:
+            self.fault("records", "", f"are the very same as those of submission {twin}; keep one of them.")
+
     def find_suite(self, meta: Meta) -> Suite | None:
         named = f"{meta.suite.name}-v{meta.suite.version}"
         try:
@@ -254,7 +272,8 @@ class _Verifier:
         rescored = rescore(self.records, contents, pins)
         self.faults += rescored.faults
         self.rescored += rescored.rescored
-        self.claimed += [*CLAIMED, *rescored.claimed]
+        size = OWN_SIZE if entry.architecture.source in ("file", "module") else SIZE
+        self.claimed += [*CLAIMED, size, *rescored.claimed]
         self.notes += provenance_notes(records)
         if meta.reproduces is None:
             self.notes += rank_notes(records)

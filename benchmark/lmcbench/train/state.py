@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from lmcbench.results.store import replacing
 
 Tensors = dict[str, Tensor]
 
@@ -90,9 +91,18 @@ def state_dict(model: nn.Module, state: TrainState) -> Tensors:
     }
 
 
-def save_state(state: TrainState, path: Path) -> None:
-    """Write the whole state to `path` (safetensors), in place of what was there, atomically."""
-    save_tensors(flat_state(state), path)
+def save_state(state: TrainState, path: Path, about: Mapping[str, str] | None = None) -> None:
+    """Write the whole state to `path` (safetensors), in place of what was there, atomically.
+
+    `about` says how it came about; `read_about` reads it again.
+    """
+    save_tensors(flat_state(state), path, about)
+
+
+def read_about(path: Path) -> dict[str, str]:
+    """What `save_state` was told of the state; empty where it was told nothing."""
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def load_state(path: Path) -> TrainState:
@@ -122,15 +132,11 @@ def unflat_state(flat: Tensors) -> TrainState:
     return TrainState(params, buffers, slots)
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str] | None = None) -> None:
     """Write tensors to a safetensors file, atomically; tied ones are written out each."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save_file({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    whole = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+    with replacing(path) as partial:
+        save_file(whole, partial, None if about is None else dict(about))
 
 
 def load_tensors(path: Path) -> Tensors:

@@ -11,6 +11,7 @@ from typing import overload
 from lmcbench.board.entries.manifest import MANIFEST, META, parse_manifest
 from lmcbench.board.entries.submission import Submission, check_slug, parse_meta, read_submission
 from lmcbench.board.entries.trust import TrustLevel, trust_of
+from lmcbench.board.entries.twins import refuse_twins
 from lmcbench.board.pages.summary import Summary, read_summary, summarize
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
@@ -61,10 +62,12 @@ def read_rows(board: Path, *, afresh: bool = False) -> list[Row]:
         afresh: derive every entry from its records, whatever was derived before.
 
     Raises:
-        UserError: where `board` is no leaderboard, or a submission in it is not sound.
+        UserError: where `board` is no leaderboard, a submission in it is not sound, or two have the very same
+            records.
     """
     found = list(_read(board, afresh))
     everyone = [submission for submission, _, _ in found]
+    refuse_twins(everyone)
     return [Row(s, trust_of(s, board / RESULTS, everyone), entry, known) for s, entry, known in found]
 
 
