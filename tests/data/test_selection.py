@@ -63,7 +63,7 @@ def test_holdout_replaces_the_test_set():
     with pytest.raises(UserError, match=r"split test, has sha256 .* the suite pins") as refused:
         select(data, DataSpec(name="digits", test_sha256="0" * 64))
     assert refused.value.exit_code == 4
-    with pytest.raises(UserError, match="5000 images are asked for, there are 1442"):
+    with pytest.raises(UserError, match=r"split train: 5,000 images are asked for .* there are 1,442"):
         select(data, DataSpec(name="digits", train_size=5000))
 
 
@@ -71,6 +71,21 @@ def test_labels_out_of_range_are_named():
     images = ImageSet(np.zeros((3, 1, 2, 2), np.uint8), np.array([0, 1, 5]))
     with pytest.raises(UserError, match="split train, row 2: label 5 is out of range, there are 2 classes"):
         Dataset("mine", images, images, ("a", "b"))
+
+
+def test_one_class_is_none_to_tell_from_others():
+    images = ImageSet(np.zeros((3, 1, 2, 2), np.uint8), np.zeros(3, np.int64))
+    with pytest.raises(UserError, match="Data set mine has one class"):
+        Dataset("mine", images, images, ("a",))
+
+
+def test_a_channel_of_one_value_is_refused_before_anything_is_divided_by_its_deviation():
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 3, 2, 2)
+    pixels[:, 1] = 7
+    images = ImageSet(pixels, np.array([0, 1]))
+    mine = Dataset("mine", images, images, ("a", "b"))
+    with pytest.raises(UserError, match="channel 1 has the value 7 in every pixel of all training images"):
+        mine.statistics  # noqa: B018
 
 
 def train_set(n=12):

@@ -140,6 +140,8 @@ def test_label_noise_is_independent_between_siblings_and_uniform_over_other_clas
         ("corruption", {}, [None, "gaussian_noise-3", "gaussian_noise-3"]),
         ("rotation", {"degrees": 22.5}, [None, "rotate-22.5", "rotate-45"]),
         ("rotation", {"degrees": -15}, [None, "rotate--15", "rotate--30"]),
+        ("rotation", {"degrees": 0.0001}, [None, "rotate-0.0001", "rotate-0.0002"]),
+        ("rotation", {"degrees": 33.3333}, [None, "rotate-33.3333", "rotate-66.6666"]),
         ("channels", {}, ["channels-0", "channels-1", "channels-2"]),
         ("channels", {"groups": "0+1/2/3+4"}, ["channels-0+1", "channels-2", "channels-3+4"]),
     ],
@@ -222,6 +224,8 @@ def test_any_shift_takes_shared_noise():
         ("subset", {"fraction": 1.0}, "fraction must lie between 0 and 1, ends excluded, found 1.0"),
         ("label-noise", {"fraction": 0.0}, "fraction must lie above 0"),
         ("rotation", {"degrees": 0.0}, "degrees must lie between -180 and 180 and not be 0"),
+        ("rotation", {"degrees": 1e-5}, "with four decimals at most, found 1e-05"),
+        ("rotation", {"degrees": 22.12345}, "with four decimals at most, found 22.12345"),
         ("rotation", {"degrees": True}, "degrees must be of type float, found True"),
         (
             "corruption",
