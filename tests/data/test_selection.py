@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
 
 import numpy as np
@@ -145,6 +146,31 @@ def test_items_of_some_channels_take_no_pixels_and_show_what_the_transform_makes
     assert shown.shown(torch.arange(6)).dtype == torch.uint8
     assert pool.labels[other].tolist() == [0]
     assert pool.source[seen].tolist() == [1, 4]
+
+
+def test_the_digest_of_what_is_shown_is_that_of_the_transformed_bytes(monkeypatch):
+    monkeypatch.setattr(pool_module, "BATCH", 4)
+    rng = np.random.default_rng(0)
+    train = ImageSet(rng.integers(0, 256, (9, 3, 8, 8), dtype=np.uint8), np.arange(9) % 3)
+    mean, indices = np.array([0.1, 0.5, 0.9]), np.array([8, 0, 3, 5, 7, 2])
+    found = {}
+    for seed in (0, 1):
+        for name in ("channels-0+2", "gaussian_noise-3", "rotate-15"):
+            pool, [[items]] = build_pool(
+                train,
+                [[View(indices, transform=name)]],
+                partial(apply, seed=seed, mean=mean),
+                partial(fill, channels=3, mean=mean),
+            )
+            before = pool.images.copy()
+            found[name, seed] = pool_module.shown_digest(pool, items)
+            shown = apply(name, train.images[indices], indices, seed, mean)
+            assert found[name, seed] == hashlib.sha256(shown.tobytes()).hexdigest()
+            np.testing.assert_array_equal(pool.images, before)
+    # other draws are other bytes, of which the name of a transform says nothing
+    assert [n for n in ("channels-0+2", "gaussian_noise-3", "rotate-15") if found[n, 0] != found[n, 1]] == [
+        "gaussian_noise-3"
+    ]
 
 
 def test_views_are_transformed_in_batches_of_their_own_images(monkeypatch):
