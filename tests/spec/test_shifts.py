@@ -235,6 +235,7 @@ def test_any_shift_takes_shared_noise():
         ("corruption", {"severity": 6}, "takes a severity from 1 to 5"),
         ("corruption", {"severity": 2.0}, "severity must be of type int, found 2.0"),
         ("channels", {"groups": "0,1"}, "lists the channels of each sibling"),
+        ("channels", {"groups": "0+1/1+0"}, "are the same channels, which is no shift"),
         ("none", {"share": 0.5}, "Unknown parameter of shift none"),
         ("dirichle", {}, "Did you mean 'dirichlet'"),
     ],

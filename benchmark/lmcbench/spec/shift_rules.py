@@ -192,6 +192,11 @@ def _check_groups(groups: str) -> None:
         raise UserError(
             f"Shift channels: groups lists the channels of each sibling, as in '0+1/2', found {groups!r}."
         )
+    if groups and len({frozenset(map(int, group.split("+"))) for group in groups.split("/")}) == 1:
+        raise UserError(
+            f"Shift channels: all groups of {groups!r} are the same channels, which is no shift. For the "
+            "control in which all siblings see one group, say same(channels) of groups that differ."
+        )
 
 
 def _check_corruption(name: str, severity: int) -> None:
