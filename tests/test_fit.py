@@ -1,12 +1,22 @@
 """One misfit among many cells is refused before anything is trained, and named."""
 
+import hashlib
+import json
+
+import numpy as np
 import pytest
 
+from lmcbench.data.sources import open_dataset
+from lmcbench.data.subset import select
+from lmcbench.data.transforms import apply
 from lmcbench.errors import UserError
 from lmcbench.results.store import RunFolder
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.published import parse_suite
+from lmcbench.spec.seeds import Seeds
+from lmcbench.spec.shifts import by_class
+from lmcbench.spec.suite import DataSpec
 
 SUITE = """
 name = "misfit"
@@ -44,6 +54,30 @@ def run(root, shift='"same-half"', batch=32, more="", **selection):
     folder = RunFolder(root)
     plan = plan_run(expand(suite, Selection(**selection)), folder)
     return list(run_plan(plan, folder, data_dir=None, device="cpu", jobs=1))
+
+
+def test_a_record_has_the_digest_of_transformed_bytes(tmp_path):
+    run(tmp_path / "run", shift='"corruption", "rotation"', architectures=["lmc_linear"], replicates=range(2))
+    found = {}
+    for path in (tmp_path / "run" / "records").iterdir():
+        record = json.loads(path.read_bytes())
+        found[record["shift"]["name"], record["replicate"]] = record
+    data = select(open_dataset("digits"), DataSpec(name="digits", train_size=240))
+    order = by_class(data.train.labels, np.arange(240))
+    for (shift, replicate), record in found.items():
+        name = {"corruption": "gaussian_noise-3", "rotation": "rotate-30", "none": None}[shift]
+        if name is None:
+            assert "views_pixels" not in record
+            continue
+        seed = Seeds.of("misfit", 1, replicate, 2).shift
+        shown = apply(name, data.train.images[order], order, seed)
+        assert record["views_pixels"] == {name: hashlib.sha256(shown.tobytes()).hexdigest()}
+    # the name of a transform is the same in every replicate, its draws are not
+    digests, pixels = (
+        [found["corruption", r][key] for r in (0, 1)] for key in ("views_digest", "views_pixels")
+    )
+    assert digests[0] == digests[1]
+    assert pixels[0] != pixels[1]
 
 
 @pytest.mark.parametrize(

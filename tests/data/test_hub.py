@@ -58,6 +58,32 @@ def test_another_revision_is_not_the_pinned_one(hub):
         open_dataset("cifar10")
 
 
+def test_an_interrupted_download_is_no_data_set_and_fetching_goes_on_with_it(hub, tmp_path, monkeypatch):
+    """A part of a split, or one split of two, lies in the hub's cache."""
+    place = hub / SOURCES["cifar10"].hub.cache_name / "plain_text"
+    made = write_cifar10(tmp_path / "downloaded")
+    files = {s: (tmp_path / "downloaded" / f"{s}-00000-of-00001.parquet",) for s in ("train", "test")}
+    monkeypatch.setattr("lmcbench.data.sources.download", lambda hub, splits: files)
+    write_cifar10(place)
+    (place / "test-00000-of-00001.parquet").unlink()
+    for missing in ("has no files of split 'test'", "but not train-00001-of-00002.parquet"):
+        with pytest.raises(UserError, match=f"Data set cifar10 is not here.*{missing}.*data fetch cifar10"):
+            open_dataset("cifar10")
+        assert (fetch_dataset("cifar10").train.images == made["train"][0]).all()
+        write_cifar10(place)
+        (place / "train-00000-of-00001.parquet").rename(place / "train-00000-of-00002.parquet")
+
+
+def test_both_splits_name_the_classes_alike(hub, tmp_path):
+    write_cifar10(tmp_path / "data" / "cifar10")
+    write_cifar10(tmp_path / "other", names=tuple("bacdefghij"))
+    (tmp_path / "other" / "test-00000-of-00001.parquet").replace(
+        tmp_path / "data" / "cifar10" / "test-00000-of-00001.parquet"
+    )
+    with pytest.raises(UserError, match="the classes of cifar10 have other names in train than in test"):
+        open_dataset("cifar10", tmp_path / "data")
+
+
 def test_the_users_folder_comes_before_the_hubs_cache(hub, tmp_path):
     write_cifar10(hub / SOURCES["cifar10"].hub.cache_name, n=20)
     write_cifar10(tmp_path / "data" / "cifar10", n=30)

@@ -172,6 +172,80 @@ def test_one_parquet_file_gives_every_fifth_of_each_class_to_the_test_split(plac
         assert opened.classes == ("0", "1")
 
 
+def test_what_is_hidden_in_a_folder_is_none_of_its_images(place):
+    write_folder(place / "pets")
+    first = open_dataset("pets", place).train.sha256
+    cats = place / "pets" / "train" / "cat"
+    for copy in (".thumbnails/0.png", ".ipynb_checkpoints/deep/1.png", "._0.png"):
+        (cats / copy).parent.mkdir(parents=True, exist_ok=True)
+        (cats / copy).write_bytes((cats / "0.png").read_bytes())
+    (cats / "Thumbs.db").write_text("no image")
+    assert open_dataset("pets", place).train.sha256 == first
+
+
+def write_shards(folder, names=("cat", "dog"), others=("cat", "dog"), labels=(0, 1) * 5):
+    """Two parts of a training split and a test split, each of ten images."""
+    data = [encode(p) for p in pictures(10, (1, 8, 8))]
+    for part, said in (("train-00000-of-00002", names), ("train-00001-of-00002", others), ("test", names)):
+        write_parquet(folder / f"{part}.parquet", data, list(labels), "image", names=said)
+
+
+def test_labels_mean_the_same_in_every_file(place):
+    write_shards(place / "pets", others=("dog", "cat"))
+    with pytest.raises(UserError, match=r"train-00001-of-00002.parquet has other names .*\(dog, cat\) than"):
+        open_dataset("pets", place)
+    write_shards(place / "birds", ("wren", "wren"), ("wren", "wren"))
+    with pytest.raises(UserError, match=r"train-00000-of-00002.parquet: two classes have the name 'wren'"):
+        open_dataset("birds", place)
+
+
+@pytest.mark.parametrize(("part", "other"), [("00000", "00001"), ("00001", "00000")])
+def test_a_missing_part_of_a_split_is_named(place, part, other):
+    write_shards(place / "pets")
+    (place / "pets" / f"train-{part}-of-00002.parquet").unlink()
+    with pytest.raises(
+        UserError, match=rf"has train-{other}-of-00002.parquet, but not train-{part}-of-00002"
+    ):
+        open_dataset("pets", place)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ((1, 2) * 5, "labels must count from 0 without gaps, found none of 0 below 2"),
+        ((0, 200) * 5, "found none of 1 below 200"),
+        ((0, 2**62) * 5, "found none of 1 below 4611686018427387904"),
+    ],
+)
+def test_a_class_that_nothing_names_and_no_label_means_is_not_made_up(place, labels, message):
+    write_shards(place / "pets", None, None, labels)
+    with pytest.raises(UserError, match=message):
+        open_dataset("pets", place)
+    write_shards(place / "named", tuple("abc"), tuple("abc"), (1, 2) * 5)
+    assert open_dataset("named", place).classes == tuple("abc")
+
+
+def test_labels_past_64_bits_are_named_as_they_are(place):
+    data = [encode(p) for p in pictures(2, (1, 8, 8))]
+    table = pa.table({"image": data, "label": pa.array([0, 2**63], pa.uint64())})
+    pq.write_table(table, place / "pets.parquet")
+    with pytest.raises(UserError, match="row 1: label 9223372036854775808 is out of range"):
+        open_dataset(str(place / "pets.parquet"))
+
+
+def test_a_file_too_small_for_a_test_split_says_so(place):
+    path = write_parquet(place / "b.parquet", [encode(p) for p in pictures(6)], [0, 1] * 3, "image")
+    with pytest.raises(UserError, match=r"b, test: there are no images for it in .*b.parquet"):
+        open_dataset(str(path))
+
+
+def test_paths_of_images_are_no_images(place):
+    write_parquet(place / "pets" / "test.parquet", [encode(p) for p in pictures(2)], [0, 1], "image")
+    pq.write_table(pa.table({"image": ["a.png", "b.png"], "label": [0, 1]}), place / "pets" / "train.parquet")
+    with pytest.raises(UserError, match=r"row 0: there is no image data in column 'image'.* not their paths"):
+        open_dataset("pets", place)
+
+
 def write_odd_size(folder):
     write_folder(folder)
     Image.fromarray(pictures(1, (3, 16, 16))[0]).save(folder / "train" / "cat" / "1.png")

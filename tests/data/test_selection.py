@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_holdout_replaces_the_test_set():
     with pytest.raises(UserError, match=r"split test, has sha256 .* the suite pins") as refused:
         select(data, DataSpec(name="digits", test_sha256="0" * 64))
     assert refused.value.exit_code == 4
-    with pytest.raises(UserError, match="5000 images are asked for, there are 1442"):
+    with pytest.raises(UserError, match=r"split train: 5,000 images are asked for .* there are 1,442"):
         select(data, DataSpec(name="digits", train_size=5000))
 
 
@@ -71,6 +72,21 @@ def test_labels_out_of_range_are_named():
     images = ImageSet(np.zeros((3, 1, 2, 2), np.uint8), np.array([0, 1, 5]))
     with pytest.raises(UserError, match="split train, row 2: label 5 is out of range, there are 2 classes"):
         Dataset("mine", images, images, ("a", "b"))
+
+
+def test_one_class_is_none_to_tell_from_others():
+    images = ImageSet(np.zeros((3, 1, 2, 2), np.uint8), np.zeros(3, np.int64))
+    with pytest.raises(UserError, match="Data set mine has one class"):
+        Dataset("mine", images, images, ("a",))
+
+
+def test_a_channel_of_one_value_is_refused_before_anything_is_divided_by_its_deviation():
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 3, 2, 2)
+    pixels[:, 1] = 7
+    images = ImageSet(pixels, np.array([0, 1]))
+    mine = Dataset("mine", images, images, ("a", "b"))
+    with pytest.raises(UserError, match="channel 1 has the value 7 in every pixel of all training images"):
+        mine.statistics  # noqa: B018
 
 
 def train_set(n=12):
@@ -130,6 +146,31 @@ def test_items_of_some_channels_take_no_pixels_and_show_what_the_transform_makes
     assert shown.shown(torch.arange(6)).dtype == torch.uint8
     assert pool.labels[other].tolist() == [0]
     assert pool.source[seen].tolist() == [1, 4]
+
+
+def test_the_digest_of_what_is_shown_is_that_of_the_transformed_bytes(monkeypatch):
+    monkeypatch.setattr(pool_module, "BATCH", 4)
+    rng = np.random.default_rng(0)
+    train = ImageSet(rng.integers(0, 256, (9, 3, 8, 8), dtype=np.uint8), np.arange(9) % 3)
+    mean, indices = np.array([0.1, 0.5, 0.9]), np.array([8, 0, 3, 5, 7, 2])
+    found = {}
+    for seed in (0, 1):
+        for name in ("channels-0+2", "gaussian_noise-3", "rotate-15"):
+            pool, [[items]] = build_pool(
+                train,
+                [[View(indices, transform=name)]],
+                partial(apply, seed=seed, mean=mean),
+                partial(fill, channels=3, mean=mean),
+            )
+            before = pool.images.copy()
+            found[name, seed] = pool_module.shown_digest(pool, items)
+            shown = apply(name, train.images[indices], indices, seed, mean)
+            assert found[name, seed] == hashlib.sha256(shown.tobytes()).hexdigest()
+            np.testing.assert_array_equal(pool.images, before)
+    # other draws are other bytes, of which the name of a transform says nothing
+    assert [n for n in ("channels-0+2", "gaussian_noise-3", "rotate-15") if found[n, 0] != found[n, 1]] == [
+        "gaussian_noise-3"
+    ]
 
 
 def test_views_are_transformed_in_batches_of_their_own_images(monkeypatch):

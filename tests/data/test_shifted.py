@@ -57,7 +57,7 @@ def test_what_is_not_there_is_refused(data, name, message):
 
 def test_arrays_of_another_shape_are_refused(data):
     np.save(data / "CIFAR-10-C" / "snow.npy", np.zeros((50, 3, 32, 32), np.uint8))
-    np.save(data / "CIFAR-10-C" / "spatter.npy", np.zeros((40, 32, 32, 3), np.float32))
+    np.save(data / "CIFAR-10-C" / "spatter.npy", np.zeros((50, 32, 32, 3), np.float32))
     (data / "CIFAR-10-C" / "frost.npy").write_bytes((data / "CIFAR-10-C" / "fog.npy").read_bytes()[:999])
     with pytest.raises(UserError, match=r"snow-1 must be uint8 images .* found uint8 \[10, 3, 32, 32\]"):
         open_shifted("cifar10-c:snow-1", data)
@@ -68,6 +68,43 @@ def test_arrays_of_another_shape_are_refused(data):
     np.save(data / "CIFAR-10-C" / "labels.npy", np.full(50, 11))
     with pytest.raises(UserError, match=r"fog-2, row 0: label 11 is out of range"):
         open_shifted("cifar10-c:fog-2", data)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (
+            np.zeros((52, 32, 32, 3), np.uint8),
+            np.zeros(50, int),
+            r"as many images as labels.*\[52, 32, 32, 3\]",
+        ),
+        # one severity alone: a fifth of it would pass for a severity
+        (np.zeros((10, 32, 32, 3), np.uint8), np.zeros(50, int), r"found \[10, 32, 32, 3\] and \[50\]"),
+        (np.zeros((52, 32, 32, 3), np.uint8), np.zeros(52, int), "5 severities of one length"),
+        (np.uint8(3), np.zeros(50, int), r"found \[\] and \[50\]"),
+        (None, np.full(50, 0.7), r"an integer label for each of its 10 images, found float64 \[10\]"),
+        (None, np.zeros((50, 1), int), r"an integer label .* found int64 \[10, 1\]"),
+        (None, np.array(["cat"] * 50), "an integer label .* found <U3"),
+        (None, np.zeros(50, bool), "an integer label .* found bool"),
+        (None, b"", r"labels.npy is not a readable .npy file \(No data left in file\)"),
+    ],
+)
+def test_arrays_of_another_length_or_kind_are_refused(data, images, labels, message):
+    if images is not None:
+        np.save(data / "CIFAR-10-C" / "fog.npy", images)
+    if isinstance(labels, bytes):
+        (data / "CIFAR-10-C" / "labels.npy").write_bytes(labels)
+    else:
+        np.save(data / "CIFAR-10-C" / "labels.npy", labels)
+    with pytest.raises(UserError, match=message):
+        open_shifted("cifar10-c:fog-3", data)
+
+
+def test_an_archive_is_no_array(data):
+    np.savez(data / "all.npz", np.zeros(3))
+    (data / "all.npz").rename(data / "CIFAR-10-C" / "fog.npy")
+    with pytest.raises(UserError, match=r"fog.npy is an archive of arrays"):
+        open_shifted("cifar10-c:fog-3", data)
 
 
 # --- as part of a data set -----------------------------------------------------------------------

@@ -199,6 +199,24 @@ def test_a_stopped_run_leaves_nothing_behind(place, tmp_path, monkeypatch):
     assert cached_splits(tmp_path) == []
 
 
+def test_what_a_killed_process_left_is_not_trusted_and_goes_in_time(place, tmp_path):
+    pixels = tmp_path / "cache" / "pixels"
+    for name, age in ((".0123-old", 2 * 24 * 3600), (".0123-new", 60)):
+        (pixels / name).mkdir(parents=True)
+        for path in (pixels / name / "images.npy", pixels / name):
+            if path.suffix:
+                path.write_bytes(b"half an image")
+            os.utime(path, (time.time() - age, time.time() - age))
+    write_cifar10(place / "cifar10")
+    open_dataset("cifar10", place)
+    held = cached_splits(tmp_path)
+    assert [name for name in held if name.startswith(".")] == [".0123-new"]
+    # a cache may be many people's: what is in it is as readable as a new folder of the user's
+    (tmp_path / "usual").mkdir()
+    modes = {(pixels / name).stat().st_mode for name in held if not name.startswith(".")}
+    assert modes == {(tmp_path / "usual").stat().st_mode}
+
+
 def test_processes_that_decode_at_once_agree(place, tmp_path):
     write_cifar10(place / "cifar10", n=200)
     code = "import sys; from pathlib import Path; from lmcbench.data.sources import open_dataset; "

@@ -221,6 +221,14 @@ def test_a_rule_may_get_another_parameter_without_orphaning_results(monkeypatch)
             "shift 'label-skew' is listed twice.",
         ),
         (edited("[0, 2,", "[0, 0.0,"), "fork '0' is listed twice."),
+        (
+            edited("replicates = 2", 'evaluations = ["rotate-15", "rotate-15.0"]'),
+            "evaluation shift 'rotate-15' is listed twice.",
+        ),
+        (
+            edited("replicates = 2", 'evaluations = ["channels-2+0", "fog-1", "channels-0+2"]'),
+            "evaluation shift 'channels-0+2' is listed twice.",
+        ),
         (edited("[0, 2,", "[0, 4,"), "fork 4 is not before the end of recipe 'slow'."),
         (
             edited("[0, 2,", "[0, -2,"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -21,6 +22,9 @@ from lmcbench.errors import UserError
 from lmcbench.spec.canonical import digest
 
 SCHEMA = "lmcbench/pixels/1"
+
+DRAFT_S = 24 * 3600
+"""Seconds without a change after which nobody writes a draft any more."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,15 @@ def write_split(
     place = cache_dir() / "pixels" / key
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{key[:16]}-", dir=place.parent))
+        # not mkdtemp, whose folders nobody else may read: a cache may be many people's
+        draft = place.parent / f".{key[:16]}-{secrets.token_hex(4)}"
+        draft.mkdir()
     except OSError as error:
         raise UserError(
             f"The cache folder {place.parent} cannot be written ({error.strerror}). "
             "Set LMCBENCH_CACHE to a folder with room for the decoded images."
         ) from None
+    _drop_old_drafts(place.parent)
     try:
         facts, shape = _write_arrays(draft, n, batches)
         text = {
@@ -98,6 +105,17 @@ def write_split(
         raise UserError(f"Writing to the cache folder {place.parent} failed: {error.strerror}.") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _drop_old_drafts(folder: Path) -> None:
+    """Remove what processes left that were killed while they wrote."""
+    for draft in folder.glob(".*"):
+        try:
+            changed = max(path.stat().st_mtime for path in (draft, *draft.iterdir()))
+        except OSError:
+            continue  # another process has just finished or removed it
+        if changed < time.time() - DRAFT_S:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write_arrays(

@@ -118,6 +118,8 @@ class Dataset:
     shifted: Mapping[str, ImageSet] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise UserError(f"Data set {self.name} has one class; there is nothing to tell apart.")
         for split, images in {"train": self.train, "test": self.test, **self.shifted}.items():
             if len(images) == 0:
                 raise UserError(f"Data set {self.name}: split {split} is empty.")
@@ -141,11 +143,21 @@ class Dataset:
 
     @cached_property
     def statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and standard deviation per channel of the training pixels scaled to 0..1, `[c]` each."""
+        """Mean and standard deviation per channel of the training pixels scaled to 0..1, `[c]` each.
+
+        Raises:
+            UserError: for a channel that has one value in all training images; nothing can divide by its 0.
+        """
         counts = self.train.facts.histogram
         values = np.arange(256) / 255
         mean = counts @ values / counts.sum(1)
         variance = (counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)
+        flat = np.flatnonzero(np.count_nonzero(counts, axis=1) == 1)
+        if len(flat):
+            raise UserError(
+                f"Data set {self.name}: channel {flat[0]} has the value {counts[flat[0]].argmax()} in every "
+                "pixel of all training images. Leave it out."
+            )
         return mean, np.sqrt(variance)
 
     def check_unchanged(self) -> None:

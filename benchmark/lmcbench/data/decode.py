@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -16,13 +15,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lmcbench.data.dataset import Labels, Pixels
+from lmcbench.data.encoded import channels_of, open_image, pixels_of
 from lmcbench.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MODES = {1: "L", 3: "RGB"}
-"""Channels -> Pillow's mode."""
+RULES = 2
+"""Raised where other pixels come out of the same files, which are then decoded anew: 2 turns images
+upright, and refuses what 1 dropped (colours beside grey images, transparency, 16 bits, further frames)."""
 
 KNEE = 16
 """Counts up to which 16 bits become 8 about linearly; above it by their logarithm."""
@@ -31,6 +32,8 @@ COMPANDED: Pixels = np.rint(255 * np.log1p(np.arange(2**16) / KNEE) / np.log1p((
     np.uint8
 )
 """16 bits -> 8, the step 3 % of the value: bands of sensors differ in brightness by two orders."""
+
+ONE_KIND = "Store all images of a data set alike."
 
 Stored = bytes | NDArray[np.uint8] | NDArray[np.uint16]
 """An encoded image, or its values `[h, w, c]`."""
@@ -83,14 +86,14 @@ def _converter(first: Item, channels: int | None, lossless: bool) -> Callable[[I
         shape = (h, w, channels or c)
         return lambda item: _values(item, shape)
     image = _open(first, lossless)
-    mode = MODES[channels or (1 if image.mode in ("1", "L") else 3)]
-    size = image.size
-    return lambda item: _pixels(item, mode, size, lossless)
+    shown, size = channels or channels_of(image), image.size
+    return lambda item: _pixels(item, shown, size, lossless)
 
 
 def _values(item: Item, shape: tuple[int, int, int]) -> Pixels:
     """`[h, w, c]` uint8 of an image that is stored as numbers."""
-    assert not isinstance(item.data, bytes)
+    if isinstance(item.data, bytes):
+        raise UserError(f"{item.where}: an encoded image, but the first is an array of values. {ONE_KIND}")
     if item.data.shape != shape:
         found, expected = (" x ".join(map(str, s)) for s in (item.data.shape, shape))
         raise UserError(
@@ -102,7 +105,7 @@ def _values(item: Item, shape: tuple[int, int, int]) -> Pixels:
     return item.data.astype(np.uint8, copy=False)
 
 
-def _pixels(item: Item, mode: str, size: tuple[int, int], lossless: bool) -> Pixels:
+def _pixels(item: Item, channels: int, size: tuple[int, int], lossless: bool) -> Pixels:
     """`[h, w]` or `[h, w, 3]` uint8 of an encoded image."""
     image = _open(item, lossless)
     if image.size != size:
@@ -111,30 +114,14 @@ def _pixels(item: Item, mode: str, size: tuple[int, int], lossless: bool) -> Pix
             f"{item.where}: the image is {found} pixels, the first one {expected}. "
             "All images of a data set must have one size: resize them first."
         )
-    return np.asarray(image if image.mode == mode else image.convert(mode))
+    return pixels_of(image, item.where, channels)
 
 
 def _open(item: Item, lossless: bool) -> Image.Image:
     """The image, fully decoded."""
-    # Here and not above: where data sets are only listed, Pillow need not be installed.
-    from PIL import Image, UnidentifiedImageError
-
-    assert isinstance(item.data, bytes)
-    if lossless and item.data[:2] == b"\xff\xd8":
-        raise UserError(
-            f"{item.where}: this is a JPEG image, but the data set is published as PNG: "
-            "what is here is a re-encoding with other pixels. Give it a name of its own."
-        )
-    try:
-        image = Image.open(io.BytesIO(item.data))
-        image.load()
-    # Pillow raises SyntaxError for broken PNG chunks and ValueError or struct.error in odd headers.
-    except Exception as error:
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise UserError(f"{item.where}: the image does not decode ({reason}).") from None
-    if image.mode.startswith(("I", "F")):
-        raise UserError(f"{item.where}: images must have 8 bits a channel, found Pillow's mode {image.mode}.")
-    return image
+    if not isinstance(item.data, bytes):
+        raise UserError(f"{item.where}: an array of values, but the first image is encoded. {ONE_KIND}")
+    return open_image(item.data, item.where, lossless)
 
 
 def _bar() -> Progress:

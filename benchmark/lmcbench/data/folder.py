@@ -39,11 +39,15 @@ class FolderSplit:
         found: list[Path] = []
         for name in self.names:
             paths = (self.folder / name).rglob("*")
-            images = sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+            images = sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not self._hidden(p))
             if not images:
                 raise UserError(f"{self.folder / name} is a class without images ({', '.join(SUFFIXES)}).")
             found += images
         return tuple(found)
+
+    def _hidden(self, path: Path) -> bool:
+        """Whether a file or a folder above it is hidden: what programs keep there is none of the images."""
+        return any(part.startswith(".") for part in path.relative_to(self.folder).parts)
 
     def settings(self) -> dict[str, Any]:
         """The class of each file, which its content does not tell."""

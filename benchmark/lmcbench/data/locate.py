@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lmcbench.errors import UserError
+
+PART = re.compile(r"-(?P<part>\d+)-of-(?P<parts>\d+)$")
+"""How the name of a file ends that is one of several of a split."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def parquet_files(folder: Path, splits: Sequence[str], config: str | None = None
     folder above it (`train/0.parquet`). With a configuration, files under a folder of that name win.
 
     Raises:
-        UserError: where one of the splits is missing.
+        UserError: where one of the splits is missing, or a part of one (`-00001-of-00002`).
     """
     every = sorted(p for p in folder.rglob("*.parquet") if p.is_file())
     if config is not None:
@@ -56,7 +60,22 @@ def parquet_files(folder: Path, splits: Sequence[str], config: str | None = None
                 " ..." if len(every) > 3 else ""
             )
             raise UserError(f"{folder} has no files of split {split!r} ({split}-*.parquet). It holds {held}.")
+        _check_whole(files)
     return Found(folder, train, test)
+
+
+def _check_whole(files: Sequence[Path]) -> None:
+    """Refuse a split of which a numbered part is missing: an interrupted download or copy leaves that."""
+    for file in files:
+        if (number := PART.search(file.stem)) is None:
+            continue
+        start, digits, parts = file.stem[: number.start()], len(number["part"]), number["parts"]
+        for i in range(int(parts)):
+            name = f"{start}-{i:0{digits}}-of-{parts}{file.suffix}"
+            if file.with_name(name) not in files:
+                raise UserError(
+                    f"{file.parent} has {file.name}, but not {name}. Put the missing part beside it."
+                )
 
 
 def belongs(path: Path, split: str) -> bool:

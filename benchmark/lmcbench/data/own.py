@@ -46,7 +46,8 @@ def own_name(path: Path) -> str:
 def open_own(path: Path) -> Dataset:
     """The user's data set at `path`, named by the last part of it.
 
-    - one parquet file: every fifth image of each class, in file order, is the test split;
+    - one parquet file: every fifth image of each class, in file order, is the test split (with fewer than
+      five in every class there is none);
     - a folder of parquet files: train-*.parquet, and test-*, val-* or valid*-*;
     - a folder of images: train/CLASS/*, and test/CLASS/* (or val, valid, validation).
 

@@ -53,13 +53,13 @@ class ParquetSplit:
         """
         opened = [_open(file) for file in self.files]
         columns = [self._columns(file, table) for file, table in zip(self.files, opened, strict=True)]
-        names = _class_names(opened[0], columns[0][1])
+        names = self._class_names(opened, [label for _, label in columns])
         found = [
             _labels(file, table, label)
             for file, table, (_, label) in zip(self.files, opened, columns, strict=True)
         ]
         if classes is None:
-            classes = len(names) if names else max((int(f.max()) for f in found if len(f)), default=0) + 1
+            classes = len(names) or _count(self.files[0], np.concatenate(found))
         for file, labels in zip(self.files, found, strict=True):
             _check_range(file, labels, classes)
         if len(names) != classes:
@@ -84,7 +84,8 @@ class ParquetSplit:
                     if mask[row]:
                         if data is None:
                             raise UserError(
-                                f"{file}, row {row}: there is no image data in column {column!r}."
+                                f"{file}, row {row}: there is no image data in column {column!r}. "
+                                "The bytes of the image files must be in it, not their paths."
                             )
                         items.append(Item(file, row, data, int(labels[row])))
                     row += 1
@@ -100,6 +101,21 @@ class ParquetSplit:
         image = _pick(file, names, "image", self.image, typed["Image"], IMAGE_NAMES)
         label = _pick(file, names, "label", self.label, typed["ClassLabel"], LABEL_NAMES)
         return image, label
+
+    def _class_names(self, opened: Sequence[ParquetFile], columns: Sequence[str]) -> tuple[str, ...]:
+        """Names of the classes in label order, the same in every file; none where no file says."""
+        names = [_class_names(table, label) for table, label in zip(opened, columns, strict=True)]
+        for file, found in zip(self.files, names, strict=True):
+            if found != names[0]:
+                said, first = (", ".join(n[:5]) or "none" for n in (found, names[0]))
+                raise UserError(
+                    f"{file} has other names of classes ({said}) than {self.files[0].name} ({first}): "
+                    "a label would mean one class here and another there."
+                )
+            if len(set(found)) < len(found):
+                twice = next(name for name in found if found.count(name) > 1)
+                raise UserError(f"{file}: two classes have the name {twice!r}.")
+        return names[0]
 
 
 def _open(file: Path) -> ParquetFile:
@@ -165,7 +181,29 @@ def _labels(file: Path, table: ParquetFile, column: str) -> Labels:
     if values.null_count:
         row = int(np.flatnonzero(np.asarray(values.is_null()))[0])
         raise UserError(f"{file}, row {row}: the label is missing.")
-    return np.asarray(values.to_numpy(), dtype=np.int64)
+    found = values.to_numpy()
+    if len(found) and found.max() > np.iinfo(np.int64).max:
+        raise UserError(f"{file}, row {found.argmax()}: label {found.max()} is out of range.")
+    return np.asarray(found, dtype=np.int64)
+
+
+def _count(file: Path, labels: Labels) -> int:
+    """How many classes there are where nothing but the labels says: 0 to the largest, each of them there.
+
+    A label that never occurs is a mistake in all likelihood, as counting from 1: a class nobody sees.
+
+    Raises:
+        UserError: naming the label that is missing.
+    """
+    shown = np.unique(labels[labels >= 0])
+    gaps = np.flatnonzero(shown != np.arange(len(shown)))
+    if len(gaps):
+        raise UserError(
+            f"{file}: labels must count from 0 without gaps, found none of "
+            f"{gaps[0]} below {shown[-1]}. Number the classes anew, or store their names with the labels "
+            "(as datasets does with ClassLabel)."
+        )
+    return len(shown)
 
 
 def _check_range(file: Path, labels: Labels, classes: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -108,6 +109,19 @@ def build_pool(
         np.concatenate(source),
     )
     return pool, placed
+
+
+def shown_digest(pool: Pool, items: Indices) -> str:
+    """Sha256 of the pixels that `items` of the pool show, uint8 `[c, h, w]` one image after another."""
+    text = hashlib.sha256()
+    for start in range(0, len(items), BATCH):
+        some = items[start : start + BATCH]
+        pixels, values = pool.images[pool.image[some]], pool.fills[pool.fill[some]]
+        for channel in np.flatnonzero((values != SHOWN).any(axis=0)):
+            hidden = values[:, channel] != SHOWN
+            pixels[hidden, channel] = values[hidden, channel].astype(np.uint8)[:, None, None]
+        text.update(np.ascontiguousarray(pixels).data)
+    return text.hexdigest()
 
 
 def _let_go(images: Pixels) -> None:

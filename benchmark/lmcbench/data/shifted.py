@@ -52,13 +52,17 @@ def open_shifted(name: str, data_dir: Path | None = None) -> ImageSet:
     stamps = tuple(map(Stamp.of, files))
     images, labels = map(_array, files)
     if named.severity is not None:
-        size = len(images) // len(SEVERITIES)
-        part = slice((named.severity - 1) * size, named.severity * size)
+        part = _part(named.severity, files[0], images, labels)
         images, labels = images[part], labels[part]
-    if images.dtype != np.uint8 or images.shape[1:] != (*SHAPE[1:], SHAPE[0]) or len(labels) != len(images):
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (*SHAPE[1:], SHAPE[0]):
         raise UserError(
-            f"{folder}: {name} must be uint8 images [n, 32, 32, 3] with n labels, "
-            f"found {images.dtype} {list(images.shape)} with {len(labels)} labels."
+            f"{folder}: {name} must be uint8 images [n, 32, 32, 3], found {images.dtype} "
+            f"{list(images.shape)}."
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or len(labels) == 0:
+        raise UserError(
+            f"{folder}: {name} must have an integer label for each of its {len(images)} images, found "
+            f"{labels.dtype} {list(labels.shape)}."
         )
     bad = np.flatnonzero((labels < 0) | (labels >= named.entry.classes))
     if len(bad):
@@ -84,11 +88,26 @@ def _places(family: str, data: Path | None) -> list[Path]:
     return [] if data is None else [data / folder for folder in SHIFTED[family].folders]
 
 
+def _part(severity: int, file: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> slice:
+    """Where a severity lies in arrays that hold all of them one after another."""
+    if images.shape[:1] != labels.shape[:1] or images.ndim == 0 or len(images) % len(SEVERITIES):
+        raise UserError(
+            f"{file.parent}: {file.name} and labels.npy must hold as many images as labels, "
+            f"{len(SEVERITIES)} severities of one length after another, found {list(images.shape)} and "
+            f"{list(labels.shape)}. Put the files there as their authors publish them."
+        )
+    size = len(images) // len(SEVERITIES)
+    return slice((severity - 1) * size, severity * size)
+
+
 def _array(file: Path) -> NDArray[np.uint8]:
     try:
-        return np.asanyarray(np.load(file, mmap_mode="r", allow_pickle=False))
+        found = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         held = ", ".join(sorted(f.stem for f in file.parent.glob("*.npy"))) or "no .npy files"
         raise UserError(f"There is no {file.name} in {file.parent}. It holds {held}.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{file} is not a readable .npy file ({error}).") from None
+    if not isinstance(found, np.ndarray):
+        raise UserError(f"{file} is an archive of arrays (.npz), not a .npy file.")
+    return np.asanyarray(found)

@@ -209,7 +209,10 @@ def fetch_dataset(name: str) -> Dataset:
         return source.embedded()
     if source.hub is None:
         raise UserError(_missing(name, None, []))
-    found = parquet_files(source.hub.snapshot, source.splits, source.hub.config)
+    try:
+        found = parquet_files(source.hub.snapshot, source.splits, source.hub.config)
+    except UserError:  # an interrupted download is gone on with
+        found = None
     if found is None:
         files = download(source.hub, source.splits)
         found = Found(source.hub.snapshot, files[source.splits[0]], files[source.splits[1]])
@@ -221,7 +224,13 @@ def find(name: str, folder: Path | None) -> tuple[Found | None, list[str]]:
     source = SOURCES[name]
     refused: list[str] = []
     for place in _places(name, folder):
-        found = parquet_files(place, source.splits, None if source.hub is None else source.hub.config)
+        try:
+            found = parquet_files(place, source.splits, None if source.hub is None else source.hub.config)
+        except UserError as error:
+            if source.hub is None or place != source.hub.snapshot:
+                raise
+            refused.append(str(error))  # an interrupted download, which fetching goes on with
+            continue
         if found is None:
             continue
         hashes = [*file_hashes(found.train), *file_hashes(found.test)]
@@ -263,6 +272,8 @@ def _open_found(name: str, found: Found) -> Dataset:
         )
         for files, split in zip((found.train, found.test), ("train", "test"), strict=True)
     )
+    if train.classes != test.classes:
+        raise UserError(f"{found.folder}: the classes of {name} have other names in train than in test.")
     from_hub = source.hub is not None and found.folder == source.hub.snapshot
     return Dataset(
         name,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lmcbench.data.cache import CachedSplit, file_hashes, read_split, write_split
 from lmcbench.data.dataset import Labels
-from lmcbench.data.decode import Item, decoded
+from lmcbench.data.decode import RULES, Item, decoded
 from lmcbench.errors import UserError
 from lmcbench.spec.canonical import digest
 
@@ -54,13 +54,13 @@ def open_split(
     """
     hashes = file_hashes(reader.files)
     asked = {"channels": channels, "classes": classes, "lossless": lossless, **reader.settings()}
-    key = digest({"files": hashes, **asked})
+    key = digest({"files": hashes, "rules": RULES, **asked})
     cached = read_split(key)
     if cached is not None:
         return cached
     n, names, batches = reader.load(classes)
     if n == 0:
-        raise UserError(f"{title}: there are no images in {reader.files[0].parent}.")
+        raise UserError(f"{title}: there are no images for it in {', '.join(map(str, reader.files[:3]))}.")
     write_split(key, n, decoded(batches, n, channels, lossless, title), names, {"settings": asked})
     stored = read_split(key)
     if stored is None:

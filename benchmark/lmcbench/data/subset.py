@@ -23,6 +23,12 @@ def select(dataset: Dataset, spec: DataSpec) -> Dataset:
         held = stratified(train.labels, count)
         kept = np.setdiff1d(np.arange(len(train)), held)
         train, test = _take(train, kept), _take(train, held)
+    for split, images, size in (("train", train, spec.train_size), ("test", test, spec.test_size)):
+        if size is not None and size > len(images):
+            raise UserError(
+                f"Data set {spec.name}, split {split}: {size:,} images are asked for ({split}_size), "
+                f"there are {len(images):,}."
+            )
     if spec.train_size is not None:
         train = _take(train, stratified(train.labels, spec.train_size))
     if spec.test_size is not None:

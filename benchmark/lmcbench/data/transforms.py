@@ -41,6 +41,8 @@ def apply(name: str, images: Pixels, indices: Indices, seed: int, mean: Floats |
         raise UserError(f"Transform {name} is defined for one or three channels, not for {channels}.")
     if min(h, w) < 8:
         raise UserError(f"Transform {name} needs images of at least 8 x 8 pixels, found {h} x {w}.")
+    if transformation.kind == "translate" and int(transformation.amount) >= min(h, w):  # type: ignore[arg-type]
+        raise UserError(f"Transform {name} moves images of {h} x {w} pixels out of sight.")
     values = fill(name, channels, mean)
     if values is not None:
         return _filled(images, values)

@@ -162,7 +162,11 @@ class CostRecord(Fields):
 
 
 class Record(Fields):
-    """One cell (design section 6)."""
+    """One cell (design section 6).
+
+    `views_digest` is over indices, labels and names of transforms of all views. Where views pass images
+    through transforms, the sha256 of what comes out stands beside it: `views_pixels`, by transform.
+    """
 
     schema_: str = Field(default=SCHEMA, alias="schema")
     key: str

@@ -12,7 +12,7 @@ from torch import nn
 
 from lmcbench.data.batches import DeviceImages
 from lmcbench.data.dataset import Dataset
-from lmcbench.data.pool import Pool, build_pool
+from lmcbench.data.pool import Pool, build_pool, shown_digest
 from lmcbench.data.transforms import apply as transform
 from lmcbench.data.transforms import fill
 from lmcbench.spec.cells import Cell, Family
@@ -30,13 +30,15 @@ class Seen:
         items: each sibling's positions in the pool.
         transforms: what each sibling's images pass through, or None.
         nested: whether views are parts of one another.
-        digest: over what the views show.
+        digest: over the views' indices, labels and names of transforms.
+        pixels: per transform, the sha256 of the images that come out of it, in the order of the view.
     """
 
     items: list[Indices]
     transforms: list[str | None]
     nested: bool
     digest: str
+    pixels: dict[str, str]
 
 
 @dataclass
@@ -79,7 +81,13 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
         partial(fill, channels=dataset.shape[0], mean=mean),
     )
     seen = {
-        label: Seen(items, [v.transform for v in vs], any(v.nested for v in vs), views_digest(vs, labels))
+        label: Seen(
+            items,
+            [v.transform for v in vs],
+            any(v.nested for v in vs),
+            views_digest(vs, labels),
+            {v.transform: shown_digest(pool, i) for v, i in zip(vs, items, strict=True) if v.transform},
+        )
         for (label, vs), items in zip(views.items(), placed, strict=True)
     }
     shown = {

@@ -110,6 +110,7 @@ def _finish(
         "train_flop": float(flop * steps),
         "train_s": seconds * steps,
         "views_digest": bench.seen[cell.key].digest,
+        "views_pixels": bench.seen[cell.key].pixels,
         **_fork_point(cell, per_epoch, cell.recipe.length(n)),
         **_outcome(members, per_epoch, len(bench.dataset.classes)),
     }

@@ -67,6 +67,7 @@ def build_record(
         seeds=_seeds(cell),
         data=data,
         views_digest=how.get("views_digest"),
+        **({"views_pixels": how["views_pixels"]} if how.get("views_pixels") else {}),
         protocol=_protocol(cell, measured),
         siblings=measured.siblings if measured is not None else [],
         pairs=measured.pairs if measured is not None else [],

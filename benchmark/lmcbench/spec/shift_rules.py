@@ -132,7 +132,7 @@ def _rotation(labels: Indices, k: int, seed: int, *, degrees: float = 30.0) -> l
     """Sibling i sees images turned by i times `degrees`."""
     if abs(degrees) * (k - 1) > 180:
         raise UserError(f"Shift rotation: {k} siblings in steps of {degrees:g} degrees go past 180.")
-    return _transformed(labels, [None] + [f"rotate-{i * degrees:g}" for i in range(1, k)])
+    return _transformed(labels, [None] + [f"rotate-{_plain(i * degrees)}" for i in range(1, k)])
 
 
 # --- what the labels say -------------------------------------------------------------------------
@@ -192,6 +192,11 @@ def _check_groups(groups: str) -> None:
         raise UserError(
             f"Shift channels: groups lists the channels of each sibling, as in '0+1/2', found {groups!r}."
         )
+    if groups and len({frozenset(map(int, group.split("+"))) for group in groups.split("/")}) == 1:
+        raise UserError(
+            f"Shift channels: all groups of {groups!r} are the same channels, which is no shift. For the "
+            "control in which all siblings see one group, say same(channels) of groups that differ."
+        )
 
 
 def _check_corruption(name: str, severity: int) -> None:
@@ -201,10 +206,16 @@ def _check_corruption(name: str, severity: int) -> None:
 
 
 def _check_degrees(degrees: float) -> None:
-    if not 0 < abs(degrees) <= 180:
+    if not 0 < abs(degrees) <= 180 or float(_plain(degrees)) != degrees:
         raise UserError(
-            f"Shift rotation: degrees must lie between -180 and 180 and not be 0, found {degrees}."
+            "Shift rotation: degrees must lie between -180 and 180 and not be 0, with four decimals at most, "
+            f"found {degrees}."
         )
+
+
+def _plain(degrees: float) -> str:
+    """Degrees as names of transforms have them: without an exponent, and nothing that sums leave behind."""
+    return f"{degrees:.4f}".rstrip("0").rstrip(".")
 
 
 SHIFTS: dict[str, ShiftKind] = {

@@ -140,6 +140,16 @@ def _evaluation(name: str) -> str:
     return name
 
 
+def _spelled_out(name: str) -> str:
+    """One text for every spelling of an evaluation shift: `rotate-15` for `rotate-15.0` too."""
+    if is_shifted(name):
+        return name
+    parsed = parse_transform(name)
+    amount = parsed.amount
+    text = "+".join(map(str, amount)) if isinstance(amount, tuple) else f"{float(amount)}".removesuffix(".0")
+    return f"{parsed.kind}-{text}"
+
+
 class Suite(Part):
     """Architectures x training shifts x forks x replicates on one data set, and the rules of measuring."""
 
@@ -181,7 +191,7 @@ class Suite(Part):
                 )
         _unique("architecture", (f"{a.label} with {a.recipe}" for a in self.architectures))
         _unique("shift", (s.shift.label for s in self.shifts))
-        _unique("evaluation shift", iter(self.evaluations))
+        _unique("evaluation shift", map(_spelled_out, self.evaluations))
         check_evaluations(self.evaluations, self.data.name)
         for name in self.data.shifted_sha256:
             if not is_shifted(name) or name not in self.evaluations:

@@ -257,7 +257,7 @@ class _Verifier:
         self.faults += faults
         if entry is None:
             return
-        pins = pins_of(suite.data)
+        pins = pins_of(suite.data, published=self.suite_file is None)
         replicates, faults = replicates_of(suite, meta, records)
         self.faults += faults
         for name, record in self.records.items():

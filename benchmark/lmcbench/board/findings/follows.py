@@ -81,8 +81,8 @@ def rank_layers(cells: Cells, *, rise: bool = False) -> Iterator[Ranked]:
         points = []
         for layer in found["layers"].values():
             for end in ("from_a", "from_b"):
-                loss = np.array(layer[end]["loss"])
-                above = loss - loss[0] if rise else excess(found["alphas"], loss)
+                loss = layer[end]["loss"]
+                above = np.array(loss) - loss[0] if rise else excess(found["alphas"], loss)
                 points.append((interior(np.array(layer[f"predicted_{end}"])), interior(above)))
         yield from _ranked(record.replicate, (*line_of(record), record.fork.name), points)
 
