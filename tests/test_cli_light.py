@@ -219,6 +219,21 @@ def test_a_folders_page_shows_all_that_it_holds_whatever_was_asked_for_last(lmcb
     assert (tmp_path / "out" / "leaderboard.md").read_text() == page
 
 
+def test_a_torn_record_of_another_cell_fails_no_run_that_did_not_ask_for_it(lmcbench, tmp_path):
+    (tmp_path / "toy.toml").write_text(SUITE_TOML)
+    records = [make_record(cell) for cell in expand(toy_suite())]
+    folder = write_run(tmp_path / "out", records)
+    assert lmcbench("run", "toy.toml", "--out", "out")[0] == 0
+    page = folder.table.read_text()
+    torn = next(record.key for record in records if record.architecture.name == "lmc_mlp")
+    folder.record(torn).write_text('{"schema": ')
+    code, out, err = lmcbench("run", "toy.toml", "--out", "out", "--arch", "lmc_linear", "--replicates", "1")
+    assert code == 0
+    assert out.endswith("Records and checkpoints are in out.\n")
+    assert f"leaderboard.md was not written: out/records/{torn}.json is not a whole record" in err
+    assert folder.table.read_text() == page
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file, save_model
 
 import lmcbench
@@ -492,3 +493,28 @@ def test_bad_options_are_refused(files, measure, options, message):
 def test_channel_statistics_are_one_number_a_channel():
     assert parse_channels(None, "--mean") is None
     assert parse_channels("0.5,1", "--mean") == (0.5, 1.0)
+
+
+def test_a_channel_of_one_value_needs_statistics_from_the_user(measure, tmp_path, monkeypatch):
+    """A set's own statistics cannot divide by it; those that a network was trained with can."""
+    monkeypatch.setenv("LMCBENCH_CACHE", str(tmp_path / "cache"))
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    pixels[..., 2] = 7
+    for i, image in enumerate(pixels):
+        folder = tmp_path / "red-green" / ("train", "test")[i % 2] / f"class{i // 2 % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.png")
+    pair = [tmp_path / f"{i}.safetensors" for i in (0, 1)]
+    for i, path in enumerate(pair):
+        mlp = Architecture(name="lmc_mlp", recipe="x", kwargs={"width": 4, "depth": 1})
+        save_file(build(mlp, (3, 8, 8), 2, i).state_dict(), path)
+    call = [*pair, "--arch", "lmc_mlp", "--arch-kwargs", "width=4", "--arch-kwargs", "depth=1"]
+    call += ["--data", tmp_path / "red-green", "--json"]
+    code, _, err = measure(*call)
+    assert code == 2
+    assert "channel 2 has the value 7 in every pixel of all training images" in err
+    code, out, _ = measure(*call, "--mean", "0.5", "--std", "0.2,0.3,0.4")
+    assert code == 0
+    said = json.loads(out)["normalisation"]
+    assert said["mean"] == {"values": [0.5, 0.5, 0.5], "from": "given"}
+    assert said["std"] == {"values": [0.2, 0.3, 0.4], "from": "given"}

@@ -743,6 +743,21 @@ def test_siblings_leave_no_trunk_of_another_engine(tmp_path):
     assert engines == {("1", "reference"), ("0", "stacked"), ("independent", "stacked")}
 
 
+def test_a_torn_trunk_that_nothing_leaves_any_more_fails_nothing(tmp_path):
+    """As a power failure left it before weights were flushed to the disk."""
+    work(suite(), tmp_path / "r", Selection(["lmc_mlp*"], ["none"], ["1"]))
+    folder = tmp_path / "r" / "checkpoints"
+    trunk = next(folder.glob("trunk-*.safetensors"))
+    for content in (b"", bytes(4096)):
+        (folder / f"{trunk.stem.rpartition('-')[0]}-1.safetensors").write_bytes(content)
+        for record in (tmp_path / "r" / "records").iterdir():
+            record.unlink()
+        for training in folder.glob("*.json"):
+            training.unlink()
+        work(suite(), tmp_path / "r", Selection(["lmc_mlp*"], ["none"], ["1"]))
+        assert [r.status for r in read_records(tmp_path / "r")] == ["ok"]
+
+
 def test_a_trunk_that_does_not_say_by_what_it_was_trained_is_taken(tmp_path):
     """Those of earlier versions."""
     chosen = {shift: Selection(["lmc_mlp*"], [shift], ["1"]) for shift in ("none", "label-skew")}

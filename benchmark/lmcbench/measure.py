@@ -155,7 +155,10 @@ class _Images:
 
     def __init__(self, dataset: Dataset, request: Request, device: torch.device) -> None:
         self.dataset, self.request, self.device = dataset, request, device
-        mean, std = dataset.statistics
+        channels = dataset.shape[0]
+        # the training set's are not asked for where both are given: it may have none to divide by
+        asked = request.mean is None or request.std is None
+        mean, std = dataset.statistics if asked else (np.zeros(channels), np.ones(channels))
         for option, given, own in (("--mean", request.mean, mean), ("--std", request.std, std)):
             if given is not None and len(given) not in (1, len(own)):
                 found = f"{counted(len(given), 'number')} for {counted(len(own), 'channel')}"

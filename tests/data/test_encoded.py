@@ -61,6 +61,16 @@ def test_a_photograph_comes_out_as_the_camera_was_held(orientation, upright):
     assert (read(saved(Image.fromarray(COLOUR), exif=tags)) == upright).all()
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0no tags at all", b"II*\0\x08\0\0\0\x05\0\x12\x01"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_exif_that_cannot_be_read_says_nothing_of_the_pixels(kind, exif):
+    with_tags, without = (
+        saved(Image.fromarray(COLOUR), kind, **settings) for settings in ({"exif": exif}, {})
+    )
+    assert (read(with_tags) == read(without)).all()
+
+
 def test_opaque_images_come_out_as_they_are_whatever_they_are_stored_as():
     assert (read(with_alpha(255, 255)) == COLOUR).all()
     assert (read(saved(Image.fromarray(GREY).convert("LA")), 1) == GREY).all()
@@ -94,6 +104,7 @@ def test_a_bitmap_of_16_bits_a_pixel_has_8_or_fewer_a_channel():
         (saved(PALETTE, transparency=PALETTE.getpixel((0, 0))), 3, "has transparent pixels"),
         (deep_png(COLOUR.astype(np.uint16) * 16), 3, r"8 bits a channel, found more \(Pillow's mode RGB\)"),
         (b"P6 2 1 4095\n" + bytes(12), 3, "8 bits a channel, found more"),
+        (b"P3 2 1 4095\n" + b"7 " * 6, 3, "8 bits a channel, found more"),
         (saved(Image.fromarray(GREY.astype(np.uint16))), 1, r"found more \(Pillow's mode I;16\)"),
         (
             saved(

@@ -84,6 +84,15 @@ def test_both_splits_name_the_classes_alike(hub, tmp_path):
         open_dataset("cifar10", tmp_path / "data")
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_that_names_no_classes_contradicts_none(hub, tmp_path, split):
+    write_cifar10(tmp_path / "data" / "cifar10")
+    write_cifar10(tmp_path / "other", names=())
+    name = f"{split}-00000-of-00001.parquet"
+    (tmp_path / "other" / name).replace(tmp_path / "data" / "cifar10" / name)
+    assert len(open_dataset("cifar10", tmp_path / "data").classes) == 10
+
+
 def test_the_users_folder_comes_before_the_hubs_cache(hub, tmp_path):
     write_cifar10(hub / SOURCES["cifar10"].hub.cache_name, n=20)
     write_cifar10(tmp_path / "data" / "cifar10", n=30)

@@ -199,6 +199,26 @@ def test_labels_mean_the_same_in_every_file(place):
         open_dataset("birds", place)
 
 
+@pytest.mark.parametrize(("names", "others"), [(("cat", "dog"), None), (None, ("cat", "dog"))])
+def test_a_part_without_names_of_classes_contradicts_none(place, names, others):
+    write_shards(place / "pets", names, others)
+    write_shards(place / "named")
+    (place / "named" / "test.parquet").replace(place / "pets" / "test.parquet")
+    assert open_dataset("pets", place).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("numbers", [("00001", "00002"), ("1", "02"), ("0", "01")])
+def test_parts_of_a_split_may_count_from_1_and_their_numbers_differ_in_width(place, numbers):
+    write_shards(place / "pets")
+    for i, number in enumerate(numbers):
+        file = place / "pets" / f"train-0000{i}-of-00002.parquet"
+        file.rename(place / "pets" / f"train-{number}-of-2.parquet")
+    assert len(open_dataset("pets", place).train) == 20
+    (place / "pets" / f"train-{numbers[0]}-of-2.parquet").unlink()
+    with pytest.raises(UserError, match=rf"has train-{numbers[1]}-of-2.parquet, but not train-0*[01]-of-2"):
+        open_dataset("pets", place)
+
+
 @pytest.mark.parametrize(("part", "other"), [("00000", "00001"), ("00001", "00000")])
 def test_a_missing_part_of_a_split_is_named(place, part, other):
     write_shards(place / "pets")
@@ -214,6 +234,7 @@ def test_a_missing_part_of_a_split_is_named(place, part, other):
     [
         ((1, 2) * 5, "labels must count from 0 without gaps, found none of 0 below 2"),
         ((0, 200) * 5, "found none of 1 below 200"),
+        ((-1, -1) * 5, "row 0: label -1 is out of range, labels count from 0"),
         ((0, 2**62) * 5, "found none of 1 below 4611686018427387904"),
     ],
 )

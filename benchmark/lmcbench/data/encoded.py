@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,8 +50,7 @@ def open_image(data: bytes, where: str, lossless: bool) -> Image.Image:
         deep = _deep(file)  # asked before it is loaded, as Pillow keeps 8 of 16 bits without a word
         file.load()
         frames = getattr(file, "n_frames", 1) if file.format != "MPO" else 1  # a camera's: with previews
-        turned = file.getexif().get(ORIENTATION, 1) != 1
-        image = ImageOps.exif_transpose(file) if turned else file
+        image = ImageOps.exif_transpose(file) if _turned(file) else file
         clear = _transparent(image)
     # Pillow raises SyntaxError for broken PNG chunks and ValueError or struct.error in odd headers.
     except Exception as error:
@@ -98,11 +98,19 @@ def pixels_of(image: Image.Image, where: str, channels: int) -> Pixels:
     return np.asarray(image.convert(mode))
 
 
+def _turned(file: ImageFile) -> bool:
+    """Whether EXIF says that the camera was not held upright; EXIF that cannot be read says nothing."""
+    try:
+        return bool(file.getexif().get(ORIENTATION, 1) != 1)
+    except (SyntaxError, ValueError, struct.error):
+        return False
+
+
 def _deep(file: ImageFile) -> bool:
     """Whether there are more than 8 bits a channel, by how Pillow is going to read the file."""
     for codec, _, _, how in file.tile:
         # a PPM states its largest value; BGR;16 is a bitmap of 16 bits a pixel
-        if codec == "ppm" and isinstance(how, tuple) and how[-1] > 255:
+        if codec in ("ppm", "ppm_plain") and isinstance(how, tuple) and how[-1] > 255:
             return True
         if re.search(r"(?<!BGR);16", str(how)):
             return True

@@ -69,13 +69,20 @@ def _check_whole(files: Sequence[Path]) -> None:
     for file in files:
         if (number := PART.search(file.stem)) is None:
             continue
-        start, digits, parts = file.stem[: number.start()], len(number["part"]), number["parts"]
-        for i in range(int(parts)):
-            name = f"{start}-{i:0{digits}}-of-{parts}{file.suffix}"
-            if file.with_name(name) not in files:
-                raise UserError(
-                    f"{file.parent} has {file.name}, but not {name}. Put the missing part beside it."
-                )
+        start, parts = file.stem[: number.start()], number["parts"]
+        held = {int(m["part"]) for f in files if f.parent == file.parent and (m := _part(f, start, parts))}
+        # some count parts from 1; numbers need not be of one width
+        first = 1 if int(parts) in held and 0 not in held else 0
+        lost = next((i for i in range(first, first + int(parts)) if i not in held), None)
+        if lost is not None:
+            name = f"{start}-{lost:0{len(number['part'])}}-of-{parts}{file.suffix}"
+            raise UserError(f"{file.parent} has {file.name}, but not {name}. Put the missing part beside it.")
+
+
+def _part(file: Path, start: str, parts: str) -> re.Match[str] | None:
+    """The number of a file among those that begin with `start` and are `parts` in all; None for others."""
+    number = PART.search(file.stem)
+    return number if number and (file.stem[: number.start()], number["parts"]) == (start, parts) else None
 
 
 def belongs(path: Path, split: str) -> bool:

@@ -63,7 +63,7 @@ class ParquetSplit:
         for file, labels in zip(self.files, found, strict=True):
             _check_range(file, labels, classes)
         if len(names) != classes:
-            names = tuple(str(c) for c in range(classes))
+            names = unnamed(classes)
         every = np.concatenate(found)
         kept = np.ones(len(every), bool) if self.part is None else every_fifth(every) == (self.part == "test")
         masks = np.split(kept, np.cumsum([len(f) for f in found])[:-1])
@@ -103,19 +103,25 @@ class ParquetSplit:
         return image, label
 
     def _class_names(self, opened: Sequence[ParquetFile], columns: Sequence[str]) -> tuple[str, ...]:
-        """Names of the classes in label order, the same in every file; none where no file says."""
+        """Names of the classes in label order, the same in every file that says; none where no file does."""
         names = [_class_names(table, label) for table, label in zip(opened, columns, strict=True)]
+        first, told = next(((f, n) for f, n in zip(self.files, names, strict=True) if n), (None, ()))
         for file, found in zip(self.files, names, strict=True):
-            if found != names[0]:
-                said, first = (", ".join(n[:5]) or "none" for n in (found, names[0]))
+            if first is not None and found and found != told:
+                here, there = (", ".join(n[:5]) for n in (found, told))
                 raise UserError(
-                    f"{file} has other names of classes ({said}) than {self.files[0].name} ({first}): "
+                    f"{file} has other names of classes ({here}) than {first.name} ({there}): "
                     "a label would mean one class here and another there."
                 )
             if len(set(found)) < len(found):
                 twice = next(name for name in found if found.count(name) > 1)
                 raise UserError(f"{file}: two classes have the name {twice!r}.")
-        return names[0]
+        return told
+
+
+def unnamed(classes: int) -> tuple[str, ...]:
+    """What classes are called that no file names: their labels."""
+    return tuple(map(str, range(classes)))
 
 
 def _open(file: Path) -> ParquetFile:
@@ -209,10 +215,8 @@ def _count(file: Path, labels: Labels) -> int:
 def _check_range(file: Path, labels: Labels, classes: int) -> None:
     bad = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(bad):
-        raise UserError(
-            f"{file}, row {bad[0]}: label {labels[bad[0]]} is out of range, there are {classes} classes "
-            f"(0 to {classes - 1})."
-        )
+        known = f"there are {classes} classes (0 to {classes - 1})" if classes else "labels count from 0"
+        raise UserError(f"{file}, row {bad[0]}: label {labels[bad[0]]} is out of range, {known}.")
 
 
 def _batches(file: Path, table: ParquetFile, column: str) -> Iterator[RecordBatch]:

@@ -12,7 +12,7 @@ from lmcbench.data.digits import load_digits
 from lmcbench.data.hub import HubRepo, download
 from lmcbench.data.locate import Found, data_folder, parquet_files
 from lmcbench.data.own import find_own, open_own, own_name
-from lmcbench.data.parquet import ParquetSplit
+from lmcbench.data.parquet import ParquetSplit, unnamed
 from lmcbench.data.shifted import how_to_get
 from lmcbench.data.splits import open_split
 from lmcbench.errors import UserError, unknown
@@ -272,7 +272,7 @@ def _open_found(name: str, found: Found) -> Dataset:
         )
         for files, split in zip((found.train, found.test), ("train", "test"), strict=True)
     )
-    if train.classes != test.classes:
+    if train.classes != test.classes and unnamed(source.classes) not in (train.classes, test.classes):
         raise UserError(f"{found.folder}: the classes of {name} have other names in train than in test.")
     from_hub = source.hub is not None and found.folder == source.hub.snapshot
     return Dataset(

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from lmcbench.errors import counted
+from lmcbench.errors import UserError, counted
 from lmcbench.results.labels import architecture_label, shift_label
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.store import RunFolder, read_records, write_atomic
@@ -114,19 +114,25 @@ class RunView:
     def conclude(self) -> int:
         """Print the tables of what was asked for, store those of all that the folder holds; the exit code.
 
-        Raises:
-            UserError: for a record of another cell in the folder that no table can hold.
+        What was asked for is done, whatever else the folder holds: a record of another cell that no table
+        can hold keeps the stored tables as they are, with a warning.
         """
         from lmcbench.board.runs.table import make_board
 
         wanted = [self.records[cell.key] for cell in self.plan.cells if cell.key in self.records]
         _say("")
         _say(make_board(wanted, self.suite.floor).render("simple").rstrip())
-        held = read_records(self.folder.root)
-        text = make_board(held, self.suite.floor).render("github")
-        write_atomic(self.folder.table, f"# {self.suite.name} version {self.suite.version}\n\n{text}")
-        tables = "this table" if len(held) == len(wanted) else f"the table of all its {len(held)} cells"
-        _say(f"\nRecords and checkpoints are in {self.folder.root}, {tables} in {self.folder.table}.")
+        where = f"\nRecords and checkpoints are in {self.folder.root}"
+        try:
+            held = read_records(self.folder.root)
+        except UserError as error:
+            _say(f"{where}.")
+            print(f"Warning: {self.folder.table} was not written: {error}", file=sys.stderr)
+        else:
+            text = make_board(held, self.suite.floor).render("github")
+            write_atomic(self.folder.table, f"# {self.suite.name} version {self.suite.version}\n\n{text}")
+            tables = "this table" if len(held) == len(wanted) else f"the table of all its {len(held)} cells"
+            _say(f"{where}, {tables} in {self.folder.table}.")
         failed = [r for r in wanted if r.status == "failed"]
         if failed or len(wanted) < len(self.plan.cells):
             missing = len(self.plan.cells) - len(wanted)

@@ -288,8 +288,8 @@ def _check_new(records: Mapping[str, bytes], run: Path, target: Path) -> None:
     twin = find_twin({digest_bytes(content) for content in records.values()}, target.parent, target.name)
     if twin is not None:
         raise UserError(
-            f"{target.parent / twin} has the very same records as {run}, which is submitted already. What is "
-            "merged is never edited; a run with more replicates is a submission of its own."
+            f"{target.parent / twin} has the very same records as {run}. What is merged is never edited; "
+            "remove what is not merged yet. A run with more replicates is a submission of its own."
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -100,9 +100,12 @@ def save_state(state: TrainState, path: Path, about: Mapping[str, str] | None = 
 
 
 def read_about(path: Path) -> dict[str, str]:
-    """What `save_state` was told of the state; empty where it was told nothing."""
-    with safe_open(path, framework="pt") as file:
-        return file.metadata() or {}
+    """What `save_state` was told of the state; empty where it was told nothing, or the file is torn."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError:  # who needs the weights finds out
+        return {}
 
 
 def load_state(path: Path) -> TrainState:
