@@ -24,8 +24,9 @@ def test_a_pair_is_trained_on_two_networks_images_and_measured_on_a_line():
 
 
 def test_cells_of_a_family_share_their_trunk():
-    cells = [toy_cell(fork=fork) for fork in ("0", "2")]
-    trained, measured = 3 * 320 * (2 + 2 * 4 + 2 * 2), 2 * 22 * 420
+    suite = toy_suite(forks=[1, 2])
+    cells = [toy_cell(fork=fork, suite=suite) for fork in ("1", "2")]
+    trained, measured = 3 * 320 * (2 + 2 * 3 + 2 * 2), 2 * 22 * 420
     assert share(cells) == pytest.approx(trained / (trained + measured))
 
 

@@ -72,6 +72,18 @@ def test_verdicts_follow_the_interval(raised, verdict):
     assert summary["high"] == pytest.approx(raised + 0.01 + half_width(SPREAD))
 
 
+def test_an_interval_that_begins_just_below_zero_says_so():
+    """It holds zero: +0.00 beside "not supported" would look like a mistake."""
+    below = half_width(SPREAD) - 0.01 - 1e-5
+    records = [
+        *cells(shift="disjoint-halves", barrier_error=around(0.2 + below)),
+        *cells(shift="same-half", barrier_error=0.2),
+    ]
+    row = next(line for line in render_findings(records).splitlines() if "same(...) control" in line)
+    assert row.split("|")[4].strip() == "-0.00 to +4.97"
+    assert "not supported" in row
+
+
 def test_replicates_that_agree_to_rounding_give_no_verdict():
     claim = CLAIMS[0]
     contrasts = [Contrast(r, ("a",), 0.1 + 0.2 - 0.3) for r in range(3)]
