@@ -24,9 +24,8 @@ CHUNK_VALUES = 2**25
 """Gradient entries that are held at once."""
 MOST_IMAGES = 128
 """Images whose gradients are held at once, however small the network."""
-MOST_PIXELS = MOST_IMAGES * 28 * 28
-"""Values of such images, whose activations are held: 450 MB of a ResNet-8 for 128 images of 3 x 32 x 32, of
-which so many are 32."""
+MOST_PIXELS = 2**17
+"""Values of such images, whose activations are held: 450 MB of a ResNet-8 for 128 images of 3 x 32 x 32."""
 
 
 @dataclass(frozen=True)
