@@ -4,15 +4,9 @@ import pytest
 
 from builders import make_record
 from lmcbench.board.entries.terms import check_data
-from lmcbench.data.sources import SOURCES
 from lmcbench.spec.cells import expand
-from lmcbench.spec.pins import KNOWN, SIZES, pins_of
+from lmcbench.spec.pins import pins_of
 from lmcbench.spec.published import load_suite
-
-
-def test_numbers_of_images_are_those_of_the_table_of_sources():
-    known = {name: (pins.train_n, pins.test_n) for name, pins in KNOWN.items()}
-    assert {**known, **SIZES} == {name: source.sizes for name, source in SOURCES.items()}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from lmcbench.data.parquet import ParquetSplit, unnamed
 from lmcbench.data.shifted import how_to_get
 from lmcbench.data.splits import open_split
 from lmcbench.errors import UserError, unknown
+from lmcbench.spec.pins import SIZES
 from lmcbench.spec.shifted import SHIFTED
 
 
@@ -61,7 +62,7 @@ SOURCES: dict[str, Source] = {
         "CC BY 4.0",
         10,
         (1, 8, 8),
-        (1442, 355),
+        SIZES["digits"],
         embedded=load_digits,
     ),
     "mnist": Source(
@@ -69,7 +70,7 @@ SOURCES: dict[str, Source] = {
         "MIT (as on the hub)",
         10,
         (1, 28, 28),
-        (60_000, 10_000),
+        SIZES["mnist"],
         hub=HubRepo("ylecun/mnist", "77f3279092a1c1579b2250db8eafed0ad422088c", "mnist"),
     ),
     "fashion-mnist": Source(
@@ -77,7 +78,7 @@ SOURCES: dict[str, Source] = {
         "MIT",
         10,
         (1, 28, 28),
-        (60_000, 10_000),
+        SIZES["fashion-mnist"],
         hub=HubRepo(
             "zalando-datasets/fashion_mnist", "531be5e2ccc9dba0c201ad3ae567a4f3d16ecdd2", "fashion_mnist"
         ),
@@ -87,7 +88,7 @@ SOURCES: dict[str, Source] = {
         "not stated; cite the report",
         10,
         (3, 32, 32),
-        (50_000, 10_000),
+        SIZES["cifar10"],
         hub=HubRepo("uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2", "plain_text"),
         image="img",
     ),
@@ -96,7 +97,7 @@ SOURCES: dict[str, Source] = {
         "not stated; cite the report",
         10,
         (3, 32, 32),
-        (50_000, 10_000),
+        SIZES["cifar10-jpeg"],
         image="img",
         lossless=False,
         sha256={
@@ -110,7 +111,7 @@ SOURCES: dict[str, Source] = {
         "not stated; cite the report",
         100,
         (3, 32, 32),
-        (50_000, 10_000),
+        SIZES["cifar100"],
         hub=HubRepo("uoft-cs/cifar100", "aadb3af77e9048adbea6b47c21a81e47dd092ae5", "cifar100"),
         image="img",
         label="fine_label",
@@ -120,7 +121,7 @@ SOURCES: dict[str, Source] = {
         "non-commercial use only",
         10,
         (3, 32, 32),
-        (73_257, 26_032),
+        SIZES["svhn"],
         hub=HubRepo("ufldl-stanford/svhn", "f9e1717d73324ebbc1ece84267ccd80d0aca0690", "cropped_digits"),
     ),
     "eurosat": Source(
@@ -128,7 +129,7 @@ SOURCES: dict[str, Source] = {
         "MIT",
         10,
         (3, 64, 64),
-        (16_200, 5_400),
+        SIZES["eurosat"],
         hub=HubRepo("timm/eurosat-rgb", "b4e28552cd5f3932b6abc37eb20d3e84901ad728"),
         lossless=False,
     ),
@@ -138,7 +139,7 @@ SOURCES: dict[str, Source] = {
         "MIT",
         10,
         (13, 64, 64),
-        (16_200, 5_400),
+        SIZES["eurosat-msi"],
         hub=HubRepo("blanchon/EuroSAT_MSI", "fceda27a3c49aec8c9a9ecc674097a21d6b9b793"),
     ),
     "tiny-imagenet": Source(
@@ -146,7 +147,7 @@ SOURCES: dict[str, Source] = {
         "ImageNet's terms of access",
         200,
         (3, 64, 64),
-        (100_000, 10_000),
+        SIZES["tiny-imagenet"],
         hub=HubRepo("zh-plus/tiny-imagenet", "5a77092c28e51558c5586e9c5eb71a7e17a5e43f"),
         splits=("train", "valid"),
         lossless=False,

@@ -17,18 +17,8 @@ class Pins(NamedTuple):
     test_n: int | None = None
 
 
-# every fifth image of each class is tested on; a test holds these against scikit-learn's
-DIGITS = Pins(
-    train="3711e337279e9bedeb4485efe2b6f666e8866ac495babcf63159dd4a91ad1274",
-    test="71131c7ddbcda73c7b0641bf0d49d2fd2ccbd0d8eb2b0f506f11b44f7864f6a7",
-    labels="38f2840eb55b6bc836c4880e8c2fb2ed5d7c121f54573454a9cabc2ee8a6bb5b",
-    train_n=1442,
-    test_n=355,
-)
-
-KNOWN = {"digits": DIGITS}
-
 SIZES = {
+    "digits": (1442, 355),
     "mnist": (60_000, 10_000),
     "fashion-mnist": (60_000, 10_000),
     "cifar10": (50_000, 10_000),
@@ -39,8 +29,18 @@ SIZES = {
     "eurosat-msi": (16_200, 5_400),
     "tiny-imagenet": (100_000, 10_000),
 }
-"""Images of the training and the test split of sets that are published whole; the table of sources has them
-too, and a test holds the two together."""
+"""Images of the training and the test split of every data set that has a name."""
+
+# every fifth image of each class is tested on; a test holds these against scikit-learn's
+DIGITS = Pins(
+    train="3711e337279e9bedeb4485efe2b6f666e8866ac495babcf63159dd4a91ad1274",
+    test="71131c7ddbcda73c7b0641bf0d49d2fd2ccbd0d8eb2b0f506f11b44f7864f6a7",
+    labels="38f2840eb55b6bc836c4880e8c2fb2ed5d7c121f54573454a9cabc2ee8a6bb5b",
+    train_n=SIZES["digits"][0],
+    test_n=SIZES["digits"][1],
+)
+
+KNOWN = {"digits": DIGITS}
 
 
 def pins_of(data: DataSpec, published: bool = False) -> Pins:
