@@ -14,7 +14,7 @@ from lmcbench.connect.arguments import Split, as_model, as_split, as_state, whol
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.network import Network
 from lmcbench.connect.path import score
-from lmcbench.connect.state import STATISTICS, Stack, State, unstack
+from lmcbench.connect.state import STATISTICS, Stack, State, at_once, unstack
 from lmcbench.errors import UserError
 from lmcbench.results.measures import Array
 
@@ -102,13 +102,15 @@ def plane(
     pad = margin * (high - low)
     x, y = np.linspace(low - pad, high + pad, size).T
     loss, error = np.empty((size, size)), np.empty((size, size))
-    for j in range(size):  # a row at a time bounds the memory
-        points = np.stack([x, np.full(size, y[j])], 1)
-        states = _states(fork, a, b, _coefficients(anchors, points))
-        if calibration is not None:
-            states = network.recalibrate(states, calibration)
-        scores = score(network, states, images, labels, name="split")
-        loss[j], error[j] = scores.loss.mean(1).numpy(), scores.wrong.double().mean(1).numpy()
+    for j in range(size):
+        for columns in np.array_split(np.arange(size), -(-size // at_once(fork))):
+            points = np.stack([x[columns], np.full(len(columns), y[j])], 1)
+            states = _states(fork, a, b, _coefficients(anchors, points))
+            if calibration is not None:
+                states = network.recalibrate(states, calibration)
+            scores = score(network, states, images, labels, name="split")
+            loss[j, columns] = scores.loss.mean(1).numpy()
+            error[j, columns] = scores.wrong.double().mean(1).numpy()
     return Plane(x, y, loss, error, anchors)
 
 

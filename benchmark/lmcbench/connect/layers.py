@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from lmcbench.connect.arguments import Split
 from lmcbench.connect.curvature import Objective, predict
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import Opened, Scores, open_path, score
-from lmcbench.connect.state import Stack, State, blend_stack, layer_of, unstack, weight_names
+from lmcbench.connect.path import Opened, Scores, open_path, score, stretches
+from lmcbench.connect.state import Stack, State, at_once, blend_stack, layer_of, unstack, weight_names
 from lmcbench.results.measures import Array, Curve
 
 _CHUNK = 8
-"""Mixed states held at once."""
+"""Mixed states held at once, at most."""
 
 _SPLIT = "split"
 """What the one split is called in errors."""
@@ -179,9 +179,10 @@ def cumulative(
     size = len(order)
     mixed = [_mix(a, b, layers, order[:k]) for k in range(size + 1)]  # A, ..., B
     mixed += [_mix(a, b, layers, order[size - k :]) for k in range(1, size)]
+    count = min(_CHUNK, at_once(a))
     parts = [
-        score(network, _calibrated(network, mixed[i : i + _CHUNK], calibration), *split, name="split")
-        for i in range(0, len(mixed), _CHUNK)
+        score(network, _calibrated(network, mixed[i : i + count], calibration), *split, name="split")
+        for i in range(0, len(mixed), count)
     ]
     loss = torch.cat([part.loss.mean(1) for part in parts]).numpy()
     error = torch.cat([part.wrong.double().mean(1) for part in parts]).numpy()
@@ -225,12 +226,15 @@ def _moved(
         if all(torch.equal(base[name], other[name]) for name in names):
             path = Scores(start.loss.expand(count, -1), start.wrong.expand(count, -1))
         else:
-            stacked: Stack = {name: value.expand(count, *value.shape) for name, value in base.items()}
             here, there = ({name: state[name] for name in names} for state in (base, other))
-            stacked |= blend_stack(here, there, grid[1:].tolist())
-            if calibration is not None:
-                stacked = network.recalibrate(stacked, calibration)
-            path = score(network, stacked, *split, name="split")
+            parts = []
+            for alphas in stretches(grid[1:], here):
+                stacked: Stack = {n: value.expand(len(alphas), *value.shape) for n, value in base.items()}
+                stacked |= blend_stack(here, there, alphas.tolist())
+                if calibration is not None:
+                    stacked = network.recalibrate(stacked, calibration)
+                parts.append(score(network, stacked, *split, name="split"))
+            path = Scores.join(*parts)
         whole = Scores(torch.cat([start.loss, path.loss]), torch.cat([start.wrong, path.wrong]))
         yield layer, whole.curve(grid)
 

@@ -15,6 +15,7 @@ from lmcbench.connect.arguments import as_calibration, as_device, as_model, whol
 from lmcbench.connect.isolation import isolated, own_precision
 from lmcbench.connect.keepers import Keepers, used
 from lmcbench.connect.moments import batch_statistics, pooled_moments
+from lmcbench.connect.portions import Portions
 from lmcbench.connect.slots import Slots
 from lmcbench.connect.state import COUNTER, STATISTICS, Stack, State, check_fits, stack, unstack
 from lmcbench.connect.twins import twin
@@ -220,7 +221,7 @@ class Network:
                     )
         sizes: dict[str, list[int]] = {name: [] for name in self.norms}
         moments: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.norms}
-        with batch_statistics(self.model, self.norms) as counts, isolated(self.device):
+        with batch_statistics(self.model, self.norms) as counts, isolated(self.device), Portions():
             for batch in images.tensor_split(batches):
                 self._forward(fresh, batch.to(self.device, self.dtype))
                 for name in counts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lmcbench.connect.arguments import Split, as_model, as_splits, as_state, whole
 from lmcbench.connect.network import Images, Network
-from lmcbench.connect.state import Stack, State, blend_stack, check_fits, check_pair
+from lmcbench.connect.state import Stack, State, at_once, blend_stack, check_fits, check_pair
 from lmcbench.errors import UserError
 from lmcbench.results.measures import Array, Curve, NotFiniteError, check_alphas
 
@@ -84,10 +84,12 @@ def trace_path(
     """
     p = open_path(model, state_a, state_b, splits, alphas, batch_size, device)
     calibration = p.network.calibration(p.a, calibration)
-    path = line(p.network, p.a, p.b, p.grid)
-    if calibration is not None:
-        path = p.network.recalibrate(path, calibration)
-    return p.curves(path)
+
+    def states(alphas: Array) -> Stack:
+        path = line(p.network, p.a, p.b, alphas)
+        return path if calibration is None else p.network.recalibrate(path, calibration)
+
+    return p.curves(states)
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,15 @@ class Opened:
     splits: dict[str, Split]
     grid: Array
 
-    def curves(self, path: Stack) -> dict[str, Curve]:
-        """Each split's curve over the states of `path`, one per alpha."""
-        return {
-            name: score(self.network, path, *split, name=name).curve(self.grid)
-            for name, split in self.splits.items()
-        }
+    def curves(self, states: Callable[[Array], Stack]) -> dict[str, Curve]:
+        """Each split's curve over the states that `states` makes for alphas, a stretch of them at a time."""
+        found: dict[str, list[Scores]] = {name: [] for name in self.splits}
+        for alphas in stretches(self.grid, self.a):
+            path = states(alphas)
+            for name, split in self.splits.items():
+                found[name].append(score(self.network, path, *split, name, alphas))
+            del path  # or the next one would be made beside it
+        return {name: Scores.join(*parts).curve(self.grid) for name, parts in found.items()}
 
 
 def open_path(
@@ -139,6 +144,11 @@ def open_path(
     return Opened(network, a, b, checked, grid)
 
 
+def stretches(alphas: Array, state: State) -> Iterator[Array]:
+    """`alphas` in order, in equal parts of so many that their states, like `state`, may be held at once."""
+    yield from np.array_split(alphas, -(-len(alphas) // at_once(state)))
+
+
 def line(network: Network, state_a: State, state_b: State, alphas: Array) -> Stack:
     """The states at `alphas` on the line from A to B, on the network's device."""
     a = {name: value.to(network.device) for name, value in state_a.items()}
@@ -146,8 +156,15 @@ def line(network: Network, state_a: State, state_b: State, alphas: Array) -> Sta
     return blend_stack(a, b, alphas.tolist())
 
 
-def score(network: Network, states: Stack, images: Images, labels: Tensor, name: str = "images") -> Scores:
-    """Loss and error of every state on every image; `name` is the split's, for errors.
+def score(
+    network: Network,
+    states: Stack,
+    images: Images,
+    labels: Tensor,
+    name: str = "images",
+    alphas: Array | None = None,
+) -> Scores:
+    """Loss and error of every state on every image; the split's `name` and the states' `alphas` for errors.
 
     Raises:
         UserError: for labels beyond the network's classes, or outputs that are not finite.
@@ -157,12 +174,12 @@ def score(network: Network, states: Stack, images: Images, labels: Tensor, name:
     for logits in network.batches(states, images):
         target = labels[start : start + logits.shape[1]]
         start += logits.shape[1]
-        parts.append(scores_of(logits, target, name))
+        parts.append(scores_of(logits, target, name, alphas))
     return Scores(torch.cat([p.loss for p in parts], 1), torch.cat([p.wrong for p in parts], 1))
 
 
-def scores_of(logits: Tensor, labels: Tensor, name: str = "images") -> Scores:
-    """Loss and error from the logits of S states, `[S, n, classes]`; `name` is the split's, for errors.
+def scores_of(logits: Tensor, labels: Tensor, name: str = "images", alphas: Array | None = None) -> Scores:
+    """Loss and error from the logits of S states, `[S, n, classes]`; `name` and `alphas` as in `score`.
 
     Raises:
         UserError: for labels beyond the classes.
@@ -177,9 +194,9 @@ def scores_of(logits: Tensor, labels: Tensor, name: str = "images") -> Scores:
     loss = F.cross_entropy(flat, target.repeat(size), reduction="none")
     scores = Scores(loss.view(size, n).double().cpu(), (logits.argmax(-1) != target).cpu())
     if not torch.isfinite(scores.loss).all():
-        raise NotFiniteError(
-            f"Split {name!r}: the loss is not finite at state {_first_bad(scores.loss)} of {size}."
-        )
+        bad = _first_bad(scores.loss)
+        where = f"state {bad} of {size}" if alphas is None else f"alpha {alphas[bad]:g}"
+        raise NotFiniteError(f"Split {name!r}: the loss is not finite at {where}.")
     return scores
 
 

@@ -37,7 +37,7 @@ def repair_path(
     layers that cannot hold the correction are refused.
     """
     p = open_path(model, state_a, state_b, splits, alphas, batch_size, device)
-    return p.curves(repaired(p.network, p.a, p.b, p.grid, calibration))
+    return p.curves(lambda alphas: repaired(p.network, p.a, p.b, alphas, calibration))
 
 
 def repaired(network: Network, state_a: State, state_b: State, alphas: Array, images: Tensor) -> Stack:

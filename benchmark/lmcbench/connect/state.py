@@ -18,6 +18,9 @@ Stack = dict[str, Tensor]
 COUNTER = "num_batches_tracked"
 STATISTICS = ("running_mean", "running_var")
 
+MOST_BYTES = 256 * 2**20
+"""Of the states of a path that are held at once: all 21 of up to three million weights, six of ResNet-18."""
+
 
 def interpolate(state_a: State, state_b: State, alpha: float) -> dict[str, Tensor]:
     """The state at `alpha` on the straight line from A (0) to B (1), design 3.1 and 3.4.
@@ -137,6 +140,12 @@ def unstack(stacked: Stack) -> list[dict[str, Tensor]]:
     """The states of a stack; views into it."""
     size = len(next(iter(stacked.values())))
     return [{name: value[i] for name, value in stacked.items()} for i in range(size)]
+
+
+def at_once(state: State) -> int:
+    """How many states like this one are held together: what fits into `MOST_BYTES`, and one in any case."""
+    size = sum(value.numel() * value.element_size() for value in state.values())
+    return max(1, MOST_BYTES // max(1, size))
 
 
 def average(states: Sequence[State]) -> dict[str, Tensor]:

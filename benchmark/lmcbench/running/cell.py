@@ -14,7 +14,7 @@ from torch import Tensor
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.gradients import gradient_noise
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import alpha_grid, line
+from lmcbench.connect.path import alpha_grid, line, stretches
 from lmcbench.connect.state import Stack, State, average
 from lmcbench.data.calibration import calibration_items
 from lmcbench.ensemble.path import path_ensembles
@@ -164,11 +164,14 @@ class _Passing:
         self, states: Sequence[State], i: int, j: int, grid: Array, members: Passed, raw: Passed | None
     ) -> tuple[Passed, Passed | None]:
         """The line from sibling i to j, and with blended statistics; its ends were passed as members."""
-        inner = line(self.network, states[i], states[j], grid[1:-1])
-        path = members.between(i, j, pass_path(self.network, self.recalibrated(inner), self.splits))
-        if raw is None:
-            return path, None
-        return path, raw.between(i, j, pass_path(self.network, inner, self.splits, [None]))
+        path, blended = [], []
+        for alphas in stretches(grid[1:-1], states[i]):
+            inner = line(self.network, states[i], states[j], alphas)
+            path.append(pass_path(self.network, self.recalibrated(inner), self.splits, alphas))
+            if raw is not None:
+                blended.append(pass_path(self.network, inner, self.splits, alphas, [None]))
+            del inner  # or the next stretch would be made beside it
+        return members.between(i, j, path), None if raw is None else raw.between(i, j, blended)
 
     def soup(self, states: Sequence[State]) -> dict[str, Score]:
         """The plain average of the siblings on every test split."""

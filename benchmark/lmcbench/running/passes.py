@@ -104,12 +104,12 @@ class Passed:
     tests: dict[str | None, Tensor]
     train_logits: Tensor | None = None
 
-    def between(self, i: int, j: int, path: Passed) -> Passed:
-        """The whole line: state i, the points of `path`, state j."""
+    def between(self, i: int, j: int, path: Sequence[Passed]) -> Passed:
+        """The whole line: state i, the points of `path` one stretch after another, state j."""
         return Passed(
-            Scores.join(self.train.of(i), path.train, self.train.of(j)),
+            Scores.join(self.train.of(i), *(part.train for part in path), self.train.of(j)),
             {
-                t: torch.cat([ends[i : i + 1], path.tests[t], ends[j : j + 1]])
+                t: torch.cat([ends[i : i + 1], *(part.tests[t] for part in path), ends[j : j + 1]])
                 for t, ends in self.tests.items()
             },
         )
@@ -141,10 +141,14 @@ def pass_members(
 
 
 def pass_path(
-    network: Network, states: Stack, splits: Splits, tests: Collection[str | None] | None = None
+    network: Network,
+    states: Stack,
+    splits: Splits,
+    alphas: Array,
+    tests: Collection[str | None] | None = None,
 ) -> Passed:
-    """The same for the many states of a path, whose logits on the train split are not kept."""
-    train = score(network, states, *splits.train, name="train")
+    """The same for the many states of a path, at `alphas`, whose logits on the train split are not kept."""
+    train = score(network, states, *splits.train, "train", alphas)
     return Passed(train, _test_logits(network, states, splits, tests))
 
 

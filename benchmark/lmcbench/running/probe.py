@@ -18,13 +18,13 @@ from lmcbench.connect.geometry import geometry
 from lmcbench.connect.landscape import plane as loss_plane
 from lmcbench.connect.layers import Switches, cumulative, layer_paths
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import alpha_grid, line, trace_path
+from lmcbench.connect.path import alpha_grid, line, stretches, trace_path
 from lmcbench.connect.repair import repair_path
 from lmcbench.connect.spectrum import hessian_spectrum
 from lmcbench.connect.state import State, interpolate
 from lmcbench.ensemble.cka import cka_matrix, linear_cka
 from lmcbench.errors import UserError, unknown
-from lmcbench.results.measures import Curve
+from lmcbench.results.measures import Array, Curve
 from lmcbench.running.states import Passage
 
 Found = dict[str, Any]
@@ -247,15 +247,19 @@ def align(p: Probed) -> Found:
 def features(p: Probed) -> Found:
     """Linear CKA of penultimate features, of the siblings and of every point on the line with either end."""
     network = Network(p.model, p.device)
-    path = line(network, p.a, p.b, alpha_grid(p.alphas))
-    if p.calibration is not None:
-        path = network.recalibrate(path, p.calibration)
-    found: Found = {"alphas": alpha_grid(p.alphas).tolist(), "splits": {}}
-    for name, (images, _) in {**p.splits, **p.shifted}.items():
-        along = [f.double().cpu().numpy() for f in penultimate(network, path, images)]
+    grid, splits = alpha_grid(p.alphas), {**p.splits, **p.shifted}
+    features: dict[str, list[Array]] = {name: [] for name in splits}
+    for alphas in stretches(grid, p.a):
+        path = line(network, p.a, p.b, alphas)
+        if p.calibration is not None:
+            path = network.recalibrate(path, p.calibration)
+        for name, (images, _) in splits.items():
+            features[name] += [f.double().cpu().numpy() for f in penultimate(network, path, images)]
+    found: Found = {"alphas": grid.tolist(), "splits": {}}
+    for name, along in features.items():
         ends = cka_matrix(along[:1] + along[-1:])
         found["splits"][name] = {
-            "n": len(images),
+            "n": len(splits[name][0]),
             "siblings": ends[0][1],
             "to_a": [ends[0][0], *(linear_cka(f, along[0]) for f in along[1:])],
             "to_b": [*(linear_cka(f, along[-1]) for f in along[:-1]), ends[1][1]],

@@ -76,8 +76,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features `[n, outputs, h / stride, w / stride]` of features `[n, inputs, h, w]`."""
-        out = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
+        # no names: what has one is held to the end, 62 MiB each of 1,000 images (design 3.3) of 16 x 32 x 32
+        return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))) + self.shortcut(x))
 
 
 class ResNet(nn.Module):
@@ -102,7 +102,9 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `[n, classes]` of images `[n, c, h, w]`."""
-        x = self.stages(F.relu(self.norm(self.stem(x))))
+        x = F.relu(self.norm(self.stem(x)))
+        for block in self.stages:  # a call of the whole would hold on to what it was given until its end
+            x = block(x)
         logits: Tensor = self.head(x.mean((2, 3)))
         return logits
 

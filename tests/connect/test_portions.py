@@ -1,0 +1,74 @@
+"""Convolutions in portions: the same numbers, never more images at once than fit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from lmcbench.connect import portions
+from lmcbench.connect.network import Network
+from lmcbench.connect.portions import Portions
+
+
+class Sizes(TorchFunctionMode):
+    """Notes how many images each convolution is given."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.conv2d:
+            self.seen.append(len(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        nn.Conv2d(4, 6, 3, padding=1),
+        nn.Conv2d(4, 8, 3, stride=2, bias=False),
+        nn.Conv2d(4, 4, 5, padding="same", groups=4),
+    ],
+)
+def test_a_convolution_in_portions_is_the_convolution(convolution, monkeypatch) -> None:
+    x = torch.randn(37, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    # of what is larger, input or output: at most five images of 8 x 8
+    channels = max(convolution.in_channels, convolution.out_channels)
+    monkeypatch.setattr(portions, "MOST_BYTES", 5 * channels * 64 * 4)
+    with torch.no_grad():
+        whole = convolution(x)
+        with Sizes() as sizes, Portions():
+            found = convolution(x)
+    assert torch.allclose(found, whole, rtol=0, atol=1e-6)
+    assert sizes.seen == [5] * 5 + [4] * 3
+    assert sum(sizes.seen) == len(x)
+
+
+def test_small_batches_pass_whole() -> None:
+    x = torch.randn(1000, 3, 8, 8)
+    with torch.no_grad(), Sizes() as sizes, Portions():
+        nn.Conv2d(3, 8, 3)(x)
+    assert sizes.seen == [1000]
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_statistics_over_a_batch_do_not_see_portions(stacked, monkeypatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.Flatten(1)
+    )
+    x = torch.randn(40, 3, 8, 8)
+    network = Network(model, stacked=stacked)
+    halved = {k: v * 0.5 if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    states = network.prepare([model.state_dict(), halved])
+    whole = network.recalibrate(states, x)
+    monkeypatch.setattr(portions, "MOST_BYTES", 7 * 4 * 64 * 4)
+    with Sizes() as sizes:
+        found = network.recalibrate(states, x)
+    assert sizes.seen[0] == 7
+    assert max(sizes.seen) < len(x)
+    for name, value in whole.items():
+        assert torch.allclose(found[name].double(), value.double(), rtol=1e-5, atol=1e-6), name
