@@ -141,7 +141,8 @@ def test_what_another_engine_left_is_not_taken_up(whole, steps, tmp_path):
 
 def test_a_torn_file_and_a_lost_one_are_trained_again(whole, tmp_path):
     engine, expected = whole
-    run(tmp_path / "cut", engine, 1)
+    # to the first fork the trunk and two independent networks: together, or one after the other
+    run(tmp_path / "cut", engine, {"stacked": 1, "reference": 4}[engine])
     names = interims(tmp_path / "cut")
     torn, lost, trunk = names[0], names[1], names[-1]
     assert "trunk" in trunk
@@ -180,7 +181,7 @@ def test_storing_takes_its_share_of_the_time_at_most(tmp_path, monkeypatch):
     monkeypatch.setattr(interim, "INTERVAL", 10.0)
     monkeypatch.setattr(interim, "SHARE", 0.1)
     now = [0.0]
-    kept = interim.Interim(RunFolder(tmp_path), "family", "how", None, clock=lambda: now[0])
+    kept = interim.Interim(RunFolder(tmp_path), "family", "how", clock=lambda: now[0])
     kept.took = 5.0
     now[0] = 49.0
     kept.store([])
@@ -238,7 +239,7 @@ def test_a_trunk_taken_up_twice_keeps_its_time_and_losses(tmp_path):
     member = Member("trunk", 0, 40, 40, None, 0, None)
     member.state = TrainState({"w": torch.ones(2)}, {}, {})
     member.losses, member.at, member.seconds = [torch.arange(30.0)], 30, 30.0
-    kept = interim.Interim(RunFolder(tmp_path), "family", "how", torch.device("cpu"))
+    kept = interim.Interim(RunFolder(tmp_path), "family", "how")
     kept.store([member])
     for at in (30, 36):
         again = Member("trunk", 20, 40, 40, None, 0, None)
@@ -255,7 +256,7 @@ def test_storing_leaves_room_for_what_training_leaves(tmp_path, monkeypatch):
     """A network kept on its way must not take the room that was found for its weights."""
     member = Member("m", 0, 40, 40, None, 0, None, TrainState({"w": torch.ones(250)}, {}, {}))
     member.losses, member.at = [torch.zeros(1)], 1
-    kept = interim.Interim(RunFolder(tmp_path), "family", "how", torch.device("cpu"), reserve=5000)
+    kept = interim.Interim(RunFolder(tmp_path), "family", "how", reserve=5000)
     monkeypatch.setattr(interim.shutil, "disk_usage", lambda path: SimpleNamespace(free=6000))
     kept.store([member])
     assert interims(tmp_path) == []

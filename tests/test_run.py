@@ -758,6 +758,18 @@ def test_a_torn_trunk_that_nothing_leaves_any_more_fails_nothing(tmp_path):
         assert [r.status for r in read_records(tmp_path / "r")] == ["ok"]
 
 
+def test_a_torn_trunk_that_is_needed_is_named(tmp_path):
+    work(suite(), tmp_path / "r", Selection(["lmc_mlp*"], ["none"], ["1"]))
+    trunk = next((tmp_path / "r" / "checkpoints").glob("trunk-*.safetensors"))
+    trunk.write_bytes(trunk.read_bytes()[:-100])
+    other = Selection(["lmc_mlp*"], ["label-skew"], ["1"])
+    with pytest.raises(UserError, match=f"{trunk.name} cannot be read .* Remove it: the trunk is trained"):
+        work(suite(), tmp_path / "r", other)
+    trunk.unlink()
+    work(suite(), tmp_path / "r", other)
+    assert {r.status for r in read_records(tmp_path / "r")} == {"ok"}
+
+
 def test_a_trunk_that_does_not_say_by_what_it_was_trained_is_taken(tmp_path):
     """Those of earlier versions."""
     chosen = {shift: Selection(["lmc_mlp*"], [shift], ["1"]) for shift in ("none", "label-skew")}

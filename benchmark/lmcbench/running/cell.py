@@ -21,6 +21,7 @@ from lmcbench.ensemble.path import path_ensembles
 from lmcbench.ensemble.predictions import softmax
 from lmcbench.ensemble.rescore import Logits, from_logits
 from lmcbench.errors import UserError
+from lmcbench.machine import give_back_memory
 from lmcbench.results.measures import Array, Curve, chord_area
 from lmcbench.results.record import PairRecord, Score, SiblingRecord, barrier_records, curve_records
 from lmcbench.results.store import labels_name
@@ -77,6 +78,7 @@ def measure_cell(
     calibration = bench.train.split(torch.as_tensor(listed))[0].whole()
     # before the lines, whose many points take as much memory again
     noise = _noise(cell, bench, seen, fork, calibration if network.norms else None)
+    give_back_memory()
     passing = _Passing(network, splits, calibration, protocol.calibration_batches)
     members, raw = passing.members(states)
     labels = {name: splits.tests[t][1].cpu().numpy() for name, t in splits.named.items()}

@@ -62,7 +62,7 @@ def train_family(
         if cell.probed
     }
     reserve = weights_bytes(family, cells, bench.model, n, folder)
-    interim = Interim(folder, family.key, _how(engine, bench), bench.device, reserve)
+    interim = Interim(folder, family.key, _how(engine, bench), reserve)
     for member in members:
         interim.resume(member, _resumable(member, siblings, logged, folder))
     start_members(family, siblings, cells, bench)

@@ -1,9 +1,11 @@
-"""Networks that advance together: by one engine, as many at once as the device's memory holds."""
+"""Networks that advance by one engine: stacked, as many at once as the device's memory holds, or in turn."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+
+import torch
 
 from lmcbench.data.batches import Feed
 from lmcbench.running.bench import Workbench
@@ -13,12 +15,17 @@ from lmcbench.spec.recipe import Recipe
 from lmcbench.train.engines import advance
 from lmcbench.train.memory import device_budget, fleet_limit
 
+_HOST = torch.device("cpu")
+
 PIECE = 2.0
 """Seconds of training, about, after which it is said how far it is and may be stored."""
 
 
 class Fleet:
     """Advances members of a family, and learns on its way how many fit into one pass.
+
+    Their states wait in the host's memory: a family may be of eighty networks, and the reference engine needs
+    one at a time on the device.
 
     Attributes:
         largest: the most members that were in one pass at once, so far.
@@ -37,9 +44,17 @@ class Fleet:
     def train(self, members: Sequence[Member], start: int, stop: int) -> Iterator[int]:
         """Train `members` from step `start` to `stop`, in pieces that change no bits.
 
+        Stacked all of them together, else one after the other.
+
         Yields:
             Steps that were done since, of all members together, every two seconds or so; the first at once.
         """
+        for some in [members] if self.engine == "stacked" else [[member] for member in members]:
+            _bring(some, self.bench.device)
+            yield from self._train(some, start, stop)
+            _bring(some, _HOST)
+
+    def _train(self, members: Sequence[Member], start: int, stop: int) -> Iterator[int]:
         feed = Feed(self.bench.train, [m.stream for m in members], self.recipe.augmentation)
         at = start
         while at < stop:
@@ -73,3 +88,10 @@ class Fleet:
         for member, state, losses in zip(members, done.states, done.losses, strict=True):
             member.state, member.at = state, last
             member.losses.append(losses)
+
+
+def _bring(members: Sequence[Member], device: torch.device) -> None:
+    """Have the members' states on `device`."""
+    for member in members:
+        if member.state is not None:
+            member.state = member.state.to(device)

@@ -37,14 +37,12 @@ class Interim:
         folder: RunFolder,
         family: str,
         how: str,
-        device: torch.device,
         reserve: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder = folder
         self.family = family
         self.how = how
-        self.device = device
         self.reserve = reserve
         self.clock = clock
         self.stored: dict[str, int] = {}
@@ -58,7 +56,7 @@ class Interim:
             return
         at, losses, seconds = int(found.pop("at")), found.pop("losses"), float(found.pop("seconds"))
         if member.start < at <= until:
-            member.state = unflat_state(found).to(self.device)
+            member.state = unflat_state(found)
             # the trunk was stored at a fork since, and starts from there now
             member.losses, member.at = [losses[-(at - member.start) :]], at
             member.seconds = seconds * (at - member.start) / len(losses)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 
 from lmcbench.data.streams import stream
 from lmcbench.errors import UserError
@@ -100,7 +101,7 @@ def make_trunk(
     start, state = 0, None
     for step, path in _stored_trunk(family, folder):
         if start < step < missing[0]:
-            start, state = step, load_state(path).to(bench.device)
+            start, state = step, _stored(path)
     everything = np.arange(len(bench.dataset.train))
     sequence = stream(
         everything,
@@ -157,14 +158,26 @@ def fork_members(
         assert trunk is not None
         assert trunk.state is not None
         save_state(trunk.state, path, by)
-    state = load_state(path)
+    state = _stored(path)
     for member in leaving:
-        member.state = state.copy().to(bench.device)
+        member.state = state  # one for all: training changes none that it is given
+
+
+def _stored(path: Path) -> TrainState:
+    """The trunk's state in `path`.
+
+    Raises:
+        UserError: naming the file, where it cannot be read: it was cut off or changed since it was written.
+    """
+    try:
+        return load_state(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}). Remove it: the trunk is trained again.") from None
 
 
 def _initial(family: Family, bench: Workbench, seed: int) -> TrainState:
     model = build(family.architecture, bench.dataset.shape, len(bench.dataset.classes), seed)
-    return from_model(model, slot_names(family.recipe)).to(bench.device)
+    return from_model(model, slot_names(family.recipe))
 
 
 def _given(family: Family, bench: Workbench, fork: Fork) -> TrainState:
@@ -181,4 +194,4 @@ def _given(family: Family, bench: Workbench, fork: Fork) -> TrainState:
             f"{fork.checkpoint} was changed since the run began (sha256 {fork.sha256[:8]}, now {found[:8]}). "
             "Name a copy that nothing writes to."
         )
-    return from_model(model, slot_names(family.recipe)).to(bench.device)
+    return from_model(model, slot_names(family.recipe))
