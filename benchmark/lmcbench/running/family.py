@@ -87,6 +87,9 @@ def train_family(
             interim.store(everyone)
             done += steps
             yield done / total
+        for member in active:
+            if member is not trunk and member.at == member.stop:
+                member.retire()
     a_step = sum(m.seconds for m in everyone) / max(sum(m.stop - m.start for m in everyone), 1)
     for cell in cells:
         _finish(cell, siblings[cell.key], fleet, folder, flop, a_step)

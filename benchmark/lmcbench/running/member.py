@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -38,6 +38,11 @@ class Member:
 
     def __post_init__(self) -> None:
         self.at = self.start
+
+    def retire(self) -> None:
+        """Let go of the optimizer's state: the network is trained to its end."""
+        if self.state is not None:
+            self.state = replace(self.state, slots={})
 
     @property
     def identity(self) -> tuple[object, ...]:
