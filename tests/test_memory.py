@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from lmcbench.connect import state
-from lmcbench.connect.network import Network
-from lmcbench.connect.path import stretches
+from lmcbench.connect import landscape, layers, path, repair, state
+from lmcbench.connect.path import stretches, trace_path
 from lmcbench.connect.state import at_once
 from lmcbench.results.store import RunFolder, read_records
+from lmcbench.running import cell, probe
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.cells import expand
 from lmcbench.spec.published import parse_suite
@@ -30,7 +34,7 @@ name = "digits"
 shifts = ["label-skew"]
 images = 50
 [protocol]
-alphas = 7
+alphas = 11
 [recipes.short]
 lr = 0.05
 batch_size = 64
@@ -48,21 +52,37 @@ kwargs = { width = 8 }
 
 @pytest.fixture
 def held(monkeypatch):
-    """Has so many states like one fit; returns how many were ever passed together since."""
-    counts: list[int] = []
-    forward = Network._forward
+    """The most bytes of states made from others that were alive at once, in states like one given.
 
-    def noted(self, states, batch):
-        counts.append(len(next(iter(states.values()))))
-        return forward(self, states, batch)
+    What is expanded takes no memory of its own.
+    """
+    made: list[list[weakref.ref]] = []
+    most = [0]
 
-    monkeypatch.setattr(Network, "_forward", noted)
+    def watch(module, name: str) -> None:
+        make = getattr(module, name)
 
-    def fit(count: int, like: state.State) -> list[int]:
-        size = sum(v.numel() * v.element_size() for v in like.values())
+        def watched(*args, **kwargs):
+            found = make(*args, **kwargs)
+            made.append([weakref.ref(value) for value in found.values()])
+            alive = [value for refs in made for ref in refs if (value := ref()) is not None]
+            most[0] = max(most[0], sum(v.nbytes for v in alive if 0 not in v.stride()))
+            return found
+
+        monkeypatch.setattr(module, name, watched)
+
+    for module, name in (
+        (path, "line"), (cell, "line"), (probe, "line"), (repair, "line"), (repair, "_corrected"),
+        (layers, "blend_stack"), (landscape, "_states"),
+    ):  # fmt: skip
+        watch(module, name)
+
+    def fit(count: int, like: state.State) -> Callable[[], float]:
+        size = sum(value.nbytes for value in like.values())
         monkeypatch.setattr(state, "MOST_BYTES", count * size + 1)
-        counts.clear()
-        return counts
+        made.clear()
+        most[0] = 0
+        return lambda: most[0] / size
 
     return fit
 
@@ -85,13 +105,38 @@ def found(record):
 
 def test_a_run_does_not_see_how_many_states_are_held(tmp_path, held) -> None:
     suite = parse_suite(SUITE.encode(), "held.toml")
-    like, records = {"weights": torch.zeros(1500)}, []  # of 1,506 and 770 weights and statistics
+    records = []
     for name, count in (("whole", 100), ("stretches", 3)):
-        counts, folder = held(count, like), RunFolder(tmp_path / name)
+        taken, folder = held(count, {"weights": torch.zeros(1500)}), RunFolder(tmp_path / name)
         plan = plan_run(expand(suite), folder, ["layers", "plane", "repair", "features"])
         list(run_plan(plan, folder, data_dir=None, device="cpu", jobs=1))
         records.append({record.key: found(record) for record in read_records(folder.root)})
-        # a row of the plane; what one layer has made of six alphas, where all else is held once
-        assert max(counts) == (13 if count == 100 else 6)
+        if count == 3:
+            assert taken() <= count
+        else:
+            assert taken() > 9  # of 1,506 weights and statistics, at 11 points and 13 of a plane
     assert len(records[0]) == 4
     assert records[0] == records[1]
+
+
+MEASURES = {
+    "path": lambda m, f, a, b, s: trace_path(m, a, b, {"t": s}, 21),
+    "features": lambda m, f, a, b, s: probe.features(probe.Probed(m, a, b, None, {"t": s}, None, 21)),
+    "plane": lambda m, f, a, b, s: landscape.plane(m, f, a, b, s, 13),
+    "layers": lambda m, f, a, b, s: layers.layerwise(m, a, b, s, 21),
+    "repair": lambda m, f, a, b, s: repair.repair_path(m, a, b, {"t": s}, s[0], 21),
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_each_measure_lets_go_of_one_stretch_before_the_next(name, held) -> None:
+    def network(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+    model, (a, b, fork) = network(0), (network(seed).state_dict() for seed in (1, 2, 3))
+    split = torch.randn(40, 1, 8, 8), torch.arange(40) % 10
+    taken = held(3, a)
+    MEASURES[name](model, fork, a, b, split)
+    # the repair of one state beside the stretch that it is of
+    assert 2 < taken() <= (4 if name == "repair" else 3)

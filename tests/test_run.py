@@ -763,8 +763,12 @@ def test_a_torn_trunk_that_is_needed_is_named(tmp_path):
     trunk = next((tmp_path / "r" / "checkpoints").glob("trunk-*.safetensors"))
     trunk.write_bytes(trunk.read_bytes()[:-100])
     other = Selection(["lmc_mlp*"], ["label-skew"], ["1"])
-    with pytest.raises(UserError, match=f"{trunk.name} cannot be read .* Remove it: the trunk is trained"):
-        work(suite(), tmp_path / "r", other)
+    work(suite(), tmp_path / "r", other)
+    (failed,) = (r for r in read_records(tmp_path / "r") if r.status == "failed")
+    assert failed.shift.name == "label-skew"
+    assert f"TornError: checkpoints/{trunk.name} is torn" in failed.reason
+    assert "Remove it, and the trunk is trained again" in failed.reason
+    assert str(tmp_path) not in failed.reason
     trunk.unlink()
     work(suite(), tmp_path / "r", other)
     assert {r.status for r in read_records(tmp_path / "r")} == {"ok"}

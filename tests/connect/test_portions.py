@@ -25,16 +25,17 @@ class Sizes(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(
-    "convolution",
-    [
-        nn.Conv2d(4, 6, 3, padding=1),
-        nn.Conv2d(4, 8, 3, stride=2, bias=False),
-        nn.Conv2d(4, 4, 5, padding="same", groups=4),
-    ],
-)
-def test_a_convolution_in_portions_is_the_convolution(convolution, monkeypatch) -> None:
-    x = torch.randn(37, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+CONVOLUTIONS = [
+    nn.Conv2d(4, 6, 3, padding=1),
+    nn.Conv2d(4, 8, 3, stride=2, bias=False),
+    nn.Conv2d(4, 4, 5, padding="same", groups=4),
+]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("convolution", CONVOLUTIONS)
+def test_a_convolution_in_portions_is_the_convolution(convolution, layout, monkeypatch) -> None:
+    x = torch.randn(37, 4, 8, 8, generator=torch.Generator().manual_seed(0)).to(memory_format=layout)
     # of what is larger, input or output: at most five images of 8 x 8
     channels = max(convolution.in_channels, convolution.out_channels)
     monkeypatch.setattr(portions, "MOST_BYTES", 5 * channels * 64 * 4)
@@ -42,16 +43,26 @@ def test_a_convolution_in_portions_is_the_convolution(convolution, monkeypatch) 
         whole = convolution(x)
         with Sizes() as sizes, Portions():
             found = convolution(x)
-    assert torch.allclose(found, whole, rtol=0, atol=1e-6)
+    assert torch.equal(found, whole)
+    assert found.stride() == whole.stride()  # some networks view what comes out
     assert sizes.seen == [5] * 5 + [4] * 3
     assert sum(sizes.seen) == len(x)
 
 
-def test_small_batches_pass_whole() -> None:
-    x = torch.randn(1000, 3, 8, 8)
+@pytest.mark.parametrize(("images", "sizes"), [(0, [0]), (1, [1]), (3, [3]), (4, [2, 2]), (5, [3, 2])])
+def test_two_images_a_portion_at_least_and_none_at_all(images, sizes, monkeypatch) -> None:
+    """One by itself may be convolved by another kernel; a network may select none."""
+    monkeypatch.setattr(portions, "MOST_BYTES", 1)
+    with torch.no_grad(), Sizes() as noted, Portions():
+        assert len(nn.Conv2d(3, 8, 3)(torch.randn(images, 3, 8, 8))) == images
+    assert noted.seen == sizes
+
+
+def test_small_batches_pass_whole_and_single_images_too() -> None:
     with torch.no_grad(), Sizes() as sizes, Portions():
-        nn.Conv2d(3, 8, 3)(x)
-    assert sizes.seen == [1000]
+        nn.Conv2d(3, 8, 3)(torch.randn(1000, 3, 8, 8))
+        nn.Conv2d(3, 8, 3)(torch.randn(3, 8, 8))
+    assert sizes.seen == [1000, 3]
 
 
 @pytest.mark.parametrize("stacked", [False, True])

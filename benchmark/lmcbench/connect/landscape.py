@@ -111,6 +111,7 @@ def plane(
             scores = score(network, states, images, labels, name="split")
             loss[j, columns] = scores.loss.mean(1).numpy()
             error[j, columns] = scores.wrong.double().mean(1).numpy()
+            del states  # or the next ones would be made beside them
     return Plane(x, y, loss, error, anchors)
 
 

@@ -233,7 +233,8 @@ def _moved(
                 stacked |= blend_stack(here, there, alphas.tolist())
                 if calibration is not None:
                     stacked = network.recalibrate(stacked, calibration)
-                parts.append(score(network, stacked, *split, name="split"))
+                parts.append(score(network, stacked, *split, _SPLIT, alphas))
+                del stacked  # or the next ones would be made beside them
             path = Scores.join(*parts)
         whole = Scores(torch.cat([start.loss, path.loss]), torch.cat([start.wrong, path.wrong]))
         yield layer, whole.curve(grid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -221,7 +222,7 @@ class Network:
                     )
         sizes: dict[str, list[int]] = {name: [] for name in self.norms}
         moments: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.norms}
-        with batch_statistics(self.model, self.norms) as counts, isolated(self.device), Portions():
+        with batch_statistics(self.model, self.norms) as counts, isolated(self.device), self.portions():
             for batch in images.tensor_split(batches):
                 self._forward(fresh, batch.to(self.device, self.dtype))
                 for name in counts:
@@ -239,6 +240,10 @@ class Network:
                     value = found.get(key.rpartition(".")[2])
                     fresh[key] = states[key] if value is None else value.to(states[key].dtype)
         return fresh
+
+    def portions(self) -> AbstractContextManager[object]:
+        """For passes of a batch that may not be split: on a CPU, whose convolutions copy it, in portions."""
+        return Portions() if self.device.type == "cpu" else nullcontext()
 
     def _aliases(self) -> dict[str, list[str]]:
         """All names under which the state has each layer of `norms`: a module used twice may have two."""

@@ -13,7 +13,7 @@ from lmcbench.connect.arguments import Split
 from lmcbench.connect.isolation import isolated
 from lmcbench.connect.network import Network
 from lmcbench.connect.path import line, open_path
-from lmcbench.connect.state import Stack, State, stack, unstack
+from lmcbench.connect.state import Stack, State, unstack
 from lmcbench.errors import UserError
 from lmcbench.results.measures import Array, Curve, blend
 
@@ -31,17 +31,17 @@ def repair_path(
     batch_size: int = 1000,
     device: str | torch.device | None = None,
 ) -> dict[str, Curve]:
-    """`trace_path` over the repaired states of the line (see `repaired`).
+    """`trace_path` over the repaired states of the line (see `repairing`).
 
     Arguments and errors are those of `trace_path`; `calibration` (images `[n, c, h, w]`) is needed, and
     layers that cannot hold the correction are refused.
     """
     p = open_path(model, state_a, state_b, splits, alphas, batch_size, device)
-    return p.curves(lambda alphas: repaired(p.network, p.a, p.b, alphas, calibration))
+    return p.curves(repairing(p.network, p.a, p.b, calibration))
 
 
-def repaired(network: Network, state_a: State, state_b: State, alphas: Array, images: Tensor) -> Stack:
-    """The states at `alphas` on the line, their statistics repaired on `images` in one batch.
+def repairing(network: Network, state_a: State, state_b: State, images: Tensor) -> Callable[[Array], Stack]:
+    """What makes the states at alphas on the line, their statistics repaired on `images` in one batch.
 
     With BatchNorm the repair is the reset of its statistics ([R]), `Network.recalibrate`. Without it,
     every unit's pre-activation X (output of a convolution or a linear layer, all but the last one to run,
@@ -54,24 +54,25 @@ def repaired(network: Network, state_a: State, state_b: State, alphas: Array, im
     Raises:
         UserError: for fewer than two images, and for a layer without a bias, or one that runs twice.
     """
-    path = line(network, state_a, state_b, alphas)
     if network.norms:
-        return network.recalibrate(path, images)
+        return lambda alphas: network.recalibrate(line(network, state_a, state_b, alphas), images)
     if len(images) < 2:
         raise UserError(f"Repair needs at least two images, found {len(images)}.")
-    states = unstack(path)
-    ends = network.prepare([state_a, state_b])
-    moments_a, moments_b = (_moments(network, end, images) for end in unstack(ends))
-    targets = [
-        {
-            layer: (blend(mean, moments_b[layer][0], x), blend(deviation, moments_b[layer][1], x))
-            for layer, (mean, deviation) in moments_a.items()
-        }
-        for x in alphas.tolist()
-    ]
-    return stack(
-        [_corrected(network, state, target, images) for state, target in zip(states, targets, strict=True)]
-    )
+    ends = unstack(network.prepare([state_a, state_b]))
+    moments_a, moments_b = (_moments(network, end, images) for end in ends)
+
+    def states(alphas: Array) -> Stack:
+        path = line(network, state_a, state_b, alphas)
+        for state, x in zip(unstack(path), alphas.tolist(), strict=True):
+            targets = {
+                layer: (blend(mean, moments_b[layer][0], x), blend(deviation, moments_b[layer][1], x))
+                for layer, (mean, deviation) in moments_a.items()
+            }
+            for name, value in _corrected(network, state, targets, images).items():
+                state[name].copy_(value)  # a view into the path
+        return path
+
+    return states
 
 
 def _moments(network: Network, state: State, images: Tensor) -> Moments:
@@ -94,7 +95,8 @@ def _moments(network: Network, state: State, images: Tensor) -> Moments:
 
 
 def _corrected(network: Network, state: State, targets: Moments, images: Tensor) -> dict[str, Tensor]:
-    fixed = dict(state)
+    """Weights and biases of the layers of `targets` that give it these moments; `state` stays as it is."""
+    fixed: dict[str, Tensor] = {}
 
     def correct(name: str, module: nn.Module, output: Tensor) -> Tensor | None:
         if name not in targets:
@@ -129,7 +131,7 @@ def _run(
     network: Network, state: State, images: Tensor, see: Callable[[str, nn.Module, Tensor], Tensor | None]
 ) -> None:
     """One pass of all images; `see` is shown each layer's output, and may return another in its place."""
-    with _watched(network.model, see), isolated(network.device):
+    with _watched(network.model, see), isolated(network.device), network.portions():
         network.forward(state, images)
 
 

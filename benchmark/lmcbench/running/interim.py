@@ -56,7 +56,7 @@ class Interim:
             return
         at, losses, seconds = int(found.pop("at")), found.pop("losses"), float(found.pop("seconds"))
         if member.start < at <= until:
-            member.state = unflat_state(found)
+            member.state = unflat_state(found).copy()
             # the trunk was stored at a fork since, and starts from there now
             member.losses, member.at = [losses[-(at - member.start) :]], at
             member.seconds = seconds * (at - member.start) / len(losses)

@@ -22,6 +22,10 @@ from lmcbench.train.optimizer import slot_names
 from lmcbench.train.state import TrainState, from_model, load_state, read_about, save_state
 
 
+class TornError(Exception):
+    """A stored state that cannot be gone on from, said with its file."""
+
+
 def make_siblings(family: Family, cell: Cell, bench: Workbench) -> list[Member]:
     """The networks of a cell, without a state yet."""
     seeds, noise, seen = family.seeds, cell.shift.noise, bench.seen[cell.key]
@@ -99,9 +103,10 @@ def make_trunk(
     if not missing:
         return None
     start, state = 0, None
-    for step, path in _stored_trunk(family, folder):
-        if start < step < missing[0]:
-            start, state = step, _stored(path)
+    earlier = {step: path for step, path in _stored_trunk(family, folder) if 0 < step < missing[0]}
+    if earlier:
+        start = max(earlier)
+        state = _stored(earlier[start])
     everything = np.arange(len(bench.dataset.train))
     sequence = stream(
         everything,
@@ -164,15 +169,16 @@ def fork_members(
 
 
 def _stored(path: Path) -> TrainState:
-    """The trunk's state in `path`.
+    """The trunk's state in `path`, in memory of its own: what is loaded is mapped, and may be written to.
 
     Raises:
-        UserError: naming the file, where it cannot be read: it was cut off or changed since it was written.
+        TornError: where it was cut off or changed since it was written.
     """
     try:
-        return load_state(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({error}). Remove it: the trunk is trained again.") from None
+        return load_state(path).copy()
+    except SafetensorError as error:
+        name = f"{path.parent.name}/{path.name}"  # a record's reason, which names no folder of the machine
+        raise TornError(f"{name} is torn ({error}). Remove it, and the trunk is trained again") from None
 
 
 def _initial(family: Family, bench: Workbench, seed: int) -> TrainState:

@@ -248,21 +248,32 @@ def features(p: Probed) -> Found:
     """Linear CKA of penultimate features, of the siblings and of every point on the line with either end."""
     network = Network(p.model, p.device)
     grid, splits = alpha_grid(p.alphas), {**p.splits, **p.shifted}
-    features: dict[str, list[Array]] = {name: [] for name in splits}
-    for alphas in stretches(grid, p.a):
+
+    def at(alphas: Array) -> dict[str, list[Array]]:
+        """Each split's features at the points, `[n, d]` each."""
         path = line(network, p.a, p.b, alphas)
         if p.calibration is not None:
             path = network.recalibrate(path, p.calibration)
-        for name, (images, _) in splits.items():
-            features[name] += [f.double().cpu().numpy() for f in penultimate(network, path, images)]
+        return {
+            name: [f.double().cpu().numpy() for f in penultimate(network, path, images)]
+            for name, (images, _) in splits.items()
+        }
+
+    ends = at(grid[[0, -1]])
+    to_a: dict[str, list[float | None]] = {name: [] for name in splits}
+    to_b: dict[str, list[float | None]] = {name: [] for name in splits}
+    for alphas in stretches(grid[1:-1], p.a):
+        for name, inner in at(alphas).items():
+            to_a[name] += [linear_cka(f, ends[name][0]) for f in inner]
+            to_b[name] += [linear_cka(f, ends[name][1]) for f in inner]
     found: Found = {"alphas": grid.tolist(), "splits": {}}
-    for name, along in features.items():
-        ends = cka_matrix(along[:1] + along[-1:])
+    for name, (images, _) in splits.items():
+        (aa, ab), (_, bb) = cka_matrix(ends[name])
         found["splits"][name] = {
-            "n": len(splits[name][0]),
-            "siblings": ends[0][1],
-            "to_a": [ends[0][0], *(linear_cka(f, along[0]) for f in along[1:])],
-            "to_b": [*(linear_cka(f, along[-1]) for f in along[:-1]), ends[1][1]],
+            "n": len(images),
+            "siblings": ab,
+            "to_a": [aa, *to_a[name], linear_cka(*ends[name][::-1])],
+            "to_b": [linear_cka(*ends[name]), *to_b[name], bb],
         }
     return found
 
