@@ -19,7 +19,7 @@ COUNTER = "num_batches_tracked"
 STATISTICS = ("running_mean", "running_var")
 
 MOST_BYTES = 256 * 2**20
-"""Of the states of a path that are held at once: all 21 of up to three million weights, six of ResNet-18."""
+"""Of the states of a path that are held at once: all 21 of up to three million weights, five of ResNet-18."""
 
 
 def interpolate(state_a: State, state_b: State, alpha: float) -> dict[str, Tensor]:
