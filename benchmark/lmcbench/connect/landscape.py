@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from lmcbench.connect.arguments import Split, as_model, as_split, as_state, whole
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import score
-from lmcbench.connect.state import STATISTICS, Stack, State, at_once, unstack
+from lmcbench.connect.path import Scores, score, stretches
+from lmcbench.connect.state import STATISTICS, Stack, State, unstack
 from lmcbench.errors import UserError
 from lmcbench.results.measures import Array
 
@@ -103,15 +103,16 @@ def plane(
     x, y = np.linspace(low - pad, high + pad, size).T
     loss, error = np.empty((size, size)), np.empty((size, size))
     for j in range(size):
-        for columns in np.array_split(np.arange(size), -(-size // at_once(fork))):
-            points = np.stack([x[columns], np.full(len(columns), y[j])], 1)
+        parts = []
+        for along in stretches(x, fork):
+            points = np.stack([along, np.full(len(along), y[j])], 1)
             states = _states(fork, a, b, _coefficients(anchors, points))
             if calibration is not None:
                 states = network.recalibrate(states, calibration)
-            scores = score(network, states, images, labels, name="split")
-            loss[j, columns] = scores.loss.mean(1).numpy()
-            error[j, columns] = scores.wrong.double().mean(1).numpy()
+            parts.append(score(network, states, images, labels, name="split"))
             del states  # or the next ones would be made beside them
+        row = Scores.join(*parts)
+        loss[j], error[j] = row.loss.mean(1).numpy(), row.wrong.double().mean(1).numpy()
     return Plane(x, y, loss, error, anchors)
 
 

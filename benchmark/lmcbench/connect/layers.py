@@ -236,8 +236,7 @@ def _moved(
                 parts.append(score(network, stacked, *split, _SPLIT, alphas))
                 del stacked  # or the next ones would be made beside them
             path = Scores.join(*parts)
-        whole = Scores(torch.cat([start.loss, path.loss]), torch.cat([start.wrong, path.wrong]))
-        yield layer, whole.curve(grid)
+        yield layer, Scores.join(start, path).curve(grid)
 
 
 def _predicted(

@@ -144,9 +144,9 @@ def open_path(
     return Opened(network, a, b, checked, grid)
 
 
-def stretches(alphas: Array, state: State) -> Iterator[Array]:
-    """`alphas` in order, in equal parts of so many that their states, like `state`, may be held at once."""
-    yield from np.array_split(alphas, -(-len(alphas) // at_once(state)))
+def stretches(points: Array, state: State) -> Iterator[Array]:
+    """`points` in order, in equal parts of so many that their states, like `state`, may be held at once."""
+    yield from np.array_split(points, -(-len(points) // at_once(state)))
 
 
 def line(network: Network, state_a: State, state_b: State, alphas: Array) -> Stack:

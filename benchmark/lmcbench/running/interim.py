@@ -54,7 +54,7 @@ class Interim:
             found = load_tensors(self._path(member.name))
         except (OSError, SafetensorError):  # never stored, or torn by what ended the run
             return
-        at, losses, seconds = int(found.pop("at")), found.pop("losses"), float(found.pop("seconds"))
+        at, losses, seconds = int(found.pop("at")), found.pop("losses").clone(), float(found.pop("seconds"))
         if member.start < at <= until:
             member.state = unflat_state(found).copy()
             # the trunk was stored at a fork since, and starts from there now
