@@ -10,12 +10,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from lmcbench.board.entries.manifest import make_manifest
-from lmcbench.board.entries.submission import SUBMISSION_SCHEMA, Meta
-from lmcbench.results.labels import architecture_label
-from lmcbench.results.measures import Curve, barrier
+from lmcbench.leaderboard.manifest import make_manifest
+from lmcbench.leaderboard.submission_file import SUBMISSION_SCHEMA, Meta
+from lmcbench.results.cell_values import architecture_label
+from lmcbench.results.curves import Curve, barrier
 from lmcbench.results.record import SCHEMA, Record, parse_record
-from lmcbench.results.store import RunFolder, write_atomic
+from lmcbench.results.run_folder import RunFolder, write_atomic
 from lmcbench.spec.cells import Cell, Selection, expand
 from lmcbench.spec.seeds import Seeds
 from lmcbench.spec.suite import Suite

@@ -12,7 +12,7 @@ from lmcbench.spec.recipe import Recipe
 from lmcbench.train.build import build
 from lmcbench.train.engines import advance
 from lmcbench.train.optimizer import slot_names
-from lmcbench.train.state import from_model
+from lmcbench.train.train_state import from_model
 
 LENGTH = 100
 RECIPE = Recipe(lr=0.02, batch_size=8, epochs=1, weight_decay=1e-3)

@@ -16,14 +16,14 @@ import numpy as np
 from safetensors.numpy import load, save
 from typer.testing import CliRunner
 
-from lmcbench.board.entries.manifest import make_manifest
 from lmcbench.cli import app
 from lmcbench.errors import UserError
-from lmcbench.results.store import RunFolder
+from lmcbench.leaderboard.manifest import make_manifest
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.cells import Selection, expand
-from lmcbench.spec.published import load_suite
-from lmcbench.submitting.submit import Statement, submit
+from lmcbench.spec.suite_files import load_suite
+from lmcbench.submission.submit import Statement, submit
 
 SAID = Statement("A linear softmax", ["A. Author"], "CC-BY-4.0", "none", "none", "")
 

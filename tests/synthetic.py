@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from builders import cell_table, make_meta
-from lmcbench.board.entries.manifest import make_manifest
-from lmcbench.results.measures import Curve, barrier
+from lmcbench.leaderboard.manifest import make_manifest
+from lmcbench.results.curves import Curve, barrier
 from lmcbench.results.record import parse_record
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.cells import Cell, Selection, expand

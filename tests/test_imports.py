@@ -13,22 +13,15 @@ import lmcbench
 from builders import make_record, write_run, write_submission
 
 PACKAGE = Path(lmcbench.__file__).parent
-STAGES = {"data", "train", "connect", "ensemble", "board"}
+STAGES = {"data", "train", "connect", "ensemble", "stats"}
 HEAVY = {"torch", "torchvision", "timm", "datasets", "sklearn"}
 ABSENT = HEAVY | {"pyarrow"}
 """What listing data sets does without; pandas takes pyarrow where it is."""
-PACKAGES = {"running", "ready", "submitting"}
+READERS = {"report": set(), "gate": set(), "leaderboard": {"gate"}}
+"""Packages that turn records into pages and verdicts, each with the others that it may import."""
+COMPOSERS = {"running", "check", "submission"}
 """Composers that are several modules."""
-BOARD = {
-    "gate": set(),
-    "findings": set(),
-    "figures": {"findings"},
-    "runs": {"findings", "figures"},
-    "entries": {"gate"},
-    "pages": {"entries"},
-}
-"""Packages of `board/`, each with the others that it may know of."""
-TORCH_FREE = {"errors", "spec", "results", "ensemble", "board", "catalogue", "cli", "__main__"}
+TORCH_FREE = {"errors", "spec", "results", "ensemble", "stats", *READERS, "catalogue", "cli", "__main__"}
 
 MODULES = {
     ".".join(["lmcbench", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): path
@@ -51,30 +44,38 @@ def imported(source: str, modules=MODULES) -> set[str]:
     return found
 
 
+RANKS = {
+    "errors": 0,
+    "spec": 1,
+    "results": 2,
+    **dict.fromkeys(STAGES, 3),
+    **dict.fromkeys(READERS, 4),
+    "cli": 6,
+    "__main__": 7,
+    "__init__": 7,
+}
+"""Layers from the bottom up; every other part is a composer, rank 5."""
+
+
 def layer(module: str) -> tuple[int, str]:
     """Rank of a module of ours, and the part it belongs to."""
     part = module.split(".")[1] if "." in module else "__init__"
-    if part in STAGES:
-        return 3, part
-    ranks = {"errors": 0, "spec": 1, "results": 2, "cli": 5, "__main__": 6, "__init__": 6}
-    return ranks.get(part, 4), "composers" if part not in ranks else part
+    return RANKS.get(part, 5), part if part in RANKS else "composers"
 
 
 def may_import(importer: str, target: str) -> bool:
     (rank, part), (below, other) = layer(importer), layer(target)
-    return below < rank or (part == other and not runs_up(importer, target))
+    if part == other == "composers":
+        return not runs_up(importer, target)
+    if part in READERS and other in STAGES:
+        return other == "stats"
+    return below < rank or part == other or other in READERS.get(part, set())
 
 
 def runs_up(importer: str, target: str) -> bool:
-    """Among composers the main job knows of no other; checks and submissions not of each other.
-
-    In `board/` what all of it shares stands at the top, and knows of no package; packages know of few others.
-    """
-    (inner, within), (outer, place) = (f"{name}..".split(".")[1:3] for name in (importer, target))
-    if inner == outer == "board":
-        packages = BOARD.keys() & {place}
-        return bool(packages) and place != within and place not in BOARD.get(within, set())
-    return inner in PACKAGES and outer in PACKAGES and inner != outer and outer != "running"
+    """Among composers, the main job imports no other; checks and submissions do not import each other."""
+    inner, outer = (f"{name}.".split(".")[1] for name in (importer, target))
+    return inner in COMPOSERS and outer in COMPOSERS and inner != outer and outer != "running"
 
 
 OURS = {
@@ -89,22 +90,24 @@ OURS = {
         ("lmcbench.spec.suite", "lmcbench.errors", True),
         ("lmcbench.spec.suite", "lmcbench.results.record", False),
         ("lmcbench.errors", "lmcbench.spec.seeds", False),
-        ("lmcbench.connect.path", "lmcbench.results.measures", True),
-        ("lmcbench.connect.path", "lmcbench.data.pool", False),
-        ("lmcbench.board.pages.markdown", "lmcbench.connect.path", False),
-        ("lmcbench.connect.path", "lmcbench.connect.state", True),
+        ("lmcbench.connect.interpolation", "lmcbench.results.curves", True),
+        ("lmcbench.connect.interpolation", "lmcbench.data.pool", False),
+        ("lmcbench.leaderboard.markdown", "lmcbench.connect.interpolation", False),
+        ("lmcbench.connect.interpolation", "lmcbench.connect.blending", True),
         ("lmcbench.data.pool", "lmcbench.running.run", False),
         ("lmcbench.running.run", "lmcbench.data.pool", True),
         ("lmcbench.running.run", "lmcbench.cli", False),
         ("lmcbench.running.run", "lmcbench", False),
         ("lmcbench.cli", "lmcbench.running.run", True),
-        ("lmcbench.submitting.rerun", "lmcbench.running.run", True),
-        ("lmcbench.running.run", "lmcbench.submitting.verify", False),
-        ("lmcbench.ready.check", "lmcbench.submitting.verify", False),
-        ("lmcbench.board.pages.rank", "lmcbench.board.statistics", True),
-        ("lmcbench.board.statistics", "lmcbench.board.pages.rank", False),
-        ("lmcbench.board.pages.derived", "lmcbench.board.entries.manifest", True),
-        ("lmcbench.board.entries.manifest", "lmcbench.board.pages.derived", False),
+        ("lmcbench.submission.rerun", "lmcbench.running.run", True),
+        ("lmcbench.running.run", "lmcbench.submission.verify", False),
+        ("lmcbench.check.check", "lmcbench.submission.verify", False),
+        ("lmcbench.leaderboard.ranking_table", "lmcbench.stats.estimates", True),
+        ("lmcbench.stats.estimates", "lmcbench.leaderboard.ranking_table", False),
+        ("lmcbench.leaderboard.summary_cache", "lmcbench.leaderboard.manifest", True),
+        ("lmcbench.report.tables", "lmcbench.gate.compare", False),
+        ("lmcbench.gate.compare", "lmcbench.leaderboard.trust", False),
+        ("lmcbench.leaderboard.trust", "lmcbench.gate.calibration", True),
     ],
 )
 def test_the_rule_itself(importer, target, allowed):
@@ -115,9 +118,9 @@ def test_imports_are_seen_wherever_they_stand():
     source = (
         "from lmcbench import catalogue, UserError\n"
         "if TYPE_CHECKING:\n    from lmcbench.spec.suite import Suite\n"
-        "def f():\n    import torch.nn\n    from lmcbench.board.pages import rank\n"
+        "def f():\n    import torch.nn\n    from lmcbench.leaderboard import markdown\n"
     )
-    ours = {"lmcbench.catalogue", "lmcbench", "lmcbench.spec.suite", "lmcbench.board.pages.rank"}
+    ours = {"lmcbench.catalogue", "lmcbench", "lmcbench.spec.suite", "lmcbench.leaderboard.markdown"}
     assert imported(source) == ours | {"torch.nn"}
 
 

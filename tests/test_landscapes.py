@@ -7,8 +7,8 @@ import pytest
 
 from builders import make_record, toy_cell, write_run
 from further import probed_record
+from lmcbench.draw_landscapes import Toy, find_record, kind_of, toy_text
 from lmcbench.errors import UserError
-from lmcbench.landscapes import Toy, find_record, kind_of, toy_text
 
 
 @pytest.fixture

@@ -13,16 +13,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file, save_model
 
 import lmcbench
-from lmcbench.cli.options import parse_channels
+from lmcbench.cli.app import parse_channels
+from lmcbench.data.selection import stratified
 from lmcbench.data.sources import open_dataset
-from lmcbench.data.subset import stratified
-from lmcbench.measureview import warnings_of
-from lmcbench.results.measures import chord_excess
-from lmcbench.running.probe import LAYER_ALPHAS
+from lmcbench.measure_text import warnings_of
+from lmcbench.results.curves import chord_excess
+from lmcbench.running.analyses import LAYER_ALPHAS
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint
-from lmcbench.train.state import from_model, save_state
+from lmcbench.train.train_state import from_model, save_state
 
 torch.set_num_threads(1)
 

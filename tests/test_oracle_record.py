@@ -16,11 +16,11 @@ from safetensors.numpy import load_file as arrays
 from safetensors.torch import load_file
 from sklearn import datasets
 
-from lmcbench.results.store import RunFolder
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.cells import expand
-from lmcbench.spec.published import parse_suite
 from lmcbench.spec.shifts import Shift
+from lmcbench.spec.suite_files import parse_suite
 from lmcbench.train.networks import lmc_resnet
 
 torch.set_num_threads(1)

@@ -11,11 +11,11 @@ import pytest
 from lmcbench.data.sources import open_dataset
 from lmcbench.errors import UserError
 from lmcbench.results.record import read_record
-from lmcbench.results.store import RunFolder
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import expand
-from lmcbench.spec.published import parse_suite
+from lmcbench.spec.suite_files import parse_suite
 
 # read once, before a test sets the variable for its own ends
 REAL = Path(os.environ.get("LMCBENCH_DATA") or Path(__file__).parents[2] / "shared" / "data")

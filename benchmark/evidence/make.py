@@ -10,12 +10,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmcbench.board.findings.verdicts import DEMONSTRATION, render_findings
-from lmcbench.board.runs.report import make_report
-from lmcbench.board.runs.runtable import run_table
+from lmcbench.report.report import make_report
+from lmcbench.report.tables import run_table
+from lmcbench.report.verdicts import DEMONSTRATION, render_findings
 from lmcbench.results.frame import frame
 from lmcbench.results.record import Record
-from lmcbench.results.store import read_records, write_atomic
+from lmcbench.results.run_folder import read_records, write_atomic
 from lmcbench.spec.suite import DEMONSTRATIONS
 
 README = """# `{name}` version {version}, replicates {first} to {last}

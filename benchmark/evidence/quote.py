@@ -10,7 +10,7 @@ import argparse
 import re
 from pathlib import Path
 
-from lmcbench.results.store import write_atomic
+from lmcbench.results.run_folder import write_atomic
 
 EVIDENCE = Path(__file__).parent
 VERSIONS = {"digits": 2, "noise-grid": 1, "fashion-shift-cpu": 1}

@@ -22,8 +22,8 @@ import timm
 import torch
 from table import render
 
-from lmcbench.ready.check import Target, Verdict, check
-from lmcbench.ready.trial import Size
+from lmcbench.check.check import Target, Verdict, check
+from lmcbench.check.trial import Size
 from lmcbench.results.provenance import versions
 from lmcbench.spec.architectures import Architecture
 

@@ -9,36 +9,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lmcbench.connect.align import align
+    from lmcbench.connect.blending import interpolate
     from lmcbench.connect.curvature import predict_barrier
     from lmcbench.connect.geometry import Geometry, geometry
-    from lmcbench.connect.landscape import Plane, plane
+    from lmcbench.connect.interpolation import trace_path
     from lmcbench.connect.layers import layerwise
-    from lmcbench.connect.path import trace_path
-    from lmcbench.connect.state import interpolate
+    from lmcbench.connect.plane import Plane, plane
+    from lmcbench.connect.weight_matching import align
     from lmcbench.ensemble.predictions import compare_predictions
     from lmcbench.errors import UserError
+    from lmcbench.results.curves import Barrier, Curve, barrier
     from lmcbench.results.frame import load_records
-    from lmcbench.results.measures import Barrier, Curve, barrier
     from lmcbench.spec.recipe import noise_scale
 
 _HOMES = {
-    "Barrier": "results.measures",
-    "Curve": "results.measures",
+    "Barrier": "results.curves",
+    "Curve": "results.curves",
     "Geometry": "connect.geometry",
-    "Plane": "connect.landscape",
+    "Plane": "connect.plane",
     "UserError": "errors",
-    "align": "connect.align",
-    "barrier": "results.measures",
+    "align": "connect.weight_matching",
+    "barrier": "results.curves",
     "compare_predictions": "ensemble.predictions",
     "geometry": "connect.geometry",
-    "interpolate": "connect.state",
+    "interpolate": "connect.blending",
     "layerwise": "connect.layers",
     "load_records": "results.frame",
     "noise_scale": "spec.recipe",
-    "plane": "connect.landscape",
+    "plane": "connect.plane",
     "predict_barrier": "connect.curvature",
-    "trace_path": "connect.path",
+    "trace_path": "connect.interpolation",
 }
 
 __all__ = [

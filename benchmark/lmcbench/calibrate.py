@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record, read_record
-from lmcbench.results.store import RunFolder
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.running.tasks import Conditions
 from lmcbench.spec.cells import Selection, expand

@@ -12,10 +12,10 @@ from tabulate import tabulate
 from lmcbench.errors import UserError
 from lmcbench.spec.architectures import OWN_NETWORKS
 from lmcbench.spec.cells import expand, families
-from lmcbench.spec.published import load_suite, published_suites
-from lmcbench.spec.shifted import CIFAR_C, is_shifted, parse_shifted
+from lmcbench.spec.shifted_sets import CIFAR_C, is_shifted, parse_shifted
 from lmcbench.spec.shifts import ALIASES, SHIFTS
 from lmcbench.spec.suite import Suite
+from lmcbench.spec.suite_files import load_suite, published_suites
 from lmcbench.spec.transforms import CORRUPTIONS
 
 if TYPE_CHECKING:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+from typing import TYPE_CHECKING
+
+from lmcbench.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 MANAGEMENT = ("libnvidia-ml.so.1", "nvml.dll")
 """The driver's management library, on Linux (WSL2 too) and on Windows."""
@@ -74,3 +80,39 @@ def _can_load(library: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def choose_device(name: str) -> torch.device:
+    """`cpu`, `cuda`, or what is there for `auto`.
+
+    Raises:
+        UserError: for CUDA where there is none.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("No CUDA device was found. Use --device cpu, or --device auto to take what is there.")
+    return torch.device(name)
+
+
+def compute_exactly(device: torch.device) -> None:
+    """On CUDA, for the whole process: fp32 means fp32 (design 3.2), and reruns give the same bits (3.11).
+
+    Left to itself cuDNN rounds to TF32 in convolutions, and takes algorithms whose sums have no fixed order.
+    """
+    if device.type == "cuda":
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+
+
+def device_name(device: torch.device) -> str:
+    """What records call it: the GPU's own name, or `cpu`."""
+    if device.type != "cuda":
+        return "cpu"
+    import torch
+
+    return torch.cuda.get_device_name(device)

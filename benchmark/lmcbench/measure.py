@@ -12,21 +12,20 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from lmcbench.connect.arguments import Split
+from lmcbench.connect.blending import average, check_pair
 from lmcbench.connect.geometry import geometry
+from lmcbench.connect.interpolation import trace_path
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import trace_path
-from lmcbench.connect.state import average, check_pair
 from lmcbench.data.batches import DeviceImages
-from lmcbench.data.calibration import calibration_items
 from lmcbench.data.dataset import Dataset, ImageSet
+from lmcbench.data.selection import calibration_items, stratified
 from lmcbench.data.sources import open_dataset
-from lmcbench.data.subset import stratified
-from lmcbench.devices import choose_device, compute_exactly
 from lmcbench.ensemble.predictions import compare_predictions, softmax
 from lmcbench.errors import UserError, counted, unknown
+from lmcbench.machine import choose_device, compute_exactly
 from lmcbench.results.record import PairRecord, Score, barrier_records, curve_records
-from lmcbench.running.logits import score_logits, stored_logits
-from lmcbench.running.probe import Found, Probed, names_of, take
+from lmcbench.running.analyses import Found, Probed, names_of, take
+from lmcbench.running.evaluate import score_logits, stored_logits
 from lmcbench.spec.architectures import parse_architecture
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint

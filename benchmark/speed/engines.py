@@ -15,10 +15,10 @@ import torch
 from timing import interleaved, machine, median
 from workloads import ENGINE_WORKS, Work, fleet
 
-from lmcbench.devices import compute_exactly
+from lmcbench.machine import compute_exactly
 from lmcbench.train.cost import step_flop
 from lmcbench.train.engines import EngineName, advance
-from lmcbench.train.probe import why_not_stacked
+from lmcbench.train.stackability import why_not_stacked
 
 LENGTH = 10**6
 """Steps of a whole training: far more than are timed."""

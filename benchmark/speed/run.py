@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import write_report
 from timing import interleaved, machine, median
 from workloads import WORKS, Work, dataloader_loop, eager_loop, fleet, images, one_alpha_after_another
 
 import lmcbench.train.fused as fused
+from lmcbench.connect.interpolation import alpha_grid, line, score
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import alpha_grid, line, score
 from lmcbench.data.batches import DeviceImages
-from lmcbench.devices import compute_exactly
+from lmcbench.machine import compute_exactly
 from lmcbench.train.cost import step_flop
 from lmcbench.train.engines import advance
+from report import write_report
 
 COUNTS = (1, 2, 4, 8, 16, 32, 48)
 HERE = Path(__file__).parent

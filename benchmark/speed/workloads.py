@@ -19,7 +19,7 @@ from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.build import build
 from lmcbench.train.optimizer import slot_names
-from lmcbench.train.state import TrainState, from_model
+from lmcbench.train.train_state import TrainState, from_model
 
 CLASSES = 10
 POOL = 4096

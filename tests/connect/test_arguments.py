@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 import lmcbench
-from lmcbench.connect.path import alpha_grid
+from lmcbench.connect.interpolation import alpha_grid
 from lmcbench.errors import UserError
 
 

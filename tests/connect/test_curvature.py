@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lmcbench.connect.blending import unstack
 from lmcbench.connect.curvature import Objective, predict_barrier
+from lmcbench.connect.interpolation import trace_path
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import trace_path
-from lmcbench.connect.state import unstack
 from lmcbench.errors import UserError
-from lmcbench.results.measures import chord_excess
+from lmcbench.results.curves import chord_excess
 
 
 class Point(nn.Module):

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from lmcbench.connect.curvature import predict_barrier
-from lmcbench.connect.landscape import plane
+from lmcbench.connect.interpolation import trace_path
 from lmcbench.connect.layers import cumulative, layer_paths, layers_of, layerwise
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import trace_path
+from lmcbench.connect.plane import plane
 from lmcbench.errors import UserError
-from lmcbench.results.measures import barrier
+from lmcbench.results.curves import barrier
 
 CASES = [("mlp", False), ("cnn", False), ("resnet", False), ("resnet", True)]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from lmcbench.connect.interpolation import alpha_grid, line
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import alpha_grid, line
 from lmcbench.errors import UserError
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from lmcbench.connect.blending import interpolate, unstack
+from lmcbench.connect.interpolation import alpha_grid, trace_path
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import alpha_grid, trace_path
 from lmcbench.connect.repair import _moments, repair_path, repairing
-from lmcbench.connect.state import interpolate, unstack
 from lmcbench.errors import UserError
-from lmcbench.results.measures import barrier
+from lmcbench.results.curves import barrier
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "plain-resnet"])

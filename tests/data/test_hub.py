@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lmcbench.data.hub import HubRepo, download
+from lmcbench.data.find_files import HubRepo, download
 from lmcbench.data.sources import SOURCES, fetch_dataset, open_dataset
 from lmcbench.errors import UserError
 
@@ -132,7 +132,7 @@ def test_a_mirror_in_the_hubs_layout_is_fetched_through_datasets(tmp_path, monke
     write_cifar10(mirror / "plain_text")
     (mirror / "README.md").write_text(CARD)
     code = (
-        "import sys; from lmcbench.data.hub import HubRepo, download; "
+        "import sys; from lmcbench.data.find_files import HubRepo, download; "
         "files = download(HubRepo(sys.argv[1], '0' * 40, 'plain_text'), ('train', 'test')); "
         "print([p.name for s in files for p in files[s]])"
     )

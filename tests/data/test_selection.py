@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from lmcbench.data import pool as pool_module
 from lmcbench.data.batches import DeviceImages
-from lmcbench.data.calibration import calibration_items
 from lmcbench.data.dataset import Dataset, ImageSet
 from lmcbench.data.pool import build_pool
+from lmcbench.data.selection import calibration_items, select, stratified
 from lmcbench.data.sources import open_dataset
-from lmcbench.data.subset import select, stratified
 from lmcbench.data.transforms import apply, fill
 from lmcbench.errors import UserError
 from lmcbench.spec.shifts import View

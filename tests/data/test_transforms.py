@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lmcbench.data.corruptions import CONSTANTS, CORRUPT
-from lmcbench.data.digits import load_digits
 from lmcbench.data.resample import disk_blur, motion_blur
+from lmcbench.data.sources import load_digits
 from lmcbench.data.transforms import apply
 from lmcbench.errors import UserError
 from lmcbench.spec.transforms import CORRUPTIONS

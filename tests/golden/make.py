@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lmcbench.spec.cells import expand
-from lmcbench.spec.published import load_suite, published_suites
 from lmcbench.spec.seeds import Seeds, permutation
+from lmcbench.spec.suite_files import load_suite, published_suites
 
 HERE = Path(__file__).resolve().parent
 

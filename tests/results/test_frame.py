@@ -8,8 +8,8 @@ import pytest
 import lmcbench
 from builders import make_record, toy_cell, toy_suite, write_run
 from lmcbench.errors import UserError
+from lmcbench.results.curves import Barrier
 from lmcbench.results.frame import frame, load_records
-from lmcbench.results.measures import Barrier
 from lmcbench.results.record import parse_record
 
 CELL = ["key", "suite", "version", "digest", "architecture", "recipe", "shift", "fork", "replicate", "status"]

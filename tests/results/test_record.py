@@ -4,7 +4,7 @@ import pytest
 
 from builders import make_record, toy_cell, toy_suite
 from lmcbench.errors import UserError
-from lmcbench.results.measures import Curve, barrier
+from lmcbench.results.curves import Curve, barrier
 from lmcbench.results.record import (
     BarrierRecord,
     barrier_records,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lmcbench.errors import UserError
 from lmcbench.spec.cells import Selection, expand
-from lmcbench.spec.published import load_suite
 from lmcbench.spec.shifts import SHIFTS, Shift, views_digest
+from lmcbench.spec.suite_files import load_suite
 
 PARTITIONS = ["disjoint-halves", "label-skew", "dirichlet"]
 SAMPLES = [*SHIFTS, "same-half", "same(corruption)"]

@@ -10,10 +10,10 @@ from builders import SUITE_TOML, toy_cell, toy_suite
 from lmcbench.errors import UserError
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import expand
-from lmcbench.spec.published import command_name, load_suite, parse_suite, published_suites
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.shifts import SHIFTS
 from lmcbench.spec.suite import Probe, Protocol
+from lmcbench.spec.suite_files import command_name, load_suite, parse_suite, published_suites
 
 
 def parse(text):

@@ -13,7 +13,7 @@ import torch
 from lmcbench.data.sources import SOURCES
 from lmcbench.errors import UserError
 from lmcbench.spec.architectures import ADAPTATIONS, OWN_NETWORKS, OWN_REVISIONS, Architecture, fingerprint_of
-from lmcbench.spec.published import load_suite, published_suites
+from lmcbench.spec.suite_files import load_suite, published_suites
 from lmcbench.train.adapt import ADAPT
 from lmcbench.train.build import UnfitError, build
 from lmcbench.train.networks import NETWORKS

@@ -16,10 +16,10 @@ from lmcbench.data.streams import stream
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.build import build
-from lmcbench.train.choice import STACKED, choose_engine
 from lmcbench.train.engines import advance
 from lmcbench.train.optimizer import slot_names
-from lmcbench.train.state import from_model, load_state, save_state, state_dict
+from lmcbench.train.stackability import STACKED, choose_engine
+from lmcbench.train.train_state import from_model, load_state, save_state, state_dict
 
 DIGITS = open_dataset("digits")
 CPU = torch.device("cpu")

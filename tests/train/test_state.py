@@ -3,7 +3,7 @@ from pathlib import Path
 
 import torch
 
-from lmcbench.train.state import load_tensors, save_tensors
+from lmcbench.train.train_state import load_tensors, save_tensors
 
 
 def test_weights_are_on_the_disk_before_they_take_their_place(tmp_path, monkeypatch):

@@ -5,26 +5,14 @@ from __future__ import annotations
 # isort: off
 # in the order in which --help lists them
 from lmcbench.cli import catalogue
-from lmcbench.cli import running
+from lmcbench.cli import run
 from lmcbench.cli import results
 from lmcbench.cli import networks
-from lmcbench.cli import submissions
-from lmcbench.cli import board
+from lmcbench.cli import leaderboard
 from lmcbench.cli import gate
-from lmcbench.cli import pictures
+from lmcbench.cli import landscape
 
 # isort: on
-from lmcbench.cli.base import app, main
+from lmcbench.cli.app import app, main
 
-__all__ = [
-    "app",
-    "board",
-    "catalogue",
-    "gate",
-    "main",
-    "networks",
-    "pictures",
-    "results",
-    "running",
-    "submissions",
-]
+__all__ = ["app", "catalogue", "gate", "landscape", "leaderboard", "main", "networks", "results", "run"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lmcbench.cli.base import DataDir, Json, app, print_json
+from lmcbench.cli.app import DataDir, Json, app, print_json
 
 
 @app.command()
@@ -26,7 +26,7 @@ def suites(
     Of one: what it runs, on which data and where these are, its cost and its digest.
     """
     from lmcbench import catalogue
-    from lmcbench.spec.published import load_suite, read_suite
+    from lmcbench.spec.suite_files import load_suite, read_suite
 
     if toml:
         if name is None or as_json:
@@ -55,7 +55,7 @@ def shifts(as_json: Json = False) -> None:
     What each does, its parameters and where it comes from.
     """
     from lmcbench import catalogue
-    from lmcbench.spec.shifted import shifted_table
+    from lmcbench.spec.shifted_sets import shifted_table
     from lmcbench.spec.transforms import transform_table
 
     listed, transforms = catalogue.list_shifts(), [*transform_table(), *shifted_table()]

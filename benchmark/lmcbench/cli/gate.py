@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lmcbench.cli.base import EXIT_CHECK, EXIT_INCONCLUSIVE, DataDir, Device, Json, app, print_json
+from lmcbench.cli.app import EXIT_CHECK, EXIT_INCONCLUSIVE, DataDir, Device, Json, app, print_json
 from lmcbench.errors import UserError
 
 
@@ -48,10 +48,10 @@ def compare(
     Cells of both are compared replicate by replicate. Exit codes: 0 identical, equivalent or improved; 1
     regressed or changed; 3 inconclusive; 4 not comparable; 5 cells missing or failed on one side.
     """
-    from lmcbench.board.gate import compare as gate
-    from lmcbench.board.gate import comparison
-    from lmcbench.board.gate import text as gate_text
-    from lmcbench.results.store import read_records
+    from lmcbench.gate import compare as gate
+    from lmcbench.gate import outcome as comparison
+    from lmcbench.gate import text as gate_text
+    from lmcbench.results.run_folder import read_records
 
     if as_json and markdown:
         raise UserError("Choose either --json or --markdown.")
@@ -101,12 +101,12 @@ def calibrate(
 
     They are repeated under other engines, threads and devices; said is how far every measure strays.
     """
-    from lmcbench.board.gate import calibration
     from lmcbench.calibrate import repeat_runs
     from lmcbench.errors import counted
+    from lmcbench.gate import calibration
     from lmcbench.spec.cells import Selection, parse_replicates
-    from lmcbench.spec.gate import DEFAULT_GATE
-    from lmcbench.spec.published import load_suite
+    from lmcbench.spec.gate_tests import DEFAULT_GATE
+    from lmcbench.spec.suite_files import load_suite
 
     chosen = load_suite(suite)
     selection = Selection(arch or (), shift or (), fork or (), parse_replicates(replicates))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lmcbench.cli.base import EXIT_CHECK, EXIT_INTERRUPTED, DataDir, Json, app, print_json
+from lmcbench.cli.app import EXIT_CHECK, EXIT_INTERRUPTED, DataDir, Json, app, print_json
 
 
 @app.command()
@@ -45,8 +45,8 @@ def check(
     forks it, blends two siblings, and says what to do about what fails. Exits 0 if it is ready and 1 if
     it is not.
     """
-    from lmcbench.ready import check as checking
-    from lmcbench.ready import checkview as view
+    from lmcbench.check import check as checking
+    from lmcbench.check import text as view
     from lmcbench.spec.architectures import parse_architecture, parse_settings
 
     asked = parse_architecture(arch, "none", parse_settings(arch_kwargs or ()))
@@ -78,7 +78,7 @@ def new_arch(
     """Write NAME.py, a small commented network to start from."""
     from pathlib import Path
 
-    from lmcbench.ready.newarch import next_commands, write_network
+    from lmcbench.check.new_network import next_commands, write_network
 
     path = write_network(name, Path())
     typer.echo(f"Wrote {path}, a network that works as it is. Change it, then:\n")

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lmcbench.cli.base import DataDir, Device, Json, app, print_json
-from lmcbench.cli.options import parse_channels
+from lmcbench.cli.app import DataDir, Device, Json, app, parse_channels, print_json
 
 
 @app.command()
@@ -81,7 +80,7 @@ def measure(
     mistake there, so networks whose error it changes by much are warned of.
     """
     from lmcbench import measure as two
-    from lmcbench.measureview import measured_text, warnings_of
+    from lmcbench.measure_text import measured_text, warnings_of
     from lmcbench.spec.architectures import parse_settings
 
     request = two.Request(
@@ -124,12 +123,12 @@ def report(
 
     report.html needs no other file; report.md refers to figures/.
     """
-    from lmcbench.results.store import read_records, write_atomic
+    from lmcbench.results.run_folder import read_records, write_atomic
 
     records = read_records(run_folder)
     target = out if out is not None else run_folder
     if findings:
-        from lmcbench.board.findings.verdicts import render_findings
+        from lmcbench.report.verdicts import render_findings
 
         first = records[0].suite
         title = f"# Findings: {first.name} version {first.version}"
@@ -137,7 +136,7 @@ def report(
         typer.echo(render_findings(records, "simple"), nl=False)
         typer.echo(f"\nWrote {target / 'findings.md'}.")
         return
-    from lmcbench.board.runs.report import make_report
+    from lmcbench.report.report import make_report
 
     made = make_report(records)
     for name, content in made.figures.items():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lmcbench.errors import UserError
-from lmcbench.results.unwrap import NESTED, unwrapped
+from lmcbench.results.checkpoint_contents import NESTED, unwrapped
 
 Split = tuple[Tensor, Tensor]
 """Images `[n, c, h, w]` floating and labels `[n]` int64."""

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lmcbench.connect.arguments import Split, as_examples, as_model, as_split, as_state
+from lmcbench.connect.blending import State, check_pair, unstack, weight_names
+from lmcbench.connect.interpolation import alpha_grid, check_labels
 from lmcbench.connect.isolation import isolated, own_precision
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import alpha_grid, check_labels
-from lmcbench.connect.state import State, check_pair, unstack, weight_names
-from lmcbench.results.measures import Array, NotFiniteError
+from lmcbench.results.curves import Array, NotFiniteError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Outputs `[n, classes]` and labels `[n, ...]` -> each example's loss `[n]`."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lmcbench.connect.blending import Stack, unstack
 from lmcbench.connect.isolation import isolated
 from lmcbench.connect.network import MOST_IMAGES, Images, Network
-from lmcbench.connect.state import Stack, unstack
 from lmcbench.errors import UserError
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lmcbench.connect.arguments import as_state
-from lmcbench.connect.state import State, check_pair, layer_of, weight_names
+from lmcbench.connect.blending import State, check_pair, layer_of, weight_names
 from lmcbench.errors import UserError, unknown
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 
 def own_precision(device: torch.device) -> torch.autocast:
@@ -40,3 +43,21 @@ def _no_tf32() -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before[0])
         cudnn.allow_tf32 = before[1]
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A deep copy that shares no weight with `model`.
+
+    Torch copies no tensor that a gradient flows through, and networks keep some as attributes: features
+    of their last pass, weights that are normalised in it. The copy has their values.
+    """
+    left = {id(t): t.detach() for module in model.modules() for t in _tensors(vars(module)) if not t.is_leaf}
+    return copy.deepcopy(model, left)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lmcbench.connect.arguments import Split
+from lmcbench.connect.blending import Stack, State, at_once, blend_stack, layer_of, unstack, weight_names
 from lmcbench.connect.curvature import Objective, predict
+from lmcbench.connect.interpolation import Opened, Scores, open_path, score, stretches
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import Opened, Scores, open_path, score, stretches
-from lmcbench.connect.state import Stack, State, at_once, blend_stack, layer_of, unstack, weight_names
-from lmcbench.results.measures import Array, Curve
+from lmcbench.results.curves import Array, Curve
 
 _CHUNK = 8
 """Mixed states held at once, at most."""

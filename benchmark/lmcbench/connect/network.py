@@ -13,13 +13,10 @@ from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lmcbench.connect.arguments import as_calibration, as_device, as_model, whole
-from lmcbench.connect.isolation import isolated, own_precision
-from lmcbench.connect.keepers import Keepers, used
-from lmcbench.connect.moments import batch_statistics, pooled_moments
-from lmcbench.connect.portions import Portions
-from lmcbench.connect.slots import Slots
-from lmcbench.connect.state import COUNTER, STATISTICS, Stack, State, check_fits, stack, unstack
-from lmcbench.connect.twins import twin
+from lmcbench.connect.batchnorm_stats import Portions, batch_statistics, pooled_moments
+from lmcbench.connect.blending import COUNTER, STATISTICS, Stack, State, check_fits, stack, unstack
+from lmcbench.connect.isolation import isolated, own_precision, twin
+from lmcbench.connect.parameter_swap import Keepers, Slots, used
 from lmcbench.errors import UserError, counted, describe, is_out_of_memory
 
 MOST_IMAGES = 500

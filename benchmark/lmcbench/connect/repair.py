@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from lmcbench.connect.arguments import Split
+from lmcbench.connect.blending import Stack, State, unstack
+from lmcbench.connect.interpolation import line, open_path
 from lmcbench.connect.isolation import isolated
 from lmcbench.connect.network import Network
-from lmcbench.connect.path import line, open_path
-from lmcbench.connect.state import Stack, State, unstack
 from lmcbench.errors import UserError
-from lmcbench.results.measures import Array, Curve, blend
+from lmcbench.results.curves import Array, Curve, blend
 
 Moments = dict[str, tuple[Tensor, Tensor]]
 """Layer -> mean and standard deviation of its output over images and positions, `[units]` float64 each."""

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lmcbench.connect.arguments import Split
+from lmcbench.connect.blending import State, unstack
 from lmcbench.connect.curvature import Loss, Objective, cross_entropy
 from lmcbench.connect.network import Network
-from lmcbench.connect.state import State, unstack
 from lmcbench.errors import UserError
-from lmcbench.results.measures import Array
+from lmcbench.results.curves import Array
 
 Product = Callable[[Tensor], Tensor]
 """A symmetric matrix times a vector, `[P]` -> `[P]` float64."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from lmcbench.data.augment import augment, keyed_words
 from lmcbench.data.dataset import SHOWN, Labels, Pixels
 from lmcbench.data.streams import Stream
-from lmcbench.spec.views import Indices
+from lmcbench.spec.shift_rules import Indices
 
 BLOCK = 64
 """Steps whose indices are worked out and sent to the device at once."""

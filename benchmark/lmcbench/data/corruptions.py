@@ -26,7 +26,7 @@ from PIL import Image
 from scipy.special import pdtr
 
 from lmcbench.data import resample
-from lmcbench.data.draws import Draws, Floats
+from lmcbench.data.keyed_rng import Draws, Floats
 
 Corruption = Callable[[Floats, Any, Draws, float], Floats]
 """(images `[n, c, h, w]` in 0..1, constant, draws, scale of lengths) -> images, clipped afterwards."""

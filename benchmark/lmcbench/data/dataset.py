@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmcbench.data.stamps import Stamp
+from lmcbench.data.file_stamp import Stamp
 from lmcbench.errors import UserError
-from lmcbench.spec.shifted import EVALUATION
+from lmcbench.spec.shifted_sets import EVALUATION
 
 ARRAYS = "arrays"
 """Where shifted test sets come from: files of arrays, as their authors publish them."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmcbench.data.locate import data_folder
-from lmcbench.data.own import find_own
-from lmcbench.data.shifted import SHAPE, find_shifted, how_to_get
+from lmcbench.data.find_files import data_folder
+from lmcbench.data.shifted_sets import SHAPE, find_shifted, how_to_get
 from lmcbench.data.sources import SOURCES, find
+from lmcbench.data.user_datasets import find_own
 from lmcbench.errors import UserError
-from lmcbench.spec.shifted import SHIFTED
+from lmcbench.spec.shifted_sets import SHIFTED
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lmcbench.data.draws import Floats
+from lmcbench.data.keyed_rng import Floats
 
 
 def gaussian_blur(x: Floats, sigma: float) -> Floats:

@@ -1,4 +1,4 @@
-"""The table of data sets, and how one is opened: by name, the same bytes for everybody."""
+"""Scikit-learn's digits, the data set that is always there."""
 
 from __future__ import annotations
 
@@ -6,18 +6,38 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from lmcbench.data.cache import file_hashes
-from lmcbench.data.dataset import Dataset
-from lmcbench.data.digits import load_digits
-from lmcbench.data.hub import HubRepo, download
-from lmcbench.data.locate import Found, data_folder, parquet_files
-from lmcbench.data.own import find_own, open_own, own_name
+from lmcbench.data.dataset import Dataset, ImageSet
+from lmcbench.data.find_files import Found, HubRepo, data_folder, download, parquet_files
 from lmcbench.data.parquet import ParquetSplit, unnamed
-from lmcbench.data.shifted import how_to_get
-from lmcbench.data.splits import open_split
+from lmcbench.data.shifted_sets import how_to_get
+from lmcbench.data.splits import every_fifth, open_split
+from lmcbench.data.user_datasets import find_own, open_own, own_name
 from lmcbench.errors import UserError, unknown
-from lmcbench.spec.pins import SIZES
-from lmcbench.spec.shifted import SHIFTED
+from lmcbench.spec.datasets import SIZES
+from lmcbench.spec.shifted_sets import SHIFTED
+
+
+def load_digits() -> Dataset:
+    """1,797 digits of 8 x 8; every fifth of each class, in file order, is the test split.
+
+    Grey levels 0..16 are spread over 0..255, so that everything defined on 8-bit images applies.
+    """
+    from sklearn import datasets
+
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    images = np.round(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = labels.astype(np.int64)
+    test = every_fifth(labels)
+    return Dataset(
+        "digits",
+        ImageSet(images[~test], labels[~test]),
+        ImageSet(images[test], labels[test]),
+        tuple(str(c) for c in range(10)),
+        source="scikit-learn",
+    )
 
 
 @dataclass(frozen=True)

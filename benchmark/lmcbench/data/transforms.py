@@ -6,11 +6,11 @@ import numpy as np
 
 from lmcbench.data.corruptions import CORRUPT, corrupt
 from lmcbench.data.dataset import SHOWN, Fill, Pixels
-from lmcbench.data.draws import Draws, Floats
+from lmcbench.data.keyed_rng import Draws, Floats
 from lmcbench.data.resample import sample
 from lmcbench.errors import UserError
+from lmcbench.spec.shift_rules import Indices
 from lmcbench.spec.transforms import Transformation, parse_transform
-from lmcbench.spec.views import Indices
 
 CHUNK = 1 << 21
 """Values worked on at a time: 16 MB in float64, whatever the number of images."""

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmcbench.ensemble.errors import compare_errors
+from lmcbench.ensemble.error_overlap import compare_errors
 from lmcbench.ensemble.predictions import compare_predictions, softmax
-from lmcbench.ensemble.sizes import ensembles_by_size
+from lmcbench.ensemble.sub_ensembles import ensembles_by_size
 
 Logits = NDArray[np.float16]
 """Stored test logits of the siblings, `[K, n, classes]` fp16."""

@@ -9,11 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from lmcbench.results.labels import architecture_label, shift_label
-from lmcbench.results.measures import Barrier
+from lmcbench.results.cell_values import architecture_label, error_barrier, is_connected, shift_label
+from lmcbench.results.curves import Barrier
 from lmcbench.results.record import PairRecord, Record, Score, SiblingRecord
-from lmcbench.results.store import read_records
-from lmcbench.results.values import error_barrier, is_connected
+from lmcbench.results.run_folder import read_records
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.shifts import ALIASES
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lmcbench.errors import UserError, reading
-from lmcbench.results.measures import Barrier, Curve, barrier
+from lmcbench.results.curves import Barrier, Curve, barrier
 
 SCHEMA = "lmcbench/cell/1"
 Status = Literal["ok", "diverged", "failed"]

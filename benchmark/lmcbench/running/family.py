@@ -1,204 +1,194 @@
-"""Train a family: the trunk once, and every sibling from where it leaves the trunk."""
+"""How the time of a family divides between training and measuring, by images passed: for the bar alone."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from math import comb
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors.numpy import save as to_safetensors
+from torch import nn
 
-from lmcbench.devices import device_name
-from lmcbench.results.store import RunFolder, write_atomic
-from lmcbench.running.bench import Workbench
-from lmcbench.running.fleet import Fleet
-from lmcbench.running.interim import Interim
-from lmcbench.running.member import Member
-from lmcbench.running.members import (
-    distinct,
-    fork_members,
-    make_siblings,
-    make_trunk,
-    start_members,
-)
-from lmcbench.running.room import weights_bytes
-from lmcbench.spec.canonical import digest
-from lmcbench.spec.cells import Cell, Family
-from lmcbench.spec.engine import EngineName
-from lmcbench.train.choice import choose_engine
-from lmcbench.train.cost import step_flop
-from lmcbench.train.state import holders, save_tensors, state_dict
+from lmcbench.connect.isolation import twin
+from lmcbench.data.dataset import Dataset
+from lmcbench.data.selection import select
+from lmcbench.data.shifted_sets import open_all_shifted
+from lmcbench.data.sources import open_dataset
+from lmcbench.errors import UserError, describe
+from lmcbench.machine import choose_device, compute_exactly, give_back_memory
+from lmcbench.results.curves import NotFiniteError
+from lmcbench.results.record import Record, Status
+from lmcbench.results.run_folder import RunFolder, write_atomic
+from lmcbench.running.build_record import build_record
+from lmcbench.running.cell_measures import Measured, measure_cell
+from lmcbench.running.disk_space import check_room
+from lmcbench.running.family_data import Workbench, prepare
+from lmcbench.running.reopen import add_measures
+from lmcbench.running.stored_states import fork_state, siblings
+from lmcbench.running.tasks import Event, Finished, Progress, Task
+from lmcbench.running.train_family import train_family, trained
+from lmcbench.spec.canonical import digest_bytes
+from lmcbench.spec.cells import Cell
+from lmcbench.spec.suite import DataSpec
 
-DEAD = 0.98
-"""A sibling whose final training loss is at least this share of ln(classes) learned nothing (design 3.9)."""
+BACKWARD = 3
+"""An image that is trained on costs as much as so many that are only passed: backward takes two forward."""
 
 
-def train_family(
-    family: Family,
-    cells: Sequence[Cell],
-    bench: Workbench,
-    folder: RunFolder,
-    engine: EngineName | None = None,
-) -> Iterator[float]:
-    """Train the siblings of `cells` and leave their weights in `folder`, yielding the share done.
+def training_share(cells: Sequence[Cell], bench: Workbench) -> float:
+    """The share of training in the time of `cells`, all of one family, in (0, 1).
 
-    Each network goes on from where it was stored last: the trunk at its forks, all of them now and then on
-    their way. A cell's siblings are vouched for by its training file, which is written last. `engine` goes
-    before the committed choice.
+    Not counted: what a device does faster in larger batches, and what several cells share but the trunk.
     """
-    n = len(bench.dataset.train)
-    length, per_epoch = family.recipe.length(n), family.recipe.steps_per_epoch(n)
-    siblings = distinct({cell.key: make_siblings(family, cell, bench) for cell in cells})
-    members = list({id(member): member for every in siblings.values() for member in every}.values())
-    # before the network holds what its passes leave on it, which may not be copied
-    flop = step_flop(bench.model, bench.dataset.shape, family.recipe.batch_size)
-    engine = choose_engine(family.architecture, bench.model, bench.dataset.shape, bench.device.type, engine)
-    logged = {
-        cell.key: cell.suite.probe.logged(cell.fork.step(per_epoch), length, per_epoch)
-        for cell in cells
-        if cell.probed
-    }
-    reserve = weights_bytes(family, cells, bench.model, n, folder)
-    interim = Interim(folder, family.key, _how(engine, bench), reserve)
-    for member in members:
-        interim.resume(member, _resumable(member, siblings, logged, folder))
-    start_members(family, siblings, cells, bench)
-    by = {"engine": engine, "device": bench.device.type}
-    waiting = [member.start for member in members if member.state is None]
-    trunk = make_trunk(family, bench, folder, interim, waiting, by)
-    everyone = [trunk, *members] if trunk is not None else members
-    total, done = sum(m.stop - m.at for m in everyone), 0
-    stops = {step for steps in logged.values() for step in steps}
-    boundaries = sorted({m.at for m in everyone} | {m.stop for m in everyone} | stops)
-    fleet = Fleet(engine, family.recipe, bench)
-    for start, stop in pairwise(boundaries):
-        fork_members(family, members, trunk, bench, folder, start, by)
-        for key in (key for key, steps in logged.items() if start in steps):
-            for i, member in enumerate(siblings[key]):
-                if member.at == start:  # who was taken up later has left it earlier
-                    _keep_weights(member, bench, folder.snapshot(key, i, start))
-        active = [m for m in everyone if m.at == start < m.stop]
-        if not active:  # between the end of short trainings and a late fork
-            continue
-        for steps in fleet.train(active, start, stop):
-            interim.store(everyone)
-            done += steps
-            yield done / total
-        for member in active:
-            if member is not trunk and member.at == member.stop:
-                member.retire()
-    a_step = sum(m.seconds for m in everyone) / max(sum(m.stop - m.start for m in everyone), 1)
-    for cell in cells:
-        _finish(cell, siblings[cell.key], fleet, folder, flop, a_step)
-    interim.drop(siblings)
+    trained = BACKWARD * _trained(cells, len(bench.dataset.train))
+    return trained / (trained + sum(_measured(cell, bench) for cell in cells))
 
 
-def _finish(
-    cell: Cell, members: Sequence[Member], fleet: Fleet, folder: RunFolder, flop: int, seconds: float
-) -> None:
-    """Leave a cell's trained siblings, and how they were trained; a step takes `flop` and `seconds`."""
-    bench = fleet.bench
-    n = len(bench.dataset.train)
-    per_epoch = cell.recipe.steps_per_epoch(n)
-    steps = cell.fork.step(per_epoch) + sum(m.stop - m.start for m in members)
-    training = {
-        "engine": fleet.engine,
-        "fleet": fleet.largest or None,  # nothing was left to do but to write the siblings
-        "device": device_name(bench.device),
-        "params": sum(p.numel() for p in bench.model.parameters() if p.requires_grad),
-        "train_steps": steps,
-        "train_flop": float(flop * steps),
-        "train_s": seconds * steps,
-        "views_digest": bench.seen[cell.key].digest,
-        "views_pixels": bench.seen[cell.key].pixels,
-        **_fork_point(cell, per_epoch, cell.recipe.length(n)),
-        **_outcome(members, per_epoch, len(bench.dataset.classes)),
-    }
-    for i, member in enumerate(members):
-        _keep_weights(member, bench, folder.sibling(cell.key, i))
-    write_atomic(folder.training(cell.key), json.dumps(training, allow_nan=False) + "\n")
+def _trained(cells: Sequence[Cell], images: int) -> int:
+    """Images that the siblings of `cells` and their trunk are trained on."""
+    recipe = cells[0].recipe
+    forks = [cell.fork.step(recipe.steps_per_epoch(images)) for cell in cells]
+    alone = sum(cell.networks * (cell.length(images) - at) for cell, at in zip(cells, forks, strict=True))
+    return recipe.batch_size * (max(forks) + alone)
 
 
-def trained(cell: Cell, folder: RunFolder) -> dict[str, Any] | None:
-    """How the cell's stored siblings were trained; None where they are not all there."""
-    path = folder.training(cell.key)
-    try:
-        training: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    there = all(folder.sibling(cell.key, i).exists() for i in range(cell.networks))
-    return training if there else None
+def _measured(cell: Cell, bench: Workbench) -> int:
+    """Images that are passed to measure `cell`: siblings, the inner points of their lines, the soup."""
+    protocol = cell.suite.protocol
+    points = cell.networks + comb(cell.networks, 2) * (protocol.alphas - 2) + 1
+    train, test = len(bench.dataset.train), len(bench.dataset.test)
+    usual = min(protocol.train_eval or train, train) + test
+    again = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in bench.model.modules())
+    return points * (usual * (1 + again) + test * len(cell.suite.evaluations))
 
 
-def _how(engine: EngineName, bench: Workbench) -> str:
-    """16 hex digits over what changes a network on its way and stands in no key.
+def run_task(task: Task) -> Iterator[Event]:
+    """Train and measure the cells of a family, one record each, saying what was done.
 
-    Data that no suite pins may have been changed since, as may code beside a user's network.
+    Failures of a cell become records; bad input does not, and nothing is written then.
+
+    Raises:
+        UserError: for bad input: no such data or device, a network that cannot be built.
     """
-    parts = {
-        "engine": engine,
-        "device": bench.device.type,
-        "data": bench.dataset.train.sha256,
-        "tensors": {name: list(tensor.shape) for name, tensor in holders(bench.model).items()},
-    }
-    return digest(parts)[:16]
+    device = choose_device(task.device)
+    if device.type == "cpu":
+        # one, unless asked: the same sums in the same order on every machine (design 3.11)
+        torch.set_num_threads(task.conditions.threads)
+    compute_exactly(device)
+    family, folder = task.family, task.folder
+    dataset = _dataset(family.suite.data, tuple(family.suite.evaluations), task.data_dir, task.data)
+    bench = prepare(family, family.cells, dataset, device)
+    dataset.check_unchanged()  # the bench has its copy of them now
+    _check_params(task, bench)
+    unrecorded = [cell for cell in family.cells if folder.finished(cell.key) is None]
+    untrained = [cell for cell in unrecorded if trained(cell, folder) is None]
+    check_room(family, untrained, bench.model, len(dataset.train), folder)
+    folder.claim(family.suite.identity(), dataset.identity())
+    measuring, failure = bench, None
+    training = training_share(untrained, bench) if untrained else 0.0
+    if untrained:
+        done = 0.0
+        try:
+            # what training leaves on a network and saves nowhere, nobody has who loads the weights
+            measuring = replace(bench, model=twin(bench.model))
+            for share in train_family(family, untrained, bench, folder, task.conditions.engine):
+                yield Progress((share - done) * len(untrained) * training)
+                done = share
+        except UserError:
+            raise
+        except Exception as error:
+            failure = f"training failed: {describe(error)}"
+        yield Progress((1 - done) * len(untrained) * training)
+    for cell in family.cells:
+        give_back_memory()
+        if cell in unrecorded:
+            record = _record_cell(cell, measuring, folder, failure)
+            write_atomic(folder.record(cell.key), record.to_json())
+        if task.measures and cell.probed:
+            add_measures(cell, measuring, folder, task.measures)
+        yield Progress(1 - training if cell in untrained else 1.0)
+        yield Finished(cell.key)
 
 
-def _resumable(
-    member: Member,
-    siblings: Mapping[str, Sequence[Member]],
-    logged: Mapping[str, Sequence[int]],
-    folder: RunFolder,
-) -> int:
-    """The last step that `member` may be taken up at: a probe cell's states on the way are still to be kept.
+def _check_params(task: Task, bench: Workbench) -> None:
+    """Refuse a network that is not the one of the records which the folder has of it already."""
+    found = sum(p.numel() for p in bench.model.parameters() if p.requires_grad)
+    if task.params is not None and found != task.params:
+        network = task.family.architecture
+        beside = f"beside {network.path.name}" if network.path is not None else "that it is made of"
+        raise UserError(
+            f"{network.label} has {found:,} parameters, its records in {task.folder.root} {task.params:,}: "
+            f"code {beside} was changed. Run into another folder: --out DIR"
+        )
 
-    Those that are missing after the network was stored: only a cell that shares it was asked for then.
-    """
-    missing = (
-        step
-        for key, steps in logged.items()
-        for i, other in enumerate(siblings[key])
-        if other is member
-        for step in steps
-        if not folder.snapshot(key, i, step).exists()
+
+def _record_cell(cell: Cell, bench: Workbench, folder: RunFolder, failure: str | None) -> Record:
+    training = trained(cell, folder)
+    began = time.perf_counter()
+    measured: Measured | None = None
+    evidence = None
+    status: Status
+    if training is None:
+        status, reason = "failed", failure or "its siblings were not trained"
+    elif training["status"] == "diverged":
+        status, reason = "diverged", training["reason"]
+    else:
+        status, reason = "ok", None
+        try:
+            states = siblings(cell, folder, bench.model)
+            fork = fork_state(cell, training["step"], folder, bench.model)
+            measured = measure_cell(cell, bench, states, fork, training["train_losses"])
+            evidence = _keep(measured, cell, folder)
+        except NotFiniteError:
+            status, reason = "diverged", "the loss is not finite on the path between two siblings"
+        except Exception as error:
+            status, reason = "failed", f"measuring failed: {describe(error)}"
+    return build_record(
+        cell,
+        training,
+        measured if evidence is not None else None,
+        status=status,
+        reason=reason,
+        data=bench.dataset.identity(),
+        evidence=evidence,
+        eval_s=time.perf_counter() - began,
+        device=bench.device,
     )
-    return min(missing, default=member.stop)
 
 
-def _keep_weights(member: Member, bench: Workbench, path: Path) -> None:
-    """Write the member's weights as they are now, as its network's state dict has them."""
-    assert member.state is not None
-    save_tensors(state_dict(bench.model, member.state), path)
+def _keep(measured: Measured, cell: Cell, folder: RunFolder) -> dict[str, object]:
+    """Store the predictions; where they and the weights are, relative to the run folder."""
+    content = to_safetensors(measured.predictions)
+    path = folder.predictions(cell.key)
+    write_atomic(path, content)
+    weights = [folder.sibling(cell.key, i) for i in range(cell.networks)]
+    return {
+        "predictions": {"path": str(path.relative_to(folder.root)), "sha256": digest_bytes(content)},
+        "checkpoints": [
+            {"path": str(p.relative_to(folder.root)), "sha256": digest_bytes(p.read_bytes())} for p in weights
+        ],
+    }
 
 
-def _fork_point(cell: Cell, per_epoch: int, length: int) -> dict[str, Any]:
-    """Where the siblings left the trunk: the step, and its share of all steps; None without a trunk."""
-    if cell.fork.epoch is None:
-        return {"step": None, "fraction": None}
-    step = cell.fork.step(per_epoch)
-    return {"step": step, "fraction": step / length}
+@cache
+def _dataset(
+    spec: DataSpec, evaluations: tuple[str, ...], data_dir: Path | None, seen: tuple[str, ...] | None
+) -> Dataset:
+    """The part of the data set that a suite uses, with the shifted test sets among its evaluation shifts.
 
+    Opened once for all families of a process, by the sha256 of its splits too: a later run in the process
+    may mean other data by the same name.
 
-def _outcome(members: Sequence[Member], per_epoch: int, classes: int) -> dict[str, Any]:
-    """Whether the siblings were trained or failed to be (design 3.9), and their final training losses."""
-    final: list[float | None] = []
-    reasons = []
-    for i, member in enumerate(members):
-        assert member.state is not None
-        losses = torch.cat(member.losses)
-        bad = torch.nonzero(~torch.isfinite(losses))
-        last = float(losses[-per_epoch:].double().mean())
-        if len(bad):
-            reasons.append(f"sibling {i}: the loss is not finite at step {member.start + int(bad[0])}")
-        elif not member.state.finite:
-            reasons.append(f"sibling {i}: a weight is not finite at the end of training")
-        elif last >= DEAD * math.log(classes):
-            reasons.append(
-                f"sibling {i}: the final training loss is {last:.3f}, chance is {math.log(classes):.3f}"
-            )
-        final.append(last if math.isfinite(last) else None)
-    status = "diverged" if reasons else "ok"
-    return {"status": status, "reason": "; ".join(reasons) or None, "train_losses": final}
+    Raises:
+        UserError: where it is another than the run has `seen` when it began.
+    """
+    whole = replace(open_dataset(spec.name, data_dir), shifted=open_all_shifted(evaluations, data_dir))
+    dataset = select(whole, spec)
+    found = tuple(part["sha256"] for part in dataset.identity())
+    if seen is not None and found != seen:
+        raise UserError(f"Data set {spec.name} was changed since the run began. Run again when it stays.")
+    return dataset

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lmcbench.data.shifted import open_all_shifted
+from lmcbench.data.selection import select
+from lmcbench.data.shifted_sets import open_all_shifted
 from lmcbench.data.sources import open_dataset, settle_dataset
-from lmcbench.data.subset import select
 from lmcbench.errors import UserError, counted
 from lmcbench.machine import has_cuda, usable_cores
-from lmcbench.results.labels import architecture_label
+from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.record import Record
-from lmcbench.results.store import RunFolder
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.tasks import AS_COMMITTED, Conditions, Event, Task
 from lmcbench.spec.cells import Cell, Family, families
 
@@ -107,7 +107,7 @@ def run_plan(
         for family in plan.families
     ]
     if tasks:
-        from lmcbench.running.fit import check_fit
+        from lmcbench.running.validate import check_fit
 
         # here, so that missing data are known before torch is loaded, and decoded by one process only
         suite = plan.cells[0].suite
@@ -125,7 +125,7 @@ def run_plan(
 
         yield from run_in_processes(tasks, jobs)
     elif tasks:
-        from lmcbench.running.work import run_task
+        from lmcbench.running.family import run_task
 
         for task in tasks:
             yield from run_task(task)
@@ -171,7 +171,7 @@ def _find_networks(groups: Sequence[Family]) -> None:
 
 
 def _measures(cells: Sequence[Cell], asked: Sequence[str]) -> tuple[str, ...]:
-    from lmcbench.running.probe import names_of
+    from lmcbench.running.analyses import names_of
 
     names, suite = names_of(asked), cells[0].suite
     if not any(cell.probed for cell in cells):
@@ -185,6 +185,6 @@ def _measures(cells: Sequence[Cell], asked: Sequence[str]) -> tuple[str, ...]:
 
 
 def _lacks(record: Record, measures: Sequence[str]) -> bool:
-    from lmcbench.running.probing import lacking
+    from lmcbench.running.reopen import lacking
 
     return bool(lacking(record, measures))

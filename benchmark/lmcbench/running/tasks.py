@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmcbench.results.store import RunFolder
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.spec.cells import Family
-from lmcbench.spec.engine import ENGINES, EngineName
+from lmcbench.spec.recipe import ENGINES, EngineName
 
 
 @dataclass(frozen=True)

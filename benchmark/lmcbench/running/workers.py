@@ -77,7 +77,7 @@ def _work(todo: multiprocessing.Queue[Task | None], events: multiprocessing.Queu
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    from lmcbench.running.work import run_task
+    from lmcbench.running.family import run_task
 
     while (task := todo.get()) is not None:
         try:

@@ -13,11 +13,11 @@ from lmcbench.errors import UserError, unknown
 from lmcbench.spec.architectures import Architecture, parse_architecture
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.forks import WHOLE_BUDGET, Fork, equal_share
-from lmcbench.spec.published import how_to_have_others
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.seeds import Seeds
 from lmcbench.spec.shifts import Shift, own_name
 from lmcbench.spec.suite import Suite
+from lmcbench.spec.suite_files import how_to_have_others
 
 MOST_REPLICATES = 10_000
 """Of one run: a slip of the finger would fill the memory with cells."""

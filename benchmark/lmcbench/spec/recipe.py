@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -99,3 +99,9 @@ def noise_scale(lr: float, n: int, batch_size: int) -> float:
     if not 1 <= batch_size <= n:
         raise UserError(f"noise_scale: batch_size must lie in 1..{n}, found {batch_size}.")
     return float(lr) * (int(n) / int(batch_size) - 1)
+
+
+EngineName = Literal["reference", "stacked"]
+"""One network after another, or all of a fleet in one pass (design 3.11)."""
+
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)

@@ -1,10 +1,11 @@
-"""The table of training shifts: pure rules from labels, K and a seed to one view for each sibling."""
+"""A view: what one sibling sees of the training data."""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmcbench.errors import UserError, unknown
+from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.seeds import permutation, random_words, uniforms
 from lmcbench.spec.transforms import CORRUPTIONS, parse_transform
-from lmcbench.spec.views import Indices, View, by_class
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class View:
+    """What one sibling sees of the training set.
+
+    Attributes:
+        indices: positions in the full training set, `[m]` int64, sorted by class, then index.
+        transform: the evaluation transform its images pass through (`gaussian_noise-3`), or None.
+        labels: labels that replace the true ones, `[m]` int64, or None.
+        nested: siblings see parts of one another, so shared noise goes by data set index instead of
+            position in the view: the same order with holes.
+    """
+
+    indices: Indices
+    transform: str | None = None
+    labels: Indices | None = None
+    nested: bool = False
+
+
+def by_class(labels: Indices, indices: Indices) -> Indices:
+    """`indices` sorted by class, then index: the order in which shared noise counts positions."""
+    return indices[np.lexsort((indices, labels[indices]))]
+
+
+def views_digest(views: Sequence[View], labels: Indices) -> str:
+    """Sha256 over what the views show: per sibling its indices, labels and transform."""
+    text = hashlib.sha256()
+    for view in views:
+        shown = labels[view.indices] if view.labels is None else view.labels
+        header = {"n": len(view.indices), "transform": view.transform}
+        text.update(canonical_json(header).encode())
+        text.update(np.ascontiguousarray(view.indices, dtype="<i8").tobytes())
+        text.update(np.ascontiguousarray(shown, dtype="<i8").tobytes())
+    return text.hexdigest()
+
 
 Rule = Callable[..., list[View]]
 MIN_IMAGES = 10

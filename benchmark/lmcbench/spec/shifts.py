@@ -10,8 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lmcbench.errors import UserError, unknown
-from lmcbench.spec.shift_rules import SHIFTS, ShiftKind
-from lmcbench.spec.views import Indices, View, by_class, views_digest
+from lmcbench.spec.shift_rules import SHIFTS, Indices, ShiftKind, View, by_class, views_digest
 
 __all__ = ["ALIASES", "SHIFTS", "Indices", "Noise", "Shift", "View", "by_class", "own_name", "views_digest"]
 

@@ -20,9 +20,9 @@ from lmcbench.errors import unknown
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.forks import EQUAL_COST, WHOLE_BUDGET, Fork
-from lmcbench.spec.gate import MAX_TESTS, GateTest
+from lmcbench.spec.gate_tests import MAX_TESTS, GateTest
 from lmcbench.spec.recipe import Recipe
-from lmcbench.spec.shifted import check_evaluations, is_shifted, parse_shifted
+from lmcbench.spec.shifted_sets import check_evaluations, is_shifted, parse_shifted
 from lmcbench.spec.shifts import Noise, Shift
 from lmcbench.spec.transforms import parse_transform
 

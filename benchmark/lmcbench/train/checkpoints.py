@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lmcbench.errors import UserError
-from lmcbench.results.unwrap import NESTED, unwrapped
-from lmcbench.train.state import Tensors, load_state, load_tensors, state_dict
+from lmcbench.results.checkpoint_contents import NESTED, unwrapped
+from lmcbench.train.train_state import Tensors, load_state, load_tensors, state_dict
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", *PICKLED)

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from lmcbench.errors import is_out_of_memory
-from lmcbench.spec.engine import EngineName
-from lmcbench.spec.recipe import Recipe
+from lmcbench.spec.recipe import EngineName, Recipe
 from lmcbench.spec.seeds import random_words
 from lmcbench.train.fused import Fused
 from lmcbench.train.optimizer import update
-from lmcbench.train.state import Tensors, TrainState, holders
+from lmcbench.train.train_state import Tensors, TrainState, holders
 
 
 class BatchSource(Protocol):

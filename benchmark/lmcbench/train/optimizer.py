@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lmcbench.spec.recipe import Recipe
-from lmcbench.train.state import Tensors
+from lmcbench.train.train_state import Tensors
 
 Slots = dict[str, list[Tensor]]
 """Slot name -> its tensors in the order of the parameters."""

@@ -1,1 +1,0 @@
-"""Records in, tables and pages out (torch-free)."""

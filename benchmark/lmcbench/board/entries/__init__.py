@@ -1,1 +1,0 @@
-"""What a submission is, and whether it holds together (torch-free)."""

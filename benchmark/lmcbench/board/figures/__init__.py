@@ -1,1 +1,0 @@
-"""Records in, the figures of a report out."""

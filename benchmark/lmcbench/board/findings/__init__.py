@@ -1,1 +1,0 @@
-"""The papers' claims held against records (torch-free)."""

@@ -1,1 +1,0 @@
-"""Submissions in, the rendered leaderboard out (torch-free)."""

@@ -1,0 +1,1 @@
+"""Check whether an architecture is ready to run."""

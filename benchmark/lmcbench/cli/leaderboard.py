@@ -1,0 +1,280 @@
+"""The leaderboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmcbench.cli.app import EXIT_CHECK, EXIT_INPUT, DataDir, Device, Json, app, print_json
+from lmcbench.errors import UserError
+
+STDOUT = Path("-")
+"""The file name that stands for standard output."""
+
+
+@app.command()
+def leaderboard(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="Print the table of this run folder instead.")
+    ] = None,
+    board_dir: Annotated[
+        Path, typer.Option("--leaderboard", metavar="DIR", help="The leaderboard's folder.")
+    ] = Path("leaderboard"),
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Write nothing; exit 1 when what is committed is out of date."),
+    ] = False,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write all numbers there as CSV (-: print them), and nothing else."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Render the leaderboard, or print the table of one run.
+
+    From the submissions it writes README.md, index.html and, under results/, what was derived from each
+    submission. --check derives everything anew. --csv and --json export every number instead and change
+    nothing in the folder.
+    """
+    if path is not None:
+        if check or as_json or csv is not None:
+            raise typer.BadParameter("--check, --csv and --json are of the leaderboard, not of one run")
+        from lmcbench.report.tables import run_table
+
+        typer.echo(run_table(path, "simple"), nl=False)
+        return
+    if check and (as_json or csv is not None):
+        raise typer.BadParameter("--check writes nothing; leave out --csv and --json")
+    if as_json and csv == STDOUT:
+        raise typer.BadParameter("--json and --csv - both print; give --csv a file, or leave out one of them")
+    if as_json or csv is not None:
+        _export(board_dir, csv, as_json)
+    else:
+        _render(board_dir, check)
+
+
+def _export(board_dir: Path, csv: Path | None, as_json: bool) -> None:
+    from lmcbench.leaderboard.ranking_table import make_tables
+    from lmcbench.leaderboard.render import export_rows, to_csv
+    from lmcbench.leaderboard.summary_cache import read_rows
+    from lmcbench.results.run_folder import write_atomic
+
+    found = read_rows(board_dir)
+    tables = make_tables(row.entry for row in found)
+    rows = export_rows(tables, {row.entry.slug: (row.submission.meta, row.trust) for row in found})
+    if csv == STDOUT:
+        typer.echo(to_csv(rows), nl=False)
+    elif csv is not None:
+        write_atomic(csv, to_csv(rows))
+        typer.echo(f"Wrote {csv}.", err=True)
+    if as_json:
+        print_json(rows)
+
+
+def _render(board_dir: Path, check: bool) -> None:
+    from lmcbench.leaderboard.render import render_leaderboard
+
+    # a derived file that was tampered with must not vouch for the page
+    rendered = render_leaderboard(board_dir, afresh=check)
+    if not check:
+        written = rendered.write()
+        for file in written:
+            typer.echo(f"{'Wrote' if file.exists() else 'Removed'} {file}.")
+        if not written:
+            typer.echo(f"{board_dir} is up to date.")
+        return
+    outdated = rendered.outdated()
+    if outdated:
+        for file in outdated:
+            typer.echo(f"{file} is out of date.", err=True)
+        typer.echo("Run 'lmcbench leaderboard' and commit what it writes.", err=True)
+        raise typer.Exit(EXIT_CHECK)
+    typer.echo(f"{board_dir} is up to date.")
+
+
+SuiteFile = Annotated[
+    Path | None,
+    typer.Option("--suite", metavar="FILE.toml", help="The suite, where it is not a published one."),
+]
+
+
+@app.command()
+def submit(
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, as 'lmcbench run' made it.")
+    ],
+    name: Annotated[str, typer.Option(metavar="SLUG", help="Name of the submission: a-z, 0-9, hyphens.")],
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL", help="Which of the run's architectures, as tables show it, where it has several."
+        ),
+    ] = None,
+    title: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="One line; default: architecture and suite.")
+    ] = None,
+    author: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Who made it (repeatable).")
+    ] = None,
+    licence: Annotated[
+        str, typer.Option(metavar="SPDX", help="Of records and predictions, an SPDX name.")
+    ] = "CC-BY-4.0",
+    pretraining: Annotated[
+        str, typer.Option(metavar="TEXT", help="What the network had seen before.")
+    ] = "none",
+    extra_data: Annotated[
+        str, typer.Option(metavar="TEXT", help="Data beyond the suite's that it was trained on.")
+    ] = "none",
+    notes: Annotated[str, typer.Option(metavar="TEXT", help="Anything a reader should know.")] = "",
+    source: Annotated[
+        Path | None, typer.Option(metavar="FILE.py", help="The network's source, where it has been moved.")
+    ] = None,
+    reproduces: Annotated[
+        str | None, typer.Option(metavar="SLUG", help="The submission that this one repeats (with --nonce).")
+    ] = None,
+    nonce: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The maintainer's word that chose the replicates.")
+    ] = None,
+    board_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--leaderboard",
+            metavar="DIR",
+            help="The leaderboard's folder; default: leaderboard, begun here if need be.",
+        ),
+    ] = None,
+    suite: SuiteFile = None,
+) -> None:
+    """Make a submission of a run for the leaderboard.
+
+    Writes one new folder, checked as 'verify' does, and says how to send it. Fewer cells than the suite
+    has are accepted; such a submission is shown and not ranked.
+    """
+    from lmcbench.leaderboard.trust import ANONYMOUS
+    from lmcbench.submission.submit import Statement
+    from lmcbench.submission.submit import submit as make
+    from lmcbench.submission.text import next_steps, summary
+
+    if (reproduces is None) != (nonce is None):
+        raise UserError("--reproduces SLUG and --nonce TEXT go together.")
+    said = Statement(
+        title,
+        author or [ANONYMOUS],
+        licence,
+        pretraining,
+        extra_data,
+        notes,
+        None if reproduces is None or nonce is None else (reproduces, nonce),
+    )
+    board = board_dir if board_dir is not None else Path("leaderboard")
+    made = make(
+        run_folder, name, said, board, found=board_dir is None, arch=arch, source=source, suite_file=suite
+    )
+    typer.echo(summary(made))
+    typer.echo(f"\n{next_steps(made)}")
+
+
+@app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A submission: leaderboard/submissions/SLUG.")],
+    rerun: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Train N cells again and compare (with --nonce).")
+    ] = None,
+    nonce: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="A word, said after submission, that picks them."),
+    ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Let --rerun import the submitted network. Read it first.")
+    ] = False,
+    reproduce: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="N", help="Print how another author repeats it on N replicates."),
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Keep what was found under results/SLUG/, for the leaderboard.")
+    ] = False,
+    suite: SuiteFile = None,
+    device: Annotated[Device, typer.Option(help="Where --rerun computes.")] = Device.auto,
+    jobs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes of --rerun.")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Check a submission without running anything of it.
+
+    Names every fault and exits with 1 if there is one. With --rerun, some of its cells are trained again
+    besides.
+    """
+    from lmcbench.leaderboard import trust
+    from lmcbench.submission import verify as checks
+    from lmcbench.submission.text import explain, reproduction
+
+    if nonce is None and (rerun is not None or reproduce is not None):
+        raise UserError("Give --nonce TEXT too, a word that the author could not know when submitting.")
+    if rerun is None and reproduce is None and (nonce is not None or allow_code):
+        raise UserError("--nonce and --allow-code go with --rerun N (or --nonce with --reproduce N).")
+    results = _results(path) if record else None
+    found = checks.verify(path, suite)
+    shown = found.as_json()
+    if not as_json:
+        typer.echo(explain(found), nl=False, err=not found.sound)
+    elif not found.sound:
+        print_json(shown)
+    if not found.sound:
+        raise typer.Exit(EXIT_INPUT if found.newer else EXIT_CHECK)
+    if results is not None:
+        _keep(results / found.slug / trust.VERIFIED, found.evidence().to_json(), as_json)
+    outside = False
+    if reproduce is not None and nonce is not None:
+        commands = reproduction(path, found, nonce, reproduce)
+        shown["reproduction"] = commands
+        if not as_json:
+            typer.echo("\nAnother author repeats it with:\n\n" + "\n".join(f"  {c}" for c in commands))
+    if rerun is not None and nonce is not None:
+        from lmcbench.leaderboard.submission_file import read_submission
+        from lmcbench.submission.rerun import render
+        from lmcbench.submission.rerun import rerun as train_again
+
+        submission = read_submission(path)
+        report = train_again(
+            submission,
+            checks.suite_of(submission, suite),
+            rerun,
+            nonce,
+            allow_code=allow_code,
+            data_dir=data_dir,
+            device=device.value,
+            jobs=jobs,
+        )
+        outside = any(cell.verdict == "outside" for cell in report.cells)
+        shown["rerun"] = report.model_dump(by_alias=True)
+        if not as_json:
+            typer.echo("\n" + render(report), nl=False)
+        if results is not None:
+            _keep(results / found.slug / trust.rerun_file(nonce), report.to_json(), as_json)
+    if as_json:
+        print_json(shown)
+    if outside:
+        raise typer.Exit(EXIT_CHECK)
+
+
+def _results(path: Path) -> Path:
+    """Where what is derived of a submission belongs: beside the folder of submissions."""
+    submissions = path.resolve().parent
+    if submissions.name != "submissions":
+        raise UserError(f"--record writes beside a leaderboard's submissions; {path} is not in one.")
+    return submissions.parent / "results"
+
+
+def _keep(file: Path, content: str, quiet: bool) -> None:
+    from lmcbench.results.run_folder import write_atomic
+
+    try:
+        write_atomic(file, content)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}.") from None
+    typer.echo(f"Wrote {file}.", err=quiet)

@@ -1,0 +1,122 @@
+"""The main job: run a suite."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmcbench.cli.app import EXIT_INTERRUPTED, DataDir, Device, app
+
+
+class Engine(StrEnum):
+    """How the networks of a family advance."""
+
+    auto = "auto"
+    reference = "reference"
+    stacked = "stacked"
+
+
+@app.command()
+def run(
+    suite: Annotated[
+        str,
+        typer.Argument(metavar="SUITE", help="A published suite (see 'lmcbench suites') or a .toml file."),
+    ],
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB|NAME",
+            help="Only these architectures (glob, repeatable), or one the suite does not list: "
+            "timm's name, module:function or file.py:function, with +ADAPTATION and '(K=V,...)' if need be.",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Train with this recipe of the suite; needed for an unlisted --arch."
+        ),
+    ] = None,
+    shift: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Only these shifts (glob, repeatable).")
+    ] = None,
+    fork: Annotated[
+        list[str] | None, typer.Option(metavar="FORK", help="Only these forks (repeatable).")
+    ] = None,
+    replicates: Annotated[
+        str | None,
+        typer.Option(metavar="N|A:B", help="Replicates 0 to N-1, or A to B-1; default: the suite's number."),
+    ] = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(metavar="all|NAME", help="Further measures on the suite's probe cells (repeatable)."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; default: runs/SUITE.")] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="How the networks of a family advance: one after another (reference), all in one pass "
+            "(stacked; those that cannot be go one after another), or as was measured to be faster (auto; on "
+            "CUDA nothing was measured yet, and auto is reference). The last bits differ, stacked perhaps "
+            "with the fleet's size too."
+        ),
+    ] = Engine.auto,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Processes, one family each; default: one a core, one on CUDA."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be run and what the suite costs, and stop.")
+    ] = False,
+) -> None:
+    """Run a suite: train siblings and measure their connectivity.
+
+    Shows a line per finished cell, and the tables at the end. The same command again goes on where it was
+    stopped; asking for more extends the run.
+    """
+    from lmcbench.results.run_folder import RunFolder
+    from lmcbench.running.progress import RunView
+    from lmcbench.running.run import plan_run, run_plan
+    from lmcbench.running.tasks import by_engine
+    from lmcbench.spec.cells import Selection, expand, parse_replicates
+    from lmcbench.spec.suite_files import load_suite
+
+    chosen = load_suite(suite)
+    selection = Selection(
+        architectures=arch or (),
+        shifts=shift or (),
+        forks=fork or (),
+        replicates=None if replicates is None else parse_replicates(replicates),
+        recipe=recipe,
+    )
+    folder = RunFolder(out if out is not None else Path("runs") / chosen.name)
+    plan = plan_run(expand(chosen, selection), folder, measure or ())
+    view = RunView(chosen, plan, folder)
+    view.introduce()
+    if dry_run:
+        from lmcbench.catalogue import needed_data
+        from lmcbench.data.listing import whereabouts
+
+        view.expect({name: whereabouts(name, data_dir) for name in needed_data(chosen)})
+        return
+    try:
+        with view.progress():
+            for event in run_plan(
+                plan,
+                folder,
+                data_dir=data_dir,
+                device=device.value,
+                jobs=jobs,
+                conditions=by_engine(engine.value),
+            ):
+                view.show(event)
+    except KeyboardInterrupt:
+        typer.echo(view.interrupted(), err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    raise typer.Exit(view.conclude())

@@ -1,0 +1,162 @@
+"""States of one network: checked, blended and stacked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lmcbench.connect.arguments import as_state
+from lmcbench.errors import UserError
+from lmcbench.results.curves import blend
+
+State = Mapping[str, Tensor]
+Stack = dict[str, Tensor]
+"""S states as one: name -> `[S, ...]`."""
+
+COUNTER = "num_batches_tracked"
+STATISTICS = ("running_mean", "running_var")
+
+MOST_BYTES = 256 * 2**20
+"""Of the states of a path that are held at once: all 21 of up to three million weights, five of ResNet-18."""
+
+
+def interpolate(state_a: State, state_b: State, alpha: float) -> dict[str, Tensor]:
+    """The state at `alpha` on the straight line from A (0) to B (1), design 3.1 and 3.4.
+
+    Every floating tensor is blended. Others must be equal, except BatchNorm's counters, which are
+    A's below 1/2 and B's from there on. The result shares no memory with its arguments.
+
+    Args:
+        state_a: state dict at alpha 0.
+        state_b: state dict at alpha 1.
+        alpha: in [0, 1]; beyond its ends a line has no meaning for variances, which would turn negative.
+
+    Raises:
+        UserError: naming the tensor, where the states are of different networks or not finite; naming
+            the argument, for anything but a state dict, and an alpha outside [0, 1].
+    """
+    state_a, state_b = as_state(state_a, "state_a"), as_state(state_b, "state_b")
+    check_pair(state_a, state_b)
+    try:
+        alpha = float(alpha)
+    except (TypeError, ValueError):
+        raise UserError(f"interpolate: alpha must be a number, found {alpha!r}.") from None
+    if not 0 <= alpha <= 1:  # NaN fails too
+        raise UserError(f"interpolate: alpha must lie in [0, 1], found {alpha}.")
+    return {name: value[0] for name, value in blend_stack(state_a, state_b, [alpha]).items()}
+
+
+def blend_stack(state_a: State, state_b: State, alphas: Sequence[float]) -> Stack:
+    """The states at `alphas`, stacked, on A's device; the states must have passed `check_pair`."""
+    there = {name: state_b[name].to(a.device) for name, a in state_a.items()}
+    return {name: torch.stack([_at(a, there[name], x) for x in alphas]) for name, a in state_a.items()}
+
+
+def _at(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    if a.is_floating_point() or a.is_complex():
+        blended: Tensor = blend(a.detach(), b.detach(), alpha)
+        return blended
+    return a if alpha < 0.5 else b
+
+
+def check_pair(state_a: State, state_b: State, names: tuple[str, str] = ("A", "B")) -> None:
+    """Refuse two states that are not of one network, or not finite; `names` are theirs, for errors.
+
+    Raises:
+        UserError: naming the first tensor at fault.
+    """
+    missing = [*(state_a.keys() - state_b.keys()), *(state_b.keys() - state_a.keys())]
+    if missing:
+        raise UserError(
+            f"The states are of different networks: {sorted(missing)[0]!r} is in one of them only."
+        )
+    for name, a in state_a.items():
+        b = state_b[name]
+        if a.shape != b.shape or a.dtype != b.dtype:
+            found = f"{tuple(a.shape)} {a.dtype} and {tuple(b.shape)} {b.dtype}"
+            raise UserError(f"The states are of different networks: {name!r} is {found}.")
+        if a.is_floating_point() or a.is_complex():
+            for which, value in zip(names, (a, b), strict=True):
+                if not torch.isfinite(value).all():
+                    raise UserError(f"State {which}: {name!r} holds NaN or infinity.")
+        elif name.rpartition(".")[2] != COUNTER and not torch.equal(a, b.to(a.device)):
+            raise UserError(f"{name!r} is {a.dtype}, cannot be blended, and differs between the states.")
+
+
+def check_fits(model: nn.Module, state: State) -> None:
+    """Refuse a state that is not one of `model`.
+
+    Raises:
+        UserError: naming the first tensor that is missing, unexpected, or of another shape or dtype.
+    """
+    own = model.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        if name not in state:
+            raise UserError(f"The state does not fit the network: {name!r} is missing.")
+        if name not in own:
+            raise UserError(f"The state does not fit the network: it has no {name!r}.")
+        if own[name].shape != state[name].shape:
+            found = f"{tuple(state[name].shape)}, the network's is {tuple(own[name].shape)}"
+            raise UserError(f"The state does not fit the network: {name!r} is {found}.")
+        if own[name].dtype != state[name].dtype:
+            found = f"{state[name].dtype}, the network's is {own[name].dtype}"
+            raise UserError(f"The state does not fit the network: {name!r} is {found}.")
+
+
+def weight_names(state: State) -> list[str]:
+    """All floating tensors but running means and variances, in the state's order.
+
+    Raises:
+        UserError: for complex weights, which would be left out of distances and derivatives.
+    """
+    for name, value in state.items():
+        if value.is_complex():
+            raise UserError(
+                f"{name!r} is {value.dtype}: distances and derivatives are taken of real weights."
+            )
+    return [
+        name
+        for name, value in state.items()
+        if value.is_floating_point() and name.rpartition(".")[2] not in STATISTICS
+    ]
+
+
+def layer_of(name: str) -> str:
+    """The layer a tensor belongs to: the module that owns it; a tensor of the root is its own layer."""
+    return name.rpartition(".")[0] or name
+
+
+def stack(states: Sequence[State]) -> Stack:
+    """States of one network as one stack, on the first one's device."""
+    return {
+        name: torch.stack([state[name].detach().to(first.device) for state in states])
+        for name, first in states[0].items()
+    }
+
+
+def unstack(stacked: Stack) -> list[dict[str, Tensor]]:
+    """The states of a stack; views into it."""
+    size = len(next(iter(stacked.values())))
+    return [{name: value[i] for name, value in stacked.items()} for i in range(size)]
+
+
+def at_once(state: State) -> int:
+    """How many states like this one are held together: what fits into `MOST_BYTES`, and one in any case."""
+    size = sum(value.numel() * value.element_size() for value in state.values())
+    return max(1, MOST_BYTES // max(1, size))
+
+
+def average(states: Sequence[State]) -> dict[str, Tensor]:
+    """The plain average of the states (the soup); two are blended at 1/2, others summed in float64.
+
+    Tensors that cannot be averaged are the last state's.
+    """
+    if len(states) == 2:
+        return interpolate(states[0], states[1], 0.5)
+    stacked = stack(states)
+    return {
+        name: value.double().mean(0).to(value.dtype) if value.is_floating_point() else value[-1]
+        for name, value in stacked.items()
+    }

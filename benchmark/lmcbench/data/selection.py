@@ -1,0 +1,90 @@
+"""The part of a data set that a suite uses: stratified, and the same for everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lmcbench.data.dataset import Dataset, ImageSet
+from lmcbench.errors import UserError
+from lmcbench.spec.shifts import Indices
+from lmcbench.spec.suite import DataSpec
+
+
+def select(dataset: Dataset, spec: DataSpec) -> Dataset:
+    """The data set as `spec` asks for it; itself where nothing is asked. Shifted test sets stay whole.
+
+    Raises:
+        UserError: where more is asked for than there is, or other bytes are pinned (exit code 4).
+    """
+    train, test = dataset.train, dataset.test
+    if spec.holdout:
+        count = round(spec.holdout * len(train))
+        held = stratified(train.labels, count)
+        kept = np.setdiff1d(np.arange(len(train)), held)
+        train, test = _take(train, kept), _take(train, held)
+    for split, images, size in (("train", train, spec.train_size), ("test", test, spec.test_size)):
+        if size is not None and size > len(images):
+            raise UserError(
+                f"Data set {spec.name}, split {split}: {size:,} images are asked for ({split}_size), "
+                f"there are {len(images):,}."
+            )
+    if spec.train_size is not None:
+        train = _take(train, stratified(train.labels, spec.train_size))
+    if spec.test_size is not None:
+        test = _take(test, stratified(test.labels, spec.test_size))
+    shifted = [(name, dataset.shifted[name], pin) for name, pin in spec.shifted_sha256.items()]
+    splits = [("train", train, spec.train_sha256), ("test", test, spec.test_sha256), *shifted]
+    for name, images, pinned in splits:
+        if pinned is not None and images.sha256 != pinned:
+            raise UserError(
+                f"Data set {spec.name}, split {name}, has sha256 {images.sha256[:16]}; the suite pins "
+                f"{pinned[:16]}. These are other images, and results on them are not comparable.",
+                exit_code=4,
+            )
+    return replace(dataset, train=train, test=test)
+
+
+def stratified(labels: np.ndarray, n: int) -> np.ndarray:
+    """`n` positions, sorted, with classes in proportion (largest remainders), evenly spaced in each.
+
+    Raises:
+        UserError: where `n` is more than there are.
+    """
+    if n > len(labels):
+        raise UserError(f"{n} images are asked for, there are {len(labels)}.")
+    classes, counts = np.unique(labels, return_counts=True)
+    exact = counts * (n / len(labels))
+    quota = np.floor(exact).astype(int)
+    quota[np.argsort(-(exact - quota), kind="stable")[: n - quota.sum()]] += 1
+    chosen = []
+    for label, count, take in zip(classes, counts, quota, strict=True):
+        members = np.flatnonzero(labels == label)
+        chosen.append(members[(np.arange(take) * count) // max(take, 1)])
+    return np.sort(np.concatenate(chosen))
+
+
+def _take(images: ImageSet, index: np.ndarray) -> ImageSet:
+    return ImageSet(images.images[index], images.labels[index])
+
+
+def calibration_items(views: Sequence[Indices], source: Indices, labels: Indices, n: int) -> Indices:
+    """Up to `n` positions in the pool, `[n]`, stratified, from the union of the `views` (design 3.3).
+
+    Image j is shown as sibling j mod K sees it; where that sibling's view lacks the image, as the first
+    that has it does.
+    """
+    shown = [dict(zip(source[view].tolist(), view.tolist(), strict=True)) for view in views]
+    label_of = {s: int(labels[item]) for view in shown for s, item in view.items()}
+    union = np.array(sorted(label_of), dtype=np.int64)
+    classes = np.array([label_of[s] for s in union.tolist()])
+    chosen = stratified(classes, min(n, len(union)))
+    # by class, so that the siblings take turns within each class
+    picked = union[chosen[np.argsort(classes[chosen], kind="stable")]]
+    items = []
+    for j, image in enumerate(picked.tolist()):
+        order = [j % len(shown), *range(len(shown))]
+        items.append(next(shown[i][image] for i in order if image in shown[i]))
+    return np.array(items, dtype=np.int64)

@@ -1,0 +1,298 @@
+"""Two runs in, one verdict out: the regression gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lmcbench.errors import UserError, counted, unknown
+from lmcbench.gate.differences import PairsTable, SeedsTable
+from lmcbench.gate.matching import (
+    FIELDS,
+    Matched,
+    cell_label,
+    match,
+    obstacles,
+    one_suite,
+    same_observations,
+    suite_text,
+)
+from lmcbench.gate.outcome import CLAIMS, Comparison, Described, Overall, Side, Tested
+from lmcbench.results.cell_values import shift_label
+from lmcbench.results.record import Record
+from lmcbench.spec.gate_tests import DEFAULT_GATE, MEASURES, GateTest
+from lmcbench.spec.suite_files import load_suite
+from lmcbench.stats.inference import Rule, judge
+
+
+def gate_of(records: Sequence[Record], suite: str | None = None) -> tuple[Sequence[GateTest], str]:
+    """The headline tests for `records`, and where they come from.
+
+    Args:
+        records: of one suite.
+        suite: a published suite or a file that declares them; by default the records' own, if published.
+
+    Raises:
+        UserError: where there is no such suite.
+    """
+    if suite is not None:
+        chosen = load_suite(suite)
+        return (chosen.gate or DEFAULT_GATE), suite if chosen.gate else f"the defaults ({suite} has no gate)"
+    name = f"{records[0].suite.name}-v{records[0].suite.version}"
+    try:
+        published = load_suite(name)
+    except UserError:
+        published = None
+    if published is None or published.digest != records[0].suite.digest:
+        return DEFAULT_GATE, "the defaults (the suite is not a published one; --suite FILE names yours)"
+    return (published.gate or DEFAULT_GATE), name if published.gate else f"the defaults ({name} has no gate)"
+
+
+def compare(
+    base: Sequence[Record],
+    head: Sequence[Record],
+    gate: Sequence[GateTest] = DEFAULT_GATE,
+    across: Sequence[str] = (),
+    names: tuple[str, str] = ("BASE", "HEAD"),
+) -> Comparison:
+    """Compare two runs cell by cell; the replicate is the unit.
+
+    Args:
+        base: records of the run to compare with.
+        head: records of the run in question.
+        gate: the headline tests, at most three.
+        across: fields in which the runs differ on purpose.
+        names: what to call the two.
+
+    Raises:
+        UserError: for a side that is not one run, or an ambiguous match.
+    """
+    across = tuple(dict.fromkeys(across))
+    for field in across:
+        if field not in FIELDS:
+            raise unknown("field to compare across", field, FIELDS)
+    for records, name in zip((base, head), names, strict=True):
+        one_suite(records, name)
+    sides = _side(base, names[0]), _side(head, names[1])
+    if "suite" not in across and base[0].suite.digest != head[0].suite.digest:
+        return _refused(
+            sides,
+            across,
+            [
+                f"{names[0]} is of suite {suite_text(base[0])}, {names[1]} of {suite_text(head[0])}; "
+                "--across suite compares them all the same"
+            ],
+        )
+    matched = match(base, head, across, names)
+    if not matched.base:
+        return _refused(
+            sides,
+            across,
+            [
+                f"{names[0]} and {names[1]} have no cell in common "
+                f"({matched.missing_in_head[0]}, say, against {matched.missing_in_base[0]}); "
+                "--across architecture|recipe|suite|seeds compares over a field on purpose"
+            ],
+        )
+    hindered = obstacles(matched, across)
+    if hindered:
+        return _refused(sides, across, hindered)
+    return _compare(matched, sides, gate, across)
+
+
+# --- the comparison ------------------------------------------------------------------------------
+
+
+def _compare(
+    matched: Matched, sides: tuple[Side, Side], gate: Sequence[GateTest], across: tuple[str, ...]
+) -> Comparison:
+    seeds = "seeds" in across
+    failed = [
+        f"{cell_label(r)} in {side.name}"
+        for records, side in zip((matched.base, matched.head), sides, strict=True)
+        for r in records
+        if r.status == "failed"
+    ]
+    diverged = [
+        f"{cell_label(new)} in {sides[new.status == 'diverged'].name}"
+        for old, new in matched.pairs
+        if {old.status, new.status} == {"ok", "diverged"}
+    ]
+    identical = _identical(matched, seeds)
+    table = SeedsTable(matched) if seeds else PairsTable(matched)
+    tests, notes = _headline(table, gate, seeds)
+    notes = [*_remarks(matched, across), *table.notes, *notes]
+    measures = [] if identical else _describe(table)
+    verdict, reasons = _overall(tests, identical)
+    if seeds and table.unbalanced and verdict in ("identical", "equivalent", "improved"):
+        verdict, reasons = "inconclusive", [table.unbalanced]
+    if diverged:
+        worse = any(new.status == "diverged" and old.status == "ok" for old, new in matched.pairs)
+        verdict = "regressed" if worse else "changed"
+        reasons = [f"{counted(len(diverged), 'cell')} diverged on one side only: {_some(diverged)}"]
+    incomplete = [
+        f"{counted(len(cells), 'cell')} {what}: {_some(cells)}"
+        for cells, what in (
+            (matched.missing_in_head, _missing(len(matched.missing_in_head), *sides)),
+            (matched.missing_in_base, _missing(len(matched.missing_in_base), *reversed(sides))),
+            (failed, "failed"),
+        )
+        if cells
+    ]
+    if incomplete:
+        reasons = [*incomplete, f"what both have is {verdict}"]
+        verdict = "incomplete"
+    return Comparison(
+        verdict,
+        *sides,
+        across,
+        len(matched.pairs) or len(matched.base) + len(matched.head),
+        matched.missing_in_base,
+        matched.missing_in_head,
+        failed,
+        diverged,
+        reasons,
+        tests,
+        measures,
+        notes,
+    )
+
+
+def _headline(
+    table: PairsTable | SeedsTable, gate: Sequence[GateTest], seeds: bool
+) -> tuple[list[Tested], list[str]]:
+    """The gate's tests, judged together, and what must be said about them."""
+    notes: list[str] = []
+    asked = []
+    everything = table.groups()
+    for test in gate:
+        chosen = {
+            group
+            for group, r in everything.items()
+            if (not test.shifts or shift_label(r) in test.shifts)
+            and (not test.forks or r.fork.name in test.forks)
+        }
+        here = [everything[group] for group in chosen]
+        cells = _cells_text(
+            [name for name in test.shifts if any(shift_label(r) == name for r in here)],
+            [name for name in test.forks if any(r.fork.name == name for r in here)],
+        )
+        if not chosen and everything:
+            wanted = _cells_text(test.shifts, test.forks)
+            notes.append(f"There are no cells of {wanted} here: {test.measure} is tested over all cells.")
+            chosen, cells = set(everything), "all cells"
+        found = table.difference(test.measure, chosen)
+        if found is None:
+            notes.append(f"{test.measure} was not measured on both sides: not tested.")
+            continue
+        asked.append((test, cells, chosen, *found))
+    rules = [Rule(test.kind, test.margin, test.better) for test, *_ in asked]
+    judged = judge([difference for *_, difference in asked], rules)
+    tests = [
+        Tested(test, cells, base, head, difference, judgement, _largest(table, test, chosen))
+        for (test, cells, chosen, base, head, difference), judgement in zip(asked, judged, strict=True)
+    ]
+    few = min((min(t.difference.n) for t in tests), default=0)
+    open_ended = any(t.judgement.verdict != "identical" for t in tests)
+    if few == 1 and open_ended:
+        notes.append("One replicate shows no spread: nothing but exact equality can be told. Run at least 5.")
+    elif 1 < few < 5 and open_ended:
+        blind = [t.test.measure for t in tests if t.judgement.power is not None and t.judgement.power < 0.5]
+        if blind:
+            notes.append(
+                f"With {few} replicates a change of twice the margin would most likely be missed in "
+                f"{', '.join(blind)} (see power)."
+            )
+    return tests, notes
+
+
+def _largest(table: PairsTable | SeedsTable, test: GateTest, chosen: set[str]) -> str | None:
+    """Where the difference is largest, if it is anywhere."""
+    by_group = {
+        g: found[2].estimate for g in sorted(chosen) if (found := table.difference(test.measure, {g}))
+    }
+    if len(by_group) < 2 or not any(by_group.values()):
+        return None
+    group = max(by_group, key=lambda g: abs(by_group[g]))
+    return f"{group}: {by_group[group]:+.4f}"
+
+
+def _describe(table: PairsTable | SeedsTable) -> list[Described]:
+    everything = table.groups()
+    found = [(name, table.difference(name, everything)) for name in (*MEASURES, "error_chord", "loss_chord")]
+    return [Described(name, *value) for name, value in found if value is not None]
+
+
+def _overall(tests: Sequence[Tested], identical: bool) -> tuple[Overall, list[str]]:
+    if identical:
+        return "identical", []
+    verdicts = {t.judgement.verdict for t in tests}
+    for verdict in CLAIMS:
+        if verdict in verdicts:
+            return verdict, []
+    if not tests:
+        return "inconclusive", ["nothing that is tested was measured on both sides"]
+    if min(min(t.difference.n) for t in tests) < 2:
+        return "inconclusive", ["the tested measures are equal, but others are not, in a single replicate"]
+    return "equivalent", []
+
+
+def _identical(matched: Matched, seeds: bool) -> bool:
+    if seeds:
+        old, new = ({r.key: r for r in records} for records in (matched.base, matched.head))
+        pairs = [(old[k], new[k]) for k in old] if old.keys() == new.keys() else []
+    else:
+        pairs = matched.pairs
+    return bool(pairs) and all(same_observations(a, b) for a, b in pairs)
+
+
+def _remarks(matched: Matched, across: Sequence[str]) -> list[str]:
+    notes = []
+    if across:
+        notes.append(f"Compared across {' and '.join(across)} on purpose: they differ in it by design.")
+    if "suite" in across:
+        notes.append("Data, protocol and seeds may differ with the suite.")
+    elif any(a.seeds != b.seeds for a, b in matched.pairs):
+        notes.append("Matched replicates do not share their seeds: pairing is by number only.")
+    if any(a.views_digest != b.views_digest for a, b in matched.pairs) and "suite" not in across:
+        notes.append("Siblings' views of the training data differ.")
+    return notes
+
+
+def _refused(sides: tuple[Side, Side], across: tuple[str, ...], reasons: list[str]) -> Comparison:
+    return Comparison("not comparable", *sides, across, 0, [], [], [], [], reasons, [], [], [])
+
+
+# --- in words -------------------------------------------------------------------------------
+
+
+def _side(records: Sequence[Record], name: str) -> Side:
+    environments = {
+        ", ".join(
+            str(part)
+            for part in (
+                r.env.get("engine"),
+                r.env.get("device"),
+                f"torch {(r.env.get('versions') or {}).get('torch')}",
+            )
+        )
+        for r in records
+        if r.status == "ok"
+    }
+    replicates = sorted({r.replicate for r in records})
+    return Side(name, suite_text(records[0]), len(records), replicates, sorted(environments))
+
+
+def _cells_text(shifts: Sequence[str], forks: Sequence[str]) -> str:
+    named = (("shift", shifts), ("fork", forks))
+    parts = [
+        f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else "" for kind, names in named
+    ]
+    return ", ".join(part for part in parts if part) or "all cells"
+
+
+def _missing(n: int, where: Side, elsewhere: Side) -> str:
+    return f"of {where.name} {'is' if n == 1 else 'are'} missing in {elsewhere.name}"
+
+
+def _some(items: Sequence[str]) -> str:
+    return "; ".join(items[:3]) + (f"; and {len(items) - 3} more" if len(items) > 3 else "")

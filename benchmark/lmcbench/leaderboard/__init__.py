@@ -1,0 +1,1 @@
+"""Submissions in, checked entries, ranks and rendered pages out (torch-free)."""

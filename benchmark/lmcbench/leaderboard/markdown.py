@@ -1,0 +1,158 @@
+"""Tables in, the leaderboard's README out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from tabulate import tabulate
+
+from lmcbench.leaderboard import text as words
+from lmcbench.leaderboard.payload import cut
+from lmcbench.leaderboard.ranking_table import Standing, SuiteTable
+from lmcbench.leaderboard.scores import COLUMNS, Column
+from lmcbench.leaderboard.submission_file import Meta
+from lmcbench.leaderboard.trust import TrustLevel
+from lmcbench.stats.estimates import Estimate
+from lmcbench.stats.stability import Onset, StabilityPoint
+
+GROUPS = {
+    "barriers": "Connectivity",
+    "forms": "The mean form of the barrier",
+    "worth": "Ensembles and soups of the latest fork, on the test set",
+    "evaluation": "The same under evaluation shift, mean over those of the suite",
+}
+
+INTRODUCTION = f"""# Leaderboard: {words.TITLE[0].lower()}{words.TITLE[1:]}
+
+Rendered by `lmcbench leaderboard` from the records under `submissions/`; not edited by hand.
+[index.html](index.html) is the same with curves, figures and filters: one file, to be opened in a browser.
+
+{words.MEANS}
+
+{words.MEANS_NOT}
+
+<details><summary>How ranks come about</summary>
+
+{words.RANKS}
+
+{words.UNRANKED}
+
+{words.LATEST}
+
+Trust: {"; ".join(f"*{level}*: {meaning}" for level, meaning in words.TRUST.items())}.
+
+</details>
+"""
+
+
+def render_markdown(tables: Sequence[SuiteTable], about: Mapping[str, tuple[Meta, TrustLevel]]) -> str:
+    """The page: a section per suite and version, in it a table for each group of columns."""
+    sections = [INTRODUCTION, *(_section(table, about) for table in tables)]
+    if not tables:
+        sections.append("There are no submissions yet.\n")
+    return "\n".join(sections)
+
+
+def _section(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) -> str:
+    suite = table.published
+    facts = [f"Suite digest `{table.suite.digest[:12]}`."]
+    if suite is None:
+        facts.append(
+            "No suite of this digest is published with this version of lmcbench: entries are not ranked."
+        )
+    else:
+        facts.append(f"{suite.description} Connectivity is over {', '.join(table.headline)}.")
+        if table.comparison:
+            facts.append(table.comparison)
+        facts.append(
+            f"Accuracy floor {100 * suite.floor:g} %. {table.ranked} of {len(table.standings)} ranked."
+        )
+    parts = [f"## {escape(table.suite.name)} version {table.suite.version}", " ".join(facts)]
+    for group, title in GROUPS.items():
+        columns = [column for column in COLUMNS if column.group == group]
+        shown = [c for c in columns if any(s.scores.columns[c.key].n for s in table.standings)]
+        if shown:
+            rows = [_row(standing, group, shown, *about[standing.entry.slug]) for standing in table.standings]
+            text = tabulate(
+                rows, headers="keys", tablefmt="github", disable_numparse=True, colalign=_align(rows)
+            )
+            parts += [f"### {title}", text]
+    reasons = [f"- {_link(s)}: {escape('; '.join(s.unranked))}" for s in table.standings if s.unranked]
+    if reasons:
+        parts += ["Not ranked:", "\n".join(reasons)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(
+    standing: Standing, group: str, columns: Sequence[Column], meta: Meta, trust: TrustLevel
+) -> dict[str, str]:
+    entry = standing.entry
+    row = {
+        "rank": "baseline" if standing.baseline else "–" if standing.rank is None else str(standing.rank),
+        "entry": f"{_link(standing)} {escape(meta.title)}",
+    }
+    if group == "barriers":
+        row |= {"architecture": escape(entry.network.label), "recipe": escape(entry.recipe["name"])}
+    for column in columns:
+        row[column.title] = number(standing.scores.columns[column.key], column, standing.n)
+    if group == "barriers":
+        row |= {
+            "stability point": stability(standing.scores.stability),
+            "n": str(standing.n),
+            "diverged": f"{entry.count('diverged')}/{len_cells(standing)}",
+            "trust": trust,
+            "digest": f"`{entry.manifest[:12]}`",
+        }
+    return row
+
+
+def len_cells(standing: Standing) -> int:
+    """Cells of an entry that have a record."""
+    return sum(standing.entry.count(status) for status in ("ok", "diverged", "failed"))
+
+
+def _align(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    left = {"rank", "entry", "architecture", "recipe", "trust", "digest"}
+    return ["left" if name in left else "right" for name in rows[0]]
+
+
+def _link(standing: Standing) -> str:
+    return f"[{standing.entry.slug}](submissions/{standing.entry.slug})"
+
+
+def number(value: Estimate, column: Column, n: int) -> str:
+    """An estimate in print, `12.3 ± 1.4`; of fewer than n replicates it says so."""
+    if value.mean is None:
+        return "–"
+    if column.unit == "flop":
+        return f"{value.mean:.2e}"
+    text = tenths(value.mean, sign=column.unit == "gain" or "−" in column.title)
+    interval = "" if value.half_width is None else f" ± {tenths(value.half_width)}"
+    return f"{text}{interval}{f' ({value.n})' if value.n != n else ''}"
+
+
+def tenths(fraction: float, *, sign: bool = False) -> str:
+    """A fraction in percent with one digit, rounded as the page does, from whole units: 0.1234 -> 12.3."""
+    whole = cut(fraction)
+    digits = (abs(whole) + 5) // 10
+    mark = "" if digits == 0 else "−" if whole < 0 else "+" if sign else ""
+    return f"{mark}{digits // 10}.{digits % 10}"
+
+
+def stability(point: StabilityPoint) -> str:
+    """The median replicate's stability point with the earliest and latest: `1 (0 to 3)`, in epochs."""
+    if not point.n:
+        return "–"
+    first, last = point.interval or (point.median, point.median)
+    return _epoch(point.median) + ("" if first == last else f" ({_epoch(first)} to {_epoch(last)})")
+
+
+def _epoch(onset: Onset | None) -> str:
+    return "never" if onset is None else f"{onset.epoch:g}"
+
+
+def escape(text: str) -> str:
+    """Text of a submission as Markdown that shows it, whatever is in it, on one line of a table."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]()#!|~@$])|(?<=\w)(:)(?=//)", r"\\\1\2", text)

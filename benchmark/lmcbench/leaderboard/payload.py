@@ -1,0 +1,263 @@
+"""Tables in, the JSON value out that the page draws from: whole numbers and packed curves, to stay small.
+
+Fractions are in units of `UNIT` (0.01 percentage points), losses of `LOSS_UNIT`, both cut off (see `cut`);
+FLOPs of `FLOP_UNIT`. An estimate is `[mean]`, `[mean, half]` or, of other replicates than the row's n,
+`[mean, half or null, n]`; null is what was not measured.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from itertools import product
+from typing import Any
+
+from lmcbench.leaderboard.ranking_table import Scores, Standing, SuiteTable, own_shifts
+from lmcbench.leaderboard.scores import COLUMNS, Column, View
+from lmcbench.leaderboard.submission_file import Meta
+from lmcbench.leaderboard.summary import Band, Place, Summary, Values
+from lmcbench.leaderboard.trust import TrustLevel
+from lmcbench.results.cell_values import SPLIT
+from lmcbench.spec.canonical import canonical_json
+from lmcbench.spec.forks import Fork
+from lmcbench.spec.shifted_sets import EVALUATION
+from lmcbench.stats.estimates import Estimate, estimate
+from lmcbench.stats.stability import Onset, StabilityPoint
+
+UNIT = 1e-4
+LOSS_UNIT = 1e-4
+FLOP_UNIT = 1e3
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+EVERY = "*"
+"""The view under the suite's training shifts together."""
+
+BARRIERS = ("error_chord", "error_mean", "error_floor", "error_mid", "loss_chord")
+WORTH = ("disagreement", "member", "ensemble", "soup")
+PLACE = ("fork", "cells", *BARRIERS, *WORTH, "flop", "error", "loss")
+"""What a place is a list of: the fork by its number in the suite; cells ok, diverged and failed, null where
+all are ok; estimates; curves."""
+
+
+def make_payload(
+    tables: Sequence[SuiteTable], about: Mapping[str, tuple[Meta, TrustLevel]]
+) -> dict[str, Any]:
+    """What the page holds.
+
+    Args:
+        tables: one per suite.
+        about: by slug, what is said of an entry besides its numbers.
+    """
+    return {
+        "unit": UNIT,
+        "lossUnit": LOSS_UNIT,
+        "flopUnit": FLOP_UNIT,
+        "alphabet": ALPHABET,
+        "columns": [_column(column) for column in COLUMNS],
+        "place": PLACE,
+        "suites": [_suite(table, about) for table in tables],
+    }
+
+
+def _column(column: Column) -> dict[str, Any]:
+    return {
+        "key": column.key,
+        "group": column.group,
+        "title": column.title,
+        "unit": column.unit,
+        "better": column.better,
+        "help": column.help,
+    }
+
+
+def _suite(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) -> dict[str, Any]:
+    suite = table.published
+    entries = [standing.entry for standing in table.standings]
+    forks = {place.fork: place.epoch for entry in entries for _, place in entry.places}
+    names = sorted(forks, key=lambda name: Fork.parse(name).order)
+    recipes = sorted({canonical_json(_settings(entry)) for entry in entries})
+    return {
+        "id": table.name,
+        "title": f"{table.suite.name} version {table.suite.version}",
+        "digest": table.suite.digest[:12],
+        "description": "" if suite is None else suite.description,
+        "published": suite is not None,
+        "floor": None if suite is None else _whole(suite.floor, UNIT),
+        "headline": list(table.headline),
+        "comparison": table.comparison,
+        "shifts": sorted({label for entry in entries for label in entry.shifts}, key=_shift_order(table)),
+        "forks": [{"name": name, "epoch": forks[name], "priced": Fork.parse(name).priced} for name in names],
+        "recipes": [json.loads(recipe) for recipe in recipes],
+        "ranked": table.ranked,
+        "entries": [
+            _entry(table, standing, *about[standing.entry.slug], names, recipes)
+            for standing in table.standings
+        ],
+    }
+
+
+def _settings(entry: Summary) -> dict[str, Any]:
+    """The recipe without what is off."""
+    return {key: value for key, value in entry.recipe.items() if value not in (None, False, 0, [])}
+
+
+def _shift_order(table: SuiteTable) -> Callable[[str], tuple[bool, int, str]]:
+    """The headline's shifts first, then no shift and the controls, each in the suite's order."""
+    listed = [] if table.published is None else [spec.shift.label for spec in table.published.shifts]
+    order = {label: i for i, label in enumerate(listed)}
+    return lambda label: (label not in table.headline, order.get(label, len(order)), label)
+
+
+def _entry(
+    table: SuiteTable,
+    standing: Standing,
+    meta: Meta,
+    trust: TrustLevel,
+    forks: Sequence[str],
+    recipes: Sequence[str],
+) -> dict[str, Any]:
+    entry = standing.entry
+    view = View(entry, table.headline or own_shifts(entry), table.published)
+    n = standing.n or len(entry.replicates)
+    return {
+        "slug": entry.slug,
+        "title": meta.title,
+        "authors": ", ".join(meta.authors),
+        "licence": meta.licence,
+        "pretraining": meta.pretraining,
+        "extraData": meta.extra_data,
+        "notes": meta.notes,
+        "trust": str(trust),
+        "architecture": entry.network.label,
+        "source": entry.network.source,
+        "fingerprint": entry.network.fingerprint,
+        "params": entry.network.params,
+        "recipe": recipes.index(canonical_json(_settings(entry))),
+        "manifest": entry.manifest[:12],
+        "baseline": standing.baseline,
+        "rank": None if standing.rank is None else list(standing.rank),
+        "unranked": list(standing.unranked),
+        "n": n,
+        "measured": standing.n,
+        "replicates": len(entry.replicates),
+        "cells": [entry.count("ok"), entry.count("diverged"), entry.count("failed"), standing.missing],
+        "latest": view.latest,
+        "views": {EVERY: _scores(standing.scores, n)}
+        | {label: _scores(scores, n) for label, scores in standing.by_shift.items()},
+        "evaluations": {
+            split.removeprefix(EVALUATION): _evaluation(view, split, n) for split in entry.evaluations
+        },
+        "points": len(entry.alphas),
+        "places": {
+            label: [_place(place, n, forks) for place in shifted.places]
+            for label, shifted in entry.shifts.items()
+        },
+    }
+
+
+def _scores(scores: Scores, n: int) -> list[Any]:
+    """The columns in their order, then the stability point."""
+    values = [_estimate(scores.columns[c.key], n, FLOP_UNIT if c.unit == "flop" else UNIT) for c in COLUMNS]
+    return [*values, _stability(scores.stability)]
+
+
+def _stability(point: StabilityPoint) -> list[Any] | None:
+    """Median, earliest and latest replicate, how many, and how many never; epochs, null: never."""
+    if not point.n:
+        return None
+    ends = point.interval or (point.median, point.median)
+    return [_epoch(point.median), _epoch(ends[0]), _epoch(ends[1]), point.n, point.never]
+
+
+def _epoch(onset: Onset | None) -> float | None:
+    if onset is None:
+        return None
+    return int(onset.epoch) if onset.epoch == int(onset.epoch) else onset.epoch
+
+
+def _evaluation(view: View, split: str, n: int) -> list[Any]:
+    """Member, ensemble and soup at the latest fork, and the ensemble against equal cost."""
+    own = [view.worth(name, view.latest, [split]) for name in ("member", "ensemble", "soup")]
+    equal = view.over_equal_cost("ensemble", [split])
+    return [_estimate(estimate(list(series.values())), n, UNIT) for series in (*own, equal)]
+
+
+def _place(place: Place, n: int, forks: Sequence[str]) -> list[Any]:
+    """The values of `PLACE`."""
+    worth = place.worth.get(SPLIT)
+    cells = [place.status.count(status) for status in ("ok", "diverged", "failed")]
+    barriers = []
+    for name in BARRIERS:
+        estimated = _over(place.barriers[name], n, UNIT if name.startswith("error") else LOSS_UNIT)
+        # of the lesser ones the mean is shown alone
+        barriers.append(estimated[:1] if estimated and name in ("error_floor", "error_mid") else estimated)
+    return [
+        forks.index(place.fork),
+        cells if any(cells[1:]) else None,
+        *barriers,
+        *(_over(getattr(worth, name), n, UNIT) if worth else None for name in WORTH),
+        _flop(place),
+        _band(place.curves.get("error"), with_half=True),
+        _band(place.curves.get("loss"), with_half=False),
+    ]
+
+
+def _over(values: Values, n: int, unit: float) -> list[Any] | None:
+    return _estimate(estimate([v for v in values if v is not None]), n, unit)
+
+
+def _flop(place: Place) -> int | None:
+    mean = estimate([v for v in place.flop if v is not None]).mean
+    return None if mean is None else _whole(mean, FLOP_UNIT)
+
+
+def _estimate(value: Estimate, n: int, unit: float) -> list[Any] | None:
+    if value.mean is None:
+        return None
+    shown = [value.mean] if value.half_width is None else [value.mean, value.half_width]
+    found: list[Any] = [_whole(v, unit) for v in shown]
+    if value.n != n:
+        found = [*found, *([None] if len(found) == 1 else []), value.n]
+    return found
+
+
+def cut(value: float, unit: float = UNIT) -> int:
+    """A value in whole units, what is less than one cut off.
+
+    Rounded here, it would be rounded twice where less digits are shown: 74.648 to 74.65 to 74.7.
+    """
+    return math.trunc(round(value / unit, 6))  # 0.57 / 1e-4 is 5699.999999999999
+
+
+def _whole(value: float, unit: float) -> int:
+    """In whole units, FLOPs to four digits."""
+    return int(float(f"{round(value / unit):.4g}")) if unit == FLOP_UNIT else cut(value, unit)
+
+
+def _band(band: Band | None, with_half: bool) -> list[Any] | None:
+    """The largest mean and the means packed as shares of it; the same for the half-widths, more coarsely."""
+    if band is None:
+        return None
+    packed = [*_packed(band.mean, letters=2)]
+    return packed + _packed(band.half, letters=1) if with_half and band.half is not None else packed
+
+
+def _packed(values: Sequence[float], letters: int) -> list[Any]:
+    top = float(f"{max(*values, 1e-12):.3e}")
+    return [top, pack(values, top, letters)]
+
+
+def pack(values: Iterable[float], top: float, letters: int) -> str:
+    """So many letters of `ALPHABET`, the coarse ones first, for each value of 0 to `top`.
+
+    Two are finer than a pixel of any figure, one is as fine as the edge of a shade needs to be.
+    """
+    words = _words(letters)
+    most = len(words) - 1
+    return "".join(words[min(max(round(value / top * most), 0), most)] for value in values)
+
+
+@cache
+def _words(letters: int) -> list[str]:
+    return ["".join(word) for word in product(ALPHABET, repeat=letters)]

@@ -1,0 +1,209 @@
+"""The page's value in, one file of HTML out that needs nothing else."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lmcbench.leaderboard import text as words
+from lmcbench.leaderboard.markdown import render_markdown
+from lmcbench.leaderboard.payload import make_payload
+from lmcbench.leaderboard.ranking_table import Scores, Standing, SuiteTable, make_tables
+from lmcbench.leaderboard.scores import COLUMNS
+from lmcbench.leaderboard.submission_file import Meta
+from lmcbench.leaderboard.summary_cache import RESULTS, SUBMISSIONS, SUMMARY, Row, read_rows, summary_path
+from lmcbench.leaderboard.trust import TrustLevel
+from lmcbench.results.run_folder import write_atomic
+from lmcbench.stats.stability import Onset
+
+
+def render_html(payload: Mapping[str, Any]) -> str:
+    """The page: style and script inlined, the numbers as JSON that holds no `<`, and no other text."""
+    template = _environment().get_template("leaderboard.html.j2")
+    folder = files("lmcbench.leaderboard").joinpath("templates")
+    text = template.render(
+        words=words,
+        style=folder.joinpath("leaderboard.css").read_text(encoding="utf-8"),
+        script=folder.joinpath("leaderboard.js").read_text(encoding="utf-8"),
+        data=embed(payload),
+    )
+    return text.rstrip("\n") + "\n"
+
+
+def embed(value: Any) -> str:
+    """`value` as JSON that can stand inside a script element: nothing in it ends that or opens a comment."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("lmcbench.leaderboard", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=False,
+    )
+
+
+HEADLINE = "headline"
+"""The `shift` of the row under the suite's training shifts together."""
+
+
+def export_rows(
+    tables: Sequence[SuiteTable], about: Mapping[str, tuple[Meta, TrustLevel]]
+) -> list[dict[str, Any]]:
+    """A row per entry and training shift; `shift` is `headline` where it is a mean over them.
+
+    Every column KEY comes with KEY_half (half-width of the 95 % t interval) and KEY_n (replicates).
+    """
+    rows = []
+    for table in tables:
+        for standing in table.standings:
+            head = _head(table, standing, *about[standing.entry.slug])
+            views = {HEADLINE: standing.scores} | dict(standing.by_shift)
+            rows += [head | {"shift": label} | _numbers(scores) for label, scores in views.items()]
+    return rows
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as CSV with a header; empty cells were not measured."""
+    if not rows:
+        return ""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    # a spreadsheet would run text of these beginnings as a formula
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return value
+
+
+def _head(table: SuiteTable, standing: Standing, meta: Meta, trust: TrustLevel) -> dict[str, Any]:
+    entry, rank = standing.entry, standing.rank
+    return {
+        "suite": table.suite.name,
+        "version": table.suite.version,
+        "suite_digest": table.suite.digest,
+        "slug": entry.slug,
+        "title": meta.title,
+        "authors": "; ".join(meta.authors),
+        "architecture": entry.network.label,
+        "recipe": entry.recipe["name"],
+        "params": entry.network.params,
+        "baseline": standing.baseline,
+        "rank_first": None if rank is None else rank.first,
+        "rank_last": None if rank is None else rank.last,
+        "unranked": "; ".join(standing.unranked),
+        "replicates": len(entry.replicates),
+        "cells_ok": entry.count("ok"),
+        "cells_diverged": entry.count("diverged"),
+        "cells_failed": entry.count("failed"),
+        "cells_missing": standing.missing,
+        "trust": trust,
+        "manifest_sha256": entry.manifest,
+    }
+
+
+def _numbers(scores: Scores) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for column in COLUMNS:
+        value = scores.columns[column.key]
+        row |= {column.key: value.mean, f"{column.key}_half": value.half_width, f"{column.key}_n": value.n}
+    point = scores.stability
+    ends = point.interval or (None, None)
+    return row | {
+        "stability_epoch": _epoch(point.median),
+        "stability_first": _epoch(ends[0]),
+        "stability_last": _epoch(ends[1]),
+        "stability_never": point.never,
+        "stability_n": point.n,
+    }
+
+
+def _epoch(onset: Onset | None) -> float | None:
+    return None if onset is None else onset.epoch
+
+
+MARKDOWN, HTML = "README.md", "index.html"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A leaderboard.
+
+    Attributes:
+        files: path -> content of what was rendered and derived now.
+        leftovers: derived files of submissions that are no more.
+        tables: one per suite and version.
+        about: by slug, what is said of an entry besides its numbers.
+    """
+
+    files: Mapping[Path, str]
+    leftovers: tuple[Path, ...]
+    tables: tuple[SuiteTable, ...]
+    about: Mapping[str, tuple[Meta, TrustLevel]]
+
+    def outdated(self) -> list[Path]:
+        """Committed files that are not what they should be, are missing, or should not be there."""
+        changed = [path for path, content in self.files.items() if _read(path) != content.encode()]
+        return sorted([*changed, *self.leftovers])
+
+    def write(self) -> list[Path]:
+        """Write what is out of date and remove what is left over; returns those paths."""
+        outdated = self.outdated()
+        for path in outdated:
+            if path in self.files:
+                write_atomic(path, self.files[path])
+            else:
+                path.unlink()
+        return outdated
+
+
+def render_leaderboard(board: Path, *, afresh: bool = False) -> Rendered:
+    """Everything that is rendered from a leaderboard's submissions.
+
+    Args:
+        board: its folder.
+        afresh: trust no entry that was derived before, as a check must not.
+
+    Raises:
+        UserError: where `board` is no leaderboard, or a submission in it is not sound.
+    """
+    rows = read_rows(board, afresh=afresh)
+    return render_rows(board, rows)
+
+
+def render_rows(board: Path, rows: list[Row]) -> Rendered:
+    """The same for submissions that were read."""
+    about = {row.entry.slug: (row.submission.meta, row.trust) for row in rows}
+    tables = make_tables(row.entry for row in rows)
+    files = {summary_path(board, row.entry.slug): row.entry.to_json() for row in rows if not row.known}
+    files[board / MARKDOWN] = render_markdown(tables, about)
+    files[board / HTML] = render_html(make_payload(tables, about))
+    leftovers = [
+        path
+        for path in sorted((board / RESULTS).glob(f"*/{SUMMARY}"))
+        if path not in files and not (board / SUBMISSIONS / path.parent.name).exists()
+    ]
+    return Rendered(files, tuple(leftovers), tuple(tables), about)
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None

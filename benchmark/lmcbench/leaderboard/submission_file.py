@@ -1,0 +1,220 @@
+"""A submission: one architecture's records of a suite, who made them, and what was used."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lmcbench.errors import UserError
+from lmcbench.leaderboard.manifest import (
+    MANIFEST,
+    META,
+    Fault,
+    FileEntry,
+    check_manifest,
+    list_files,
+    parse_manifest,
+)
+from lmcbench.results.cell_values import architecture_label
+from lmcbench.results.record import Record, check_schema, parse_record
+from lmcbench.spec.architectures import Source
+from lmcbench.spec.canonical import digest_bytes
+from lmcbench.spec.suite_files import explain
+
+SUBMISSION_SCHEMA = "lmcbench/submission/1"
+SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+SLUG_LENGTH = 60
+SHA256 = r"^[0-9a-f]{64}$"
+
+
+def _one_line(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    if not text.isprintable():
+        raise ValueError("must be one line of printable characters")
+    return text
+
+
+def _printable(text: str) -> str:
+    if not text.replace("\n", " ").isprintable():
+        raise ValueError("must be printable characters and line ends")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_one_line), Field(max_length=300)]
+Text = Annotated[str, AfterValidator(_printable), Field(max_length=5000)]
+
+
+class Part(BaseModel):
+    """A table of `submission.toml`: frozen, and every key must be known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class SuiteMeta(Part):
+    """The suite that was run, by name and content."""
+
+    name: Line
+    version: int = Field(ge=1)
+    digest: str = Field(pattern=SHA256)
+
+
+class ArchitectureMeta(Part):
+    """The network that was run.
+
+    Attributes:
+        label: as tables show it.
+        source: where its definition is from.
+        sha256: of the source file of a user's factory; None for ours and timm's.
+    """
+
+    label: Line
+    source: Source
+    sha256: str | None = Field(default=None, pattern=SHA256)
+
+    @model_validator(mode="after")
+    def _hashed(self) -> ArchitectureMeta:
+        if (self.sha256 is not None) != (self.source in ("file", "module")):
+            raise ValueError("sha256 is that of the source file of a module or file, and of nothing else")
+        return self
+
+
+class Reproduction(Part):
+    """The submission that this one repeats on replicates its author could not choose."""
+
+    slug: Line
+    manifest_sha256: str = Field(pattern=SHA256)
+    nonce: Line
+
+
+class Meta(Part):
+    """`submission.toml`: everything about a submission that is no measurement."""
+
+    schema_: str = Field(alias="schema")
+    title: Line
+    authors: tuple[Line, ...] = Field(min_length=1, strict=False)
+    licence: Line = Field(description="of records and predictions, as an SPDX name")
+    recipe: Line = Field(description="of the suite, by name")
+    pretraining: Line = Field(description="what the network had seen before; 'none'")
+    extra_data: Line = Field(description="what it was trained on beyond the suite's data; 'none'")
+    notes: Text = ""
+    cells: int = Field(ge=1, description="records")
+    complete: bool = Field(description="whether no cell of the suite is missing; others are not ranked")
+    suite: SuiteMeta
+    architecture: ArchitectureMeta
+    reproduces: Reproduction | None = None
+
+    def to_toml(self) -> str:
+        """The file, in the order of the fields."""
+        table = self.model_dump(by_alias=True, mode="json", exclude_none=True)
+        tops = {key: value for key, value in table.items() if not isinstance(value, dict)}
+        lines = _assignments(tops)
+        for key, value in table.items():
+            if isinstance(value, dict):
+                lines += ["", f"[{key}]", *_assignments(value)]
+        return "\n".join(lines) + "\n"
+
+
+def _assignments(table: dict[str, Any]) -> list[str]:
+    # JSON's strings, lists and integers are TOML's too
+    return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items()]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submission as it was read.
+
+    Attributes:
+        slug: its folder's name.
+        records: one per cell, by key.
+        manifest_sha256: of the manifest's bytes, and through it of every file.
+        files: what the manifest lists, path -> hash and size.
+    """
+
+    slug: str
+    folder: Path
+    meta: Meta
+    records: Sequence[Record]
+    manifest_sha256: str
+    files: dict[str, FileEntry]
+
+
+def check_slug(slug: str) -> None:
+    """Refuse a name that cannot be a submission's folder, branch and address.
+
+    Raises:
+        UserError: for anything but words of a-z and 0-9 with hyphens between them.
+    """
+    if SLUG.fullmatch(slug) is None or len(slug) > SLUG_LENGTH:
+        raise UserError(
+            f"{slug!r} cannot name a submission. Use up to {SLUG_LENGTH} of a-z, 0-9 and single hyphens "
+            "between them: tiny-mlp-digits."
+        )
+
+
+def parse_meta(content: bytes, origin: str) -> Meta:
+    """`submission.toml` from its bytes; `origin` names the file in errors.
+
+    Raises:
+        UserError: naming the file and, for each fault, the key.
+    """
+    try:
+        table = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{origin} is not TOML: {error}.") from None
+    check_schema(table, origin, SUBMISSION_SCHEMA)
+    try:
+        return Meta.model_validate(table)
+    except ValidationError as error:
+        raise UserError(explain(error, origin, Meta)) from None
+
+
+def read_submission(folder: Path) -> Submission:
+    """The submission in `folder`, every file as its manifest has it; see 'lmcbench verify' for the rest.
+
+    Raises:
+        UserError: where the folder is none, a file is missing, added or changed, or cannot be parsed;
+            it names file and field.
+    """
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}. Give a submission: leaderboard/submissions/SLUG.")
+    sizes, faults = list_files(folder)
+    contents, changed, newer = check_manifest(folder, sizes)
+    if newer:
+        raise newer[0]
+    if faults or changed:
+        raise UserError(refusal(folder, [*faults, *changed]))
+    if META not in contents:
+        raise UserError(f"{folder / META} is missing. Write submissions with 'lmcbench submit'.")
+    names = sorted(name for name in contents if name.startswith("records/"))
+    if not names:
+        raise UserError(f"{folder} holds no records.")
+    records = [parse_record(contents[name], str(folder / name)) for name in names]
+    for name, record in zip(names, records, strict=True):
+        if name != f"records/{record.key}.json":
+            raise UserError(f"{folder / name}: key: found {record.key}, which is not the file's name.")
+    return Submission(
+        slug=folder.resolve().name,
+        folder=folder,
+        meta=parse_meta(contents[META], str(folder / META)),
+        records=records,
+        manifest_sha256=digest_bytes(contents[MANIFEST]),
+        files=parse_manifest(contents[MANIFEST], str(folder / MANIFEST)),
+    )
+
+
+def refusal(folder: Path, faults: list[Fault]) -> str:
+    """All faults of a submission as one message."""
+    return "\n".join([f"{folder} is no sound submission:", *(f"  {fault}" for fault in faults)])
+
+
+def label_of(submission: Submission) -> str:
+    """The architecture of a submission in print."""
+    return architecture_label(submission.records[0])

@@ -1,0 +1,266 @@
+"""How far a submission's numbers can be trusted: claimed, rescored, re-run or reproduced."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lmcbench.errors import UserError, reading
+from lmcbench.leaderboard.submission_file import Submission
+from lmcbench.results.cell_values import cell_value, shift_label
+from lmcbench.results.record import Record, check_schema
+from lmcbench.spec.canonical import canonical_json
+from lmcbench.spec.gate_tests import DEFAULT_GATE, GateTest
+from lmcbench.spec.suite_files import load_suite
+from lmcbench.stats.estimates import Contrast, Estimate, pool
+
+TrustLevel = Literal["claimed", "rescored", "re-run", "reproduced"]
+Verdict = Literal["identical", "within", "outside"]
+
+VERIFIED_SCHEMA = "lmcbench/verified/1"
+RERUN_SCHEMA = "lmcbench/rerun/1"
+VERIFIED = "verified.json"
+
+RERUN_CELLS = 5
+"""Cells that must have been trained again, none of them outside, for `re-run`."""
+
+FIRST_CHOSEN, CHOSEN = 1000, 1_000_000
+"""Reproductions start at one of so many replicates from here on, where recipes are tuned too (design 3.12);
+published ones are 0, 1, ..."""
+
+ANONYMOUS = "anonymous"
+"""An author without a name, who is nobody's other author."""
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Evidence(BaseModel):
+    """A derived file of `leaderboard/results/SLUG/`, bound to one manifest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    schema_: str = Field(alias="schema")
+    slug: str
+    manifest_sha256: str
+    lmcbench: str = Field(description="version that wrote it")
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return json.dumps(self.model_dump(by_alias=True), indent=1, allow_nan=False) + "\n"
+
+
+Read = TypeVar("Read", bound=Evidence)
+
+
+class Verified(Evidence):
+    """`verified.json`: 'lmcbench verify' found no fault.
+
+    Attributes:
+        cells: records checked.
+        missing: cells of the suite that the submission lacks.
+        rescored: what was recomputed and found equal; claimed: what cannot be.
+    """
+
+    cells: Count
+    missing: Count
+    rescored: list[str]
+    claimed: list[str]
+
+
+class MeasureAgain(BaseModel):
+    """One measure of a cell before and after training it again.
+
+    Attributes:
+        allowed: the largest difference that rounding explains; None: not calibrated, none is allowed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    measure: str
+    submitted: float | None
+    rerun: float | None
+    allowed: float | None
+    verdict: Verdict
+
+
+class CellAgain(BaseModel):
+    """One cell trained again; its verdict is the worst of its measures."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str
+    cell: str
+    verdict: Verdict
+    measures: list[MeasureAgain]
+
+
+class Rerun(Evidence):
+    """`rerun-ID.json`: cells chosen by a nonce, trained again and compared."""
+
+    nonce: str
+    asked: Count
+    calibrated: bool
+    conditions: str
+    cells: list[CellAgain]
+
+
+def chosen_cells(
+    manifest_sha256: str, nonce: str, keys: Sequence[str], count: int, diverged: Collection[str] = ()
+) -> list[str]:
+    """The `count` of `keys` that a nonce picks: nobody can know them before the nonce is said.
+
+    Those that `diverged` come before all others: nothing else shows that they did, and they are in no mean.
+    """
+
+    def place(key: str) -> tuple[bool, str]:
+        return key not in diverged, _hash(f"cells|{manifest_sha256}|{nonce}|{key}")
+
+    return sorted(keys, key=place)[:count]
+
+
+def chosen_replicates(manifest_sha256: str, nonce: str, count: int) -> range:
+    """The `count` replicates, from 1000 up, on which a nonce has a submission reproduced."""
+    first = FIRST_CHOSEN + int(_hash(f"replicates|{manifest_sha256}|{nonce}")[:15], 16) % CHOSEN
+    return range(first, first + count)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(f"lmcbench/1|{text}".encode()).hexdigest()
+
+
+def rerun_file(nonce: str) -> str:
+    """The name of the report of a re-run."""
+    return f"rerun-{_hash(f'rerun|{nonce}')[:12]}.json"
+
+
+def trust_of(submission: Submission, results_dir: Path, everyone: Sequence[Submission]) -> TrustLevel:
+    """The highest level whose evidence is under `results_dir` (or in another's submission) and holds.
+
+    Evidence of another manifest does not count. Each level needs the ones before it, but for
+    `reproduced`, which needs no re-run: it is the stronger of the two.
+
+    Raises:
+        UserError: for a file of evidence that cannot be read.
+    """
+    if not is_verified(submission, results_dir):
+        return "claimed"
+    if any(
+        reproduces(other, submission) and is_verified(other, results_dir)
+        for other in everyone
+        if other.slug != submission.slug
+    ):
+        return "reproduced"
+    cells = [cell for report in read_reruns(submission, results_dir) for cell in report.cells]
+    outside = any(cell.verdict == "outside" for cell in cells)
+    if not outside and len({cell.key for cell in cells}) >= RERUN_CELLS:
+        return "re-run"
+    return "rescored"
+
+
+def is_verified(submission: Submission, results_dir: Path) -> bool:
+    """Whether the submission was verified as it is now."""
+    path = results_dir / submission.slug / VERIFIED
+    if not path.exists():
+        return False
+    found = _read(path, Verified, VERIFIED_SCHEMA)
+    return (found.slug, found.manifest_sha256) == (submission.slug, submission.manifest_sha256)
+
+
+def read_reruns(submission: Submission, results_dir: Path) -> list[Rerun]:
+    """The reports of re-runs of the submission as it is now."""
+    paths = sorted((results_dir / submission.slug).glob("rerun-*.json"))
+    found = [_read(path, Rerun, RERUN_SCHEMA) for path in paths]
+    return [r for r in found if r.manifest_sha256 == submission.manifest_sha256]
+
+
+def _read(path: Path, model: type[Read], schema: str) -> Read:
+    with reading(path):
+        content = path.read_bytes()
+    try:
+        table: Any = json.loads(content)
+        check_schema(table, str(path), schema)
+        return model.model_validate(table)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise UserError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}.") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged: {error}.") from None
+
+
+# --- reproduction --------------------------------------------------------------------------------
+
+
+def reproduces(other: Submission, original: Submission) -> bool:
+    """Whether `other` confirms `original`: another author, chosen replicates, intervals that overlap.
+
+    It must be complete: whoever leaves cells out chooses what agrees, and two replicates of one cell have an
+    interval that overlaps with anything.
+    """
+    claim = other.meta.reproduces
+    if (
+        claim is None
+        or not other.meta.complete
+        or (claim.slug, claim.manifest_sha256) != (original.slug, original.manifest_sha256)
+    ):
+        return False
+    authors = _names(other) | _names(original)
+    if _names(other) & _names(original) or ANONYMOUS in authors or not same_entry(other, original):
+        return False
+    replicates = sorted({r.replicate for r in other.records})
+    if replicates != list(chosen_replicates(original.manifest_sha256, claim.nonce, len(replicates))):
+        return False
+    return all(overlap(a, b) for a, b in headline_estimates(original, other).values())
+
+
+def same_entry(a: Submission, b: Submission) -> bool:
+    """Whether both are of one suite, architecture and recipe."""
+
+    def entry(s: Submission) -> str:
+        record = s.records[0]
+        network = record.architecture.model_dump(include={"name", "kwargs", "adapt", "fingerprint"})
+        return canonical_json([record.suite.model_dump(), network, record.recipe])
+
+    return entry(a) == entry(b)
+
+
+def _names(submission: Submission) -> set[str]:
+    return {" ".join(name.split()).casefold() for name in submission.meta.authors}
+
+
+def headline_estimates(a: Submission, b: Submission) -> dict[str, tuple[Estimate, Estimate]]:
+    """Each headline test's measure: mean over replicates and its interval in both submissions."""
+    gate = _gate(a.records[0])
+    return {test.measure: (_estimate(a.records, test), _estimate(b.records, test)) for test in gate}
+
+
+def overlap(a: Estimate, b: Estimate) -> bool:
+    """Whether two intervals have a point in common; never without an interval on both sides."""
+    if a.mean is None or b.mean is None or a.half_width is None or b.half_width is None:
+        return False
+    return abs(a.mean - b.mean) <= a.half_width + b.half_width
+
+
+def _estimate(records: Sequence[Record], test: GateTest) -> Estimate:
+    """Over replicates of the mean over cells, of those cells that were measured in every replicate."""
+    found = (
+        Contrast(record.replicate, (shift_label(record), record.fork.name), value)
+        for record in records
+        if record.status == "ok"
+        and (not test.shifts or shift_label(record) in test.shifts)
+        and (not test.forks or record.fork.name in test.forks)
+        and (value := cell_value(record, test.measure)) is not None
+    )
+    return pool(found).effect
+
+
+def _gate(record: Record) -> Sequence[GateTest]:
+    try:
+        suite = load_suite(f"{record.suite.name}-v{record.suite.version}")
+    except UserError:
+        return DEFAULT_GATE
+    return suite.gate or DEFAULT_GATE

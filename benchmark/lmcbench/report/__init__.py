@@ -1,0 +1,1 @@
+"""A run's records in, its tables, findings and figures out (torch-free)."""

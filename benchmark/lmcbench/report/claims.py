@@ -1,0 +1,146 @@
+"""The papers' claims: one table, each with the contrasts that would show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from lmcbench.report import contrasts
+from lmcbench.stats.cells import Cells
+from lmcbench.stats.estimates import Contrast
+
+Contrasts = Callable[[Cells, str], Iterable[Contrast]]
+"""Cells and the split to measure on -> contrasts; the docstring is the exact test."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper says, and how records bear on it.
+
+    Attributes:
+        name: a slug.
+        source: the paper.
+        statement: the claim, in words.
+        unit: of the effect; `points` are percentage points.
+        contrasts: the test.
+        everywhere: whether it is tested under every evaluation shift too.
+    """
+
+    name: str
+    source: str
+    statement: str
+    unit: Literal["points", "points per doubling of g", "fraction", "correlation"]
+    contrasts: Contrasts
+    everywhere: bool = False
+
+
+PAPERS = (
+    "[H]: Hepburn et al., arXiv 2511.04514. [S]: Singh et al., arXiv 2406.16300. "
+    "[F]: Frankle et al., arXiv 1912.05671."
+)
+"""What the sources of the claims stand for."""
+
+CLAIMS = (
+    Claim(
+        "shift-raises-barrier",
+        "[H]",
+        "At a fixed recipe, a training shift raises the barrier over its same(...) control",
+        "points",
+        contrasts.shift_against_control,
+    ),
+    Claim(
+        "noise-without-shift",
+        "[H]",
+        "Smaller noise scale g lowers the barrier, without shift",
+        "points per doubling of g",
+        contrasts.noise_without_shift,
+    ),
+    Claim(
+        "noise-with-shift",
+        "[H]",
+        "Smaller noise scale g lowers the barrier, with training shift",
+        "points per doubling of g",
+        contrasts.noise_with_shift,
+    ),
+    Claim(
+        "between-view-noise",
+        "[H]",
+        "The barrier rises with the share of gradient noise that lies between the views",
+        "correlation",
+        contrasts.gradient_noise,
+    ),
+    Claim(
+        "recalibration",
+        "[H]",
+        "Recalibrating BatchNorm statistics recovers connectivity",
+        "points",
+        contrasts.recalibration,
+    ),
+    Claim(
+        "disagree-less",
+        "[H]",
+        "Connected siblings disagree less than independent networks",
+        "points",
+        contrasts.disagree_less,
+    ),
+    Claim(
+        "overlap-more",
+        "[H]",
+        "Connected siblings overlap more in their errors than independent networks",
+        "points",
+        contrasts.overlap_more,
+    ),
+    Claim(
+        "gain-less",
+        "[H]",
+        "Ensembles of connected siblings gain less than ensembles of as many independent networks",
+        "points",
+        contrasts.gain_less,
+    ),
+    Claim(
+        "equal-cost",
+        "[H]",
+        "At equal training cost, an ensemble of siblings beats one of independent networks",
+        "points",
+        contrasts.equal_cost,
+        everywhere=True,
+    ),
+    Claim(
+        "whole-budget",
+        "[H]",
+        "At equal training cost, an ensemble of siblings beats one network",
+        "points",
+        contrasts.whole_budget,
+        everywhere=True,
+    ),
+    Claim("later-forks", "[S]", "Later forks lower the barrier", "points", contrasts.later_forks),
+    Claim(
+        "distance-falls",
+        "[S]",
+        "Siblings of later forks end nearer to each other",
+        "fraction",
+        contrasts.distance_falls,
+    ),
+    Claim(
+        "second-order",
+        "[S]",
+        "The second-order form ranks barriers",
+        "correlation",
+        contrasts.second_order,
+    ),
+    Claim(
+        "layer-ranking",
+        "[S]",
+        "The second-order form ranks layers by the barrier that each gives alone",
+        "correlation",
+        contrasts.layer_ranking,
+    ),
+    Claim(
+        "stable-early",
+        "[F]",
+        "Networks become stable early: within the first fifth of training",
+        "fraction",
+        contrasts.stable_early,
+    ),
+)

@@ -1,0 +1,218 @@
+"""The barrier that gradients and Hessians predict, drawn beside the measured one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lmcbench.errors import counted
+from lmcbench.report.figures.style import (
+    COLOURS,
+    MARKERS,
+    PLAIN,
+    Drawing,
+    cell_panels,
+    fork_label,
+    images_of,
+    label_panels,
+    legend_below,
+    line,
+    logarithmic,
+    of_single_cells,
+    on_panels,
+    panels,
+    replicates,
+)
+from lmcbench.results.cell_values import architecture_label
+from lmcbench.results.record import Record
+from lmcbench.stats.cells import excess, forks_of, further, held, interior, of_shift, order, shown
+
+
+def predictions(records: Sequence[Record]) -> Drawing | None:
+    """Predicted against measured barrier at every alpha."""
+    cells = shown(records, "curvature")
+    if not cells:
+        return None
+    forks = forks_of(cells)
+    figure, axes = cell_panels(cells, forks, width=2.1, height=1.7)
+    for axis, record in on_panels(axes, cells, forks):
+        c = further(record, "curvature")
+        kinds = (
+            ("measured", excess(c["alphas"], c["loss"]), "-"),
+            ("second order, as published", np.array(c["predicted"]), "--"),
+            ("with gradients", np.array(c["predicted_with_gradients"]), ":"),
+        )
+        for k, (name, values, dashes) in enumerate(kinds):
+            axis.plot(c["alphas"], values, label=name, linestyle=dashes, color=COLOURS[k])
+        axis.margins(y=0.15)
+        axis.yaxis.set_major_formatter(PLAIN)
+    label_panels(axes, cells, forks, "alpha", "loss above\nchord (nats)")
+    legend_below(figure, axes, 2.2)
+    return Drawing(
+        "predictions",
+        "Predicted and measured barrier",
+        "Loss above the chord between the siblings, measured, and as their gradients and Hessians "
+        f"predict it; each panel has its own scale. Training loss, {images_of(cells, 'curvature')} images; "
+        f"{of_shift(cells)}, n = 1.",
+        figure,
+    )
+
+
+def scatter(records: Sequence[Record]) -> Drawing | None:
+    """Predicted against measured barrier, a point per probe cell."""
+    found = [(r, held(r, "curvature")) for r in order(records)]
+    kept = [(r, c) for r, c in found if c is not None]
+    if not kept:
+        return None
+    names = list(dict.fromkeys(architecture_label(r) for r, _ in kept))
+    figure, axes = panels(1, 2, width=3.6, height=3.2, sharex=True, sharey=True)
+    floor = 1e-4
+    for axis, key, title in (
+        (axes[0][0], "predicted", "as published"),
+        (axes[0][1], "predicted_with_gradients", "with gradients"),
+    ):
+        for k, name in enumerate(names):
+            mine = [c for r, c in kept if architecture_label(r) == name]
+            x = [max(interior(np.array(c[key])), floor) for c in mine]
+            y = [max(interior(excess(c["alphas"], c["loss"])), floor) for c in mine]
+            axis.scatter(
+                x, y, marker=MARKERS[k % 6], s=26, facecolors="none", edgecolors=COLOURS[k % 6], label=name
+            )
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.axline((0.01, 0.01), (1, 1), color="#444444", linewidth=0.7, linestyle=(0, (2, 2)))
+        axis.set_xlabel("predicted barrier (nats)")
+        axis.set_title(title)
+    axes[0][0].set_ylabel("measured barrier (nats)")
+    legend_below(figure, axes)
+    n = len({r.replicate for r, _ in kept})
+    counts = f"{counted(len(kept), 'cell')}, {replicates(n)}"
+    figure.suptitle(counts, fontsize=8, x=0.01, ha="left")
+    return Drawing(
+        "predicted-measured",
+        "Does the prediction follow the barrier?",
+        "Every probe cell: greatest loss above the chord inside the line, predicted and measured "
+        f"({counts}; training loss). The "
+        f"dashed line is equality; what is below {floor:g} is drawn there.",
+        figure,
+    )
+
+
+def spectra(records: Sequence[Record]) -> Drawing | None:
+    """Largest eigenvalue and trace of the Hessian at the ends and the midpoint."""
+    cells = shown(records, "curvature")
+    if not cells:
+        return None
+    forks = forks_of(cells)
+    figure, axes = of_single_cells(
+        cells, *panels(2, len(cells), width=2.3, height=1.9, sharex=True, sharey="row")
+    )
+    for column, (name, by_fork) in zip(axes.T, cells.items(), strict=True):
+        for k, fork in enumerate(f for f in forks if f in by_fork):
+            at = further(by_fork[fork], "curvature")["hessian"]
+            x = [h["alpha"] + 0.02 * (k - 1.5) for h in at]
+            label = fork_label(fork)
+            column[0].plot(x, [h["top"][0] for h in at], label=label, **line(k))
+            column[1].errorbar(
+                x,
+                [h["trace"] for h in at],
+                yerr=[h["trace_standard_error"] for h in at],
+                capsize=2,
+                **line(k),
+            )
+        for axis in column:
+            axis.set_xticks([0, 0.5, 1], ["A", "midpoint", "B"])
+        column[1].set_xlabel("state on the line")
+        column[0].set_title(name)
+    every = [h for row in cells.values() for r in row.values() for h in further(r, "curvature")["hessian"]]
+    for axis in axes[0]:
+        logarithmic(axis, [h["top"][0] for h in every])
+    for axis in axes[1]:
+        logarithmic(axis, [h["trace"] for h in every])
+    axes[0][0].set_ylabel("largest eigenvalue\n(nats / weight²)")
+    axes[1][0].set_ylabel("trace\n(nats / weight²)")
+    legend_below(figure, axes)
+    probes = next(c for r in records if (c := held(r, "curvature")) is not None)["hessian"][0]["probes"]
+    return Drawing(
+        "spectra",
+        "Curvature at the ends and in the middle",
+        f"Largest eigenvalue (Lanczos) and trace (Hutchinson, {probes} probes, bars are standard errors) "
+        f"of the Hessian of the training loss; {images_of(cells, 'curvature')} images, {of_shift(cells)}, n "
+        "= 1.",
+        figure,
+    )
+
+
+def layer_bars(records: Sequence[Record]) -> Drawing | None:
+    """What moving each layer alone costs, its barrier and the prediction, for the earliest fork."""
+    cells = shown(records, "layers")
+    if not cells:
+        return None
+    fork = forks_of(cells)[0]
+    rows = {name: by_fork[fork] for name, by_fork in cells.items() if fork in by_fork}
+    most = max(len(further(r, "layers")["layers"]) for r in rows.values())
+    height = max(1.8, 0.17 * most + 0.4)
+    figure, axes = of_single_cells(cells, *panels(2, len(rows), width=2.8, height=height, sharex="row"))
+    for column, (name, record) in zip(axes.T, rows.items(), strict=True):
+        found = further(record, "layers")
+        layers, alphas = list(found["layers"]), found["alphas"]
+        y = np.arange(len(layers))
+        for k, (end, text) in enumerate(
+            (("from_a", "A with this layer of B"), ("from_b", "B with this layer of A"))
+        ):
+            mine = [found["layers"][layer] for layer in layers]
+            losses = [m[end]["loss"] for m in mine]
+            style = {"color": (COLOURS[0], "#b9c4d6")[k], "edgecolor": COLOURS[0], "linewidth": 0.5}
+            at = y + (0.2 if k else -0.2)
+            column[0].barh(at, [max(max(v) - v[0], 0) for v in losses], 0.36, label=text, **style)
+            column[1].barh(at, [max(interior(excess(alphas, v)), 0) for v in losses], 0.36, **style)
+            guess = [max(interior(np.array(m[f"predicted_{end}"])), 0) for m in mine]
+            label = None if k else "predicted: second order, as published"
+            column[1].plot(guess, at, "|", color=COLOURS[1], markersize=6, markeredgewidth=1.5, label=label)
+        for axis in column:
+            axis.set_yticks(y, layers, fontsize=6.5)
+            axis.invert_yaxis()
+            axis.set_xscale("symlog", linthresh=1e-3)
+            axis.set_xlim(left=0)
+            axis.set_xticks([0, 1e-3, 1e-2, 0.1, 1, 10], ["0", "0.001", "0.01", "0.1", "1", "10"], fontsize=7)
+            axis.grid(visible=False, axis="y")
+        column[0].set_title(name)
+        column[0].set_xlabel("rise above the start (nats)")
+        column[1].set_xlabel("barrier over the chord (nats)")
+    legend_below(figure, axes, 2.8)
+    return Drawing(
+        "layers",
+        "Layer by layer",
+        "One layer alone moves to the other sibling's, from either end. Above: how far the loss rises "
+        "over where it started. Below: its barrier, the greatest loss above the chord between start and "
+        f"end, and what the second-order form predicts for it. Input first; fork {fork}; training loss, "
+        f"{images_of(cells, 'layers')} images, {of_shift(cells)}, n = 1. Linear up to 0.001, logarithmic "
+        "above; no bar: nothing above the start, or the chord.",
+        figure,
+    )
+
+
+def switched(records: Sequence[Record]) -> Drawing | None:
+    """Loss while A becomes B layer by layer."""
+    cells = shown(records, "layers")
+    if not cells:
+        return None
+    forks = forks_of(cells)
+    figure, axes = cell_panels(cells, forks, width=2.0, height=1.6, share="row")
+    for axis, record in on_panels(axes, cells, forks):
+        found = further(record, "layers")["cumulative"]
+        for k, (key, text) in enumerate(
+            (("from_input", "from the input on"), ("from_output", "from the output on"))
+        ):
+            axis.plot(found[key]["loss"], label=text, **line(k))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    label_panels(axes, cells, forks, "layers switched to B", "loss (nats)")
+    legend_below(figure, axes, 2.0)
+    return Drawing(
+        "switched",
+        "A becomes B, layer by layer",
+        "Training loss while A's layers are replaced by B's one after another; each panel has its own "
+        f"scale. {images_of(cells, 'layers')} images, {of_shift(cells)}, n = 1.",
+        figure,
+    )

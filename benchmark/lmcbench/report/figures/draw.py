@@ -1,0 +1,45 @@
+"""Records in, every figure of a report out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lmcbench.report.figures.barriers import barriers, curves, repaired
+from lmcbench.report.figures.curvature import layer_bars, predictions, scatter, spectra, switched
+from lmcbench.report.figures.ensembles import accuracy_and_cost, between_views, disagreement, noise_scales
+from lmcbench.report.figures.landscape import heat_maps, landscape_curves, motion, planes
+from lmcbench.report.figures.style import Drawing, styled
+from lmcbench.results.record import Record
+from lmcbench.spec.forks import Fork
+
+Drawer = Callable[[Sequence[Record]], Drawing | None]
+"""Records -> a figure; None where they have no numbers for it."""
+
+OF_LINES: tuple[Drawer, ...] = (
+    barriers,
+    curves,
+    heat_maps,
+    landscape_curves,
+    motion,
+    predictions,
+    scatter,
+    spectra,
+    layer_bars,
+    switched,
+    planes,
+    repaired,
+)
+"""Figures of siblings and independent networks of full length."""
+
+OF_NETWORKS: tuple[Drawer, ...] = (disagreement, accuracy_and_cost, between_views, noise_scales)
+"""Figures that compare them with networks of equal cost too, where they were trained."""
+
+
+def draw(records: Sequence[Record]) -> list[Drawing]:
+    """Every figure that the records have the numbers for, in the order of a report."""
+    # lines between networks of another length or number say nothing of this training
+    forked = [r for r in records if not Fork.parse(r.fork.name).priced]
+    with styled():
+        drawn = [drawer(forked) for drawer in OF_LINES]
+        drawn += [drawer(records) for drawer in OF_NETWORKS]
+    return [drawing for drawing in drawn if drawing is not None]

@@ -1,0 +1,203 @@
+"""What siblings stand in, from their fork on: landscapes over time, motion and planes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import LogNorm, SymLogNorm
+
+from lmcbench.report.figures.style import (
+    MAP,
+    Drawing,
+    cell_panels,
+    fork_label,
+    images_of,
+    label_panels,
+    legend_below,
+    line,
+    logarithmic,
+    of_single_cells,
+    on_panels,
+    panels,
+)
+from lmcbench.results.record import Record
+from lmcbench.stats.cells import Grid, excess, forks_of, further, interior, of_shift, shown
+
+
+def heat_maps(records: Sequence[Record]) -> Drawing | None:
+    """The sibling landscape as heat maps over alpha and epoch."""
+    cells = shown(records, "landscape")
+    if not cells:
+        return None
+    forks = forks_of(cells)
+    figure, axes = cell_panels(cells, forks, width=2.0, height=1.7)
+    norm = SymLogNorm(linthresh=0.01, vmin=0, vmax=_largest(cells))
+    for axis, record in on_panels(axes, cells, forks):
+        found = further(record, "landscape")
+        points = found["points"]
+        values = np.array([excess(found["alphas"], p["curves"]["train"]["loss"]) for p in points])
+        mesh = axis.pcolormesh(
+            _edges(found["alphas"]), _edges([p["epoch"] for p in points]), values.clip(0), cmap=MAP, norm=norm
+        )
+        axis.grid(visible=False)
+    figure.colorbar(
+        mesh,
+        ax=axes,
+        label="loss above the chord (nats)",
+        ticks=[0, 0.01, 0.1, 1],
+        shrink=0.9 if len(axes) < 3 else 0.6,
+    )
+    figure.axes[-1].set_yticklabels(["0", "0.01", "0.1", "1"])
+    label_panels(axes, cells, forks, "alpha", "epoch")
+    return Drawing(
+        "landscape-maps",
+        "Sibling landscape",
+        "How far the line between two siblings rises above the chord between its ends, at every logged "
+        f"epoch since their fork (training loss, {images_of(cells, 'landscape')} images; {of_shift(cells)}, "
+        "n = 1). What lies on or below the chord is darkest; the scale is linear up to 0.01.",
+        figure,
+    )
+
+
+def landscape_curves(records: Sequence[Record]) -> Drawing | None:
+    """The same as curves, one per epoch."""
+    cells = shown(records, "landscape")
+    if not cells:
+        return None
+    forks = forks_of(cells)
+    figure, axes = cell_panels(cells, forks, width=2.0, height=1.7)
+    for axis, record in on_panels(axes, cells, forks):
+        found = further(record, "landscape")
+        points = found["points"]
+        for k, point in enumerate(points):
+            shade = 0.8 * (1 - k / max(len(points) - 1, 1))
+            last = k == len(points) - 1
+            axis.plot(
+                found["alphas"],
+                np.maximum(point["curves"]["train"]["loss"], 1e-4),
+                color=str(shade),
+                linewidth=2 if last else 1,
+            )
+        every = [max(v, 1e-4) for p in points for v in p["curves"]["train"]["loss"]]
+        logarithmic(axis, every)
+    label_panels(axes, cells, forks, "alpha", "loss (nats)")
+    return Drawing(
+        "landscape-curves",
+        "Sibling landscape as curves",
+        "Training loss along the line between two siblings, one curve per logged epoch from their fork "
+        f"(light) to the end of training (black); {images_of(cells, 'landscape')} images, "
+        f"{of_shift(cells)}, n = 1. Losses under 0.0001 are drawn there.",
+        figure,
+    )
+
+
+def motion(records: Sequence[Record]) -> Drawing | None:
+    """Distances, path length and angle over time."""
+    cells = shown(records, "landscape")
+    if not cells:
+        return None
+    forks = forks_of(cells)
+    figure, axes = of_single_cells(cells, *panels(3, len(cells), width=2.3, height=1.8, sharex=True))
+    for column, (name, by_fork) in zip(axes.T, cells.items(), strict=True):
+        for k, fork in enumerate(forks):
+            if fork not in by_fork:
+                continue
+            points = further(by_fork[fork], "landscape")["points"]
+            epochs = [p["epoch"] for p in points]
+            label = fork_label(fork)
+            column[0].plot(epochs, [p["distance_ab"] for p in points], label=label, **line(k))
+            lengths = [(p["length_a"] + p["length_b"]) / 2 for p in points]
+            column[1].plot(epochs, lengths, **line(k))
+            turned = [(p["epoch"], np.degrees(p["angle"])) for p in points if p["angle"] is not None]
+            if turned:
+                column[2].plot(*zip(*turned, strict=True), **line(k))
+        column[2].axhline(90, color="#444444", linewidth=0.7, linestyle=(0, (2, 2)))
+        column[2].set_ylim(0, 105)
+        column[0].set_title(name)
+        column[2].set_xlabel("epoch")
+    for axis, text in zip(
+        axes[:, 0],
+        (
+            "distance A to B\n(weights' units)",
+            "path length\n(weights' units)",
+            "angle at the fork\n(degrees)",
+        ),
+        strict=True,
+    ):
+        axis.set_ylabel(text)
+    legend_below(figure, axes)
+    return Drawing(
+        "motion",
+        "Distance and angle over time",
+        "Euclidean distance between the siblings, length of their way since the fork (mean of both, over "
+        "logged epochs), and the angle at which they left each other; displacements without anything in "
+        f"common stand at 90 degrees. {of_shift(cells)[0].upper()}{of_shift(cells)[1:]}, n = 1. "
+        "Independent networks have no fork, hence no angle.",
+        figure,
+    )
+
+
+def planes(records: Sequence[Record]) -> Drawing | None:
+    """Loss on the plane through fork and siblings."""
+    cells = shown(records, "plane")
+    if not cells:
+        return None
+    forks = forks_of(cells)
+    figure, axes = cell_panels(cells, forks, width=2.2, height=1.9, share=False)
+    norm = LogNorm(1e-3, 10)
+    for axis, record in on_panels(axes, cells, forks):
+        mesh = draw_plane(axis, further(record, "plane"), norm)
+    shrink = 0.9 if len(axes) < 3 else 0.6
+    figure.colorbar(mesh, ax=axes, label="loss (nats)", shrink=shrink, extend="both")
+    label_panels(axes, cells, forks, "fork to A (weights' units)", "across\n(weights' units)")
+    return Drawing(
+        "planes",
+        "Planes through fork and siblings",
+        "Training loss on the plane that holds the fork (F) and both siblings (A, B), in units of the "
+        f"weights; lines are at 0.01, 0.1 and 1 nats. {images_of(cells, 'plane')} images, "
+        f"{of_shift(cells)}, n = 1.",
+        figure,
+    )
+
+
+def draw_plane(
+    axis: Any, found: dict[str, Any], norm: Any, levels: Sequence[float] = (0.01, 0.1, 1.0)
+) -> Any:
+    """One plane with its anchors; returns what a colour bar needs."""
+    loss = np.array(found["loss"]).clip(norm.vmin, norm.vmax)
+    mesh = axis.pcolormesh(
+        found["x"], found["y"], loss, cmap=MAP, norm=norm, shading="gouraud", rasterized=True
+    )
+    axis.contour(found["x"], found["y"], loss, levels=levels, colors="white", linewidths=0.6)
+    anchors = np.array(found["anchors"])
+    axis.plot(*np.vstack([anchors[1], anchors[2]]).T, color="white", linewidth=0.9, linestyle="--")
+    for (x, y), name in zip(anchors, "FAB", strict=True):
+        axis.plot(x, y, "o", color="white", markeredgecolor="black", markersize=4)
+        axis.annotate(
+            name,
+            (x, y),
+            textcoords="offset points",
+            xytext=(5, 4),
+            fontsize=8,
+            fontweight="bold",
+            bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+        )
+    axis.grid(visible=False)
+    return mesh
+
+
+def _largest(cells: Grid) -> float:
+    found = [further(record, "landscape") for row in cells.values() for record in row.values()]
+    values = [interior(excess(f["alphas"], p["curves"]["train"]["loss"])) for f in found for p in f["points"]]
+    return max(*values, 0.02)
+
+
+def _edges(centres: Sequence[float]) -> Any:
+    """Borders of cells around `centres`."""
+    c = np.array(centres, dtype=np.float64)
+    if len(c) == 1:
+        return np.array([c[0] - 0.5, c[0] + 0.5])
+    middle = (c[1:] + c[:-1]) / 2
+    return np.concatenate([[2 * c[0] - middle[0]], middle, [2 * c[-1] - middle[-1]]])

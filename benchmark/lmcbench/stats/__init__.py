@@ -1,0 +1,1 @@
+"""Values over replicates in, estimates and tests out (torch-free)."""

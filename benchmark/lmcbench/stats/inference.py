@@ -1,0 +1,224 @@
+"""Judging a difference between two runs: t intervals, equivalence and non-inferiority, Holm's correction.
+
+One value per replicate goes in. Changed, improved and regressed are claims that any of the tests may make,
+so their p-values are corrected together (Holm 1979); equivalence is granted only where every test grants
+it, an intersection-union test, which needs no correction (Berger 1982).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import nctdtr, ndtr, stdtr, stdtrit
+
+from lmcbench.spec.gate_tests import Better, Kind
+
+ALPHA = 0.05
+POWER = 0.8
+"""Chance of a decision that `replicates_needed` is reckoned for."""
+
+MOST_REPLICATES = 10_000
+
+Verdict = Literal[
+    "identical", "equivalent", "non-inferior", "improved", "inconclusive", "changed", "regressed"
+]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference, head - base.
+
+    Attributes:
+        n: replicates of base and head.
+        estimate: the difference, in the measure's unit.
+        variance: of one replicate's share in it; None where there are too few replicates to tell.
+        error: standard error of the estimate; None likewise.
+        df: degrees of freedom of the error.
+        exact: whether every replicate is the same on both sides, to the last bit.
+        paired: whether replicates were compared one by one.
+    """
+
+    n: tuple[int, int]
+    estimate: float
+    variance: float | None
+    error: float | None
+    df: float
+    exact: bool
+    paired: bool
+
+    def interval(self, confidence: float) -> tuple[float, float] | None:
+        """The two-sided Student t interval; None where there are too few replicates."""
+        if self.error is None:
+            return None
+        half = float(stdtrit(self.df, (1 + confidence) / 2)) * self.error
+        return self.estimate - half, self.estimate + half
+
+    def p_above(self, bound: float) -> float:
+        """One-sided p-value for the true difference being above `bound`; 1 with too few replicates."""
+        return self._tail(self.estimate - bound)
+
+    def p_below(self, bound: float) -> float:
+        """The same for below."""
+        return self._tail(bound - self.estimate)
+
+    def p_change(self) -> float:
+        """Two-sided p-value for a difference."""
+        return min(1.0, 2 * self._tail(abs(self.estimate)))
+
+    def _tail(self, distance: float) -> float:
+        if self.error is None:
+            return 1.0
+        if self.error == 0:
+            return 0.0 if distance > 0 else 1.0
+        return float(stdtr(self.df, -distance / self.error))
+
+
+def paired(base: Sequence[float], head: Sequence[float]) -> Difference:
+    """Replicate by replicate: the t interval of the mean of head - base.
+
+    Raises:
+        ValueError: without replicates, or where there are not equally many.
+    """
+    if len(base) != len(head) or len(base) == 0:
+        raise ValueError(f"paired replicates are needed, found {len(base)} and {len(head)}")
+    differences = np.subtract(head, base)
+    n = len(differences)
+    estimate = float(differences.mean())
+    exact = bool((differences == 0).all())
+    if n < 2:
+        return Difference((n, n), estimate, None, None, 0, exact, True)
+    variance = float(differences.var(ddof=1))
+    return Difference((n, n), estimate, variance, math.sqrt(variance / n), n - 1, exact, True)
+
+
+def welch(base: Sequence[float], head: Sequence[float]) -> Difference:
+    """Of replicates that share no seeds: Welch's unequal variances, Satterthwaite's degrees of freedom.
+
+    Raises:
+        ValueError: where one side has no replicates.
+    """
+    n = (len(base), len(head))
+    if min(n) < 1:
+        raise ValueError(f"replicates are needed on both sides, found {n[0]} and {n[1]}")
+    estimate = float(np.mean(head) - np.mean(base))
+    if min(n) < 2:
+        return Difference(n, estimate, None, None, 0, False, False)
+    variances = float(np.var(base, ddof=1)), float(np.var(head, ddof=1))
+    shares = [v / k for v, k in zip(variances, n, strict=True)]
+    total = sum(shares)
+    spread = sum(s**2 / (k - 1) for s, k in zip(shares, n, strict=True))
+    df = total**2 / spread if spread > 0 else float(sum(n) - 2)
+    return Difference(n, estimate, sum(variances), math.sqrt(total), df, False, False)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a difference is judged: by kind, absolute margin, and which way is better (if any is)."""
+
+    kind: Kind
+    margin: float
+    better: Better | None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What can be said of one difference.
+
+    Attributes:
+        p_change: two-sided, for any difference; `p_holm` the same corrected over the comparison's tests.
+        p_margin: for lying inside the margin (equivalence: both sides; non-inferiority: the bad one).
+        power: chance of calling a change of twice the margin, at the spread found; None without a spread.
+        replicates_needed: for a decision, if estimate and spread stay; None where it is decided, cannot be
+            told, or would take more than `MOST_REPLICATES`.
+    """
+
+    verdict: Verdict
+    p_change: float
+    p_holm: float
+    p_margin: float
+    power: float | None
+    replicates_needed: int | None
+
+
+def judge(differences: Sequence[Difference], rules: Sequence[Rule]) -> list[Judgement]:
+    """Judge the headline tests of one comparison together."""
+    corrected = holm([difference.p_change() for difference in differences])
+    return [
+        _judge(difference, rule, p, len(differences))
+        for difference, rule, p in zip(differences, rules, corrected, strict=True)
+    ]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p-values, in the order given: [0.01, 0.04, 0.03] -> [0.03, 0.06, 0.06]."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
+def _judge(difference: Difference, rule: Rule, p_holm: float, tests: int) -> Judgement:
+    m, estimate = rule.margin, difference.estimate
+    p_low, p_high = difference.p_above(-m), difference.p_below(m)
+    bad_side = {"higher": p_low, "lower": p_high}
+    either = max(p_low, p_high)
+    p_margin = either if rule.kind == "equivalence" or rule.better is None else bad_side[rule.better]
+    verdict: Verdict = "inconclusive"
+    if difference.exact:
+        verdict = "identical"
+    elif p_holm <= ALPHA and abs(estimate) > m:
+        better = {"higher": estimate > 0, "lower": estimate < 0, None: None}[rule.better]
+        verdict = "changed" if better is None else "improved" if better else "regressed"
+    elif either <= ALPHA:
+        verdict = "equivalent"
+    elif p_margin <= ALPHA:
+        verdict = "non-inferior"
+    needed = _needed(difference, rule, tests) if verdict == "inconclusive" else None
+    power = _power(difference, 2 * m, m, tests)
+    return Judgement(verdict, difference.p_change(), p_holm, p_margin, power, needed)
+
+
+def _needed(difference: Difference, rule: Rule, tests: int) -> int | None:
+    """The fewest replicates (a side) that decide with a chance of `POWER` if estimate and spread stay."""
+    m, estimate, variance = rule.margin, difference.estimate, difference.variance
+    if variance is None:
+        return None
+    within = m - abs(estimate)
+    if rule.kind == "non-inferiority":
+        within = m + (estimate if rule.better == "higher" else -estimate)
+    groups = 1 if difference.paired else 2
+
+    def decides(n: int) -> bool:
+        df, error = groups * (n - 1), math.sqrt(variance / n)
+        chance = float(stdtrit(df, POWER)) * error
+        if within > 0:
+            return float(stdtrit(df, 1 - ALPHA)) * error + chance <= within
+        significant = float(stdtrit(df, 1 - ALPHA / 2 / tests)) * error + chance <= abs(estimate)
+        return significant and chance <= -within
+
+    if not decides(MOST_REPLICATES):
+        return None
+    low, high = 1, MOST_REPLICATES  # `low` does not decide, `high` does
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decides(middle) else (middle, high)
+    return high
+
+
+def _power(difference: Difference, size: float, margin: float, tests: int) -> float | None:
+    """Chance of calling a true difference of `size` at Holm's first and hardest step."""
+    if difference.error is None:
+        return None
+    if difference.error == 0:
+        return 1.0
+    quantile = float(stdtrit(difference.df, 1 - ALPHA / 2 / tests))
+    shift = size / difference.error
+    # past its test statistic the estimate must pass the margin too; the rarer of the two decides
+    significant = 1 - float(nctdtr(difference.df, shift, quantile))
+    return min(significant, float(ndtr((size - margin) / difference.error)))

@@ -1,0 +1,1 @@
+"""Make, verify and re-run a submission."""

@@ -1,0 +1,159 @@
+"""Train some cells of a submission again, chosen by a word that its author could not know."""
+
+from __future__ import annotations
+
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from tabulate import tabulate
+
+from lmcbench.errors import UserError, counted
+from lmcbench.leaderboard.compare_rerun import allowances, compare_cells
+from lmcbench.leaderboard.entry import make_entry, replicates_of
+from lmcbench.leaderboard.submission_file import Submission
+from lmcbench.leaderboard.trust import RERUN_SCHEMA, CellAgain, Rerun, chosen_cells
+from lmcbench.results.record import Record, read_record
+from lmcbench.results.run_folder import RunFolder
+from lmcbench.running.run import plan_run, run_plan
+from lmcbench.running.tasks import by_engine
+from lmcbench.spec.architectures import make_architecture
+from lmcbench.spec.cells import Cell
+from lmcbench.spec.suite import Suite
+
+
+def rerun(
+    submission: Submission,
+    suite: Suite,
+    count: int,
+    nonce: str,
+    *,
+    allow_code: bool = False,
+    data_dir: Path | None = None,
+    device: str = "auto",
+    jobs: int | None = None,
+) -> Rerun:
+    """Train `count` cells of a verified submission again, in a temporary folder, and compare.
+
+    The cells are the first by sha256 of manifest, nonce and key, those that diverged before the others:
+    choose the nonce after the submission is in.
+
+    Raises:
+        UserError: where submitted code would have to be run and `allow_code` is not given, or the data or
+            the network are not to be had here.
+    """
+    by_key = {record.key: record for record in submission.records}
+    diverged = {key for key, record in by_key.items() if record.status == "diverged"}
+    keys = chosen_cells(submission.manifest_sha256, nonce, sorted(by_key), count, diverged)
+    allowed = allowances(suite)
+    with tempfile.TemporaryDirectory(prefix="lmcbench-rerun-") as scratch:
+        cells = _cells(submission, suite, keys, Path(scratch), allow_code)
+        # by the engines that they say: another is another draw of noise (design 3.11)
+        engines = {cell.key: by_engine(by_key[cell.key].env.get("engine")) for cell in cells}
+        again: dict[str, Record] = {}
+        for i, conditions in enumerate(dict.fromkeys(engines.values())):
+            # a folder each, because cells of one family share what is trained
+            folder = RunFolder(Path(scratch) / f"run-{i}")
+            plan = plan_run([cell for cell in cells if engines[cell.key] == conditions], folder)
+            for _ in run_plan(
+                plan, folder, data_dir=data_dir, device=device, jobs=jobs, conditions=conditions
+            ):
+                pass
+            again |= {cell.key: read_record(folder.record(cell.key)) for cell in plan.cells}
+    return Rerun(
+        schema=RERUN_SCHEMA,
+        slug=submission.slug,
+        manifest_sha256=submission.manifest_sha256,
+        lmcbench=version("lmcbench"),
+        nonce=nonce,
+        asked=count,
+        calibrated=bool(allowed),
+        conditions="; ".join(sorted({_conditions(r) for r in again.values()})),
+        cells=[compare_cells(by_key[key], again[key], allowed) for key in keys],
+    )
+
+
+def _cells(
+    submission: Submission, suite: Suite, keys: list[str], scratch: Path, allow_code: bool
+) -> list[Cell]:
+    """The cells with these keys, their network's source where it can be imported from."""
+    network, meta = submission.records[0].architecture, submission.meta
+    name = network.name
+    if meta.architecture.source in ("file", "module"):
+        if not allow_code:
+            raise UserError(
+                f"{submission.slug} is of {name}: to train it again, its author's code must run on this "
+                "machine. Read it first, then give --allow-code, best where there is nothing to lose."
+            )
+        sources = {
+            file: (submission.folder / file).read_bytes()
+            for file in submission.files
+            if file.startswith("source/")
+        }
+        for file, content in sources.items():
+            (scratch / Path(file).name).write_bytes(content)
+            name = f"{scratch / Path(file).name}:{network.name.rpartition(':')[2]}"
+    architecture = make_architecture(name, meta.recipe, network.kwargs, network.adapt)
+    if architecture.fingerprint != network.fingerprint:
+        raise UserError(
+            f"{network.name} is another version here (fingerprint {architecture.fingerprint}, the submission "
+            f"has {network.fingerprint}). Install the one that was submitted."
+        )
+    replicates, _ = replicates_of(suite, meta, submission.records)
+    entry, _ = make_entry(suite, meta, submission.records[0], {})
+    assert entry is not None, "a verified submission has an entry"
+    found = {
+        entry.key(cell): Cell(suite, architecture, cell.shift, cell.fork, cell.replicate)
+        for cell in entry.cells(replicates)
+    }
+    return [found[key] for key in keys]
+
+
+def _conditions(record: Record) -> str:
+    env = record.env
+    versions = env.get("versions") or {}
+    return f"{env.get('engine')} engine on {env.get('device')}, torch {versions.get('torch')}"
+
+
+def render(found: Rerun) -> str:
+    """The report for a person: each cell, then the measures that stray."""
+    lines = [
+        f"{counted(len(found.cells), 'cell')} chosen by nonce {found.nonce!r}, trained again "
+        f"({found.conditions}):",
+        "",
+    ]
+    lines.append(tabulate([[c.verdict, _place(c)] for c in found.cells], tablefmt="plain"))
+    strays = _strays(found)
+    if strays:
+        headers = ["cell", "measure", "submitted", "trained again", "allowed", ""]
+        lines += ["", tabulate(strays, headers, tablefmt="simple", disable_numparse=True)]
+    if not found.calibrated:
+        lines += [
+            "",
+            "This suite was never calibrated, so that only identical measures count as confirmed. "
+            "Calibrate it: lmcbench calibrate SUITE --json > suites/calibration/NAME-vVERSION.json",
+        ]
+    outside = sum(c.verdict == "outside" for c in found.cells)
+    verdict = f"{outside} of them outside." if outside else "none of them outside."
+    lines += ["", f"{counted(len(found.cells), 'cell')} trained again, {verdict}"]
+    return "\n".join(lines) + "\n"
+
+
+def _place(cell: CellAgain) -> str:
+    """The cell without its architecture, which all have in common."""
+    return cell.cell.partition(" | ")[2]
+
+
+def _strays(found: Rerun) -> list[list[str]]:
+    """The measures outside or, where there are none, those that are not identical."""
+    outside = any(cell.verdict == "outside" for cell in found.cells)
+    return [
+        [_place(cell), m.measure, _number(m.submitted), _number(m.rerun), _number(m.allowed), m.verdict]
+        for cell in found.cells
+        for m in cell.measures
+        if m.verdict == "outside" or (not outside and m.verdict == "within")
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.6f}"

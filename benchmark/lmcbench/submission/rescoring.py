@@ -1,0 +1,331 @@
+"""What a record says that has a closed form or a bound: noise scales, ensembles of points on the path."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmcbench.ensemble.rescore import from_logits
+from lmcbench.ensemble.sub_ensembles import PATH_MEMBERS, path_members
+from lmcbench.errors import UserError, counted
+from lmcbench.leaderboard.check_protocol import Found, collect
+from lmcbench.leaderboard.manifest import Fault
+from lmcbench.leaderboard.predictions_file import (
+    Logits,
+    classes_of,
+    images,
+    kept_splits,
+    read_logits,
+    test_splits,
+)
+from lmcbench.leaderboard.validate_record import ERROR_SLACK, LOSS_SLACK, close
+from lmcbench.results.cell_values import SPLIT
+from lmcbench.results.record import CurveRecord, Record, Score
+from lmcbench.results.run_folder import labels_name
+from lmcbench.spec.canonical import digest_bytes
+from lmcbench.spec.cells import Cell
+from lmcbench.spec.datasets import Pins
+from lmcbench.spec.recipe import noise_scale
+
+FRACTIONS = ("accuracy_mean", "ensemble_accuracy", "disagreement", "both_wrong", "same_wrong", "ensemble_ece")
+NOT_NEGATIVE = (
+    "nll_mean",
+    "ensemble_nll",
+    "brier_mean",
+    "ensemble_brier",
+    "js_divergence",
+    "mutual_information",
+)
+
+
+def form_faults(record: Record, file: str, cell: Cell, pins: Pins) -> list[Fault]:
+    """Where a record contradicts a closed form; `file` names it in faults.
+
+    Exact: the noise scales g and g_momentum on views of the stated sizes, the points of path ensembles.
+    Bounded: the mean accuracy and loss of those points, by the curve; what an ensemble cannot be.
+    """
+    return collect((_noise, _path_ensembles), record, file, cell, pins)
+
+
+def _noise(record: Record, cell: Cell, pins: Pins) -> Found:
+    if record.noise is None or record.status != "ok":
+        return
+    views, recipe = record.noise["views"], cell.recipe
+    n = images(record, "train")
+    if len(views) != cell.suite.siblings or not all(isinstance(v, int) and 1 <= v <= n for v in views):
+        yield "noise.views", f"found {views}, must be {cell.suite.siblings} numbers of images up to {n}"
+        return
+    if min(views) < recipe.batch_size:
+        yield "noise.views", f"found {views}, a view holds a full batch of {recipe.batch_size}"
+        return
+    damping = 1 - recipe.momentum if recipe.optimizer == "sgd" else 1.0
+    scales = [noise_scale(recipe.lr, view, recipe.batch_size) for view in views]
+    for key, expected in (("g", scales), ("g_momentum", [g / damping for g in scales])):
+        found = record.noise.get(key)
+        if not _equal(found, expected):
+            yield f"noise.{key}", f"found {found}, the recipe gives {expected} on views of {views} images"
+
+
+def _path_ensembles(record: Record, cell: Cell, pins: Pins) -> Found:
+    grid = np.asarray(cell.suite.protocol.grid)
+    for p, pair in enumerate(record.pairs):
+        for split, ensembles in (pair.path_ensemble or {}).items():
+            curve = pair.curves[split]
+            expected = {size: points for size in PATH_MEMBERS if (points := path_members(grid, size))}
+            place = f"pairs.{p}.path_ensemble.{split}"
+            if sorted(ensembles) != sorted(map(str, expected)):
+                yield (
+                    place,
+                    f"found ensembles of {', '.join(ensembles)}, must be of {', '.join(map(str, expected))}",
+                )
+                continue
+            for size, points in expected.items():
+                held, alphas = ensembles[str(size)], grid[points].tolist()
+                if not _equal(held.get("alphas"), alphas):
+                    yield f"{place}.{size}.alphas", f"found {held.get('alphas')}, must be {alphas}"
+                for key, message in _path_ensemble(held, curve, points):
+                    yield f"{place}.{size}.{key}", message
+
+
+def _path_ensemble(held: Mapping[str, Any], curve: CurveRecord, points: list[int]) -> Found:
+    """An ensemble's means against the curve at its points (its ends are the siblings), and its bounds."""
+    error = float(np.mean([curve.error[k] for k in points]))
+    loss = float(np.mean([curve.loss[k] for k in points]))
+    for key, expected, slack in (
+        ("accuracy_mean", 1 - error, max(1 / curve.n, ERROR_SLACK) + 1e-9),
+        ("nll_mean", loss, LOSS_SLACK * (1 + loss)),
+    ):
+        if not abs(held[key] - expected) <= slack:
+            yield key, f"found {held[key]}, the curve at its points gives {expected}"
+    for key in FRACTIONS:
+        if not -1e-9 <= held[key] <= 1 + 1e-9:
+            yield key, f"found {held[key]}, must lie in [0, 1]"
+    for key in NOT_NEGATIVE:
+        if not held[key] >= -1e-9:
+            yield key, f"found {held[key]}, must not be negative"
+    if not abs(held["ensemble_gain"] - (held["ensemble_accuracy"] - held["accuracy_mean"])) <= 1e-9:
+        yield "ensemble_gain", f"found {held['ensemble_gain']}, must be the difference of both accuracies"
+    images_right = held["ensemble_accuracy"] * curve.n
+    if abs(images_right - round(images_right)) > 1e-6 * curve.n:
+        yield "ensemble_accuracy", f"found {held['ensemble_accuracy']}, no whole number of {curve.n} images"
+    # both scores are convex in the probabilities
+    for mean, ensemble in (("nll_mean", "ensemble_nll"), ("brier_mean", "ensemble_brier")):
+        if not held[ensemble] <= held[mean] + 1e-6 * (1 + held[mean]):
+            yield ensemble, f"found {held[ensemble]}, more than the members' mean {held[mean]}"
+
+
+def _equal(found: object, expected: list[float]) -> bool:
+    return (
+        isinstance(found, list)
+        and len(found) == len(expected)
+        and bool(np.allclose(np.asarray(found, dtype=np.float64), expected, rtol=1e-9, atol=1e-12))
+    )
+
+
+PREDICTED = {
+    "accuracy_mean",
+    "ensemble_accuracy",
+    "ensemble_gain",
+    "nll_mean",
+    "ensemble_nll",
+    "brier_mean",
+    "ensemble_brier",
+    "ensemble_ece",
+    "disagreement",
+    "both_wrong",
+    "same_wrong",
+    "js_divergence",
+    "error_overlap",
+    "mutual_information",
+}
+"""What every `ensemble` of schema 1 holds; later keys are rescored where this version computes them."""
+
+
+class Rescoring:
+    """What came of it: faults, what was found equal, and what stays a claim."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.rescored: list[str] = []
+        self.claimed: list[str] = []
+
+    def _fault(self, file: str, field: str, message: str) -> None:
+        """One more."""
+        self.faults.append(Fault(file=file, field=field, message=message))
+
+    def check(self, records: Mapping[str, Record], contents: Mapping[str, bytes], pins: Pins) -> None:
+        """Every file of logits against its record."""
+        measured = {file: r for file, r in records.items() if r.status == "ok" and r.siblings}
+        stored = {name for name in contents if name.startswith("predictions/")}
+        files = {file: f"predictions/{r.key}.safetensors" for file, r in measured.items()}
+        for name in sorted(stored - set(files.values())):
+            self._fault(name, "", "belongs to no measured record.")
+        classes = self._classes(measured, files, contents)
+        try:
+            kept = kept_splits(list(measured.values()), classes) if classes is not None else {}
+        except UserError:
+            return  # records without their data's sizes are refused above
+        labels: dict[str, dict[str, str]] = {}
+        whole = 0
+        left_out = []
+        for file, record in measured.items():
+            name, splits = files[file], kept.get(record.key, [SPLIT])
+            if not splits and name not in stored:
+                left_out.append(record)
+                continue
+            if name not in contents:
+                self._fault(name, "", "is missing; the cell's predictions cannot be rescored.")
+                continue
+            try:
+                logits, truth = read_logits(contents[name], record, splits or [SPLIT])
+            except UserError as error:
+                self._fault(name, "", str(error))
+                continue
+            self._check_hash(file, record, name, contents[name], logits)
+            for split, given in truth.items():
+                hashed = digest_bytes(given.astype("<i2").tobytes())
+                labels.setdefault(labels_name(split), {})[name] = hashed
+            self._check_logits(file, name, record, logits, truth)
+            whole += 1
+        self._check_labels(labels, pins)
+        self.rescored.append(
+            f"barriers of {counted(sum(len(r.pairs) for r in measured.values()), 'pair')} from their curves"
+        )
+        self.rescored.append(
+            f"ensembles, disagreements and siblings' test scores of {whole} of "
+            f"{counted(len(measured), 'cell')} from stored logits"
+        )
+        if left_out:
+            self.claimed.append(
+                f"predictions of {counted(len(left_out), 'cell')}, as all logits exceed 25 MB together"
+            )
+        if any(kept.get(r.key) and kept[r.key] != test_splits(r) for r in measured.values()):
+            self.claimed.append("predictions under evaluation shifts, as all logits exceed 25 MB together")
+
+    def _classes(
+        self, measured: Mapping[str, Record], files: Mapping[str, str], contents: Mapping[str, bytes]
+    ) -> int | None:
+        """The number of classes, from the first file of predictions that can be read."""
+        for file, record in measured.items():
+            try:
+                return classes_of(read_logits(contents[files[file]], record, [SPLIT])[1])
+            except (UserError, LookupError):
+                continue
+        return None
+
+    def _check_hash(
+        self, file: str, record: Record, name: str, content: bytes, logits: Mapping[str, Any]
+    ) -> None:
+        said = ((record.evidence or {}).get("predictions") or {}).get("sha256")
+        # a file without its evaluation shifts is another file than the run's
+        if test_splits(record) == sorted(logits) and said != digest_bytes(content):
+            self._fault(file, "evidence.predictions.sha256", f"is not that of {name}.")
+
+    def _check_labels(self, labels: Mapping[str, Mapping[str, str]], pins: Pins) -> None:
+        """The labels of one split are the same in all files; of the test set also those that are known."""
+        for field, hashes in sorted(labels.items()):
+            known = pins.labels if field == labels_name(SPLIT) else None
+            expected = known or Counter(hashes.values()).most_common(1)[0][0]
+            whose = "the data set's" if known else "those of the other cells"
+            for name, found in hashes.items():
+                if found != expected:
+                    self._fault(name, field, f"are not {whose}.")
+            if known is None:
+                split = field.removesuffix(".labels")
+                which = "test labels" if split == SPLIT else f"labels of {split}"
+                self.claimed.append(f"that the {which} are the data set's (the same in all cells)")
+
+    def _check_logits(
+        self,
+        file: str,
+        name: str,
+        record: Record,
+        logits: Mapping[str, Logits],
+        labels: Mapping[str, NDArray[np.int64]],
+    ) -> None:
+        """Everything about predictions, by the function that wrote it; scores of fp32 within bounds."""
+        try:
+            again = from_logits(logits, labels)
+        except UserError as error:
+            self._fault(name, "", str(error))
+            return
+        for split in logits:
+            for pair, held in enumerate(record.pairs):
+                found, expected = held.disagreement.get(split), again.disagreement[held.i, held.j][split]
+                if found != expected:
+                    self._differs(file, f"pairs.{pair}.disagreement.{split}", found, expected)
+            ensemble = {} if again.ensemble is None else again.ensemble[split]
+            for key, expected_value in ensemble.items():
+                held_values = (record.ensemble or {}).get(split, {})
+                if key not in held_values and key not in PREDICTED:
+                    continue
+                if key not in held_values or not close(held_values[key], expected_value):
+                    self._differs(file, f"ensemble.{split}.{key}", held_values.get(key), expected_value)
+            functions = {} if again.functions is None else again.functions[split]
+            held_functions = _flat((record.functions or {}).get(split, {}))
+            for key, expected_value in _flat(functions).items():
+                if record.functions is not None and not close(held_functions.get(key), expected_value):
+                    self._differs(file, f"functions.{split}.{key}", held_functions.get(key), expected_value)
+            for s, sibling in enumerate(record.siblings):
+                if split in sibling.splits:
+                    score = sibling.splits[split]
+                    field = f"siblings.{s}.splits.{split}"
+                    self._check_score(file, field, score, logits[split][s], labels[split])
+
+    def _check_score(
+        self, file: str, field: str, score: Score, logits: Logits, labels: NDArray[np.int64]
+    ) -> None:
+        """Error and loss of the fp32 evaluation against bounds that its fp16 logits leave.
+
+        Rounding keeps order, so that only images whose top logits are equal in fp16 are open; it moves a
+        logit by 2^-11 of its size, hence a cross-entropy by twice that.
+        """
+        n = len(labels)
+        top = logits == logits.max(-1, keepdims=True)
+        right = top[np.arange(n), labels]
+        tied = top.sum(-1) > 1
+        low, high = float((~right).mean()), float((~right | tied).mean())
+        if not low - 1e-9 <= score.error <= high + 1e-9:
+            between = f"{low}" if low == high else f"{low} to {high}"
+            self._fault(file, f"{field}.error", f"found {score.error}, the stored logits give {between}.")
+        size = np.abs(logits.astype(np.float64)).max(-1)
+        if size.max() >= np.finfo(np.float16).max:
+            return  # clamped: what was beyond fp16's range is not known
+        shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+        loss = float((np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(n), labels]).mean())
+        slack = float((size * 2.0**-10 + 2.0**-23).mean()) + 1e-5 * (1 + loss)
+        if abs(score.loss - loss) > slack:
+            self._fault(
+                file,
+                f"{field}.loss",
+                f"found {score.loss}, the stored logits give {loss:.6f} within {slack:.1g}.",
+            )
+
+    def _differs(self, file: str, field: str, found: float | None, expected: float | None) -> None:
+        self._fault(file, field, f"found {found}, the stored logits give {expected}.")
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of tables by dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        inner = {f".{k}": v for k, v in _flat(value).items()} if isinstance(value, Mapping) else {"": value}
+        found |= {f"{key}{rest}": v for rest, v in inner.items()}
+    return found
+
+
+def rescore(records: Mapping[str, Record], contents: Mapping[str, bytes], pins: Pins) -> Rescoring:
+    """Hold every measured record against its stored logits.
+
+    Args:
+        records: by their paths in the submission.
+        contents: every file of the submission, by its path.
+        pins: what is known about the suite's data.
+    """
+    found = Rescoring()
+    found.check(records, contents, pins)
+    return found

@@ -1,0 +1,412 @@
+"""What a submission holds beside its records: the network's source and the stored logits."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from lmcbench.errors import UserError, counted, reading
+from lmcbench.leaderboard.duplicates import find_twin
+from lmcbench.leaderboard.entry import cell_text, make_entry, missing_cells, replicates_of
+from lmcbench.leaderboard.manifest import MANIFEST, META, make_manifest
+from lmcbench.leaderboard.predictions_file import classes_of, kept_splits, read_logits, test_splits
+from lmcbench.leaderboard.submission_file import (
+    SUBMISSION_SCHEMA,
+    Meta,
+    Reproduction,
+    check_slug,
+    read_submission,
+)
+from lmcbench.results.cell_values import SPLIT, architecture_label
+from lmcbench.results.cell_values import cell_text as record_text
+from lmcbench.results.record import Record
+from lmcbench.results.run_folder import (
+    RunFolder,
+    find_records,
+    labels_name,
+    read_header,
+    read_records,
+    write_atomic,
+)
+from lmcbench.spec.architectures import imports_beside, make_architecture, source_file
+from lmcbench.spec.canonical import digest_bytes
+from lmcbench.spec.forks import FROM
+from lmcbench.spec.suite import Suite
+from lmcbench.spec.suite_files import load_suite
+from lmcbench.submission.verify import Verification, verify
+
+
+def network_source(
+    sample: Record, arch: str | None, given: Path | None
+) -> tuple[dict[str, bytes], str | None]:
+    """The source file of a user's network as the run had it, and its sha256.
+
+    Raises:
+        UserError: where it is not there, was changed since the run, imports code beside it, or can be none.
+    """
+    network = sample.architecture
+    definition = make_architecture(network.name, sample.recipe["name"], network.kwargs, network.adapt)
+    if definition.source in ("lmcbench", "timm"):
+        return {}, None
+    if definition.source == "module":
+        file = source_file(network.name)
+    else:
+        named = Path(network.name.rpartition(":")[0])
+        asked = Path(arch.rpartition(":")[0]) if arch is not None and ":" in arch else None
+        candidates = [p for p in (given, asked, named) if p is not None and p.is_file()]
+        if not candidates:
+            raise UserError(
+                f"The source of {network.name} is part of its submission, and {given or named} is not there. "
+                f"Say where it is: --source PATH/{named.name}"
+            )
+        file = candidates[0]
+    with reading(file):
+        content = file.read_bytes()
+    sha256 = digest_bytes(content)
+    if sha256[:16] != network.fingerprint:
+        raise UserError(
+            f"{file} was changed since the run (fingerprint {sha256[:16]}, the records have "
+            f"{network.fingerprint}). Restore it, or run the suite again with the file as it is."
+        )
+    if definition.source == "module":
+        return {}, sha256
+    if beside := imports_beside(file):
+        raise UserError(
+            f"{file} imports {', '.join(beside)} beside it, which is no part of a submission: nobody could "
+            f"train it again. A network is one file: put what it needs into {file.name}, and run the suite "
+            "again."
+        )
+    return {f"source/{Path(network.name.rpartition(':')[0]).name}": content}, sha256
+
+
+def kept_predictions(records: Sequence[Record], folder: RunFolder) -> tuple[dict[str, bytes], str | None]:
+    """The logits to keep, path -> file, and what was left out."""
+    from safetensors.numpy import save
+
+    measured = [record for record in records if record.status == "ok"]
+    if not measured:
+        return {}, None
+    contents = {}
+    for record in measured:
+        path = folder.predictions(record.key)
+        if not path.is_file():
+            raise UserError(f"{path} is missing: the run's predictions are part of a submission.")
+        with reading(path):
+            contents[record.key] = path.read_bytes()
+    try:
+        classes = classes_of(read_logits(contents[measured[0].key], measured[0], [SPLIT])[1])
+    except UserError as error:
+        raise UserError(f"{folder.predictions(measured[0].key)} {error}") from None
+    kept = kept_splits(measured, classes)
+    found = {}
+    for record in measured:
+        splits = kept[record.key]
+        if splits and splits != test_splits(record):
+            logits, labels = read_logits(contents[record.key], record, splits)
+            content = save({**logits, labels_name(SPLIT): labels[SPLIT].astype("int16")})
+        else:
+            content = contents[record.key]
+        if splits:
+            found[f"predictions/{record.key}.safetensors"] = content
+    without = sum(not splits for splits in kept.values())
+    reduced = None
+    if without:
+        reduced = f"the logits of {without} of {counted(len(measured), 'cell')}"
+    elif any(kept[r.key] != test_splits(r) for r in measured):
+        reduced = "logits under evaluation shifts"
+    return found, reduced
+
+
+EXIT_CELLS = 5
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What the submitter says.
+
+    Attributes:
+        reproduces: slug of the submission that this one repeats, and the nonce that chose its replicates.
+    """
+
+    title: str | None
+    authors: Sequence[str]
+    licence: str
+    pretraining: str
+    extra_data: str
+    notes: str
+    reproduces: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What was written.
+
+    Attributes:
+        bytes: of all files.
+        missing: cells of the suite without a record, in words.
+        left_out: records of the run that are no cells of the submission, in words.
+        reduced: what was left out of the logits, if anything.
+        founded: whether there was no leaderboard, so that one was begun with it.
+    """
+
+    folder: Path
+    meta: Meta
+    bytes: int
+    missing: list[str]
+    left_out: list[str]
+    reduced: str | None
+    verification: Verification
+    founded: bool = False
+
+
+def submit(
+    run: Path,
+    slug: str,
+    said: Statement,
+    leaderboard: Path,
+    *,
+    found: bool = False,
+    arch: str | None = None,
+    source: Path | None = None,
+    suite_file: Path | None = None,
+) -> Submitted:
+    """Write `leaderboard/submissions/SLUG/` from the run in `run`.
+
+    Args:
+        run: a run folder; nothing in it is changed.
+        slug: the submission's name.
+        said: what no record holds.
+        leaderboard: the folder with `submissions/`.
+        found: begin a leaderboard there, where there is nothing of that name.
+        arch: label or name (glob) of the architecture, where the run has several.
+        source: the file of a `file.py:function` network; by default looked for where it was.
+        suite_file: the suite's file, where it is not a published one.
+
+    Raises:
+        UserError: for anything that is not fit to be submitted, or cannot be written; nothing is left behind.
+    """
+    check_slug(slug)
+    target = leaderboard / "submissions" / slug
+    suite = _suite(run, suite_file)
+    find_records(run)
+    founded = found and not (leaderboard.exists() or leaderboard.is_symlink())
+    _check_target(leaderboard, target, founded)
+    records = choose_network(read_records(run), arch)
+    _check_measured(records, run)
+    reproduction = _reproduction(leaderboard, said)
+    sources, sha256 = network_source(records[0], arch, source)
+    meta = _meta(said, suite, records, sha256, reproduction)
+    entry, faults = make_entry(suite, meta, records[0], sources)
+    if entry is None or faults:
+        raise UserError("\n".join(map(str, faults)))
+    replicates, _ = replicates_of(suite, meta, records)
+    cells = {entry.key(cell) for cell in entry.cells(replicates)}
+    kept = [record for record in records if record.key in cells]
+    left_out = [record_text(record) for record in records if record.key not in cells]
+    if not kept:
+        raise _no_cell(run, suite, records, replicates)
+    missing = [cell_text(cell) for cell in missing_cells(entry, replicates, kept)]
+    meta = meta.model_copy(update={"cells": len(kept), "complete": not missing})
+    folder = RunFolder(run)
+    record_files = _record_files(kept, folder)
+    _check_new(record_files, run, target)
+    predictions, reduced = kept_predictions(kept, folder)
+    contents = sources | predictions | record_files
+    contents[META] = meta.to_toml().encode()
+    contents[MANIFEST] = make_manifest(contents).encode()
+    verified = _put(contents, target, suite_file)
+    return Submitted(
+        target, meta, sum(map(len, contents.values())), missing, left_out, reduced, verified, founded
+    )
+
+
+def _check_target(leaderboard: Path, target: Path, founded: bool) -> None:
+    if founded:
+        if not os.access(leaderboard.resolve().parent, os.W_OK):
+            raise UserError(
+                f"{leaderboard} cannot be made: the folder is read-only. Name one with --leaderboard DIR."
+            )
+        return
+    if not target.parent.is_dir():
+        raise UserError(
+            f"{leaderboard} is no leaderboard: it has no folder 'submissions'. Go to the root of a clone of "
+            "lmcbench's repository, or name the folder with --leaderboard DIR."
+        )
+    if target.exists() or target.is_symlink():
+        raise UserError(f"{target} exists already and is kept. Choose another --name, or remove it.")
+    if not os.access(target.parent, os.W_OK):
+        raise UserError(f"{target.parent} is read-only. Name a folder you can write with --leaderboard DIR.")
+
+
+def _suite(run: Path, suite_file: Path | None) -> Suite:
+    header = RunFolder(run).header
+    if not header.is_file():
+        raise UserError(f"{run} is no run folder: it has no run.json. Make one with 'lmcbench run SUITE'.")
+    held = read_header(header)["suite"]
+    try:
+        suite = load_suite(f"{held['name']}-v{held['version']}" if suite_file is None else str(suite_file))
+    except UserError as error:
+        if suite_file is not None:
+            raise
+        raise UserError(
+            f"{run} is a run of {held['name']} version {held['version']}, which is not published. {error} "
+            "Submissions are of published suites."
+        ) from None
+    if held["digest"] != suite.digest:
+        raise UserError(
+            f"{run} is a run of {held['name']} version {held['version']} with digest {held['digest'][:12]}; "
+            f"the published one has {suite.digest[:12]}. They are not comparable: run the published one."
+        )
+    return suite
+
+
+def choose_network(records: Sequence[Record], arch: str | None) -> list[Record]:
+    """The records of one architecture with one recipe: `arch` is a label, `LABEL/RECIPE`, a name or a glob.
+
+    Raises:
+        UserError: where it fits none or several of them.
+    """
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((architecture_label(record), record.recipe["name"]), []).append(record)
+    listed = ", ".join(f"{label} (recipe {recipe})" for label, recipe in sorted(groups))
+    wanted = arch
+    if arch is not None and Path(arch.rpartition(":")[0]).suffix == ".py":
+        wanted = Path(arch.rpartition(":")[0]).name + ":" + arch.rpartition(":")[2]
+    chosen = {}
+    for (label, recipe), members in sorted(groups.items()):
+        called = (label, f"{label}/{recipe}", members[0].architecture.name)
+        if wanted is None or any(name == wanted or fnmatchcase(name, wanted) for name in called):
+            chosen[label, recipe] = members
+    # a name in full is that one, though others with arguments begin like it
+    exact = {place: members for place, members in chosen.items() if place[0] == wanted}
+    chosen = exact or chosen
+    if not chosen:
+        raise UserError(f"The run has no architecture {arch!r}. It has {listed}.")
+    if len(chosen) > 1:
+        labels = [label for label, _ in chosen]
+        names = [f"{a}/{recipe}" if labels.count(a) > 1 else a for a, recipe in chosen]
+        raise UserError(
+            f"A submission is of one architecture with one recipe; the run has {listed}. "
+            f"Choose: --arch {' or --arch '.join(map(shlex.quote, names))}"
+        )
+    [members] = chosen.values()
+    return sorted(members, key=lambda r: (r.replicate, r.key))
+
+
+def _check_measured(records: Iterable[Record], run: Path) -> None:
+    failed = [r for r in records if r.status == "failed"]
+    if failed:
+        raise UserError(
+            f"{counted(len(failed), 'cell')} of {run} failed ({record_text(failed[0])}: "
+            f"{failed[0].reason}). A failed cell is no result, a diverged one is. Run the suite "
+            "again: it repeats only these.",
+            exit_code=EXIT_CELLS,
+        )
+
+
+def _reproduction(leaderboard: Path, said: Statement) -> Reproduction | None:
+    if said.reproduces is None:
+        return None
+    slug, nonce = said.reproduces
+    check_slug(slug)
+    original = read_submission(leaderboard / "submissions" / slug)
+    return Reproduction(slug=slug, manifest_sha256=original.manifest_sha256, nonce=nonce)
+
+
+def _meta(
+    said: Statement,
+    suite: Suite,
+    records: Sequence[Record],
+    sha256: str | None,
+    reproduction: Reproduction | None,
+) -> Meta:
+    """What the submission says of itself, as if all records were kept; `sha256` is the network's file's."""
+    one = records[0]
+    label = architecture_label(one)
+    return Meta.model_validate(
+        {
+            "schema": SUBMISSION_SCHEMA,
+            "title": said.title if said.title is not None else f"{label} on {suite.name}",
+            "authors": tuple(said.authors),
+            "licence": said.licence,
+            "recipe": one.recipe["name"],
+            "pretraining": said.pretraining,
+            "extra_data": said.extra_data,
+            "notes": said.notes,
+            "cells": len(records),
+            "complete": False,
+            "suite": one.suite.model_dump(),
+            "architecture": {"label": label, "source": one.architecture.source, "sha256": sha256},
+            "reproduces": reproduction,
+        }
+    )
+
+
+def _no_cell(run: Path, suite: Suite, records: Sequence[Record], replicates: range) -> UserError:
+    """Why none of the records can be submitted."""
+    if all(record.fork.name.startswith(FROM) for record in records):
+        return UserError(
+            f"{run} holds siblings of given checkpoints only ({record_text(records[0])}), which cannot be "
+            f"submitted: they are no cells of suite {suite.name}, and nobody else has the checkpoint."
+        )
+    return UserError(
+        f"{run} holds no cell of suite {suite.name} on replicates {replicates.start} to "
+        f"{replicates.stop - 1} for {architecture_label(records[0])}: "
+        f"{'; '.join(map(record_text, records[:3]))}."
+    )
+
+
+def _record_files(records: Iterable[Record], folder: RunFolder) -> dict[str, bytes]:
+    """The records as the run wrote them, by their places in a submission."""
+    files = {}
+    for record in records:
+        path = folder.record(record.key)
+        with reading(path):
+            files[f"records/{path.name}"] = path.read_bytes()
+    return files
+
+
+def _check_new(records: Mapping[str, bytes], run: Path, target: Path) -> None:
+    """Refuse records that are a submission already; asked before the slow part, verification."""
+    twin = find_twin({digest_bytes(content) for content in records.values()}, target.parent, target.name)
+    if twin is not None:
+        raise UserError(
+            f"{target.parent / twin} has the very same records as {run}. What is merged is never edited; "
+            "remove what is not merged yet. A run with more replicates is a submission of its own."
+        )
+
+
+def _put(contents: Mapping[str, bytes], target: Path, suite_file: Path | None) -> Verification:
+    """All files into a hidden folder beside `target`; under its name only when they verify."""
+    partial = target.parent / f".{target.name}.{os.getpid()}.partial"
+    began = [folder for folder in (target.parent, target.parent.parent) if not folder.exists()]
+    try:
+        for name, content in contents.items():
+            write_atomic(partial / name, content)
+        found = verify(partial, suite_file, slug=target.name)
+        if found.faults:
+            shown = "\n".join(f"  {fault}" for fault in found.faults[:20])
+            more = f"\n  and {len(found.faults) - 20} more" if len(found.faults) > 20 else ""
+            raise UserError(
+                f"The run does not verify, so nothing was written:\n{shown}{more}\n"
+                "Records and predictions are written by 'lmcbench run' and not edited."
+            )
+        partial.rename(target)
+    except OSError as error:
+        raise UserError(
+            f"{target} cannot be written: {error.strerror or error}. Nothing was left there; "
+            "the run is as it was."
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        for folder in began:
+            with suppress(OSError):  # it holds the submission, as it should
+                folder.rmdir()
+    return found

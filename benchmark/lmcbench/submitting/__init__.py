@@ -1,1 +1,0 @@
-"""A run's records as a submission: made, verified, and trained again."""

@@ -1,0 +1,133 @@
+"""Whether a network can be trained stacked, found by looking at its layers and trying one step."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.recipe import EngineName, Recipe
+from lmcbench.train.cost import step_flop
+from lmcbench.train.engines import Advanced, advance
+from lmcbench.train.train_state import TrainState, from_model
+
+BATCH = 4
+"""Images of the trial step; BatchNorm needs more than one value per channel."""
+
+TOLERANCE = 1e-2
+"""Relative distance allowed between the engines after the trial step: far above rounding in fp32, far
+below what a statistic that was not updated, or another draw of noise, leaves."""
+
+STEP = Recipe(lr=0.1, momentum=0.9, batch_size=BATCH, epochs=1)
+
+PROBABILITIES = ("p", "drop_prob", "prob", "dropout")
+"""What layers that draw random numbers call their rate: dropout, drop path, patch dropout, attention."""
+
+
+def why_not_stacked(model: nn.Module, shape: tuple[int, int, int]) -> str | None:
+    """The reason, in words, why `model` can only be trained one network after another; None if there is none.
+
+    Layers that draw random numbers are found by inspection. Of the rest, two members with different
+    weights take one step in both engines, which must agree in gradients and statistics. The model and
+    the global generators stay as they are; the answer is a function of the model alone.
+
+    Args:
+        model: the network, on the device it is to train on.
+        shape: of an image, (c, h, w).
+    """
+    for name, module in model.named_modules():
+        if (rate := _rate(module)) is not None:
+            return (
+                f"layer {name or 'root'} ({type(module).__name__}, {rate}) draws random numbers in training"
+            )
+    twin = copy.deepcopy(model)
+    first = from_model(twin, ("momentum",))
+    states = [first, TrainState({n: 0.9 * t for n, t in first.params.items()}, first.buffers, first.slots)]
+    one_by_one = _step("reference", twin, states, shape)
+    try:
+        together = _step("stacked", twin, states, shape)
+    except Exception as error:  # whatever a network's own code raises under vmap is the answer
+        return f"it does not run stacked: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    for expected, found in zip(one_by_one.states, together.states, strict=True):
+        # after one step from rest the momentum is the gradient
+        if _distance(found.slots["momentum"], expected.slots["momentum"]) > TOLERANCE:
+            return "its gradients differ when it runs stacked"
+        for name, value in expected.buffers.items():
+            if _distance({name: found.buffers[name]}, {name: value}) > TOLERANCE:
+                return f"buffer {name} is not updated alike when it runs stacked"
+    return None
+
+
+def _rate(module: nn.Module) -> str | None:
+    """How a layer's rate of random draws reads, where it has one above zero."""
+    if isinstance(module, nn.RReLU | nn.FractionalMaxPool2d):
+        return "always"
+    for name in PROBABILITIES:
+        value = getattr(module, name, None)
+        named_so = name != "p" or "drop" in type(module).__name__.lower()
+        if named_so and isinstance(value, float | int) and value > 0:
+            return f"{name}={value}"
+    return None
+
+
+def _step(
+    engine: Any, model: nn.Module, states: Sequence[TrainState], shape: tuple[int, int, int]
+) -> Advanced:
+    some = next(iter(states[0].params.values()))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(BATCH, *shape, generator=generator).to(some)
+    labels = torch.arange(BATCH, device=some.device) % 2
+
+    def feed(members: Sequence[int], start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for _ in range(start, stop):
+            yield images.expand(len(members), *images.shape), labels.expand(len(members), BATCH)
+
+    return advance(engine, model, states, feed, STEP, [1, 1], [0, 0], 0, 1)
+
+
+def _distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Norm of the difference over the norm of what is expected, all tensors together."""
+    apart = sum(float((found[n].double() - t.double()).square().sum()) for n, t in expected.items())
+    size = sum(float(t.double().square().sum()) for t in expected.values())
+    return math.sqrt(apart / max(size, 1e-30))
+
+
+STACKED = {
+    ("lmc_linear", "cpu"): 0.1,
+    ("lmc_mlp", "cpu"): 0.7,
+    ("lmc_cnn", "cpu"): 3.0,
+    ("lmc_resnet", "cpu"): 15.0,
+    ("test_resnet", "cpu"): 10.0,
+    ("test_vit", "cpu"): 10.0,
+}
+"""Where stacking was measured to win: up to so many million operations of training on an image, which width
+and pixels decide. Beyond, a fleet's activations leave the caches and what is saved in launches is lost again
+(measured: benchmark/speed/engines.py). Not a function of fleet size on a CPU, so that a run made in pieces
+equals one made at once, bit for bit; which is why timm's `test_efficientnet_gn`, `test_nfnet` and
+`test_byobnet`, whose bits were seen to change with the fleet, are not here though they would gain too."""
+
+
+def choose_engine(
+    architecture: Architecture,
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    device: str,
+    asked: EngineName | None = None,
+) -> EngineName:
+    """The engine for fleets of `architecture` on a device type, for images of `shape` (c, h, w).
+
+    An engine that is asked for is taken if it can be.
+    """
+    stack = asked == "stacked" if asked is not None else _pays(architecture, model, shape, device)
+    return "stacked" if stack and why_not_stacked(model, shape) is None else "reference"
+
+
+def _pays(architecture: Architecture, model: nn.Module, shape: tuple[int, int, int], device: str) -> bool:
+    most = STACKED.get((architecture.name, device))
+    # of two images: normalisation may refuse to be trained on one
+    return most is not None and step_flop(model, shape, 2) / 2 <= most * 1e6

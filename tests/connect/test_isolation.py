@@ -1,0 +1,50 @@
+"""Networks that keep tensors of their last pass are copied as any other."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lmcbench.connect.interpolation import trace_path
+from lmcbench.connect.isolation import twin
+
+
+class Keeping(nn.Module):
+    """Keeps features of its last pass, as networks do whose attention somebody wants to look at."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 3), nn.Linear(3, 2)
+        self.last = {"features": []}
+
+    def forward(self, x):
+        features = self.body(x.flatten(1)).relu()
+        self.last["features"] = [features]
+        return self.head(features)
+
+
+@pytest.fixture
+def used():
+    model = Keeping()
+    model(torch.ones(2, 1, 2, 2)).sum().backward()
+    with pytest.raises(RuntimeError, match="graph leaves"):
+        copy.deepcopy(model)
+    return model
+
+
+def test_a_twin_gives_the_same_and_shares_no_weight(used):
+    made, images = twin(used), torch.rand(3, 1, 2, 2)
+    assert torch.equal(made(images), used(images))
+    for own, others in zip(used.parameters(), made.parameters(), strict=True):
+        assert torch.equal(own, others)
+        assert own.data_ptr() != others.data_ptr()
+    assert made.last["features"] is not used.last["features"]
+
+
+def test_a_used_network_is_measured(used):
+    state = {name: value.clone() for name, value in used.state_dict().items()}
+    split = {"test": (torch.rand(6, 1, 2, 2), torch.tensor([0, 1] * 3))}
+    [curve] = trace_path(used, state, state, split, alphas=3).values()
+    assert all(math.isclose(loss, curve.loss[0], rel_tol=1e-6) for loss in curve.loss)

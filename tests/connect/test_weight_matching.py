@@ -1,0 +1,383 @@
+"""Permutations read from graphs, and weight matching: oracle 8."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.layers import ClassifierHead
+from timm.models.vgg import VGG, ConvMlp
+from torch import nn
+
+from lmcbench.connect.geometry import geometry
+from lmcbench.connect.interpolation import trace_path
+from lmcbench.connect.network import Network
+from lmcbench.connect.permutation_spec import permutations_of
+from lmcbench.connect.unit_groups import permute
+from lmcbench.connect.weight_matching import _Matching, align
+from lmcbench.errors import UserError
+from lmcbench.results.curves import barrier
+
+
+def shuffled(model, state, seed):
+    """A permuted copy of a state, and how many groups were free."""
+    spec = permutations_of(model)
+    generator = torch.Generator().manual_seed(seed)
+    orders = {group: torch.randperm(spec.sizes[group], generator=generator) for group in spec.free}
+    return permute(state, spec, orders), len(orders)
+
+
+def randomised(model, seed=0):
+    """Every tensor drawn anew, so that no unit is like another."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, value in model.state_dict().items():
+        noise = torch.rand(value.shape, generator=generator, dtype=torch.float64)
+        scale = 1 / math.sqrt(max(1, value[0].numel())) if value.ndim > 1 else 1.0
+        positive = name.endswith("running_var") or (value.ndim == 1 and name.endswith("weight"))
+        state[name] = (
+            value if value.ndim == 0 else (scale * (noise + 0.5 if positive else 2 * noise - 1)).to(value)
+        )
+    return state
+
+
+class Gated(nn.Module):
+    """Depthwise convolution, squeeze-and-excitation gate, concatenation, both kinds of pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3, padding=1)
+        self.depth = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.act = nn.PReLU(6)
+        self.gate1, self.gate2 = nn.Conv2d(6, 3, 1), nn.Conv2d(3, 6, 1)
+        self.side = nn.Conv2d(6, 5, 1)
+        self.norm = nn.BatchNorm2d(11)
+        self.mix = nn.Conv2d(11, 4, 1)
+        self.norm1 = nn.BatchNorm1d(64)
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, x):
+        x = self.act(self.depth(self.stem(x)))
+        gate = torch.sigmoid(self.gate2(nn.functional.relu(self.gate1(x.mean((2, 3), keepdim=True)))))
+        x = x * gate
+        x = self.norm(torch.cat([x, self.side(x)], dim=1))
+        x = nn.functional.max_pool2d(self.mix(x), 2)
+        return self.head(self.norm1(x.view(x.size(0), -1)))
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "plain-resnet", "gated"])
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=6, deadline=None)
+def test_permuting_units_leaves_the_function_as_it_is(nets, name, seed) -> None:
+    model = Gated().double() if name == "gated" else nets.build(name)
+    state, (x, _) = randomised(model, seed), nets.images(10)
+    moved, groups = shuffled(model, state, seed)
+    assert groups == {"mlp": 2, "cnn": 2, "resnet": 4, "plain-resnet": 4, "gated": 4}[name]
+    assert geometry(state, state, moved).distance_b > 0
+    network = Network(model)
+    before, after = network.logits(network.prepare([state, moved]), x)
+    torch.testing.assert_close(before, after, rtol=0, atol=1e-12 * float(before.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "plain-resnet", "gated"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_permuted_copy_is_recovered(nets, name, seed) -> None:
+    model = Gated().double() if name == "gated" else nets.build(name)
+    state = randomised(model, seed)
+    copy, _ = shuffled(model, state, seed + 10)
+    aligned = align(model, state, copy)
+    assert all(torch.equal(aligned[k], v) for k, v in state.items())
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
+def test_oracle_8_on_trained_networks_of_width_16(nets, name) -> None:
+    """Equal ends, a positive barrier before; distance <= 1e-6 |theta| and barrier <= 1e-5 after."""
+    model, state = nets.build(name, width=16), nets.train(name, 0, width=16)
+    copy, _ = shuffled(model, state, 5)
+    split = {"s": nets.images(80, 100)}  # what it was trained on
+    naive = trace_path(model, state, copy, split, 11)["s"]
+    assert naive.loss[0] == pytest.approx(naive.loss[-1], rel=1e-12)
+    assert barrier(naive).loss_chord > 0.01
+    aligned = align(model, state, copy)
+    zero = {k: torch.zeros_like(v) for k, v in state.items()}
+    triangle = geometry(zero, state, aligned)
+    assert triangle.distance_ab <= 1e-6 * triangle.distance_a
+    assert barrier(trace_path(model, state, aligned, split, 11)["s"]).loss_chord <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "plain-resnet"])
+def test_independent_networks_come_nearer_and_compute_the_same(nets, name) -> None:
+    model, a, b = nets.build(name), nets.trained(name, 0), nets.trained(name, 1)
+    kept = {k: v.clone() for k, v in b.items()}
+    aligned = align(model, a, b)
+    assert geometry(a, a, aligned).distance_b < geometry(a, a, b).distance_b
+    network = Network(model)
+    x, _ = nets.images(20)
+    before, after = network.logits(network.prepare([b, aligned]), x)
+    torch.testing.assert_close(before, after, rtol=0, atol=1e-10)
+    again = align(model, a, b)
+    assert all(torch.equal(again[k], v) for k, v in aligned.items())
+    assert all(torch.equal(kept[k], v) for k, v in b.items())
+    settled = align(model, a, aligned)
+    assert geometry(a, a, settled).distance_b <= geometry(a, a, aligned).distance_b + 1e-12
+
+
+def test_the_better_of_both_starts_is_kept() -> None:
+    """Unrelated networks: sometimes descent from B as it is ends nearer, sometimes from the forward pass."""
+    inner = [layer for _ in range(4) for layer in (nn.Linear(16, 16), nn.ReLU())]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), *inner, nn.Linear(16, 4)).double()
+    spec = permutations_of(model)
+    wins = []
+    for seed in range(3):
+        a, b = randomised(model, seed), randomised(model, seed + 50)
+        matching = _Matching(spec, a, b)
+        as_is = {group: torch.arange(size) for group, size in spec.sizes.items() if group in spec.free}
+        ends = [matching.descend(start) for start in (as_is, matching.forward())]
+        reached = [geometry(a, a, permute(b, spec, end)).distance_b for end in ends]
+        assert geometry(a, a, align(model, a, b)).distance_b == pytest.approx(min(reached), rel=1e-12)
+        wins.append(reached[0] < reached[1])
+    assert set(wins) == {True, False}
+
+
+def test_a_network_with_itself_stays(nets) -> None:
+    state = nets.trained("resnet", 0)
+    assert all(torch.equal(v, state[k]) for k, v in align(nets.build("resnet"), state, state).items())
+
+
+def test_alignment_lowers_the_barrier_of_wide_networks(nets) -> None:
+    """[G]'s effect, on an MLP: independent initialisations, the same task."""
+    model = nets.build("mlp", width=64)
+    a, b = (nets.train("mlp", seed, width=64) for seed in (0, 1))
+    split = {"s": nets.images(80, 100)}
+    naive, aligned = (barrier(trace_path(model, a, s, split, 11)["s"]) for s in (b, align(model, a, b)))
+    assert aligned.loss_chord < 0.7 * naive.loss_chord
+
+
+def test_units_of_a_residual_stream_are_one_group(nets) -> None:
+    spec = permutations_of(nets.build("resnet"))
+    stem = spec.axes["stem.weight"][0]
+    assert spec.axes["block1.conv2.weight"][0] == spec.axes["block1.norm2.bias"][0] == stem
+    assert spec.axes["block2.short.weight"][:2] == (spec.axes["head.weight"][1], stem)
+    assert spec.axes["head.weight"][0][0] not in spec.free
+    assert [spec.sizes[group] for group in spec.free] == [6, 6, 8, 8]
+
+
+def small_vgg() -> nn.Module:
+    """timm's VGG with BatchNorm, its classifier of convolutions included, on 14 x 14 images."""
+    model = VGG([6, "M", 8, 8], 10, norm_layer=nn.BatchNorm2d)
+    model.pre_logits, model.head = ConvMlp(8, 12, 7), ClassifierHead(12, 10)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "side"),
+    [
+        ("resnet18", 12, 32),
+        ("resnet10t", 10, 32),
+        ("vgg", 5, 14),
+        ("seresnet18", 20, 32),
+        ("test_resnet", 11, 32),
+    ],
+)
+def test_timm_networks(name, groups, side) -> None:
+    """Traced, permuted with the function kept (fp32); the smaller ones recovered as well."""
+    with torch.random.fork_rng():
+        model = small_vgg() if name == "vgg" else timm.create_model(name, num_classes=10)
+    state = randomised(model.eval())
+    copy, free = shuffled(model, state, 1)
+    assert free == groups
+    network = Network(model)
+    x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    before, after = network.logits(network.prepare([state, copy]), x)
+    torch.testing.assert_close(before, after, rtol=0, atol=1e-5 * float(before.abs().max()))
+    if name in ("resnet10t", "vgg", "test_resnet"):
+        aligned = align(model, state, copy)
+        assert all(torch.equal(aligned[k], v) for k, v in state.items())
+
+
+class Scaled(nn.Module):
+    """Parameters and buffers of its own: images normalised, a scalar, one number a unit of either kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.2, 0.3]).view(2, 1, 1))
+        self.stem, self.inner = nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.gamma = nn.Parameter(torch.ones(1, 6, 1, 1))
+        self.zero = nn.Parameter(torch.ones(1))
+        self.hidden, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.shift = nn.Parameter(torch.zeros(8))
+
+    def forward(self, x):
+        x = torch.relu(self.stem((x - self.mean) / torch.tensor(0.5)))
+        x = x + self.gamma * torch.relu(self.inner(x)) * self.zero
+        return self.head(torch.relu(self.hidden(x.mean((2, 3))).add(self.shift))) * self.zero
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=4, deadline=None)
+def test_numbers_of_units_move_with_them(seed) -> None:
+    with torch.random.fork_rng():
+        model = Scaled().double()
+        x = torch.rand(10, 2, 8, 8, dtype=torch.float64)
+    state = randomised(model, seed) | {"mean": model.mean}
+    moved, groups = shuffled(model, state, seed)
+    assert groups == 2
+    aligned = align(model, state, moved)
+    assert all(torch.equal(aligned[name], value) for name, value in state.items())
+    model.load_state_dict(state)
+    before = model(x)
+    model.load_state_dict(moved)
+    assert torch.allclose(before, model(x), rtol=0, atol=1e-12)
+    spec = permutations_of(model)
+    assert spec.axes["gamma"] == (None, spec.axes["stem.weight"][0], None, None)
+    assert spec.axes["shift"] == (spec.axes["hidden.weight"][0],)
+
+
+class Fixed(nn.Module):
+    """A number for each unit that is in no state dict: its units stay."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(64, 12), nn.Linear(12, 4)
+        self.register_buffer("rates", torch.linspace(0, 1, size), persistent=False)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.first(x.flatten(1))) * self.rates)
+
+
+def test_units_with_numbers_that_are_not_in_the_state_stay() -> None:
+    assert permutations_of(Fixed(12)).free == ()
+
+
+class Unlike(nn.Linear):
+    """Its weight taken for something else than a number for each unit."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(64, 64)
+        self.kind = kind
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return x @ self.weight if self.kind == "product" else x + self.weight
+
+
+class Spread(nn.Module):
+    """One unit added to each of eight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow, self.head = nn.Linear(64, 8), nn.Linear(64, 1), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.head(self.wide(x) + self.narrow(x))
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, x):
+        return self.head(x.flatten(1)) if x.mean() > 0 else self.head(-x.flatten(1))
+
+
+def chain(*modules: nn.Module) -> nn.Module:
+    return nn.Sequential(*modules)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (chain(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1, groups=2)), "'1' is convolved in 2 groups"),
+        (
+            chain(nn.Conv2d(1, 4, 1), nn.ConvTranspose2d(4, 4, 1)),
+            r"what '1' \(ConvTranspose2d\) does to units",
+        ),
+        (chain(nn.Flatten(), nn.Linear(64, 4), nn.LayerNorm(4)), r"what '2' \(LayerNorm\) does to units"),
+        (chain(nn.Flatten(), nn.Linear(64, 4), nn.Softmax(1)), r"what '2' \(Softmax\) does to units"),
+        (chain(nn.Conv2d(1, 4, 1), nn.Linear(8, 4)), "'1' is linear in positions"),
+        (chain(nn.Conv2d(1, 4, 1), nn.Flatten(2)), "'1' flattens from axis 2 to -1"),
+        (Unlike("product"), r"what 'matmul' \(at 'matmul'\) does to units is not known"),
+        (Unlike("sum"), r"what 'weight' \[64, 64\] does to units is not known"),
+        (Spread(), r"8 units meet 1 \(broadcasting\)"),
+        (Branching(), "branches on the value 'gt'"),
+    ],
+)
+def test_refusals(model, message) -> None:
+    state = model.state_dict()
+    with pytest.raises(UserError, match=f"The network cannot be aligned.*{message}"):
+        align(model, state, state)
+
+
+def test_transformers_are_refused() -> None:
+    model = timm.create_model("test_vit", num_classes=10)
+    with pytest.raises(UserError, match=r"cannot be aligned: what '.*' \(at '.*'\) does to units"):
+        align(model, model.state_dict(), model.state_dict())
+
+
+class Shared(nn.Module):
+    """One layer's weight under a second name (`tied`), or one layer under two names (`alias`)."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 12), nn.Linear(12, 12)
+        self.third, self.head = nn.Linear(12, 12), nn.Linear(12, 4)
+        self.third = self.second if kind == "alias" else self.third
+        self.third.weight = self.second.weight
+
+    def forward(self, x):
+        x = torch.relu(self.first(x.flatten(1)))
+        return self.head(torch.relu(self.third(torch.relu(self.second(x)))))
+
+
+@pytest.mark.parametrize("kind", ["tied", "alias"])
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=4, deadline=None)
+def test_shared_weights_are_permuted_alike(nets, kind, seed) -> None:
+    """All groups around a shared weight are one, and every name of a tensor holds the same values."""
+    with torch.random.fork_rng():
+        model = Shared(kind).double()
+    a, b = ({**s, "third.weight": s["second.weight"]} for s in (randomised(model, seed + k) for k in (0, 1)))
+    if kind == "alias":
+        a, b = ({**s, "third.bias": s["second.bias"]} for s in (a, b))
+    moved, groups = shuffled(model, b, seed)
+    assert groups == 1
+    found = align(model, a, b)
+    assert geometry(a, a, found).distance_b < geometry(a, a, b).distance_b
+    x, _ = nets.images(10)
+    for state in (moved, found):
+        assert torch.equal(state["third.weight"], state["second.weight"])
+        model.load_state_dict(state)
+        logits = model(x)
+        model.load_state_dict(b)
+        assert torch.allclose(logits, model(x), rtol=0, atol=1e-12)
+
+
+def test_a_layer_shared_with_the_input_does_not_move() -> None:
+    """Its units are the input's, which stay where they are."""
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 4)
+    )
+    model[3].weight = model[1].weight
+    assert permutations_of(model).free == ()
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        pytest.param(nn.utils.weight_norm, marks=pytest.mark.filterwarnings("ignore")),
+        nn.utils.spectral_norm,
+    ],
+)
+def test_weights_that_are_worked_out_from_others_are_refused(norm):
+    """Permuting a layer's bias and the next one's weights alone would make another function of it."""
+    model = nn.Sequential(nn.Flatten(), norm(nn.Linear(64, 8)), nn.ReLU(), nn.Linear(8, 4))
+    with pytest.raises(UserError, match=r"'1.weight' is not in its state but worked out from other tensors"):
+        align(model, model.state_dict(), model.state_dict())

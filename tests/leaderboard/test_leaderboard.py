@@ -1,0 +1,549 @@
+"""The leaderboard: who is ranked and why not, what is kept, and that pages are a function of submissions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders import write_submission
+from lmcbench.errors import UserError
+from lmcbench.leaderboard import ranking_table as standings
+from lmcbench.leaderboard import summary_cache as derived
+from lmcbench.leaderboard.markdown import escape, stability, tenths
+from lmcbench.leaderboard.payload import ALPHABET, pack
+from lmcbench.leaderboard.ranking_table import count_missing, make_tables
+from lmcbench.leaderboard.render import (
+    HEADLINE,
+    HTML,
+    MARKDOWN,
+    export_rows,
+    render_leaderboard,
+    render_rows,
+    to_csv,
+)
+from lmcbench.leaderboard.scores import COLUMNS, CONNECTIVITY, View, column
+from lmcbench.leaderboard.summary import summarize
+from lmcbench.leaderboard.summary_cache import read_rows, summary_path
+from lmcbench.results.record import parse_record
+from lmcbench.spec.suite_files import load_suite
+from lmcbench.stats.cells import Line
+from lmcbench.stats.estimates import estimate
+from lmcbench.stats.stability import Onset, StabilityPoint
+from synthetic import synthetic_cells, synthetic_suite, synthetic_table
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SUITE = synthetic_suite(
+    shifts=["none", "same-half", "disjoint-halves", "label-skew"],
+    forks=[0, 3, "independent", "independent-equal-cost"],
+)
+SCRIPT = "<script>alert(1)</script>"
+
+
+@pytest.fixture(autouse=True)
+def published(monkeypatch):
+    """The synthetic suite, as if it were shipped."""
+
+    def load(name):
+        return SUITE if name == "synthetic-v1" else load_suite(name)
+
+    monkeypatch.setattr("lmcbench.spec.suite_files.load_suite", load)
+
+
+def records_of(index, change=lambda table: table, replicates=5):
+    tables = [synthetic_table(cell, index) for cell in synthetic_cells(index, SUITE, replicates)]
+    changed = [change(table) for table in tables]
+    return [parse_record(json.dumps(table), "synthetic") for table in changed if table is not None]
+
+
+def submit(board, index, slug=None, *, change=lambda table: table, replicates=5, **meta):
+    about = {"title": f"Network {index}", **meta}
+    slug = slug or f"entry-{index}"
+    write_submission(board, slug, records_of(index, change, replicates), **about)
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """A leaderboard of the baseline and three networks; not to be changed."""
+    board = tmp_path_factory.mktemp("four")
+    for index in range(4):
+        submit(board, index)
+    return board
+
+
+@pytest.fixture
+def board(four, tmp_path):
+    """A copy of it."""
+    shutil.copytree(four, tmp_path / "leaderboard")
+    return tmp_path / "leaderboard"
+
+
+def standing_of(board, slug):
+    [table] = make_tables(row.entry for row in read_rows(board))
+    return next(s for s in table.standings if s.entry.slug == slug)
+
+
+# --- ranks ---------------------------------------------------------------------------------------
+
+
+def test_connectivity_is_the_mean_over_shifts_at_fork_0(four):
+    standing = standing_of(four, "entry-2")
+    records = [
+        r for r in records_of(2) if r.fork.name == "0" and r.shift.name in ("disjoint-halves", "label-skew")
+    ]
+    by_replicate = {}
+    for r in records:
+        by_replicate.setdefault(r.replicate, []).append(r.pairs[0].barriers["test"].error_chord)
+    expected = estimate([float(np.mean(values)) for values in by_replicate.values()])
+    found = standing.scores.columns[CONNECTIVITY]
+    assert (found.mean, found.half_width) == (
+        pytest.approx(expected.mean),
+        pytest.approx(expected.half_width),
+    )
+    assert found.n == standing.n == 5
+
+
+def test_differences_are_paired_by_replicate(four):
+    view = View(standing_of(four, "entry-3").entry, ["label-skew"])
+    shifted, plain = view.barrier("error_chord"), View(view.entry, ["none"]).barrier("error_chord")
+    expected = estimate([shifted[r] - plain[r] for r in range(5)])
+    found = column("barrier_difference").score(view)
+    assert (found.mean, found.half_width) == (expected.mean, expected.half_width)
+    ensemble = view.worth("ensemble", "3")
+    equal = view.worth("ensemble", "independent-equal-cost")
+    gain = column("ensemble_equal_cost").series(view)
+    assert gain == {r: ensemble[r] - equal[r] for r in range(5)}
+    assert set(gain) == set(range(5))
+
+
+def test_the_baseline_is_shown_and_takes_no_rank(four):
+    [table] = make_tables(row.entry for row in read_rows(four))
+    baseline = next(s for s in table.standings if s.baseline)
+    assert baseline.entry.network.label == "lmc_linear"
+    assert (baseline.rank, baseline.unranked) == (None, ())
+    assert table.ranked == 3
+    assert all(1 <= s.rank.first <= s.rank.last <= 3 for s in table.standings if s.rank)
+
+
+def without(condition):
+    return lambda table: None if condition(table) else table
+
+
+def failed(table):
+    if table["shift"]["name"] == "none" and table["replicate"] == 1:
+        return {**table, "status": "failed", "reason": "x", "pairs": [], "ensemble": None, "soup": None}
+    return table
+
+
+def diverged(table):
+    if table["shift"]["name"] == "label-skew" and table["fork"]["name"] == "0" and table["replicate"] == 1:
+        return {**table, "status": "diverged", "reason": "x", "pairs": [], "ensemble": None, "soup": None}
+    return table
+
+
+def dead(table):
+    for sibling in table["siblings"]:
+        sibling["splits"]["test"]["error"] = 0.8
+    table["ensemble"]["test"]["accuracy_mean"] = 0.2
+    return table
+
+
+@pytest.mark.parametrize(
+    ("change", "replicates", "reason"),
+    [
+        (without(lambda t: t["fork"]["name"] == "3" and t["replicate"] == 4), 5, "^4 cells missing$"),
+        (without(lambda t: t["replicate"] == 2), 6, "^16 cells missing$"),
+        (failed, 5, "^4 cells failed$"),
+        (diverged, 5, "^4 measured replicates of the 5 that a rank needs$"),
+        (lambda t: t, 4, "^16 cells missing; 4 measured replicates of the 5 that a rank needs$"),
+        (dead, 5, r"^accuracy 20\.0 %, below the suite's floor of 70 %$"),
+    ],
+    ids=["a fork is missing", "a replicate is left out", "failed", "diverged", "four replicates", "dead"],
+)
+def test_who_is_not_ranked_and_why(board, change, replicates, reason):
+    submit(board, 5, "late", change=change, replicates=replicates)
+    standing = standing_of(board, "late")
+    assert standing.rank is None
+    assert re.search(reason, "; ".join(standing.unranked))
+    assert standing_of(board, "entry-1").rank.last == 3
+    assert escape("; ".join(standing.unranked)) in render_leaderboard(board).files[board / MARKDOWN]
+
+
+def test_a_diverged_cell_is_counted_and_six_replicates_survive_it(board):
+    submit(board, 5, "late", change=diverged, replicates=6)
+    standing = standing_of(board, "late")
+    assert standing.entry.count("diverged") == 1
+    assert standing.n == 5
+    assert standing.rank is not None
+
+
+def test_a_suite_that_nobody_published_has_no_ranks(four, monkeypatch):
+    monkeypatch.setattr("lmcbench.spec.suite_files.load_suite", load_suite)
+    [table] = make_tables(row.entry for row in read_rows(four))
+    assert table.ranked == 0
+    assert table.name == f"synthetic-v1-{SUITE.digest[:12]}"
+    reasons = {s.unranked for s in table.standings if not s.baseline}
+    assert reasons == {("suite not published with this version of lmcbench",)}
+
+
+def test_a_new_entry_moves_no_other_score(board):
+    def scores():
+        rows = export_rows(*tables_of(board))
+        ranks = ("rank_first", "rank_last")
+        return {(r["slug"], r["shift"]): {k: v for k, v in r.items() if k not in ranks} for r in rows}
+
+    before = scores()
+    submit(board, 7)
+    after = scores()
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 5
+
+
+def tables_of(board):
+    rows = read_rows(board)
+    about = {row.entry.slug: (row.submission.meta, row.trust) for row in rows}
+    return make_tables(row.entry for row in rows), about
+
+
+# --- pages as a function of submissions ----------------------------------------------------------
+
+
+def test_the_order_of_submissions_does_not_matter(four):
+    rows = read_rows(four)
+    expected = render_rows(four, rows).files
+    for seed in range(3):
+        shuffled = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
+        assert render_rows(four, shuffled).files == expected
+
+
+def test_nothing_of_the_machine_is_in_a_page(board, tmp_path):
+    first = render_leaderboard(board)
+    shutil.copytree(board, tmp_path / "elsewhere")
+    second = render_leaderboard(tmp_path / "elsewhere")
+    assert {p.relative_to(board): c for p, c in first.files.items()} == {
+        p.relative_to(tmp_path / "elsewhere"): c for p, c in second.files.items()
+    }
+    for content in first.files.values():
+        assert str(tmp_path) not in content
+        assert not re.search(r"\b(NaN|Infinity)\b(?![\"?:;,)])", content.split("<script")[0])
+
+
+def test_the_page_loads_nothing(four):
+    page = render_leaderboard(four).files[four / HTML]
+    addresses = set(re.findall(r"https?://[^\s\"'<]+", page))
+    assert addresses == {"http://www.w3.org/2000/svg"}  # the name of a language, not a place
+    assert "default-src 'none'" in page
+    assert not re.search(r"<(link|script|img|iframe)[^>]*(src|href)=\"(?!data:)", page)
+
+
+def test_html_in_what_people_write_is_text(board):
+    submit(board, 5, "evil", title=SCRIPT, notes=f"{SCRIPT} <!-- </script> & [x](javascript:a)")
+    files = render_leaderboard(board).files
+    page, readme = files[board / HTML], files[board / MARKDOWN]
+    assert "<script>alert" not in page
+    assert "\\u003cscript\\u003ealert(1)\\u003c/script\\u003e" in page
+    assert page.count("</script>") == 2
+    assert "<script>" not in readme
+    assert "&lt;script&gt;alert\\(1\\)&lt;/script&gt;" in readme
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a | b", "a \\| b"),
+        ("[x](y)", "\\[x\\]\\(y\\)"),
+        ("one\ntwo", "one two"),
+        ("*_`", "\\*\\_\\`"),
+        ("https://a.b", "https\\://a.b"),
+        ("&lt;", "&amp;lt;"),
+    ],
+)
+def test_markdown_in_what_people_write_is_text(text, shown):
+    assert escape(text) == shown
+
+
+def test_a_suites_name_is_text(board):
+    def renamed(table):
+        return {**table, "suite": {**table["suite"], "name": "a | <img src=x>", "digest": "0" * 64}}
+
+    submit(board, 5, "evil", change=renamed)
+    assert "## a \\| &lt;img src=x&gt; version 1\n" in render_leaderboard(board).files[board / MARKDOWN]
+
+
+def test_a_link_or_another_name_is_no_submission(board):
+    link = board / "submissions" / "twice"
+    link.symlink_to("entry-1")
+    for afresh in (True, False):
+        with pytest.raises(
+            UserError, match="twice is a link: what it leads to would stand in the tables twice"
+        ):
+            read_rows(board, afresh=afresh)
+    link.unlink()
+    submit(board, 1, "x](javascript:a) [y")
+    with pytest.raises(UserError, match="cannot name a submission"):
+        read_rows(board)
+
+
+def shortened(table):
+    if table["replicate"] == 1 and table["pairs"]:
+        table["pairs"][0]["curves"]["test"]["loss"].pop()
+    return table
+
+
+def without_alphas(table):
+    del table["protocol"]["alphas"]
+    return table
+
+
+@pytest.mark.parametrize("change", [shortened, without_alphas])
+def test_records_that_contradict_each_other_are_one_message(board, change):
+    submit(board, 5, "odd", change=change)
+    with pytest.raises(
+        UserError, match=r"odd holds records that nothing can be derived of .* lmcbench verify"
+    ):
+        read_rows(board)
+
+
+def test_cells_given_twice_hide_none_that_are_missing():
+    cells = {("label-skew", "0"), ("label-skew", "3")}
+    records = [r for r in records_of(1) if r.shift.name == "label-skew" and r.fork.name == "0"]
+    again = [r.model_copy(update={"key": r.key[::-1]}) for r in records]
+    assert count_missing(summarize("a", "0" * 64, records), cells, 5) == 5
+    assert count_missing(summarize("a", "0" * 64, [*records, *again]), cells, 5) == 5
+
+
+def test_an_empty_leaderboard_says_so(tmp_path):
+    (tmp_path / "submissions").mkdir()
+    (tmp_path / "submissions" / ".gitkeep").touch()
+    (tmp_path / "submissions" / ".mine.7.partial").mkdir()  # left over of one that was cut off
+    files = render_leaderboard(tmp_path).files
+    assert files[tmp_path / MARKDOWN].endswith("There are no submissions yet.\n")
+    assert set(files) == {tmp_path / MARKDOWN, tmp_path / HTML}
+
+
+def test_a_folder_that_is_no_leaderboard_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no folder 'submissions'.* leaderboard RUN"):
+        render_leaderboard(tmp_path)
+
+
+def test_the_committed_leaderboard_is_up_to_date():
+    board = REPOSITORY / "leaderboard"
+    assert render_leaderboard(board, afresh=True).outdated() == []
+
+
+# --- what was derived before ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Slugs of the submissions that are read whole."""
+    found = []
+    whole = derived.read_submission
+
+    def read(folder):
+        found.append(folder.name)
+        return whole(folder)
+
+    monkeypatch.setattr(derived, "read_submission", read)
+    return found
+
+
+def test_a_submission_is_derived_once(board, reads):
+    written = render_leaderboard(board).write()
+    assert len(written) == 4 + 2
+    assert reads == [f"entry-{i}" for i in range(4)]
+    reads.clear()
+    again = render_leaderboard(board)
+    assert (again.outdated(), again.write(), reads) == ([], [], [])
+
+
+def test_what_is_stale_or_damaged_is_derived_anew(board, reads):
+    pages = {p: p.read_bytes() for p in render_leaderboard(board).write()}
+    reads.clear()
+    summary_path(board, "entry-1").write_text("{")
+    other = summary_path(board, "entry-2")
+    other.write_text(other.read_text().replace('"manifest":"', '"manifest":"0'))
+    summary_path(board, "entry-3").unlink()
+    render_leaderboard(board).write()
+    assert reads == ["entry-1", "entry-2", "entry-3"]
+    assert {p: p.read_bytes() for p in pages} == pages
+
+
+def test_a_changed_submission_is_derived_anew(board, reads):
+    render_leaderboard(board).write()
+    reads.clear()
+    shutil.rmtree(board / "submissions" / "entry-1")
+    submit(board, 9, "entry-1")
+    assert standing_of(board, "entry-1").entry.network.label == "mixer_s16_224"
+    assert reads == ["entry-1"]
+
+
+def test_a_check_believes_no_derived_number(board):
+    render_leaderboard(board).write()
+    path = summary_path(board, "entry-2")
+    forged = json.loads(path.read_text())
+    forged["shifts"]["label-skew"]["places"][0]["barriers"]["error_chord"] = [0.0] * 5
+    path.write_text(json.dumps(forged))
+    render_leaderboard(board).write()  # a page that believes it
+    outdated = render_leaderboard(board, afresh=True).outdated()
+    assert outdated == sorted([board / MARKDOWN, board / HTML, path])
+
+
+def test_a_changed_record_is_refused_by_name(board):
+    render_leaderboard(board).write()
+    record = next((board / "submissions" / "entry-1" / "records").iterdir())
+    record.write_text(record.read_text().replace("0.1", "0.2"))
+    with pytest.raises(UserError, match=rf"entry-1 is no sound submission:\n.*{record.name}: was changed"):
+        render_leaderboard(board, afresh=True)
+
+
+def test_what_is_left_of_a_submission_that_went_is_removed(board):
+    render_leaderboard(board).write()
+    evidence = summary_path(board, "entry-3").with_name("verified.json")
+    evidence.write_text("{}")
+    shutil.rmtree(board / "submissions" / "entry-3")
+    assert summary_path(board, "entry-3") in render_leaderboard(board, afresh=True).outdated()
+    render_leaderboard(board).write()
+    assert not summary_path(board, "entry-3").exists()
+    assert evidence.exists()
+
+
+# --- exports and small things --------------------------------------------------------------------
+
+
+def test_the_export_has_every_number(four):
+    rows = export_rows(*tables_of(four))
+    assert len(rows) == 4 * (1 + 4)
+    [row] = [r for r in rows if (r["slug"], r["shift"]) == ("entry-2", HEADLINE)]
+    standing = standing_of(four, "entry-2")
+    for c in COLUMNS:
+        value = standing.scores.columns[c.key]
+        assert (row[c.key], row[f"{c.key}_half"], row[f"{c.key}_n"]) == (
+            value.mean,
+            value.half_width,
+            value.n,
+        )
+    read = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    assert len(read) == len(rows)
+    [same] = [r for r in read if (r["slug"], r["shift"]) == ("entry-2", HEADLINE)]
+    assert float(same[CONNECTIVITY]) == row[CONNECTIVITY]
+    assert to_csv([]) == ""
+
+
+def test_a_spreadsheet_runs_no_title():
+    assert to_csv([{"title": "=1+1", "x": -1.5, "y": None}]) == "title,x,y\n'=1+1,-1.5,\n"
+
+
+@pytest.mark.parametrize(
+    ("fraction", "sign", "shown"),
+    [
+        (0.1234, False, "12.3"),
+        (0.12345, False, "12.3"),
+        (0.12348, False, "12.3"),  # rounded once, not to 12.35 first
+        (-0.12348, False, "−12.3"),
+        (0.0057, False, "0.6"),
+        (0.1235 - 1e-12, False, "12.4"),
+        (0.1235, False, "12.4"),
+        (-0.0004, True, "0.0"),
+        (-0.0005, True, "−0.1"),
+        (0.002, True, "+0.2"),
+        (1.0, False, "100.0"),
+    ],
+)
+def test_numbers_in_print(fraction, sign, shown):
+    assert tenths(fraction, sign=sign) == shown
+
+
+@pytest.mark.parametrize("letters", [1, 2])
+def test_packed_curves_are_as_fine_as_promised(letters):
+    values = np.linspace(0, 0.37, 21)
+    text = pack(values, 0.37, letters)
+    assert len(text) == 21 * letters
+    levels = [
+        sum(ALPHABET.index(c) * 64 ** (letters - 1 - i) for i, c in enumerate(text[k : k + letters]))
+        for k in range(0, len(text), letters)
+    ]
+    step = 0.37 / (64**letters - 1)
+    assert np.abs(np.array(levels) * step - values).max() <= step / 2 * (1 + 1e-9)
+
+
+def test_a_suite_without_training_shifts_ranks_by_the_unshifted_barrier():
+    assert standings.headline_shifts(synthetic_suite(shifts=["none", "same-half"])) == ("none",)
+    assert standings.headline_shifts(SUITE) == ("disjoint-halves", "label-skew")
+
+
+def test_siblings_that_share_nothing_cost_what_independent_networks_do():
+    suite = synthetic_suite(forks=[0, "independent"], shifts=["none", "label-skew"])
+    cells = synthetic_cells(2, suite)
+    records = [parse_record(json.dumps(synthetic_table(cell, 2)), "synthetic") for cell in cells]
+    view = View(summarize("x", "0" * 64, records), ["label-skew"])
+    gain = column("ensemble_equal_cost").series(view)
+    ensemble, alone = (view.worth("ensemble", fork) for fork in ("0", "independent"))
+    assert gain == {r: ensemble[r] - alone[r] for r in range(5)}
+
+
+def test_equal_cost_is_compared_under_the_shifts_that_have_comparators():
+    shifts = ["none", "disjoint-halves", "label-skew"]
+    suite = synthetic_suite(shifts=shifts, comparator_shifts=["none", "label-skew"])
+    cells = synthetic_cells(2, suite)
+    records = [parse_record(json.dumps(synthetic_table(cell, 2)), "synthetic") for cell in cells]
+    entry = summarize("x", "0" * 64, records)
+    gain = column("ensemble_equal_cost").series
+    both, skew = View(entry, shifts[1:]), View(entry, ["label-skew"])
+    assert gain(both) == gain(skew)
+    ensemble, alone = (skew.worth("ensemble", fork) for fork in ("3", "independent-equal-cost"))
+    assert gain(skew) == {r: ensemble[r] - alone[r] for r in range(5)}
+    assert gain(View(entry, ["disjoint-halves"])) == {}
+    places = {(shift.label, fork.name) for shift, fork in suite.places}
+    assert standings.count_missing(entry, places, 5) == 0
+
+
+def test_an_entry_that_leaves_comparators_out_is_not_compared_over_the_other_shifts(monkeypatch):
+    shifts = ["none", "disjoint-halves", "label-skew"]
+    suite = synthetic_suite(shifts=shifts)
+    cells = [
+        cell
+        for cell in synthetic_cells(2, suite)
+        if (cell.shift.label, cell.fork.name) != ("label-skew", "independent-equal-cost")
+    ]
+    records = [parse_record(json.dumps(synthetic_table(cell, 2)), "synthetic") for cell in cells]
+    monkeypatch.setattr(standings, "published_suite", lambda *_: suite)
+    [table] = make_tables([summarize("x", "0" * 64, records)])
+    [row] = table.standings
+    assert row.missing == 5
+    assert row.scores.columns["ensemble_equal_cost"].mean is None
+    assert row.by_shift["disjoint-halves"].columns["ensemble_equal_cost"].mean is not None
+
+
+def test_a_table_says_under_which_of_its_shifts_ensembles_are_compared(monkeypatch):
+    shifts = ["none", "disjoint-halves", "label-skew"]
+    suite = synthetic_suite(shifts=shifts, comparator_shifts=["none", "label-skew"])
+    cells = synthetic_cells(2, suite)
+    records = [parse_record(json.dumps(synthetic_table(cell, 2)), "synthetic") for cell in cells]
+    entry = summarize("x", "0" * 64, records)
+    monkeypatch.setattr(standings, "published_suite", lambda *_: suite)
+    [table] = make_tables([entry])
+    assert table.headline == ("disjoint-halves", "label-skew")
+    assert table.comparison == "Ensembles are held against independent ones under label-skew only."
+    for under, said in ((None, ""), (shifts, ""), (["none"], "Under none of them ensembles are held")):
+        other = synthetic_suite(shifts=shifts, comparator_shifts=under)
+        monkeypatch.setattr(standings, "published_suite", lambda *_, other=other: other)
+        found = make_tables([entry])[0].comparison
+        assert found.startswith(said)
+        assert bool(found) == bool(said)
+
+
+def test_stability_points_in_print():
+    def shown(*epochs):
+        onsets = {r: None if e is None else Onset(e, e / 10) for r, e in enumerate(epochs)}
+        return stability(StabilityPoint(Line("a", "r", "s"), (), onsets, 0))
+
+    assert shown(1.0, 0.5, None) == "1 (0.5 to never)"
+    assert shown(3.0, 3.0) == shown(3.0) == "3"
+    assert shown() == "–"

@@ -1,0 +1,230 @@
+import json
+import random
+
+import pytest
+from scipy import stats
+
+from builders import make_record, toy_cell, toy_suite
+from lmcbench.report.tables import make_board
+from lmcbench.results.record import parse_record
+
+
+def row(table, **where):
+    """The only row of a table with these values, as a dict."""
+    rows = [r for r in table.to_dict("records") if all(r[k] == v for k, v in where.items())]
+    assert len(rows) == 1
+    return rows[0]
+
+
+def half_width(values):
+    return stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+
+
+def replicates(values, **cell):
+    """One record a replicate; None: it diverged."""
+    return [
+        make_record(toy_cell(replicate=r, **cell), status="diverged")
+        if value is None
+        else make_record(toy_cell(replicate=r, **cell), barrier_error=value)
+        for r, value in enumerate(values)
+    ]
+
+
+def test_cells_hold_means_over_replicates_in_percent():
+    early, late = [0.10, 0.13, 0.22], [0.01, 0.02, 0.03]
+    board = make_board([*replicates(early), *replicates(late, fork="2")])
+    assert board.connectivity.to_dict("records") == [
+        {
+            "architecture": "lmc_mlp",
+            "recipe": "fast",
+            "shift": "none",
+            "0": f"15.0 ± {100 * half_width(early):.1f}",
+            "2": f"2.0 ± {100 * half_width(late):.1f}",
+            "n": "3",
+            "diverged": "0/6",
+        }
+    ]
+
+
+def test_what_siblings_are_worth():
+    records = [
+        make_record(
+            toy_cell(fork=fork, replicate=r),
+            member_error=0.10 + 0.02 * r,
+            ensemble_error=0.08,
+            soup_error=0.3,
+            disagreement=d,
+        )
+        for r in range(2)
+        for fork, d in (("0", 0.05), ("2", 0.04), ("independent", 0.2))
+    ]
+    wide = 100 * half_width([0.10, 0.12])
+    board = make_board(records)
+    # the earliest fork, and independent networks beside it
+    assert board.ensembles["fork"].tolist() == ["0", "independent"]
+    assert row(board.ensembles, fork="0") == {
+        "architecture": "lmc_mlp",
+        "recipe": "fast",
+        "shift": "none",
+        "fork": "0",
+        "member": f"89.0 ± {wide:.1f}",
+        "disagreement": "5.0 ± 0.0",
+        "ensemble": "92.0 ± 0.0",
+        "gain": f"+3.0 ± {wide:.1f}",
+        "soup": "70.0 ± 0.0",
+    }
+    assert row(board.ensembles, fork="independent")["disagreement"] == "20.0 ± 0.0"
+
+
+def test_pairs_are_averaged_inside_a_replicate_and_are_no_extra_n():
+    table = json.loads(make_record(toy_cell(suite=toy_suite(siblings=3))).to_json())
+    for pair, value in zip(table["pairs"], (0.1, 0.2, 0.6), strict=True):
+        pair["barriers"]["test"]["error_chord"] = value
+    board = make_board([parse_record(json.dumps(table), "x")])
+    found = row(board.connectivity)
+    assert (found["0"], found["n"]) == ("30.0", "1")
+
+
+def test_one_replicate_has_no_interval():
+    board = make_board([make_record(barrier_error=0.123)])
+    assert row(board.connectivity)["0"] == "12.3"
+    assert row(board.ensembles)["gain"] == "+1.0"
+    assert "no interval for n = 1" in board.notes[0]
+
+
+def test_diverged_cells_are_counted_and_never_averaged():
+    values = [0.1, None, 0.2, None, 0.3]
+    board = make_board([*replicates(values), *replicates([0.5] * 5, fork="2")])
+    found = row(board.connectivity)
+    assert found["0"] == f"20.0 ± {100 * half_width([0.1, 0.2, 0.3]):.1f} (3)"
+    assert found["2"] == "50.0 ± 0.0"
+    assert (found["n"], found["diverged"]) == ("5", "2/10")
+    assert row(board.ensembles)["member"] == "95.0 ± 0.0 (3)"
+
+
+def test_a_run_in_which_everything_diverged_has_a_table():
+    board = make_board(replicates([None, None]))
+    assert row(board.connectivity) == {
+        "architecture": "lmc_mlp",
+        "recipe": "fast",
+        "shift": "none",
+        "0": "–",
+        "n": "2",
+        "diverged": "2/2",
+    }
+    assert {row(board.ensembles)[k] for k in ("member", "disagreement", "ensemble", "gain", "soup")} == {"–"}
+    assert "nan" not in board.render("github").lower()
+
+
+def test_failed_cells_are_no_results_but_shown():
+    board = make_board([*replicates([0.1, None]), make_record(toy_cell(replicate=2), status="failed")])
+    assert row(board.connectivity)["diverged"] == "1/3, 1 failed"
+    assert row(board.connectivity)["0"] == "10.0 (1)"
+
+
+def test_a_fork_that_was_not_run_is_a_dash():
+    board = make_board(
+        [*replicates([0.1], fork="0"), *replicates([0.2], fork="2", architecture="lmc_linear")]
+    )
+    assert row(board.connectivity, architecture="lmc_mlp")["2"] == "–"
+    assert row(board.connectivity, architecture="lmc_linear")["0"] == "–"
+
+
+def test_rows_below_the_floor_are_marked_and_the_note_says_why():
+    good = make_record(toy_cell("lmc_mlp"), member_error=0.1)
+    dead = make_record(toy_cell("lmc_linear"), member_error=0.11)
+    board = make_board([good, dead], floor=0.9)
+    assert board.connectivity["architecture"].tolist() == ["lmc_linear *", "lmc_mlp"]
+    assert board.ensembles["architecture"].tolist() == ["lmc_linear *", "lmc_mlp"]
+    assert board.notes[-1] == "* mean member accuracy below the suite's floor of 90 %: not ranked."
+    assert not any("floor" in note for note in make_board([good], floor=0.9).notes)
+
+
+def test_forks_are_columns_by_epoch_and_rows_go_from_small_to_large_and_control_to_shift():
+    records = [
+        make_record(toy_cell(architecture, shift, fork))
+        for architecture in ("lmc_mlp", "lmc_linear")
+        for shift in ("label-skew", "disjoint-halves", "same-half", "none")
+        for fork in ("independent", "2", "0")
+    ]
+    board = make_board(records)
+    assert list(board.connectivity.columns) == [
+        *["architecture", "recipe", "shift", "0", "2", "independent", "n", "diverged"]
+    ]
+    shifts = ["none", "same-half", "disjoint-halves", "label-skew"]
+    assert list(board.connectivity[["architecture", "shift"]].itertuples(index=False, name=None)) == [
+        (architecture, shift) for architecture in ("lmc_linear", "lmc_mlp") for shift in shifts
+    ]
+    ten = toy_suite(
+        forks=[10, 2, "independent"],
+        recipes={"fast": {"lr": 1, "batch_size": 9, "epochs": 11}},
+        architectures=[{"name": "lmc_mlp", "recipe": "fast"}],
+    )
+    forks = [make_record(toy_cell(fork=f, suite=ten)) for f in ("independent", "10", "2")]
+    assert list(make_board(forks).connectivity.columns[3:6]) == ["2", "10", "independent"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_table_does_not_depend_on_the_order_of_records(seed):
+    rng = random.Random(seed)
+    records = [
+        make_record(toy_cell(a, s, f, r), barrier_error=rng.random(), member_error=rng.random() / 9)
+        for a in ("lmc_mlp", "lmc_linear")
+        for s in ("none", "same-half")
+        for f in ("0", "independent")
+        for r in range(3)
+    ]
+    before = make_board(records, 0.95).render("github")
+    rng.shuffle(records)
+    assert make_board(records, 0.95).render("github") == before
+
+
+def test_a_rounded_zero_has_no_minus():
+    board = make_board([make_record(member_error=0.1, ensemble_error=0.1004)])
+    assert row(board.ensembles)["gain"] == "+0.0"
+    loss = make_board([make_record(member_error=0.1, ensemble_error=0.12)])
+    assert row(loss.ensembles)["gain"] == "-2.0"
+
+
+def test_rendered_for_markdown_and_for_terminals():
+    board = make_board([make_record(barrier_error=0.123)])
+    markdown = board.render("github").splitlines()
+    assert markdown[0].startswith("### Error barrier on the test set (chord form, percentage points")
+    assert "| lmc_mlp" in markdown[4]
+    assert " 12.3 " in markdown[4]
+    assert any(line.startswith("- Mean over replicates (n) ± half-width") for line in markdown)
+    plain = board.render("simple")
+    assert "#" not in plain
+    assert "|" not in plain
+    assert plain.endswith(".\n")
+
+
+def test_a_comparator_that_a_shift_has_not_gets_no_row_there():
+    suite = toy_suite(forks=[0, "independent-equal-cost"], comparator_shifts=["none"])
+    records = [make_record(toy_cell(shift=s.label, fork=f.name, suite=suite)) for s, f in suite.places]
+    shown = make_board(records).ensembles
+    shifts = shown.groupby("fork")["shift"].agg(set).to_dict()
+    assert shifts == {"0": {s.shift.label for s in suite.shifts}, "independent-equal-cost": {"none"}}
+
+
+def test_ways_that_are_equal_but_for_rounding_share_their_pareto_mark():
+    suite = toy_suite(forks=[0, "independent-equal-cost"])
+    errors = {"0": (0.1, 0.2, 0.3), "independent-equal-cost": (0.3, 0.2, 0.1)}
+    assert sum(1 - e for e in errors["0"]) != sum(1 - e for e in errors["independent-equal-cost"])
+    cost = make_record().cost
+    records = [
+        make_record(toy_cell(fork=fork, replicate=r, suite=suite), ensemble_error=error).model_copy(
+            update={"cost": cost}
+        )
+        for fork, row_ in errors.items()
+        for r, error in enumerate(row_)
+    ]
+    assert list(make_board(records).ensembles["Pareto"]) == ["yes", "yes"]
+
+
+def test_pareto_marks_are_said_to_be_of_means():
+    suite = toy_suite(forks=[0, "independent-equal-cost"])
+    records = [make_record(toy_cell(fork=fork.name, suite=suite)) for fork in suite.fork_list]
+    [note] = [note for note in make_board(records).notes if "Pareto" in note]
+    assert "by means over replicates" in note
+    assert not any("Pareto" in note for note in make_board([make_record()]).notes)

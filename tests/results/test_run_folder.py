@@ -1,0 +1,283 @@
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from builders import make_record, toy_cell, toy_suite, write_run
+from lmcbench.errors import UserError
+from lmcbench.results.run_folder import (
+    STALE,
+    RunFolder,
+    find_records,
+    read_header,
+    read_records,
+    write_atomic,
+)
+
+SUITE = toy_suite().identity()
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def test_a_file_is_written_whole_with_its_folders(tmp_path):
+    write_atomic(tmp_path / "a" / "b" / "text.md", "12 ± 3\n")
+    write_atomic(tmp_path / "a" / "b" / "text.md", b"bytes")
+    assert content(tmp_path) == {"text.md": b"bytes"}
+    write_atomic(tmp_path / "text.md", "12 ± 3\n")
+    assert (tmp_path / "text.md").read_bytes() == "12 ± 3\n".encode()
+
+
+@pytest.mark.parametrize("fault", ["write", "fsync", "replace"])
+def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, monkeypatch, fault):
+    path = tmp_path / "record.json"
+    write_atomic(path, "before")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    if fault == "write":
+        text = "\ud800"  # cannot be encoded
+        error = UnicodeEncodeError
+    else:
+        text, error = "after", OSError
+        monkeypatch.setattr("pathlib.Path.replace" if fault == "replace" else "os.fsync", fail)
+    with pytest.raises(error) as caught:
+        write_atomic(path, text)
+    if error is OSError:
+        assert caught.value.filename == str(path)
+    assert content(tmp_path) == {"record.json": b"before"}
+
+
+def test_the_partial_file_lies_beside_the_target_and_is_no_record(tmp_path, monkeypatch):
+    seen = []
+
+    def look(*_):
+        seen.extend(p.name for p in (tmp_path / "records").iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", look)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "records" / "k.json", "{}")
+    assert seen == [f".k.json.{os.getpid()}.partial"]
+    assert list((tmp_path / "records").iterdir()) == []
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    done, sync, replace = [], os.fsync, Path.replace
+    monkeypatch.setattr("os.fsync", lambda number: (done.append(os.fstat(number).st_size), sync(number)))
+    monkeypatch.setattr(Path, "replace", lambda a, b: (done.append(b.name), replace(a, b)))
+    write_atomic(tmp_path / "k.json", "{}")
+    assert done == [2, "k.json"]
+
+
+def test_what_killed_writers_left_is_swept_and_what_is_being_written_stays(tmp_path):
+    folder = RunFolder(tmp_path)
+    killed = [".run.json.7.partial", "records/.k.json.7.partial", "checkpoints/.k-0.safetensors.12.partial"]
+    written = ["records/.other.json.8.partial"]
+    theirs = ["records/k.json", "checkpoints/.mine.partial", "notes.7.partial"]
+    for name in killed + written + theirs:
+        write_atomic(tmp_path / name, "x")
+        age = STALE - 60 if name in written else STALE + 60
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    folder.sweep()
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*written, *theirs}
+
+
+# --- the folder ----------------------------------------------------------------------------------
+
+
+def test_every_file_has_its_place(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert [
+        str(path.relative_to(tmp_path))
+        for path in (
+            folder.header,
+            folder.record("k"),
+            folder.predictions("k"),
+            folder.sibling("k", 1),
+            folder.training("k"),
+            folder.trunk("f", 44),
+            folder.table,
+        )
+    ] == [
+        "run.json",
+        "records/k.json",
+        "predictions/k.safetensors",
+        "checkpoints/k-1.safetensors",
+        "checkpoints/k.json",
+        "checkpoints/trunk-f-44.safetensors",
+        "leaderboard.md",
+    ]
+
+
+def test_a_new_or_empty_folder_becomes_the_suites(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new/deep"):
+        folder = RunFolder(tmp_path / name)
+        folder.check(SUITE)
+        assert content(tmp_path) == {} or name != "empty"  # checking writes nothing
+        folder.claim(SUITE, [])
+        folder.check(SUITE)
+        assert read_header(folder.header) == {"schema": "lmcbench/run/1", "suite": SUITE, "data": []}
+        assert json.loads(folder.header.read_bytes())["suite"] == SUITE
+
+
+def test_a_claim_is_not_made_twice(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim(SUITE, [])
+    folder.claim(SUITE | {"digest": "other"}, [])
+    assert read_header(folder.header)["suite"] == SUITE
+
+
+def test_other_data_than_a_folder_was_made_with_are_refused(tmp_path):
+    def data(train, **more):
+        return [{"name": "pets", "split": s, "sha256": sha} for s, sha in {"train": train, **more}.items()]
+
+    said, silent = RunFolder(tmp_path / "said"), RunFolder(tmp_path / "silent")
+    said.check_data(data("a" * 64), [])  # nothing is there yet
+    said.claim(SUITE, data("a" * 64, test="b" * 64))
+    # folders that were claimed before they said it have it in their records
+    write_atomic(silent.header, json.dumps({"schema": "lmcbench/run/1", "suite": SUITE}))
+    held = [make_record().model_copy(update={"data": data("a" * 64, test="b" * 64)})]
+    for folder, records in ((said, []), (silent, held)):
+        folder.check_data(data("a" * 64, test="b" * 64), records)
+        folder.check_data(data("a" * 64, more="c" * 64), records)
+        with pytest.raises(UserError, match=r"split test of pets has sha256 c{12} here, b{12} th"):
+            folder.check_data(data("a" * 64, test="c" * 64), records)
+
+
+def test_a_folder_of_another_suite_is_refused(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim(SUITE, [])
+    other = toy_suite(version=2).identity()
+    with pytest.raises(UserError) as refused:
+        folder.check(other)
+    assert str(refused.value) == (
+        f"{tmp_path} holds a run of suite toy version 1 with digest {SUITE['digest'][:12]}, "
+        f"not toy version 2 with digest {other['digest'][:12]}. Choose another folder with --out, "
+        "or go on with it: toy-v1."
+    )
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match=r"exists and is not a run folder\. Choose another with --out"):
+        RunFolder(tmp_path).check(SUITE)
+    with pytest.raises(UserError, match="exists and is not a run folder"):
+        RunFolder(tmp_path / "thesis.tex").check(SUITE)
+    with pytest.raises(UserError, match=r"cannot be written: .*thesis\.tex is a file"):
+        RunFolder(tmp_path / "thesis.tex" / "run").check(SUITE)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(UserError, match=f"cannot be written: {tmp_path} is read-only"):
+        RunFolder(tmp_path / "run").check(SUITE)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is damaged: Expecting"),
+        ("", "is damaged: Expecting"),
+        ("[]", "is not a lmcbench/run file"),
+        ('{"schema": "lmcbench/cell/1"}', "is not a lmcbench/run file"),
+        ('{"schema": "lmcbench/run/2"}', "reads up to lmcbench/run/1. Upgrade"),
+        ('{"schema": "lmcbench/run/1"}', "is damaged: it names no suite"),
+        ('{"schema": "lmcbench/run/1", "suite": {"name": "x"}}', "is damaged: it names no suite"),
+    ],
+)
+def test_a_damaged_header_is_refused(tmp_path, text, message):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        RunFolder(tmp_path).check(SUITE)
+
+
+# --- what is finished ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("status", "finished"), [("ok", True), ("diverged", True), ("failed", False)])
+def test_results_are_finished_and_failures_are_tried_again(tmp_path, status, finished):
+    record = make_record(status=status)
+    folder = write_run(tmp_path, [record])
+    assert folder.finished(record.key) == (record if finished else None)
+    assert folder.finished("0" * 16) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_a_record_cut_by_a_crash_is_made_again(tmp_path, share):
+    record = make_record()
+    folder = write_run(tmp_path, [record])
+    whole = folder.record(record.key).read_bytes()
+    folder.record(record.key).write_bytes(whole[: int(share * (len(whole) - 1))])
+    assert folder.finished(record.key) is None
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"), [("lmcbench/cell/2", "Upgrade"), ("else", "is not a lmcbench/cell")]
+)
+def test_what_must_not_be_overwritten_is_refused(tmp_path, schema, message):
+    path = RunFolder(tmp_path).record("k")
+    write_atomic(path, json.dumps({"schema": schema}))
+    with pytest.raises(UserError, match=message):
+        RunFolder(tmp_path).finished("k")
+
+
+def test_a_record_that_cannot_be_read_or_is_anothers_is_refused(tmp_path):
+    record = make_record()
+    folder = write_run(tmp_path, [record])
+    folder.record(record.key).rename(folder.record("0" * 16))
+    with pytest.raises(UserError, match=f"another cell, {record.key}"):
+        folder.finished("0" * 16)
+    folder.record(record.key).mkdir()
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        folder.finished(record.key)
+
+
+# --- finding -------------------------------------------------------------------------------------
+
+
+def test_records_are_found_from_the_run_its_records_or_one_of_them(tmp_path):
+    folder = write_run(tmp_path / "run", [make_record(toy_cell(replicate=r)) for r in range(3)])
+    (folder.records / ".k.json.17.partial").write_text("{")
+    paths = sorted(folder.records.glob("[0-9a-f]*.json"))
+    assert find_records(folder.root) == find_records(folder.records) == paths
+    assert len(paths) == 3
+    assert find_records(paths[0]) == paths[:1]
+
+
+def test_where_there_are_no_records_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"There is no .*none\. Give a run folder, as 'lmcbench run' made it"):
+        find_records(tmp_path / "none")
+    with pytest.raises(UserError, match="No records in"):
+        find_records(tmp_path)
+    RunFolder(tmp_path).claim(SUITE, [])
+    with pytest.raises(UserError, match="No records in"):
+        find_records(tmp_path)
+    (tmp_path / "submissions").mkdir()
+    with pytest.raises(UserError, match="or one of its submissions"):
+        find_records(tmp_path)
+
+
+def test_a_cell_in_two_files_is_refused(tmp_path):
+    record = make_record()
+    folder = write_run(tmp_path, [record])
+    write_atomic(folder.record("0" * 16), folder.record(record.key).read_bytes())
+    with pytest.raises(UserError, match=f"the record {record.key} in 2 files"):
+        read_records(folder.root)
+
+
+def test_the_records_of_a_run_of_a_newer_schema_are_refused(tmp_path):
+    folder = write_run(tmp_path, [make_record()])
+    assert len(read_records(folder.root)) == 1
+    folder.header.write_text('{"schema": "lmcbench/run/2"}')
+    with pytest.raises(UserError, match=r"reads up to lmcbench/run/1\. Upgrade"):
+        read_records(folder.root)
