@@ -1,5 +1,10 @@
 """The command line as a person meets it, in the test's own process."""
 
+import os
+
+# before torch is loaded, here and in subprocesses: two test processes on two cores, one thread each
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import signal
 import sys
 
