@@ -15,12 +15,13 @@ from lmcbench.data import pool as pool_module
 from lmcbench.data.batches import DeviceImages
 from lmcbench.data.dataset import Dataset, ImageSet
 from lmcbench.data.pool import build_pool
-from lmcbench.data.selection import calibration_items, select, stratified
+from lmcbench.data.selection import calibration_items, open_suite_data, select, stratified
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.transforms import apply, fill
 from lmcbench.errors import UserError
 from lmcbench.spec.shifts import View
 from lmcbench.spec.suite import DataSpec
+from lmcbench.spec.suite_files import load_suite
 
 
 def test_digits_are_all_there_split_and_unchanged():
@@ -65,6 +66,16 @@ def test_holdout_replaces_the_test_set():
     assert refused.value.exit_code == 4
     with pytest.raises(UserError, match=r"split train: 5,000 images are asked for .* there are 1,442"):
         select(data, DataSpec(name="digits", train_size=5000))
+
+
+def test_a_suite_opens_its_part_of_the_data():
+    suite = load_suite("digits")
+    part = suite.model_copy(update={"data": DataSpec(name="digits", train_size=50, test_size=20)})
+    opened = open_suite_data(part)
+    assert [entry["n"] for entry in opened.identity()] == [50, 20]
+    assert opened.shifted == {}
+    with pytest.raises(UserError, match="cifar10-c is not here"):
+        open_suite_data(suite.model_copy(update={"evaluations": ["fog-3", "cifar10-c:fog-3"]}))
 
 
 def test_labels_out_of_range_are_named():

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from lmcbench.data.dataset import Dataset, ImageSet
+from lmcbench.data.shifted_sets import open_all_shifted
+from lmcbench.data.sources import open_dataset
 from lmcbench.errors import UserError
 from lmcbench.spec.shifts import Indices
-from lmcbench.spec.suite import DataSpec
+from lmcbench.spec.suite import DataSpec, Suite
+
+
+def open_suite_data(suite: Suite, data_dir: Path | None = None) -> Dataset:
+    """Return all that a run of `suite` reads: the selected splits and the shifted test sets it names.
+
+    `identity()` of the result is what records store about it. Opening is cheap once the images are in the
+    cache: they are memory-mapped, and torch is not imported. Nothing is downloaded.
+
+    Raises:
+        UserError: if data are missing or unreadable, if the suite asks for more images than there are, or
+            if a split differs from its pinned hash (exit code 4).
+    """
+    whole = open_dataset(suite.data.name, data_dir)
+    return select(replace(whole, shifted=open_all_shifted(suite.evaluations, data_dir)), suite.data)
 
 
 def select(dataset: Dataset, spec: DataSpec) -> Dataset:
