@@ -13,7 +13,7 @@ from pathlib import Path
 from lmcbench.report.report import make_report
 from lmcbench.report.tables import run_table
 from lmcbench.report.verdicts import DEMONSTRATION, render_findings
-from lmcbench.results.frame import frame
+from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import read_records, write_atomic
 from lmcbench.spec.suite import DEMONSTRATIONS
@@ -56,7 +56,7 @@ def main() -> None:
     write_atomic(options.folder / "findings.md", f"{title}\n\n{render_findings(records)}")
     table = run_table(options.run, "github")
     write_atomic(options.folder / "leaderboard.md", f"# {one.name} version {one.version}\n\n{table}")
-    csv = frame(records).to_csv(index=False, float_format="%.6g")
+    csv = build_frame(records).to_csv(index=False, float_format="%.6g")
     write_atomic(options.folder / "records.csv", csv)
     write_atomic(options.folder / "README.md", _readme(records, options.command, options.took))
     print(f"Wrote {options.folder}.")

@@ -9,7 +9,7 @@ import lmcbench
 from builders import make_record, toy_cell, toy_suite, write_run
 from lmcbench.errors import UserError
 from lmcbench.results.curves import Barrier
-from lmcbench.results.frame import frame, load_records
+from lmcbench.results.frame import build_frame, load_records
 from lmcbench.results.record import parse_record
 
 CELL = ["key", "suite", "version", "digest", "architecture", "recipe", "shift", "fork", "replicate", "status"]
@@ -58,7 +58,7 @@ def test_a_row_holds_what_the_record_does():
         disagreement=0.0625,
         ensemble_error=0.5,
     )
-    [row] = frame([record]).query("split == 'test'").to_dict("records")
+    [row] = build_frame([record]).query("split == 'test'").to_dict("records")
     expected = {
         "key": record.key,
         "suite": "toy",
@@ -88,7 +88,7 @@ def test_a_row_holds_what_the_record_does():
 
 
 def test_what_was_not_measured_on_a_split_is_missing():
-    rows = frame([make_record()]).set_index("split")
+    rows = build_frame([make_record()]).set_index("split")
     assert rows.loc["train", ["disagreement", "ensemble_accuracy", "soup_error"]].isna().all()
     assert rows.loc["train", ["error_chord", "error", "loss"]].notna().all()
 
@@ -98,17 +98,17 @@ def test_every_pair_keeps_its_own_disagreement():
     for pair, value in zip(table["pairs"], (0.1, 0.2, 0.6), strict=True):
         pair["disagreement"]["test"] = value
     table["ensemble"]["test"]["disagreement"] = 0.3
-    rows = frame([parse_record(json.dumps(table), "x")]).query("split == 'test'")
+    rows = build_frame([parse_record(json.dumps(table), "x")]).query("split == 'test'")
     assert rows["disagreement"].tolist() == [0.1, 0.2, 0.6]
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed"])
 def test_a_cell_without_measures_is_one_row(status):
-    rows = frame([make_record(status=status), make_record(toy_cell(replicate=1))])
+    rows = build_frame([make_record(status=status), make_record(toy_cell(replicate=1))])
     assert rows["status"].tolist() == [status, "ok", "ok"]
     assert rows.loc[0, ["i", "split", "error_chord", "disagreement", "error"]].isna().all()
     assert rows.loc[0, "replicate"] == 0
-    alone = frame([make_record(status=status)])
+    alone = build_frame([make_record(status=status)])
     assert list(alone.columns) == FIXED + FURTHER
     assert len(alone) == 1
 
@@ -117,7 +117,9 @@ def test_connected_is_of_the_cell_by_both_forms_of_the_barrier():
     table = json.loads(make_record(toy_cell(suite=toy_suite(siblings=3))).to_json())
     for pair, chord, mean in zip(table["pairs"], (0.0, 0.0, 0.05), (0.0, 0.03, 0.06), strict=True):
         pair["barriers"]["test"] |= {"error_chord": chord, "error_mean": mean}
-    rows = frame([parse_record(json.dumps(table), "x"), make_record(toy_cell(fork="2"), status="diverged")])
+    rows = build_frame(
+        [parse_record(json.dumps(table), "x"), make_record(toy_cell(fork="2"), status="diverged")]
+    )
     # means over pairs: 0.0167 and 0.03, the limit is 0.02
     verdicts = rows[["connected", "connected_mean_form"]]
     assert {tuple(row) for row in verdicts[rows["i"].notna()].to_numpy()} == {(True, False)}
@@ -125,7 +127,7 @@ def test_connected_is_of_the_cell_by_both_forms_of_the_barrier():
 
 
 def test_no_records_are_an_empty_table_with_its_columns():
-    assert list(frame([]).columns) == FIXED + FURTHER
+    assert list(build_frame([]).columns) == FIXED + FURTHER
 
 
 def test_labels_show_settings():
@@ -134,16 +136,18 @@ def test_labels_show_settings():
         shifts=[{"name": "label-skew", "params": {"share": 0.9}, "noise": "shared"}],
     )
     record = make_record(toy_cell("lmc_mlp", "label-skew*", suite=suite))
-    row = frame([record]).iloc[0]
+    row = build_frame([record]).iloc[0]
     assert row["architecture"] == "lmc_mlp(depth=2,width=9)"
     assert row["shift"] == "label-skew[share=0.9,noise=shared]"
 
 
 def test_a_shift_of_a_later_version_is_still_a_row():
     later = {"name": "time-travel", "params": {"years": 3}, "noise": "own"}
-    assert frame([make_record(shift=later)])["shift"].unique().tolist() == ["time-travel[years=3]"]
+    assert build_frame([make_record(shift=later)])["shift"].unique().tolist() == ["time-travel[years=3]"]
     more = {"name": "label-skew", "params": {"share": 0.8, "ties": "low"}, "noise": "own"}
-    assert frame([make_record(shift=more)])["shift"].unique().tolist() == ["label-skew[share=0.8,ties=low]"]
+    assert build_frame([make_record(shift=more)])["shift"].unique().tolist() == [
+        "label-skew[share=0.8,ties=low]"
+    ]
 
 
 def test_a_damaged_record_is_named(tmp_path):
@@ -182,7 +186,7 @@ def _measured(fork="2"):
 
 def test_what_is_plotted_is_of_the_pair_and_the_split():
     record = _measured()
-    rows = frame([record])
+    rows = build_frame([record])
     test = rows.query("split == 'test'").reset_index(drop=True)
     assert test[["i", "j"]].values.tolist() == [[0, 1], [0, 2], [1, 2]]
     expected = {
@@ -229,13 +233,13 @@ def test_the_scale_of_one_network_is_said_where_it_sees_what_a_sibling_sees(shif
     table["siblings"], table["pairs"] = table["siblings"][:1], []
     table["noise"] |= {"views": [9] * 3, "g": [2.0] * 3}
     table["shift"]["name"] = shift
-    rows = frame([parse_record(json.dumps(table), "x")])
+    rows = build_frame([parse_record(json.dumps(table), "x")])
     scales = [None if math.isnan(g) else g for g in rows["noise_scale"]]
     assert scales == [shown] * len(rows)
 
 
 def test_numbers_that_no_cell_has_are_still_numbers():
-    rows = frame([make_record(toy_cell(fork="independent"))])
+    rows = build_frame([make_record(toy_cell(fork="independent"))])
     assert rows[["fork_epoch", "fork_step", "angle", "noise_scale"]].isna().all(axis=None)
     assert {str(rows[name].dtype) for name in FURTHER[4:]} == {"float64"}
     assert rows["train_steps"].tolist() == [300.0, 300.0]

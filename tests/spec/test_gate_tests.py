@@ -2,7 +2,7 @@ import pytest
 
 from builders import toy_suite
 from lmcbench.results.curves import Barrier
-from lmcbench.results.frame import frame
+from lmcbench.results.frame import build_frame
 from lmcbench.spec.gate_tests import MEASURES, GateTest
 from lmcbench.spec.suite_files import load_suite, published_suites
 
@@ -48,7 +48,7 @@ def test_at_most_three_tests_and_each_measure_once():
 
 
 def test_every_measure_is_a_column_of_the_records():
-    known = {*frame([]).columns, *Barrier.__dataclass_fields__}
+    known = {*build_frame([]).columns, *Barrier.__dataclass_fields__}
     named = {"accuracy_mean", "ensemble_accuracy", "ensemble_gain", "ensemble_nll", "ensemble_ece"}
     assert set(MEASURES) <= known | named | {"soup_error", "soup_loss"}
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lmcbench.errors import UserError
 from lmcbench.results.cell_values import SPLIT, architecture_label, error_barrier, shift_label
-from lmcbench.results.frame import frame
+from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import read_records
 from lmcbench.spec.forks import INDEPENDENT, Fork
@@ -96,7 +96,7 @@ def make_board(records: Iterable[Record], floor: float = 0.0) -> Board:
         floor: mean member accuracy below which a row is marked.
     """
     records = list(records)
-    rows = frame(records)
+    rows = build_frame(records)
     cells = rows.drop_duplicates("key")
     names = sorted(cells["fork"].unique(), key=lambda name: Fork.parse(name).order)
     # lines between networks of another length or number say nothing of this training

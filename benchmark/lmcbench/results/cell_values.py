@@ -1,4 +1,4 @@
-"""What a record is called in print."""
+"""Labels and single numbers read from the record of a cell."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lmcbench.spec.shifts import Noise, Shift
 
 
 def architecture_label(record: Record) -> str:
-    """The architecture in print, with its adaptation and keyword arguments."""
-    shown = record.architecture
-    return spec.architecture_label(shown.name, shown.kwargs, shown.adapt)
+    """Return the printed name of the architecture, with its adaptation and keyword arguments."""
+    network = record.architecture
+    return spec.architecture_label(network.name, network.kwargs, network.adapt)
 
 
 def shift_label(record: Record) -> str:
-    """The training shift in print, with what differs from its defaults."""
+    """Return the printed name of the training shift, with the parameters that differ from their defaults."""
     return _shift_label(record.shift.name, canonical_json(record.shift.params), record.shift.noise)
 
 
 def cell_text(record: Record) -> str:
-    """A cell in words, beside others of its architecture."""
+    """Return shift, fork and replicate in words: they tell a cell from others of its architecture."""
     return f"{shift_label(record)}, fork {record.fork.name}, replicate {record.replicate}"
 
 
@@ -38,54 +38,55 @@ def _shift_label(name: str, canonical: str, noise: Noise) -> str:
     try:
         return Shift.parse(name, params, noise).label
     except UserError:
-        # a shift that this version does not know: nothing says which parameters are defaults
+        # a shift of a later version: its defaults are unknown
         settings = ",".join(f"{k}={v}" for k, v in sorted(params.items()))
         return f"{name}[{settings}]" if settings else name
 
 
 SPLIT = "test"
-"""What headlines are measured on."""
+"""Split of all headline numbers."""
 CONNECTED = 0.02
-"""Error barrier under which siblings are connected [F, section 3.1]: chord form, test, mean over pairs."""
+"""Siblings are connected if their error barrier is below this fraction: chord form, test set, mean over pairs
+(Frankle et al., 2020, section 3.1)."""
 
 Form = Literal["error_chord", "error_mean"]
-"""Of the error barrier: over the chord between the ends, which headlines are in, or over their mean."""
-_BARRIER = {field.name for field in fields(Barrier)}
+"""Chord form (used in headlines) or mean form of the error barrier."""
+_BARRIER_FIELDS = {field.name for field in fields(Barrier)}
 
 
 def cell_value(record: Record, measure: str) -> float | None:
-    """`measure` of a cell, by the name `load_records` has for it; None where it was not measured."""
-    if measure in _BARRIER:
+    """Return a measure by its name in `load_records`, averaged over pairs or members; None if missing."""
+    if measure in _BARRIER_FIELDS:
         return barrier_value(record, measure)
     if measure == "disagreement":
-        found = [p.disagreement.get(SPLIT) for p in record.pairs]
+        values = [p.disagreement.get(SPLIT) for p in record.pairs]
     elif measure in ("error", "loss"):
-        found = [getattr(s.splits[SPLIT], measure) for s in record.siblings if SPLIT in s.splits]
+        values = [getattr(s.splits[SPLIT], measure) for s in record.siblings if SPLIT in s.splits]
     elif measure.startswith("soup_"):
         soup = (record.soup or {}).get(SPLIT)
-        found = [] if soup is None else [getattr(soup, measure.removeprefix("soup_"))]
+        values = [] if soup is None else [getattr(soup, measure.removeprefix("soup_"))]
     else:
-        found = [(record.ensemble or {}).get(SPLIT, {}).get(measure)]
-    return _mean(found)
+        values = [(record.ensemble or {}).get(SPLIT, {}).get(measure)]
+    return _mean(values)
 
 
 def barrier_value(record: Record, measure: str, split: str = SPLIT) -> float | None:
-    """A field of `Barrier`, mean over the cell's pairs; None where it was not measured."""
+    """Return a field of `Barrier`, averaged over the cell's pairs; None if it was not measured."""
     return _mean([getattr(p.barriers[split], measure) for p in record.pairs if split in p.barriers])
 
 
 def error_barrier(record: Record, split: str = SPLIT, form: Form = "error_chord") -> float | None:
-    """The error barrier (fraction), mean over the cell's pairs; None where it was not measured."""
+    """Return the error barrier (fraction), averaged over the cell's pairs; None if it was not measured."""
     return barrier_value(record, form, split)
 
 
 def is_connected(record: Record, form: Form = "error_chord") -> bool:
-    """Whether the cell's error barrier on the test set is under `CONNECTED`; not so where it has none."""
-    found = error_barrier(record, form=form)
-    return found is not None and found < CONNECTED
+    """Return whether the error barrier on the test set is below `CONNECTED`; False if it was not measured."""
+    height = error_barrier(record, form=form)
+    return height is not None and height < CONNECTED
 
 
-def _mean(found: Sequence[float | None]) -> float | None:
-    """None where any value is missing."""
-    values = [float(value) for value in found if value is not None]
-    return sum(values) / len(values) if values and len(values) == len(found) else None
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean; None if there are no values or any is missing."""
+    known = [float(value) for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
