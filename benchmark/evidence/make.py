@@ -10,9 +10,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmcbench.report.report import make_report
+from lmcbench.report.document import make_report
+from lmcbench.report.findings import DEMONSTRATION, render_findings
 from lmcbench.report.tables import run_table
-from lmcbench.report.verdicts import DEMONSTRATION, render_findings
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import read_records, write_atomic

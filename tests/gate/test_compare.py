@@ -7,9 +7,9 @@ from scipy import stats
 from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run
 from lmcbench.errors import UserError
 from lmcbench.gate.compare import compare, gate_of
+from lmcbench.gate.comparison import as_json
 from lmcbench.gate.matching import same_observations
-from lmcbench.gate.outcome import as_json
-from lmcbench.gate.text import headline, render
+from lmcbench.gate.render import headline, render
 from lmcbench.results.cell_values import cell_value
 from lmcbench.results.record import parse_record
 from lmcbench.results.run_folder import read_records

@@ -6,9 +6,8 @@ from scipy import stats
 from builders import make_record, toy_cell, toy_suite
 from lmcbench.errors import UserError
 from lmcbench.report.claims import CLAIMS, Claim
-from lmcbench.report.rank_correlation import follows
-from lmcbench.report.verdicts import find, render_findings, weigh
-from lmcbench.report.verdicts import test_of as exact_test_of
+from lmcbench.report.findings import evaluate_claims, exact_test, judge_claim, render_findings
+from lmcbench.report.rank_correlation import rank_correlations
 from lmcbench.results.record import parse_record
 from lmcbench.stats.estimates import Contrast
 
@@ -39,7 +38,7 @@ def cells(n=N, shift="none", fork="0", **numbers):
 
 
 def the(name, records, split="test"):
-    [finding] = [f for f in find(records) if f.claim.name == name and f.split == split]
+    [finding] = [f for f in evaluate_claims(records) if f.claim.name == name and f.split == split]
     return finding
 
 
@@ -87,22 +86,22 @@ def test_an_interval_that_begins_just_below_zero_says_so():
 def test_replicates_that_agree_to_rounding_give_no_verdict():
     claim = CLAIMS[0]
     contrasts = [Contrast(r, ("a",), 0.1 + 0.2 - 0.3) for r in range(3)]
-    found = weigh(claim, "test", contrasts)
+    found = judge_claim(claim, "test", contrasts)
     assert (found.effect.mean, found.effect.half_width) == (pytest.approx(5.6e-17, rel=0.1), 0.0)
     assert found.verdict == "not testable here"
     assert found.reason == "all replicates agree to rounding: no spread to take an interval from"
     # however large the effect: five equal rank correlations are no certainty
-    equal = weigh(CLAIMS[3], "test", [Contrast(r, ("a",), 1.0) for r in range(5)])
+    equal = judge_claim(CLAIMS[3], "test", [Contrast(r, ("a",), 1.0) for r in range(5)])
     assert (equal.claim.unit, equal.effect.mean, equal.verdict) == ("correlation", 1.0, "not testable here")
 
 
 def test_two_replicates_have_an_interval_and_no_verdict():
     claim = CLAIMS[0]
-    two = weigh(claim, "test", [Contrast(r, ("a",), 0.3 + 0.001 * r) for r in range(2)])
+    two = judge_claim(claim, "test", [Contrast(r, ("a",), 0.3 + 0.001 * r) for r in range(2)])
     assert (two.verdict, two.reason) == ("not testable here", "2 replicates of the 3 that a verdict needs")
     summary = two.summary()
     assert 0 < summary["low"] < summary["effect"] < summary["high"]
-    three = weigh(claim, "test", [Contrast(r, ("a",), 0.3 + 0.001 * r) for r in range(3)])
+    three = judge_claim(claim, "test", [Contrast(r, ("a",), 0.3 + 0.001 * r) for r in range(3)])
     assert three.verdict == "supported"
     text = render_findings(
         [*cells(n=2, shift="disjoint-halves", barrier_error=around(0.3)), *cells(n=2, shift="same-half")]
@@ -118,7 +117,7 @@ def test_one_replicate_and_nothing_to_compare_are_not_testable():
     pair = [make_record(toy_cell(shift=s), barrier_error=0.2) for s in ("disjoint-halves", "same-half")]
     found = the("shift-raises-barrier", pair)
     assert (found.verdict, found.reason) == ("not testable here", "one replicate has no interval")
-    for finding in find(pair[:1]):
+    for finding in evaluate_claims(pair[:1]):
         assert finding.verdict == "not testable here"
         assert finding.effect.mean is None or finding.effect.n == 1
         assert finding.summary()["low"] is None
@@ -144,9 +143,9 @@ def test_only_contrasts_of_every_replicate_count():
         Contrast(0, ("b",), 100.0),
         Contrast(1, ("a",), 3.0),
     ]
-    found = weigh(claim, "test", contrasts)
+    found = judge_claim(claim, "test", contrasts)
     assert (found.effect.mean, found.contrasts, found.left_out) == (2.0, 1, 1)
-    apart = weigh(claim, "test", [Contrast(0, ("a",), 1.0), Contrast(1, ("b",), 1.0)])
+    apart = judge_claim(claim, "test", [Contrast(0, ("a",), 1.0), Contrast(1, ("b",), 1.0)])
     assert (apart.verdict, apart.reason) == (
         "not testable here",
         "no contrast was measured in every replicate",
@@ -296,7 +295,7 @@ def test_equal_cost_is_tested_under_every_evaluation_shift():
     assert (found.verdict, found.effect.mean) == ("contrary", pytest.approx(-0.305))
     assert the("equal-cost", shifted).effect.mean == 0
     assert "independent networks (test:noise-3)" in render_findings(shifted)
-    names = [f.claim.name for f in find(shifted) if f.split != "test"]
+    names = [f.claim.name for f in evaluate_claims(shifted) if f.split != "test"]
     assert names == ["equal-cost", "whole-budget"]
 
 
@@ -375,7 +374,7 @@ def test_report_and_findings_give_one_answer_of_cells_that_leave_the_trunk():
     ]
     records = [*probed("lmc_mlp"), *independent]
     records = [changed(r, **with_gradients(r)) for r in records]
-    reported = {f.form: f for f in follows(records)}
+    reported = {f.form: f for f in rank_correlations(records)}
     assert reported["as published"].correlation == the("second-order", records).effect
     assert reported["as published"].correlation.mean == pytest.approx(2.8 / 3)
     assert [f.points for f in reported.values()] == [4, 4]
@@ -420,12 +419,12 @@ def test_layers():
     hills = records(lambda rank: [0, rank, 0])
     found = the("layer-ranking", hills)
     assert (found.effect.mean, found.verdict) == (pytest.approx(-2.8 / 3), "contrary")
-    [barrier, rise] = follows(hills)
+    [barrier, rise] = rank_correlations(hills)
     assert (barrier.over, barrier.points, barrier.correlation) == ("layers: barrier", 8, found.effect)
     assert rise.over == "layers: rise above the start"
     assert rise.correlation.mean == pytest.approx(-2.8 / 3)
     # a layer that only lowers the loss has its rank too, and the end is not inside
-    [_, rise] = follows(records(lambda rank: [9, 8 - rank, 9]))
+    [_, rise] = rank_correlations(records(lambda rank: [9, 8 - rank, 9]))
     assert rise.correlation.mean == pytest.approx(2.8 / 3)
 
 
@@ -482,8 +481,8 @@ def test_every_claim_is_in_the_table_with_its_exact_test():
     text = render_findings(cells())
     for claim in CLAIMS:
         assert claim.statement in text
-        assert len(exact_test_of(claim)) > 40
-        assert exact_test_of(claim) in text
+        assert len(exact_test(claim)) > 40
+        assert exact_test(claim) in text
     assert "nan" not in text.lower()
 
 
@@ -509,7 +508,7 @@ def test_findings_by_architecture_and_of_a_demonstration():
 def test_records_of_two_suites_are_refused():
     other = make_record(toy_cell(suite=toy_suite(version=2)))
     with pytest.raises(UserError, match=r"within one suite; these records are of toy v1 .*, toy v2"):
-        find([make_record(), other])
+        evaluate_claims([make_record(), other])
 
 
 def test_order_of_records_does_not_matter():
@@ -522,4 +521,4 @@ def test_order_of_records_does_not_matter():
 
 def test_a_claim_is_one_entry():
     claim = Claim("mine", "[X]", "all is well", "fraction", lambda cells, split: [])
-    assert weigh(claim, "test", []).verdict == "not testable here"
+    assert judge_claim(claim, "test", []).verdict == "not testable here"

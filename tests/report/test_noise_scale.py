@@ -7,6 +7,7 @@ from scipy.stats import spearmanr
 
 from builders import make_record, toy_suite
 from lmcbench.errors import UserError
+from lmcbench.report.document import make_report
 from lmcbench.report.noise_scale import (
     EPOCHS,
     STEPS,
@@ -15,7 +16,6 @@ from lmcbench.report.noise_scale import (
     noise_points,
     noise_rows,
 )
-from lmcbench.report.report import make_report
 from lmcbench.spec.cells import expand
 from lmcbench.stats.estimates import spearman
 

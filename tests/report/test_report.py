@@ -12,10 +12,10 @@ import pytest
 from builders import make_record, toy_cell, toy_suite, write_run
 from further import probed_record
 from lmcbench.errors import UserError
+from lmcbench.report.document import make_report
 from lmcbench.report.figures.draw import OF_LINES, draw
 from lmcbench.report.figures.style import percent_bars
-from lmcbench.report.rank_correlation import follows
-from lmcbench.report.report import make_report
+from lmcbench.report.rank_correlation import rank_correlations
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.cells import shown
@@ -110,7 +110,7 @@ def test_what_was_not_measured_is_said(report, monkeypatch):
         ([], "were not measured; suite toy has no probe cells to take them on."),
     ):
         published = toy_suite(probe={"shifts": shifts})
-        monkeypatch.setattr("lmcbench.report.report.published_suite", lambda *_, p=published: p)
+        monkeypatch.setattr("lmcbench.report.document.published_suite", lambda *_, p=published: p)
         assert said in make_report([make_record()]).markdown
     assert "were not measured" not in report.markdown
     with pytest.raises(UserError, match="of the records of one suite; these are of toy v1, toy v2"):
@@ -168,13 +168,13 @@ def test_correlations_are_within_replicates_and_estimated_over_them():
         for replicate, row in heights.items()
         for fork, height in zip(("0", "1", "2", "independent"), row, strict=True)
     ]
-    found = {(f.form, f.over): f for f in follows(records)}
+    found = {(f.form, f.over): f for f in rank_correlations(records)}
     for form in ("as published", "with gradients"):
         got = found[form, "forks and shifts"]
         assert (got.points, got.correlation.mean, got.correlation.n) == (3, 1.0, 2)
     # two equal layers: nothing to rank
     assert not any(over.startswith("layers") for _, over in found)
-    assert follows([make_record()]) == []
+    assert rank_correlations([make_record()]) == []
     # ranks that agree in all replicates are no certainty
     assert "1.00, all equal | 2" in re.sub(" +", " ", make_report(records).markdown)
 

@@ -4,7 +4,7 @@ import pytest
 
 from builders import make_record, toy_cell, toy_suite, write_run
 from lmcbench.errors import UserError
-from lmcbench.report.tables import make_board, run_table
+from lmcbench.report.tables import make_tables, run_table
 from lmcbench.spec.cells import expand
 from lmcbench.spec.suite_files import load_suite
 
@@ -12,7 +12,7 @@ from lmcbench.spec.suite_files import load_suite
 def test_the_table_of_one_run(tmp_path: Path):
     records = [make_record(toy_cell(replicate=r), barrier_error=0.1 * (r + 1)) for r in range(2)]
     write_run(tmp_path, records)
-    assert run_table(tmp_path, "simple") == make_board(records).render("simple")
+    assert run_table(tmp_path, "simple") == make_tables(records).render("simple")
 
 
 def test_the_floor_is_the_published_suites_where_the_digest_is_its(tmp_path: Path):

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from builders import make_record, toy_cell, toy_suite
-from lmcbench.report.tables import make_board
+from lmcbench.report.tables import make_tables
 from lmcbench.results.record import parse_record
 
 
@@ -32,7 +32,7 @@ def replicates(values, **cell):
 
 def test_cells_hold_means_over_replicates_in_percent():
     early, late = [0.10, 0.13, 0.22], [0.01, 0.02, 0.03]
-    board = make_board([*replicates(early), *replicates(late, fork="2")])
+    board = make_tables([*replicates(early), *replicates(late, fork="2")])
     assert board.connectivity.to_dict("records") == [
         {
             "architecture": "lmc_mlp",
@@ -59,7 +59,7 @@ def test_what_siblings_are_worth():
         for fork, d in (("0", 0.05), ("2", 0.04), ("independent", 0.2))
     ]
     wide = 100 * half_width([0.10, 0.12])
-    board = make_board(records)
+    board = make_tables(records)
     # the earliest fork, and independent networks beside it
     assert board.ensembles["fork"].tolist() == ["0", "independent"]
     assert row(board.ensembles, fork="0") == {
@@ -80,13 +80,13 @@ def test_pairs_are_averaged_inside_a_replicate_and_are_no_extra_n():
     table = json.loads(make_record(toy_cell(suite=toy_suite(siblings=3))).to_json())
     for pair, value in zip(table["pairs"], (0.1, 0.2, 0.6), strict=True):
         pair["barriers"]["test"]["error_chord"] = value
-    board = make_board([parse_record(json.dumps(table), "x")])
+    board = make_tables([parse_record(json.dumps(table), "x")])
     found = row(board.connectivity)
     assert (found["0"], found["n"]) == ("30.0", "1")
 
 
 def test_one_replicate_has_no_interval():
-    board = make_board([make_record(barrier_error=0.123)])
+    board = make_tables([make_record(barrier_error=0.123)])
     assert row(board.connectivity)["0"] == "12.3"
     assert row(board.ensembles)["gain"] == "+1.0"
     assert "no interval for n = 1" in board.notes[0]
@@ -94,7 +94,7 @@ def test_one_replicate_has_no_interval():
 
 def test_diverged_cells_are_counted_and_never_averaged():
     values = [0.1, None, 0.2, None, 0.3]
-    board = make_board([*replicates(values), *replicates([0.5] * 5, fork="2")])
+    board = make_tables([*replicates(values), *replicates([0.5] * 5, fork="2")])
     found = row(board.connectivity)
     assert found["0"] == f"20.0 ± {100 * half_width([0.1, 0.2, 0.3]):.1f} (3)"
     assert found["2"] == "50.0 ± 0.0"
@@ -103,7 +103,7 @@ def test_diverged_cells_are_counted_and_never_averaged():
 
 
 def test_a_run_in_which_everything_diverged_has_a_table():
-    board = make_board(replicates([None, None]))
+    board = make_tables(replicates([None, None]))
     assert row(board.connectivity) == {
         "architecture": "lmc_mlp",
         "recipe": "fast",
@@ -117,13 +117,13 @@ def test_a_run_in_which_everything_diverged_has_a_table():
 
 
 def test_failed_cells_are_no_results_but_shown():
-    board = make_board([*replicates([0.1, None]), make_record(toy_cell(replicate=2), status="failed")])
+    board = make_tables([*replicates([0.1, None]), make_record(toy_cell(replicate=2), status="failed")])
     assert row(board.connectivity)["diverged"] == "1/3, 1 failed"
     assert row(board.connectivity)["0"] == "10.0 (1)"
 
 
 def test_a_fork_that_was_not_run_is_a_dash():
-    board = make_board(
+    board = make_tables(
         [*replicates([0.1], fork="0"), *replicates([0.2], fork="2", architecture="lmc_linear")]
     )
     assert row(board.connectivity, architecture="lmc_mlp")["2"] == "–"
@@ -133,11 +133,11 @@ def test_a_fork_that_was_not_run_is_a_dash():
 def test_rows_below_the_floor_are_marked_and_the_note_says_why():
     good = make_record(toy_cell("lmc_mlp"), member_error=0.1)
     dead = make_record(toy_cell("lmc_linear"), member_error=0.11)
-    board = make_board([good, dead], floor=0.9)
+    board = make_tables([good, dead], floor=0.9)
     assert board.connectivity["architecture"].tolist() == ["lmc_linear *", "lmc_mlp"]
     assert board.ensembles["architecture"].tolist() == ["lmc_linear *", "lmc_mlp"]
     assert board.notes[-1] == "* mean member accuracy below the suite's floor of 90 %: not ranked."
-    assert not any("floor" in note for note in make_board([good], floor=0.9).notes)
+    assert not any("floor" in note for note in make_tables([good], floor=0.9).notes)
 
 
 def test_forks_are_columns_by_epoch_and_rows_go_from_small_to_large_and_control_to_shift():
@@ -147,7 +147,7 @@ def test_forks_are_columns_by_epoch_and_rows_go_from_small_to_large_and_control_
         for shift in ("label-skew", "disjoint-halves", "same-half", "none")
         for fork in ("independent", "2", "0")
     ]
-    board = make_board(records)
+    board = make_tables(records)
     assert list(board.connectivity.columns) == [
         *["architecture", "recipe", "shift", "0", "2", "independent", "n", "diverged"]
     ]
@@ -161,7 +161,7 @@ def test_forks_are_columns_by_epoch_and_rows_go_from_small_to_large_and_control_
         architectures=[{"name": "lmc_mlp", "recipe": "fast"}],
     )
     forks = [make_record(toy_cell(fork=f, suite=ten)) for f in ("independent", "10", "2")]
-    assert list(make_board(forks).connectivity.columns[3:6]) == ["2", "10", "independent"]
+    assert list(make_tables(forks).connectivity.columns[3:6]) == ["2", "10", "independent"]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -174,20 +174,20 @@ def test_the_table_does_not_depend_on_the_order_of_records(seed):
         for f in ("0", "independent")
         for r in range(3)
     ]
-    before = make_board(records, 0.95).render("github")
+    before = make_tables(records, 0.95).render("github")
     rng.shuffle(records)
-    assert make_board(records, 0.95).render("github") == before
+    assert make_tables(records, 0.95).render("github") == before
 
 
 def test_a_rounded_zero_has_no_minus():
-    board = make_board([make_record(member_error=0.1, ensemble_error=0.1004)])
+    board = make_tables([make_record(member_error=0.1, ensemble_error=0.1004)])
     assert row(board.ensembles)["gain"] == "+0.0"
-    loss = make_board([make_record(member_error=0.1, ensemble_error=0.12)])
+    loss = make_tables([make_record(member_error=0.1, ensemble_error=0.12)])
     assert row(loss.ensembles)["gain"] == "-2.0"
 
 
 def test_rendered_for_markdown_and_for_terminals():
-    board = make_board([make_record(barrier_error=0.123)])
+    board = make_tables([make_record(barrier_error=0.123)])
     markdown = board.render("github").splitlines()
     assert markdown[0].startswith("### Error barrier on the test set (chord form, percentage points")
     assert "| lmc_mlp" in markdown[4]
@@ -202,7 +202,7 @@ def test_rendered_for_markdown_and_for_terminals():
 def test_a_comparator_that_a_shift_has_not_gets_no_row_there():
     suite = toy_suite(forks=[0, "independent-equal-cost"], comparator_shifts=["none"])
     records = [make_record(toy_cell(shift=s.label, fork=f.name, suite=suite)) for s, f in suite.places]
-    shown = make_board(records).ensembles
+    shown = make_tables(records).ensembles
     shifts = shown.groupby("fork")["shift"].agg(set).to_dict()
     assert shifts == {"0": {s.shift.label for s in suite.shifts}, "independent-equal-cost": {"none"}}
 
@@ -219,12 +219,12 @@ def test_ways_that_are_equal_but_for_rounding_share_their_pareto_mark():
         for fork, row_ in errors.items()
         for r, error in enumerate(row_)
     ]
-    assert list(make_board(records).ensembles["Pareto"]) == ["yes", "yes"]
+    assert list(make_tables(records).ensembles["Pareto"]) == ["yes", "yes"]
 
 
 def test_pareto_marks_are_said_to_be_of_means():
     suite = toy_suite(forks=[0, "independent-equal-cost"])
     records = [make_record(toy_cell(fork=fork.name, suite=suite)) for fork in suite.fork_list]
-    [note] = [note for note in make_board(records).notes if "Pareto" in note]
+    [note] = [note for note in make_tables(records).notes if "Pareto" in note]
     assert "by means over replicates" in note
-    assert not any("Pareto" in note for note in make_board([make_record()]).notes)
+    assert not any("Pareto" in note for note in make_tables([make_record()]).notes)

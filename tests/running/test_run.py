@@ -472,11 +472,11 @@ def test_comparators_leave_the_others_as_they_are(priced, whole):
 
 
 def test_tables_and_findings_show_comparators_where_they_belong(priced):
-    from lmcbench.report.tables import make_board
-    from lmcbench.report.verdicts import find
+    from lmcbench.report.findings import evaluate_claims
+    from lmcbench.report.tables import make_tables
 
     found, _ = priced
-    board = make_board(found.values())
+    board = make_tables(found.values())
     assert [c for c in board.connectivity.columns if c in {f for _, f in found}] == ["0", "1", "independent"]
     rows = board.ensembles[board.ensembles["shift"] == "none"].set_index("fork")
     assert list(rows.index) == ["0", "1", "independent", "independent-equal-cost", "whole-budget"]
@@ -486,7 +486,7 @@ def test_tables_and_findings_show_comparators_where_they_belong(priced):
     assert "yes" in rows["Pareto"].tolist()
     assert "nan" not in board.render("github").lower()
     # one replicate gives an effect, no interval and no verdict
-    effects = {f.claim.name: f for f in find(found.values())}
+    effects = {f.claim.name: f for f in evaluate_claims(found.values())}
     for name in ("equal-cost", "whole-budget"):
         assert (effects[name].effect.n, effects[name].contrasts) == (1, 3)
         assert effects[name].verdict == "not testable here"

@@ -4,7 +4,7 @@ import pytest
 
 from builders import make_record, toy_cell, toy_suite
 from lmcbench.results.record import parse_record
-from lmcbench.stats.stability import Onset, stability_points, stability_table
+from lmcbench.stats.stability import StabilityPoint, stability_points, stability_table
 
 FORKS = toy_suite(forks=[0, 1, 2, 3, "independent"])
 
@@ -29,18 +29,18 @@ def only(records):
 @pytest.mark.parametrize(
     ("barriers", "onset"),
     [
-        ([0.01, 0.01, 0.01, 0.01], Onset(0, 0.0)),
-        ([0.3, 0.1, 0.01, 0.0], Onset(2, 0.5)),
+        ([0.01, 0.01, 0.01, 0.01], StabilityPoint(0, 0.0)),
+        ([0.3, 0.1, 0.01, 0.0], StabilityPoint(2, 0.5)),
         # connected once is not stable: it must stay so
-        ([0.01, 0.3, 0.01, 0.01], Onset(2, 0.5)),
+        ([0.01, 0.3, 0.01, 0.01], StabilityPoint(2, 0.5)),
         ([0.01, 0.01, 0.01, 0.3], None),
         # the criterion is strict
-        ([0.02, 0.02, 0.02, 0.0199], Onset(3, 0.75)),
+        ([0.02, 0.02, 0.02, 0.0199], StabilityPoint(3, 0.75)),
     ],
 )
 def test_earliest_fork_from_which_all_later_ones_are_connected(barriers, onset):
     point = only(run(0, barriers))
-    assert point.onsets == {0: onset}
+    assert point.points == {0: onset}
     assert point.line == ("lmc_mlp", "fast", "none")
     assert (point.median, point.interval, point.coverage) == (onset, None, None)
 
@@ -48,11 +48,11 @@ def test_earliest_fork_from_which_all_later_ones_are_connected(barriers, onset):
 def test_interval_over_replicates_counts_never_as_latest():
     early, late, never = [0, 0, 0, 0], [0.3, 0.3, 0.3, 0], [0.3] * 4
     point = only([*run(0, late), *run(1, never), *run(2, early)])
-    assert point.onsets == {0: Onset(3, 0.75), 1: None, 2: Onset(0, 0)}
-    assert point.median == Onset(3, 0.75)
-    assert point.interval == (Onset(0, 0), None)
+    assert point.points == {0: StabilityPoint(3, 0.75), 1: None, 2: StabilityPoint(0, 0)}
+    assert point.median == StabilityPoint(3, 0.75)
+    assert point.interval == (StabilityPoint(0, 0), None)
     assert point.coverage == 0.75
-    assert (point.n, point.never, point.left_out) == (3, 1, 0)
+    assert (point.n, point.never, point.incomplete) == (3, 1, 0)
     # of two, the later one
     assert only([*run(0, late), *run(1, never)]).median is None
 
@@ -61,8 +61,8 @@ def test_a_fork_that_diverged_or_is_missing_leaves_the_replicate_without_a_point
     good = run(0, [0] * 4)
     diverged = run(1, [0] * 4, statuses={0: "diverged"})
     point = only([*good, *diverged, *run(2, [0] * 4)[1:]])
-    assert point.onsets == {0: Onset(0, 0)}
-    assert point.left_out == 2
+    assert point.points == {0: StabilityPoint(0, 0)}
+    assert point.incomplete == 2
     none = only(diverged)
     assert (none.n, none.median, none.interval) == (0, None, None)
 
@@ -70,9 +70,9 @@ def test_a_fork_that_diverged_or_is_missing_leaves_the_replicate_without_a_point
 def test_independent_networks_are_no_fork_and_lines_are_apart():
     independent = make_record(toy_cell(fork="independent", suite=FORKS), barrier_error=0.9)
     points = stability_points([*run(0, [0] * 4), independent, *run(0, [0.5] * 4, shift="label-skew")])
-    assert [(p.line.shift, p.onsets) for p in points] == [
+    assert [(p.line.shift, p.points) for p in points] == [
         ("label-skew", {0: None}),
-        ("none", {0: Onset(0, 0)}),
+        ("none", {0: StabilityPoint(0, 0)}),
     ]
 
 
@@ -98,9 +98,9 @@ def test_the_mean_form_has_a_verdict_of_its_own():
         return parse_record(json.dumps(table), "x")
 
     records = [asymmetric(r) if r.fork.epoch == 3 else r for r in run(0, [0.3, 0.01, 0.01, 0.01])]
-    assert only(records).onsets == {0: Onset(1, 0.25)}
+    assert only(records).points == {0: StabilityPoint(1, 0.25)}
     [beside] = stability_points(records, "error_mean")
-    assert beside.onsets == {0: None}
+    assert beside.points == {0: None}
     header, _, row = stability_table(records).splitlines()
     cells = dict(zip(*([c.strip() for c in x.strip("|").split("|")] for x in (header, row)), strict=True))
     assert (cells["median"], cells["median, mean form"]) == ("1 (25 %)", "never")

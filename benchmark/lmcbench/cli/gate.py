@@ -49,8 +49,8 @@ def compare(
     regressed or changed; 3 inconclusive; 4 not comparable; 5 cells missing or failed on one side.
     """
     from lmcbench.gate import compare as gate
-    from lmcbench.gate import outcome as comparison
-    from lmcbench.gate import text as gate_text
+    from lmcbench.gate import comparison
+    from lmcbench.gate import render as gate_text
     from lmcbench.results.run_folder import read_records
 
     if as_json and markdown:

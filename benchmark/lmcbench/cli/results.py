@@ -128,7 +128,7 @@ def report(
     records = read_records(run_folder)
     target = out if out is not None else run_folder
     if findings:
-        from lmcbench.report.verdicts import render_findings
+        from lmcbench.report.findings import render_findings
 
         first = records[0].suite
         title = f"# Findings: {first.name} version {first.version}"
@@ -136,7 +136,7 @@ def report(
         typer.echo(render_findings(records, "simple"), nl=False)
         typer.echo(f"\nWrote {target / 'findings.md'}.")
         return
-    from lmcbench.report.report import make_report
+    from lmcbench.report.document import make_report
 
     made = make_report(records)
     for name, content in made.figures.items():

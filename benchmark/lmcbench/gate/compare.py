@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lmcbench.errors import UserError, counted, unknown
+from lmcbench.gate.comparison import CLAIMS, Comparison, Described, Overall, Side, Tested
 from lmcbench.gate.differences import PairsTable, SeedsTable
 from lmcbench.gate.matching import (
     FIELDS,
@@ -16,7 +17,6 @@ from lmcbench.gate.matching import (
     same_observations,
     suite_text,
 )
-from lmcbench.gate.outcome import CLAIMS, Comparison, Described, Overall, Side, Tested
 from lmcbench.results.cell_values import shift_label
 from lmcbench.results.record import Record
 from lmcbench.spec.gate_tests import DEFAULT_GATE, MEASURES, GateTest

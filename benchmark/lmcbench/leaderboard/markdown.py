@@ -14,7 +14,7 @@ from lmcbench.leaderboard.scores import COLUMNS, Column
 from lmcbench.leaderboard.submission_file import Meta
 from lmcbench.leaderboard.trust import TrustLevel
 from lmcbench.stats.estimates import Estimate
-from lmcbench.stats.stability import Onset, StabilityPoint
+from lmcbench.stats.stability import Stability, StabilityPoint
 
 GROUPS = {
     "barriers": "Connectivity",
@@ -140,7 +140,7 @@ def tenths(fraction: float, *, sign: bool = False) -> str:
     return f"{mark}{digits // 10}.{digits % 10}"
 
 
-def stability(point: StabilityPoint) -> str:
+def stability(point: Stability) -> str:
     """The median replicate's stability point with the earliest and latest: `1 (0 to 3)`, in epochs."""
     if not point.n:
         return "–"
@@ -148,7 +148,7 @@ def stability(point: StabilityPoint) -> str:
     return _epoch(point.median) + ("" if first == last else f" ({_epoch(first)} to {_epoch(last)})")
 
 
-def _epoch(onset: Onset | None) -> str:
+def _epoch(onset: StabilityPoint | None) -> str:
     return "never" if onset is None else f"{onset.epoch:g}"
 
 

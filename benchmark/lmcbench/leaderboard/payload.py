@@ -24,7 +24,7 @@ from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.shifted_sets import EVALUATION
 from lmcbench.stats.estimates import Estimate, estimate
-from lmcbench.stats.stability import Onset, StabilityPoint
+from lmcbench.stats.stability import Stability, StabilityPoint
 
 UNIT = 1e-4
 LOSS_UNIT = 1e-4
@@ -162,7 +162,7 @@ def _scores(scores: Scores, n: int) -> list[Any]:
     return [*values, _stability(scores.stability)]
 
 
-def _stability(point: StabilityPoint) -> list[Any] | None:
+def _stability(point: Stability) -> list[Any] | None:
     """Median, earliest and latest replicate, how many, and how many never; epochs, null: never."""
     if not point.n:
         return None
@@ -170,7 +170,7 @@ def _stability(point: StabilityPoint) -> list[Any] | None:
     return [_epoch(point.median), _epoch(ends[0]), _epoch(ends[1]), point.n, point.never]
 
 
-def _epoch(onset: Onset | None) -> float | None:
+def _epoch(onset: StabilityPoint | None) -> float | None:
     if onset is None:
         return None
     return int(onset.epoch) if onset.epoch == int(onset.epoch) else onset.epoch

@@ -24,7 +24,7 @@ from lmcbench.spec.suite_files import published_suite
 from lmcbench.stats.cells import is_baseline
 from lmcbench.stats.estimates import Estimate
 from lmcbench.stats.inference import ALPHA, holm, paired
-from lmcbench.stats.stability import StabilityPoint
+from lmcbench.stats.stability import Stability
 
 MIN_REPLICATES = 5
 """Replicates that a rank needs, and that two entries must have in common to be told apart."""
@@ -93,7 +93,7 @@ class Scores:
     """
 
     columns: Mapping[str, Estimate]
-    stability: StabilityPoint
+    stability: Stability
 
 
 @dataclass(frozen=True)

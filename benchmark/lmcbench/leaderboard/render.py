@@ -23,7 +23,7 @@ from lmcbench.leaderboard.submission_file import Meta
 from lmcbench.leaderboard.summary_cache import RESULTS, SUBMISSIONS, SUMMARY, Row, read_rows, summary_path
 from lmcbench.leaderboard.trust import TrustLevel
 from lmcbench.results.run_folder import write_atomic
-from lmcbench.stats.stability import Onset
+from lmcbench.stats.stability import StabilityPoint
 
 
 def render_html(payload: Mapping[str, Any]) -> str:
@@ -137,7 +137,7 @@ def _numbers(scores: Scores) -> dict[str, Any]:
     }
 
 
-def _epoch(onset: Onset | None) -> float | None:
+def _epoch(onset: StabilityPoint | None) -> float | None:
     return None if onset is None else onset.epoch
 
 

@@ -14,7 +14,7 @@ from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT
 from lmcbench.spec.suite import Suite
 from lmcbench.stats.cells import Line
 from lmcbench.stats.estimates import Estimate, estimate
-from lmcbench.stats.stability import Onset, StabilityPoint
+from lmcbench.stats.stability import Stability, StabilityPoint
 
 HEADLINE_FORK = "0"
 NO_SHIFT = "none"
@@ -60,15 +60,15 @@ class View:
         """Training FLOPs of a cell."""
         return self._mean(fork, lambda place: place.flop)
 
-    def stability(self) -> StabilityPoint:
+    def stability(self) -> Stability:
         """From which fork on a replicate is connected under every one of the shifts."""
         found = [self.entry.shifts[label].onsets for label in self.labels if label in self.entry.shifts]
         whole = len(found) == len(self.labels) and len(found) > 0
         common = sorted(set.intersection(*(set(onsets) for onsets in found))) if whole else []
         latest = {r: max((o[r] for o in found), key=_epoch) for r in common}
-        onsets = {r: None if onset is None else Onset(*onset) for r, onset in latest.items()}
+        onsets = {r: None if onset is None else StabilityPoint(*onset) for r, onset in latest.items()}
         line = Line(self.entry.network.label, self.entry.recipe["name"], ", ".join(self.labels))
-        return StabilityPoint(line, (), onsets, len(self.entry.replicates) - len(onsets))
+        return Stability(line, (), onsets, len(self.entry.replicates) - len(onsets))
 
     def over_equal_cost(self, name: str, splits: Sequence[str] = (SPLIT,)) -> Series:
         """A field of `Worth` at the latest fork less the accuracy of an ensemble of independent networks

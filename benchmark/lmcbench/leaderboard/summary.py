@@ -21,7 +21,7 @@ from lmcbench.spec.forks import Fork
 from lmcbench.spec.shifted_sets import EVALUATION
 from lmcbench.stats.cells import Line, is_control, line_of, prediction
 from lmcbench.stats.estimates import estimate
-from lmcbench.stats.stability import Onset, stability_points
+from lmcbench.stats.stability import StabilityPoint, stability_points
 
 SCHEMA: Literal["lmcbench/summary/1"] = "lmcbench/summary/1"
 DIGITS = 9
@@ -186,7 +186,7 @@ def summarize(slug: str, manifest: str, records: Iterable[Record]) -> Summary:
             "An entry is one architecture with one recipe on one suite; submit each by itself."
         )
     one = records[0]
-    onsets = {point.line: point.onsets for point in stability_points(records)}
+    onsets = {found.line: found.points for found in stability_points(records)}
     by_line: dict[Line, dict[str, list[Record]]] = {}
     for record in records:
         by_line.setdefault(lines[record.key], {}).setdefault(record.fork.name, []).append(record)
@@ -222,7 +222,7 @@ def _kind(record: Record) -> Kind:
     return "control" if is_control(record) else "shift"
 
 
-def _onset(onset: Onset) -> tuple[float, float]:
+def _onset(onset: StabilityPoint) -> tuple[float, float]:
     return onset.epoch, _round(onset.fraction)
 
 

@@ -183,7 +183,7 @@ def stable_early(cells: Cells, split: str) -> Iterator[Contrast]:
     for point in stability_points(r for r in cells.records if r.shift.name == "none"):
         if len(point.forks) < MIN_FORKS:
             continue
-        for replicate, onset in point.onsets.items():
+        for replicate, onset in point.points.items():
             fraction = 1.0 if onset is None else onset.fraction
             yield Contrast(replicate, point.line, EARLY - fraction)
 

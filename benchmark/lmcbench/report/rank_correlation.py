@@ -26,7 +26,7 @@ class Ranked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Follows:
+class RankCorrelation:
     """The rank correlations of one architecture, over replicates.
 
     Attributes:
@@ -86,7 +86,7 @@ def rank_layers(cells: Cells, *, rise: bool = False) -> Iterator[Ranked]:
         yield from _ranked(record.replicate, (*line_of(record), record.fork.name), points)
 
 
-def follows(records: Iterable[Record]) -> list[Follows]:
+def rank_correlations(records: Iterable[Record]) -> list[RankCorrelation]:
     """Whether predicted barriers rank as measured ones: over forks and shifts, and over layers [S].
 
     Raises:
@@ -106,7 +106,7 @@ def follows(records: Iterable[Record]) -> list[Follows]:
             within = list(ranked)
             effect = pool([r.contrast for r in within]).effect
             if effect.n:
-                found.append(Follows(label, form, over, min(r.points for r in within), effect))
+                found.append(RankCorrelation(label, form, over, min(r.points for r in within), effect))
     return found
 
 

@@ -60,7 +60,7 @@ ENSEMBLES = "Siblings and their ensembles on the test set (percent)"
 
 
 @dataclass(frozen=True)
-class Board:
+class Tables:
     """A suite's tables, cells already formatted.
 
     Attributes:
@@ -85,7 +85,7 @@ class Board:
         return "\n\n".join([*parts, "\n".join(f"{bullet}{note}" for note in self.notes)]) + "\n"
 
 
-def make_board(records: Iterable[Record], floor: float = 0.0) -> Board:
+def make_tables(records: Iterable[Record], floor: float = 0.0) -> Tables:
     """The tables of one suite's records.
 
     The replicate is the unit: pairs are averaged inside it, and each number is a mean over replicates
@@ -142,7 +142,7 @@ def make_board(records: Iterable[Record], floor: float = 0.0) -> Board:
         )
     if low:
         notes.append(f"* mean member accuracy below the suite's floor of {100 * floor:g} %: not ranked.")
-    return Board(pd.DataFrame(connectivity), pd.DataFrame(ensembles), notes)
+    return Tables(pd.DataFrame(connectivity), pd.DataFrame(ensembles), notes)
 
 
 def _lines(cells: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -258,4 +258,4 @@ def run_table(path: Path, style: str) -> str:
         raise UserError(f"{path} holds records of more than one suite: {names}.")
     one = records[0].suite
     suite = published_suite(one.name, one.version, one.digest)
-    return make_board(records, suite.floor if suite is not None else 0.0).render(style)
+    return make_tables(records, suite.floor if suite is not None else 0.0).render(style)

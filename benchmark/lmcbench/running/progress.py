@@ -157,11 +157,11 @@ class RunView:
         What was asked for is done, whatever else the folder holds: a record of another cell that no table
         can hold keeps the stored tables as they are, with a warning.
         """
-        from lmcbench.report.tables import make_board
+        from lmcbench.report.tables import make_tables
 
         wanted = [self.records[cell.key] for cell in self.plan.cells if cell.key in self.records]
         _say("")
-        _say(make_board(wanted, self.suite.floor).render("simple").rstrip())
+        _say(make_tables(wanted, self.suite.floor).render("simple").rstrip())
         where = f"\nRecords and checkpoints are in {self.folder.root}"
         try:
             held = read_records(self.folder.root)
@@ -169,7 +169,7 @@ class RunView:
             _say(f"{where}.")
             print(f"Warning: {self.folder.table} was not written: {error}", file=sys.stderr)
         else:
-            text = make_board(held, self.suite.floor).render("github")
+            text = make_tables(held, self.suite.floor).render("github")
             write_atomic(self.folder.table, f"# {self.suite.name} version {self.suite.version}\n\n{text}")
             tables = "this table" if len(held) == len(wanted) else f"the table of all its {len(held)} cells"
             _say(f"{where}, {tables} in {self.folder.table}.")

@@ -14,8 +14,8 @@ from lmcbench.results.record import Record
 from lmcbench.stats.cells import Line, line_of
 
 
-class Onset(NamedTuple):
-    """A fork that a stability point falls on.
+class StabilityPoint(NamedTuple):
+    """The earliest fork from which a replicate is connected at all later forks (Frankle et al., 2020).
 
     Attributes:
         epoch: of the trunk.
@@ -27,41 +27,41 @@ class Onset(NamedTuple):
 
 
 @dataclass(frozen=True)
-class StabilityPoint:
-    """The stability points of one architecture, recipe and shift (design section 2).
+class Stability:
+    """The stability points of one architecture, recipe and shift, by replicate.
 
     Attributes:
-        line: which.
-        forks: epochs that were tried, from the earliest.
-        onsets: by replicate; None: it is not connected even at the last fork.
-        left_out: replicates with a fork that was not measured, diverged or failed: they have no point.
-        form: of the barrier that says who is connected: over the chord (design section 2), or the mean.
+        line: architecture, recipe and shift.
+        forks: all measured forks as epochs, earliest first.
+        points: by replicate; None: not connected even at the last fork.
+        incomplete: replicates without a point because a fork is missing, diverged or failed.
+        form: of the error barrier that decides whether siblings are connected.
     """
 
     line: Line
     forks: tuple[float, ...]
-    onsets: Mapping[int, Onset | None]
-    left_out: int
+    points: Mapping[int, StabilityPoint | None]
+    incomplete: int
     form: Form = "error_chord"
 
     @property
     def n(self) -> int:
         """Replicates that have an answer."""
-        return len(self.onsets)
+        return len(self.points)
 
     @property
     def never(self) -> int:
         """Replicates that are not connected even at the last fork."""
-        return sum(onset is None for onset in self.onsets.values())
+        return sum(onset is None for onset in self.points.values())
 
     @property
-    def median(self) -> Onset | None:
+    def median(self) -> StabilityPoint | None:
         """The median replicate, the later of the middle two; None: never, or no replicate."""
         ordered = self._ordered()
         return ordered[len(ordered) // 2] if ordered else None
 
     @property
-    def interval(self) -> tuple[Onset | None, Onset | None] | None:
+    def interval(self) -> tuple[StabilityPoint | None, StabilityPoint | None] | None:
         """Earliest and latest replicate (None: never); None for fewer than two.
 
         It holds the median of all possible replicates with probability `coverage`, whatever their
@@ -76,11 +76,11 @@ class StabilityPoint:
         """1 - 2^(1-n), None for fewer than two replicates: six are needed for 95 %."""
         return 1 - 2.0 ** (1 - self.n) if self.n >= 2 else None
 
-    def _ordered(self) -> list[Onset | None]:
-        return sorted(self.onsets.values(), key=lambda onset: math.inf if onset is None else onset.epoch)
+    def _ordered(self) -> list[StabilityPoint | None]:
+        return sorted(self.points.values(), key=lambda onset: math.inf if onset is None else onset.epoch)
 
 
-def stability_points(records: Iterable[Record], form: Form = "error_chord") -> list[StabilityPoint]:
+def stability_points(records: Iterable[Record], form: Form = "error_chord") -> list[Stability]:
     """The stability point of every line that has forks, sorted by line.
 
     A replicate's is the earliest fork from which on it is connected at all later forks that any
@@ -108,7 +108,7 @@ def stability_table(records: Iterable[Record], style: str = "github") -> str:
             "median, mean form": _median_text(beside),
             "replicates, mean form": _range_text(beside),
             "coverage": "–" if point.coverage is None else f"{100 * point.coverage:.0f} %",
-            "n": f"{point.n} ({point.left_out} left out)" if point.left_out else str(point.n),
+            "n": f"{point.n} ({point.incomplete} left out)" if point.incomplete else str(point.n),
         }
         for point, beside in zip(
             stability_points(records), stability_points(records, "error_mean"), strict=True
@@ -117,19 +117,19 @@ def stability_table(records: Iterable[Record], style: str = "github") -> str:
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
 
-def _median_text(point: StabilityPoint) -> str:
+def _median_text(point: Stability) -> str:
     return _onset_text(point.median) if point.n else "–"
 
 
-def _range_text(point: StabilityPoint) -> str:
+def _range_text(point: Stability) -> str:
     return "–" if point.interval is None else " to ".join(map(_onset_text, point.interval))
 
 
-def _onset_text(onset: Onset | None) -> str:
+def _onset_text(onset: StabilityPoint | None) -> str:
     return "never" if onset is None else f"{onset.epoch:g} ({100 * onset.fraction:.0f} %)"
 
 
-def _point(line: Line, records: list[Record], form: Form) -> StabilityPoint:
+def _point(line: Line, records: list[Record], form: Form) -> Stability:
     forks = tuple(sorted({r.fork.epoch for r in records if r.fork.epoch is not None}))
     replicates: dict[int, dict[float, Record]] = {}
     for record in records:
@@ -138,14 +138,14 @@ def _point(line: Line, records: list[Record], form: Form) -> StabilityPoint:
             measured[record.fork.epoch] = record
     whole = {r: m for r, m in sorted(replicates.items()) if len(m) == len(forks)}
     onsets = {replicate: _onset(forks, measured, form) for replicate, measured in whole.items()}
-    return StabilityPoint(line, forks, onsets, len(replicates) - len(whole), form)
+    return Stability(line, forks, onsets, len(replicates) - len(whole), form)
 
 
-def _onset(forks: tuple[float, ...], measured: Mapping[float, Record], form: Form) -> Onset | None:
+def _onset(forks: tuple[float, ...], measured: Mapping[float, Record], form: Form) -> StabilityPoint | None:
     onset = None
     for epoch in reversed(forks):
         record = measured[epoch]
         if record.fork.fraction is None or not is_connected(record, form):
             break
-        onset = Onset(epoch, record.fork.fraction)
+        onset = StabilityPoint(epoch, record.fork.fraction)
     return onset

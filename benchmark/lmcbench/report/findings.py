@@ -59,7 +59,7 @@ class Finding:
             "claim": self.claim.name,
             "source": self.claim.source,
             "statement": self.claim.statement,
-            "test": test_of(self.claim),
+            "test": exact_test(self.claim),
             "split": self.split,
             "unit": self.claim.unit.replace("points", "fraction"),
             "effect": mean,
@@ -73,7 +73,7 @@ class Finding:
         }
 
 
-def find(records: Iterable[Record]) -> list[Finding]:
+def evaluate_claims(records: Iterable[Record]) -> list[Finding]:
     """Every claim, held against the records of one suite; some under each evaluation shift too.
 
     The permanent baseline is left out: its convex loss gives constants that say nothing of the claims.
@@ -84,7 +84,7 @@ def find(records: Iterable[Record]) -> list[Finding]:
     return _find(Cells(records).without_baseline())
 
 
-def weigh(claim: Claim, split: str, contrasts: Sequence[Contrast]) -> Finding:
+def judge_claim(claim: Claim, split: str, contrasts: Sequence[Contrast]) -> Finding:
     """The verdict on a claim from its contrasts.
 
     Its effect is the mean over replicates with its two-sided 95 % Student t interval.
@@ -135,12 +135,12 @@ def render_findings(records: Iterable[Record], style: str = "github") -> str:
         parts.append(_heading("Stability points: the fork from which on siblings are connected", style))
         parts.append(stability_table(cells.records, style))
     parts.append(_heading("How each was tested", style))
-    parts.append("\n".join(f"- {claim.statement}: {test_of(claim)}" for claim in CLAIMS))
+    parts.append("\n".join(f"- {claim.statement}: {exact_test(claim)}" for claim in CLAIMS))
     parts.append("\n".join(f"- {note}" for note in _notes(cells, findings)))
     return "\n\n".join(parts) + "\n"
 
 
-def test_of(claim: Claim) -> str:
+def exact_test(claim: Claim) -> str:
     """The exact test of a claim in one line: what its contrasts' docstring says."""
     return " ".join((claim.contrasts.__doc__ or "").split())
 
@@ -152,7 +152,7 @@ def _find(cells: Cells, like: Sequence[Finding] | None = None) -> list[Finding]:
     else:
         splits = [SPLIT, *cells.evaluations()]
         asked = [(claim, s) for claim in CLAIMS for s in (splits if claim.everywhere else [SPLIT])]
-    return [weigh(claim, split, list(claim.contrasts(cells, split))) for claim, split in asked]
+    return [judge_claim(claim, split, list(claim.contrasts(cells, split))) for claim, split in asked]
 
 
 def _verdict(effect: Estimate) -> tuple[Verdict, str]:

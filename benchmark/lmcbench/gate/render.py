@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from lmcbench.errors import counted
-from lmcbench.gate.outcome import Comparison, Side, Tested
+from lmcbench.gate.comparison import Comparison, Side, Tested
 from lmcbench.stats.inference import ALPHA, MOST_REPLICATES, POWER, Difference
 
 MEANING = {

@@ -13,10 +13,10 @@ import pandas as pd
 from lmcbench.errors import UserError, counted
 from lmcbench.report.figures.draw import draw
 from lmcbench.report.figures.style import Drawing, picture
+from lmcbench.report.findings import DEMONSTRATION
 from lmcbench.report.noise_scale import CELL_NOTES, NOTES, cell_rows, noise_rows
-from lmcbench.report.rank_correlation import follows
-from lmcbench.report.tables import CONNECTIVITY, ENSEMBLES, make_board
-from lmcbench.report.verdicts import DEMONSTRATION
+from lmcbench.report.rank_correlation import rank_correlations
+from lmcbench.report.tables import CONNECTIVITY, ENSEMBLES, make_tables
 from lmcbench.results.record import Record
 from lmcbench.spec.shifted_sets import EVALUATION
 from lmcbench.spec.suite import DEMONSTRATIONS, Suite
@@ -130,7 +130,7 @@ def _adding(suite: Suite | None) -> str:
 
 
 def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
-    board = make_board(records, suite.floor if suite is not None else 0.0)
+    board = make_tables(records, suite.floor if suite is not None else 0.0)
     tables = [
         _Table(CONNECTIVITY, board.connectivity, []),
         _Table(ENSEMBLES, board.ensembles, board.notes),
@@ -139,7 +139,7 @@ def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
     if len(scales):
         tables.append(_Table("Does the noise scale set the barrier at fork 0?", scales, NOTES))
         tables.append(_Table("The cells at fork 0, by noise scale", cell_rows(records), CELL_NOTES))
-    found = follows(records)
+    found = rank_correlations(records)
     if found:
         rows = [
             {
