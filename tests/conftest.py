@@ -9,6 +9,11 @@ import signal
 import sys
 
 import pytest
+from hypothesis import settings
+
+# a loaded machine is no fault of the code
+settings.register_profile("lmcbench", deadline=None)
+settings.load_profile("lmcbench")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -12,11 +12,11 @@ from tabulate import tabulate
 from lmcbench.errors import UserError
 from lmcbench.spec.architectures import OWN_NETWORKS
 from lmcbench.spec.cells import expand, families
-from lmcbench.spec.shifted_sets import CIFAR_C, is_shifted, parse_shifted
-from lmcbench.spec.shifts import ALIASES, SHIFTS
+from lmcbench.spec.evaluation_shifts import CIFAR_C, CORRUPTIONS, is_shifted, parse_shifted
+from lmcbench.spec.shift_rules import SHIFTS
+from lmcbench.spec.shifts import ALIASES
 from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite, published_suites
-from lmcbench.spec.transforms import CORRUPTIONS
 
 if TYPE_CHECKING:
     from lmcbench.data.listing import Listing
@@ -100,7 +100,7 @@ def _comparators(suite: Suite) -> dict[str, str]:
     """Where the comparators of cost are not under every shift, under which they are."""
     if suite.comparator_shifts is None:
         return {}
-    priced = " and ".join(fork.name for fork in suite.fork_list if fork.priced)
+    priced = " and ".join(fork.name for fork in suite.fork_list if fork.is_cost_matched)
     return {"": f"({priced} under {', '.join(suite.comparator_shifts)} only)"}
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from lmcbench.data.sources import SOURCES
-from lmcbench.spec.shifted_sets import SHIFTED
+from lmcbench.spec.evaluation_shifts import SHIFTED
 
 
 @pytest.fixture

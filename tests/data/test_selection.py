@@ -19,7 +19,7 @@ from lmcbench.data.selection import calibration_items, open_suite_data, select, 
 from lmcbench.data.sources import open_dataset
 from lmcbench.data.transforms import apply, fill
 from lmcbench.errors import UserError
-from lmcbench.spec.shifts import View
+from lmcbench.spec.shift_rules import View
 from lmcbench.spec.suite import DataSpec
 from lmcbench.spec.suite_files import load_suite
 

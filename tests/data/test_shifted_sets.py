@@ -9,7 +9,7 @@ from lmcbench.data.selection import select
 from lmcbench.data.shifted_sets import open_all_shifted, open_shifted
 from lmcbench.data.sources import fetch_dataset
 from lmcbench.errors import UserError
-from lmcbench.spec.shifted_sets import SHIFTED
+from lmcbench.spec.evaluation_shifts import SHIFTED
 from lmcbench.spec.suite import DataSpec
 
 

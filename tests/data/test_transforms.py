@@ -11,7 +11,7 @@ from lmcbench.data.resample import disk_blur, motion_blur
 from lmcbench.data.sources import load_digits
 from lmcbench.data.transforms import apply
 from lmcbench.errors import UserError
-from lmcbench.spec.transforms import CORRUPTIONS
+from lmcbench.spec.evaluation_shifts import CORRUPTIONS
 
 UNORDERED = ("elastic_transform", "glass_blur")
 """Whose published severities are not ordered by mean distance from the clean image: the elastic

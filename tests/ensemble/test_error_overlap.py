@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from lmcbench.ensemble.error_overlap import compare_errors, independent_disagreement
-from lmcbench.ensemble.predictions import compare_predictions
+from lmcbench.ensemble.predictions import compare_errors, compare_predictions, independent_disagreement
 from lmcbench.errors import UserError
 
 

@@ -500,7 +500,7 @@ def test_equal_cost_is_compared_under_the_shifts_that_have_comparators():
     ensemble, alone = (skew.worth("ensemble", fork) for fork in ("3", "independent-equal-cost"))
     assert gain(skew) == {r: ensemble[r] - alone[r] for r in range(5)}
     assert gain(View(entry, ["disjoint-halves"])) == {}
-    places = {(shift.label, fork.name) for shift, fork in suite.places}
+    places = {(shift.label, fork.name) for shift, fork in suite.conditions}
     assert standings.count_missing(entry, places, 5) == 0
 
 

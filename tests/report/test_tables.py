@@ -201,7 +201,7 @@ def test_rendered_for_markdown_and_for_terminals():
 
 def test_a_comparator_that_a_shift_has_not_gets_no_row_there():
     suite = toy_suite(forks=[0, "independent-equal-cost"], comparator_shifts=["none"])
-    records = [make_record(toy_cell(shift=s.label, fork=f.name, suite=suite)) for s, f in suite.places]
+    records = [make_record(toy_cell(shift=s.label, fork=f.name, suite=suite)) for s, f in suite.conditions]
     shown = make_tables(records).ensembles
     shifts = shown.groupby("fork")["shift"].agg(set).to_dict()
     assert shifts == {"0": {s.shift.label for s in suite.shifts}, "independent-equal-cost": {"none"}}

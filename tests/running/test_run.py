@@ -15,8 +15,7 @@ import lmcbench
 from lmcbench.cli.run import Engine
 from lmcbench.connect.interpolation import alpha_grid
 from lmcbench.data.sources import open_dataset
-from lmcbench.ensemble.error_overlap import compare_errors
-from lmcbench.ensemble.predictions import compare_predictions, softmax
+from lmcbench.ensemble.predictions import compare_errors, compare_predictions, softmax
 from lmcbench.ensemble.sub_ensembles import ensembles_by_size
 from lmcbench.errors import UserError
 from lmcbench.results.curves import Curve, barrier, chord_area

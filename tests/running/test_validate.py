@@ -14,7 +14,7 @@ from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.run import plan_run, run_plan
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.seeds import Seeds
-from lmcbench.spec.shifts import by_class
+from lmcbench.spec.shift_rules import by_class
 from lmcbench.spec.suite import DataSpec
 from lmcbench.spec.suite_files import parse_suite
 

@@ -72,7 +72,7 @@ def test_equal_cost_is_missed_by_half_a_step_a_network_at_most(k, siblings, more
 def test_comparators_have_no_fork(name):
     fork = Fork.parse(name)
     assert (fork.name, fork.identity, fork.epoch, fork.step(44)) == (name, name, None, 0)
-    assert fork.priced is (name != INDEPENDENT)
+    assert fork.is_cost_matched is (name != INDEPENDENT)
 
 
 def test_a_checkpoint_is_what_is_in_it(tmp_path):
@@ -85,7 +85,7 @@ def test_a_checkpoint_is_what_is_in_it(tmp_path):
     assert fork.identity == same.identity == f"from:{fork.sha256}" != different.identity
     # no folder of this machine in the name, and enough to tell two files of one name apart
     assert fork.name == same.name == "from:w.safetensors@ba7816bf"
-    assert (fork.epoch, fork.step(44), fork.priced) == (None, 0, False)
+    assert (fork.epoch, fork.step(44), fork.is_cost_matched) == (None, 0, False)
     first.unlink()
     known = Fork.parse("from:w.safetensors@ba7816bf")
     assert known.name == "from:w.safetensors@ba7816bf"

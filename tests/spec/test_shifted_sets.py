@@ -7,8 +7,9 @@ import pytest
 
 from builders import toy_suite
 from lmcbench.errors import UserError
-from lmcbench.spec.shifted_sets import (
+from lmcbench.spec.evaluation_shifts import (
     CIFAR_C,
+    CORRUPTIONS,
     SHIFTED,
     ShiftedName,
     is_shifted,
@@ -17,7 +18,6 @@ from lmcbench.spec.shifted_sets import (
     shown_split,
 )
 from lmcbench.spec.suite import DataSpec
-from lmcbench.spec.transforms import CORRUPTIONS
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,6 @@ def test_only_shifted_sets_show_images_of_their_own():
 
 
 def test_the_grammar_needs_no_numpy():
-    code = "import sys, lmcbench.spec.shifted_sets; print('numpy' in sys.modules)"
+    code = "import sys, lmcbench.spec.evaluation_shifts; print('numpy' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "False\n"

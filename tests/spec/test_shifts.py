@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lmcbench.errors import UserError
 from lmcbench.spec.cells import Selection, expand
-from lmcbench.spec.shifts import SHIFTS, Shift, views_digest
+from lmcbench.spec.shift_rules import SHIFTS, views_digest
+from lmcbench.spec.shifts import Shift
 from lmcbench.spec.suite_files import load_suite
 
 PARTITIONS = ["disjoint-halves", "label-skew", "dirichlet"]

@@ -11,7 +11,7 @@ from lmcbench.errors import UserError
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import expand
 from lmcbench.spec.recipe import Recipe
-from lmcbench.spec.shifts import SHIFTS
+from lmcbench.spec.shift_rules import SHIFTS
 from lmcbench.spec.suite import Probe, Protocol
 from lmcbench.spec.suite_files import command_name, load_suite, parse_suite, published_suites
 
@@ -389,11 +389,11 @@ COMPARED = {"forks": [0, 2, "independent", "independent-equal-cost", "whole-budg
 
 def test_comparators_of_cost_are_trained_under_the_shifts_that_the_suite_names():
     suite = toy_suite(**COMPARED, comparator_shifts=["label-skew", "none"])
-    found = {(shift.label, fork.name) for shift, fork in suite.places}
+    found = {(shift.label, fork.name) for shift, fork in suite.conditions}
     assert {label for label, fork in found if fork == "whole-budget"} == {"none", "label-skew"}
     assert {label for label, fork in found if fork == "independent-equal-cost"} == {"none", "label-skew"}
     assert {label for label, fork in found if fork == "independent"} == {s.shift.label for s in suite.shifts}
-    assert len(suite.places) == 4 * 3 + 2 * 2
+    assert len(suite.conditions) == 4 * 3 + 2 * 2
 
 
 def test_where_comparators_are_trained_is_of_the_digest_and_its_order_is_not():

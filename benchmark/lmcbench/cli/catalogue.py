@@ -55,8 +55,7 @@ def shifts(as_json: Json = False) -> None:
     What each does, its parameters and where it comes from.
     """
     from lmcbench import catalogue
-    from lmcbench.spec.shifted_sets import shifted_table
-    from lmcbench.spec.transforms import transform_table
+    from lmcbench.spec.evaluation_shifts import shifted_table, transform_table
 
     listed, transforms = catalogue.list_shifts(), [*transform_table(), *shifted_table()]
     if as_json:

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lmcbench.errors import UserError
-from lmcbench.results.checkpoint_contents import NESTED, unwrapped
+from lmcbench.results.checkpoint_contents import STATE_DICT_KEYS, unwrap_state_dict
 
 Split = tuple[Tensor, Tensor]
 """Images `[n, c, h, w]` floating and labels `[n]` int64."""
 
 
 def as_state(given: object, argument: str, model: nn.Module | None = None) -> Mapping[str, Tensor]:
-    """A state dict: names to tensors, alone or under one of `NESTED` as training scripts save it.
+    """A state dict: names to tensors, alone or under one of `STATE_DICT_KEYS` as training scripts save it.
 
     With the `model` of the state, names lose the prefixes of data parallel training and torch.compile
     where it has none.
@@ -34,12 +34,12 @@ def as_state(given: object, argument: str, model: nn.Module | None = None) -> Ma
     if not isinstance(given, Mapping) or not given:
         found = "an empty one" if isinstance(given, Mapping) else _kind(given)
         raise UserError(f"{argument} must be a state dict (names to tensors), found {found}.")
-    state = unwrapped(given, None if model is None else model.state_dict())
+    state = unwrap_state_dict(given, None if model is None else model.state_dict())
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise UserError(
                 f"{argument} is no state dict: {name!r} is {_kind(value)}, not a tensor. "
-                f"Weights may also stand under {', '.join(NESTED)}."
+                f"Weights may also stand under {', '.join(STATE_DICT_KEYS)}."
             )
         if is_lazy(value):
             raise UserError(f"{argument}: {name!r} has no values yet: run the network on a batch first.")

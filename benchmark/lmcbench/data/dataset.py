@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lmcbench.data.file_stamp import Stamp
 from lmcbench.errors import UserError
-from lmcbench.spec.shifted_sets import EVALUATION
+from lmcbench.spec.evaluation_shifts import EVALUATION
 
 ARRAYS = "arrays"
 """Where shifted test sets come from: files of arrays, as their authors publish them."""

@@ -10,7 +10,7 @@ from lmcbench.data.shifted_sets import SHAPE, find_shifted, how_to_get
 from lmcbench.data.sources import SOURCES, find
 from lmcbench.data.user_datasets import find_own
 from lmcbench.errors import UserError
-from lmcbench.spec.shifted_sets import SHIFTED
+from lmcbench.spec.evaluation_shifts import SHIFTED
 
 
 @dataclass(frozen=True)

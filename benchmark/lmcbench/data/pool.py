@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmcbench.data.dataset import SHOWN, Fill, ImageSet, Labels, Pixels
-from lmcbench.spec.shifts import Indices, View
+from lmcbench.spec.shift_rules import Indices, View
 
 Transform = Callable[[str, Pixels, Indices], Pixels]
 """(name, images `[n, c, h, w]`, their data set indices `[n]`) -> images of the same shape."""

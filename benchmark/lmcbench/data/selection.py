@@ -12,7 +12,7 @@ from lmcbench.data.dataset import Dataset, ImageSet
 from lmcbench.data.shifted_sets import open_all_shifted
 from lmcbench.data.sources import open_dataset
 from lmcbench.errors import UserError
-from lmcbench.spec.shifts import Indices
+from lmcbench.spec.shift_rules import Indices
 from lmcbench.spec.suite import DataSpec, Suite
 
 

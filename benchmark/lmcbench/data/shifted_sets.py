@@ -12,8 +12,7 @@ from lmcbench.data.dataset import ImageSet
 from lmcbench.data.file_stamp import Stamp
 from lmcbench.data.find_files import data_folder
 from lmcbench.errors import UserError
-from lmcbench.spec.shifted_sets import SHIFTED, is_shifted, parse_shifted
-from lmcbench.spec.transforms import SEVERITIES
+from lmcbench.spec.evaluation_shifts import SEVERITIES, SHIFTED, is_shifted, parse_shifted
 
 SHAPE = (3, 32, 32)
 """Channels, height and width of the images of every set."""

@@ -17,7 +17,7 @@ from lmcbench.data.splits import every_fifth, open_split
 from lmcbench.data.user_datasets import find_own, open_own, own_name
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.datasets import SIZES
-from lmcbench.spec.shifted_sets import SHIFTED
+from lmcbench.spec.evaluation_shifts import SHIFTED
 
 
 def load_digits() -> Dataset:

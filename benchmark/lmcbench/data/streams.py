@@ -8,7 +8,8 @@ import numpy as np
 
 from lmcbench.errors import UserError
 from lmcbench.spec.seeds import random_words
-from lmcbench.spec.shifts import Indices, Noise
+from lmcbench.spec.shift_rules import Indices
+from lmcbench.spec.shifts import Noise
 
 
 @dataclass

@@ -9,8 +9,8 @@ from lmcbench.data.dataset import SHOWN, Fill, Pixels
 from lmcbench.data.keyed_rng import Draws, Floats
 from lmcbench.data.resample import sample
 from lmcbench.errors import UserError
+from lmcbench.spec.evaluation_shifts import Transformation, parse_transform
 from lmcbench.spec.shift_rules import Indices
-from lmcbench.spec.transforms import Transformation, parse_transform
 
 CHUNK = 1 << 21
 """Values worked on at a time: 16 MB in float64, whatever the number of images."""

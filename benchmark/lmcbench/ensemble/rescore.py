@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmcbench.ensemble.error_overlap import compare_errors
-from lmcbench.ensemble.predictions import compare_predictions, softmax
+from lmcbench.ensemble.predictions import compare_errors, compare_predictions, softmax
 from lmcbench.ensemble.sub_ensembles import ensembles_by_size
 
 Logits = NDArray[np.float16]
@@ -19,7 +18,7 @@ Logits = NDArray[np.float16]
 
 
 @dataclass(frozen=True)
-class Rescored:
+class PredictionMeasures:
     """Measures of predictions.
 
     Attributes:
@@ -33,7 +32,9 @@ class Rescored:
     disagreement: dict[tuple[int, int], dict[str, float]]
 
 
-def from_logits(logits: Mapping[str, Logits], labels: Mapping[str, NDArray[np.integer]]) -> Rescored:
+def measure_logits(
+    logits: Mapping[str, Logits], labels: Mapping[str, NDArray[np.integer]]
+) -> PredictionMeasures:
     """The measures of K networks' logits, split -> `[K, n, classes]`, and labels, split -> `[n]`.
 
     It is what writes a record and what verifies one, so that both come out alike.
@@ -48,9 +49,9 @@ def from_logits(logits: Mapping[str, Logits], labels: Mapping[str, NDArray[np.in
         for i, j in combinations(range(networks), 2)
     }
     if networks == 1:
-        return Rescored(None, None, disagreement)
+        return PredictionMeasures(None, None, disagreement)
     probs = {name: softmax(value) for name, value in logits.items()}
-    return Rescored(
+    return PredictionMeasures(
         {name: compare_predictions(p, labels[name]) for name, p in probs.items()},
         {
             name: {**compare_errors(p, labels[name]), "sizes": ensembles_by_size(p, labels[name])}

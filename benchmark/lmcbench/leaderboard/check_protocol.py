@@ -13,7 +13,7 @@ from lmcbench.leaderboard.predictions_file import images
 from lmcbench.results.record import Record
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.datasets import Pins, is_path
-from lmcbench.spec.shifted_sets import EVALUATION, is_shifted, parse_shifted
+from lmcbench.spec.evaluation_shifts import EVALUATION, is_shifted, parse_shifted
 
 Found = Iterator[tuple[str, str]]
 """Field and message of what is wrong."""

@@ -51,7 +51,7 @@ class Entry:
         return [
             Cell(self.suite, self.architecture, shift, fork, replicate)
             for replicate in replicates
-            for shift, fork in self.suite.places
+            for shift, fork in self.suite.conditions
         ]
 
     def key(self, cell: Cell) -> str:
@@ -190,7 +190,7 @@ def identity_faults(record: Record, file: str, entry: Entry) -> tuple[Cell | Non
             )
     if shift is None or fork is None:
         return None, faults
-    under = [s.label for s, f in suite.places if f == fork]
+    under = [s.label for s, f in suite.conditions if f == fork]
     if shift.label not in under:
         message = f"found {fork.name!r} under {shift.label}, the suite has it under {', '.join(under)}."
         return None, [*faults, Fault(file=file, field="fork.name", message=message)]

@@ -21,8 +21,8 @@ from lmcbench.leaderboard.summary import Band, Place, Summary, Values
 from lmcbench.leaderboard.trust import TrustLevel
 from lmcbench.results.cell_values import SPLIT
 from lmcbench.spec.canonical import canonical_json
+from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.spec.forks import Fork
-from lmcbench.spec.shifted_sets import EVALUATION
 from lmcbench.stats.estimates import Estimate, estimate
 from lmcbench.stats.stability import Stability, StabilityPoint
 
@@ -87,7 +87,9 @@ def _suite(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) -> d
         "headline": list(table.headline),
         "comparison": table.comparison,
         "shifts": sorted({label for entry in entries for label in entry.shifts}, key=_shift_order(table)),
-        "forks": [{"name": name, "epoch": forks[name], "priced": Fork.parse(name).priced} for name in names],
+        "forks": [
+            {"name": name, "epoch": forks[name], "priced": Fork.parse(name).is_cost_matched} for name in names
+        ],
         "recipes": [json.loads(recipe) for recipe in recipes],
         "ranked": table.ranked,
         "entries": [

@@ -12,7 +12,7 @@ from lmcbench.leaderboard.manifest import PREDICTION_BYTES
 from lmcbench.results.cell_values import SPLIT
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import labels_name
-from lmcbench.spec.shifted_sets import shown_split
+from lmcbench.spec.evaluation_shifts import shown_split
 
 TENSOR_BYTES = 160
 """What the header of a safetensors file says of a tensor, at most: name, type, shape, place."""

@@ -180,7 +180,7 @@ def _table(entries: list[Summary]) -> SuiteTable:
     named = entries[0].suite
     suite = published_suite(named.name, named.version, named.digest)
     headline = () if suite is None else headline_shifts(suite)
-    cells = set() if suite is None else {(shift.label, fork.name) for shift, fork in suite.places}
+    cells = set() if suite is None else {(shift.label, fork.name) for shift, fork in suite.conditions}
     rows = []
     for entry in entries:
         view = View(entry, headline or own_shifts(entry), suite)
@@ -204,7 +204,7 @@ def headline_shifts(suite: Suite) -> tuple[str, ...]:
     A suite without any is ranked by the barrier without shift.
     """
     shifts = [spec.shift for spec in suite.shifts]
-    real = [s.label for s in shifts if s.name != NO_SHIFT and not s.control]
+    real = [s.label for s in shifts if s.name != NO_SHIFT and not s.is_control]
     return tuple(real or [s.label for s in shifts if s.name == NO_SHIFT])
 
 

@@ -80,7 +80,7 @@ class View:
         if self.suite is None:
             held = {label for label, place in self.entry.places if place.fork == other}
         else:  # what an entry leaves out is missing, and no reason to average over the others
-            held = {shift.label for shift, fork in self.suite.places if fork.name == other}
+            held = {shift.label for shift, fork in self.suite.conditions if fork.name == other}
         both = View(self.entry, [label for label in self.labels if label in held])
         return minus(both.worth(name, self.latest, splits), both.worth("ensemble", other, splits))
 

@@ -17,8 +17,8 @@ from lmcbench.errors import UserError
 from lmcbench.results.cell_values import SPLIT, cell_value
 from lmcbench.results.record import Record, Status
 from lmcbench.spec.canonical import canonical_json
+from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.spec.forks import Fork
-from lmcbench.spec.shifted_sets import EVALUATION
 from lmcbench.stats.cells import Line, is_control, line_of, prediction
 from lmcbench.stats.estimates import estimate
 from lmcbench.stats.stability import StabilityPoint, stability_points

@@ -25,7 +25,7 @@ from lmcbench.results.curves import Curve, barrier, chord_area
 from lmcbench.results.record import BarrierRecord, PairRecord, Record, Score
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.datasets import Pins
-from lmcbench.spec.shifted_sets import EVALUATION
+from lmcbench.spec.evaluation_shifts import EVALUATION
 
 LOSS_SLACK = 1e-3
 """Relative difference of a loss computed in another batch: fp32 sums in another order, times a margin."""

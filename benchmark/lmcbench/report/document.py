@@ -18,7 +18,7 @@ from lmcbench.report.noise_scale import CELL_NOTES, NOTES, cell_rows, noise_rows
 from lmcbench.report.rank_correlation import rank_correlations
 from lmcbench.report.tables import CONNECTIVITY, ENSEMBLES, make_tables
 from lmcbench.results.record import Record
-from lmcbench.spec.shifted_sets import EVALUATION
+from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.spec.suite import DEMONSTRATIONS, Suite
 from lmcbench.spec.suite_files import published_suite
 from lmcbench.stats.estimates import ROUNDING, Estimate

@@ -100,7 +100,7 @@ def make_tables(records: Iterable[Record], floor: float = 0.0) -> Tables:
     cells = rows.drop_duplicates("key")
     names = sorted(cells["fork"].unique(), key=lambda name: Fork.parse(name).order)
     # lines between networks of another length or number say nothing of this training
-    priced = [name for name in names if Fork.parse(name).priced]
+    priced = [name for name in names if Fork.parse(name).is_cost_matched]
     forks = [name for name in names if name not in priced]
     costs = _costs(records) if priced else {}
     measured = rows[rows["split"] == SPLIT]

@@ -15,7 +15,7 @@ from typing import Any
 from lmcbench.errors import UserError, reading
 from lmcbench.results.cell_values import architecture_label, shift_label
 from lmcbench.results.record import Record, check_schema, read_record
-from lmcbench.spec.shifted_sets import shown_split
+from lmcbench.spec.evaluation_shifts import shown_split
 
 RUN_SCHEMA = "lmcbench/run/1"
 

@@ -18,7 +18,7 @@ from lmcbench.connect.interpolation import alpha_grid, line, stretches
 from lmcbench.connect.network import Network
 from lmcbench.data.selection import calibration_items
 from lmcbench.ensemble.predictions import softmax
-from lmcbench.ensemble.rescore import Logits, from_logits
+from lmcbench.ensemble.rescore import Logits, measure_logits
 from lmcbench.ensemble.sub_ensembles import path_ensembles
 from lmcbench.errors import UserError
 from lmcbench.machine import give_back_memory
@@ -90,7 +90,7 @@ def measure_cell(
     members, raw = passing.members(states)
     labels = {name: splits.tests[t][1].cpu().numpy() for name, t in splits.named.items()}
     logits = {name: stored_logits(members.tests[t]) for name, t in splits.named.items()}
-    predicted = from_logits(logits, labels)
+    predicted = measure_logits(logits, labels)
     grid = alpha_grid(protocol.alphas)
     pairs = []
     for i, j in combinations(range(len(states)), 2):

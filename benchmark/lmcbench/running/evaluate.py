@@ -20,8 +20,8 @@ from lmcbench.results.curves import Array, Curve
 from lmcbench.results.record import Score
 from lmcbench.running.family_data import Seen, Workbench
 from lmcbench.spec.cells import Cell
+from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.spec.shift_rules import Indices
-from lmcbench.spec.shifted_sets import EVALUATION
 
 FP16_MAX = float(np.finfo(np.float16).max)
 

@@ -17,7 +17,7 @@ from lmcbench.data.transforms import apply as transform
 from lmcbench.data.transforms import fill
 from lmcbench.spec.cells import Cell, Family
 from lmcbench.spec.seeds import derive_seed
-from lmcbench.spec.shifts import Indices, View, views_digest
+from lmcbench.spec.shift_rules import Indices, View, views_digest
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint
 

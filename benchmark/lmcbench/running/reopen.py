@@ -18,8 +18,8 @@ from lmcbench.running.family_data import Workbench
 from lmcbench.running.stored_states import Passage, fork_state, passages, siblings
 from lmcbench.running.train_family import trained
 from lmcbench.spec.cells import Cell
+from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.spec.shift_rules import Indices
-from lmcbench.spec.shifted_sets import EVALUATION
 
 
 def lacking(record: Record, measures: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from lmcbench.data.transforms import apply
 from lmcbench.errors import UserError, counted
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.seeds import Seeds
-from lmcbench.spec.shifts import View
+from lmcbench.spec.shift_rules import View
 
 
 def check_fit(cells: Sequence[Cell], dataset: Dataset) -> None:

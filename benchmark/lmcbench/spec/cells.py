@@ -59,7 +59,11 @@ class Cell:
     def probed(self) -> bool:
         """Whether it is one of the suite's probe cells: a pair, trained at full length."""
         probe = self.suite.probe
-        return not self.fork.priced and self.replicate < probe.replicates and self.shift.label in probe.shifts
+        return (
+            not self.fork.is_cost_matched
+            and self.replicate < probe.replicates
+            and self.shift.label in probe.shifts
+        )
 
     @property
     def networks(self) -> int:
@@ -70,7 +74,7 @@ class Cell:
         """Steps of the training of each of its networks, the trunk's included, on `n` training images."""
         full = self.recipe.length(n)
         latest = self.suite.latest_fork
-        if not self.fork.priced or latest is None:
+        if not self.fork.is_cost_matched or latest is None:
             return full
         fork_step = latest.step(self.recipe.steps_per_epoch(n))
         return equal_share(fork_step, self.suite.siblings, full, self.networks)
@@ -170,7 +174,7 @@ def expand(suite: Suite, selection: Selection = Selection()) -> list[Cell]:
             )
     given = {fork.identity: fork for fork in asked if fork.checkpoint is not None}
     forks = [*(fork for fork in suite.fork_list if fork in asked), *given.values()]
-    places = suite.places_of(shifts, forks)
+    places = suite.conditions_of(shifts, forks)
     _check_each_has_cells(suite, selection, forks, places)
     replicates = range(suite.replicates) if selection.replicates is None else selection.replicates
     return [

@@ -103,7 +103,7 @@ class Fork:
         return 0 if self.epoch is None else math.floor(Fraction(str(self.epoch)) * steps_per_epoch)
 
     @property
-    def priced(self) -> bool:
+    def is_cost_matched(self) -> bool:
         """Whether its networks' length is set by what siblings cost."""
         return self.comparator in (EQUAL_COST, WHOLE_BUDGET)
 

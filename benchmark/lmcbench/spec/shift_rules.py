@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.canonical import canonical_json
+from lmcbench.spec.evaluation_shifts import CORRUPTIONS, parse_transform
 from lmcbench.spec.seeds import permutation, random_words, uniforms
-from lmcbench.spec.transforms import CORRUPTIONS, parse_transform
 
 Indices = NDArray[np.int64]
 

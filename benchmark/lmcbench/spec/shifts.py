@@ -10,9 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lmcbench.errors import UserError, unknown
-from lmcbench.spec.shift_rules import SHIFTS, Indices, ShiftKind, View, by_class, views_digest
-
-__all__ = ["ALIASES", "SHIFTS", "Indices", "Noise", "Shift", "View", "by_class", "own_name", "views_digest"]
+from lmcbench.spec.shift_rules import SHIFTS, Indices, ShiftKind, View
 
 Noise = Literal["own", "shared"]
 
@@ -73,7 +71,7 @@ class Shift:
         return f"{self.name}[{','.join(settings)}]" if settings else self.name
 
     @property
-    def control(self) -> bool:
+    def is_control(self) -> bool:
         """Whether all siblings get one view of it, `same(...)` (design 3.8)."""
         return _resolve(self.name)[1]
 

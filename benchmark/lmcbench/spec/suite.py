@@ -19,12 +19,11 @@ from pydantic import (
 from lmcbench.errors import unknown
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.canonical import digest
+from lmcbench.spec.evaluation_shifts import check_evaluations, is_shifted, parse_shifted, parse_transform
 from lmcbench.spec.forks import EQUAL_COST, WHOLE_BUDGET, Fork
 from lmcbench.spec.gate_tests import MAX_TESTS, GateTest
 from lmcbench.spec.recipe import Recipe
-from lmcbench.spec.shifted_sets import check_evaluations, is_shifted, parse_shifted
 from lmcbench.spec.shifts import Noise, Shift
-from lmcbench.spec.transforms import parse_transform
 
 DEMONSTRATIONS = frozenset({"digits", "noise-grid"})
 """Suites whose recipes were chosen to make effects visible: they are no evidence (design 3.12)."""
@@ -32,13 +31,13 @@ DEMONSTRATIONS = frozenset({"digits", "noise-grid"})
 SLUG = r"^[a-z0-9][a-z0-9-]*$"
 
 
-class Part(BaseModel):
+class SuiteTable(BaseModel):
     """A table of a suite file: frozen, and every key must be known."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class DataSpec(Part):
+class DataSpec(SuiteTable):
     """The data set of a suite, by its name in the table of sources, and how much of it is used."""
 
     name: str
@@ -60,7 +59,7 @@ class DataSpec(Part):
         return hash(self.model_dump_json())  # a table of hashes has none of its own
 
 
-class Protocol(Part):
+class Protocol(SuiteTable):
     """How curves are measured (design section 3)."""
 
     alphas: int = Field(default=21, ge=3, description="odd number of points on the line")
@@ -86,7 +85,7 @@ class Protocol(Part):
         return [i / (self.alphas - 1) for i in range(self.alphas)]
 
 
-class ShiftSpec(Part):
+class ShiftSpec(SuiteTable):
     """A training shift of a suite: a bare name, or a table with parameters and noise mode."""
 
     name: str
@@ -109,7 +108,7 @@ class ShiftSpec(Part):
         return Shift.parse(self.name, self.params, self.noise)
 
 
-class Probe(Part):
+class Probe(SuiteTable):
     """The cells whose siblings are kept on their way and can be asked for the expensive measures."""
 
     shifts: list[str] = Field(default_factory=list, description="training shifts, by name; all forks")
@@ -150,7 +149,7 @@ def _spelled_out(name: str) -> str:
     return f"{parsed.kind}-{text}"
 
 
-class Suite(Part):
+class Suite(SuiteTable):
     """Architectures x training shifts x forks x replicates on one data set, and the rules of measuring."""
 
     name: str = Field(pattern=SLUG)
@@ -212,7 +211,7 @@ class Suite(Part):
                 if shift not in labels:
                     raise ValueError(f"{part}: the suite has no shift {shift!r}; it has {', '.join(labels)}")
         _unique("shift of the comparators", iter(compared))
-        if compared and not any(fork.priced for fork in self.fork_list):
+        if compared and not any(fork.is_cost_matched for fork in self.fork_list):
             raise ValueError(
                 f"comparator_shifts: no fork is {EQUAL_COST!r} or {WHOLE_BUDGET!r}; list one, or leave it out"
             )
@@ -220,7 +219,7 @@ class Suite(Part):
             if not any(
                 (not test.shifts or shift.label in test.shifts)
                 and (not test.forks or fork.name in test.forks)
-                for shift, fork in self.places
+                for shift, fork in self.conditions
             ):
                 raise ValueError(
                     f"gate: {test.measure} is tested on fork {' and '.join(test.forks)} under "
@@ -230,7 +229,7 @@ class Suite(Part):
             for name, recipe in self.recipes.items():
                 if fork.epoch is not None and fork.epoch >= recipe.epochs:
                     raise ValueError(f"fork {fork.name} is not before the end of recipe {name!r}")
-            if fork.priced and self.latest_fork is None:
+            if fork.is_cost_matched and self.latest_fork is None:
                 raise ValueError(
                     f"fork {fork.name!r} costs what siblings of the latest epoch do; list an epoch"
                 )
@@ -242,18 +241,18 @@ class Suite(Part):
         return [Fork.parse(fork) for fork in self.forks]
 
     @cached_property
-    def places(self) -> list[tuple[Shift, Fork]]:
+    def conditions(self) -> list[tuple[Shift, Fork]]:
         """Training shift and fork of every cell of an architecture and replicate."""
-        return self.places_of([spec.shift for spec in self.shifts], self.fork_list)
+        return self.conditions_of([spec.shift for spec in self.shifts], self.fork_list)
 
-    def places_of(self, shifts: Iterable[Shift], forks: Iterable[Fork]) -> list[tuple[Shift, Fork]]:
+    def conditions_of(self, shifts: Iterable[Shift], forks: Iterable[Fork]) -> list[tuple[Shift, Fork]]:
         """Every shift with every fork, but comparators of cost only where the suite has them."""
         under, forks = self.comparator_shifts, list(forks)
         return [
             (shift, fork)
             for shift in shifts
             for fork in forks
-            if under is None or not fork.priced or shift.label in under
+            if under is None or not fork.is_cost_matched or shift.label in under
         ]
 
     @property

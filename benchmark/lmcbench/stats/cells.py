@@ -13,8 +13,8 @@ from lmcbench.results.curves import Array, Curve, barrier, chord_excess
 from lmcbench.results.record import Record
 from lmcbench.spec.architectures import BASELINE
 from lmcbench.spec.canonical import canonical_json
+from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.spec.forks import Fork
-from lmcbench.spec.shifted_sets import EVALUATION
 from lmcbench.spec.shifts import ALIASES
 from lmcbench.stats.estimates import FITTED
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmcbench.ensemble.rescore import from_logits
+from lmcbench.ensemble.rescore import measure_logits
 from lmcbench.ensemble.sub_ensembles import PATH_MEMBERS, path_members
 from lmcbench.errors import UserError, counted
 from lmcbench.leaderboard.check_protocol import Found, collect
@@ -249,7 +249,7 @@ class Rescoring:
     ) -> None:
         """Everything about predictions, by the function that wrote it; scores of fp32 within bounds."""
         try:
-            again = from_logits(logits, labels)
+            again = measure_logits(logits, labels)
         except UserError as error:
             self._fault(name, "", str(error))
             return

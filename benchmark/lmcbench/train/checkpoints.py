@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lmcbench.errors import UserError
-from lmcbench.results.checkpoint_contents import NESTED, unwrapped
+from lmcbench.results.checkpoint_contents import STATE_DICT_KEYS, unwrap_state_dict
 from lmcbench.train.train_state import Tensors, load_state, load_tensors, state_dict
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
@@ -24,9 +24,9 @@ def load_checkpoint(path: Path, model: nn.Module) -> Tensors:
     """The weights in `path` as a state dict of `model`, in its order; half precision becomes its own.
 
     A safetensors file of plain tensors or of a whole training state (as a run stores its trunk), or a
-    file of `torch.save`, read with `weights_only`: a state dict, alone or under one of `NESTED`. In both
-    names may have the prefixes of data parallel training and torch.compile, and a tied weight may stand
-    under one of its names alone.
+    file of `torch.save`, read with `weights_only`: a state dict, alone or under one of
+    `STATE_DICT_KEYS`. In both names may have the prefixes of data parallel training and torch.compile, and a
+    tied weight may stand under one of its names alone.
 
     Raises:
         UserError: naming the file, where it is absent, unreadable, holds anything but tensors, NaN or
@@ -75,7 +75,7 @@ def _safetensors(path: Path, model: nn.Module) -> Tensors:
         if others - tied:
             raise UserError(f"{path} does not fit the network: {min(others - tied)!r} is missing.")
         return state_dict(model, state)
-    return dict(unwrapped(tensors, model.state_dict()))
+    return dict(unwrap_state_dict(tensors, model.state_dict()))
 
 
 def _unpickled(path: Path, own: Mapping[str, Tensor]) -> Tensors:
@@ -92,14 +92,14 @@ def _unpickled(path: Path, own: Mapping[str, Tensor]) -> Tensors:
         what = str(error).partition("\n")[0]
         raise UserError(f"{path} is no file of torch.save: {type(error).__name__}: {what}") from None
     if isinstance(content, Mapping):
-        content = unwrapped(content, own)
+        content = unwrap_state_dict(content, own)
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path} holds a {type(content).__name__}, not a state dict.")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise UserError(
                 f"{path} holds no state dict: {name!r} is a {type(value).__name__}, not a tensor. "
-                f"Weights may also stand under {', '.join(NESTED)}."
+                f"Weights may also stand under {', '.join(STATE_DICT_KEYS)}."
             )
     return dict(content)
 

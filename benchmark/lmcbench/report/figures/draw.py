@@ -38,7 +38,7 @@ OF_NETWORKS: tuple[Drawer, ...] = (disagreement, accuracy_and_cost, between_view
 def draw(records: Sequence[Record]) -> list[Drawing]:
     """Every figure that the records have the numbers for, in the order of a report."""
     # lines between networks of another length or number say nothing of this training
-    forked = [r for r in records if not Fork.parse(r.fork.name).priced]
+    forked = [r for r in records if not Fork.parse(r.fork.name).is_cost_matched]
     with styled():
         drawn = [drawer(forked) for drawer in OF_LINES]
         drawn += [drawer(records) for drawer in OF_NETWORKS]

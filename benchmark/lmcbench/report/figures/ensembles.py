@@ -127,7 +127,7 @@ def disagreement(records: Sequence[Record]) -> Drawing | None:
     points: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for record in measured(records):
         height, apart = error_barrier(record), prediction(record, "disagreement")
-        if height is not None and apart is not None and not Fork.parse(record.fork.name).priced:
+        if height is not None and apart is not None and not Fork.parse(record.fork.name).is_cost_matched:
             by_fork = points.setdefault(architecture_label(record), {})
             by_fork.setdefault(record.fork.name, []).append((100 * height, 100 * apart))
     if not points:
@@ -160,7 +160,7 @@ def accuracy_and_cost(records: Sequence[Record]) -> Drawing | None:
         if record.fork.name == WHOLE_BUDGET:
             accuracy = 1 - record.siblings[0].splits[SPLIT].error
         if accuracy is not None and record.cost is not None:
-            priced |= Fork.parse(record.fork.name).priced
+            priced |= Fork.parse(record.fork.name).is_cost_matched
             name = architecture_label(record)
             # recipes cost and reach other things: each has a row of its own
             label = name if len(recipes[name]) == 1 else f"{name}\n{record.recipe['name']}"
@@ -212,7 +212,7 @@ def accuracy_and_cost(records: Sequence[Record]) -> Drawing | None:
 
 def _only_under(records: Sequence[Record], shifts: Sequence[str]) -> str:
     """Why some of the `shifts` that are shown have no comparators of cost, as a further sentence or none."""
-    priced = [record for record in records if Fork.parse(record.fork.name).priced]
+    priced = [record for record in records if Fork.parse(record.fork.name).is_cost_matched]
     under = {shift_label(record) for record in priced}
     bare = [shift for shift in shifts if shift not in under]
     if not bare:

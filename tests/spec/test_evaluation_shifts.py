@@ -3,7 +3,7 @@
 import pytest
 
 from lmcbench.errors import UserError
-from lmcbench.spec.transforms import Transformation, parse_transform, transform_table
+from lmcbench.spec.evaluation_shifts import Transformation, parse_transform, transform_table
 
 
 @pytest.mark.parametrize(
