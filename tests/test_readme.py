@@ -1,19 +1,49 @@
-"""The README stays true: its commands, links and code are of this repository."""
+"""README, CONTRIBUTING and docs/: commands, links, names and numbers in them agree with the repository."""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pandas as pd
+import pytest
+import typer
 from scipy import stats
 
+import lmcbench
+from lmcbench.cli import app
+from lmcbench.spec.suite_files import load_suite
+
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "benchmark").glob("*.md"),
+    *(ROOT / "suites" / "tuning").glob("*.md"),
+    ROOT / "leaderboard" / "SUBMITTING.md",
+]
+TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PAGES}
+README, FINDINGS, GUIDE = TEXTS["README.md"], TEXTS["docs/findings.md"], TEXTS["docs/guide.md"]
+EVIDENCE = ROOT / "benchmark" / "evidence" / "digits-v2"
 LINE = ["architecture", "recipe", "shift"]
 WORTH = ["accuracy_mean", "disagreement", "ensemble_accuracy", "ensemble_gain", "soup"]
+
+
+def section(text, heading):
+    return text.split(f"\n{heading}\n")[1].split("\n## ")[0]
+
+
+def blocks(language=""):
+    """Code blocks of a language, with the page that each is from."""
+    pattern = rf"^```{language}\n(.*?)^```$"
+    return [(name, block) for name, text in TEXTS.items() for block in re.findall(pattern, text, re.M | re.S)]
+
+
+# --- commands ------------------------------------------------------------------------------------
 
 
 def test_the_two_commands_stand_alone_on_their_lines():
@@ -22,17 +52,86 @@ def test_the_two_commands_stand_alone_on_their_lines():
     assert f"\n{setup} '.[dev]' && pytest\n" in README
 
 
-def test_ci_runs_the_readmes_test_command():
-    pattern = re.search(r'grep -m1 -E "(.+)" README.md', (ROOT / ".ci" / "run").read_text())
+def test_ci_runs_the_commands_of_the_readme():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    pattern = re.search(r'grep -m1 -E "(.+)" README.md', script)
     assert pattern is not None
     assert len(re.findall(pattern[1], README, re.MULTILINE)) == 1
+    start, end = re.search(r"sed -n '/\^(.+)/,/\^(.+)/p' README.md", script).groups()
+    lines = README[README.index(f"\n{start}") : README.index(f"\n{end}")].splitlines()
+    assert len([line for line in lines if line.startswith("lmcbench ")]) == 4
 
 
-def test_links_lead_somewhere():
-    for document in ("README.md", "CONTRIBUTING.md"):
-        text = (ROOT / document).read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)#]+)\)", text):
-            assert target.startswith("https://") or (ROOT / target).exists(), (document, target)
+def test_every_command_and_option_that_is_shown_exists():
+    root = typer.main.get_command(app)
+    shown = [line for _, block in blocks() for line in block.splitlines() if line.startswith("lmcbench ")]
+    assert len(shown) > 20
+    for line in shown:
+        words = shlex.split(line.split(">")[0].split("&&")[0])[1:]
+        command = root.commands[words.pop(0)]
+        while hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word.split("=")[0] for word in words if word.startswith("--")} <= known, line
+
+
+# --- links and names -----------------------------------------------------------------------------
+
+
+def anchors(text):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_lead_somewhere(name):
+    page = ROOT / name
+    for link in re.findall(r"\]\(([^)\s]+)\)", TEXTS[name]):
+        if link.startswith("https://"):
+            continue
+        target, _, anchor = link.partition("#")
+        path = page.parent / target if target else page
+        assert path.exists(), f"{name}: {link}"
+        assert not anchor or anchor in anchors(path.read_text(encoding="utf-8")), f"{name}: {link}"
+
+
+def test_every_public_name_that_is_shown_exists():
+    names = {n for text in TEXTS.values() for n in re.findall(r"lmcbench\.([a-z_]+)\(", text)}
+    assert {"trace_path", "barrier", "load_records"} <= names
+    assert names <= set(lmcbench.__all__)
+
+
+def test_every_module_that_is_named_exists():
+    for name in ("CONTRIBUTING.md", "docs/design.md", "docs/guide.md"):
+        for path in re.findall(r"`([\w./]+/[\w./]*\w\.(?:py|toml|json))`", TEXTS[name]):
+            if not re.search(r"KEY|SLUG|DIR", path):
+                places = (ROOT, ROOT / "benchmark" / "lmcbench")
+                assert any((place / path).exists() for place in places), f"{name}: {path}"
+
+
+def test_every_test_of_an_oracle_exists():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXTS["docs/oracles.md"])
+    assert len(named) > 25
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{name}"
+
+
+def test_python_examples_are_python():
+    examples = blocks("python")
+    assert len(examples) >= 3
+    for _, block in examples:
+        ast.parse(block)
+
+
+def test_the_example_of_a_suite_is_valid(tmp_path):
+    (example,) = [block for name, block in blocks("toml") if name == "docs/own-data.md"]
+    file = tmp_path / "birds.toml"
+    file.write_text(example, encoding="utf-8")
+    assert load_suite(str(file)).data.name == "./birds"
+
+
+# --- numbers -------------------------------------------------------------------------------------
 
 
 def quote():
@@ -44,20 +143,7 @@ def quote():
 
 
 def test_the_papers_claims_are_quoted_from_the_evidence():
-    assert quote().quoted(README) == README, "run: python benchmark/evidence/quote.py"
-
-
-def test_speed_is_quoted_from_the_benchmarks_results():
-    found = json.loads((ROOT / "benchmark/speed/results/cpu.json").read_text(encoding="utf-8"))
-    over: dict[str, list[str]] = {"eager": [], "dataloader": []}
-    for network in found["networks"]:
-        rates = network["fleets"]["images_per_s"]
-        for loop, ratios in over.items():
-            best = max(rate for name, rate in rates.items() if name.startswith(loop))
-            ratios.append(f"{rates['fleet 48'] / best:.1f}")
-    said = README[README.index("All networks of a family advance") : README.index("## The words")]
-    assert re.findall(r"(\d\.\d)(?: \(| times|,| and)", said) == over["eager"] + over["dataloader"]
-    assert found["environment"]["repeats"] == 5
+    assert quote().quoted(FINDINGS) == FINDINGS, "run: python benchmark/evidence/quote.py"
 
 
 def test_a_quoted_claim_says_n_where_it_is_not_that_of_the_head():
@@ -69,9 +155,22 @@ def test_a_quoted_claim_says_n_where_it_is_not_that_of_the_head():
     assert cell(found | {"95 % interval": "–"}, 3) == "–"
 
 
-def test_what_is_said_of_the_second_order_form_is_in_the_report():
-    said = README[README.index("Does the second-order form") : README.index("## What the papers claim")]
-    report = (ROOT / "benchmark/evidence/digits-v2/report.md").read_text(encoding="utf-8")
+def test_speed_is_quoted_from_the_benchmarks_results():
+    found = json.loads((ROOT / "benchmark/speed/results/cpu.json").read_text(encoding="utf-8"))
+    over: dict[str, list[str]] = {"eager": [], "dataloader": []}
+    for network in found["networks"]:
+        rates = network["fleets"]["images_per_s"]
+        for loop, ratios in over.items():
+            best = max(rate for name, rate in rates.items() if name.startswith(loop))
+            ratios.append(f"{rates['fleet 48'] / best:.1f}")
+    said = section(GUIDE, "## Speed")
+    assert re.findall(r"\b(\d\.\d)(?: \(| times|,| and)", said) == over["eager"] + over["dataloader"]
+    assert found["environment"]["repeats"] == 5
+
+
+def test_correlations_of_the_second_order_form_are_in_the_report():
+    said = section(FINDINGS, "## Does the second-order form follow the barrier?")
+    report = (EVIDENCE / "report.md").read_text(encoding="utf-8")
     table = report.split("## Does the second-order form")[1].split("\n## ")[0]
     numbers = re.findall(r"-?\d\.\d\d(?: ± \d\.\d\d)?", said)
     assert len(numbers) >= 8
@@ -79,10 +178,25 @@ def test_what_is_said_of_the_second_order_form_is_in_the_report():
         assert f" {number}" in table, number
 
 
-def test_the_tables_of_the_run_are_in_the_evidence():
-    cells = pd.read_csv(ROOT / "benchmark/evidence/digits-v2/records.csv", dtype={"fork": str})
+def test_the_range_of_barriers_is_that_of_the_evidence():
+    cells = pd.read_csv(EVIDENCE / "records.csv", dtype={"fork": str})
+    cells = cells[(cells["split"] == "test") & (cells["architecture"] != "lmc_linear")]
+    barriers = 100 * cells.groupby(["fork", *LINE])["error_chord"].mean()
+    said = section(FINDINGS, "## In short, on digits").replace("\n  ", " ")
+    for fork, pattern in {
+        "0": "barriers of {low} to {high} percentage points",
+        "1": "With one epoch of common training at most {high} points",
+        "3": "with three epochs at most {high}.",
+        "independent": "barriers of {low} to {high} points",
+    }.items():
+        low, high = barriers[fork].min(), barriers[fork].max()
+        assert pattern.format(low=f"{low:.1f}", high=f"{high:.1f}") in said, (fork, low, high)
+
+
+def test_the_tables_of_the_readme_are_in_the_evidence():
+    cells = pd.read_csv(EVIDENCE / "records.csv", dtype={"fork": str})
     cells = cells[(cells["split"] == "test") & (cells["replicate"] < 3)]
-    cells = cells.assign(accuracy=1 - cells["error"], soup=1 - cells["soup_error"])
+    cells = cells.assign(soup=1 - cells["soup_error"])
 
     def shown(line, fork, column):
         of = cells[(cells[LINE] == line).all(axis=1) & (cells["fork"] == fork)]
@@ -98,20 +212,9 @@ def test_the_tables_of_the_run_are_in_the_evidence():
         if re.search(r"/1[28]\b", row):
             forks = ("0", "1", "3", "independent")
             said = {(fork, "error_chord"): text for fork, text in zip(forks, numbers[:4], strict=True)}
-        elif numbers[0] == "whole-budget":
-            said = {(numbers[0], "accuracy"): numbers[1]}
         else:
             said = {(numbers[0], name): text for name, text in zip(WORTH, numbers[1:6], strict=True)}
         for (fork, column), text in said.items():
             assert text.lstrip("+") == shown(line, fork, column), (row, column)
             compared += 1
-    assert compared == 20 * 4 + 2 * (4 * 5 + 1)
-
-
-def test_every_name_of_the_package_that_is_shown_exists():
-    import lmcbench
-
-    names = set(re.findall(r"lmcbench\.([a-z_]+)\(", README))
-    assert {"trace_path", "barrier"} <= names
-    for name in names:
-        assert callable(getattr(lmcbench, name))
+    assert compared == 3 * 4 + 3 * 5

@@ -1,7 +1,7 @@
-"""Quote the committed findings in README.md: python benchmark/evidence/quote.py [README].
+"""Quote the committed findings in docs/findings.md: python benchmark/evidence/quote.py [PAGE].
 
-The section "What the papers claim" is written anew from findings.md and report.md of the evidence beside this
-file: claims down, suites across. Run it after `make.py`; nothing in that section is typed by hand.
+The section "What the papers claim" is written from findings.md and report.md of the evidence beside this
+file, one row per claim and one column per suite. Run it after `make.py`; do not edit that section by hand.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ VERSIONS = {"digits": 2, "noise-grid": 1, "fashion-shift-cpu": 1}
 HEADING = "## What the papers claim"
 NOISE_TABLE = "## Does the noise scale set the barrier at fork 0?"
 
-FIGURE = "benchmark/evidence/noise-grid-v1/figures/noise-scale.png"
+FIGURE = "../benchmark/evidence/noise-grid-v1/figures/noise-scale.png"
 CONTROLS = "Training shift over control: "
+PAPERS = {"[H]": "Hepburn et al., 2025", "[S]": "Singh et al., 2024", "[F]": "Frankle et al., 2020"}
 
 SECTION = """{heading}
 
-`lmcbench report RUN --findings` holds the papers' claims against the records of a run: effect, 95 % t
-interval over replicates, verdict. Barriers, accuracies and disagreement are in percentage points, and
-positive is what the claim says. [H] is Hepburn et al., [S] Singh et al., [F]
-[Frankle et al.](https://arxiv.org/abs/1912.05671). The recipes of the first two suites were chosen to make
-effects visible: demonstrations. The baseline `lmc_linear`, which is convex, is in no effect. n stands in the
-heads, and in a cell where it differs. A dash: the suite does not hold what the claim needs; in the last, one
-replicate has no interval ([its effects](benchmark/evidence/fashion-shift-cpu-v1/findings.md)). The findings
-have each test in words, and the same by architecture.
+`lmcbench report RUN --findings` tests the papers' claims on the records of a run. Each cell below has the
+effect, its 95 % t interval over replicates, and a verdict; CPU, n replicates as in the column's head, or as
+stated in the cell. Barriers, accuracies and disagreement are in percentage points. A positive effect agrees
+with the claim. The convex baseline `lmc_linear` is in no effect. A dash means that the run does not contain
+what the claim needs or, in the last column, that one replicate has no interval
+([its effects](../benchmark/evidence/fashion-shift-cpu-v1/findings.md)). The linked findings explain each
+test and have the results by architecture.
 
 {table}
 
 {controls}
 
-Barrier and noise scale go together across learning rates, batch sizes, equal epochs and equal steps (rank
-correlation {lowest} to {highest} by shift and comparison,
-[noise-grid](benchmark/evidence/noise-grid-v1/report.md), n = {n}). At one recipe, disjoint halves give about
-the barrier that the whole set gives, so that against g, which counts the images of a view, they lie higher:
+Barrier and noise scale rise together across learning rates and batch sizes, at equal epochs and at equal
+steps (rank correlation {lowest} to {highest} by shift and comparison; CPU, n = {n},
+[noise-grid](../benchmark/evidence/noise-grid-v1/report.md)). At one recipe, disjoint halves have about the
+same barrier as the whole set. Because g counts the images of a view, their points lie above those of the
+whole set at the same g:
 
 ![Error barrier at fork 0 against the noise scale, with and without shift]({figure})
 
@@ -51,20 +52,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("readme", type=Path, nargs="?", default=EVIDENCE.parents[1] / "README.md")
-    readme: Path = parser.parse_args().readme
-    write_atomic(readme, quoted(readme.read_text(encoding="utf-8")))
-    print(f"Wrote '{HEADING.removeprefix('## ')}' in {readme}.")
+    parser.add_argument("page", type=Path, nargs="?", default=EVIDENCE.parents[1] / "docs" / "findings.md")
+    page: Path = parser.parse_args().page
+    write_atomic(page, quoted(page.read_text(encoding="utf-8")))
+    print(f"Wrote '{HEADING.removeprefix('## ')}' in {page}.")
 
 
-def quoted(readme: str) -> str:
-    """The README with the section as the evidence has it."""
-    start = readme.index(HEADING)
-    return readme[:start] + section() + readme[readme.index("\n## ", start) + 1 :]
+def quoted(page: str) -> str:
+    """Return the text of a page with the section replaced by what the evidence has."""
+    start = page.index(HEADING)
+    return page[:start] + section() + page[page.index("\n## ", start) + 1 :]
 
 
 def section() -> str:
-    """The section, from its heading to the next one."""
+    """Return the section, from its heading to the next."""
     noise = _table(_text("noise-grid", "report.md").split(NOISE_TABLE)[1])
     ranked = sorted({row["error barrier"] for row in noise}, key=lambda text: text.split(" ± "))
     return SECTION.format(
@@ -79,19 +80,20 @@ def section() -> str:
 
 
 def claims_table() -> str:
-    """Claims down, suites across; those under evaluation shifts are left to the findings themselves."""
+    """Return the table of claims by suites, without the claims under evaluation shifts."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for suite in VERSIONS:
         for found in _table(_text(suite, "findings.md")):
             if "(test:" not in found["claim"]:
                 rows.setdefault((found[""], found["claim"]), {})[suite] = _cell(found, _replicates(suite))
     heads = [
-        f"[{suite}](benchmark/evidence/{_folder(suite)}/findings.md), n = {_replicates(suite)}"
+        f"[{suite}](../benchmark/evidence/{_folder(suite)}/findings.md), n = {_replicates(suite)}"
         for suite in VERSIONS
     ]
-    lines = [("", "claim", *heads), ("---",) * (2 + len(VERSIONS))]
+    lines = [("paper", "claim", *heads), ("---",) * (2 + len(VERSIONS))]
     lines += [
-        (who, claim, *(row.get(suite, "–") for suite in VERSIONS)) for (who, claim), row in rows.items()
+        (PAPERS.get(paper, paper), claim, *(row.get(suite, "–") for suite in VERSIONS))
+        for (paper, claim), row in rows.items()
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
