@@ -21,7 +21,7 @@ READERS = {"report": set(), "gate": set(), "leaderboard": {"gate"}}
 """Packages that turn records into pages and verdicts, each with the others that it may import."""
 COMPOSERS = {"running", "check", "submission"}
 """Composers that are several modules."""
-TORCH_FREE = {"errors", "spec", "results", "ensemble", "stats", *READERS, "catalogue", "cli", "__main__"}
+TORCH_FREE = {"errors", "untrusted", "spec", "results", "ensemble", "stats", *READERS, "catalogue", "cli", "__main__"}
 
 MODULES = {
     ".".join(["lmcbench", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): path
@@ -45,7 +45,8 @@ def imported(source: str, modules=MODULES) -> set[str]:
 
 
 RANKS = {
-    "errors": 0,
+    "errors": -1,
+    "untrusted": 0,
     "spec": 1,
     "results": 2,
     **dict.fromkeys(STAGES, 3),

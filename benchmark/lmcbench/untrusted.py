@@ -1,0 +1,292 @@
+"""Read files and show text that somebody else wrote: every size is bounded before anything is parsed.
+
+Records, manifests, submissions, suites, run folders, calibration files and the metadata of parquet and
+safetensors files come from other machines and other people. A small file can ask for much: deep nesting
+exhausts the stack, dotted TOML keys take quadratic time, a device or a pipe never ends. The functions here
+refuse such files with one `UserError` that names the file, in time linear in its size.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmcbench.errors import UserError, counted, reading
+
+MB = 2**20
+
+JSON_BYTES = 16 * MB
+"""Largest JSON document: a record with all analyses of a suite with five siblings takes about 3 MB."""
+
+TOML_BYTES = MB // 4
+"""Largest TOML document: the longest published suite takes 8 kB."""
+
+HEADER_BYTES = 16 * MB
+"""Largest header of a safetensors file, and largest metadata of a parquet file."""
+
+DEPTH = 40
+"""Deepest nesting of lists and tables. A record with all analyses nests 9 levels."""
+
+KEYS = 200_000
+"""Most keys in one JSON document. A record with all analyses has about 10,000."""
+
+KEY_LENGTH = 1_000
+"""Longest key, in characters."""
+
+DIGITS = 40
+"""Longest number without a fraction, in digits: 64-bit integers take 20."""
+
+DOTS = 16
+"""Most dots in one dotted TOML key; tomllib takes quadratic time in them."""
+
+SHOWN = 200
+"""Characters of one foreign value that a message or a table shows."""
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def read_bytes(path: Path, *, limit: int = JSON_BYTES, within: Path | None = None) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes.
+
+    Args:
+        path: the file. A symbolic link is followed, unless it leaves `within`.
+        limit: in bytes.
+        within: the folder that the file must lie in after links are resolved; None allows any place.
+
+    Raises:
+        UserError: for a missing or unreadable file, a folder, device, pipe or socket, a file that is too
+            large, and a link that leads out of `within`.
+    """
+    if "\0" in str(path):
+        raise UserError(f"{printable(str(path))} cannot be read: no file has such a name.")
+    if within is not None:
+        check_within(path, within)
+    with reading(path):
+        # a pipe without a writer must not block, and a device must not be read
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f"{path} is not a regular file.")
+            if status.st_size > limit:
+                raise UserError(_too_large(str(path), status.st_size, limit))
+            content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(_too_large(str(path), len(content), limit))
+    return content
+
+
+def check_within(path: Path, folder: Path) -> None:
+    """Raise `UserError` where `path`, with its links resolved, lies outside of `folder`."""
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a loop of links
+        inside = False
+    if not inside:
+        raise UserError(f"{path} is a link that leads out of {folder}. Put the file itself there.")
+
+
+def is_regular(path: Path) -> bool:
+    """Whether `path` is a regular file, links followed; never blocks and never raises."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def decompress(content: bytes, origin: str, *, limit: int) -> bytes:
+    """Return gzip `content` decompressed, at most `limit` bytes of it.
+
+    Raises:
+        UserError: where it is not gzip, is cut short or damaged, or expands to more than `limit` bytes.
+    """
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            whole = file.read(limit + 1)
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"{origin} is not a whole gzip file: {error}.") from None
+    except Exception as error:  # zlib.error, without importing zlib for its name alone
+        raise UserError(f"{origin} is not a whole gzip file: {error}.") from None
+    if len(whole) > limit:
+        raise UserError(f"{origin} expands to more than {_size(limit)}; that much is not read.")
+    return whole
+
+
+# --- JSON and TOML -------------------------------------------------------------------------------
+
+
+def parse_json(content: bytes | str, origin: str, *, limit: int = JSON_BYTES) -> Any:
+    """Return the value of one JSON document.
+
+    Refused beyond the standard: NaN and infinities (also as 1e999), doubled keys, and more depth, keys or
+    digits than the limits of this module.
+
+    Args:
+        content: UTF-8 bytes, or text.
+        origin: the name of the file, for messages.
+        limit: in bytes.
+
+    Raises:
+        UserError: naming `origin` and what is wrong.
+    """
+    raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+    if len(raw) > limit:
+        raise UserError(_too_large(origin, len(raw), limit))
+    if _is_deeper(raw, DEPTH):
+        raise UserError(f"{origin} is damaged: lists and objects nest more than {DEPTH} levels.")
+    keys = _KeyCounter()
+    try:
+        return json.loads(
+            raw.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            parse_int=_parse_int,
+            parse_float=_parse_float,
+            object_pairs_hook=keys,
+        )
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{origin} is damaged: {printable(str(error))}.") from None
+
+
+def parse_json_lines(content: bytes, origin: str, *, lines: int) -> Iterator[Any]:
+    """Yield the value of each line of a JSON lines document of at most `lines` lines.
+
+    Raises:
+        UserError: as `parse_json`, with the number of the line; for empty lines and too many of them.
+    """
+    if content and not content.endswith(b"\n"):
+        raise UserError(f"{origin} is cut short: its last line does not end.")
+    if content.count(b"\n") > lines:
+        raise UserError(f"{origin} has more than {counted(lines, 'line')}.")
+    for number, line in enumerate(content.splitlines(), 1):
+        yield parse_json(line, f"{origin}, line {number}")
+
+
+def parse_toml(content: bytes, origin: str) -> dict[str, Any]:
+    """Return the table of a TOML document.
+
+    Raises:
+        UserError: where it is not TOML, is too large or too deep, or has too many dots in a key.
+    """
+    if len(content) > TOML_BYTES:
+        raise UserError(_too_large(origin, len(content), TOML_BYTES))
+    if _is_deeper(content, DEPTH):
+        raise UserError(f"{origin} is not read: lists and tables nest more than {DEPTH} levels.")
+    if _LONG_KEY.search(content):
+        raise UserError(f"{origin} is not read: a key has more than {DOTS} dots.")
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # also a number with thousands of digits
+        raise UserError(f"{origin} is not TOML: {printable(str(error))}.") from None
+
+
+def safetensors_header(content: bytes, origin: str) -> dict[str, Any]:
+    """Return the header of a safetensors file: dtype, shape and offsets of each tensor, by name.
+
+    Raises:
+        UserError: where the file is shorter than its header, or the header is too large or no JSON object.
+    """
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or length > len(content) - 8:
+        raise UserError(f"{origin} is not a whole safetensors file.")
+    header = parse_json(content[8 : 8 + length], f"{origin}: its header", limit=HEADER_BYTES)
+    if not isinstance(header, dict):
+        raise UserError(f"{origin} is not a safetensors file: its header is no JSON object.")
+    return header
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def printable(text: str, limit: int = SHOWN) -> str:
+    r"""Return foreign text as one line that a terminal prints as it reads.
+
+    Control characters, escape sequences, line breaks and characters that change the direction of text
+    become visible escapes; text of more than `limit` characters is cut in the middle.
+
+    >>> printable("a\x1b[31mb\n")
+    'a\\x1b[31mb\\n'
+    """
+    shown = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    if len(shown) <= limit:
+        return shown
+    head = (limit - 3) * 2 // 3
+    return f"{shown[:head]}...{shown[len(shown) - (limit - 3 - head) :]}"
+
+
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+_ESCAPED = re.compile(rb"\\.", re.DOTALL)
+_QUOTED = re.compile(rb'"[^"]*"')
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{}'))
+_STEP = np.zeros(256, dtype=np.int8)
+"""What a byte adds to the level of nesting."""
+_STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
+_LONG_KEY = re.compile(rb"(?<![A-Za-z0-9_\"'-])(?:[A-Za-z0-9_\"'-]++[ \t]*+\.[ \t]*+){%d}" % (DOTS + 1))
+
+
+def _is_deeper(content: bytes, depth: int) -> bool:
+    """Whether brackets outside of double-quoted strings nest more than `depth` levels."""
+    text = _ESCAPED.sub(b"", content) if b"\\" in content else content
+    structure = _QUOTED.sub(b"", text.translate(None, _NOT_STRUCTURE))
+    brackets = np.frombuffer(structure, dtype=np.uint8)
+    return bool(len(brackets)) and int(np.cumsum(_STEP[brackets], dtype=np.int32).max()) > depth
+
+
+class _KeyCounter:
+    """Build objects from their pairs; raise for doubled, long and too many keys, in linear time."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        self.count += len(pairs)
+        if self.count > KEYS:
+            raise ValueError(f"more than {KEYS:,} keys")
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            seen: set[str] = set()
+            for name, _ in pairs:
+                if name in seen:
+                    raise ValueError(f"the key {printable(name, 60)!r} is there twice")
+                seen.add(name)
+        for name in table:
+            if len(name) > KEY_LENGTH:
+                raise ValueError(f"a key of {len(name):,} characters")
+        return table
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON; a value that was not measured is null")
+
+
+def _parse_int(text: str) -> int:
+    if len(text) > DIGITS:
+        raise ValueError(f"a number of {len(text):,} digits")
+    return int(text)
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{printable(text, 40)} is beyond the range of floating point numbers")
+    return value
+
+
+def _too_large(origin: str, size: int, limit: int) -> str:
+    return f"{origin} has {_size(size)}; at most {_size(limit)} are read."
+
+
+def _size(size: int) -> str:
+    return f"{size / MB:,.1f} MB" if size >= MB / 10 else f"{size:,} bytes"
