@@ -12,7 +12,7 @@ from lmcbench.spec.recipe import Recipe
 from lmcbench.train.build import build
 from lmcbench.train.engines import advance
 from lmcbench.train.optimizer import slot_names
-from lmcbench.train.train_state import from_model
+from lmcbench.train.train_state import initial_state
 
 LENGTH = 100
 RECIPE = Recipe(lr=0.02, batch_size=8, epochs=1, weight_decay=1e-3)
@@ -56,7 +56,7 @@ def fresh(kind, seeds, dtype=torch.float32, recipe=RECIPE):
     def network(seed):
         return build(architecture, shape, 10, seed).to(dtype)
 
-    states = [from_model(network(seed), slot_names(recipe)) for seed in seeds]
+    states = [initial_state(network(seed), slot_names(recipe)) for seed in seeds]
     return network(99), states, Batches(seeds, shape, recipe.batch_size, dtype)
 
 

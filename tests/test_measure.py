@@ -22,7 +22,7 @@ from lmcbench.running.analyses import LAYER_ALPHAS
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint
-from lmcbench.train.train_state import from_model, save_state
+from lmcbench.train.train_state import initial_state, save_state
 
 torch.set_num_threads(1)
 
@@ -162,7 +162,7 @@ def test_a_plane_without_a_fork_says_which_option_gives_one(files, measure):
 
 def test_a_fork_gives_the_triangle(files, measure, tmp_path):
     fork = tmp_path / "trunk.safetensors"  # a whole training state, as a run keeps it
-    save_state(from_model(network(seed=9), ("momentum",)), fork)
+    save_state(initial_state(network(seed=9), ("momentum",)), fork)
     code, out, _ = measure(files["mlp0"], files["mlp1"], *MLP, "--json", "--fork", fork, "--measure", "plane")
     assert code == 0
     found = json.loads(out)

@@ -18,7 +18,7 @@ from workloads import ENGINE_WORKS, Work, fleet
 from lmcbench.machine import compute_exactly
 from lmcbench.train.cost import step_flop
 from lmcbench.train.engines import EngineName, advance
-from lmcbench.train.stackability import why_not_stacked
+from lmcbench.train.stackability import reason_not_stackable
 
 LENGTH = 10**6
 """Steps of a whole training: far more than are timed."""
@@ -66,10 +66,10 @@ def compare(work: Work, device: torch.device, counts: list[int], repeats: int, s
         "shape": list(work.shape),
         "batch_size": work.batch_size,
         "mflop": step_flop(network, work.shape, 2) / 2e6,
-        "why_not_stacked": why_not_stacked(network, work.shape),
+        "reason_not_stackable": reason_not_stackable(network, work.shape),
         "fleets": {},
     }
-    if row["why_not_stacked"] is not None:
+    if row["reason_not_stackable"] is not None:
         return row
     for count in counts:
         model, states, feed = fleet(work, count, recipe, device)
@@ -86,8 +86,8 @@ def compare(work: Work, device: torch.device, counts: list[int], repeats: int, s
 def line(row: dict[str, Any]) -> str:
     """A row for a person."""
     what = f"{row['name']} {row['kwargs'] or ''} {row['shape']}, {row['mflop']:.2f} MFLOP an image"
-    if row["why_not_stacked"] is not None:
-        return f"{what}: not stacked: {row['why_not_stacked']}"
+    if row["reason_not_stackable"] is not None:
+        return f"{what}: not stacked: {row['reason_not_stackable']}"
     ratios = ", ".join(f"{t['reference'] / t['stacked']:.2f} ({n})" for n, t in row["fleets"].items())
     return f"{what}: stacked is {ratios} times as fast as the reference (members)"
 

@@ -19,7 +19,7 @@ from timing import interleaved, machine, median
 from workloads import WORKS, Work, dataloader_loop, eager_loop, fleet, images, one_alpha_after_another
 
 import lmcbench.train.fused as fused
-from lmcbench.connect.interpolation import alpha_grid, line, score
+from lmcbench.connect.interpolation import alpha_grid, score_states, states_on_line
 from lmcbench.connect.network import Network
 from lmcbench.data.batches import DeviceImages
 from lmcbench.machine import compute_exactly
@@ -134,8 +134,8 @@ def time_path(work: Work, device: torch.device, options: argparse.Namespace) -> 
     grid = alpha_grid(alphas)
 
     def ours() -> list[float]:
-        path = network.recalibrate(line(network, *ends, grid), calibration)
-        return score(network, path, *test).curve(grid).loss.tolist()
+        path = network.recalibrate(states_on_line(network, *ends, grid), calibration)
+        return score_states(network, path, *test).curve(grid).loss.tolist()
 
     def plain() -> list[float]:
         states = [

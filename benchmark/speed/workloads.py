@@ -19,7 +19,7 @@ from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.build import build
 from lmcbench.train.optimizer import slot_names
-from lmcbench.train.train_state import TrainState, from_model
+from lmcbench.train.train_state import TrainState, initial_state
 
 CLASSES = 10
 POOL = 4096
@@ -130,7 +130,7 @@ def fleet(
     items = np.arange(POOL)
     streams = [stream(items, items, "own", i, i + 1, work.batch_size) for i in range(count)]
     feed = Feed(DeviceImages(pixels, labels, work.statistics(), device), streams, recipe.augmentation)
-    first = from_model(work.network(0).to(device), slot_names(recipe))
+    first = initial_state(work.network(0).to(device), slot_names(recipe))
     generator = torch.Generator().manual_seed(0)
 
     def nudged(t: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from lmcbench.spec.suite_files import load_suite
 from lmcbench.train.build import build
 from lmcbench.train.engines import advance
 from lmcbench.train.optimizer import slot_names
-from lmcbench.train.train_state import from_model
+from lmcbench.train.train_state import initial_state
 
 torch.set_num_threads(1)
 
@@ -54,7 +54,7 @@ def test_its_network_reaches_a_good_accuracy_on_digits(tmp_path):
     feed = Feed(train, [stream(everything, everything, "own", 0, 0, recipe.batch_size)], ())
     length = recipe.length(len(everything))
     advance(
-        "reference", model, [from_model(model, slot_names(recipe))], feed, recipe, [length], [0], 0, length
+        "reference", model, [initial_state(model, slot_names(recipe))], feed, recipe, [length], [0], 0, length
     )
     images, labels = test.split()
     with torch.no_grad():

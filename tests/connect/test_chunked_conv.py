@@ -9,7 +9,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from lmcbench.connect import batchnorm_stats as portions
-from lmcbench.connect.batchnorm_stats import Portions
+from lmcbench.connect.batchnorm_stats import ChunkedConv2d
 from lmcbench.connect.network import Network
 
 
@@ -38,10 +38,10 @@ def test_a_convolution_in_portions_is_the_convolution(convolution, layout, monke
     x = torch.randn(37, 4, 8, 8, generator=torch.Generator().manual_seed(0)).to(memory_format=layout)
     # of what is larger, input or output: at most five images of 8 x 8
     channels = max(convolution.in_channels, convolution.out_channels)
-    monkeypatch.setattr(portions, "MOST_BYTES", 5 * channels * 64 * 4)
+    monkeypatch.setattr(portions, "MAX_BYTES", 5 * channels * 64 * 4)
     with torch.no_grad():
         whole = convolution(x)
-        with Sizes() as sizes, Portions():
+        with Sizes() as sizes, ChunkedConv2d():
             found = convolution(x)
     assert torch.equal(found, whole)
     assert found.stride() == whole.stride()  # some networks view what comes out
@@ -52,14 +52,14 @@ def test_a_convolution_in_portions_is_the_convolution(convolution, layout, monke
 @pytest.mark.parametrize(("images", "sizes"), [(0, [0]), (1, [1]), (3, [3]), (4, [2, 2]), (5, [3, 2])])
 def test_two_images_a_portion_at_least_and_none_at_all(images, sizes, monkeypatch) -> None:
     """One by itself may be convolved by another kernel; a network may select none."""
-    monkeypatch.setattr(portions, "MOST_BYTES", 1)
-    with torch.no_grad(), Sizes() as noted, Portions():
+    monkeypatch.setattr(portions, "MAX_BYTES", 1)
+    with torch.no_grad(), Sizes() as noted, ChunkedConv2d():
         assert len(nn.Conv2d(3, 8, 3)(torch.randn(images, 3, 8, 8))) == images
     assert noted.seen == sizes
 
 
 def test_small_batches_pass_whole_and_single_images_too() -> None:
-    with torch.no_grad(), Sizes() as sizes, Portions():
+    with torch.no_grad(), Sizes() as sizes, ChunkedConv2d():
         nn.Conv2d(3, 8, 3)(torch.randn(1000, 3, 8, 8))
         nn.Conv2d(3, 8, 3)(torch.randn(3, 8, 8))
     assert sizes.seen == [1000, 3]
@@ -76,7 +76,7 @@ def test_statistics_over_a_batch_do_not_see_portions(stacked, monkeypatch) -> No
     halved = {k: v * 0.5 if v.is_floating_point() else v for k, v in model.state_dict().items()}
     states = network.prepare([model.state_dict(), halved])
     whole = network.recalibrate(states, x)
-    monkeypatch.setattr(portions, "MOST_BYTES", 7 * 4 * 64 * 4)
+    monkeypatch.setattr(portions, "MAX_BYTES", 7 * 4 * 64 * 4)
     with Sizes() as sizes:
         found = network.recalibrate(states, x)
     assert sizes.seen[0] == 7

@@ -49,7 +49,7 @@ def test_large_images_are_taken_few_at_once(nets, monkeypatch):
     monkeypatch.setattr(gradients, "vmap", watched)
     state, split = nets.trained("cnn", 0), nets.images(N)
     whole = gradient_noise(nets.build("cnn"), state, split, VIEWS)
-    monkeypatch.setattr(gradients, "MOST_PIXELS", 10 * split[0][0].numel())
+    monkeypatch.setattr(gradients, "MAX_PIXELS", 10 * split[0][0].numel())
     parts = gradient_noise(nets.build("cnn"), state, split, VIEWS)
     assert taken == [24, 10, 10, 4]
     assert parts.union.trace == pytest.approx(whole.union.trace, rel=1e-12)

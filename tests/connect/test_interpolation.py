@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lmcbench.connect.interpolation import alpha_grid, line, score, scores_of, trace_path
+from lmcbench.connect.interpolation import (
+    alpha_grid,
+    score_states,
+    scores_from_logits,
+    states_on_line,
+    trace_path,
+)
 from lmcbench.connect.network import Network
 from lmcbench.errors import UserError
 from lmcbench.results.curves import Curve, NotFiniteError, barrier, chord_excess
@@ -73,8 +79,8 @@ def test_loss_against_stored_logits(nets, dtype) -> None:
     x, y = nets.images(40, 9, dtype)
     network = Network(nets.build("cnn", 0, dtype), batch_size=16)
     alphas = alpha_grid(5)
-    path = line(network, a, b, alphas)
-    loss, z = score(network, path, x, y).loss, network.logits(path, x).double()
+    path = states_on_line(network, a, b, alphas)
+    loss, z = score_states(network, path, x, y).loss, network.logits(path, x).double()
     lse = torch.logsumexp
     for i, alpha in enumerate(alphas):
         zbar = (1 - alpha) * z[0] + alpha * z[-1]
@@ -179,7 +185,7 @@ def test_logits_that_are_not_finite_are_told_from_bad_input():
     logits = torch.zeros(3, 4, 2)
     logits[1, 2, 0] = torch.inf
     with pytest.raises(NotFiniteError, match="'train': the loss is not finite at state 1 of 3"):
-        scores_of(logits, torch.zeros(4, dtype=torch.int64), "train")
+        scores_from_logits(logits, torch.zeros(4, dtype=torch.int64), "train")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

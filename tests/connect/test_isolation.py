@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lmcbench.connect.interpolation import trace_path
-from lmcbench.connect.isolation import twin
+from lmcbench.connect.isolation import copy_model
 
 
 class Keeping(nn.Module):
@@ -35,7 +35,7 @@ def used():
 
 
 def test_a_twin_gives_the_same_and_shares_no_weight(used):
-    made, images = twin(used), torch.rand(3, 1, 2, 2)
+    made, images = copy_model(used), torch.rand(3, 1, 2, 2)
     assert torch.equal(made(images), used(images))
     for own, others in zip(used.parameters(), made.parameters(), strict=True):
         assert torch.equal(own, others)

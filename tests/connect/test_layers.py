@@ -9,7 +9,7 @@ from torch import nn
 
 from lmcbench.connect.curvature import predict_barrier
 from lmcbench.connect.interpolation import trace_path
-from lmcbench.connect.layers import cumulative, layer_paths, layers_of, layerwise
+from lmcbench.connect.layers import cumulative_paths, layer_paths, layers_of, layerwise
 from lmcbench.connect.network import Network
 from lmcbench.connect.plane import plane
 from lmcbench.errors import UserError
@@ -57,7 +57,7 @@ def test_both_ends_and_the_prediction(nets) -> None:
 def test_switching_all_layers_leads_from_a_to_b_and_back(nets, name, calibrated) -> None:
     model, a, b = nets.build(name), nets.trained(name, 0), nets.trained(name, 1)
     split, x = nets.images(20), nets.images(30, 5)[0] if calibrated else None
-    there, back = cumulative(model, a, b, split, x)
+    there, back = cumulative_paths(model, a, b, split, x)
     ends = trace_path(model, a, b, {"s": split}, 3, x)["s"]
     names = tuple(layers_of(model))
     assert there.layers == names
@@ -67,7 +67,7 @@ def test_switching_all_layers_leads_from_a_to_b_and_back(nets, name, calibrated)
         np.testing.assert_allclose(way.loss[[0, -1]], ends.loss[[0, -1]], rtol=0, atol=1e-12)
         assert np.array_equal(way.error[[0, -1]], ends.error[[0, -1]])
     # halfway: the first k of B and the rest of A is what the way from A to B by the output avoids
-    mirrored, _ = cumulative(model, b, a, split, x)
+    mirrored, _ = cumulative_paths(model, b, a, split, x)
     np.testing.assert_allclose(back.loss, mirrored.loss[::-1], rtol=0, atol=1e-12)
     one = layerwise(model, a, b, split, 3, x)
     np.testing.assert_allclose(there.loss[1], one[names[0]].loss[-1], rtol=0, atol=1e-12)
@@ -81,7 +81,7 @@ def test_states_passed_at_once_give_the_same(nets, monkeypatch) -> None:
 
     def measure():
         curves = layerwise(model, a, b, split, 3, x)
-        there, back = cumulative(model, a, b, split, x)
+        there, back = cumulative_paths(model, a, b, split, x)
         surface = plane(model, fork, a, b, split, 3, x)
         return np.concatenate(
             [*(c.loss for c in curves.values()), there.loss, back.loss, surface.loss.ravel()]
@@ -131,7 +131,7 @@ def test_refusals(nets) -> None:
     for call in (layerwise, layer_paths):
         with pytest.raises(UserError, match="found 4"):
             call(model, a, a, (x, y), 4)
-    for call in (layerwise, layer_paths, cumulative):
+    for call in (layerwise, layer_paths, cumulative_paths):
         with pytest.raises(UserError, match="Split 'split' is empty"):
             call(model, a, a, (x[:0], y[:0]))
         with pytest.raises(UserError, match="different networks"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lmcbench.connect.interpolation import alpha_grid, line
+from lmcbench.connect.interpolation import alpha_grid, states_on_line
 from lmcbench.connect.network import Network
 from lmcbench.errors import UserError
 
@@ -66,7 +66,7 @@ def test_stacked_equals_looped(nets, name) -> None:
     out = []
     for stacked in (False, True):
         network = Network(nets.build(name), stacked=stacked, batch_size=7)
-        path = network.recalibrate(line(network, a, b, grid), x, 2)
+        path = network.recalibrate(states_on_line(network, a, b, grid), x, 2)
         out.append(network.logits(path, x))
     assert out[0].shape == (5, 30, 4)
     torch.testing.assert_close(out[0], out[1], rtol=0, atol=1e-10)

@@ -9,7 +9,7 @@ from torch.func import functional_call, vmap
 from torch.nn.utils import parametrizations
 
 from lmcbench.connect.interpolation import trace_path
-from lmcbench.connect.parameter_swap import Slots
+from lmcbench.connect.parameter_swap import ParameterSwap
 from lmcbench.errors import UserError
 
 
@@ -81,7 +81,7 @@ def test_a_module_computes_with_a_state_as_by_functional_call_and_has_its_own_ag
     model, state, x = made(build)
     expected = functional_call(copy.deepcopy(model), dict(state), (x,), tie_weights=False)
     before = held(model)
-    with Slots(model).holding(state):
+    with ParameterSwap(model).use(state):
         assert torch.equal(model(x), expected)
     assert not torch.equal(model(x), expected)
     names = held(model).keys() - ({"passes"} if build is Counting else set())
@@ -92,11 +92,11 @@ def test_a_module_computes_with_a_state_as_by_functional_call_and_has_its_own_ag
 @torch.no_grad()
 def test_states_pass_at_once_as_they_do_one_by_one(build):
     model, state, x = made(build)
-    slots = Slots(model)
+    slots = ParameterSwap(model)
     other = {name: value * 0.5 if value.is_floating_point() else value for name, value in state.items()}
 
     def run(tensors):
-        with slots.holding(tensors):
+        with slots.use(tensors):
             return model(x)
 
     both = vmap(run)({name: torch.stack([state[name], other[name]]) for name in state})
@@ -107,14 +107,14 @@ def test_states_pass_at_once_as_they_do_one_by_one(build):
 @torch.no_grad()
 def test_a_pass_within_a_pass_and_one_that_fails_leave_the_outer_state(build):
     model, state, x = made(build)
-    slots, own = Slots(model), {name: value.clone() for name, value in model.state_dict().items()}
+    slots, own = ParameterSwap(model), {name: value.clone() for name, value in model.state_dict().items()}
     alone = copy.deepcopy(model)(x)
     before = held(model)
-    with slots.holding(state):
+    with slots.use(state):
         outer = held(model)
-        with slots.holding(own):
+        with slots.use(own):
             torch.testing.assert_close(model(x), alone)
-        with pytest.raises(RuntimeError), slots.holding(own):
+        with pytest.raises(RuntimeError), slots.use(own):
             model(torch.zeros(5, 7))
         assert all(held(model)[name] is outer[name] for name in outer)
     assert all(held(model)[name] is before[name] for name in before)

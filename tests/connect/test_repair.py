@@ -10,7 +10,7 @@ from torch import nn
 from lmcbench.connect.blending import interpolate, unstack
 from lmcbench.connect.interpolation import alpha_grid, trace_path
 from lmcbench.connect.network import Network
-from lmcbench.connect.repair import _moments, repair_path, repairing
+from lmcbench.connect.repair import _moments, repair_path, repaired_states
 from lmcbench.errors import UserError
 from lmcbench.results.curves import barrier
 
@@ -22,7 +22,7 @@ def test_moments_of_every_layer_are_interpolated(nets, name) -> None:
     network, (x, _) = Network(nets.build(name, width=12)), nets.images(50)
     at_a, at_b = (_moments(network, state, x) for state in (a, b))
     grid = alpha_grid(5)
-    for alpha, state in zip(grid, unstack(repairing(network, a, b, x)(grid)), strict=True):
+    for alpha, state in zip(grid, unstack(repaired_states(network, a, b, x)(grid)), strict=True):
         measured = _moments(network, state, x)
         assert list(measured) == list(at_a)
         for layer in measured:
@@ -45,7 +45,7 @@ def test_without_repair_the_deviations_collapse(nets) -> None:
 def test_ends_are_bit_for_bit(nets, name, dtype) -> None:
     a, b = (nets.train(name, seed, 5, dtype) for seed in (0, 1))
     network = Network(nets.build(name, 0, dtype))
-    states = unstack(repairing(network, a, b, nets.images(20)[0])(alpha_grid(3)))
+    states = unstack(repaired_states(network, a, b, nets.images(20)[0])(alpha_grid(3)))
     for end, state in ((a, states[0]), (b, states[-1])):
         assert all(torch.equal(state[k], v) for k, v in end.items())
     classifier = list(a)[-1]  # its outputs are logits: blended, not repaired
@@ -80,7 +80,7 @@ def test_a_dead_unit_is_shifted_only() -> None:
     a["1.bias"][0], b["1.bias"][0] = 1.0, 3.0
     x = torch.randn(20, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     network = Network(model)
-    middle = unstack(repairing(network, a, b, x)(alpha_grid(3)))[1]
+    middle = unstack(repaired_states(network, a, b, x)(alpha_grid(3)))[1]
     assert torch.isfinite(middle["1.weight"]).all()
     assert middle["1.weight"][0].tolist() == [0.0] * 4
     mean_a, mean_b = (_moments(network, s, x)["1"][0][0] for s in (a, b))

@@ -1,4 +1,4 @@
-"""Permutations read from graphs, and weight matching: oracle 8."""
+"""PermutationSpec read from graphs, and weight matching: oracle 8."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch import nn
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.interpolation import trace_path
 from lmcbench.connect.network import Network
-from lmcbench.connect.permutation_spec import permutations_of
-from lmcbench.connect.unit_groups import permute
+from lmcbench.connect.permutation_spec import trace_permutations
+from lmcbench.connect.unit_groups import permute_state
 from lmcbench.connect.weight_matching import _Matching, align
 from lmcbench.errors import UserError
 from lmcbench.results.curves import barrier
@@ -25,10 +25,10 @@ from lmcbench.results.curves import barrier
 
 def shuffled(model, state, seed):
     """A permuted copy of a state, and how many groups were free."""
-    spec = permutations_of(model)
+    spec = trace_permutations(model)
     generator = torch.Generator().manual_seed(seed)
     orders = {group: torch.randperm(spec.sizes[group], generator=generator) for group in spec.free}
-    return permute(state, spec, orders), len(orders)
+    return permute_state(state, spec, orders), len(orders)
 
 
 def randomised(model, seed=0):
@@ -130,14 +130,14 @@ def test_the_better_of_both_starts_is_kept() -> None:
     """Unrelated networks: sometimes descent from B as it is ends nearer, sometimes from the forward pass."""
     inner = [layer for _ in range(4) for layer in (nn.Linear(16, 16), nn.ReLU())]
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), *inner, nn.Linear(16, 4)).double()
-    spec = permutations_of(model)
+    spec = trace_permutations(model)
     wins = []
     for seed in range(3):
         a, b = randomised(model, seed), randomised(model, seed + 50)
         matching = _Matching(spec, a, b)
         as_is = {group: torch.arange(size) for group, size in spec.sizes.items() if group in spec.free}
         ends = [matching.descend(start) for start in (as_is, matching.forward())]
-        reached = [geometry(a, a, permute(b, spec, end)).distance_b for end in ends]
+        reached = [geometry(a, a, permute_state(b, spec, end)).distance_b for end in ends]
         assert geometry(a, a, align(model, a, b)).distance_b == pytest.approx(min(reached), rel=1e-12)
         wins.append(reached[0] < reached[1])
     assert set(wins) == {True, False}
@@ -158,7 +158,7 @@ def test_alignment_lowers_the_barrier_of_wide_networks(nets) -> None:
 
 
 def test_units_of_a_residual_stream_are_one_group(nets) -> None:
-    spec = permutations_of(nets.build("resnet"))
+    spec = trace_permutations(nets.build("resnet"))
     stem = spec.axes["stem.weight"][0]
     assert spec.axes["block1.conv2.weight"][0] == spec.axes["block1.norm2.bias"][0] == stem
     assert spec.axes["block2.short.weight"][:2] == (spec.axes["head.weight"][1], stem)
@@ -232,7 +232,7 @@ def test_numbers_of_units_move_with_them(seed) -> None:
     before = model(x)
     model.load_state_dict(moved)
     assert torch.allclose(before, model(x), rtol=0, atol=1e-12)
-    spec = permutations_of(model)
+    spec = trace_permutations(model)
     assert spec.axes["gamma"] == (None, spec.axes["stem.weight"][0], None, None)
     assert spec.axes["shift"] == (spec.axes["hidden.weight"][0],)
 
@@ -250,7 +250,7 @@ class Fixed(nn.Module):
 
 
 def test_units_with_numbers_that_are_not_in_the_state_stay() -> None:
-    assert permutations_of(Fixed(12)).free == ()
+    assert trace_permutations(Fixed(12)).free == ()
 
 
 class Unlike(nn.Linear):
@@ -293,7 +293,7 @@ def chain(*modules: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (chain(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1, groups=2)), "'1' is convolved in 2 groups"),
+        (chain(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1, groups=2)), "'1' is a convolution in 2 groups"),
         (
             chain(nn.Conv2d(1, 4, 1), nn.ConvTranspose2d(4, 4, 1)),
             r"what '1' \(ConvTranspose2d\) does to units",
@@ -364,7 +364,7 @@ def test_a_layer_shared_with_the_input_does_not_move() -> None:
         nn.Flatten(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 4)
     )
     model[3].weight = model[1].weight
-    assert permutations_of(model).free == ()
+    assert trace_permutations(model).free == ()
 
 
 @pytest.mark.parametrize(

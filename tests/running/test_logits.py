@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmcbench.connect.interpolation import scores_of
+from lmcbench.connect.interpolation import scores_from_logits
 from lmcbench.ensemble.predictions import softmax
 from lmcbench.running.evaluate import score_logits, stored_logits
 
@@ -25,7 +25,7 @@ def test_half_precision_is_scored_as_its_curve_is():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2000, 10, generator=generator).half()
     labels = torch.randint(10, (2000,), generator=generator)
-    expected = float(scores_of(logits[None], labels).loss.mean())
+    expected = float(scores_from_logits(logits[None], labels).loss.mean())
     assert score_logits(logits, labels).loss == pytest.approx(expected, rel=1e-12)
     # which NumPy has not
     assert score_logits(logits.bfloat16(), labels).loss == pytest.approx(expected, rel=1e-2)

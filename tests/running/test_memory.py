@@ -14,8 +14,8 @@ from lmcbench.connect import blending as state
 from lmcbench.connect import interpolation as path
 from lmcbench.connect import layers, repair
 from lmcbench.connect import plane as landscape
-from lmcbench.connect.blending import at_once
-from lmcbench.connect.interpolation import stretches, trace_path
+from lmcbench.connect.blending import states_per_chunk
+from lmcbench.connect.interpolation import chunk_points, trace_path
 from lmcbench.results.run_folder import RunFolder, read_records
 from lmcbench.running import analyses as probe
 from lmcbench.running import cell_measures as cell
@@ -76,14 +76,14 @@ def held(monkeypatch):
         monkeypatch.setattr(module, name, watched)
 
     for module, name in (
-        (path, "line"), (cell, "line"), (probe, "line"), (repair, "line"), (repair, "_corrected"),
+        *((module, "states_on_line") for module in (path, cell, probe, repair)), (repair, "_corrected"),
         (layers, "blend_stack"), (landscape, "_states"),
     ):  # fmt: skip
         watch(module, name)
 
     def fit(count: int, like: state.State) -> Callable[[], float]:
         size = sum(value.nbytes for value in like.values())
-        monkeypatch.setattr(state, "MOST_BYTES", count * size + 1)
+        monkeypatch.setattr(state, "MAX_BYTES", count * size + 1)
         made.clear()
         most[0] = 0
         return lambda: most[0] / size
@@ -93,13 +93,13 @@ def held(monkeypatch):
 
 def test_as_many_as_fit_and_one_in_any_case(monkeypatch) -> None:
     network = {"weight": torch.zeros(1000), "count": torch.zeros(1, dtype=torch.int64)}
-    assert at_once(network) == 256 * 2**20 // 4008
+    assert states_per_chunk(network) == 256 * 2**20 // 4008
     grid = torch.linspace(0, 1, 21).numpy()
-    assert [len(part) for part in stretches(grid, network)] == [21]
+    assert [len(part) for part in chunk_points(grid, network)] == [21]
     for most, sizes in ((8 * 4008, [7, 7, 7]), (8 * 4008 - 1, [7, 7, 7]), (4007, [1] * 21)):
-        monkeypatch.setattr(state, "MOST_BYTES", most)
-        assert [len(part) for part in stretches(grid, network)] == sizes
-        np.testing.assert_array_equal(np.concatenate(list(stretches(grid, network))), grid)
+        monkeypatch.setattr(state, "MAX_BYTES", most)
+        assert [len(part) for part in chunk_points(grid, network)] == sizes
+        np.testing.assert_array_equal(np.concatenate(list(chunk_points(grid, network))), grid)
 
 
 def found(record):
@@ -110,7 +110,7 @@ def found(record):
 def test_a_run_does_not_see_how_many_states_are_held(tmp_path, held) -> None:
     suite = parse_suite(SUITE.encode(), "held.toml")
     records = []
-    for name, count in (("whole", 100), ("stretches", 3)):
+    for name, count in (("whole", 100), ("chunk_points", 3)):
         taken, folder = held(count, {"weights": torch.zeros(1500)}), RunFolder(tmp_path / name)
         plan = plan_run(expand(suite), folder, ["layers", "plane", "repair", "features"])
         list(run_plan(plan, folder, data_dir=None, device="cpu", jobs=1))

@@ -15,7 +15,7 @@ from lmcbench.errors import UserError
 from lmcbench.spec.architectures import ADAPTATIONS, OWN_NETWORKS, OWN_REVISIONS, Architecture, fingerprint_of
 from lmcbench.spec.suite_files import load_suite, published_suites
 from lmcbench.train.adapt import ADAPT
-from lmcbench.train.build import UnfitError, build
+from lmcbench.train.build import BuildError, build
 from lmcbench.train.networks import NETWORKS
 
 
@@ -328,12 +328,12 @@ def test_every_network_of_a_published_suite_can_be_built_and_learns_from_every_w
 
 
 def test_a_refusal_passes_to_another_process():
-    unfit = UnfitError("cannot be built: too small", "too small")
+    unfit = BuildError("cannot be built: too small", "too small")
     again = pickle.loads(pickle.dumps(unfit))
     assert (str(again), again.reason, again.exit_code) == ("cannot be built: too small", "too small", 2)
 
 
 def test_a_factory_that_returns_no_network_is_said_to(tmp_path):
     (tmp_path / "mine.py").write_text("def net(num_classes, in_chans):\n    pass\n")
-    with pytest.raises(UnfitError, match=r"classes: it returned NoneType, no torch\.nn\.Module"):
+    with pytest.raises(BuildError, match=r"classes: it returned NoneType, no torch\.nn\.Module"):
         build(arch(f"{tmp_path / 'mine.py'}:net"), (1, 8, 8), 10, 0)

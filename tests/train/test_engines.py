@@ -19,7 +19,7 @@ from lmcbench.train.build import build
 from lmcbench.train.engines import advance
 from lmcbench.train.optimizer import slot_names
 from lmcbench.train.stackability import STACKED, choose_engine
-from lmcbench.train.train_state import from_model, load_state, save_state, state_dict
+from lmcbench.train.train_state import initial_state, load_state, save_state, state_dict
 
 DIGITS = open_dataset("digits")
 CPU = torch.device("cpu")
@@ -46,7 +46,9 @@ def fleet(name, recipe, members, kwargs=None):
     items = torch.arange(len(DIGITS.train)).numpy()
     streams = [stream(items, items, "own", order, order + 1, recipe.batch_size) for _, order in members]
     pool = DeviceImages(DIGITS.train.images, DIGITS.train.labels, DIGITS.statistics, CPU)
-    states = [from_model(build(architecture, (1, 8, 8), 10, init), slot_names(recipe)) for init, _ in members]
+    states = [
+        initial_state(build(architecture, (1, 8, 8), 10, init), slot_names(recipe)) for init, _ in members
+    ]
     model = build(architecture, (1, 8, 8), 10, 0)
     return model, states, Feed(pool, streams, recipe.augmentation)
 
@@ -154,7 +156,7 @@ def test_the_table_is_what_was_measured(path):
     device = "cpu" if path.stem == "engines-cpu" else "cuda"
     for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
         most = STACKED.get((row["name"], device))
-        if row["why_not_stacked"] is not None or most is None:
+        if row["reason_not_stackable"] is not None or most is None:
             continue
         ratios = [seconds["reference"] / seconds["stacked"] for seconds in row["fleets"].values()]
         gain = math.prod(ratios) ** (1 / len(ratios))
@@ -197,7 +199,7 @@ def test_dropout_is_keyed_by_layer_seed_and_step():
     torch.manual_seed(0)
     model = Dropped()
     assert choose_engine(Architecture(name="lmc_mlp", recipe="r"), model, (1, 8, 8), "cpu") == "reference"
-    state = from_model(model, slot_names(recipe))
+    state = initial_state(model, slot_names(recipe))
     _, _, feed = fleet("lmc_mlp", recipe, [(0, 1), (0, 1)])
 
     def run(seeds, states, start, stop):
@@ -264,7 +266,7 @@ def test_tied_and_frozen_weights_survive(tmp_path):
 
     recipe = RECIPES["sgd"]
     model = Tied()
-    state = from_model(model, slot_names(recipe))
+    state = initial_state(model, slot_names(recipe))
     assert "b.weight" not in state.params
     assert "frozen.weight" in state.buffers
     _, _, feed = fleet("lmc_mlp", recipe, [(0, 1)])

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fleets import KINDS, fresh
-from lmcbench.train.stackability import _step, why_not_stacked
-from lmcbench.train.train_state import from_model
+from lmcbench.train.stackability import _step, reason_not_stackable
+from lmcbench.train.train_state import initial_state
 
 SHAPE = (1, 4, 4)
 
@@ -73,22 +73,22 @@ def test_the_reason_is_said(front, reason):
     model = Net(front)
     before = {n: t.clone() for n, t in model.state_dict().items()}
     generator = torch.get_rng_state()
-    said = why_not_stacked(model, SHAPE)
+    said = reason_not_stackable(model, SHAPE)
     assert said is not None
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), generator)
-    assert why_not_stacked(model, SHAPE) == said
+    assert reason_not_stackable(model, SHAPE) == said
     assert re.search(reason, said, re.DOTALL), said
 
 
 @pytest.mark.parametrize("front", [nn.Identity(), nn.Dropout(0.0), InPlace(), nn.BatchNorm1d(16)])
 def test_what_can_run_stacked_has_no_reason(front):
-    assert why_not_stacked(Net(front), SHAPE) is None
+    assert reason_not_stackable(Net(front), SHAPE) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_network_can(kind):
-    assert why_not_stacked(fresh(kind, [0])[0], KINDS[kind][2]) is None
+    assert reason_not_stackable(fresh(kind, [0])[0], KINDS[kind][2]) is None
 
 
 @pytest.mark.parametrize("persistent", [True, False])
@@ -96,7 +96,7 @@ def test_the_reference_carries_buffers_however_a_layer_writes_them(persistent):
     """Saved or not, rebound or written in place: each member has its own, and a fork copies it."""
     for layer in (Rebinding, InPlace):
         model = Net(layer(persistent))
-        state = from_model(model, ("momentum",))
+        state = initial_state(model, ("momentum",))
         other = state.map(lambda t: t * 1.5)
         together = _step("reference", model, [state, other], SHAPE)
         alone = _step("reference", model, [other, state], SHAPE)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from lmcbench.check.trial import BATCH, FALL, FORK, IMAGES, LARGE, PASS, PASSES, RECIPES, STOP, Trial
 from lmcbench.connect.blending import check_pair, unstack
-from lmcbench.connect.interpolation import alpha_grid, line, score
+from lmcbench.connect.interpolation import alpha_grid, score_states, states_on_line
 from lmcbench.errors import counted
 from lmcbench.train.checkpoints import load_checkpoint
 from lmcbench.train.cost import step_flop
-from lmcbench.train.stackability import why_not_stacked
+from lmcbench.train.stackability import reason_not_stackable
 from lmcbench.train.train_state import Tensors, holders, save_tensors, state_dict
 
 TOLERANCE = 1e-3
@@ -186,12 +186,12 @@ def _blends(trial: Trial) -> Found:
     a, b = trial.state_dicts
     check_pair(a, b)
     grid = alpha_grid(3)
-    path = line(trial.network, a, b, grid)
+    path = states_on_line(trial.network, a, b, grid)
     for end, state, index in (("first", a, 0), ("second", b, -1)):
         for name, value in unstack(path)[index].items():
             if not torch.equal(value, state[name]):
                 raise NotReadyError(f"the {end} end of the line is not the sibling itself in {name}")
-    curve = score(trial.network, trial.recalibrated(path), trial.images, trial.labels).curve(grid)
+    curve = score_states(trial.network, trial.recalibrated(path), trial.images, trial.labels).curve(grid)
     return Found(
         f"two siblings, ends bit for bit; loss {', '.join(f'{x:.2f}' for x in curve.loss)} nats on the line"
     )
@@ -232,7 +232,7 @@ def _alone(trial: Trial) -> Found:
 
 
 def _engines(trial: Trial) -> Found:
-    reason = why_not_stacked(trial.build(), trial.size.shape)
+    reason = reason_not_stackable(trial.build(), trial.size.shape)
     if reason is None:
         return Found("one after another, and stacked", {"stacked": True, "reason": None})
     return Found(f"one after another; not stacked: {reason}", {"stacked": False, "reason": reason})

@@ -19,15 +19,15 @@ from lmcbench.data.dataset import Labels, Pixels
 from lmcbench.data.streams import stream
 from lmcbench.spec.architectures import ADAPTATIONS, Architecture
 from lmcbench.spec.recipe import Recipe
-from lmcbench.train.build import UnfitError, build
+from lmcbench.train.build import BuildError, build
 from lmcbench.train.engines import advance
 from lmcbench.train.optimizer import slot_names
 from lmcbench.train.stackability import choose_engine
 from lmcbench.train.train_state import (
     Tensors,
     TrainState,
-    from_model,
     holders,
+    initial_state,
     load_state,
     save_state,
     state_dict,
@@ -87,7 +87,7 @@ def why_not(architecture: Architecture, size: Size) -> str | None:
     """Why the network cannot be built at this size; None where it can, and gives finite logits."""
     try:
         model = build(architecture, size.shape, size.classes, 0)
-    except UnfitError as error:
+    except BuildError as error:
         return error.reason
     images = torch.from_numpy(made_up_images(size)[0][:2]).float() / 255
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -197,7 +197,7 @@ class Trial:
     def falling(self, recipe: Recipe) -> list[float]:
         """The mean loss of each pass in nats, up to the pass in which it has fallen."""
         model = self.build()
-        state = from_model(model, slot_names(recipe))
+        state = initial_state(model, slot_names(recipe))
         means: list[float] = []
         for start in range(0, PASSES * PASS, PASS):
             state, losses = self._advance(model, state, recipe, 0, start, start + PASS)
@@ -253,7 +253,7 @@ class Trial:
         return self.network.recalibrate(states, self.images)
 
     def _initial(self, model: nn.Module) -> TrainState:
-        return from_model(model, slot_names(FORKED))
+        return initial_state(model, slot_names(FORKED))
 
     def _advance(
         self, model: nn.Module, state: TrainState, recipe: Recipe, noise: int, start: int, stop: int

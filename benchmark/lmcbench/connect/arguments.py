@@ -175,7 +175,7 @@ def as_device(given: str | torch.device) -> torch.device:
     return device
 
 
-def whole(given: object, argument: str, least: int) -> int:
+def as_integer(given: object, argument: str, least: int) -> int:
     """A whole number of at least `least`, of any integer type.
 
     Raises:

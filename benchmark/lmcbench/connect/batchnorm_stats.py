@@ -25,7 +25,7 @@ def pooled_moments(counts: list[int], moments: list[tuple[Tensor, Tensor]]) -> t
 
 
 @contextmanager
-def batch_statistics(model: nn.Module, norms: dict[str, _BatchNorm]) -> Iterator[dict[str, int]]:
+def record_batch_statistics(model: nn.Module, norms: dict[str, _BatchNorm]) -> Iterator[dict[str, int]]:
     """Have each layer write its batch's own statistics into its buffers; yields its count of values.
 
     Momentum 1 turns the running average into the last call's mean and unbiased variance, 1/k at call
@@ -56,11 +56,11 @@ def batch_statistics(model: nn.Module, norms: dict[str, _BatchNorm]) -> Iterator
             module.momentum = momenta[name]
 
 
-MOST_BYTES = 8 * 2**20
+MAX_BYTES = 8 * 2**20
 """Of the larger of what goes into a convolution and what comes out of it (stride 1), in one portion."""
 
 
-class Portions(TorchFunctionMode):
+class ChunkedConv2d(TorchFunctionMode):
     """While it lasts, 2-d convolutions of large batches run over portions of their images, in order.
 
     On a CPU a convolution copies its input and its output into a memory layout of its own, which counts where
@@ -85,7 +85,7 @@ class Portions(TorchFunctionMode):
         images, kernel, *rest = args
         values = len(images) * max(images.shape[1], kernel.shape[0]) * images.shape[2] * images.shape[3]
         # two images at least: one by itself may get another kernel, and other bits
-        count = min(math.ceil(values * images.element_size() / MOST_BYTES), len(images) // 2)
+        count = min(math.ceil(values * images.element_size() / MAX_BYTES), len(images) // 2)
         if count < 2:
             return func(*args, **kwargs)
         portions = images.tensor_split(count)

@@ -18,7 +18,7 @@ Stack = dict[str, Tensor]
 COUNTER = "num_batches_tracked"
 STATISTICS = ("running_mean", "running_var")
 
-MOST_BYTES = 256 * 2**20
+MAX_BYTES = 256 * 2**20
 """Of the states of a path that are held at once: all 21 of up to three million weights, five of ResNet-18."""
 
 
@@ -85,7 +85,7 @@ def check_pair(state_a: State, state_b: State, names: tuple[str, str] = ("A", "B
             raise UserError(f"{name!r} is {a.dtype}, cannot be blended, and differs between the states.")
 
 
-def check_fits(model: nn.Module, state: State) -> None:
+def check_matches_model(model: nn.Module, state: State) -> None:
     """Refuse a state that is not one of `model`.
 
     Raises:
@@ -142,10 +142,10 @@ def unstack(stacked: Stack) -> list[dict[str, Tensor]]:
     return [{name: value[i] for name, value in stacked.items()} for i in range(size)]
 
 
-def at_once(state: State) -> int:
-    """How many states like this one are held together: what fits into `MOST_BYTES`, and one in any case."""
+def states_per_chunk(state: State) -> int:
+    """How many states like this one are held together: what fits into `MAX_BYTES`, and one in any case."""
     size = sum(value.numel() * value.element_size() for value in state.values())
-    return max(1, MOST_BYTES // max(1, size))
+    return max(1, MAX_BYTES // max(1, size))
 
 
 def average(states: Sequence[State]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lmcbench.connect.arguments import Split, as_examples, as_model, as_split, as_state
 from lmcbench.connect.blending import State, check_pair, unstack, weight_names
 from lmcbench.connect.interpolation import alpha_grid, check_labels
-from lmcbench.connect.isolation import isolated, own_precision
+from lmcbench.connect.isolation import isolated, without_autocast
 from lmcbench.connect.network import Network
 from lmcbench.results.curves import Array, NotFiniteError
 
@@ -83,7 +83,7 @@ class Objective:
         with (
             torch.enable_grad(),
             sdpa_kernel(SDPBackend.MATH),
-            own_precision(self.network.device),
+            without_autocast(self.network.device),
             isolated(self.network.device),
         ):
             for images, labels in zip(
@@ -159,7 +159,7 @@ def predict_barrier(
     network = Network(model, device, batch_size)
     objective = Objective(network, split, weight_names(state_a), loss)
     ends = network.prepare([state_a, state_b])
-    network.check_takes(state_a, objective.images, "Split 'split'")
+    network.check_accepts(state_a, objective.images, "Split 'split'")
     calibration = network.calibration(state_a, calibration)
     if calibration is not None:
         ends = network.recalibrate(ends, calibration)

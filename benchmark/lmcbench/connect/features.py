@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from lmcbench.connect.blending import Stack, unstack
 from lmcbench.connect.isolation import isolated
-from lmcbench.connect.network import MOST_IMAGES, Images, Network
+from lmcbench.connect.network import MAX_IMAGES, Images, Network
 from lmcbench.errors import UserError
 
 
@@ -29,7 +29,7 @@ def penultimate(network: Network, states: Stack, images: Images) -> Tensor:
     """
     parts: list[list[Tensor]] = [[] for _ in unstack(states)]
     with isolated(network.device):
-        for batch in images.split(network.batch_size or MOST_IMAGES):
+        for batch in images.split(network.batch_size or MAX_IMAGES):
             for rows, state in zip(parts, unstack(states), strict=True):
                 with _last_call(network.model) as seen:
                     logits = network.forward(state, batch)

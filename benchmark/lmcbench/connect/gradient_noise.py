@@ -22,9 +22,9 @@ from lmcbench.errors import UserError
 
 CHUNK_VALUES = 2**25
 """Gradient entries that are held at once."""
-MOST_IMAGES = 128
+MAX_IMAGES = 128
 """Images whose gradients are held at once, however small the network."""
-MOST_PIXELS = 2**17
+MAX_PIXELS = 2**17
 """Values of such images, whose activations are held: 450 MB of a ResNet-8 for 128 images of 3 x 32 x 32."""
 
 
@@ -147,7 +147,7 @@ def _moments(
     leaves = {name: state[name] for name in aliases}
     size = sum(leaf.numel() for leaf in leaves.values())
     if chunk is None:
-        chunk = max(1, min(MOST_IMAGES, CHUNK_VALUES // max(size, 1), MOST_PIXELS // images[0].numel()))
+        chunk = max(1, min(MAX_IMAGES, CHUNK_VALUES // max(size, 1), MAX_PIXELS // images[0].numel()))
     check_labels("gradients", labels, _classes(network, state, images))
 
     def loss(leaves: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:

@@ -11,8 +11,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from lmcbench.connect.arguments import Split, as_model, as_splits, as_state, whole
-from lmcbench.connect.blending import Stack, State, at_once, blend_stack, check_fits, check_pair
+from lmcbench.connect.arguments import Split, as_integer, as_model, as_splits, as_state
+from lmcbench.connect.blending import (
+    Stack,
+    State,
+    blend_stack,
+    check_matches_model,
+    check_pair,
+    states_per_chunk,
+)
 from lmcbench.connect.network import Images, Network
 from lmcbench.errors import UserError
 from lmcbench.results.curves import Array, Curve, NotFiniteError, check_alphas
@@ -82,18 +89,18 @@ def trace_path(
             range, an empty split, pixels that are not floating, a grid that misses one of the three
             points, or a device that is not there.
     """
-    p = open_path(model, state_a, state_b, splits, alphas, batch_size, device)
+    p = prepare_path(model, state_a, state_b, splits, alphas, batch_size, device)
     calibration = p.network.calibration(p.a, calibration)
 
     def states(alphas: Array) -> Stack:
-        path = line(p.network, p.a, p.b, alphas)
+        path = states_on_line(p.network, p.a, p.b, alphas)
         return path if calibration is None else p.network.recalibrate(path, calibration)
 
     return p.curves(states)
 
 
 @dataclass(frozen=True)
-class Opened:
+class PathInputs:
     """The arguments of a path, checked.
 
     Attributes:
@@ -113,15 +120,15 @@ class Opened:
     def curves(self, states: Callable[[Array], Stack]) -> dict[str, Curve]:
         """Each split's curve over the states that `states` makes for alphas, a stretch of them at a time."""
         found: dict[str, list[Scores]] = {name: [] for name in self.splits}
-        for alphas in stretches(self.grid, self.a):
+        for alphas in chunk_points(self.grid, self.a):
             path = states(alphas)
             for name, split in self.splits.items():
-                found[name].append(score(self.network, path, *split, name, alphas))
+                found[name].append(score_states(self.network, path, *split, name, alphas))
             del path  # or the next one would be made beside it
         return {name: Scores.join(*parts).curve(self.grid) for name, parts in found.items()}
 
 
-def open_path(
+def prepare_path(
     model: nn.Module,
     state_a: State,
     state_b: State,
@@ -129,34 +136,34 @@ def open_path(
     alphas: int | Sequence[float],
     batch_size: int,
     device: str | torch.device | None,
-) -> Opened:
+) -> PathInputs:
     """What is common to every path: the arguments checked (see `trace_path`)."""
     grid = alpha_grid(alphas)
     model = as_model(model)
     a, b = as_state(state_a, "state_a", model), as_state(state_b, "state_b", model)
     check_pair(a, b)
-    check_fits(model, a)
+    check_matches_model(model, a)
     checked = as_splits(splits)
     network = Network(model, device, batch_size)
     network.stacked = network.device.type == "cuda"
     for name, (images, _) in checked.items():
-        network.check_takes(a, images, f"Split {name!r}")
-    return Opened(network, a, b, checked, grid)
+        network.check_accepts(a, images, f"Split {name!r}")
+    return PathInputs(network, a, b, checked, grid)
 
 
-def stretches(points: Array, state: State) -> Iterator[Array]:
+def chunk_points(points: Array, state: State) -> Iterator[Array]:
     """`points` in order, in equal parts of so many that their states, like `state`, may be held at once."""
-    yield from np.array_split(points, -(-len(points) // at_once(state)))
+    yield from np.array_split(points, -(-len(points) // states_per_chunk(state)))
 
 
-def line(network: Network, state_a: State, state_b: State, alphas: Array) -> Stack:
+def states_on_line(network: Network, state_a: State, state_b: State, alphas: Array) -> Stack:
     """The states at `alphas` on the line from A to B, on the network's device."""
     a = {name: value.to(network.device) for name, value in state_a.items()}
     b = {name: value.to(network.device) for name, value in state_b.items()}
     return blend_stack(a, b, alphas.tolist())
 
 
-def score(
+def score_states(
     network: Network,
     states: Stack,
     images: Images,
@@ -174,11 +181,13 @@ def score(
     for logits in network.batches(states, images):
         target = labels[start : start + logits.shape[1]]
         start += logits.shape[1]
-        parts.append(scores_of(logits, target, name, alphas))
+        parts.append(scores_from_logits(logits, target, name, alphas))
     return Scores(torch.cat([p.loss for p in parts], 1), torch.cat([p.wrong for p in parts], 1))
 
 
-def scores_of(logits: Tensor, labels: Tensor, name: str = "images", alphas: Array | None = None) -> Scores:
+def scores_from_logits(
+    logits: Tensor, labels: Tensor, name: str = "images", alphas: Array | None = None
+) -> Scores:
     """Loss and error from the logits of S states, `[S, n, classes]`; `name` and `alphas` as in `score`.
 
     Raises:
@@ -211,7 +220,7 @@ def alpha_grid(alphas: int | Sequence[float]) -> Array:
         UserError: for an even number, or a sequence that misses 0, 1/2 or 1.
     """
     if isinstance(alphas, numbers.Integral):
-        count = whole(alphas, "alphas", 1)
+        count = as_integer(alphas, "alphas", 1)
         if count < 3 or count % 2 == 0:
             raise UserError(f"alphas must be an odd number of at least 3, found {count}.")
         return np.arange(count) / (count - 1)

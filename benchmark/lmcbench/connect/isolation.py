@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 
-def own_precision(device: torch.device) -> torch.autocast:
+def without_autocast(device: torch.device) -> torch.autocast:
     """Compute in the tensors' own dtype, whatever autocast the caller is in."""
     return torch.autocast(device.type, enabled=False)
 
@@ -45,7 +45,7 @@ def _no_tf32() -> Iterator[None]:
         cudnn.allow_tf32 = before[1]
 
 
-def twin(model: nn.Module) -> nn.Module:
+def copy_model(model: nn.Module) -> nn.Module:
     """A deep copy that shares no weight with `model`.
 
     Torch copies no tensor that a gradient flows through, and networks keep some as attributes: features

@@ -10,9 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from lmcbench.connect.arguments import Split
-from lmcbench.connect.blending import Stack, State, at_once, blend_stack, layer_of, unstack, weight_names
+from lmcbench.connect.blending import (
+    Stack,
+    State,
+    blend_stack,
+    layer_of,
+    states_per_chunk,
+    unstack,
+    weight_names,
+)
 from lmcbench.connect.curvature import Objective, predict
-from lmcbench.connect.interpolation import Opened, Scores, open_path, score, stretches
+from lmcbench.connect.interpolation import PathInputs, Scores, chunk_points, prepare_path, score_states
 from lmcbench.connect.network import Network
 from lmcbench.results.curves import Array, Curve
 
@@ -41,7 +49,7 @@ class LayerPath:
 
 
 @dataclass(frozen=True, eq=False)
-class Switches:
+class CumulativePath:
     """Loss and error while the layers of A are replaced by B's one after another.
 
     Attributes:
@@ -159,7 +167,7 @@ def layer_paths(
     }
 
 
-def cumulative(
+def cumulative_paths(
     model: nn.Module,
     state_a: State,
     state_b: State,
@@ -167,7 +175,7 @@ def cumulative(
     calibration: Tensor | None = None,
     *,
     device: str | torch.device | None = None,
-) -> tuple[Switches, Switches]:
+) -> tuple[CumulativePath, CumulativePath]:
     """A becoming B layer by layer: from input to output, and from output to input.
 
     Arguments and errors are those of `layerwise`.
@@ -179,9 +187,9 @@ def cumulative(
     size = len(order)
     mixed = [_mix(a, b, layers, order[:k]) for k in range(size + 1)]  # A, ..., B
     mixed += [_mix(a, b, layers, order[size - k :]) for k in range(1, size)]
-    count = min(_CHUNK, at_once(a))
+    count = min(_CHUNK, states_per_chunk(a))
     parts = [
-        score(network, _calibrated(network, mixed[i : i + count], calibration), *split, name="split")
+        score_states(network, _calibrated(network, mixed[i : i + count], calibration), *split, name="split")
         for i in range(0, len(mixed), count)
     ]
     loss = torch.cat([part.loss.mean(1) for part in parts]).numpy()
@@ -189,8 +197,8 @@ def cumulative(
     back = [0, *range(size + 1, 2 * size), size]  # the ends are shared
     n = len(split[0])
     return (
-        Switches(order, loss[: size + 1], error[: size + 1], n),
-        Switches(order[::-1], loss[back], error[back], n),
+        CumulativePath(order, loss[: size + 1], error[: size + 1], n),
+        CumulativePath(order[::-1], loss[back], error[back], n),
     )
 
 
@@ -203,9 +211,9 @@ def _prepare(
     *,
     batch_size: int = 1000,
     device: str | torch.device | None,
-) -> Opened:
+) -> PathInputs:
     """The arguments checked, the states on the network's device."""
-    opened = open_path(model, state_a, state_b, {_SPLIT: split}, alphas, batch_size, device)
+    opened = prepare_path(model, state_a, state_b, {_SPLIT: split}, alphas, batch_size, device)
     a, b = unstack(opened.network.prepare([opened.a, opened.b]))
     return replace(opened, a=a, b=b)
 
@@ -220,7 +228,7 @@ def _moved(
     calibration: Tensor | None,
 ) -> Iterator[tuple[str, Curve]]:
     """Each layer's curve; the base, where all of them begin, is run once."""
-    start = score(network, _calibrated(network, [base], calibration), *split, name="split")
+    start = score_states(network, _calibrated(network, [base], calibration), *split, name="split")
     count = len(grid) - 1
     for layer, names in layers.items():
         if all(torch.equal(base[name], other[name]) for name in names):
@@ -228,12 +236,12 @@ def _moved(
         else:
             here, there = ({name: state[name] for name in names} for state in (base, other))
             parts = []
-            for alphas in stretches(grid[1:], here):
+            for alphas in chunk_points(grid[1:], here):
                 stacked: Stack = {n: value.expand(len(alphas), *value.shape) for n, value in base.items()}
                 stacked |= blend_stack(here, there, alphas.tolist())
                 if calibration is not None:
                     stacked = network.recalibrate(stacked, calibration)
-                parts.append(score(network, stacked, *split, _SPLIT, alphas))
+                parts.append(score_states(network, stacked, *split, _SPLIT, alphas))
                 del stacked  # or the next ones would be made beside them
             path = Scores.join(*parts)
         yield layer, Scores.join(start, path).curve(grid)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lmcbench.connect.arguments import as_calibration, as_device, as_model, whole
-from lmcbench.connect.batchnorm_stats import Portions, batch_statistics, pooled_moments
-from lmcbench.connect.blending import COUNTER, STATISTICS, Stack, State, check_fits, stack, unstack
-from lmcbench.connect.isolation import isolated, own_precision, twin
-from lmcbench.connect.parameter_swap import Keepers, Slots, used
+from lmcbench.connect.arguments import as_calibration, as_device, as_integer, as_model
+from lmcbench.connect.batchnorm_stats import ChunkedConv2d, pooled_moments, record_batch_statistics
+from lmcbench.connect.blending import COUNTER, STATISTICS, Stack, State, check_matches_model, stack, unstack
+from lmcbench.connect.isolation import copy_model, isolated, without_autocast
+from lmcbench.connect.parameter_swap import EvalCaches, ParameterSwap, graph_leaves
 from lmcbench.errors import UserError, counted, describe, is_out_of_memory
 
-MOST_IMAGES = 500
+MAX_IMAGES = 500
 """Images of one forward pass, unless a batch size is asked for."""
 
 
@@ -64,18 +64,18 @@ class Network:
         self.device = as_device(device) if device is not None else own[0].device
         # that of images: of the first floating parameter, whatever integers and complex numbers stand before
         self.dtype = own[0].dtype
-        self.batch_size = None if batch_size is None else whole(batch_size, "batch_size", 1)
+        self.batch_size = None if batch_size is None else as_integer(batch_size, "batch_size", 1)
         self.stacked = stacked
         self.limit: int | None = None
         """States in one stacked pass at most: all, until memory runs out."""
         try:
-            self.model = twin(model).to(self.device)
+            self.model = copy_model(model).to(self.device)
         except (RuntimeError, TypeError) as error:
             if is_out_of_memory(error):
                 raise
             raise UserError(f"The model cannot be copied: {describe(error)}") from error
-        self._slots = Slots(self.model)
-        self._keepers = Keepers(self.model)
+        self._slots = ParameterSwap(self.model)
+        self._keepers = EvalCaches(self.model)
         # of both, the caller's and ours: no pass is to compute with any of them
         self._own = {id(p): name for each in (model, self.model) for name, p in each.named_parameters()}
         self._heeds: bool = torch.is_inference_mode_enabled()  # where nobody can see what a pass has used
@@ -89,11 +89,11 @@ class Network:
         """States checked against the model, stacked on its device."""
         listed: list[State] = [states] if isinstance(states, Mapping) else list(states)
         for state in listed:
-            check_fits(self.model, state)
+            check_matches_model(self.model, state)
         return {name: value.to(self.device) for name, value in stack(listed).items()}
 
     @torch.no_grad()
-    def check_takes(self, state: State, images: Tensor, what: str) -> None:
+    def check_accepts(self, state: State, images: Tensor, what: str) -> None:
         """Refuse images that the network fails on, by two of them; `what` they are.
 
         Raises:
@@ -118,7 +118,7 @@ class Network:
         """
         images = as_calibration(given)
         if images is not None:
-            self.check_takes(state, images, "calibration")
+            self.check_accepts(state, images, "calibration")
         return images
 
     @torch.no_grad()
@@ -133,7 +133,7 @@ class Network:
         weights = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         states = {name: value if name in weights else value.clone() for name, value in states.items()}
         with isolated(self.device):
-            for part in images.split(self.batch_size or MOST_IMAGES):
+            for part in images.split(self.batch_size or MAX_IMAGES):
                 for batch in torch.split(part, self.images_per_pass(part)):
                     logits = self._forward(states, batch.to(self.device, self.dtype))
                     if not self._heeds:
@@ -150,8 +150,8 @@ class Network:
         if self.batch_size is not None:
             return self.batch_size
         if self.device.type == "cuda":
-            return MOST_IMAGES
-        return min(max(128_000 // images[0, 0].numel(), 125), MOST_IMAGES)
+            return MAX_IMAGES
+        return min(max(128_000 // images[0, 0].numel(), 125), MAX_IMAGES)
 
     def forward(self, state: State, batch: Tensor) -> Tensor:
         """Logits `[b, classes]` of one state on one batch, eval mode; differentiable in the state's tensors.
@@ -160,10 +160,10 @@ class Network:
             UserError: where the model returns anything else.
         """
         try:
-            with own_precision(self.device), self._slots.holding(state):
+            with without_autocast(self.device), self._slots.use(state):
                 out = self.model(batch.to(self.device, self.dtype))
         finally:
-            self._keepers.let_go()
+            self._keepers.clear()
         if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(batch):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise UserError(f"The model must return logits [n, classes], found {shape}.")
@@ -180,7 +180,7 @@ class Network:
         with torch.enable_grad(), isolated(self.device):
             out = self.forward({name: value.detach().clone() for name, value in state.items()}, images)
         self._heeds = True
-        name = next((self._own[id(leaf)] for leaf in used(out) if id(leaf) in self._own), None)
+        name = next((self._own[id(leaf)] for leaf in graph_leaves(out) if id(leaf) in self._own), None)
         if name is not None:
             raise UserError(
                 f"The network computes with {name!r} of its own in place of the weights that it is given: it "
@@ -219,7 +219,11 @@ class Network:
                     )
         sizes: dict[str, list[int]] = {name: [] for name in self.norms}
         moments: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.norms}
-        with batch_statistics(self.model, self.norms) as counts, isolated(self.device), self.portions():
+        with (
+            record_batch_statistics(self.model, self.norms) as counts,
+            isolated(self.device),
+            self.portions(),
+        ):
             for batch in images.tensor_split(batches):
                 self._forward(fresh, batch.to(self.device, self.dtype))
                 for name in counts:
@@ -240,7 +244,7 @@ class Network:
 
     def portions(self) -> AbstractContextManager[object]:
         """For passes of a batch that may not be split: on a CPU, whose convolutions copy it, in portions."""
-        return Portions() if self.device.type == "cpu" else nullcontext()
+        return ChunkedConv2d() if self.device.type == "cpu" else nullcontext()
 
     def _aliases(self) -> dict[str, list[str]]:
         """All names under which the state has each layer of `norms`: a module used twice may have two."""

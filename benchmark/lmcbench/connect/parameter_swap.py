@@ -15,7 +15,7 @@ EXTRA = "_extra_state"
 """Last part of the name under which a state dict has what `get_extra_state` of a module returns."""
 
 
-class Slots:
+class ParameterSwap:
     """The places of a module's parameters and buffers, by their names in its state dict.
 
     `torch.func.functional_call` finds them anew at every call, which costs a small network about a
@@ -32,7 +32,7 @@ class Slots:
         }
 
     @contextmanager
-    def holding(self, state: Mapping[str, Tensor]) -> Iterator[None]:
+    def use(self, state: Mapping[str, Tensor]) -> Iterator[None]:
         """While it lasts, the module computes with the tensors of `state`, and may write into them.
 
         Raises:
@@ -58,7 +58,7 @@ class Slots:
                 store[key] = own
 
 
-class Keepers:
+class EvalCaches:
     """The layers of a network that do something of their own when the mode changes.
 
     Some keep in eval mode what they have worked out from their weights once (timm's LeViT, TinyViT and
@@ -92,7 +92,7 @@ class Keepers:
         else:
             model.eval()
 
-    def let_go(self) -> None:
+    def clear(self) -> None:
         """Have the layers forget what they kept; all modes stay as they are."""
         for layer in self._layers:
             modes = [(module, module.training) for module in layer.modules()]
@@ -102,7 +102,7 @@ class Keepers:
                 module.training = mode
 
 
-def used(output: Tensor) -> Iterator[Tensor]:
+def graph_leaves(output: Tensor) -> Iterator[Tensor]:
     """The tensors that a gradient of `output` would flow to: leaves of autograd's graph."""
     seen, left = set(), [output.grad_fn]
     while left:

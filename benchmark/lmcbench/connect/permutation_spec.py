@@ -16,12 +16,12 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
-from lmcbench.connect.isolation import twin
-from lmcbench.connect.unit_groups import INPUT, Axis, Groups, Permutations, refusal
+from lmcbench.connect.isolation import copy_model
+from lmcbench.connect.unit_groups import INPUT, Axis, PermutationSpec, UnitGroups, cannot_align
 from lmcbench.errors import UserError
 
 
-def permutations_of(model: nn.Module) -> Permutations:
+def trace_permutations(model: nn.Module) -> PermutationSpec:
     """The permutation specification of `model` ([G], section 3), derived by tracing it with torch.fx.
 
     Handled: linear and convolutional layers, depthwise convolutions (their output units are tied to
@@ -33,7 +33,7 @@ def permutations_of(model: nn.Module) -> Permutations:
         UserError: where the model cannot be traced, or holds an operation whose effect on units is
             not known (attention, grouped convolutions, LayerNorm, reshaping, ...), which it names.
     """
-    private = twin(model).eval()
+    private = copy_model(model).eval()
     try:
         graph = _Tracer().trace(private)
     except UserError:
@@ -73,7 +73,7 @@ class _Tracer(fx.Tracer):
         """Guards on the input's size (padding, minimal sizes) are taken as not needed."""
         if _of_shape(obj.node):
             return False
-        raise refusal(f"it branches on the value {obj.node.name!r}.")
+        raise cannot_align(f"it branches on the value {obj.node.name!r}.")
 
 
 _SPATIAL = (
@@ -112,9 +112,9 @@ class _Walk:
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self.model = model
         self.graph = graph
-        self.groups = Groups()
+        self.groups = UnitGroups()
 
-    def run(self) -> Permutations:
+    def run(self) -> PermutationSpec:
         values: dict[fx.Node, _Value] = {}
         for node in self.graph.nodes:
             values[node] = self._node(node, values)
@@ -123,7 +123,7 @@ class _Walk:
         found = self.groups.permutations()
         computed = sorted(found.axes.keys() - self.model.state_dict().keys())
         if computed:  # by weight norm, spectral norm and the like, from tensors whose units nobody noted
-            raise refusal(f"{computed[0]!r} is not in its state but worked out from other tensors.")
+            raise cannot_align(f"{computed[0]!r} is not in its state but worked out from other tensors.")
         return found
 
     def _node(self, node: fx.Node, values: dict[fx.Node, _Value]) -> _Value:
@@ -156,7 +156,7 @@ class _Walk:
             return self._conv(name, module, x)
         if isinstance(module, nn.Linear):
             if not x.flat:
-                raise refusal(f"{name!r} is linear in positions, not in units.")
+                raise cannot_align(f"{name!r} is linear in positions, not in units.")
             return self._weighted(name, module, x, module.out_features, flat=True)
         if isinstance(module, _BatchNorm):
             for own, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
@@ -172,11 +172,11 @@ class _Walk:
             type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, _UNFIT)
         ):
             return x
-        raise refusal(f"what {name!r} ({type(module).__name__}) does to units is not known.")
+        raise cannot_align(f"what {name!r} ({type(module).__name__}) does to units is not known.")
 
     def _conv(self, name: str, module: _ConvNd, x: _Units) -> _Units:
         if x.flat:
-            raise refusal(f"{name!r} convolves a flattened value.")
+            raise cannot_align(f"{name!r} convolves a flattened value.")
         if module.groups == 1:
             return self._weighted(name, module, x, module.out_channels, flat=False)
         if module.groups == module.in_channels == module.out_channels:  # depthwise: output tied to input
@@ -184,7 +184,7 @@ class _Walk:
             if module.bias is not None:
                 self.groups.note(f"{name}.bias", (x.axis,))
             return x
-        raise refusal(f"{name!r} is convolved in {module.groups} groups, whose units are not free to move.")
+        raise cannot_align(f"{name!r} is a convolution in {module.groups} groups, which cannot be permuted.")
 
     def _weighted(self, name: str, module: nn.Linear | _ConvNd, x: _Units, out: int, flat: bool) -> _Units:
         known = self.groups.axes(f"{name}.weight")
@@ -206,7 +206,7 @@ class _Walk:
             if isinstance(parts, (list, tuple)) and dim == 1 and not any(value.flat for value in units):
                 joined = [value for part in parts if isinstance(value := values[part], _Units)]
                 if any(INPUT in value.axis for value in joined):
-                    raise refusal(f"{node.name!r} concatenates the input itself.")
+                    raise cannot_align(f"{node.name!r} concatenates the input itself.")
                 return _Units(tuple(g for value in joined for g in value.axis), flat=False)
         elif _adds_or_multiplies(node):
             for other in units[1:]:
@@ -233,7 +233,7 @@ class _Walk:
 
     def _flatten(self, name: str, start: Any, end: Any, x: _Units) -> _Units:
         if (start, end) != (1, -1):
-            raise refusal(f"{name!r} flattens from axis {start} to {end}.")
+            raise cannot_align(f"{name!r} flattens from axis {start} to {end}.")
         return _Units(x.axis, flat=True)
 
     def _same(self, node: fx.Node, x: _Units, y: _Units) -> None:
@@ -250,11 +250,11 @@ class _Walk:
         # units stand last in `[n, units]`, third from the right in `[n, units, h, w]`
         dim = len(shape) - (1 if x.flat else 3)
         if dim < 0 or constant.value.numel() != shape[dim]:
-            raise refusal(f"what {constant.name!r} {list(shape)} does to units is not known.")
+            raise cannot_align(f"what {constant.name!r} {list(shape)} does to units is not known.")
         if INPUT in x.axis:
             return
         if shape[dim] != self.groups.units(x.axis):
-            raise refusal(f"{constant.name!r} {list(shape)} has another number of entries than units.")
+            raise cannot_align(f"{constant.name!r} {list(shape)} has another number of entries than units.")
         if constant.name in self.model.state_dict():
             self.groups.note(constant.name, tuple(x.axis if d == dim else None for d in range(len(shape))))
         else:  # nobody permutes what is not in the state
@@ -267,7 +267,7 @@ class _Walk:
             if isinstance(node.target, str)
             else getattr(node.target, "__name__", str(node.target))
         )
-        return refusal(f"what {what!r} (at {node.name!r}) does to units is not known.")
+        return cannot_align(f"what {what!r} (at {node.name!r}) does to units is not known.")
 
 
 _COMPARE: set[Callable[..., Any]] = {

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmcbench.connect.arguments import Split, as_model, as_split, as_state, whole
+from lmcbench.connect.arguments import Split, as_integer, as_model, as_split, as_state
 from lmcbench.connect.blending import STATISTICS, Stack, State, unstack
 from lmcbench.connect.geometry import geometry
-from lmcbench.connect.interpolation import Scores, score, stretches
+from lmcbench.connect.interpolation import Scores, chunk_points, score_states
 from lmcbench.connect.network import Network
 from lmcbench.errors import UserError
 from lmcbench.results.curves import Array
@@ -85,7 +85,7 @@ def plane(
         UserError: for states of different networks or with NaN, states that do not span a plane, a split
             or calibration that cannot be measured, a size below 2, or a margin below 0.
     """
-    size = whole(size, "plane: size", 2)
+    size = as_integer(size, "plane: size", 2)
     if not (isinstance(margin, Real) and 0 <= margin < math.inf):
         raise UserError(f"plane: margin must be a number of at least 0, found {margin!r}.")
     model = as_model(model)
@@ -96,7 +96,7 @@ def plane(
     network = Network(model, device, batch_size)
     network.stacked = network.device.type == "cuda"
     fork, a, b = unstack(network.prepare(checked))
-    network.check_takes(fork, images, "Split 'split'")
+    network.check_accepts(fork, images, "Split 'split'")
     calibration = network.calibration(fork, calibration)
     low, high = anchors.min(0), anchors.max(0)
     pad = margin * (high - low)
@@ -104,12 +104,12 @@ def plane(
     loss, error = np.empty((size, size)), np.empty((size, size))
     for j in range(size):
         parts = []
-        for along in stretches(x, fork):
+        for along in chunk_points(x, fork):
             points = np.stack([along, np.full(len(along), y[j])], 1)
             states = _states(fork, a, b, _coefficients(anchors, points))
             if calibration is not None:
                 states = network.recalibrate(states, calibration)
-            parts.append(score(network, states, images, labels, name="split"))
+            parts.append(score_states(network, states, images, labels, name="split"))
             del states  # or the next ones would be made beside them
         row = Scores.join(*parts)
         loss[j], error[j] = row.loss.mean(1).numpy(), row.wrong.double().mean(1).numpy()

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from lmcbench.connect.arguments import Split
 from lmcbench.connect.blending import Stack, State, unstack
-from lmcbench.connect.interpolation import line, open_path
+from lmcbench.connect.interpolation import prepare_path, states_on_line
 from lmcbench.connect.isolation import isolated
 from lmcbench.connect.network import Network
 from lmcbench.errors import UserError
@@ -31,16 +31,18 @@ def repair_path(
     batch_size: int = 1000,
     device: str | torch.device | None = None,
 ) -> dict[str, Curve]:
-    """`trace_path` over the repaired states of the line (see `repairing`).
+    """`trace_path` over the repaired states of the line (see `repaired_states`).
 
     Arguments and errors are those of `trace_path`; `calibration` (images `[n, c, h, w]`) is needed, and
     layers that cannot hold the correction are refused.
     """
-    p = open_path(model, state_a, state_b, splits, alphas, batch_size, device)
-    return p.curves(repairing(p.network, p.a, p.b, calibration))
+    p = prepare_path(model, state_a, state_b, splits, alphas, batch_size, device)
+    return p.curves(repaired_states(p.network, p.a, p.b, calibration))
 
 
-def repairing(network: Network, state_a: State, state_b: State, images: Tensor) -> Callable[[Array], Stack]:
+def repaired_states(
+    network: Network, state_a: State, state_b: State, images: Tensor
+) -> Callable[[Array], Stack]:
     """What makes the states at alphas on the line, their statistics repaired on `images` in one batch.
 
     With BatchNorm the repair is the reset of its statistics ([R]), `Network.recalibrate`. Without it,
@@ -55,14 +57,14 @@ def repairing(network: Network, state_a: State, state_b: State, images: Tensor) 
         UserError: for fewer than two images, and for a layer without a bias, or one that runs twice.
     """
     if network.norms:
-        return lambda alphas: network.recalibrate(line(network, state_a, state_b, alphas), images)
+        return lambda alphas: network.recalibrate(states_on_line(network, state_a, state_b, alphas), images)
     if len(images) < 2:
         raise UserError(f"Repair needs at least two images, found {len(images)}.")
     ends = unstack(network.prepare([state_a, state_b]))
     moments_a, moments_b = (_moments(network, end, images) for end in ends)
 
     def states(alphas: Array) -> Stack:
-        path = line(network, state_a, state_b, alphas)
+        path = states_on_line(network, state_a, state_b, alphas)
         for state, x in zip(unstack(path), alphas.tolist(), strict=True):
             targets = {
                 layer: (blend(mean, moments_b[layer][0], x), blend(deviation, moments_b[layer][1], x))

@@ -12,7 +12,7 @@ from lmcbench.connect.blending import State
 from lmcbench.errors import UserError
 
 
-class Groups:
+class UnitGroups:
     """Groups while a network is read: they are opened, noted on tensors, tied to each other and pinned."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Groups:
             if known is None or axis is None:
                 continue
             if len(known) != len(axis):
-                raise refusal(f"{name!r} is used on different concatenations.")
+                raise cannot_align(f"{name!r} is used on different concatenations.")
             self.tie(known, axis)
 
     def tie(self, one: Axis, other: Axis) -> None:
@@ -73,7 +73,7 @@ class Groups:
         for name in names if used else ():
             self._axes[name] = self._axes[used[0]]
 
-    def permutations(self) -> Permutations:
+    def permutations(self) -> PermutationSpec:
         """What was found: the groups that are left, which of them are free, and where they occur."""
         pinned = {self._root(group) for group in self._pinned}
         roots = [group for group in self._sizes if self._root(group) == group]
@@ -82,7 +82,7 @@ class Groups:
             for name, every in self._axes.items()
         }
         free = tuple(group for group in roots if group not in pinned)
-        return Permutations({group: self._sizes[group] for group in roots}, free, axes)
+        return PermutationSpec({group: self._sizes[group] for group in roots}, free, axes)
 
     def _tie(self, one: int, other: int) -> None:
         one, other = sorted((self._root(one), self._root(other)))
@@ -92,7 +92,7 @@ class Groups:
             self._pinned.add(other)
             return
         if self._sizes[one] != self._sizes[other]:
-            raise refusal(f"{self._sizes[one]} units meet {self._sizes[other]} (broadcasting).")
+            raise cannot_align(f"{self._sizes[one]} units meet {self._sizes[other]} (broadcasting).")
         self._parent[other] = one
 
     def _root(self, group: int) -> int:
@@ -101,7 +101,7 @@ class Groups:
         return group
 
 
-def refusal(why: str) -> UserError:
+def cannot_align(why: str) -> UserError:
     """The error for a network whose units cannot be told apart."""
     return UserError(f"The network cannot be aligned: {why}")
 
@@ -114,8 +114,8 @@ Axis = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Permutations:
-    """Groups of units that are permuted together, and where they occur.
+class PermutationSpec:
+    """UnitGroups of units that are permuted together, and where they occur.
 
     Attributes:
         sizes: units of each group, by group, in order from input to output; without `INPUT`.
@@ -129,7 +129,7 @@ class Permutations:
     axes: dict[str, tuple[Axis | None, ...]]
 
 
-def permute(state: State, spec: Permutations, orders: Mapping[int, Tensor]) -> dict[str, Tensor]:
+def permute_state(state: State, spec: PermutationSpec, orders: Mapping[int, Tensor]) -> dict[str, Tensor]:
     """`state` with unit `orders[g][i]` of each group moved to place i; tensors are copies.
 
     Args:
@@ -138,19 +138,19 @@ def permute(state: State, spec: Permutations, orders: Mapping[int, Tensor]) -> d
         orders: group -> a permutation `[size]` int64; groups left out stay.
     """
     return {
-        name: reorder(value.detach().clone(), spec.axes.get(name, ()), spec.sizes, orders)
+        name: permute_tensor(value.detach().clone(), spec.axes.get(name, ()), spec.sizes, orders)
         for name, value in state.items()
     }
 
 
-def reorder(
+def permute_tensor(
     value: Tensor, axes: Sequence[Axis | None], sizes: Mapping[int, int], orders: Mapping[int, Tensor]
 ) -> Tensor:
     """One tensor with the units along its axes reordered, group by group."""
     for dim, axis in enumerate(axes):
         if axis is None or not any(group in orders for group in axis):
             continue
-        block = block_of(value.shape[dim], axis, sizes)
+        block = entries_per_unit(value.shape[dim], axis, sizes)
         index, start = [], 0
         for group in axis:
             index.append(start + orders.get(group, torch.arange(sizes[group])))
@@ -160,6 +160,6 @@ def reorder(
     return value
 
 
-def block_of(length: int, axis: Axis, sizes: Mapping[int, int]) -> int:
+def entries_per_unit(length: int, axis: Axis, sizes: Mapping[int, int]) -> int:
     """Entries per unit along an axis of `length`: 1, or the positions flattened into it."""
     return length // sum(sizes[group] for group in axis)

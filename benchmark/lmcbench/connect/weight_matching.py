@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lmcbench.connect.arguments import as_model, as_state
-from lmcbench.connect.blending import State, check_fits, check_pair, weight_names
-from lmcbench.connect.permutation_spec import permutations_of
-from lmcbench.connect.unit_groups import Permutations, block_of, permute, reorder
+from lmcbench.connect.blending import State, check_matches_model, check_pair, weight_names
+from lmcbench.connect.permutation_spec import trace_permutations
+from lmcbench.connect.unit_groups import PermutationSpec, entries_per_unit, permute_state, permute_tensor
 
 Orders = dict[int, Tensor]
 """Group -> which of B's units goes to each of A's places, `[size]` int64."""
@@ -42,23 +42,23 @@ def align(model: nn.Module, state_a: State, state_b: State) -> dict[str, Tensor]
 
     Raises:
         UserError: for states of different networks or with NaN, and where the network cannot be traced or an
-            operation's effect on units is not known (see `permutations_of`).
+            operation's effect on units is not known (see `trace_permutations`).
     """
     model = as_model(model)
     state_a, state_b = as_state(state_a, "state_a", model), as_state(state_b, "state_b", model)
     check_pair(state_a, state_b)
-    check_fits(model, state_a)
-    spec = permutations_of(model)
+    check_matches_model(model, state_a)
+    spec = trace_permutations(model)
     matching = _Matching(spec, state_a, state_b)
     as_is = {group: torch.arange(spec.sizes[group]) for group in spec.free}
     found = [matching.descend(start) for start in (as_is, matching.forward())]
-    return permute(state_b, spec, max(found, key=matching.similarity))
+    return permute_state(state_b, spec, max(found, key=matching.similarity))
 
 
 class _Matching:
     """The similarity of A and permuted B, sum over weights of <A, B permuted>, and its ascent."""
 
-    def __init__(self, spec: Permutations, state_a: State, state_b: State) -> None:
+    def __init__(self, spec: PermutationSpec, state_a: State, state_b: State) -> None:
         self.spec = spec
         free = set(spec.free)
         self.names = [
@@ -124,9 +124,9 @@ class _Matching:
             axes = list(self.spec.axes[name])
             axis, axes[dim] = axes[dim], None
             a = self.a[name].movedim(dim, 0).double()
-            b = reorder(self.b[name], axes, self.spec.sizes, orders).movedim(dim, 0).double()
+            b = permute_tensor(self.b[name], axes, self.spec.sizes, orders).movedim(dim, 0).double()
             assert axis is not None
-            block = block_of(len(a), axis, self.spec.sizes)
+            block = entries_per_unit(len(a), axis, self.spec.sizes)
             start = 0
             for segment in axis:
                 length = self.spec.sizes[segment] * block
@@ -137,7 +137,7 @@ class _Matching:
         return gain
 
     def _permuted(self, name: str, orders: Mapping[int, Tensor]) -> Tensor:
-        return reorder(self.b[name], self.spec.axes[name], self.spec.sizes, orders)
+        return permute_tensor(self.b[name], self.spec.axes[name], self.spec.sizes, orders)
 
 
 def _assign(gain: Tensor) -> Tensor:

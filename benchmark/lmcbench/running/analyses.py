@@ -15,8 +15,8 @@ from lmcbench.connect.blending import State, interpolate
 from lmcbench.connect.curvature import predict_barrier
 from lmcbench.connect.features import penultimate
 from lmcbench.connect.geometry import geometry
-from lmcbench.connect.interpolation import alpha_grid, line, stretches, trace_path
-from lmcbench.connect.layers import Switches, cumulative, layer_paths
+from lmcbench.connect.interpolation import alpha_grid, chunk_points, states_on_line, trace_path
+from lmcbench.connect.layers import CumulativePath, cumulative_paths, layer_paths
 from lmcbench.connect.network import Network
 from lmcbench.connect.plane import plane as loss_plane
 from lmcbench.connect.repair import repair_path
@@ -152,7 +152,7 @@ def layers(p: Probed) -> Found:
     """Each layer moved alone from either end with its prediction, and A becoming B layer by layer."""
     name, split = p.first
     paths = layer_paths(p.model, p.a, p.b, split, LAYER_ALPHAS, False, p.calibration, device=p.device)
-    forward, backward = cumulative(p.model, p.a, p.b, split, p.calibration, device=p.device)
+    forward, backward = cumulative_paths(p.model, p.a, p.b, split, p.calibration, device=p.device)
     some = next(iter(paths.values())).from_a
     return {
         "split": name,
@@ -251,7 +251,7 @@ def features(p: Probed) -> Found:
 
     def at(alphas: Array) -> dict[str, list[Array]]:
         """Each split's features at the points, `[n, d]` each."""
-        path = line(network, p.a, p.b, alphas)
+        path = states_on_line(network, p.a, p.b, alphas)
         if p.calibration is not None:
             path = network.recalibrate(path, p.calibration)
         return {
@@ -262,7 +262,7 @@ def features(p: Probed) -> Found:
     ends = at(grid[[0, -1]])
     to_a: dict[str, list[float | None]] = {name: [] for name in splits}
     to_b: dict[str, list[float | None]] = {name: [] for name in splits}
-    for alphas in stretches(grid[1:-1], p.a):
+    for alphas in chunk_points(grid[1:-1], p.a):
         for name, inner in at(alphas).items():
             to_a[name] += [linear_cka(f, ends[name][0]) for f in inner]
             to_b[name] += [linear_cka(f, ends[name][1]) for f in inner]
@@ -310,7 +310,7 @@ def _lines(**curves: Mapping[str, Curve]) -> Found:
     }
 
 
-def _switches(switches: Switches) -> Found:
+def _switches(switches: CumulativePath) -> Found:
     return {
         "layers": list(switches.layers),
         "loss": switches.loss.tolist(),

@@ -14,7 +14,7 @@ from torch import Tensor
 from lmcbench.connect.blending import Stack, State, average
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.gradient_noise import gradient_noise
-from lmcbench.connect.interpolation import alpha_grid, line, stretches
+from lmcbench.connect.interpolation import alpha_grid, chunk_points, states_on_line
 from lmcbench.connect.network import Network
 from lmcbench.data.selection import calibration_items
 from lmcbench.ensemble.predictions import softmax
@@ -174,8 +174,8 @@ class _Passing:
     ) -> tuple[Passed, Passed | None]:
         """The line from sibling i to j, and with blended statistics; its ends were passed as members."""
         path, blended = [], []
-        for alphas in stretches(grid[1:-1], states[i]):
-            inner = line(self.network, states[i], states[j], alphas)
+        for alphas in chunk_points(grid[1:-1], states[i]):
+            inner = states_on_line(self.network, states[i], states[j], alphas)
             path.append(pass_path(self.network, self.recalibrated(inner), self.splits, alphas))
             if raw is not None:
                 blended.append(pass_path(self.network, inner, self.splits, alphas, [None]))

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from lmcbench.data.streams import Stream
 from lmcbench.results.run_folder import RunFolder
-from lmcbench.train.train_state import TrainState, flat_state, load_tensors, save_tensors, unflat_state
+from lmcbench.train.train_state import TrainState, flatten_state, load_tensors, save_tensors, unflatten_state
 
 
 @dataclass
@@ -98,7 +98,7 @@ class Interim:
             return
         at, losses, seconds = int(found.pop("at")), found.pop("losses").clone(), float(found.pop("seconds"))
         if member.start < at <= until:
-            member.state = unflat_state(found).copy()
+            member.state = unflatten_state(found).copy()
             # the trunk was stored at a fork since, and starts from there now
             member.losses, member.at = [losses[-(at - member.start) :]], at
             member.seconds = seconds * (at - member.start) / len(losses)
@@ -117,7 +117,7 @@ class Interim:
                 "losses": torch.cat(member.losses),
                 "seconds": torch.tensor(member.seconds, dtype=torch.float64),
             }
-            tensors = flat_state(member.state) | parts
+            tensors = flatten_state(member.state) | parts
             try:
                 if self._free() < self.reserve + sum(t.nbytes for t in tensors.values()):
                     continue

@@ -13,7 +13,7 @@ from lmcbench.errors import UserError, counted
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.spec.cells import Cell, Family
 from lmcbench.train.optimizer import slot_names
-from lmcbench.train.train_state import from_model
+from lmcbench.train.train_state import initial_state
 
 
 def check_room(family: Family, cells: Sequence[Cell], model: nn.Module, n: int, folder: RunFolder) -> None:
@@ -39,7 +39,7 @@ def weights_bytes(family: Family, cells: Sequence[Cell], model: nn.Module, n: in
     These are all siblings, those of probe cells on their way too, and the trunk's whole state at each fork.
     """
     per_epoch, length = family.recipe.steps_per_epoch(n), family.recipe.length(n)
-    state = from_model(model, slot_names(family.recipe))
+    state = initial_state(model, slot_names(family.recipe))
     sibling = _bytes(model.state_dict().values())
     trunk = _bytes(t for part in (state.params, state.buffers, *state.slots.values()) for t in part.values())
     siblings: list[Path] = []

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lmcbench.connect.blending import Stack
-from lmcbench.connect.interpolation import Scores, score, scores_of
+from lmcbench.connect.interpolation import Scores, score_states, scores_from_logits
 from lmcbench.connect.network import Images, Network
 from lmcbench.data.selection import stratified
 from lmcbench.ensemble.predictions import expected_calibration_error, softmax
@@ -28,7 +28,7 @@ FP16_MAX = float(np.finfo(np.float16).max)
 
 def score_logits(logits: Tensor, labels: Tensor) -> Score:
     """Error, loss and calibration of one network from its logits `[n, classes]`."""
-    # half precision would round each loss to 3 digits, where a curve's (`scores_of`) are not
+    # half precision would round each loss to 3 digits, where a curve's (`scores_from_logits`) are not
     logits = logits.float() if logits.dtype.itemsize < 4 else logits
     loss = F.cross_entropy(logits, labels, reduction="none").double().mean()
     wrong = (logits.argmax(-1) != labels).double().mean()
@@ -151,7 +151,7 @@ class Passed:
         for name, transform in splits.of_pair(i, j).items():
             if transform in self.tests:
                 labels = splits.tests[transform][1]
-                found[name] = scores_of(self.tests[transform], labels, name).curve(grid)
+                found[name] = scores_from_logits(self.tests[transform], labels, name).curve(grid)
         return found
 
 
@@ -165,7 +165,9 @@ def pass_members(
     """
     images, labels = splits.train
     logits = network.logits(states, images)
-    return Passed(scores_of(logits, labels, "train"), _test_logits(network, states, splits, tests), logits)
+    return Passed(
+        scores_from_logits(logits, labels, "train"), _test_logits(network, states, splits, tests), logits
+    )
 
 
 def pass_path(
@@ -176,7 +178,7 @@ def pass_path(
     tests: Collection[str | None] | None = None,
 ) -> Passed:
     """The same for the many states of a path, at `alphas`, whose logits on the train split are not kept."""
-    train = score(network, states, *splits.train, "train", alphas)
+    train = score_states(network, states, *splits.train, "train", alphas)
     return Passed(train, _test_logits(network, states, splits, tests))
 
 

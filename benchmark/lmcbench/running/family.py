@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import save as to_safetensors
 from torch import nn
 
-from lmcbench.connect.isolation import twin
+from lmcbench.connect.isolation import copy_model
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.selection import select
 from lmcbench.data.shifted_sets import open_all_shifted
@@ -94,7 +94,7 @@ def run_task(task: Task) -> Iterator[Event]:
         done = 0.0
         try:
             # what training leaves on a network and saves nowhere, nobody has who loads the weights
-            measuring = replace(bench, model=twin(bench.model))
+            measuring = replace(bench, model=copy_model(bench.model))
             for share in train_family(family, untrained, bench, folder, task.conditions.engine):
                 yield Progress((share - done) * len(untrained) * training)
                 done = share

@@ -18,7 +18,7 @@ from lmcbench.spec.forks import Fork
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint
 from lmcbench.train.optimizer import slot_names
-from lmcbench.train.train_state import TrainState, from_model, load_state, read_about, save_state
+from lmcbench.train.train_state import TrainState, initial_state, load_state, read_metadata, save_state
 
 
 class TornError(Exception):
@@ -132,7 +132,7 @@ def _check_trained_by(by: Mapping[str, str], family: Family, folder: RunFolder) 
     """Refuse siblings of one engine or kind of device on the trunk of another: a record names one of each."""
     for step, path in _stored_trunk(family, folder):
         # those of earlier versions do not say it
-        if step > 0 and (was := read_about(path)) and was != by:
+        if step > 0 and (was := read_metadata(path)) and was != by:
             then, now = (f"the {how['engine']} engine on {how['device']}" for how in (was, by))
             raise UserError(
                 f"{folder.root} holds the trunk of {family.architecture.label}, replicate {family.replicate}"
@@ -182,7 +182,7 @@ def _stored(path: Path) -> TrainState:
 
 def _initial(family: Family, bench: Workbench, seed: int) -> TrainState:
     model = build(family.architecture, bench.dataset.shape, len(bench.dataset.classes), seed)
-    return from_model(model, slot_names(family.recipe))
+    return initial_state(model, slot_names(family.recipe))
 
 
 def _given(family: Family, bench: Workbench, fork: Fork) -> TrainState:
@@ -199,4 +199,4 @@ def _given(family: Family, bench: Workbench, fork: Fork) -> TrainState:
             f"{fork.checkpoint} was changed since the run began (sha256 {fork.sha256[:8]}, now {found[:8]}). "
             "Name a copy that nothing writes to."
         )
-    return from_model(model, slot_names(family.recipe))
+    return initial_state(model, slot_names(family.recipe))

@@ -17,7 +17,7 @@ from lmcbench.train.importing import import_source
 from lmcbench.train.networks import NETWORKS
 
 
-class UnfitError(UserError):
+class BuildError(UserError):
     """The network cannot be built for images of this size.
 
     Attributes:
@@ -28,9 +28,9 @@ class UnfitError(UserError):
         super().__init__(message)
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[UnfitError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[BuildError], tuple[str, str]]:
         """As it passes from a worker process to the one that says it."""
-        return UnfitError, (str(self), self.reason)
+        return BuildError, (str(self), self.reason)
 
 
 class LogitsError(UserError):
@@ -46,7 +46,7 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
 
     Raises:
         UserError: where it cannot be found or imported.
-        UnfitError: where it cannot be built at this size.
+        BuildError: where it cannot be built at this size.
         LogitsError: where it does not give logits `[n, classes]`.
     """
     channels, height, width = shape
@@ -79,7 +79,7 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
             size = f"{channels} x {height} x {width}"
             said = isinstance(error, (AdaptationError, _UnusableError))
             reason = str(error) if said else describe(error, architecture.path)
-            raise UnfitError(
+            raise BuildError(
                 f"Architecture {architecture.label} cannot be built for images {size} and {classes} classes: "
                 f"{reason}",
                 reason,

@@ -14,7 +14,7 @@ from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.recipe import EngineName, Recipe
 from lmcbench.train.cost import step_flop
 from lmcbench.train.engines import Advanced, advance
-from lmcbench.train.train_state import TrainState, from_model
+from lmcbench.train.train_state import TrainState, initial_state
 
 BATCH = 4
 """Images of the trial step; BatchNorm needs more than one value per channel."""
@@ -29,7 +29,7 @@ PROBABILITIES = ("p", "drop_prob", "prob", "dropout")
 """What layers that draw random numbers call their rate: dropout, drop path, patch dropout, attention."""
 
 
-def why_not_stacked(model: nn.Module, shape: tuple[int, int, int]) -> str | None:
+def reason_not_stackable(model: nn.Module, shape: tuple[int, int, int]) -> str | None:
     """The reason, in words, why `model` can only be trained one network after another; None if there is none.
 
     Layers that draw random numbers are found by inspection. Of the rest, two members with different
@@ -46,7 +46,7 @@ def why_not_stacked(model: nn.Module, shape: tuple[int, int, int]) -> str | None
                 f"layer {name or 'root'} ({type(module).__name__}, {rate}) draws random numbers in training"
             )
     twin = copy.deepcopy(model)
-    first = from_model(twin, ("momentum",))
+    first = initial_state(twin, ("momentum",))
     states = [first, TrainState({n: 0.9 * t for n, t in first.params.items()}, first.buffers, first.slots)]
     one_by_one = _step("reference", twin, states, shape)
     try:
@@ -124,7 +124,7 @@ def choose_engine(
     An engine that is asked for is taken if it can be.
     """
     stack = asked == "stacked" if asked is not None else _pays(architecture, model, shape, device)
-    return "stacked" if stack and why_not_stacked(model, shape) is None else "reference"
+    return "stacked" if stack and reason_not_stackable(model, shape) is None else "reference"
 
 
 def _pays(architecture: Architecture, model: nn.Module, shape: tuple[int, int, int], device: str) -> bool:

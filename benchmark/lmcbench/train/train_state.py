@@ -65,7 +65,7 @@ class TrainState:
         return all(bool(torch.isfinite(t).all()) for t in tensors if t.is_floating_point())
 
 
-def from_model(model: nn.Module, slot_names: tuple[str, ...]) -> TrainState:
+def initial_state(model: nn.Module, slot_names: tuple[str, ...]) -> TrainState:
     """The state of a fresh model, its optimizer slots zero."""
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     owned = {id(p) for p in trainable.values()}
@@ -94,12 +94,12 @@ def state_dict(model: nn.Module, state: TrainState) -> Tensors:
 def save_state(state: TrainState, path: Path, about: Mapping[str, str] | None = None) -> None:
     """Write the whole state to `path` (safetensors), in place of what was there, atomically.
 
-    `about` says how it came about; `read_about` reads it again.
+    `about` says how it came about; `read_metadata` reads it again.
     """
-    save_tensors(flat_state(state), path, about)
+    save_tensors(flatten_state(state), path, about)
 
 
-def read_about(path: Path) -> dict[str, str]:
+def read_metadata(path: Path) -> dict[str, str]:
     """What `save_state` was told of the state; empty where it was told nothing, or the file is torn."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -110,18 +110,18 @@ def read_about(path: Path) -> dict[str, str]:
 
 def load_state(path: Path) -> TrainState:
     """The state written by `save_state`, on the CPU."""
-    return unflat_state(load_tensors(path))
+    return unflatten_state(load_tensors(path))
 
 
-def flat_state(state: TrainState) -> Tensors:
+def flatten_state(state: TrainState) -> Tensors:
     """The whole state as one mapping: `params/NAME`, `buffers/NAME`, `slots/SLOT/NAME`."""
     flat = {f"params/{n}": t for n, t in state.params.items()}
     flat |= {f"buffers/{n}": t for n, t in state.buffers.items()}
     return flat | {f"slots/{slot}/{n}": t for slot, ts in state.slots.items() for n, t in ts.items()}
 
 
-def unflat_state(flat: Tensors) -> TrainState:
-    """The state that `flat_state` laid out."""
+def unflatten_state(flat: Tensors) -> TrainState:
+    """The state that `flatten_state` laid out."""
     params: Tensors = {}
     buffers: Tensors = {}
     slots: dict[str, Tensors] = {}
