@@ -1,4 +1,4 @@
-"""What a person reads of two measured checkpoints."""
+"""The table and notes that `lmcbench measure` prints."""
 
 from __future__ import annotations
 
@@ -11,186 +11,187 @@ from tabulate import tabulate
 
 from lmcbench.results.curves import chord_excess
 
-MUCH = 0.01
-"""Error that recalibrating may change: half of the 0.02 under which networks count as connected (design 2),
-so that more would be as large as what the table is read for."""
+Result = Mapping[str, Any]
+"""What `measure` returns, or one of its analyses."""
 
-CERTAIN = 2
-"""Standard errors that such a change must exceed: on few images it is chance."""
+Rows = list[list[str]]
+"""Name, error in percent, loss in nats."""
+
+LARGE_CHANGE = 0.01
+"""Change of the error that is warned of: half of the 0.02 below which networks count as connected."""
+
+STANDARD_ERRORS = 2
+"""Standard errors that the change must also exceed, so that few images do not give a warning by chance."""
 
 
-def measured_text(found: Mapping[str, Any]) -> str:
-    """What was found, for a person."""
-    rows = []
-    for split, b in found["barriers"].items():
-        a, z = (sibling["splits"][split] for sibling in found["siblings"])
-        soup, worth = found["soup"][split], found["ensemble"][split]
+def measured_text(result: Result) -> str:
+    """Return the table, how pixels were normalised, skipped analyses and warnings."""
+    rows: Rows = []
+    for split, barrier in result["barriers"].items():
+        ensemble = result["ensemble"][split]
+        scores = [sibling["splits"][split] for sibling in result["siblings"]]
         rows += [
-            [f"{split} ({found['curves'][split]['n']} images)", "error, %", "loss, nats"],
-            ["A", _percent(a["error"]), f"{a['loss']:.4f}"],
-            ["B", _percent(z["error"]), f"{z['loss']:.4f}"],
-            *_as_trained_rows(found, split),
-            ["barrier over the chord", _percent(b["error_chord"]), f"{b['loss_chord']:.4f}"],
-            ["barrier over the mean", _percent(b["error_mean"]), f"{b['loss_mean']:.4f}"],
-            ["its floor, |A - B| / 2", _percent(b["error_floor"]), f"{b['loss_floor']:.4f}"],
-            ["soup (midpoint)", _percent(soup["error"]), f"{soup['loss']:.4f}"],
-            ["ensemble", _percent(1 - worth["ensemble_accuracy"]), f"{worth['ensemble_nll']:.4f}"],
-            ["disagreement", _percent(found["disagreement"][split]), ""],
+            [f"{split} ({result['curves'][split]['n']} images)", "error, %", "loss, nats"],
+            *(_row(name, score["error"], score["loss"]) for name, score in zip("AB", scores, strict=True)),
+            *(
+                _row(f"{name} as trained", raw["error"], raw["loss"])
+                for name, raw, _ in _recalibrated(result, split)
+            ),
+            _row("barrier over the chord", barrier["error_chord"], barrier["loss_chord"]),
+            _row("barrier over the mean", barrier["error_mean"], barrier["loss_mean"]),
+            _row("its floor, |A - B| / 2", barrier["error_floor"], barrier["loss_floor"]),
+            _row("soup (midpoint)", result["soup"][split]["error"], result["soup"][split]["loss"]),
+            _row("ensemble", 1 - ensemble["ensemble_accuracy"], ensemble["ensemble_nll"]),
+            ["disagreement", _percent(result["disagreement"][split]), ""],
         ]
-    g = found["geometry"]
-    rows.append(["distance A to B", f"{g['distance_ab']:.4g}", ""])
-    if g["distance_a"] is not None:
-        angle = "none" if g["angle"] is None else f"{np.degrees(g['angle']):.1f} degrees"
-        rows.append(["distance from the fork, A and B", f"{g['distance_a']:.4g}", f"{g['distance_b']:.4g}"])
-        rows.append(["angle at the fork", angle, ""])
-    skipped = [name for name in found if isinstance(found[name], dict) and "skipped" in found[name]]
-    for name, rows_of in _FURTHER.items():
-        if name in found and name not in skipped:
-            rows += rows_of(found[name])
-    notes = [normalisation_text(found)]
-    if found["curves_uncalibrated"] is None:
-        notes.append("No normalisation statistics were taken anew. More numbers: --json.")
-    else:
-        anew = "Normalisation statistics were taken anew at every point of the line"
-        notes.append(f"{anew}, its ends included. More numbers: --json.")
-    notes += [f"{name} was not taken: {found[name]['skipped']}" for name in skipped]
-    notes += [f"Warning: {warning}" for warning in warnings_of(found)]
+    distances = result["geometry"]
+    rows.append(["distance A to B", f"{distances['distance_ab']:.4g}", ""])
+    if distances["distance_a"] is not None:
+        from_fork = [f"{distances[name]:.4g}" for name in ("distance_a", "distance_b")]
+        angle = distances["angle"]
+        rows.append(["distance from the fork, A and B", *from_fork])
+        degrees = "none" if angle is None else f"{np.degrees(angle):.1f} degrees"
+        rows.append(["angle at the fork", degrees, ""])
+    taken = {name: result[name] for name in _ANALYSES if name in result}
+    for name, analysis in taken.items():
+        if "skipped" not in analysis:
+            rows += _ANALYSES[name](analysis)
+    recalibrated = "not " if result["curves_uncalibrated"] is None else ""
+    notes = [
+        normalisation_text(result),
+        f"Normalisation statistics were {recalibrated}recalibrated"
+        f"{'' if recalibrated else ' at every point of the line, including its ends'}. All numbers: --json.",
+        *(f"{name} was skipped: {of['skipped']}" for name, of in taken.items() if "skipped" in of),
+        *(f"Warning: {warning}" for warning in warnings_of(result)),
+    ]
     return "\n".join([tabulate(rows, tablefmt="plain", disable_numparse=True), "", *notes])
 
 
-def _curvature_rows(found: Mapping[str, Any]) -> list[list[str]]:
-    middle = len(found["predicted"]) // 2
+def normalisation_text(result: Result) -> str:
+    """Return a sentence on how pixels were normalised, and the options that change it."""
+    parts = []
+    for name, used in result["normalisation"].items():
+        numbers = ", ".join(f"{value:.4g}" for value in used["values"])
+        parts.append(f"{name} {numbers} ({f'--{name}' if used['from'] == 'given' else used['from']})")
+    advice = ""
+    if any(used["from"] != "given" for used in result["normalisation"].values()):
+        advice = " If training used other values, give --mean and --std (0 and 1 for pixels in 0..1)."
+    return f"Pixels in 0..1 were normalised by {' and '.join(parts)}.{advice}"
+
+
+def warnings_of(result: Result) -> list[str]:
+    """Return a warning if recalibration changes the error of a network by much.
+
+    Recalibration hides images that are normalised otherwise than in training, or that come from other
+    data: the table would show good networks although they never worked on such images.
+    """
+    doubtful = []
+    for split in result["barriers"]:
+        n = result["curves"][split]["n"]
+        for name, raw, recalibrated in _recalibrated(result, split):
+            before, after = raw["error"], recalibrated["error"]
+            # an upper bound, since both errors are of the same images
+            deviation = math.sqrt((before * (1 - before) + after * (1 - after)) / n)
+            if abs(before - after) > max(LARGE_CHANGE, STANDARD_ERRORS * deviation):
+                doubtful.append(f"{name} on {split} {_percent(before)} % and {_percent(after)} %")
+    if not doubtful:
+        return []
+    return [
+        f"errors as trained and recalibrated differ much: {'; '.join(doubtful)}. Either images are not "
+        "normalised as in training (--mean, --std), or the networks were not trained on the training images "
+        "of --data (--data, --calibration)."
+    ]
+
+
+def _recalibrated(result: Result, split: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, scores as trained and recalibrated scores of each network that was recalibrated."""
+    for name, sibling in zip("AB", result["siblings"], strict=True):
+        if sibling["as_trained"] is not None:
+            yield name, sibling["as_trained"][split], sibling["splits"][split]
+
+
+def _curvature_rows(curvature: Result) -> Rows:
+    middle = len(curvature["predicted"]) // 2
     rows = [
         [
             "second-order prediction at 1/2, nats",
-            f"{found['predicted'][middle]:.4f}",
-            f"{found['predicted_with_gradients'][middle]:.4f} with gradients",
+            f"{curvature['predicted'][middle]:.4f}",
+            f"{curvature['predicted_with_gradients'][middle]:.4f} with gradients",
         ]
     ]
-    for h in found["hessian"]:
-        trace = f"trace {h['trace']:.4g} ± {h['trace_standard_error']:.2g}"
-        rows.append([f"Hessian at {h['alpha']:g}", f"largest eigenvalue {h['top'][0]:.4g}", trace])
+    for hessian in curvature["hessian"]:
+        trace = f"trace {hessian['trace']:.4g} ± {hessian['trace_standard_error']:.2g}"
+        rows.append(
+            [f"Hessian at {hessian['alpha']:g}", f"largest eigenvalue {hessian['top'][0]:.4g}", trace]
+        )
     return rows
 
 
-def _layers_rows(found: Mapping[str, Any]) -> list[list[str]]:
-    """The layer that alone makes the highest loss barrier, from either end."""
-    alphas = found["alphas"]
-    highest = {
-        layer: max((path[end] for end in ("from_a", "from_b")), key=lambda c: _over_chord(alphas, c["loss"]))
-        for layer, path in found["layers"].items()
-    }
-    worst = max(highest, key=lambda layer: _over_chord(alphas, highest[layer]["loss"]))
-    return [_barrier_row(f"highest of a layer alone, {worst}", alphas, highest[worst])]
+def _layers_rows(layers: Result) -> Rows:
+    """Return the layer that alone has the highest loss barrier, moved from either end."""
+    alphas = layers["alphas"]
+    paths = [(layer, path[end]) for layer, path in layers["layers"].items() for end in ("from_a", "from_b")]
+    worst, curve = max(paths, key=lambda path: _barrier(alphas, path[1]["loss"]))
+    return [_barrier_row(f"highest of a layer alone, {worst}", alphas, curve)]
 
 
-def _plane_rows(found: Mapping[str, Any]) -> list[list[str]]:
-    spans = (f"{np.min(found[kind]) * unit:.4g} to {np.max(found[kind]) * unit:.4g}" for kind, unit in _UNITS)
-    return [[f"range on the plane through the fork ({found['split']})", *spans]]
+def _plane_rows(plane: Result) -> Rows:
+    ranges = (
+        f"{np.min(plane[kind]) * unit:.4g} to {np.max(plane[kind]) * unit:.4g}"
+        for kind, unit in (("error", 100), ("loss", 1))
+    )
+    return [[f"range on the plane through the fork ({plane['split']})", *ranges]]
 
 
-def _repair_rows(found: Mapping[str, Any]) -> list[list[str]]:
-    kinds = {"blended": "statistics blended", "repaired": "statistics repaired"}
-    return _kinds_rows(found, kinds)
+def _repair_rows(repair: Result) -> Rows:
+    return _line_rows(repair, blended="statistics blended", repaired="statistics repaired")
 
 
-def _align_rows(found: Mapping[str, Any]) -> list[list[str]]:
-    kinds = {"aligned": "B aligned to A", "aligned_and_repaired": "B aligned to A, repaired"}
+def _align_rows(align: Result) -> Rows:
     return [
-        *_kinds_rows(found, kinds),
-        ["distance A to B aligned", f"{found['distance']:.4g}", ""],
+        *_line_rows(align, aligned="B aligned to A", aligned_and_repaired="B aligned to A, repaired"),
+        ["distance A to B aligned", f"{align['distance']:.4g}", ""],
     ]
 
 
-def _features_rows(found: Mapping[str, Any]) -> list[list[str]]:
+def _features_rows(features: Result) -> Rows:
     return [
-        [f"linear CKA of A's and B's features ({split})", f"{of['siblings']:.4f}", ""]
-        for split, of in found["splits"].items()
+        [f"linear CKA of A's and B's features ({split})", f"{similarity['siblings']:.4f}", ""]
+        for split, similarity in features["splits"].items()
     ]
 
 
-_FURTHER: dict[str, Callable[[Mapping[str, Any]], list[list[str]]]] = {
+_ANALYSES: dict[str, Callable[[Result], Rows]] = {
     "curvature": _curvature_rows,
     "layers": _layers_rows,
+    "landscape": lambda _: [],
     "plane": _plane_rows,
     "repair": _repair_rows,
     "align": _align_rows,
     "features": _features_rows,
 }
-"""What a person reads of each further measure."""
-
-_UNITS = (("error", 100), ("loss", 1))
-"""In the order of the columns: percent, nats."""
+"""The rows of each analysis."""
 
 
-def _kinds_rows(found: Mapping[str, Any], kinds: Mapping[str, str]) -> list[list[str]]:
-    """Barriers of several kinds of line on every split."""
+def _line_rows(analysis: Result, **kinds: str) -> Rows:
+    """Return the barriers of several kinds of line on every split."""
     return [
-        _barrier_row(f"barrier, {said} ({split})", found["alphas"], curve)
-        for kind, said in kinds.items()
-        for split, curve in found[kind].items()
+        _barrier_row(f"barrier, {label} ({split})", analysis["alphas"], curve)
+        for kind, label in kinds.items()
+        for split, curve in analysis[kind].items()
     ]
 
 
-def _barrier_row(name: str, alphas: Sequence[float], curve: Mapping[str, Any]) -> list[str]:
-    """Barriers over the chord of one line, error and loss."""
-    error, loss = (_over_chord(alphas, curve[kind]) for kind, _ in _UNITS)
-    return [name, _percent(error), f"{loss:.4f}"]
+def _barrier_row(name: str, alphas: Sequence[float], curve: Result) -> list[str]:
+    return _row(name, _barrier(alphas, curve["error"]), _barrier(alphas, curve["loss"]))
 
 
-def _over_chord(alphas: Sequence[float], values: Sequence[float]) -> float:
+def _barrier(alphas: Sequence[float], values: Sequence[float]) -> float:
     return float(chord_excess(np.array(alphas), np.array(values)).max())
 
 
-def normalisation_text(found: Mapping[str, Any]) -> str:
-    """How pixels were normalised, and by which option otherwise."""
-    parts = []
-    for name, stated in found["normalisation"].items():
-        numbers = ", ".join(f"{value:.4g}" for value in stated["values"])
-        whose = f"as --{name} says" if stated["from"] == "given" else f"the {stated['from']}'s"
-        parts.append(f"{name} {numbers} ({whose})")
-    advice = ""
-    if any(stated["from"] != "given" for stated in found["normalisation"].values()):
-        advice = " If the networks were trained on others: --mean and --std (0 and 1: pixels in 0..1)."
-    return f"Pixels in 0..1 were normalised by {' and '.join(parts)}.{advice}"
-
-
-def warnings_of(found: Mapping[str, Any]) -> list[str]:
-    """What makes the numbers doubtful: ends whose error recalibrating changes by more than it should.
-
-    Statistics taken anew make up for images that are not normalised as in training, or of other data:
-    the table would show good networks where these networks never worked on such images.
-    """
-    doubtful = []
-    for split in found["barriers"]:
-        n = found["curves"][split]["n"]
-        for name, raw, anew in _as_trained(found, split):
-            before, after = raw["error"], anew["error"]
-            # at most, since both errors are of the same images
-            deviation = math.sqrt((before * (1 - before) + after * (1 - after)) / n)
-            if abs(before - after) > max(MUCH, CERTAIN * deviation):
-                doubtful.append(f"{name} on {split} {_percent(before)} % and {_percent(after)} %")
-    if not doubtful:
-        return []
-    return [
-        f"errors as trained and with statistics taken anew differ much: {'; '.join(doubtful)}. Either images "
-        "are not normalised as in training (--mean, --std), or the training images of --data are not those "
-        "of the networks (--data, --calibration)."
-    ]
-
-
-def _as_trained(found: Mapping[str, Any], split: str) -> Iterator[tuple[str, Any, Any]]:
-    """Each network's name and its scores as trained and recalibrated, where it has both."""
-    for name, sibling in zip("AB", found["siblings"], strict=True):
-        if sibling["as_trained"] is not None:
-            yield name, sibling["as_trained"][split], sibling["splits"][split]
-
-
-def _as_trained_rows(found: Mapping[str, Any], split: str) -> list[list[str]]:
-    return [
-        [f"{name} as trained", _percent(raw["error"]), f"{raw['loss']:.4f}"]
-        for name, raw, _ in _as_trained(found, split)
-    ]
+def _row(name: str, error: float, loss: float) -> list[str]:
+    return [name, _percent(error), f"{loss:.4f}"]
 
 
 def _percent(value: float) -> str:

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run, write_submission
+from lmcbench.cli.app import GROUPS
 from lmcbench.results.run_folder import RunFolder, write_atomic
 from lmcbench.spec.architectures import OWN_NETWORKS
 from lmcbench.spec.cells import expand
@@ -42,9 +43,11 @@ def test_help_is_an_answer(lmcbench, arguments):
 
 def test_help_lists_the_commands_and_the_flags_of_run(lmcbench):
     _, out, _ = lmcbench()
-    listed = re.findall(r"^  (\w+)  ", out, re.M)
-    assert {"suites", "shifts", "archs", "doctor", "run", "leaderboard"} <= set(listed)
-    assert "..." not in out.partition("Commands:")[2], "a first sentence too long to be listed whole"
+    listed = re.findall(r"^  ([\w-]+)  ", out, re.M)[1:]
+    groups = re.findall(r"^([A-Z].*):$", out, re.M)
+    assert groups == ["Options", *GROUPS], "a command is in no group"
+    assert set(listed) == {name for names in GROUPS.values() for name in names}
+    assert "..." not in out.partition("Run and measure:")[2], "a first sentence too long to be listed whole"
     assert "..." not in lmcbench("landscape")[1].partition("Commands:")[2]
     _, out, _ = lmcbench("run", "--help")
     flags = [

@@ -189,7 +189,7 @@ def test_measure_there_is_measure_here(tmp_path):
     for state, path in zip(states, paths, strict=True):
         save_file(state.params | state.buffers, path)
     request = Request(
-        *paths, "lmc_resnet", "digits", arch_kwargs=KINDS["batchnorm resnet"][1], images=20, calibration=20,
+        tuple(paths), "lmc_resnet", "digits", KINDS["batchnorm resnet"][1], images=20, calibration=20,
         measures=("repair", "align", "features"), alphas=3,
     )  # fmt: skip
     here = measure(request, None, "cpu")

@@ -1,4 +1,4 @@
-"""The application that verbs are added to, its entry point, and what verbs share."""
+"""The application that commands are added to, its entry point, and the options that commands share."""
 
 from __future__ import annotations
 
@@ -14,14 +14,43 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from lmcbench.errors import UserError
 
 EXIT_CHECK, EXIT_INPUT, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
+GROUPS = {
+    "Run and measure": ("run", "measure", "report", "landscape"),
+    "Add a network": ("new-arch", "check"),
+    "Leaderboard": ("leaderboard", "submit", "verify"),
+    "Regression gate": ("compare", "calibrate"),
+    "List what is available": ("suites", "shifts", "archs", "data", "doctor"),
+}
+"""The commands in the order in which `--help` lists them."""
+
+
+class GroupedCommands(TyperGroup):
+    """List the commands under the headings of `GROUPS`; the others come last."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one section per group."""
+        grouped = {name for names in GROUPS.values() for name in names}
+        others = tuple(name for name in self.list_commands(ctx) if name not in grouped)
+        width = max(map(len, self.commands))
+        for heading, names in {**GROUPS, "Other commands": others}.items():
+            limit = formatter.width - 6 - width
+            rows = [(name.ljust(width), self.commands[name].get_short_help_str(limit)) for name in names]
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+
 app = typer.Typer(
     name="lmcbench",
+    cls=GroupedCommands,
     help="Measure linear mode connectivity of image classifiers under data shift.",
+    epilog="Start with: lmcbench run digits",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -37,10 +66,14 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", envvar="LMCBENCH_DATA", help="Folder of data sets as parquet files."),
+    typer.Option(metavar="DIR", envvar="LMCBENCH_DATA", help="Folder with data sets as parquet files."),
+]
+ArchKwargs = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="Keyword argument of the architecture (repeatable)."),
 ]
 
 
@@ -59,22 +92,22 @@ def _help(
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document on standard output."""
     typer.echo(json.dumps(value, indent=1, allow_nan=False))
 
 
 def main() -> None:
-    """Run the command line and exit with its code: one message, no traceback, on bad input."""
-    answer_signals()
+    """Run the command line and exit with its code; bad input gives one message and no traceback."""
+    handle_signals()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a ± that a Latin or ASCII terminal lacks must end no run
+        if isinstance(stream, io.TextIOWrapper):  # a Latin-1 or ASCII terminal has no ±
             stream.reconfigure(errors="replace")
     try:
         app(prog_name="lmcbench")
     except UserError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    except OSError as error:  # the system's: no permission, no space, a file where a folder is needed
+    except OSError as error:  # of the file system: no permission, no space, a file where a folder is needed
         if error.strerror is None:
             raise
         typer.echo(f"Error: {error.filename or 'The system'}: {error.strerror}.", err=True)
@@ -82,7 +115,7 @@ def main() -> None:
 
 
 def parse_channels(text: str | None, option: str) -> tuple[float, ...] | None:
-    """`0.5` or `0.49,0.48,0.45` as one number per channel.
+    """Parse `0.5` or `0.49,0.48,0.45` as one number per channel.
 
     Raises:
         UserError: for anything else.
@@ -95,42 +128,37 @@ def parse_channels(text: str | None, option: str) -> tuple[float, ...] | None:
         raise UserError(f"{option} {text!r}: write one number per channel, as in 0.49,0.48,0.45.") from None
 
 
-NAMES = ("SIGTERM", "SIGHUP")
-"""Told to end; hung up, where the terminal or the connection is closed (Windows has none)."""
+SIGNALS = ("SIGTERM", "SIGHUP")
+"""Handled as Ctrl-C is. The system sends SIGHUP when a terminal is closed; Windows has no SIGHUP."""
 
-ENDING_S = 10.0
-"""Seconds in which further ones are taken for the same; later ones are heard, should the first be lost."""
-
-
-def answer_signals() -> None:
-    """Answer them as Ctrl-C is answered; one that is ignored, as nohup does, stays ignored."""
-    answer = _Answer()
-    for signum in (signal.Signals[name] for name in NAMES if name in signal.Signals.__members__):
-        if signal.getsignal(signum) is not signal.SIG_IGN:
-            signal.signal(signum, answer)
+REPEAT_S = 10.0
+"""Seconds within which further signals are ignored, so that shutdown is not interrupted."""
 
 
-class _Answer:
-    """Interrupts once: whoever closes a session sends several signals, and ending takes its time."""
+def handle_signals() -> None:
+    """Raise `KeyboardInterrupt` on the signals, except those that are ignored (as under nohup)."""
+    ignored_until = -math.inf
 
-    def __init__(self) -> None:
-        self.deaf_until = -math.inf
-
-    def __call__(self, signum: int, frame: Any) -> None:
+    def interrupt(signum: int, frame: Any) -> None:
+        nonlocal ignored_until
         now = time.monotonic()
-        if now < self.deaf_until:
-            return
-        self.deaf_until = now + ENDING_S
-        _leave_closed_terminal()
-        raise KeyboardInterrupt
+        # closing a session sends several signals
+        if now >= ignored_until:
+            ignored_until = now + REPEAT_S
+            _redirect_closed_streams()
+            raise KeyboardInterrupt
+
+    for signum in (signal.Signals[name] for name in SIGNALS if name in signal.Signals.__members__):
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, interrupt)
 
 
-def _leave_closed_terminal() -> None:
-    """What is said on the way out goes nowhere where the terminal is gone, and ends in no error."""
+def _redirect_closed_streams() -> None:
+    """Send output to the null device where the terminal is closed, so that printing raises no error."""
     for stream in (1, 2):
         try:
             os.write(stream, b"")
         except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream)
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream)
+            os.close(null)

@@ -1,4 +1,4 @@
-"""What there is: suites, shifts, architectures, data sets, and this machine."""
+"""Commands that list suites, shifts, architectures and data sets, and describe this machine."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ import typer
 from lmcbench.cli.app import DataDir, Json, app, print_json
 
 
-@app.command()
+@app.command(epilog="Example: lmcbench suites digits")
 def suites(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A published suite or a .toml file; none: all.")
+        str | None,
+        typer.Argument(metavar="NAME", help="A published suite or a .toml file; default: list all suites."),
     ] = None,
     data_dir: DataDir = None,
     toml: Annotated[
-        bool, typer.Option("--toml", help="Print the suite's file, to begin a suite of your own with.")
+        bool, typer.Option("--toml", help="Print the suite's file, as a start for your own suite.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """List the published suites, or describe one.
 
-    Of one: what it runs, on which data and where these are, its cost and its digest.
+    The description has the suite's cells, data sets and where they were found, cost and digest.
     """
     from lmcbench import catalogue
     from lmcbench.spec.suite_files import load_suite, read_suite
 
     if toml:
         if name is None or as_json:
-            raise typer.BadParameter(
-                "--toml prints the file of one suite, and nothing else: suites NAME --toml"
-            )
+            raise typer.BadParameter("--toml needs the name of a suite and cannot be combined with --json")
         typer.echo(read_suite(name)[0], nl=False)
     elif name is None:
         listed = catalogue.list_suites()
@@ -52,7 +51,7 @@ def suites(
 def shifts(as_json: Json = False) -> None:
     """List the training shifts and the evaluation shifts.
 
-    What each does, its parameters and where it comes from.
+    Each has a description, its parameters and its source.
     """
     from lmcbench import catalogue
     from lmcbench.spec.evaluation_shifts import shifted_table, transform_table
@@ -64,14 +63,14 @@ def shifts(as_json: Json = False) -> None:
         typer.echo(catalogue.shifts_text(listed, transforms))
 
 
-@app.command()
+@app.command(epilog="Example: lmcbench archs 'resnet*'")
 def archs(
     pattern: Annotated[
-        str | None, typer.Argument(metavar="GLOB", help="Search timm's registry too, as in 'resnet*'.")
+        str | None, typer.Argument(metavar="GLOB", help="Also search timm's registry, as in 'resnet*'.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List architectures: our own and, with a pattern, timm's."""
+    """List the built-in architectures, or search timm's with GLOB."""
     from lmcbench import catalogue
 
     listed = catalogue.list_architectures(pattern)
@@ -84,7 +83,7 @@ app.add_typer(data_app, name="data")
 
 @data_app.callback(invoke_without_command=True)
 def data(context: typer.Context, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """List every data set, and where it is or how to get it."""
+    """List every data set, where it was found, or how to get it."""
     if context.invoked_subcommand is not None:
         return
     from lmcbench import catalogue
@@ -97,13 +96,13 @@ def data(context: typer.Context, data_dir: DataDir = None, as_json: Json = False
         typer.echo(catalogue.datasets_text(listed))
 
 
-@data_app.command()
+@data_app.command(epilog="Example: lmcbench data fetch cifar10")
 def fetch(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set, as 'lmcbench data' lists it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set that 'lmcbench data' lists.")],
 ) -> None:
-    """Download a data set, and decode it into the cache.
+    """Download a data set and decode it into the cache.
 
-    It comes from the Hugging Face hub, at its pinned revision.
+    The source is the Hugging Face hub, at the pinned revision of the data set.
     """
     from lmcbench.data.sources import fetch_dataset
 

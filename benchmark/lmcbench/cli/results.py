@@ -1,4 +1,4 @@
-"""What came out: two checkpoints measured, a run reported."""
+"""Commands that report results: two checkpoints measured, a run summarised."""
 
 from __future__ import annotations
 
@@ -8,37 +8,43 @@ from typing import Annotated
 
 import typer
 
-from lmcbench.cli.app import DataDir, Device, Json, app, parse_channels, print_json
+from lmcbench.cli.app import ArchKwargs, DataDir, Device, Json, app, parse_channels, print_json
 
 
-@app.command()
+@app.command(
+    epilog="Example: lmcbench measure a.safetensors b.safetensors --arch resnet18 --data cifar10 "
+    "--measure curvature"
+)
 def measure(
     a: Annotated[
         Path,
-        typer.Argument(metavar="A", help="Weights of the first network: .safetensors, or .pt and its kin."),
+        typer.Argument(metavar="A", help="Weights of the first network: .safetensors, or .pt, .pth, .bin."),
     ],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Weights of the second.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Weights of the second network.")],
     arch: Annotated[
-        str, typer.Option(metavar="NAME", help="timm's name, module:function or file.py:function.")
+        str, typer.Option(metavar="NAME", help="A timm name, module:function or file.py:function.")
     ],
     data: Annotated[
-        str, typer.Option(metavar="NAME|PATH", help="A name (see 'lmcbench data'), or a path such as ./own.")
+        str,
+        typer.Option(metavar="NAME|PATH", help="A data set (see 'lmcbench data'), or a path as ./own."),
     ],
-    arch_kwargs: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Argument of the architecture (repeatable)."),
-    ] = None,
+    arch_kwargs: ArchKwargs = None,
     image_size: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Resize images to this; default: as they are.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Resize images to N x N pixels; default: no resizing."),
     ] = None,
     mean: Annotated[
         str | None,
         typer.Option(
-            metavar="M[,M,M]", help="Mean of pixels scaled to 0..1, per channel; default: the training set's."
+            metavar="M[,M,M]",
+            help="Mean per channel, of pixels scaled to 0..1; default: that of the training set.",
         ),
     ] = None,
     std: Annotated[
-        str | None, typer.Option(metavar="S[,S,S]", help="Their standard deviation, likewise.")
+        str | None,
+        typer.Option(
+            metavar="S[,S,S]", help="Standard deviation per channel; default: that of the training set."
+        ),
     ] = None,
     split: Annotated[
         list[str] | None,
@@ -46,82 +52,81 @@ def measure(
     ] = None,
     images: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Use so many images of a split, stratified; default: all."),
+        typer.Option(min=1, metavar="N", help="Use a stratified subset of N images a split; default: all."),
     ] = None,
     calibration: Annotated[
         int,
         typer.Option(
             min=0,
             metavar="N",
-            help="Training images for normalisation statistics; 0: blend them as they are.",
+            help="Recalibrate normalisation statistics on N training images; 0: interpolate the statistics.",
         ),
     ] = 1000,
     fork: Annotated[
-        Path | None, typer.Option(metavar="CKPT", help="The state that both networks left, for the geometry.")
+        Path | None,
+        typer.Option(metavar="CKPT", help="The checkpoint that both networks were trained from."),
     ] = None,
-    further: Annotated[
+    analyses: Annotated[
         list[str] | None,
         typer.Option(
             "--measure",
             metavar="all|NAME",
-            help="Further measures (repeatable): curvature, layers, plane (needs --fork), repair, align,"
-            " features.",
+            help="Further analyses (repeatable): curvature, layers, plane (needs --fork), repair, align, "
+            "features.",
         ),
     ] = None,
-    alphas: Annotated[int, typer.Option(metavar="N", help="Points on the line, odd.")] = 21,
+    alphas: Annotated[int, typer.Option(metavar="N", help="Points on the line, an odd number.")] = 21,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Measure the line between two checkpoints of your own.
 
-    Nothing in a checkpoint is executed: safetensors, or torch.save's format with tensors alone. Nor does
-    it say how images were normalised in training: --mean and --std do. Taking statistics anew makes up for a
-    mistake there, so networks whose error it changes by much are warned of.
+    Nothing in a checkpoint is executed: files are safetensors, or torch.save files that contain only
+    tensors. A checkpoint does not say how images were normalised in training: state it with --mean and
+    --std. Recalibration of BatchNorm can hide a mistake there, so a large change of the error by
+    recalibration is reported as a warning.
     """
-    from lmcbench import measure as two
+    from lmcbench.measure import Request
+    from lmcbench.measure import measure as measure_checkpoints
     from lmcbench.measure_text import measured_text, warnings_of
     from lmcbench.spec.architectures import parse_settings
 
-    request = two.Request(
-        a,
-        b,
-        arch,
-        data,
-        parse_settings(arch_kwargs or ()),
-        image_size,
-        parse_channels(mean, "--mean"),
-        parse_channels(std, "--std"),
-        split or ("test",),
-        images,
-        calibration,
-        fork,
-        further or (),
-        alphas,
+    request = Request(
+        checkpoints=(a, b),
+        architecture=arch,
+        data=data,
+        arch_kwargs=parse_settings(arch_kwargs or ()),
+        image_size=image_size,
+        mean=parse_channels(mean, "--mean"),
+        std=parse_channels(std, "--std"),
+        splits=split or ("test",),
+        images=images,
+        calibration=calibration,
+        fork=fork,
+        measures=analyses or (),
+        alphas=alphas,
     )
-    found = two.measure(request, data_dir, device.value)
-    print_json(found) if as_json else typer.echo(measured_text(found))
-    if as_json or not sys.stdout.isatty():
-        # beside a document or a file; a person who reads the table on a terminal has read them there
-        for warning in warnings_of(found):
+    result = measure_checkpoints(request, data_dir, device.value)
+    print_json(result) if as_json else typer.echo(measured_text(result))
+    if as_json or not sys.stdout.isatty():  # on a terminal the text already contains them
+        for warning in warnings_of(result):
             typer.echo(f"Warning: {warning}", err=True)
 
 
-@app.command()
+@app.command(epilog="Example: lmcbench report runs/digits")
 def report(
-    run_folder: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run folder, as 'lmcbench run' made it.")
-    ],
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder of 'lmcbench run'.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to write; default: into the run folder.")
+        Path | None, typer.Option(metavar="DIR", help="Folder to write to; default: the run folder.")
     ] = None,
     findings: Annotated[
-        bool, typer.Option("--findings", help="Hold the papers' claims against the records: findings.md.")
+        bool, typer.Option("--findings", help="Write findings.md: the papers' claims tested on the records.")
     ] = False,
 ) -> None:
-    """Write a run's report: one page with every figure.
+    """Write the report of a run, with tables and figures.
 
-    report.html needs no other file; report.md refers to figures/.
+    report.html is one self-contained file; report.md refers to the pictures in figures/.
     """
     from lmcbench.results.run_folder import read_records, write_atomic
 
