@@ -21,7 +21,18 @@ READERS = {"report": set(), "gate": set(), "leaderboard": {"gate"}}
 """Packages that turn records into pages and verdicts, each with the others that it may import."""
 COMPOSERS = {"running", "check", "submission"}
 """Composers that are several modules."""
-TORCH_FREE = {"errors", "untrusted", "spec", "results", "ensemble", "stats", *READERS, "catalogue", "cli", "__main__"}
+TORCH_FREE = {
+    "errors",
+    "untrusted",
+    "spec",
+    "results",
+    "ensemble",
+    "stats",
+    *READERS,
+    "catalogue",
+    "cli",
+    "__main__",
+}
 
 MODULES = {
     ".".join(["lmcbench", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): path

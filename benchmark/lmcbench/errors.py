@@ -1,4 +1,4 @@
-"""The error a user can mend: what is wrong, what is allowed, what to do next."""
+"""The error for bad input, and helpers to write messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """Bad input, said in one message; the command line prints it and exits with `exit_code`."""
+    """Bad input. The message says what was found, what is allowed and what to do next.
+
+    The command line prints the message without a traceback and exits with `exit_code`.
+
+    Example:
+        >>> UserError("No folder runs/digits. Start it with 'lmcbench run digits'.").exit_code
+        2
+    """
 
     def __init__(self, message: str, *, exit_code: int = 2) -> None:
         super().__init__(message)
@@ -19,7 +26,7 @@ class UserError(ValueError):
 
 @contextmanager
 def reading(path: Path | str) -> Iterator[None]:
-    """While a file is read: an error of the system becomes one that names the file."""
+    """Turn an `OSError` inside the block into a `UserError` that names the file."""
     try:
         yield
     except OSError as error:
@@ -27,45 +34,50 @@ def reading(path: Path | str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that a device, or the CPU's allocator, had no room (so that less may succeed)."""
-    said = str(error).lower()
-    # the last is cuBLAS's and cuDNN's, which allocate by themselves
+    """Return whether `error` reports that device memory or main memory was exhausted."""
+    message = str(error).lower()
+    # the last is of cuBLAS and cuDNN, which allocate on their own
     signs = ("out of memory", "not enough memory", "status_alloc_failed")
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and any(sign in said for sign in signs))
+        or (isinstance(error, RuntimeError) and any(sign in message for sign in signs))
     )
 
 
 def describe(error: BaseException, source: Path | None = None) -> str:
-    """An exception in one line with the place it was raised at, without any folder of this machine.
+    """Describe an exception in one line: type, message, file name and line number.
 
-    The place is the last line that was running outside of torch. An assertion that says nothing is
-    told by its own text.
+    The location is the innermost frame outside torch. An assertion without a message is shown by its source
+    line.
 
     Args:
-        error: what was raised.
-        source: a user's file; the place is there, if any line of it was running.
+        error: the exception.
+        source: a user's file; the location is its innermost frame, if it has one.
     """
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{type(error).__name__}: {error.msg} ({Path(error.filename).name}, line {error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if source is not None and Path(f.filename) == source]
+    in_source = [f for f in frames if source is not None and Path(f.filename) == source]
     outside = [f for f in frames if "torch" not in Path(f.filename).parts]
-    place = next(iter(reversed(theirs or outside or frames)), None)
-    said = next(iter(str(error).strip().splitlines()), "") or (place.line if place is not None else "")
+    place = next(iter(reversed(in_source or outside or frames)), None)
+    message = next(iter(str(error).strip().splitlines()), "") or (place.line if place is not None else "")
     where = f" ({Path(place.filename).name}, line {place.lineno})" if place is not None else ""
-    return f"{type(error).__name__}{f': {said}' if said else ''}{where}"
+    return f"{type(error).__name__}{f': {message}' if message else ''}{where}"
 
 
 def counted(n: int, noun: str, nouns: str | None = None) -> str:
-    """A number with its noun: 1 cell, 2 cells, 2 families."""
+    """Return a number with its noun.
+
+    Example:
+        >>> counted(1, "cell"), counted(2, "family", "families")
+        ('1 cell', '2 families')
+    """
     return f"{n} {noun if n == 1 else nouns or f'{noun}s'}"
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
-    """The refusal of a name that is not in a table, with the nearest names or the whole table."""
+    """Return the error for a name that is not in a table; it suggests close names or lists the table."""
     names = sorted(set(allowed))
     folded = {known.lower(): known for known in names}
     near = [folded[low] for low in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)]
@@ -74,5 +86,5 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     elif len(names) <= 20:
         hint = f"Known: {', '.join(names)}."
     else:
-        hint = f"{len(names)} are known."
+        hint = f"{len(names)} names are known."
     return UserError(f"Unknown {kind} {name!r}. {hint}")

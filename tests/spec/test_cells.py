@@ -49,15 +49,15 @@ def test_comparators_that_are_not_asked_for_are_left_out_where_the_suite_has_non
 @pytest.mark.parametrize(
     ("shifts", "forks", "message"),
     [
-        (["label-skew"], ["whole-budget"], "has whole-budget only under none, same-half, none of which was"),
+        (["label-skew"], ["whole-budget"], "has whole-budget only under none, same-half, none of which is"),
         (["label-skew"], ["0", "whole-budget"], "has whole-budget only under none, same-half, none of which"),
         (["label-*"], PRICED, "has independent-equal-cost and whole-budget only under none, same-half, none"),
-        (["none", "label-skew"], ["whole-budget"], "none, same-half: nothing is left of --shift label-skew."),
+        (["none", "label-skew"], ["whole-budget"], "none, same-half, so --shift label-skew selects no cell."),
         (
             ["none", "same(label-skew)"],
             ["independent-equal-cost", "whole-budget"],
-            "has independent-equal-cost and whole-budget only under none, same-half: nothing is left of "
-            "--shift same(label-skew). Leave it out, or ask for another --fork besides.",
+            "has independent-equal-cost and whole-budget only under none, same-half, so "
+            "--shift same(label-skew) selects no cell.",
         ),
     ],
 )
@@ -155,7 +155,7 @@ def test_a_recipe_replaces_those_of_the_suite():
         (Selection(shifts=["none", "x*"]), "Unknown shift of suite toy 'x*'. Known: disjoint-halves,"),
         (Selection(forks=["1"]), "Suite toy has no fork 1. It has 0, 2, independent."),
         (Selection(forks=["first"]), "Unknown fork 'first'"),
-        (Selection(["a/net.py:f", "b/net.py:f"], recipe="fast"), "would both be called net.py:f"),
+        (Selection(["a/net.py:f", "b/net.py:f"], recipe="fast"), "have the same label net.py:f"),
     ],
 )
 def test_what_matches_nothing_is_refused(selection, message):
@@ -177,7 +177,7 @@ def test_replicates_are_half_open(text, found):
 
 @pytest.mark.parametrize("text", ["0", "3:3", "7:5"])
 def test_an_empty_range_is_refused(text):
-    with pytest.raises(UserError, match=f"Replicates '{text}' is an empty range"):
+    with pytest.raises(UserError, match=f"'{text}' are an empty range"):
         parse_replicates(text)
 
 
@@ -190,7 +190,7 @@ def test_a_slip_of_the_finger_fills_no_memory():
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "1:2:3", ":3", "3:", " 3"])
 def test_what_is_no_range_is_refused(text):
-    with pytest.raises(UserError, match="write a number N or a half-open range A:B"):
+    with pytest.raises(UserError, match="half-open range A:B"):
         parse_replicates(text)
 
 

@@ -75,8 +75,8 @@ def test_length_counts_full_batches_only():
         ({"clip_norm": math.inf}, "finite"),
         ({"betas": [0.9, 1.0]}, r"betas must lie in \[0, 1\)"),
         ({"schedule": "linear"}, "'constant', 'cosine' or 'step'"),
-        ({"schedule": "step"}, "milestones go with schedule 'step'"),
-        ({"milestones": [0.5]}, "milestones go with schedule 'step'"),
+        ({"schedule": "step"}, "milestones are required with schedule 'step'"),
+        ({"milestones": [0.5]}, "milestones are required with schedule 'step'"),
         ({"schedule": "step", "milestones": [0.5, 0.5]}, "increase strictly"),
         ({"schedule": "step", "milestones": [0.7, 0.5]}, "increase strictly"),
         ({"schedule": "step", "milestones": [1.0]}, "increase strictly"),
@@ -91,7 +91,7 @@ def test_what_cannot_be_trained_is_refused(fields, message):
 
 
 def test_noise_scale_published_values():
-    # oracle 16
+    # docs/oracles.md, oracle 16
     assert noise_scale(0.1, 50000, 128) == pytest.approx(38.9625, rel=1e-14)
     assert noise_scale(0.1, 25000, 128) == pytest.approx(19.43125, rel=1e-14)
     assert noise_scale(0.1, 128, 128) == 0.0

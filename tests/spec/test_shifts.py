@@ -197,7 +197,7 @@ def test_the_same_control_gives_all_siblings_view_r_mod_k(name, replicate):
 
 
 def test_two_spellings_of_a_control_are_one_shift():
-    """Design 3.8: `same-half` is `same(disjoint-halves)`; digests and keys know it by the shorter name."""
+    """Digests and keys use the short name."""
     assert Shift.parse("same(disjoint-halves)") == Shift.parse("same-half")
     assert Shift.parse("same(disjoint-halves)").definition() == {"name": "same-half"}
     assert Shift.parse("same(label-skew)").definition() == {"name": "same(label-skew)"}
@@ -222,11 +222,11 @@ def test_any_shift_takes_shared_noise():
         ),
         ("dirichlet", {"concentration": 0.0}, "concentration must lie between 0.001 and 1e6, found 0.0"),
         ("dirichlet", {"concentration": float("nan")}, "found nan"),
-        ("subset", {"fraction": 1.0}, "fraction must lie between 0 and 1, ends excluded, found 1.0"),
-        ("label-noise", {"fraction": 0.0}, "fraction must lie above 0"),
-        ("rotation", {"degrees": 0.0}, "degrees must lie between -180 and 180 and not be 0"),
-        ("rotation", {"degrees": 1e-5}, "with four decimals at most, found 1e-05"),
-        ("rotation", {"degrees": 22.12345}, "with four decimals at most, found 22.12345"),
+        ("subset", {"fraction": 1.0}, "fraction must be greater than 0 and less than 1, found 1.0"),
+        ("label-noise", {"fraction": 0.0}, "fraction must be greater than 0"),
+        ("rotation", {"degrees": 0.0}, "degrees must lie between -180 and 180, not be 0"),
+        ("rotation", {"degrees": 1e-5}, "at most four decimals, found 1e-05"),
+        ("rotation", {"degrees": 22.12345}, "at most four decimals, found 22.12345"),
         ("rotation", {"degrees": True}, "degrees must be of type float, found True"),
         (
             "corruption",
@@ -235,8 +235,8 @@ def test_any_shift_takes_shared_noise():
         ),
         ("corruption", {"severity": 6}, "takes a severity from 1 to 5"),
         ("corruption", {"severity": 2.0}, "severity must be of type int, found 2.0"),
-        ("channels", {"groups": "0,1"}, "lists the channels of each sibling"),
-        ("channels", {"groups": "0+1/1+0"}, "are the same channels, which is no shift"),
+        ("channels", {"groups": "0,1"}, "must list the channels of each sibling"),
+        ("channels", {"groups": "0+1/1+0"}, "are equal, which is not a shift"),
         ("none", {"share": 0.5}, "Unknown parameter of shift none"),
         ("dirichle", {}, "Did you mean 'dirichlet'"),
     ],
@@ -250,9 +250,9 @@ def test_bad_parameters_are_refused_when_the_suite_is_read(name, params, message
     ("name", "params", "k", "message"),
     [
         ("label-skew", {"share": 0.4}, 2, "share must be at least 1/K = 0.5, found 0.4"),
-        ("rotation", {"degrees": 100.0}, 3, "3 siblings in steps of 100 degrees go past 180"),
+        ("rotation", {"degrees": 100.0}, 3, "3 siblings in steps of 100 degrees exceed 180"),
         ("channels", {"groups": "0/1"}, 3, "2 groups for 3 siblings"),
-        ("dirichlet", {}, 3, "each of 3 siblings at least 10 images, but there are only 20"),
+        ("dirichlet", {}, 3, "at least 10 images for each of 3 siblings, but there are only 20"),
         ("disjoint-halves", {}, 21, "leaves sibling 20 of 21 without training images"),
     ],
 )

@@ -533,7 +533,7 @@ def test_a_name_in_full_is_that_network_though_another_has_arguments():
     ("change", "said"),
     [
         ({"name": "lmc_next"}, "Unknown architecture 'lmc_next'."),  # of a newer version
-        ({"name": "my net"}, "Architecture 'my net' is no name"),
+        ({"name": "my net"}, "Architecture 'my net' is not a valid name"),
     ],
 )
 def test_a_network_that_this_version_cannot_have_is_refused_in_one_line(board, run, change, said):

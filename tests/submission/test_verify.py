@@ -586,7 +586,7 @@ def test_all_faults_are_said_at_once(folder):
     edit_json(second, lambda t: t["seeds"].update(shift=1))
     edit_meta(folder, 'licence = "CC-BY-4.0"\n', "")
     found = faults(folder)
-    assert "submission.toml: licence: this key is missing." in found
+    assert "submission.toml: licence: required key is missing." in found
     edit_meta(folder, 'recipe = "linear"', 'licence = "X"\nrecipe = "linear"')
     found = faults(folder)
     assert f"{first.name}: cost.train_steps" in found

@@ -9,7 +9,7 @@ from lmcbench.data.dataset import SHOWN, Fill, Pixels
 from lmcbench.data.keyed_rng import Draws, Floats
 from lmcbench.data.resample import sample
 from lmcbench.errors import UserError
-from lmcbench.spec.evaluation_shifts import Transformation, parse_transform
+from lmcbench.spec.evaluation_shifts import Transform, parse_transform
 from lmcbench.spec.shift_rules import Indices
 
 CHUNK = 1 << 21
@@ -55,7 +55,7 @@ def apply(name: str, images: Pixels, indices: Indices, seed: int, mean: Floats |
     return out
 
 
-def _transformed(x: Floats, transformation: Transformation, indices: Indices, seed: int) -> Floats:
+def _transformed(x: Floats, transformation: Transform, indices: Indices, seed: int) -> Floats:
     """Images in 0..1 to images in 0..1, `[n, c, h, w]`."""
     kind, amount = transformation.kind, transformation.amount
     if kind == "rotate" and not isinstance(amount, tuple):

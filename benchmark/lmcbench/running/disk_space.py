@@ -46,7 +46,7 @@ def weights_bytes(family: Family, cells: Sequence[Cell], model: nn.Module, n: in
     trunks: set[Path] = set()
     for cell in cells:
         start = cell.fork.step(per_epoch)
-        logged = cell.suite.probe.logged(start, length, per_epoch) if cell.probed else []
+        logged = cell.suite.probe.logged(start, length, per_epoch) if cell.has_analyses else []
         for i in range(cell.networks):
             siblings += [
                 folder.sibling(cell.key, i),

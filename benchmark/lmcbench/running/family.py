@@ -108,7 +108,7 @@ def run_task(task: Task) -> Iterator[Event]:
         if cell in unrecorded:
             record = _record_cell(cell, measuring, folder, failure)
             write_atomic(folder.record(cell.key), record.to_json())
-        if task.measures and cell.probed:
+        if task.measures and cell.has_analyses:
             add_measures(cell, measuring, folder, task.measures)
         yield Progress(1 - training if cell in untrained else 1.0)
         yield Finished(cell.key)

@@ -63,7 +63,7 @@ def plan_run(cells: Sequence[Cell], folder: RunFolder, measure: Sequence[str] = 
     finished, missing = [], []
     for cell in cells:
         record = held.get(cell.key)
-        if record is None or (measures and cell.probed and _lacks(record, measures)):
+        if record is None or (measures and cell.has_analyses and _lacks(record, measures)):
             missing.append(cell)
         else:
             finished.append(record)
@@ -174,7 +174,7 @@ def _measures(cells: Sequence[Cell], asked: Sequence[str]) -> tuple[str, ...]:
     from lmcbench.running.analyses import names_of
 
     names, suite = names_of(asked), cells[0].suite
-    if not any(cell.probed for cell in cells):
+    if not any(cell.has_analyses for cell in cells):
         shifts, count = ", ".join(suite.probe.shifts), suite.probe.replicates
         which = f"shifts {shifts}; replicates 0 to {count - 1}; all forks" if shifts else "it names none"
         raise UserError(

@@ -142,7 +142,7 @@ def train_family(
     logged = {
         cell.key: cell.suite.probe.logged(cell.fork.step(per_epoch), length, per_epoch)
         for cell in cells
-        if cell.probed
+        if cell.has_analyses
     }
     reserve = weights_bytes(family, cells, bench.model, n, folder)
     interim = Interim(folder, family.key, _how(engine, bench), reserve)

@@ -1,4 +1,4 @@
-"""Architectures by name: what a suite or a user calls a network, before anything is built."""
+"""Architectures by name, without building a network: parsing, labels and fingerprints."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from lmcbench.spec.canonical import canonical_json
 Source = Literal["lmcbench", "timm", "module", "file"]
 
 OWN_PREFIX = "lmc_"
-"""What the names of all our own networks begin with, and none of timm's."""
+"""Prefix of the package's own networks; no timm name has it."""
 
 OWN_NETWORKS = {
-    "lmc_linear": "softmax regression on pixels: convex, the baseline without a loss barrier",
+    "lmc_linear": "softmax regression on pixels: convex, the baseline without loss barrier",
     "lmc_mlp": "ReLU network without normalisation; width=128, depth=3",
     "lmc_cnn": "three 3 x 3 convolutions, no normalisation; width=8",
     "lmc_resnet": "CIFAR ResNet with BatchNorm in three stages; width=8, blocks=1 (16 and 3: ResNet-20)",
     "lmc_lenet": "LeNet-5 with ReLU and max pooling; norm=false, true: BatchNorm",
     "lmc_vgg16": "VGG-16 for 32 x 32 images; norm=true (BatchNorm), width=64",
 }
-"""Our own small networks."""
+"""The package's own small networks."""
 
 BASELINE = "lmc_linear"
-"""The permanent baseline: softmax regression is convex, and has hardly a barrier, whatever it is worth."""
+"""The baseline in every table: softmax regression is convex, so it has almost no barrier at any accuracy."""
 
 OWN_REVISIONS = {
     "lmc_linear": 1,
@@ -43,24 +43,25 @@ OWN_REVISIONS = {
     "lmc_lenet": 1,
     "lmc_vgg16": 1,
 }
-"""A change of what one of them computes raises its revision, and with it every key."""
+"""Increase a network's revision when its computation changes; this changes its keys."""
 
 ADAPTATIONS = {
-    "small-stem": "the first convolution 3 x 3 with stride 1, and no pooling after it: for 32 x 32 images",
-    "patch4": "patches of 4 x 4 pixels, where no keyword argument says so (MLP-Mixer)",
+    "small-stem": "first convolution 3 x 3 with stride 1 and no pooling after it, for 32 x 32 images",
+    "patch4": "patches of 4 x 4 pixels, for networks without a keyword argument for it (MLP-Mixer)",
 }
-"""How a network made for large images is changed for small ones; done in `train/adapt.py`.
+"""Adaptations of networks for large images to small ones, implemented in `train/adapt.py`.
 
-What a keyword argument can say (`patch_size`, `window_size`) needs none. A change of what one of them does
-gets a name of its own, as keys hold the name alone.
+Use a keyword argument instead where the network has one (`patch_size`, `window_size`). A changed adaptation
+needs a new name, because keys contain only the name.
 """
 
 
 class Architecture(BaseModel):
     """A network and the recipe it is trained with.
 
-    `name` is one of our own, a name of timm's registry, `module:function` or `file.py:function`; the
-    factory is called as `f(num_classes=, in_chans=, **kwargs)`, with `img_size=` where it takes one.
+    `name` is one of the package's own networks, a timm registry name, `module:function` or
+    `file.py:function`. A factory is called as `f(num_classes=..., in_chans=..., **kwargs)`, with
+    `img_size=...` if it has this parameter.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,20 +69,20 @@ class Architecture(BaseModel):
     name: str = Field(min_length=1)
     recipe: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    adapt: str | None = Field(default=None, description="an adaptation to small images; null: as published")
+    adapt: str | None = Field(default=None, description="adaptation to small images; null: none")
 
     @field_validator("name")
     @classmethod
-    def _possible(cls, name: str) -> str:
-        """Refuse what can be no network's name; whether timm has a network is known only with timm."""
+    def _check_name(cls, name: str) -> str:
+        """Reject malformed names; whether timm has the network is checked when it is built."""
         if ":" in name:
             return name
         if name.endswith(".py"):
-            raise UserError(f"Architecture {name!r} names no function. Write {name}:FUNCTION.")
+            raise UserError(f"Architecture {name!r} has no function name. Write {name}:FUNCTION.")
         if not re.fullmatch(r"[\w.-]+", name):
             raise UserError(
-                f"Architecture {name!r} is no name: it holds more than letters, digits, '_', '-' and '.'. "
-                "Arguments are written NAME(K=V,...) in a command, kwargs = {...} in a suite file."
+                f"Architecture {name!r} is not a valid name. Allowed are letters, digits, '_', '-' and '.'. "
+                "Write arguments as NAME(K=V,...) on the command line and as kwargs = {...} in a suite file."
             )
         if name.startswith(OWN_PREFIX) and name not in OWN_NETWORKS:
             raise unknown("architecture", name, OWN_NETWORKS)
@@ -89,7 +90,7 @@ class Architecture(BaseModel):
 
     @field_validator("kwargs")
     @classmethod
-    def _plain(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _check_kwargs(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
         try:
             canonical_json(kwargs)
         except (TypeError, ValueError):
@@ -100,39 +101,42 @@ class Architecture(BaseModel):
 
     @field_validator("adapt")
     @classmethod
-    def _known(cls, adapt: str | None) -> str | None:
+    def _check_adaptation(cls, adapt: str | None) -> str | None:
         if adapt is not None and adapt not in ADAPTATIONS:
             raise unknown("adaptation", adapt, ADAPTATIONS)
         return adapt
 
     @property
     def source(self) -> Source:
-        """Where the network's definition comes from."""
+        """Origin of the network's definition."""
         if ":" in self.name:
             return "file" if self.path is not None else "module"
         return "lmcbench" if self.name in OWN_REVISIONS else "timm"
 
     @property
     def path(self) -> Path | None:
-        """The file of a `file.py:function` name, else None."""
+        """The file of a `file.py:function` name, or None."""
         file, _, _ = self.name.rpartition(":")
         return Path(file) if file.endswith(".py") else None
 
     @property
     def label(self) -> str:
-        """The name in print: adaptation and keyword arguments appended, a file without its folder."""
-        name = self.name if self.path is None else f"{self.path.name}:{self.name.rpartition(':')[2]}"
-        return architecture_label(name, self.kwargs, self.adapt)
+        """The printed name, with adaptation and keyword arguments; a file without its folder."""
+        return architecture_label(self._portable_name, self.kwargs, self.adapt)
+
+    @property
+    def _portable_name(self) -> str:
+        return self.name if self.path is None else f"{self.path.name}:{self.name.rpartition(':')[2]}"
 
     @cached_property
     def fingerprint(self) -> str:
-        """What stands for the definition in keys, 16 hex digits, found without importing it.
+        """Hash that identifies the definition in keys, 16 hex digits, computed without importing it.
 
-        Our own and timm's networks: name and revision. A user's factory: the bytes of its source file when
-        it is asked for first, so that a run has one network from its plan to its last record.
+        Own and timm networks: name and revision. A user's factory: the bytes of its source file, read once,
+        so that a run has the same fingerprint from its plan to its last record.
 
         Raises:
-            UserError: where that file is not found.
+            UserError: if that file is not found.
         """
         if self.source in ("lmcbench", "timm"):
             text = f"{self.source}:{self.name}:{OWN_REVISIONS.get(self.name, 1)}".encode()
@@ -141,31 +145,39 @@ class Architecture(BaseModel):
         return fingerprint_of(text)
 
     def identity(self) -> dict[str, Any]:
-        """The architecture as keys hold it; a file's folder does not matter, its content does."""
-        name = self.name if self.path is None else f"{self.path.name}:{self.name.rpartition(':')[2]}"
+        """Return the architecture as in keys: a file by name and content, without its folder."""
         adapted = {} if self.adapt is None else {"adapt": self.adapt}
-        return {"name": name, "kwargs": self.kwargs, "fingerprint": self.fingerprint, **adapted}
+        return {
+            "name": self._portable_name,
+            "kwargs": self.kwargs,
+            "fingerprint": self.fingerprint,
+            **adapted,
+        }
 
 
 def fingerprint_of(source: bytes) -> str:
-    """What stands for the bytes of a definition in keys, 16 hex digits."""
+    """Return the first 16 hex digits of the sha256 of a definition."""
     return hashlib.sha256(source).hexdigest()[:16]
 
 
 def parse_architecture(text: str, recipe: str, kwargs: Mapping[str, Any] | None = None) -> Architecture:
-    """An architecture as the command line names it and labels print it: `NAME+ADAPTATION(K=V,...)`.
+    """Parse `NAME+ADAPTATION(K=V,...)`, as in commands and labels.
+
+    Args:
+        text: the name; adaptation and arguments are optional.
+        recipe: name of the recipe.
+        kwargs: keyword arguments that replace those in `text`.
 
     Raises:
-        UserError: for what can be no network's name, an adaptation that is not in the table, or arguments
-            that are none.
+        UserError: for an invalid name, an unknown adaptation or malformed arguments.
     """
     settings = dict(kwargs or {})
-    called = re.fullmatch(r"([^()]+)\((.*)\)", text)
-    if called is not None:
-        text = called[1]
-        settings = {**parse_settings(_split(called[2])), **settings}
+    call = re.fullmatch(r"([^()]+)\((.*)\)", text)
+    if call is not None:
+        text = call[1]
+        settings = {**parse_settings(_split(call[2])), **settings}
     name, plus, adapt = text.rpartition("+")
-    # a path may hold a plus: what follows it there names a function
+    # a path may contain a plus; the text after it then contains a function
     if not plus or (adapt not in ADAPTATIONS and (":" in adapt or "/" in adapt)):
         return make_architecture(text, recipe, settings, None)
     if adapt not in ADAPTATIONS:
@@ -174,10 +186,10 @@ def parse_architecture(text: str, recipe: str, kwargs: Mapping[str, Any] | None 
 
 
 def make_architecture(name: str, recipe: str, kwargs: Mapping[str, Any], adapt: str | None) -> Architecture:
-    """An architecture from its parts, as a command or a record names them.
+    """Return an architecture from the parts that a command or a record has.
 
     Raises:
-        UserError: in one line, for what can be no network's name, an unknown adaptation or odd arguments.
+        UserError: in one line, for an invalid name, an unknown adaptation or invalid arguments.
     """
     try:
         return Architecture(name=name, recipe=recipe, kwargs=dict(kwargs), adapt=adapt)
@@ -186,21 +198,23 @@ def make_architecture(name: str, recipe: str, kwargs: Mapping[str, Any], adapt: 
         refusal = fault.get("ctx", {}).get("error")
         if isinstance(refusal, UserError):
             raise refusal from None
-        said = fault["msg"].removeprefix("Value error, ")
-        raise UserError(f"Architecture {name!r}: {fault['loc'][0]}: {said}.") from None
+        message = fault["msg"].removeprefix("Value error, ")
+        raise UserError(f"Architecture {name!r}: {fault['loc'][0]}: {message}.") from None
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """`k=v` texts as keyword arguments; values are JSON or Python where they can be, else strings.
+    """Parse `k=v` texts to keyword arguments; values are JSON or Python literals, else strings.
 
     Raises:
-        UserError: for a text without a name and `=`, or a name that stands twice.
+        UserError: for a text without a name or `=`, or a repeated name.
     """
     settings: dict[str, Any] = {}
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not equals or not name.isidentifier() or name in settings:
-            raise UserError(f"Architecture argument {text!r}: write NAME=VALUE, each name once.")
+            raise UserError(
+                f"Architecture argument {text!r} is malformed or repeated: write NAME=VALUE, each name once."
+            )
         settings[name] = _value(value)
     return settings
 
@@ -215,7 +229,7 @@ def _value(text: str) -> Any:
 
 
 def _split(text: str) -> list[str]:
-    """`a=1,b=[2,3]` at the commas outside brackets."""
+    """Split `a=1,b=[2,3]` at commas outside brackets."""
     parts, depth = [""], 0
     for c in text:
         depth += (c in "([{") - (c in ")]}")
@@ -227,15 +241,16 @@ def _split(text: str) -> list[str]:
 
 
 def architecture_label(name: str, kwargs: Mapping[str, Any], adapt: str | None) -> str:
-    """An architecture in print: `resnet18+small-stem`, `lmc_mlp(depth=3,width=16)`."""
+    """Return the printed name: `resnet18+small-stem`, `lmc_mlp(depth=3,width=16)`."""
     settings = ",".join(f"{k}={v}" for k, v in sorted(kwargs.items()))
     return name + ("" if adapt is None else f"+{adapt}") + (f"({settings})" if settings else "")
 
 
 def imports_beside(file: Path) -> list[str]:
-    """Files beside a network's own that it imports, found without executing it: `helper.py`.
+    """Return files in the folder of a network's file that it imports, found without executing it.
 
-    Fingerprint and submission hold the network's file alone; one that cannot be parsed imports nothing.
+    Fingerprint and submission contain only the network's own file. A file that cannot be parsed yields no
+    names.
     """
     try:
         tree = ast.parse(file.read_bytes())
@@ -256,7 +271,7 @@ def imports_beside(file: Path) -> list[str]:
 
 
 def _found_elsewhere(name: str, beside: Path) -> bool:
-    """Whether importing `name` finds another file than `beside`: an installed one, the standard library's."""
+    """Return whether importing `name` finds a file other than `beside`, such as an installed package."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
@@ -265,24 +280,24 @@ def _found_elsewhere(name: str, beside: Path) -> bool:
 
 
 def source_file(name: str) -> Path:
-    """The file that holds the factory `module:function` or `file.py:function`.
+    """Return the file that contains the factory `module:function` or `file.py:function`.
 
     Raises:
-        UserError: where it is not found.
+        UserError: if it is not found.
     """
     where, _, function = name.rpartition(":")
     if not re.fullmatch(r"[A-Za-z_]\w*", function):
         raise UserError(
-            f"Architecture {name!r} names no function. Write module:function or file.py:function."
+            f"Architecture {name!r} has no function name. Write module:function or file.py:function."
         )
     if where.endswith(".py"):
         if not Path(where).is_file():
-            raise UserError(f"Architecture {name!r}: no file {where}.")
+            raise UserError(f"Architecture {name!r}: file {where} does not exist.")
         return Path(where)
     try:
         spec = importlib.util.find_spec(where)
     except (ImportError, ValueError):
         spec = None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise UserError(f"Architecture {name!r}: no module {where!r} on the import path.")
+        raise UserError(f"Architecture {name!r}: module {where!r} is not on the import path.")
     return Path(spec.origin)

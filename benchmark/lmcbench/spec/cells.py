@@ -1,4 +1,4 @@
-"""Cells and families: a suite expanded into what is run and what is recorded."""
+"""Cells and families: a suite expanded into units of results and units of scheduling."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from lmcbench.spec.canonical import digest
 from lmcbench.spec.forks import WHOLE_BUDGET, Fork, equal_share
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.seeds import Seeds
-from lmcbench.spec.shifts import Shift, own_name
+from lmcbench.spec.shifts import Shift, short_name
 from lmcbench.spec.suite import Suite
-from lmcbench.spec.suite_files import how_to_have_others
+from lmcbench.spec.suite_files import explain_new_suite
 
-MOST_REPLICATES = 10_000
-"""Of one run: a slip of the finger would fill the memory with cells."""
+MAX_REPLICATES = 10_000
+"""Replicates in one run; guards against a typing error that would fill the memory with cells."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One (suite, architecture, recipe, training shift, fork, replicate): the unit of results."""
+    """The unit of results: one suite, architecture, recipe, training shift, fork and replicate."""
 
     suite: Suite
     architecture: Architecture
@@ -35,11 +35,11 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """16 hex digits over what should change the numbers, and over nothing else (design section 5)."""
+        """16 hex digits that depend on everything that changes the numbers, and on nothing else."""
         return self.key_of(self.architecture.identity())
 
     def key_of(self, identity: Mapping[str, Any]) -> str:
-        """The key where the architecture's identity is known without its source file."""
+        """Return the key for an `Architecture.identity()`, which a record has without the source file."""
         content = {
             "suite": self.suite.digest,
             "architecture": identity,
@@ -56,8 +56,8 @@ class Cell:
         return self.suite.recipes[self.architecture.recipe]
 
     @property
-    def probed(self) -> bool:
-        """Whether it is one of the suite's probe cells: a pair, trained at full length."""
+    def has_analyses(self) -> bool:
+        """Whether the suite allows analyses of this cell, whose siblings are trained at full length."""
         probe = self.suite.probe
         return (
             not self.fork.is_cost_matched
@@ -67,11 +67,11 @@ class Cell:
 
     @property
     def networks(self) -> int:
-        """How many networks it trains: K siblings, or one."""
+        """Number of networks it trains: K, or 1 for the comparator of a single network."""
         return 1 if self.fork.comparator == WHOLE_BUDGET else self.suite.siblings
 
     def length(self, n: int) -> int:
-        """Steps of the training of each of its networks, the trunk's included, on `n` training images."""
+        """Return the training steps of each network, the trunk's included, for `n` training images."""
         full = self.recipe.length(n)
         latest = self.suite.latest_fork
         if not self.fork.is_cost_matched or latest is None:
@@ -80,7 +80,7 @@ class Cell:
         return equal_share(fork_step, self.suite.siblings, full, self.networks)
 
     def summary(self) -> dict[str, Any]:
-        """The cell as `lmcbench suites NAME --json` lists it."""
+        """Return the cell as listed by `lmcbench suites NAME --json`."""
         return {
             "key": self.key,
             "architecture": self.architecture.label,
@@ -93,7 +93,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Family:
-    """All cells of one (architecture, recipe, replicate): they share the trunk."""
+    """All cells of one architecture, recipe and replicate. They share the trunk and are run together."""
 
     suite: Suite
     architecture: Architecture
@@ -102,7 +102,7 @@ class Family:
 
     @property
     def key(self) -> str:
-        """16 hex digits that name the trunk, whichever of its cells are asked for."""
+        """16 hex digits that identify the trunk; the selection of cells does not matter."""
         identity = {
             "suite": self.suite.digest,
             "architecture": self.architecture.identity(),
@@ -113,18 +113,18 @@ class Family:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe of every cell."""
+        """The recipe of all its cells."""
         return self.suite.recipes[self.architecture.recipe]
 
     @property
     def seeds(self) -> Seeds:
-        """The seeds of the replicate."""
+        """The seeds of its replicate."""
         return Seeds.of(self.suite.name, self.suite.version, self.replicate, self.suite.siblings)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which part of a suite is asked for; empty means all."""
+    """The selected part of a suite; an empty field selects all."""
 
     architectures: Sequence[str] = ()
     shifts: Sequence[str] = ()
@@ -134,46 +134,46 @@ class Selection:
 
 
 def parse_replicates(text: str) -> range:
-    """`N` (0 to N - 1) or the half-open `A:B`.
+    """Parse `N` (replicates 0 to N - 1) or the half-open range `A:B`.
 
     Raises:
-        UserError: for anything else, an empty range, or more than `MOST_REPLICATES`.
+        UserError: for other text, an empty range, or more than `MAX_REPLICATES`.
     """
     match = re.fullmatch(r"(?:(\d{1,4000}):)?(\d{1,4000})", text)
     if match is None:
-        raise UserError(f"Replicates {text!r}: write a number N or a half-open range A:B.")
+        raise UserError(f"Replicates {text!r} are not a range. Write a number N or a half-open range A:B.")
     chosen = range(int(match[1] or 0), int(match[2]))
     if not chosen:
-        raise UserError(f"Replicates {text!r} is an empty range.")
-    if chosen[-1] - chosen[0] >= MOST_REPLICATES:
-        raise UserError(f"Replicates {text!r} are more than {MOST_REPLICATES:,}, the most of one run.")
+        raise UserError(f"Replicates {text!r} are an empty range.")
+    if chosen[-1] - chosen[0] >= MAX_REPLICATES:
+        raise UserError(f"Replicates {text!r} are more than {MAX_REPLICATES:,}, the maximum of one run.")
     return chosen
 
 
 def expand(suite: Suite, selection: Selection = Selection()) -> list[Cell]:
-    """The cells of `suite` that `selection` asks for, replicate by replicate in the suite's order.
+    """Return the selected cells of a suite, replicate by replicate in the suite's order.
 
-    An architecture that the suite does not list (any timm name, `module:function` or
-    `file.py:function`) is added when it is named in full and a recipe is chosen.
+    An architecture that the suite does not list (a timm name, `module:function` or `file.py:function`) is
+    added if it is named in full and the selection has a recipe.
 
     Raises:
-        UserError: where a pattern matches nothing, with the nearest name; where a shift or fork that is asked
-            for has no cell, as comparators of cost are not under every shift.
+        UserError: if a pattern matches nothing, or a selected shift or fork has no cell because the suite has
+            cost-matched comparators only under some shifts.
     """
     architectures = _architectures(suite, selection)
     all_shifts = [spec.shift for spec in suite.shifts]
     labels = [shift.label for shift in all_shifts]
-    wanted = _matches(suite, [own_name(pattern) for pattern in selection.shifts], labels)
+    wanted = _matches(suite, [short_name(pattern) for pattern in selection.shifts], labels)
     shifts = [shift for shift in all_shifts if shift.label in wanted]
-    asked = [Fork.parse(fork) for fork in selection.forks] or suite.fork_list
-    for fork in asked:
+    selected = [Fork.parse(fork) for fork in selection.forks] or suite.fork_list
+    for fork in selected:
         if fork not in suite.fork_list and fork.checkpoint is None:
             known = ", ".join(f.name for f in suite.fork_list)
             raise UserError(
-                f"Suite {suite.name} has no fork {fork.name}. It has {known}. {how_to_have_others(suite)}"
+                f"Suite {suite.name} has no fork {fork.name}. It has {known}. {explain_new_suite(suite)}"
             )
-    given = {fork.identity: fork for fork in asked if fork.checkpoint is not None}
-    forks = [*(fork for fork in suite.fork_list if fork in asked), *given.values()]
+    given = {fork.identity: fork for fork in selected if fork.checkpoint is not None}
+    forks = [*(fork for fork in suite.fork_list if fork in selected), *given.values()]
     places = suite.conditions_of(shifts, forks)
     _check_each_has_cells(suite, selection, forks, places)
     replicates = range(suite.replicates) if selection.replicates is None else selection.replicates
@@ -186,7 +186,7 @@ def expand(suite: Suite, selection: Selection = Selection()) -> list[Cell]:
 
 
 def families(cells: Sequence[Cell]) -> list[Family]:
-    """`cells` grouped by trunk, in order of first appearance."""
+    """Group cells by trunk, in order of first appearance."""
     groups: dict[tuple[str, str, int], list[Cell]] = {}
     for cell in cells:
         group = (cell.architecture.label, cell.architecture.recipe, cell.replicate)
@@ -197,7 +197,7 @@ def families(cells: Sequence[Cell]) -> list[Family]:
 def _architectures(suite: Suite, selection: Selection) -> list[Architecture]:
     if selection.recipe is not None and selection.recipe not in suite.recipes:
         refusal = unknown(f"recipe of suite {suite.name}", selection.recipe, suite.recipes)
-        raise UserError(f"{refusal} {how_to_have_others(suite)}")
+        raise UserError(f"{refusal} {explain_new_suite(suite)}")
     patterns = selection.architectures or ["*"]
     chosen = []
     for pattern in patterns:
@@ -221,7 +221,7 @@ def _architectures(suite: Suite, selection: Selection) -> list[Architecture]:
         same = by_label.setdefault((architecture.label, architecture.recipe), architecture)
         if same != architecture:
             raise UserError(
-                f"{same.name} and {architecture.name} would both be called {same.label}. Rename one of them."
+                f"{same.name} and {architecture.name} have the same label {same.label}. Rename one of them."
             )
     return list(by_label.values())
 
@@ -232,7 +232,7 @@ def _named(architecture: Architecture, pattern: str) -> bool:
 
 
 def _is_glob(pattern: str) -> bool:
-    # not what stands in parentheses: there are arguments
+    # parentheses contain arguments, not a pattern
     return any(c in pattern.partition("(")[0] for c in "*?[")
 
 
@@ -243,21 +243,21 @@ def _known(suite: Suite) -> str:
 def _check_each_has_cells(
     suite: Suite, selection: Selection, forks: Sequence[Fork], places: Sequence[tuple[Shift, Fork]]
 ) -> None:
-    """Refuse what is asked for by name and would be left out in silence."""
-    if not selection.forks:  # every shift has the suite's other forks
+    """Raise if a selected fork or shift has no cell, which would be skipped silently otherwise."""
+    if not selection.forks:  # each shift has at least the forks that are not cost-matched
         return
     under = ", ".join(suite.comparator_shifts or [])
     idle = [fork.name for fork in forks if not any(fork == placed for _, placed in places)]
     if idle:
         raise UserError(
-            f"Suite {suite.name} has {' and '.join(idle)} only under {under}, none of which was asked for. "
-            "Ask for one of them with --shift, or for other forks with --fork."
+            f"Suite {suite.name} has {' and '.join(idle)} only under {under}, none of which is selected. "
+            "Select one of these shifts with --shift, or other forks with --fork."
         )
     for pattern in selection.shifts:
-        if not any(_is_match(shift.label, own_name(pattern)) for shift, _ in places):
+        if not any(_is_match(shift.label, short_name(pattern)) for shift, _ in places):
             raise UserError(
-                f"Suite {suite.name} has {' and '.join(fork.name for fork in forks)} only under {under}: "
-                f"nothing is left of --shift {pattern}. Leave it out, or ask for another --fork besides."
+                f"Suite {suite.name} has {' and '.join(fork.name for fork in forks)} only under {under}, so "
+                f"--shift {pattern} selects no cell. Remove it, or add another --fork."
             )
 
 
@@ -266,7 +266,7 @@ def _is_match(name: str, pattern: str) -> bool:
 
 
 def _matches(suite: Suite, patterns: Sequence[str], names: Sequence[str]) -> set[str]:
-    """The suite's shifts that any pattern matches, all without patterns; each pattern must match one."""
+    """Return the names that match any pattern, or all names without patterns; each pattern must match."""
     if not patterns:
         return set(names)
     matched: set[str] = set()
@@ -274,6 +274,6 @@ def _matches(suite: Suite, patterns: Sequence[str], names: Sequence[str]) -> set
         hits = {name for name in names if _is_match(name, pattern)}
         if not hits:
             refusal = unknown(f"shift of suite {suite.name}", pattern, names)
-            raise UserError(f"{refusal} {how_to_have_others(suite)}")
+            raise UserError(f"{refusal} {explain_new_suite(suite)}")
         matched |= hits
     return matched

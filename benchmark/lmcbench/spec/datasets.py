@@ -1,4 +1,4 @@
-"""Data sets that everybody has the same bytes of: hashes of splits and test labels, numbers of images."""
+"""Sizes and hashes of data sets whose bytes are the same for everyone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lmcbench.spec.suite import DataSpec
 
 
 class Pins(NamedTuple):
-    """Sha256 of the splits as records have them, of the test labels (int16, little-endian); their images."""
+    """Expected sha256 of each split and of the test labels (int16, little-endian), and numbers of images."""
 
     train: str | None = None
     test: str | None = None
@@ -29,9 +29,8 @@ SIZES = {
     "eurosat-msi": (16_200, 5_400),
     "tiny-imagenet": (100_000, 10_000),
 }
-"""Images of the training and the test split of every data set that has a name."""
+"""Images in the training and test split of every named data set."""
 
-# every fifth image of each class is tested on; a test holds these against scikit-learn's
 DIGITS = Pins(
     train="3711e337279e9bedeb4485efe2b6f666e8866ac495babcf63159dd4a91ad1274",
     test="71131c7ddbcda73c7b0641bf0d49d2fd2ccbd0d8eb2b0f506f11b44f7864f6a7",
@@ -44,13 +43,15 @@ KNOWN = {"digits": DIGITS}
 
 
 def pins_of(data: DataSpec, published: bool = False) -> Pins:
-    """What is known about the data a suite uses; hashes of whole sets say nothing about parts of them.
+    """Return the expected hashes and sizes of the data of a suite.
 
-    Results on a `published` suite are of all images of its data set; in a suite of one's own a small copy
-    may go by the set's name.
+    Args:
+        data: the suite's data set. Hashes of the whole set are not used where the suite takes part of it.
+        published: whether the suite is published. Only then must the size be that of the named data set: in a
+            user's suite a small copy may have the same name.
     """
-    parts = data.holdout or data.train_size is not None or data.test_size is not None
-    known = Pins() if parts else KNOWN.get(data.name, Pins())
+    is_partial = data.holdout or data.train_size is not None or data.test_size is not None
+    known = Pins() if is_partial else KNOWN.get(data.name, Pins())
     if published and data.name in SIZES and not data.holdout:
         train_n, test_n = SIZES[data.name]
         known = known._replace(train_n=data.train_size or train_n, test_n=data.test_size or test_n)
@@ -58,5 +59,5 @@ def pins_of(data: DataSpec, published: bool = False) -> Pins:
 
 
 def is_path(name: str) -> bool:
-    """Whether `name` is written as a path, `./birds` or `birds.parquet`; others are looked up."""
+    """Return whether `name` is a path, such as `./birds` or `birds.parquet`, and not a registered name."""
     return "/" in name or "\\" in name or name.endswith(".parquet") or name.startswith(".")

@@ -1,4 +1,4 @@
-"""Evaluation transforms by name: the grammar of `gaussian_noise-3`, `rotate-15` and the like."""
+"""Names of evaluation shifts: transforms of test images (`fog-3`), shifted test sets (`cifar10-c:fog-3`)."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from lmcbench.errors import UserError, unknown
 HENDRYCKS = "Hendrycks & Dietterich 2019 (arXiv 1903.12261), the CIFAR-10-C generator"
 
 CORRUPTIONS = {
-    "brightness": "HSV value raised",
-    "contrast": "pulled towards the mean of each channel",
+    "brightness": "HSV value increased",
+    "contrast": "contrast reduced towards the mean of each channel",
     "defocus_blur": "blurred by a disk",
-    "elastic_transform": "stretched and displaced smoothly",
-    "fog": "a plasma fractal laid over",
+    "elastic_transform": "smooth random displacement",
+    "fog": "overlaid with a plasma fractal",
     "gaussian_blur": "blurred by a Gaussian",
     "gaussian_noise": "additive Gaussian noise",
     "glass_blur": "neighbouring pixels swapped",
     "impulse_noise": "salt and pepper",
     "jpeg_compression": "JPEG at a low quality",
     "motion_blur": "blurred along a line",
-    "pixelate": "shrunk and enlarged again",
-    "shot_noise": "Poisson noise of few photons",
-    "snow": "falling flakes on a whitened image",
-    "speckle_noise": "Gaussian noise in proportion to the pixel",
-    "zoom_blur": "the mean of several enlargements",
+    "pixelate": "downsampled and upsampled",
+    "shot_noise": "Poisson noise",
+    "snow": "snowflakes on a whitened image",
+    "speckle_noise": "multiplicative Gaussian noise",
+    "zoom_blur": "mean of several magnifications",
 }
-"""Corruption -> what it does; each takes a severity from 1 to 5."""
+"""Corruption -> description; each takes a severity from 1 to 5."""
 
 SEVERITIES = range(1, 6)
 
 GEOMETRIES = {
-    "rotate": ("turned anti-clockwise by DEGREES, -180 to 180", "Ghifary et al. 2015 (arXiv 1508.07680)"),
-    "translate": ("moved right and down by PIXELS", "Azulay & Weiss 2019 (arXiv 1805.12177)"),
+    "rotate": ("rotated anticlockwise by DEGREES, -180 to 180", "Ghifary et al. 2015 (arXiv 1508.07680)"),
+    "translate": ("shifted right and down by PIXELS", "Azulay & Weiss 2019 (arXiv 1805.12177)"),
     "channels": (
-        "only the channels I+J+... kept, the others at the training mean",
+        "only channels I+J+... kept, the others set to the training mean",
         "Hepburn et al. 2025 (arXiv 2511.04514), domain shift",
     ),
 }
-"""Transform without severities -> (what it does, source)."""
+"""Transform without severity -> (description, source)."""
 
 
 @dataclass(frozen=True)
-class Transformation:
-    """A parsed name.
+class Transform:
+    """A parsed transform of test images.
 
     Attributes:
         kind: a corruption, `rotate`, `translate` or `channels`.
@@ -57,36 +57,36 @@ class Transformation:
     amount: int | float | tuple[int, ...]
 
 
-def parse_transform(name: str) -> Transformation:
-    """The transformation that `name` means.
+def parse_transform(name: str) -> Transform:
+    """Parse the name of a transform.
 
     Raises:
-        UserError: for an unknown kind, with the nearest one, or an amount it does not take.
+        UserError: for an unknown kind or an invalid amount.
     """
     kind, _, amount = name.partition("-")
     if kind in CORRUPTIONS:
         if not re.fullmatch(r"[1-5]", amount):
             raise UserError(f"Transform {name!r}: {kind} takes a severity from 1 to 5, as in {kind}-3.")
-        return Transformation(kind, int(amount))
+        return Transform(kind, int(amount))
     if kind == "rotate":
         if not re.fullmatch(r"-?\d+(\.\d+)?", amount) or abs(float(amount)) > 180:
             raise UserError(f"Transform {name!r}: rotate takes degrees from -180 to 180, as in rotate-15.")
-        return Transformation(kind, float(amount))
+        return Transform(kind, float(amount))
     if kind == "translate":
         if not re.fullmatch(r"\d+", amount):
             raise UserError(f"Transform {name!r}: translate takes whole pixels, as in translate-2.")
-        return Transformation(kind, int(amount))
+        return Transform(kind, int(amount))
     if kind == "channels":
         if not re.fullmatch(r"\d+(\+\d+)*", amount):
             raise UserError(
                 f"Transform {name!r}: channels takes channel numbers, as in channels-0 or channels-0+2."
             )
-        return Transformation(kind, tuple(sorted({int(c) for c in amount.split("+")})))
+        return Transform(kind, tuple(sorted({int(c) for c in amount.split("+")})))
     raise unknown("transform", kind, [*CORRUPTIONS, *GEOMETRIES])
 
 
 def transform_table() -> list[dict[str, Any]]:
-    """Every transform as `lmcbench shifts` lists it: name pattern, summary, source."""
+    """Return name pattern, summary and source of every transform, as listed by `lmcbench shifts`."""
     severities = f"{SEVERITIES.start}..{SEVERITIES.stop - 1}"
     corruptions = [(f"{kind}-{severities}", what, HENDRYCKS) for kind, what in CORRUPTIONS.items()]
     amounts = {"rotate": "DEGREES", "translate": "PIXELS", "channels": "I+J"}
@@ -95,25 +95,25 @@ def transform_table() -> list[dict[str, Any]]:
 
 
 CIFAR_C = (*CORRUPTIONS, "frost", "saturate", "spatter")
-"""The corruptions of the published arrays: those we draw ourselves and three more."""
+"""Corruptions of the published arrays: those computed here and three more."""
 
 EVALUATION = "test:"
-"""What the splits of evaluation shifts begin with, before the shift's name."""
+"""Prefix of the splits of evaluation shifts, followed by the shift's name."""
 
 
 @dataclass(frozen=True)
 class ShiftedSet:
-    """One entry of the table.
+    """A published test set with the classes of a data set, but other images.
 
     Attributes:
-        summary: what it is, in a line.
-        bases: the data sets whose classes it has, in their order.
-        classes: how many.
-        sizes: images of each version.
-        folders: names of its folder in the data folder, as its archive unpacks first.
-        licence: as its authors state it.
-        source: where it is described and found.
-        corrupted: whether its versions are corruptions, each in the five severities.
+        summary: description in one line.
+        bases: data sets with the same classes in the same order.
+        classes: number of classes.
+        sizes: number of images of each version.
+        folders: possible names of its folder in the data folder; the first is that of its archive.
+        licence: as stated by its authors.
+        source: paper and download.
+        corrupted: whether its versions are corruptions with five severities.
     """
 
     summary: str
@@ -128,7 +128,7 @@ class ShiftedSet:
 
 SHIFTED: dict[str, ShiftedSet] = {
     "cifar10-c": ShiftedSet(
-        "the test set of CIFAR-10 corrupted by its authors",
+        "corrupted test set of CIFAR-10",
         ("cifar10", "cifar10-jpeg"),
         10,
         dict.fromkeys(CIFAR_C, 10_000),
@@ -138,7 +138,7 @@ SHIFTED: dict[str, ShiftedSet] = {
         corrupted=True,
     ),
     "cifar100-c": ShiftedSet(
-        "the test set of CIFAR-100 corrupted by its authors",
+        "corrupted test set of CIFAR-100",
         ("cifar100",),
         100,
         dict.fromkeys(CIFAR_C, 10_000),
@@ -148,7 +148,7 @@ SHIFTED: dict[str, ShiftedSet] = {
         corrupted=True,
     ),
     "cifar10.1": ShiftedSet(
-        "photographs collected anew as those of CIFAR-10 were",
+        "new photographs, collected by the procedure of CIFAR-10",
         ("cifar10", "cifar10-jpeg"),
         10,
         {"v4": 2021, "v6": 2000},
@@ -161,12 +161,12 @@ SHIFTED: dict[str, ShiftedSet] = {
 
 @dataclass(frozen=True)
 class ShiftedName:
-    """A parsed name.
+    """A parsed name of a shifted test set.
 
     Attributes:
-        family: the set, as the table calls it.
+        family: its key in `SHIFTED`.
         version: one of its versions.
-        severity: 1 to 5, None for a set without severities.
+        severity: 1 to 5, or None for a set without severities.
     """
 
     family: str
@@ -175,20 +175,20 @@ class ShiftedName:
 
     @property
     def entry(self) -> ShiftedSet:
-        """The set's entry in the table."""
+        """The entry of `SHIFTED`."""
         return SHIFTED[self.family]
 
 
 def is_shifted(name: str) -> bool:
-    """Whether `name` is meant as that of a shifted test set, not of a transform of the test images."""
+    """Return whether `name` refers to a shifted test set and not to a transform of the test images."""
     return ":" in name or name.startswith(tuple(SHIFTED))
 
 
 def parse_shifted(name: str) -> ShiftedName:
-    """The set, version and severity that `name` means.
+    """Parse the name of a shifted test set.
 
     Raises:
-        UserError: for an unknown set, with the nearest one, or a version or severity that it has not.
+        UserError: for an unknown set, version or severity.
     """
     family, colon, version = name.partition(":")
     if family not in SHIFTED:
@@ -197,12 +197,12 @@ def parse_shifted(name: str) -> ShiftedName:
     if not entry.corrupted:
         if version not in entry.sizes:
             versions = ", ".join(f"{family}:{v}" for v in entry.sizes)
-            raise UserError(f"Shifted test set {name!r}: write one of {versions}.")
+            raise UserError(f"Unknown shifted test set {name!r}. Known: {versions}.")
         return ShiftedName(family, version)
     kind, _, severity = version.rpartition("-")
     if not colon or not re.fullmatch(r"[1-5]", severity):
         raise UserError(
-            f"Shifted test set {name!r}: write a corruption and a severity from {SEVERITIES.start} to "
+            f"Shifted test set {name!r} needs a corruption and a severity from {SEVERITIES.start} to "
             f"{SEVERITIES.stop - 1}, as in {family}:fog-3."
         )
     if kind not in entry.sizes:
@@ -211,10 +211,10 @@ def parse_shifted(name: str) -> ShiftedName:
 
 
 def check_evaluations(names: Sequence[str], data: str) -> None:
-    """Refuse shifted test sets of other classes than the data set `data` has.
+    """Check that the classes of shifted test sets are those of the data set `data`.
 
     Raises:
-        UserError: naming the set and the data sets that it belongs to.
+        UserError: naming the shifted set and the data sets that it fits.
     """
     for name in filter(is_shifted, names):
         bases = parse_shifted(name).entry.bases
@@ -226,9 +226,10 @@ def check_evaluations(names: Sequence[str], data: str) -> None:
 
 
 def shown_split(split: str) -> str:
-    """The split of the data that a record's `split` shows: a shifted set itself, else `train` or `test`.
+    """Return the split of the data whose images and labels a record's split uses.
 
-    `test:fog-3`, `test_a` and `test_b` are the test set seen through something: its images and labels.
+    It is `test` for transformed test images (`test:fog-3`, `test_a`, `test_b`), the split itself for a
+    shifted test set, else `train`.
     """
     if split.startswith(EVALUATION) and is_shifted(split.removeprefix(EVALUATION)):
         return split
@@ -236,7 +237,7 @@ def shown_split(split: str) -> str:
 
 
 def shifted_table() -> list[dict[str, Any]]:
-    """Every set as `lmcbench shifts` lists it beside the transforms: name pattern, summary, source."""
+    """Return name pattern, summary and source of every shifted test set, as listed by `lmcbench shifts`."""
     listed = []
     for family, entry in SHIFTED.items():
         versions = "|".join(entry.sizes)

@@ -1,4 +1,4 @@
-"""Forks: where siblings leave the trunk, or what stands in for one."""
+"""Forks: the point where siblings leave the trunk, or a comparator without a trunk."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ EQUAL_COST = "independent-equal-cost"
 WHOLE_BUDGET = "whole-budget"
 
 COMPARATORS = {
-    INDEPENDENT: "K networks of their own initialisations, each trained at full length",
-    EQUAL_COST: "the same, together as dear as the siblings of the suite's latest fork and their trunk",
-    WHOLE_BUDGET: "one network as dear as all of them, trained on everything they see",
+    INDEPENDENT: "K networks with their own initialisations, each trained at full length",
+    EQUAL_COST: "K such networks with the total training cost of trunk and siblings at the latest fork",
+    WHOLE_BUDGET: "one network with that total training cost, trained on the union of the views",
 }
-"""What siblings are compared with (design 3.10): no trunk, no fork."""
+"""Comparators of the siblings; they have no trunk (docs/design.md, section 3.10)."""
 
 FROM = "from:"
 SUFFIX = ".safetensors"
@@ -30,13 +30,13 @@ _CHECKPOINT = re.compile(rf"{FROM}(.+?)(?:@([0-9a-f]{{8}}))?")
 
 @dataclass(frozen=True)
 class Fork:
-    """An epoch of the trunk, a comparator by name, or a given checkpoint in place of a trunk.
+    """An epoch of the trunk, a comparator, or a checkpoint given in place of a trunk.
 
     Attributes:
-        epoch: of the trunk; None for the others.
-        comparator: a key of `COMPARATORS`, else None.
-        checkpoint: file of the weights that all siblings start from, else None.
-        mark: the first 8 hex digits of its sha256, where the fork is known from a record alone.
+        epoch: epoch of the trunk, or None.
+        comparator: a key of `COMPARATORS`, or None.
+        checkpoint: file of the weights that all siblings start from, or None.
+        mark: the first 8 hex digits of the checkpoint's sha256, if the fork was read from a record.
     """
 
     epoch: float | None
@@ -46,10 +46,10 @@ class Fork:
 
     @classmethod
     def parse(cls, text: str | float) -> Fork:
-        """A fork from its name; a checkpoint's file is not opened.
+        """Parse the name of a fork; the file of a checkpoint is not opened.
 
         Raises:
-            UserError: for anything but an epoch of at least 0, a comparator or `from:FILE.safetensors`.
+            UserError: if it is not an epoch of at least 0, a comparator or `from:FILE.safetensors`.
         """
         if text in COMPARATORS:
             return cls(None, comparator=str(text))
@@ -60,18 +60,16 @@ class Fork:
             names = ", ".join(f"'{name}'" for name in COMPARATORS)
             raise UserError(
                 f"Unknown fork {text!r}. Allowed: an epoch (0, 2, 0.5) or {names}; "
-                f"in a command also {FROM}FILE{SUFFIX}."
+                f"on the command line also {FROM}FILE{SUFFIX}."
             )
         return cls(float(text))
 
     @property
     def name(self) -> str:
-        """The fork as records and commands write it: `0`, `0.5`, `independent`, `from:FILE@MARK`.
-
-        Of a checkpoint the file's name without its folder, and what tells it from others of that name.
+        """The name in records and commands: `0`, `0.5`, `independent`, `from:FILE@MARK` without folder.
 
         Raises:
-            UserError: where the checkpoint cannot be read.
+            UserError: if the checkpoint cannot be read.
         """
         if self.checkpoint is not None:
             return f"{FROM}{self.checkpoint.name}@{self.mark or self.sha256[:8]}"
@@ -81,15 +79,15 @@ class Fork:
 
     @property
     def identity(self) -> str:
-        """The fork as keys hold it: a checkpoint by its content, wherever it lies."""
+        """The name in keys, where a checkpoint is identified by its content and not by its path."""
         return f"{FROM}{self.sha256}" if self.checkpoint is not None else self.name
 
     @cached_property
     def sha256(self) -> str:
-        """Of the checkpoint's file, 64 hex digits.
+        """The sha256 of the checkpoint's file, 64 hex digits.
 
         Raises:
-            UserError: where it cannot be read.
+            UserError: if it cannot be read.
         """
         assert self.checkpoint is not None
         try:
@@ -98,18 +96,18 @@ class Fork:
             raise UserError(f"Fork {FROM}{self.checkpoint}: {error.strerror}.") from None
 
     def step(self, steps_per_epoch: int) -> int:
-        """The step at which siblings start, 0 without a trunk; whole epochs fall on full passes."""
-        # as a fraction of what was written: 0.29 * 100 is 28.99... in floating point
+        """Return the step at which siblings start, rounded down; 0 without a trunk."""
+        # exact, because 0.29 * 100 is 28.99... in floating point
         return 0 if self.epoch is None else math.floor(Fraction(str(self.epoch)) * steps_per_epoch)
 
     @property
     def is_cost_matched(self) -> bool:
-        """Whether its networks' length is set by what siblings cost."""
+        """Whether the length of its networks follows from the training cost of siblings."""
         return self.comparator in (EQUAL_COST, WHOLE_BUDGET)
 
     @property
     def order(self) -> tuple[float, int, str]:
-        """A sort key: epochs first, then checkpoints, then comparators as they are listed."""
+        """A sort key: epochs, then checkpoints, then comparators in the order of `COMPARATORS`."""
         if self.epoch is not None:
             return self.epoch, 0, ""
         if self.checkpoint is not None:
@@ -118,9 +116,10 @@ class Fork:
 
 
 def equal_share(fork_step: int, siblings: int, length: int, networks: int) -> int:
-    """Steps of each of `networks` that together cost what `siblings` of a fork and their trunk do.
+    """Return the steps of each of `networks` that together cost as much as trunk and siblings.
 
-    k + K (T - k) steps in all (design 3.10); shares go to the nearest whole step, halves up.
+    Trunk and siblings take k + K (T - k) steps, with fork step k, K siblings and full length T. Halves are
+    rounded up.
     """
     total = fork_step + siblings * (length - fork_step)
     return (2 * total + networks) // (2 * networks)

@@ -1,4 +1,4 @@
-"""What the regression gate tests: a measure, how it is judged, and the margin with its reason."""
+"""Tests of the regression gate: a measure, the kind of test, and the margin with its reason."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ MEASURES: dict[str, Better | None] = {
     "soup_error": "lower",
     "soup_loss": "lower",
 }
-"""Measures a gate may test, by the names of `load_records` on the test split, and which way is better.
+"""Measures a gate may test (names of `load_records`, test split) and the direction that is better.
 
-Barriers enter at alpha = 1/2 or over the interior, both signed: a maximum over the whole grid is never
-below 0, hence biased upward on small test sets.
+Barriers are taken at alpha = 1/2 or over the interior, both signed. A maximum over the whole grid is at least
+0 and therefore biased upward on small test sets.
 """
 
 MAX_TESTS = 3
-"""Holm's correction asks the first of k tests for p <= 0.05 / k: with more, few replicates decide nothing."""
+"""Holm's correction requires p <= 0.05 / k of the first of k tests, so more tests need more replicates."""
 
 
 def _fork_name(value: object) -> str:
@@ -43,10 +43,7 @@ def _fork_name(value: object) -> str:
 
 
 class GateTest(BaseModel):
-    """One headline test of a suite.
-
-    Shifts and forks name the cells it looks at; empty means all.
-    """
+    """One headline test of a suite, on the cells of the named shifts and forks (empty: all)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -54,7 +51,7 @@ class GateTest(BaseModel):
     kind: Kind
     margin: float = Field(gt=0, allow_inf_nan=False, description="absolute, in the measure's unit")
     reason: str = Field(min_length=1, description="why this margin")
-    shifts: list[str] = Field(default_factory=list, description="labels")
+    shifts: list[str] = Field(default_factory=list, description="labels; empty: all")
     forks: list[Annotated[str, BeforeValidator(_fork_name)]] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -64,14 +61,14 @@ class GateTest(BaseModel):
         if self.kind == "non-inferiority" and self.better is None:
             directed = ", ".join(name for name, better in MEASURES.items() if better is not None)
             raise ValueError(
-                f"{self.measure} has no better direction: test it for equivalence "
-                f"(non-inferiority is for {directed})"
+                f"{self.measure} has no better direction. Use kind = 'equivalence'; "
+                f"non-inferiority is available for {directed}"
             )
         return self
 
     @property
     def better(self) -> Better | None:
-        """Which way is better, if any."""
+        """The direction that is better, if any."""
         return MEASURES[self.measure]
 
 
@@ -80,19 +77,19 @@ DEFAULT_GATE = (
         measure="error_mid",
         kind="equivalence",
         margin=0.05,
-        reason="the default: five points of a barrier that runs from 0 to about 90",
+        reason="default: five percentage points of a barrier that ranges from 0 to about 90",
     ),
     GateTest(
         measure="accuracy_mean",
         kind="non-inferiority",
         margin=0.01,
-        reason="the default: one point of accuracy",
+        reason="default: one percentage point of accuracy",
     ),
     GateTest(
         measure="ensemble_accuracy",
         kind="non-inferiority",
         margin=0.01,
-        reason="the default: one point of accuracy",
+        reason="default: one percentage point of accuracy",
     ),
 )
-"""The headline tests of a suite that declares none."""
+"""The tests of a suite that declares none."""

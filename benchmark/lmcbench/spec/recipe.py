@@ -1,4 +1,4 @@
-"""A recipe: all of training that changes weights, save the network and the data."""
+"""A recipe: every setting of training that changes the weights, except network and data."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lmcbench.errors import UserError
 class Recipe(BaseModel):
     """Optimizer, learning rate, schedule, batch size, length, augmentation and precision.
 
-    Fields added later get a default that means what was done before them: digests leave defaults out,
-    so that old suites keep theirs.
+    A new field needs a default that keeps the previous behaviour: digests omit defaults, so existing suites
+    keep their digest.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -48,7 +48,7 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _agree(self) -> Recipe:
         if (self.schedule == "step") != bool(self.milestones):
-            raise ValueError("milestones go with schedule 'step', and it needs them")
+            raise ValueError("milestones are required with schedule 'step' and not allowed with others")
         if any(a >= b for a, b in pairwise((0.0, *self.milestones, 1.0))):
             raise ValueError("milestones must increase strictly inside (0, 1)")
         if self.warmup_epochs >= self.epochs:
@@ -58,17 +58,17 @@ class Recipe(BaseModel):
         return self
 
     def steps_per_epoch(self, n: int) -> int:
-        """Full batches in one pass over `n` images; the tail is dropped (design 3.5)."""
+        """Return the number of full batches in `n` images; an incomplete last batch is dropped."""
         return n // self.batch_size
 
     def length(self, n: int) -> int:
-        """T: steps of a full training, set by the size `n` of the full training set."""
+        """Return T, the steps of a full training on a training set of `n` images."""
         return self.epochs * self.steps_per_epoch(n)
 
     def lr_at(self, step: int, length: int) -> float:
-        """Learning rate of step `step` (0-based) in a training of `length` steps.
+        """Return the learning rate at the 0-based `step` of a training of `length` steps.
 
-        Warm-up and milestones end at the nearest step.
+        Ends of warm-up and milestones are rounded to the nearest step.
         """
         warmup = round(self.warmup_epochs / self.epochs * length)
         if step < warmup:
@@ -80,16 +80,21 @@ class Recipe(BaseModel):
 
 
 def noise_scale(lr: float, n: int, batch_size: int) -> float:
-    """Scale of SGD's gradient noise, g = lr (N/B - 1) (Hepburn et al., arXiv 2511.04514, after Smith and
-    Le, arXiv 1710.06451); in the unit of the learning rate.
+    """Return the scale of SGD's gradient noise, g = lr (N/B - 1), in units of the learning rate.
+
+    (Hepburn, Zielke and Raulf, 2025, arXiv 2511.04514, after Smith and Le, 2018, arXiv 1710.06451.)
 
     Args:
-        lr: peak learning rate.
-        n: N, images in the view that is trained on.
-        batch_size: B.
+        lr: peak learning rate, finite and at least 0.
+        n: N, number of images in the view that the network is trained on.
+        batch_size: B, images in a batch, from 1 to N.
 
     Raises:
-        UserError: for what is no number, a negative rate, or a batch size outside 1..N.
+        UserError: if an argument is not a number or out of range.
+
+    Example:
+        >>> noise_scale(lr=0.5, n=1000, batch_size=100)
+        4.5
     """
     if not (isinstance(lr, Real) and math.isfinite(lr) and lr >= 0):
         raise UserError(f"noise_scale: lr must be a finite number of at least 0, found {lr!r}.")
@@ -102,6 +107,6 @@ def noise_scale(lr: float, n: int, batch_size: int) -> float:
 
 
 EngineName = Literal["reference", "stacked"]
-"""One network after another, or all of a fleet in one pass (design 3.11)."""
+"""`reference` trains networks one after another, `stacked` advances a fleet in one pass."""
 
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)

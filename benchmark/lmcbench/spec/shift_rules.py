@@ -1,4 +1,4 @@
-"""A view: what one sibling sees of the training data."""
+"""Rules of training shifts: how each gives every sibling its view of the training data."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class View:
-    """What one sibling sees of the training set.
+    """One sibling's view of the training set.
 
     Attributes:
         indices: positions in the full training set, `[m]` int64, sorted by class, then index.
-        transform: the evaluation transform its images pass through (`gaussian_noise-3`), or None.
+        transform: the transform applied to its images (`gaussian_noise-3`), or None.
         labels: labels that replace the true ones, `[m]` int64, or None.
-        nested: siblings see parts of one another, so shared noise goes by data set index instead of
-            position in the view: the same order with holes.
+        nested: whether the views are subsets of one another. Shared noise is then keyed by data set index
+            instead of position in the view, so that siblings see common images in the same order.
     """
 
     indices: Indices
@@ -39,12 +39,12 @@ class View:
 
 
 def by_class(labels: Indices, indices: Indices) -> Indices:
-    """`indices` sorted by class, then index: the order in which shared noise counts positions."""
+    """Sort `indices` by class, then index: the order in which shared noise counts positions."""
     return indices[np.lexsort((indices, labels[indices]))]
 
 
 def views_digest(views: Sequence[View], labels: Indices) -> str:
-    """Sha256 over what the views show: per sibling its indices, labels and transform."""
+    """Return the sha256 of indices, labels and transforms of all views, 64 hex digits."""
     text = hashlib.sha256()
     for view in views:
         shown = labels[view.indices] if view.labels is None else view.labels
@@ -57,14 +57,18 @@ def views_digest(views: Sequence[View], labels: Indices) -> str:
 
 Rule = Callable[..., list[View]]
 MIN_IMAGES = 10
-"""A Dirichlet split is drawn again until every sibling has so many (Li et al. 2022, arXiv 2102.02079)."""
+"""A Dirichlet split is redrawn until every sibling has this many (Li et al., 2022, arXiv 2102.02079)."""
 
 
 @dataclass(frozen=True)
 class ShiftKind:
-    """One entry of the table: a rule (labels, k, seed, **params) -> k views, and what it is.
+    """One entry of the table of shifts.
 
-    `check` refuses values that no number of siblings and no data set could make right.
+    Attributes:
+        rule: function (labels, k, seed, **params) -> k views.
+        summary: one line for `lmcbench shifts`.
+        source: where the shift is described.
+        check: raises for parameters that are invalid for any number of siblings and any data set.
     """
 
     rule: Rule
@@ -74,12 +78,12 @@ class ShiftKind:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The rule's parameters with their default values."""
+        """Parameters of the rule with their default values."""
         parameters = inspect.signature(self.rule).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-# --- which images: partitions and parts ----------------------------------------------------------
+# --- shifts by choice of images ------------------------------------------------------------------
 
 
 def _none(labels: Indices, k: int, seed: int) -> list[View]:
@@ -87,14 +91,14 @@ def _none(labels: Indices, k: int, seed: int) -> list[View]:
 
 
 def _disjoint_halves(labels: Indices, k: int, seed: int) -> list[View]:
-    """Deal each class, shuffled, to the siblings in turn: parts differ by at most one image."""
+    """Deal each shuffled class to the siblings in turn, so that parts differ by at most one image."""
     shuffled = permutation(seed, 0, len(labels))
     dealt = shuffled[np.argsort(labels[shuffled], kind="stable")]
     return [View(by_class(labels, dealt[i::k])) for i in range(k)]
 
 
 def _label_skew(labels: Indices, k: int, seed: int, *, share: float = 0.8) -> list[View]:
-    """Each class has one home among the siblings, which gets `share` of it; the others split the rest."""
+    """Give `share` of each class to one sibling, its home, and divide the rest among the others."""
     if share < 1 / k:
         raise UserError(f"Shift label-skew: share must be at least 1/K = {1 / k:.3g}, found {share}.")
     classes = np.unique(labels)
@@ -114,10 +118,10 @@ def _label_skew(labels: Indices, k: int, seed: int, *, share: float = 0.8) -> li
 
 
 def _dirichlet(labels: Indices, k: int, seed: int, *, concentration: float = 0.5) -> list[View]:
-    """Split each class in proportions drawn from a symmetric Dirichlet; small is uneven."""
+    """Split each class in proportions drawn from a symmetric Dirichlet; a small concentration is uneven."""
     if len(labels) < k * MIN_IMAGES:
         raise UserError(
-            f"Shift dirichlet gives each of {k} siblings at least {MIN_IMAGES} images, "
+            f"Shift dirichlet needs at least {MIN_IMAGES} images for each of {k} siblings, "
             f"but there are only {len(labels)} in all."
         )
     classes = np.unique(labels)
@@ -134,12 +138,12 @@ def _dirichlet(labels: Indices, k: int, seed: int, *, concentration: float = 0.5
             return [View(by_class(labels, np.concatenate(part))) for part in parts]
     raise UserError(
         f"Shift dirichlet: with concentration {concentration} no draw in 1000 gives each of {k} siblings "
-        f"{MIN_IMAGES} images. Raise the concentration."
+        f"{MIN_IMAGES} images. Increase the concentration."
     )
 
 
 def _subset(labels: Indices, k: int, seed: int, *, fraction: float = 0.5) -> list[View]:
-    """Sibling i sees a stratified part of fraction^i, each inside the one before."""
+    """Give sibling i a stratified part of fraction^i of the set; each part contains the next."""
     shuffled = permutation(seed, 0, len(labels))
     views = []
     for i in range(k):
@@ -149,39 +153,38 @@ def _subset(labels: Indices, k: int, seed: int, *, fraction: float = 0.5) -> lis
     return views
 
 
-# --- what the images look like -------------------------------------------------------------------
+# --- shifts by transforms of images --------------------------------------------------------------
 
 
 def _channels(labels: Indices, k: int, seed: int, *, groups: str = "") -> list[View]:
-    """Sibling i sees group i of the channels, by default channel i alone."""
-    seen = groups.split("/") if groups else [str(i) for i in range(k)]
-    if len(seen) != k:
-        raise UserError(f"Shift channels: {len(seen)} groups for {k} siblings, found groups {groups!r}.")
-    return _transformed(labels, [f"channels-{group}" for group in seen])
+    """Show sibling i group i of the channels, by default channel i alone."""
+    shown = groups.split("/") if groups else [str(i) for i in range(k)]
+    if len(shown) != k:
+        raise UserError(
+            f"Shift channels: {len(shown)} groups for {k} siblings in {groups!r}; give one for each."
+        )
+    return _transformed(labels, [f"channels-{group}" for group in shown])
 
 
 def _corruption(
     labels: Indices, k: int, seed: int, *, name: str = "gaussian_noise", severity: int = 3
 ) -> list[View]:
-    """Sibling 0 sees clean images, the others corrupted ones."""
+    """Show sibling 0 clean images and the others corrupted ones."""
     return _transformed(labels, [None] + [f"{name}-{severity}"] * (k - 1))
 
 
 def _rotation(labels: Indices, k: int, seed: int, *, degrees: float = 30.0) -> list[View]:
-    """Sibling i sees images turned by i times `degrees`."""
+    """Rotate the images of sibling i by i times `degrees`."""
     if abs(degrees) * (k - 1) > 180:
-        raise UserError(f"Shift rotation: {k} siblings in steps of {degrees:g} degrees go past 180.")
-    return _transformed(labels, [None] + [f"rotate-{_plain(i * degrees)}" for i in range(1, k)])
+        raise UserError(f"Shift rotation: {k} siblings in steps of {degrees:g} degrees exceed 180 degrees.")
+    return _transformed(labels, [None] + [f"rotate-{_format_degrees(i * degrees)}" for i in range(1, k)])
 
 
-# --- what the labels say -------------------------------------------------------------------------
+# --- shifts of labels ----------------------------------------------------------------------------
 
 
 def _label_noise(labels: Indices, k: int, seed: int, *, fraction: float = 0.2) -> list[View]:
-    """Each sibling has its own `fraction` of every class relabelled as another class, uniformly.
-
-    All siblings are noisy, independently: the noise differs, its amount does not.
-    """
+    """Relabel `fraction` of every class uniformly as other classes, independently for each sibling."""
     classes = np.unique(labels)
     if len(classes) < 2:
         raise UserError("Shift label-noise needs at least two classes.")
@@ -218,23 +221,25 @@ def _check_concentration(concentration: float) -> None:
 
 def _check_subset(fraction: float) -> None:
     if not 0 < fraction < 1:
-        raise UserError(f"Shift subset: fraction must lie between 0 and 1, ends excluded, found {fraction}.")
+        raise UserError(f"Shift subset: fraction must be greater than 0 and less than 1, found {fraction}.")
 
 
 def _check_label_noise(fraction: float) -> None:
     if not 0 < fraction <= 1:
-        raise UserError(f"Shift label-noise: fraction must lie above 0 and not above 1, found {fraction}.")
+        raise UserError(
+            f"Shift label-noise: fraction must be greater than 0 and at most 1, found {fraction}."
+        )
 
 
 def _check_groups(groups: str) -> None:
     if groups and not re.fullmatch(r"\d+(\+\d+)*(/\d+(\+\d+)*)+", groups):
         raise UserError(
-            f"Shift channels: groups lists the channels of each sibling, as in '0+1/2', found {groups!r}."
+            f"Shift channels: groups must list the channels of each sibling, as in '0+1/2', found {groups!r}."
         )
     if groups and len({frozenset(map(int, group.split("+"))) for group in groups.split("/")}) == 1:
         raise UserError(
-            f"Shift channels: all groups of {groups!r} are the same channels, which is no shift. For the "
-            "control in which all siblings see one group, say same(channels) of groups that differ."
+            f"Shift channels: all groups of {groups!r} are equal, which is not a shift. For the control in "
+            "which all siblings see one group, use same(channels) with groups that differ."
         )
 
 
@@ -245,15 +250,15 @@ def _check_corruption(name: str, severity: int) -> None:
 
 
 def _check_degrees(degrees: float) -> None:
-    if not 0 < abs(degrees) <= 180 or float(_plain(degrees)) != degrees:
+    if not 0 < abs(degrees) <= 180 or float(_format_degrees(degrees)) != degrees:
         raise UserError(
-            "Shift rotation: degrees must lie between -180 and 180 and not be 0, with four decimals at most, "
-            f"found {degrees}."
+            "Shift rotation: degrees must lie between -180 and 180, not be 0, and have at most four "
+            f"decimals, found {degrees}."
         )
 
 
-def _plain(degrees: float) -> str:
-    """Degrees as names of transforms have them: without an exponent, and nothing that sums leave behind."""
+def _format_degrees(degrees: float) -> str:
+    """Format degrees as in names of transforms: without exponent and without rounding errors of sums."""
     return f"{degrees:.4f}".rstrip("0").rstrip(".")
 
 
@@ -266,7 +271,7 @@ SHIFTS: dict[str, ShiftKind] = {
     ),
     "label-skew": ShiftKind(
         _label_skew,
-        "each class mostly (share) at one sibling, the rest at the others",
+        "one sibling sees most (share) of each class, the others the rest",
         "Hepburn et al. 2025 (arXiv 2511.04514), label shift, 80/20",
         _check_share,
     ),
@@ -278,32 +283,32 @@ SHIFTS: dict[str, ShiftKind] = {
     ),
     "subset": ShiftKind(
         _subset,
-        "sibling i sees a stratified part (fraction^i) of the set, each inside the one before",
+        "sibling i sees a stratified part (fraction^i) of the set; each part contains the next",
         "control of size; nested as in learning curves",
         _check_subset,
     ),
     "channels": ShiftKind(
         _channels,
-        "each sibling sees other channels (groups), the unseen ones at the training mean",
+        "each sibling sees different channels (groups); the others are set to the training mean",
         "Hepburn et al. 2025 (arXiv 2511.04514), domain shift by spectral bands",
         _check_groups,
     ),
     "corruption": ShiftKind(
         _corruption,
-        "sibling 0 clean, the others corrupted (name, severity)",
+        "sibling 0 sees clean images, the others corrupted ones (name, severity)",
         "Hendrycks & Dietterich 2019 (arXiv 1903.12261)",
         _check_corruption,
     ),
     "rotation": ShiftKind(
         _rotation,
-        "sibling i turned by i times degrees",
+        "images of sibling i are rotated by i times degrees",
         "Ghifary et al. 2015 (arXiv 1508.07680), rotated MNIST",
         _check_degrees,
     ),
     "label-noise": ShiftKind(
         _label_noise,
-        "each sibling has its own part (fraction) of every class relabelled at random",
-        "symmetric noise, Zhang et al. 2017 (arXiv 1611.03530), 2",
+        "a part (fraction) of every class is relabelled at random, independently for each sibling",
+        "symmetric noise, Zhang et al. 2017 (arXiv 1611.03530), section 2",
         _check_label_noise,
     ),
 }
@@ -317,18 +322,19 @@ def _everything(labels: Indices) -> View:
 
 
 def _transformed(labels: Indices, transforms: list[str | None]) -> list[View]:
-    """Views of the whole set through `transforms`, one a sibling."""
+    """Return views of the whole set, one for each transform."""
     indices = _everything(labels).indices
     return [View(indices, transform) for transform in transforms]
 
 
 def _dirichlet_draw(words: NDArray[np.uint64], concentration: float, k: int) -> NDArray[np.float64]:
-    """Rows of a symmetric Dirichlet of dimension k from 2 words a number, `[len(words) / 2k, k]`.
+    """Draw rows of a symmetric Dirichlet distribution of dimension k, `[len(words) / 2k, k]`.
 
-    Normalised gammas by inverse distribution functions, not NumPy's sampler, which may change (NEP 19).
-    Gamma(a) = Gamma(a + 1) U^(1/a) in logs, as a small `a` underflows (Marsaglia & Tsang 2000).
+    Gamma variates come from inverse distribution functions, because NumPy's sampler may change (NEP 19). They
+    use Gamma(a) = Gamma(a + 1) U^(1/a) in logarithms, because a small `a` underflows (Marsaglia and Tsang,
+    2000).
     """
-    # Here and not above: a third of a second that only this shift is worth.
+    # imported here because it takes a third of a second and only this shift needs it
     from scipy.special import gammaincinv
 
     u, v = uniforms(words).reshape(2, -1, k)

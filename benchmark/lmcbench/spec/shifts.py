@@ -1,4 +1,4 @@
-"""A training shift as a suite names it: rule, parameters and noise mode."""
+"""A training shift of a suite: rule, parameters and noise mode."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from lmcbench.spec.shift_rules import SHIFTS, Indices, ShiftKind, View
 Noise = Literal["own", "shared"]
 
 ALIASES = {"same-half": "same(disjoint-halves)"}
-"""Shifts with a name of their own, by which records and digests call them, and what they stand for."""
+"""Short names, as used in records and digests, and the shifts they stand for."""
 
 
-def own_name(name: str) -> str:
-    """`name`, or what the shift is called that it spells out: `same-half` for `same(disjoint-halves)`."""
-    return next((own for own, spelled in ALIASES.items() if spelled == name), name)
+def short_name(name: str) -> str:
+    """Return the short name of a shift if it has one: `same-half` for `same(disjoint-halves)`."""
+    return next((short for short, full in ALIASES.items() if full == name), name)
 
 
 @dataclass(frozen=True)
 class Shift:
     """A named training shift with all its parameters and its noise mode.
 
-    `name` may be `same(NAME)`: the control in which all siblings get one view of NAME, view r mod K
-    in replicate r (design 3.8).
+    `same(NAME)` is the control of shift NAME: all siblings get the same view, which is view r mod K of NAME
+    in replicate r (docs/design.md, section 3.8).
     """
 
     name: str
@@ -40,12 +40,12 @@ class Shift:
 
     @classmethod
     def parse(cls, name: str, params: Mapping[str, Any] | None = None, noise: Noise = "own") -> Shift:
-        """The shift `name` with `params` over the rule's defaults.
+        """Return the shift `name`, with `params` in place of the rule's defaults.
 
         Raises:
             UserError: for an unknown name or parameter, or a value out of range.
         """
-        name = own_name(name)
+        name = short_name(name)
         kind, _ = _resolve(name)
         given = dict(params or {})
         for key in given.keys() - kind.defaults.keys():
@@ -64,7 +64,7 @@ class Shift:
 
     @property
     def label(self) -> str:
-        """The name in print: parameters where they are not the defaults, and shared noise."""
+        """The printed name, with parameters that differ from their defaults and with shared noise."""
         settings = [f"{k}={v}" for k, v in sorted(self._changed().items())]
         if self.noise == "shared":
             settings.append("noise=shared")
@@ -72,15 +72,15 @@ class Shift:
 
     @property
     def is_control(self) -> bool:
-        """Whether all siblings get one view of it, `same(...)` (design 3.8)."""
+        """Whether all siblings get the same view, as in `same(...)`."""
         return _resolve(self.name)[1]
 
     def identity(self) -> dict[str, Any]:
-        """The shift as records hold it, with every parameter."""
+        """Return the shift as in records, with all parameters."""
         return {"name": self.name, "params": dict(self.params), "noise": self.noise}
 
     def definition(self) -> dict[str, Any]:
-        """The shift as digests and keys hold it: without defaults, so that rules can get new parameters."""
+        """Return the shift as in digests and keys: without defaults, so that rules can get new parameters."""
         given: dict[str, Any] = {"name": self.name}
         if changed := self._changed():
             given["params"] = changed
@@ -89,17 +89,21 @@ class Shift:
         return given
 
     def _changed(self) -> dict[str, Any]:
-        """The parameters that are not their defaults."""
+        """Return the parameters that differ from their defaults."""
         defaults = _resolve(self.name)[0].defaults
         return {k: v for k, v in self.params.items() if v != defaults[k]}
 
     def views(self, labels: Indices, k: int, seed: int, replicate: int) -> list[View]:
-        """The views of `k` siblings of a training set with `labels` `[n]`.
+        """Return the views of `k` siblings, which do not depend on the suite's other shifts.
 
-        A pure function of its arguments: another shift in the suite changes nothing here.
+        Args:
+            labels: labels of the training set, `[n]`.
+            k: number of siblings.
+            seed: the replicate's seed for role `shift`.
+            replicate: the replicate; it chooses the view of a control.
 
         Raises:
-            UserError: for parameters out of range, or a sibling left without images.
+            UserError: for parameters out of range, or a sibling without images.
         """
         kind, same = _resolve(self.name)
         views = kind.rule(np.asarray(labels, dtype=np.int64), k, seed, **self.params)
@@ -110,7 +114,7 @@ class Shift:
 
 
 def _resolve(name: str) -> tuple[ShiftKind, bool]:
-    """The table's entry behind `name`, and whether it is the `same` control of it."""
+    """Return the entry of the table for `name`, and whether `name` is its control `same(...)`."""
     target = ALIASES.get(name, name)
     same = target.startswith("same(") and target.endswith(")")
     base = target[len("same(") : -1] if same else target

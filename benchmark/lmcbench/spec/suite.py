@@ -1,4 +1,4 @@
-"""A suite: the published definition of what is run, validated from one TOML file."""
+"""The suite: definition and validation of a benchmark, written as one TOML file."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.shifts import Noise, Shift
 
 DEMONSTRATIONS = frozenset({"digits", "noise-grid"})
-"""Suites whose recipes were chosen to make effects visible: they are no evidence (design 3.12)."""
+"""Suites whose recipes were chosen to make effects visible: their results are not evidence."""
 
 SLUG = r"^[a-z0-9][a-z0-9-]*$"
 
 
 class SuiteTable(BaseModel):
-    """A table of a suite file: frozen, and every key must be known."""
+    """A table of a suite file. It is frozen and rejects unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class DataSpec(SuiteTable):
-    """The data set of a suite, by its name in the table of sources, and how much of it is used."""
+    """The data set of a suite: its name in the table of sources, and the part that is used."""
 
     name: str
-    train_sha256: str | None = Field(default=None, description="of the split as used; others are refused")
-    test_sha256: str | None = Field(default=None, description="of the split as used; others are refused")
+    train_sha256: str | None = Field(default=None, description="expected sha256 of the split as used")
+    test_sha256: str | None = Field(default=None, description="expected sha256 of the split as used")
     shifted_sha256: dict[str, str] = Field(
-        default_factory=dict, description="of shifted test sets, by evaluation shift; others are refused"
+        default_factory=dict, description="expected sha256 of shifted test sets, by evaluation shift"
     )
     train_size: int | None = Field(default=None, ge=1, description="images, stratified; null: all")
     test_size: int | None = Field(default=None, ge=1, description="images, stratified; null: all")
@@ -56,20 +56,20 @@ class DataSpec(SuiteTable):
     )
 
     def __hash__(self) -> int:
-        return hash(self.model_dump_json())  # a table of hashes has none of its own
+        return hash(self.model_dump_json())  # a dict field is not hashable
 
 
 class Protocol(SuiteTable):
-    """How curves are measured (design section 3)."""
+    """How curves are measured (docs/design.md, section 3)."""
 
-    alphas: int = Field(default=21, ge=3, description="odd number of points on the line")
+    alphas: int = Field(default=21, ge=3, description="number of points on the line, odd")
     calibration: int = Field(default=1000, ge=2, description="images for normalisation statistics")
-    calibration_batches: int = Field(default=1, ge=1, description="batches they are passed in")
+    calibration_batches: int = Field(default=1, ge=1, description="number of batches of these images")
     train_eval: int | None = Field(
         default=None,
         ge=1,
-        description="training items, stratified, that train curves are taken on, and more where a view "
-        "would have fewer than 10 among them; null: all",
+        description="number of training items, stratified, for train curves; more if a view would have "
+        "fewer than 10 of them; null: all",
     )
 
     @field_validator("alphas")
@@ -86,7 +86,7 @@ class Protocol(SuiteTable):
 
 
 class ShiftSpec(SuiteTable):
-    """A training shift of a suite: a bare name, or a table with parameters and noise mode."""
+    """A training shift of a suite: a name, or a table with parameters and noise mode."""
 
     name: str
     params: dict[str, Any] = Field(default_factory=dict)
@@ -99,7 +99,7 @@ class ShiftSpec(SuiteTable):
 
     @model_validator(mode="after")
     def _known(self) -> ShiftSpec:
-        self.shift  # noqa: B018  (parsing is the check)
+        self.shift  # noqa: B018  (parsing validates)
         return self
 
     @property
@@ -109,17 +109,19 @@ class ShiftSpec(SuiteTable):
 
 
 class Probe(SuiteTable):
-    """The cells whose siblings are kept on their way and can be asked for the expensive measures."""
+    """The cells with analyses: snapshots of their siblings are stored during training."""
 
-    shifts: list[str] = Field(default_factory=list, description="training shifts, by name; all forks")
-    replicates: int = Field(default=1, ge=1, description="the first so many")
-    images: int = Field(default=500, ge=2, description="of training and test set each, stratified")
-    snapshots: int = Field(default=12, ge=1, description="at most so many states of a sibling on its way")
+    shifts: list[str] = Field(default_factory=list, description="names of training shifts; all forks")
+    replicates: int = Field(default=1, ge=1, description="number of replicates, from 0")
+    images: int = Field(default=500, ge=2, description="images of each of training and test set, stratified")
+    snapshots: int = Field(
+        default=12, ge=1, description="maximal number of snapshots of a sibling after its first"
+    )
 
     def logged(self, start: int, length: int, per_epoch: int) -> list[int]:
-        """The steps at which siblings that start at `start` are kept: there, and at ends of epochs.
+        """Return the steps of the snapshots of siblings: `start` and evenly spaced ends of epochs.
 
-        The last step, `length`, is not among them: the trained siblings are kept anyway.
+        The last step, `length`, is not included, because trained siblings are always stored.
         """
         ends = range((start // per_epoch + 1) * per_epoch, length, per_epoch)
         return [start, *ends[:: max(1, -(-len(ends) // self.snapshots))]]
@@ -127,7 +129,9 @@ class Probe(SuiteTable):
 
 def _fork(value: Any) -> Any:
     if Fork.parse(value).checkpoint is not None:
-        raise ValueError("a checkpoint is given to a run: --fork from:FILE.safetensors")
+        raise ValueError(
+            "a suite cannot contain a checkpoint; give it to a run: --fork from:FILE.safetensors"
+        )
     return value
 
 
@@ -139,8 +143,8 @@ def _evaluation(name: str) -> str:
     return name
 
 
-def _spelled_out(name: str) -> str:
-    """One text for every spelling of an evaluation shift: `rotate-15` for `rotate-15.0` too."""
+def _normalise_evaluation(name: str) -> str:
+    """Return the same text for every spelling of an evaluation shift: `rotate-15` for `rotate-15.0`."""
     if is_shifted(name):
         return name
     parsed = parse_transform(name)
@@ -150,13 +154,13 @@ def _spelled_out(name: str) -> str:
 
 
 class Suite(SuiteTable):
-    """Architectures x training shifts x forks x replicates on one data set, and the rules of measuring."""
+    """Architectures, training shifts, forks and replicates on one data set, and how they are measured."""
 
     name: str = Field(pattern=SLUG)
     version: int = Field(ge=1)
     description: str
     citation: str = ""
-    cost: str = Field(default="", description="expected time, with the machine it was measured on")
+    cost: str = Field(default="", description="measured time and the machine")
     data: DataSpec
     recipes: dict[str, Recipe] = Field(min_length=1)
     architectures: list[Architecture] = Field(min_length=1)
@@ -165,19 +169,19 @@ class Suite(SuiteTable):
     comparator_shifts: list[str] | None = Field(
         default=None,
         min_length=1,
-        description="training shifts, by name, under which the comparators of cost are trained; null: all",
+        description="names of training shifts with cost-matched comparators; null: all",
     )
     evaluations: list[Annotated[str, AfterValidator(_evaluation)]] = Field(
         default_factory=list,
-        description="evaluation shifts: transforms of the test set, or test sets that are shifted in truth",
+        description="evaluation shifts: transforms of the test set, or shifted test sets",
     )
     siblings: int = Field(default=2, ge=2, description="K, siblings per cell")
     replicates: int = Field(default=3, ge=1)
     protocol: Protocol = Protocol()
     probe: Probe = Probe()
-    floor: float = Field(default=0.0, ge=0, le=1, description="mean member accuracy needed for a rank")
+    floor: float = Field(default=0.0, ge=0, le=1, description="mean member accuracy required for a rank")
     gate: list[GateTest] = Field(
-        default_factory=list, max_length=MAX_TESTS, description="headline tests of 'lmcbench compare'"
+        default_factory=list, max_length=MAX_TESTS, description="tests of 'lmcbench compare'"
     )
 
     @model_validator(mode="after")
@@ -190,12 +194,12 @@ class Suite(SuiteTable):
                 )
         _unique("architecture", (f"{a.label} with {a.recipe}" for a in self.architectures))
         _unique("shift", (s.shift.label for s in self.shifts))
-        _unique("evaluation shift", map(_spelled_out, self.evaluations))
+        _unique("evaluation shift", map(_normalise_evaluation, self.evaluations))
         check_evaluations(self.evaluations, self.data.name)
         for name in self.data.shifted_sha256:
             if not is_shifted(name) or name not in self.evaluations:
                 raise ValueError(
-                    f"data: {name!r} is pinned, but is no shifted test set among the evaluations"
+                    f"data: {name!r} has an expected sha256, but is not a shifted test set of the suite"
                 )
         _unique("fork", (f.name for f in self.fork_list))
         _unique("gate measure", (test.measure for test in self.gate))
@@ -213,7 +217,7 @@ class Suite(SuiteTable):
         _unique("shift of the comparators", iter(compared))
         if compared and not any(fork.is_cost_matched for fork in self.fork_list):
             raise ValueError(
-                f"comparator_shifts: no fork is {EQUAL_COST!r} or {WHOLE_BUDGET!r}; list one, or leave it out"
+                f"comparator_shifts: no fork is {EQUAL_COST!r} or {WHOLE_BUDGET!r}; list one or drop this key"
             )
         for test in self.gate:
             if not any(
@@ -222,8 +226,8 @@ class Suite(SuiteTable):
                 for shift, fork in self.conditions
             ):
                 raise ValueError(
-                    f"gate: {test.measure} is tested on fork {' and '.join(test.forks)} under "
-                    f"{', '.join(test.shifts)}, where comparator_shifts leaves no cell"
+                    f"gate: {test.measure} has no cell, because fork {' and '.join(test.forks)} is not under "
+                    f"{', '.join(test.shifts)} (comparator_shifts)"
                 )
         for fork in self.fork_list:
             for name, recipe in self.recipes.items():
@@ -231,7 +235,7 @@ class Suite(SuiteTable):
                     raise ValueError(f"fork {fork.name} is not before the end of recipe {name!r}")
             if fork.is_cost_matched and self.latest_fork is None:
                 raise ValueError(
-                    f"fork {fork.name!r} costs what siblings of the latest epoch do; list an epoch"
+                    f"fork {fork.name!r} has the cost of the latest fork of a trunk; list an epoch as well"
                 )
         return self
 
@@ -242,11 +246,11 @@ class Suite(SuiteTable):
 
     @cached_property
     def conditions(self) -> list[tuple[Shift, Fork]]:
-        """Training shift and fork of every cell of an architecture and replicate."""
+        """Training shift and fork of every cell of one architecture and replicate."""
         return self.conditions_of([spec.shift for spec in self.shifts], self.fork_list)
 
     def conditions_of(self, shifts: Iterable[Shift], forks: Iterable[Fork]) -> list[tuple[Shift, Fork]]:
-        """Every shift with every fork, but comparators of cost only where the suite has them."""
+        """Combine shifts and forks; cost-matched comparators only under the suite's `comparator_shifts`."""
         under, forks = self.comparator_shifts, list(forks)
         return [
             (shift, fork)
@@ -257,19 +261,19 @@ class Suite(SuiteTable):
 
     @property
     def latest_fork(self) -> Fork | None:
-        """The latest fork of the trunk, by which comparators of equal cost are priced (design 3.10)."""
+        """The latest fork of the trunk, which sets the length of cost-matched comparators."""
         forks = [fork for fork in self.fork_list if fork.epoch is not None]
         return max(forks, key=lambda fork: fork.order) if forks else None
 
     def identity(self) -> dict[str, Any]:
-        """The suite as records and run folders hold it."""
+        """Return the suite as in records and run folders."""
         return {"name": self.name, "version": self.version, "digest": self.digest}
 
     @cached_property
     def digest(self) -> str:
-        """Sha256 of what changes numbers, non-default fields only (design section 4).
+        """The sha256 of the fields that change numbers, defaults omitted (docs/design.md, section 4).
 
-        Name and version are in it because every seed is derived from them.
+        It includes name and version, because seeds are derived from them.
         """
         fields = {"name", "version", "data", "recipes", "evaluations", "siblings", "protocol"}
         content = self.model_dump(mode="json", include=fields, exclude_defaults=True)

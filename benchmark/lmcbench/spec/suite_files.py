@@ -1,4 +1,4 @@
-"""Suites found by name and read from TOML: text in, a validated suite out, or what is wrong with it."""
+"""Suites by name: find their TOML file, read and validate it, and explain faults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lmcbench.spec.suite import DataSpec, Probe, Protocol, ShiftSpec, Suite
 
 
 def published_suites() -> dict[str, Traversable]:
-    """The suites that ship with the package: name -> file, the newest version of each name."""
+    """Return the packaged suites: name -> file of its newest version."""
     newest: dict[str, tuple[int, Traversable]] = {}
     for stem, version, file in _suite_files():
         name = stem.removesuffix(f"-v{version}")
@@ -29,7 +29,7 @@ def published_suites() -> dict[str, Traversable]:
 
 
 def _suite_files() -> Iterator[tuple[str, int, Traversable]]:
-    """The files `NAME-vVERSION.toml` that ship with the package: stem, version, file."""
+    """Yield stem, version and file of every packaged `NAME-vVERSION.toml`."""
     for file in files("lmcbench.suites").iterdir():
         match = re.fullmatch(r"(.+-v([1-9][0-9]*))\.toml", file.name)
         if match is not None:
@@ -37,24 +37,26 @@ def _suite_files() -> Iterator[tuple[str, int, Traversable]]:
 
 
 def load_suite(name: str) -> Suite:
-    """A published suite by name (`digits`, or `digits-v1` for a certain version), or a `.toml` path.
+    """Load a published suite by name (`digits`, or `digits-v2` for one version), or from a `.toml` path.
 
     Raises:
-        UserError: where there is none, or the file is not a valid suite.
+        UserError: if it does not exist or is not a valid suite.
     """
     return parse_suite(*read_suite(name))
 
 
 def read_suite(name: str) -> tuple[bytes, str]:
-    """The file of a suite that is named as for `load_suite`, as it stands, and what errors call it.
+    """Return the content of a suite's file and its name for messages; `name` is as for `load_suite`.
 
     Raises:
-        UserError: where there is none, or it cannot be read.
+        UserError: if it does not exist or cannot be read.
     """
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
-            raise UserError(f"No suite file {name}. Give a published name (see 'lmcbench suites') or a path.")
+            raise UserError(
+                f"No suite file {name}. Give a path, or a published name (see 'lmcbench suites')."
+            )
         with reading(name):
             return path.read_bytes(), name
     published = published_suites()
@@ -66,33 +68,37 @@ def read_suite(name: str) -> tuple[bytes, str]:
 
 
 def published_suite(name: str, version: int, digest: str) -> Suite | None:
-    """The definition of a suite, where it ships with this version under that name, version and digest."""
+    """Return the packaged suite with this name, version and digest, or None."""
     try:
-        found = load_suite(f"{name}-v{version}")
+        suite = load_suite(f"{name}-v{version}")
     except UserError:
         return None
-    return found if found.digest == digest else None
+    return suite if suite.digest == digest else None
 
 
 def command_name(name: str, version: int, digest: str) -> str:
-    """How a command names a suite that is published, an older version by its number too; else: its file."""
+    """Return the argument for commands: the suite's name, with `-vN` for an older version, or `FILE.toml`."""
     if published_suite(name, version, digest) is None:
         return "FILE.toml"
     return name if load_suite(name).version == version else f"{name}-v{version}"
 
 
-def how_to_have_others(suite: Suite) -> str:
-    """What to do for a shift, fork or recipe that `suite` lacks: they make up its digest."""
+def explain_new_suite(suite: Suite) -> str:
+    """Explain how to run a shift, fork or recipe that the suite does not have."""
     name = command_name(suite.name, suite.version, suite.digest)
     begin = "copy its file" if name == "FILE.toml" else f"lmcbench suites {name} --toml > mine.toml"
-    return f"With another it is another suite: {begin}, change it there with its name, and run that file."
+    return f"Changing it creates a new suite: {begin}, change it and its name there, and run that file."
 
 
 def parse_suite(content: bytes, origin: str) -> Suite:
-    """A suite from TOML text; `origin` names the file in errors.
+    """Parse and validate a suite.
+
+    Args:
+        content: TOML text.
+        origin: name of the file in messages.
 
     Raises:
-        UserError: naming the file and, for each fault, the key.
+        UserError: naming the file and the key of each fault.
     """
     try:
         table = tomllib.loads(content.decode("utf-8-sig"))
@@ -105,14 +111,14 @@ def parse_suite(content: bytes, origin: str) -> Suite:
 
 
 def explain(error: ValidationError, origin: str, model: type[BaseModel]) -> str:
-    """A pydantic error as lines a person can act on: file, key, what is wrong, what was found."""
+    """Return a pydantic error as one line for each fault: file, key, fault, value found."""
     lines = []
     for fault in error.errors(include_url=False):
         key = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            lines.append(f"{origin}: {key}: unknown key. {_near_key(fault['loc'], model)}".rstrip())
+            lines.append(f"{origin}: {key}: unknown key. {_suggest_key(fault['loc'], model)}".rstrip())
         elif fault["type"] == "missing":
-            lines.append(f"{origin}: {key}: this key is missing.")
+            lines.append(f"{origin}: {key}: required key is missing.")
         elif fault["type"] in ("model_type", "dict_type"):
             lines.append(f"{origin}: {key}: must be a table, found {fault['input']!r}.")
         else:
@@ -136,7 +142,7 @@ _TABLES: dict[str, type[BaseModel]] = {
 }
 
 
-def _near_key(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
-    """A did-you-mean for an unknown key, from the table that it stands in."""
+def _suggest_key(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    """Suggest a known key of the same table for an unknown one."""
     holder = _TABLES.get(str(location[0]), model) if len(location) > 1 else model
     return str(unknown("key", str(location[-1]), holder.model_fields)).partition(". ")[2]
