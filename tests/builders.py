@@ -10,12 +10,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from lmcbench.leaderboard.manifest import make_manifest
+from lmcbench.leaderboard.files import META, RECORDS, encode_records
 from lmcbench.leaderboard.submission_file import SUBMISSION_SCHEMA, Meta
 from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.curves import Curve, barrier
 from lmcbench.results.record import SCHEMA, Record, parse_record
 from lmcbench.results.run_folder import RunFolder, write_atomic
+from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.cells import Cell, Selection, expand
 from lmcbench.spec.seeds import Seeds
 from lmcbench.spec.suite import Suite
@@ -196,6 +197,7 @@ def make_meta(record: Record, **other: Any) -> Meta:
         "complete": False,
         "suite": record.suite.model_dump(),
         "architecture": {"label": architecture_label(record), "source": record.architecture.source},
+        "sha256": {"records": "0" * 64},
     }
     return Meta.model_validate(table | other)
 
@@ -203,11 +205,12 @@ def make_meta(record: Record, **other: Any) -> Meta:
 def write_submission(
     board: Path, slug: str, records: Iterable[Record], files: dict[str, bytes] | None = None, **meta: Any
 ) -> Path:
-    """A submission under `board` with these records and further files, its manifest right."""
+    """A submission under `board` with these records and further files, its sha256 right."""
     records = list(records)
     folder = board / "submissions" / slug
-    contents = {f"records/{r.key}.json": r.to_json().encode() for r in records} | (files or {})
-    contents["submission.toml"] = make_meta(records[0], **{"cells": len(records)} | meta).to_toml().encode()
-    for name, content in {**contents, "manifest.json": make_manifest(contents).encode()}.items():
-        write_atomic(folder / name, content)
+    content = encode_records(json.loads(r.to_json()) for r in records)
+    about = {"cells": len(records), "sha256": {"records": digest_bytes(content)}} | meta
+    contents = {RECORDS: content, META: make_meta(records[0], **about).to_toml().encode()} | (files or {})
+    for name, value in contents.items():
+        write_atomic(folder / name, value)
     return folder

@@ -1,26 +1,33 @@
-"""A real, small, complete submission, and a forger's tools: every hash right, whatever was changed."""
+"""A real, small, complete submission, and functions that forge one: every sha256 is right afterwards."""
 
 from __future__ import annotations
 
 import atexit
+import gzip
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from typer.testing import CliRunner
 
 from lmcbench.cli import app
 from lmcbench.errors import UserError
-from lmcbench.leaderboard.manifest import make_manifest
+from lmcbench.leaderboard.files import encode_records, split_records
+from lmcbench.leaderboard.predictions_file import split_cells
+from lmcbench.results.record import Record, parse_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.run import plan_run, run_plan
+from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.submission.submit import Statement, submit
@@ -90,50 +97,119 @@ def linear_submission(root: Path, *, whole: bool = False) -> Path:
     return folder
 
 
-def records(folder: Path) -> list[Path]:
-    """Its records, those of replicate 0 and shift label-skew first."""
-
-    def place(path: Path) -> tuple[int, bool, str]:
-        table = json.loads(path.read_bytes())
-        return table["replicate"], table["shift"]["name"] != "label-skew", path.name
-
-    return sorted(folder.glob("records/*.json"), key=place)
+def run_records(run: Path) -> list[Path]:
+    """The record files of a run."""
+    return sorted(run.glob("records/*.json"))
 
 
-def a_pair(folder: Path) -> Path:
-    """The record of a pair that disagrees somewhere."""
-    return next(p for p in records(folder) if json.loads(p.read_bytes())["pairs"])
+def read_tables(folder: Path) -> dict[str, dict[str, Any]]:
+    """The records of a submission as parsed JSON, by key."""
+    lines = split_records((folder / "records.jsonl.gz").read_bytes())
+    return {table["key"]: table for table in map(json.loads, lines)}
 
 
-def edit_json(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+def write_tables(folder: Path, tables: Iterable[dict[str, Any]]) -> None:
+    """Replace the records of a submission."""
+    (folder / "records.jsonl.gz").write_bytes(encode_records(tables))
+
+
+def keys(folder: Path) -> list[str]:
+    """The keys of its records, those of replicate 0 and shift label-skew first."""
+
+    def place(table: dict[str, Any]) -> tuple[int, bool, str]:
+        return table["replicate"], table["shift"]["name"] != "label-skew", table["key"]
+
+    return [table["key"] for table in sorted(read_tables(folder).values(), key=place)]
+
+
+def a_pair(folder: Path) -> str:
+    """The key of the first record with a pair."""
+    tables = read_tables(folder)
+    return next(key for key in keys(folder) if tables[key]["pairs"])
+
+
+def get_record(folder: Path, key: str) -> Record:
+    """One record of a submission."""
+    return parse_record(json.dumps(read_tables(folder)[key]), key)
+
+
+def edit_record(folder: Path, key: str, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change one record of a submission."""
+    tables = read_tables(folder)
+    edit(tables[key])
+    write_tables(folder, tables.values())
+
+
+def edit_records(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change all records of a submission."""
+    tables = read_tables(folder)
+    for table in tables.values():
+        edit(table)
+    write_tables(folder, tables.values())
+
+
+def edit_line(folder: Path, key: str, edit: Callable[[str], str]) -> None:
+    """Change the text of one record of a submission, and correct the sha256 of the records file."""
+    tables = read_tables(folder)
+    lines = [canonical_json(table) for table in tables.values()]
+    changed = [edit(line) if k == key else line for k, line in zip(tables, lines, strict=True)]
+    assert changed != lines
+    path = folder / "records.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(f"{line}\n" for line in changed).encode()))
+    correct_meta(folder)
+
+
+def edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     """Change a JSON file."""
     table = json.loads(path.read_bytes())
     edit(table)
     path.write_text(json.dumps(table, indent=1))
 
 
-def edit_logits(path: Path, edit: Callable[[dict[str, np.ndarray]], None]) -> None:
-    """Change a file of predictions."""
-    tensors = {name: value.copy() for name, value in load(path.read_bytes()).items()}
-    edit(tensors)
-    path.write_bytes(save(tensors))
+def read_logits(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The predictions of a submission, by key and name."""
+    cells, _ = split_cells(load((folder / "predictions.safetensors").read_bytes()))
+    return {key: {name: value.copy() for name, value in cell.items()} for key, cell in cells.items()}
+
+
+def write_logits(folder: Path, cells: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Replace the predictions of a submission."""
+    tensors = {f"{key}/{name}": value for key, cell in cells.items() for name, value in cell.items()}
+    (folder / "predictions.safetensors").write_bytes(save(tensors))
+
+
+def edit_logits(folder: Path, key: str, edit: Callable[[dict[str, np.ndarray]], object]) -> None:
+    """Change the predictions of one cell."""
+    cells = read_logits(folder)
+    edit(cells[key])
+    write_logits(folder, cells)
+
+
+def drop_logits(folder: Path, *dropped: str) -> None:
+    """Remove the predictions of some cells."""
+    write_logits(folder, {k: cell for k, cell in read_logits(folder).items() if k not in dropped})
 
 
 def correct_hashes(folder: Path) -> None:
-    """What a forger does last: evidence in records and the manifest agree with the files again."""
-    for record in folder.glob("records/*.json"):
-        predictions = folder / "predictions" / f"{record.stem}.safetensors"
-        if predictions.is_file() and not record.is_symlink():
-            table = json.loads(record.read_bytes())
-            if isinstance(table, dict) and table.get("evidence"):
-                table["evidence"]["predictions"]["sha256"] = sha256(predictions.read_bytes()).hexdigest()
-                record.write_text(json.dumps(table, indent=1))
-    contents = {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
-    }
-    (folder / "manifest.json").write_text(make_manifest(contents))
+    """Make all sha256 right, as a forger does last: those in the records and in `submission.toml`."""
+    tables = read_tables(folder)
+    with suppress(FileNotFoundError, SafetensorError):
+        for key, cell in read_logits(folder).items():
+            if evidence := tables.get(key, {}).get("evidence"):
+                evidence["predictions"]["sha256"] = sha256(save(cell)).hexdigest()
+        write_tables(folder, tables.values())
+    correct_meta(folder)
+
+
+def correct_meta(folder: Path) -> None:
+    """Make the sha256 in `submission.toml` right."""
+    path = folder / "submission.toml"
+    text = path.read_text(encoding="utf-8")
+    for field, name in (("records", "records.jsonl.gz"), ("predictions", "predictions.safetensors")):
+        if (folder / name).is_file():
+            digest = sha256((folder / name).read_bytes()).hexdigest()
+            text = re.sub(rf'^{field} = "\w+"$', f'{field} = "{digest}"', text, flags=re.MULTILINE)
+    path.write_text(text, encoding="utf-8")
 
 
 def edit_meta(folder: Path, old: str, new: str) -> None:

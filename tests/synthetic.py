@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from builders import cell_table, make_meta
-from lmcbench.leaderboard.manifest import make_manifest
+from lmcbench.leaderboard.files import META, RECORDS, encode_records
 from lmcbench.results.curves import Curve, barrier
 from lmcbench.results.record import parse_record
 from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.cells import Cell, Selection, expand
 from lmcbench.spec.suite import Suite
 
@@ -147,12 +148,11 @@ def synthetic_table(cell: Cell, index: int) -> dict[str, Any]:
 def synthetic_submission(index: int, suite: Suite, **meta: Any) -> dict[str, bytes]:
     """The files of one submission, by path in its folder."""
     tables = [synthetic_table(cell, index) for cell in synthetic_cells(index, suite)]
-    texts = [json.dumps(table) for table in tables]
-    contents = {f"records/{t['key']}.json": text.encode() for t, text in zip(tables, texts, strict=True)}
+    content = encode_records(tables)
     about = {"title": f"Network {index}", "notes": "Made up.", "cells": len(tables)} | meta
-    contents["submission.toml"] = make_meta(parse_record(texts[0], "synthetic"), **about).to_toml().encode()
-    contents["manifest.json"] = make_manifest(contents).encode()
-    return contents
+    about |= {"sha256": {"records": digest_bytes(content)}}
+    first = parse_record(json.dumps(tables[0]), "synthetic")
+    return {RECORDS: content, META: make_meta(first, **about).to_toml().encode()}
 
 
 def write_synthetic(
@@ -161,7 +161,7 @@ def write_synthetic(
     """A leaderboard's submissions; `meta` replaces what some of them say."""
     for index in range(entries):
         folder = board / "submissions" / f"entry-{index:03d}"
-        (folder / "records").mkdir(parents=True)
+        folder.mkdir(parents=True)
         for name, content in synthetic_submission(index, suite, **(meta or {}).get(index, {})).items():
             (folder / name).write_bytes(content)
 

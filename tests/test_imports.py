@@ -116,7 +116,7 @@ OURS = {
         ("lmcbench.check.check", "lmcbench.submission.verify", False),
         ("lmcbench.leaderboard.ranking_table", "lmcbench.stats.estimates", True),
         ("lmcbench.stats.estimates", "lmcbench.leaderboard.ranking_table", False),
-        ("lmcbench.leaderboard.summary_cache", "lmcbench.leaderboard.manifest", True),
+        ("lmcbench.leaderboard.summary_cache", "lmcbench.leaderboard.files", True),
         ("lmcbench.report.tables", "lmcbench.gate.compare", False),
         ("lmcbench.gate.compare", "lmcbench.leaderboard.trust", False),
         ("lmcbench.leaderboard.trust", "lmcbench.gate.calibration", True),

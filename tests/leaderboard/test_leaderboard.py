@@ -368,7 +368,7 @@ def test_what_is_stale_or_damaged_is_derived_anew(board, reads):
     reads.clear()
     summary_path(board, "entry-1").write_text("{")
     other = summary_path(board, "entry-2")
-    other.write_text(other.read_text().replace('"manifest":"', '"manifest":"0'))
+    other.write_text(other.read_text().replace('"submission_sha256":"', '"submission_sha256":"0'))
     summary_path(board, "entry-3").unlink()
     render_leaderboard(board).write()
     assert reads == ["entry-1", "entry-2", "entry-3"]
@@ -395,11 +395,13 @@ def test_a_check_believes_no_derived_number(board):
     assert outdated == sorted([board / MARKDOWN, board / HTML, path])
 
 
-def test_a_changed_record_is_refused_by_name(board):
+def test_changed_records_are_refused_by_name(board):
     render_leaderboard(board).write()
-    record = next((board / "submissions" / "entry-1" / "records").iterdir())
-    record.write_text(record.read_text().replace("0.1", "0.2"))
-    with pytest.raises(UserError, match=rf"entry-1 is no sound submission:\n.*{record.name}: was changed"):
+    other = board / "submissions" / "entry-2" / "records.jsonl.gz"
+    shutil.copy(other, board / "submissions" / "entry-1" / "records.jsonl.gz")
+    with pytest.raises(
+        UserError, match=r"entry-1 is no sound submission:\n.*sha256.records: found .*, but records"
+    ):
         render_leaderboard(board, afresh=True)
 
 

@@ -22,58 +22,47 @@ def test_a_submission_is_read_as_it_was_written(tmp_path):
     assert [r.replicate for r in sorted(found.records, key=lambda r: r.replicate)] == [0, 1]
     assert found.meta.notes == 'two\nlines, "quoted" \\ and é'
     assert found.meta.authors == ("A. Author",)
-    manifest = (folder / "manifest.json").read_bytes()
-    assert found.manifest_sha256 == sha256(manifest).hexdigest()
     toml = (folder / "submission.toml").read_bytes()
-    assert found.files["submission.toml"].sha256 == sha256(toml).hexdigest()
-    assert found.files["submission.toml"].bytes == len(toml)
+    assert found.sha256 == sha256(toml).hexdigest()
+    assert found.meta.sha256.records == sha256((folder / "records.jsonl.gz").read_bytes()).hexdigest()
 
 
-def change(folder, name, edit):
-    (folder / name).write_bytes(edit((folder / name).read_bytes()))
-
-
-def test_any_change_of_any_file_is_found(tmp_path):
-    folder = write_submission(tmp_path, "mine", records())
-    for name in ("submission.toml", next(folder.glob("records/*")).relative_to(folder)):
+def test_a_changed_records_file_or_source_is_found(tmp_path):
+    network = {"label": "a.py:f", "source": "file", "sha256": sha256(b"x = 1").hexdigest()}
+    folder = write_submission(tmp_path, "mine", records(), {"source/a.py": b"x = 1"}, architecture=network)
+    read_submission(folder)
+    for name, field in (("records.jsonl.gz", "sha256.records"), ("source/a.py", "architecture.sha256")):
         before = (folder / name).read_bytes()
-        change(folder, name, lambda b: b.replace(b"a", b"b", 1))
-        with pytest.raises(UserError, match=f"{name}: was changed after the manifest was written"):
+        (folder / name).write_bytes(before + b" ")
+        with pytest.raises(UserError, match=f"submission.toml: {field}: found .* but {name} has"):
             read_submission(folder)
         (folder / name).write_bytes(before)
-    read_submission(folder)
 
 
-def test_all_faults_of_the_files_are_said_at_once(tmp_path):
+def test_all_faults_of_the_files_are_reported_at_once(tmp_path):
     folder = write_submission(tmp_path, "mine", records(2))
-    first, second = sorted(folder.glob("records/*"))
-    first.unlink()
-    second.unlink()
-    second.symlink_to("/etc/hostname")
+    (folder / "records.jsonl.gz").unlink()
     (folder / "model.pt").write_bytes(b"\x80\x04")
     (folder / "secret").mkdir()
+    (folder / "manifest.json").symlink_to("/etc/hostname")
     os.mkfifo(folder / "source")
-    with (folder / "records" / f"{'0' * 16}.json").open("wb") as file:
+    with (folder / "predictions.safetensors").open("wb") as file:
         file.truncate(2**30)
     with pytest.raises(UserError) as caught:
         read_submission(folder)
     message = str(caught.value)
-    assert f"records/{second.name}: is a link; a submission holds its files themselves." in message
-    assert f"manifest.json: files.records/{first.name}: this file is missing." in message
+    assert "records.jsonl.gz: is missing." in message
+    assert "manifest.json: is a link; a submission contains the files themselves." in message
     assert "model.pt: may be a pickle, which executes code when it is loaded" in message
-    assert "secret: is a folder that no submission has." in message
-    assert "source: is no regular file." in message
-    assert "0000000000000000.json: is of 1,073.7 MB; at most 2.0 MB are allowed." in message
+    assert "secret: is a folder; a submission has only the folder source." in message
+    assert "source: is not a regular file." in message
+    assert "predictions.safetensors: has 1,073.7 MB; at most 25.0 MB are allowed." in message
 
 
-def test_a_path_out_of_the_folder_is_refused_in_the_manifest(tmp_path):
-    folder = write_submission(tmp_path, "mine", records())
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for name in ("../../README.md", "/etc/passwd", "records/../../x.json"):
-        manifest["files"][name] = {"sha256": "0" * 64, "bytes": 1}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-        with pytest.raises(UserError, match="no path of a file that a submission may hold"):
-            read_submission(folder)
+def test_a_folder_of_many_files_is_refused(tmp_path):
+    folder = write_submission(tmp_path, "mine", records(), {f"source/f{i}.py": b"" for i in range(30)})
+    with pytest.raises(UserError, match="has 32 files; at most 20 are allowed"):
+        read_submission(folder)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +72,7 @@ def test_a_path_out_of_the_folder_is_refused_in_the_manifest(tmp_path):
         ({"title": "a\x1b[31mred"}, "title: must be one line of printable characters"),
         ({"authors": []}, "authors: .*at least 1 item"),
         ({"autors": ["x"]}, "autors: unknown key. Did you mean 'authors'"),
-        ({"schema": "lmcbench/submission/2"}, "reads up to lmcbench/submission/1. Upgrade: pip"),
+        ({"schema": "lmcbench/submission/3"}, "reads up to lmcbench/submission/2. Upgrade: pip"),
         ({"architecture": {"label": "x.py:f", "source": "file"}}, "sha256 is that of the source file"),
     ],
 )

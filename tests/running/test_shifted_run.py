@@ -20,7 +20,7 @@ from lmcbench.running.tasks import Finished
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import parse_suite
 from lmcbench.submission.verify import verify
-from submitted import cli, correct_hashes, edit_json, edit_logits
+from submitted import cli, correct_hashes, edit_logits, edit_record, read_logits
 
 SUITE = """
 name = "shifted"
@@ -142,14 +142,14 @@ def test_it_verifies_and_says_what_stays_a_claim(place, folder):
 
 
 def test_a_changed_label_of_that_split_is_refused(place, folder):
-    first, *_ = sorted((folder / "predictions").iterdir())
+    first = min(read_logits(folder))
 
     def turn(tensors):
         tensors[LABELS][3] = (tensors[LABELS][3] + 1) % 10
 
-    edit_logits(first, turn)
+    edit_logits(folder, first, turn)
     said = faults(place, folder)
-    assert f"predictions/{first.name}: {LABELS}: are not those of the other cells" in said
+    assert f"predictions.safetensors#{first}: {LABELS}: are not those of the other cells" in said
     assert "ensemble.test:cifar10.1:v6.nll_mean: found" in said
     assert "test:fog" not in said
     assert "ensemble.test.nll" not in said
@@ -170,14 +170,13 @@ def test_a_changed_label_of_that_split_is_refused(place, folder):
     ],
 )
 def test_a_record_without_the_sets_entry_or_with_another_is_refused(place, folder, edit, message):
-    record = min((folder / "records").iterdir())
-    edit_json(record, lambda table: edit(table["data"]))
+    edit_record(folder, min(read_logits(folder)), lambda table: edit(table["data"]))
     assert message in faults(place, folder)
 
 
 def test_missing_labels_are_refused(place, folder):
-    first, *_ = sorted((folder / "predictions").iterdir())
-    edit_logits(first, lambda tensors: tensors.pop(LABELS))
+    first = min(read_logits(folder))
+    edit_logits(folder, first, lambda tensors: tensors.pop(LABELS))
     assert f"needs a tensor '{LABELS}' of int16 [23]" in faults(place, folder)
 
 

@@ -1,4 +1,4 @@
-"""Re-runs and trust: cells picked by a nonce, measures judged, evidence bound to one manifest."""
+"""Re-runs and trust: cells picked by a nonce, measures judged, evidence bound to one submission."""
 
 import json
 import shutil
@@ -110,7 +110,8 @@ def test_a_real_rerun_is_identical_and_recorded(tmp_path):
     assert [cell.verdict for cell in report.cells] == ["identical"] * 2
     submission = read_submission(folder)
     keys = sorted(r.key for r in submission.records)
-    assert [c.key for c in report.cells] == chosen_cells(submission.manifest_sha256, "a word", keys, 2)
+    assert [c.key for c in report.cells] == chosen_cells(submission.sha256, "a word", keys, 2)
+    assert report.chosen_by == submission.sha256
     assert Verified.model_validate_json((results / "verified.json").read_bytes()).cells == len(keys)
     assert sorted(p.name for p in folder.parent.iterdir()) == ["linear"]
     assert trust_of(submission, tmp_path / "leaderboard" / "results", [submission]) == "rescored"
@@ -118,7 +119,7 @@ def test_a_real_rerun_is_identical_and_recorded(tmp_path):
 
 def test_a_rerun_is_by_the_engine_that_each_record_names(tmp_path):
     made = read_submission(linear_submission(tmp_path))
-    keys = chosen_cells(made.manifest_sha256, "x", sorted(r.key for r in made.records), 2)
+    keys = chosen_cells(made.sha256, "x", sorted(r.key for r in made.records), 2)
     by_reference = [
         r.model_copy(update={"env": r.env | {"engine": "reference"}}) if r.key == keys[0] else r
         for r in made.records
@@ -184,11 +185,14 @@ def wobble(numbers, replicate):
     return {"member_error": 0.05 + 0.01 * (replicate % 3), "barrier_error": 0.1} | numbers
 
 
-def verified(board, submission, manifest=None):
+def verified(board, submission, sha256=None):
     evidence = Verified(
-        schema="lmcbench/verified/1",
+        schema="lmcbench/verified/2",
         slug=submission.slug,
-        manifest_sha256=manifest or submission.manifest_sha256,
+        submission_sha256=submission.sha256,
+        records_sha256=sha256 or submission.meta.sha256.records,
+        predictions_sha256=None,
+        level="rescored",
         lmcbench="0.1.0",
         cells=1,
         missing=0,
@@ -200,9 +204,11 @@ def verified(board, submission, manifest=None):
 
 def rerun_report(board, submission, verdicts, nonce="n"):
     report = Rerun(
-        schema="lmcbench/rerun/1",
+        schema="lmcbench/rerun/2",
         slug=submission.slug,
-        manifest_sha256=submission.manifest_sha256,
+        submission_sha256=submission.sha256,
+        records_sha256=submission.meta.sha256.records,
+        chosen_by=submission.sha256,
         lmcbench="0.1.0",
         nonce=nonce,
         asked=len(verdicts),
@@ -220,7 +226,7 @@ def test_levels_of_trust_from_claimed_to_rerun(tmp_path):
     mine = entry(tmp_path)
     results = tmp_path / "results"
     assert trust_of(mine, results, [mine]) == "claimed"
-    verified(tmp_path, mine, manifest="0" * 64)
+    verified(tmp_path, mine, sha256="0" * 64)
     assert trust_of(mine, results, [mine]) == "claimed"
     rerun_report(tmp_path, mine, ["identical"] * 5)
     assert trust_of(mine, results, [mine]) == "claimed"
@@ -235,8 +241,8 @@ def test_levels_of_trust_from_claimed_to_rerun(tmp_path):
 
 
 def reproduction(board, mine, nonce="word", **changes):
-    replicates = chosen_replicates(mine.manifest_sha256, nonce, 3)
-    table = {"slug": mine.slug, "manifest_sha256": mine.manifest_sha256, "nonce": nonce}
+    replicates = chosen_replicates(mine.sha256, nonce, 3)
+    table = {"slug": mine.slug, "submission_sha256": mine.sha256, "nonce": nonce}
     other = entry(
         board, "other", **{"replicates": replicates, "authors": ("B",), "reproduces": table} | changes
     )
@@ -261,7 +267,7 @@ def test_another_author_on_chosen_replicates_reproduces(tmp_path):
         {"barrier_error": 0.6},
         {"member_error": 0.5},
         {"complete": False},
-        {"reproduces": {"slug": "mine", "manifest_sha256": "0" * 64, "nonce": "word"}},
+        {"reproduces": {"slug": "mine", "submission_sha256": "0" * 64, "nonce": "word"}},
     ],
 )
 def test_what_does_not_reproduce(tmp_path, changes):
@@ -285,7 +291,7 @@ def test_a_replicate_that_lacks_a_cell_is_compared_over_the_others(tmp_path):
 def test_evidence_of_a_newer_schema_is_refused(tmp_path):
     mine = entry(tmp_path)
     write_atomic(
-        tmp_path / "results" / "mine" / "verified.json", json.dumps({"schema": "lmcbench/verified/2"})
+        tmp_path / "results" / "mine" / "verified.json", json.dumps({"schema": "lmcbench/verified/3"})
     )
-    with pytest.raises(UserError, match=r"reads up to lmcbench/verified/1\. Upgrade: pip"):
+    with pytest.raises(UserError, match=r"reads up to lmcbench/verified/2\. Upgrade: pip"):
         trust_of(mine, tmp_path / "results", [mine])

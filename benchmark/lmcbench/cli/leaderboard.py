@@ -195,6 +195,10 @@ def verify(
         int | None,
         typer.Option(min=2, metavar="N", help="Print how another author repeats it on N replicates."),
     ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The predictions to rescore; default: those in PATH, if any."),
+    ] = None,
     record: Annotated[
         bool, typer.Option("--record", help="Keep what was found under results/SLUG/, for the leaderboard.")
     ] = False,
@@ -218,7 +222,7 @@ def verify(
     if rerun is None and reproduce is None and (nonce is not None or allow_code):
         raise UserError("--nonce and --allow-code go with --rerun N (or --nonce with --reproduce N).")
     results = _results(path) if record else None
-    found = checks.verify(path, suite)
+    found = checks.verify(path, suite, predictions=predictions)
     shown = found.as_json()
     if not as_json:
         typer.echo(explain(found), nl=False, err=not found.sound)
@@ -226,8 +230,9 @@ def verify(
         print_json(shown)
     if not found.sound:
         raise typer.Exit(EXIT_INPUT if found.newer else EXIT_CHECK)
-    if results is not None:
-        _keep(results / found.slug / trust.VERIFIED, found.evidence().to_json(), as_json)
+    # a re-run needs no predictions: it makes them again
+    if results is not None and (found.level == "rescored" or rerun is None):
+        _keep(results / found.slug / trust.VERIFIED, found.statement().to_json(), as_json)
     outside = False
     if reproduce is not None and nonce is not None:
         commands = reproduction(path, found, nonce, reproduce)

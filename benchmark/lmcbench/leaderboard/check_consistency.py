@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from lmcbench.errors import counted
-from lmcbench.leaderboard.manifest import META, Fault
+from lmcbench.leaderboard.files import META, Fault
 from lmcbench.leaderboard.submission_file import Meta
 from lmcbench.results.cell_values import cell_text
 from lmcbench.results.record import Record

@@ -8,8 +8,8 @@ from typing import Any
 
 from lmcbench.errors import UserError
 from lmcbench.leaderboard.entry import fork_of
-from lmcbench.leaderboard.manifest import Fault
-from lmcbench.leaderboard.predictions_file import images
+from lmcbench.leaderboard.files import Fault
+from lmcbench.leaderboard.predictions_file import count_images
 from lmcbench.results.record import Record
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.datasets import Pins, is_path
@@ -67,7 +67,7 @@ def check_data(record: Record, cell: Cell, pins: Pins) -> Found:
 
 def check_fork(record: Record, cell: Cell, pins: Pins) -> Found:
     """The fork's epoch, step and share of training follow from suite and images."""
-    expected = fork_of(cell, images(record, "train"))
+    expected = fork_of(cell, count_images(record, "train"))
     if record.cost is None:
         expected = {"epoch": expected["epoch"]}
     for key, value in expected.items():
@@ -128,7 +128,7 @@ def check_cost(record: Record, cell: Cell, pins: Pins) -> Found:
         if record.status == "ok":
             yield "cost", "must not be null for a cell that is ok"
         return
-    steps = train_steps(cell, images(record, "train"))
+    steps = train_steps(cell, count_images(record, "train"))
     if cost.train_steps != steps:
         yield "cost.train_steps", f"found {cost.train_steps:,}, the suite's recipe takes {steps:,}"
     floor = _flop_floor(record, cell) * steps

@@ -11,13 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from lmcbench.errors import UserError
-from lmcbench.leaderboard.manifest import META, Fault
+from lmcbench.leaderboard.files import META, Fault, place_of
 from lmcbench.leaderboard.submission_file import Meta
 from lmcbench.leaderboard.trust import FIRST_CHOSEN, chosen_replicates
 from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.record import Record
 from lmcbench.spec.architectures import Architecture, make_architecture
-from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.recipe import Recipe
@@ -70,7 +69,7 @@ def make_entry(
         sample: any of its records.
         sources: its files `source/FILE.py`, path -> content.
     """
-    claimed, place = sample.architecture, f"records/{sample.key}.json"
+    claimed, place = sample.architecture, place_of(sample.key)
     try:
         architecture = make_architecture(claimed.name, meta.recipe, claimed.kwargs, claimed.adapt)
     except UserError as error:
@@ -115,14 +114,14 @@ def make_entry(
         sha256 = meta.architecture.sha256 or ""
         fingerprint = sha256[:16]
         if architecture.source == "file":
-            faults += _source_faults(claimed.name, sha256, sources)
+            faults += _source_faults(claimed.name, sources)
     identity = {"name": claimed.name, "kwargs": claimed.kwargs, "fingerprint": fingerprint}
     if claimed.adapt is not None:
         identity["adapt"] = claimed.adapt
     return Entry(suite, architecture, identity), faults
 
 
-def _source_faults(name: str, sha256: str, sources: dict[str, bytes]) -> list[Fault]:
+def _source_faults(name: str, sources: dict[str, bytes]) -> list[Fault]:
     path = f"source/{PurePosixPath(name.rpartition(':')[0]).name}"
     faults = [
         Fault(file=other, field="", message=f"is not the source of {name}.")
@@ -131,9 +130,6 @@ def _source_faults(name: str, sha256: str, sources: dict[str, bytes]) -> list[Fa
     ]
     if path not in sources:
         faults.append(Fault(file=path, field="", message=f"is missing; it defines {name}."))
-    elif digest_bytes(sources[path]) != sha256:
-        found = digest_bytes(sources[path])[:16]
-        faults.append(_meta("architecture.sha256", f"found {sha256[:16]}, that of {path} is {found}"))
     return faults
 
 
@@ -232,7 +228,7 @@ def replicates_of(suite: Suite, meta: Meta, records: Sequence[Record]) -> tuple[
     allowed = range(max(suite.replicates, 1 + max(published, default=0)))
     if meta.reproduces is not None:
         count = max(suite.replicates, len({r.replicate for r in records}))
-        allowed = chosen_replicates(meta.reproduces.manifest_sha256, meta.reproduces.nonce, count)
+        allowed = chosen_replicates(meta.reproduces.submission_sha256, meta.reproduces.nonce, count)
     faults = []
     for replicate in sorted({r.replicate for r in records} - set(allowed)):
         why = (
@@ -242,7 +238,7 @@ def replicates_of(suite: Suite, meta: Meta, records: Sequence[Record]) -> tuple[
         )
         tuning = replicate >= FIRST_CHOSEN and meta.reproduces is None
         hint = " (from 1000 up they are for tuning and reproductions)" if tuning else ""
-        file = next(f"records/{r.key}.json" for r in records if r.replicate == replicate)
+        file = next(place_of(r.key) for r in records if r.replicate == replicate)
         message = f"found {replicate}{hint}; {why} are {allowed.start} to {allowed.stop - 1}."
         faults.append(Fault(file=file, field="replicate", message=message))
     return allowed, faults

@@ -102,7 +102,7 @@ def _row(
             "n": str(standing.n),
             "diverged": f"{entry.count('diverged')}/{len_cells(standing)}",
             "trust": trust,
-            "digest": f"`{entry.manifest[:12]}`",
+            "digest": f"`{entry.submission_sha256[:12]}`",
         }
     return row
 

@@ -136,7 +136,7 @@ def _entry(
         "fingerprint": entry.network.fingerprint,
         "params": entry.network.params,
         "recipe": recipes.index(canonical_json(_settings(entry))),
-        "manifest": entry.manifest[:12],
+        "submission": entry.submission_sha256[:12],
         "baseline": standing.baseline,
         "rank": None if standing.rank is None else list(standing.rank),
         "unranked": list(standing.unranked),

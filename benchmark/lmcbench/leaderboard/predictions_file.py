@@ -1,35 +1,41 @@
-"""Which logits a submission keeps, and how they are read without trust."""
+"""The file of all cells' logits: which logits it contains, and how it is read without trust."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmcbench.errors import UserError
-from lmcbench.leaderboard.manifest import PREDICTION_BYTES
+from lmcbench.errors import UserError, counted, reading
+from lmcbench.leaderboard.files import MB, PREDICTION_BYTES
 from lmcbench.results.cell_values import SPLIT
 from lmcbench.results.record import Record
-from lmcbench.results.run_folder import labels_name
+from lmcbench.results.run_folder import RunFolder, labels_name
 from lmcbench.spec.evaluation_shifts import shown_split
 
-TENSOR_BYTES = 160
-"""What the header of a safetensors file says of a tensor, at most: name, type, shape, place."""
+TENSOR_BYTES = 180
+"""Upper bound of a tensor's part of the header of a safetensors file: name, type, shape, offsets."""
+
+_NAME = re.compile(r"([0-9a-f]{16})/(.+)", re.DOTALL)
 
 Logits = NDArray[np.float16]
+Tensors = Mapping[str, NDArray[Any]]
 
 
 def kept_splits(records: Sequence[Record], classes: int) -> dict[str, list[str]]:
-    """The splits whose logits each measured cell keeps: key -> names, none for those left out.
+    """Return the splits whose logits each measured cell keeps, by key; none for cells that keep nothing.
 
     Everything, if that is at most 25 MB; else the test set without evaluation shifts; else that of as many
-    cells as fit, in order of replicate and key. It follows from the records alone, so that nobody chooses
-    which cells cannot be rescored.
+    cells as fit, in order of replicate and key. The choice follows from the records alone, so that a
+    submitter cannot choose which cells cannot be rescored.
 
     Args:
         records: of the submission.
-        classes: of the labels (see `classes_of`).
+        classes: number of classes of the labels (see `classes_of`).
     """
     measured = sorted((r for r in records if r.status == "ok"), key=lambda r: (r.replicate, r.key))
     everything = {r.key: test_splits(r) for r in measured}
@@ -43,28 +49,28 @@ def kept_splits(records: Sequence[Record], classes: int) -> dict[str, list[str]]
 
 
 def test_splits(record: Record) -> list[str]:
-    """The splits that a measured cell has logits of: the test set, and under every evaluation shift."""
+    """Return the splits that a measured cell has logits of: the test set, and every evaluation shift."""
     return sorted(record.siblings[0].splits.keys() - {"train", "view"})
 
 
-def classes_of(labels: Mapping[str, NDArray[np.int64]]) -> int:
-    """How many classes the test labels `[n]` are of: those know no more, however wide the logits are."""
+def classes_of(labels: Mapping[str, NDArray[np.integer]]) -> int:
+    """Return the number of classes of the test labels `[n]`; logits of more classes add nothing."""
     return int(labels[SPLIT].max()) + 1
 
 
 def _bytes(record: Record, splits: Sequence[str], classes: int) -> int:
-    """Of a file with the logits of `splits` and the labels of what they show, fp16 and int16."""
+    """Return an upper bound of what the logits of `splits` (fp16) and their labels (int16) take."""
     shown = {shown_split(split) for split in splits}
-    logits = sum(len(record.siblings) * images(record, split) * classes for split in splits)
-    labels = sum(images(record, split) for split in shown)
+    logits = sum(len(record.siblings) * count_images(record, split) * classes for split in splits)
+    labels = sum(count_images(record, split) for split in shown)
     return TENSOR_BYTES * (1 + len(splits) + len(shown)) + 2 * (logits + labels)
 
 
-def images(record: Record, split: str) -> int:
-    """Images that a split of a record shows, of the data's split that it is of (see `shown_split`).
+def count_images(record: Record, split: str) -> int:
+    """Return the number of images of a split, as the record's data state it.
 
     Raises:
-        UserError: where the record's data do not say.
+        UserError: if they do not.
     """
     of = shown_split(split)
     n = next((entry.get("n") for entry in record.data if entry.get("split") == of), None)
@@ -73,27 +79,111 @@ def images(record: Record, split: str) -> int:
     return n
 
 
-def read_logits(
-    content: bytes, record: Record, splits: Sequence[str]
+# --- write ---------------------------------------------------------------------------------------
+
+
+def pack_predictions(records: Sequence[Record], run: RunFolder) -> tuple[bytes | None, str | None]:
+    """Return one safetensors file of the logits to keep, and in words what was left out, if anything.
+
+    Tensors are named KEY/SPLIT and KEY/SPLIT.labels. The file is None if no cell was measured.
+
+    Raises:
+        UserError: if predictions of the run are missing or damaged.
+    """
+    from safetensors.numpy import save
+
+    measured = [record for record in records if record.status == "ok"]
+    if not measured:
+        return None, None
+    cells = {}
+    for record in measured:
+        path = run.predictions(record.key)
+        if not path.is_file():
+            raise UserError(f"{path} is missing: the run's predictions are part of a submission.")
+        with reading(path):
+            content = path.read_bytes()
+        try:
+            cells[record.key] = load_tensors(content)
+            labels = cells[record.key].get(labels_name(SPLIT))
+            if labels is None:
+                raise UserError(f"has no tensor {labels_name(SPLIT)!r}.")
+        except UserError as error:
+            raise UserError(f"{path} {error}") from None
+    kept = kept_splits(measured, classes_of({SPLIT: cells[measured[0].key][labels_name(SPLIT)]}))
+    tensors: dict[str, NDArray[Any]] = {}
+    for record in measured:
+        wanted = {name for split in kept[record.key] for name in (split, labels_name(split))}
+        tensors |= {f"{record.key}/{n}": value for n, value in cells[record.key].items() if n in wanted}
+    without = sum(not splits for splits in kept.values())
+    left_out = None
+    if without:
+        left_out = f"the logits of {without} of {counted(len(measured), 'cell')}"
+    elif any(kept[r.key] != test_splits(r) for r in measured):
+        left_out = "logits under evaluation shifts"
+    return save(tensors), left_out
+
+
+# --- read ----------------------------------------------------------------------------------------
+
+
+def read_predictions(path: Path) -> bytes:
+    """Return the content of a predictions file of at most 25 MB.
+
+    Raises:
+        UserError: if it cannot be read, or is larger.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no predictions file {path}.")
+    with reading(path), path.open("rb") as file:
+        content = file.read(PREDICTION_BYTES + 1)
+    if len(content) > PREDICTION_BYTES:
+        size = path.stat().st_size / MB
+        raise UserError(f"{path} has {size:,.1f} MB; at most {PREDICTION_BYTES / MB:.0f} MB are allowed.")
+    return content
+
+
+def load_tensors(content: bytes) -> dict[str, NDArray[Any]]:
+    """Return the tensors of a safetensors file.
+
+    Raises:
+        UserError: for anything else.
+    """
+    from safetensors.numpy import load
+
+    try:
+        return load(content)
+    except Exception as error:  # a Rust error without a public base, or a type that NumPy lacks
+        # asked only now: the length that a safetensors file begins with may look like a pickle
+        if content[:1] == b"\x80" or content[:2] == b"PK":
+            raise UserError("is a pickle, not safetensors; pickles execute code when loaded.") from None
+        raise UserError(f"is not safetensors: {error}.") from None
+
+
+def split_cells(tensors: Tensors) -> tuple[dict[str, dict[str, NDArray[Any]]], list[str]]:
+    """Return the tensors of each cell, by key and name, and the names that belong to no cell."""
+    cells: dict[str, dict[str, NDArray[Any]]] = {}
+    strange = []
+    for name, value in tensors.items():
+        if (found := _NAME.fullmatch(name)) is None:
+            strange.append(name)
+        else:
+            cells.setdefault(found[1], {})[found[2]] = value
+    return cells, strange
+
+
+def cell_logits(
+    tensors: Tensors, record: Record, splits: Sequence[str]
 ) -> tuple[dict[str, Logits], dict[str, NDArray[np.int64]]]:
-    """The logits `[K, n, classes]` of `splits` and the labels `[n]` of each, of a predictions file.
+    """Return the logits `[K, n, classes]` of `splits` and the labels `[n]` of each, from a cell's tensors.
 
     Raises:
         UserError: for anything but finite fp16 logits of the record's siblings and int16 labels.
     """
-    from safetensors.numpy import load
-
-    if content[:1] == b"\x80" or content[:2] == b"PK":
-        raise UserError("is a pickle, not safetensors; pickles execute code when they are loaded.")
-    try:
-        tensors: Mapping[str, NDArray[np.generic]] = load(content)
-    except Exception as error:  # a Rust error of no public base, or a type that NumPy lacks
-        raise UserError(f"is not safetensors: {error}.") from None
     networks = len(record.siblings)
     found: dict[str, Logits] = {}
     truth: dict[str, NDArray[np.int64]] = {}
     for split in splits:
-        n, name = images(record, split), labels_name(split)
+        n, name = count_images(record, split), labels_name(split)
         labels = tensors.get(name)
         if labels is None or labels.dtype != np.int16 or labels.shape != (n,):
             raise UserError(f"needs a tensor {name!r} of int16 [{n}].")
@@ -107,7 +197,7 @@ def read_logits(
                 f"{list(logits.shape)}."
             )
         if not np.isfinite(logits).all():
-            raise UserError(f"{split}: holds a logit that is not finite.")
+            raise UserError(f"{split}: contains a logit that is not finite.")
         found[split] = logits.astype(np.float16)
     classes = {logits.shape[2] for logits in found.values()}
     for split, given in truth.items():

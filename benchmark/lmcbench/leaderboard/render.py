@@ -117,7 +117,7 @@ def _head(table: SuiteTable, standing: Standing, meta: Meta, trust: TrustLevel) 
         "cells_failed": entry.count("failed"),
         "cells_missing": standing.missing,
         "trust": trust,
-        "manifest_sha256": entry.manifest,
+        "submission_sha256": entry.submission_sha256,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,22 +13,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lmcbench.errors import UserError
-from lmcbench.leaderboard.manifest import (
-    MANIFEST,
-    META,
-    Fault,
-    FileEntry,
-    check_manifest,
-    list_files,
-    parse_manifest,
-)
+from lmcbench.leaderboard.files import META, RECORDS, Fault, parse_records, read_files
 from lmcbench.results.cell_values import architecture_label
-from lmcbench.results.record import Record, check_schema, parse_record
+from lmcbench.results.record import NewerSchemaError, Record, check_schema
 from lmcbench.spec.architectures import Source
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.suite_files import explain
 
-SUBMISSION_SCHEMA = "lmcbench/submission/1"
+SUBMISSION_SCHEMA = "lmcbench/submission/2"
 SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 SLUG_LENGTH = 60
 SHA256 = r"^[0-9a-f]{64}$"
@@ -90,12 +82,24 @@ class Reproduction(Part):
     """The submission that this one repeats on replicates its author could not choose."""
 
     slug: Line
-    manifest_sha256: str = Field(pattern=SHA256)
+    submission_sha256: str = Field(pattern=SHA256)
     nonce: Line
 
 
+class Hashes(Part):
+    """The sha256 of the submission's large files.
+
+    Attributes:
+        records: of `records.jsonl.gz`.
+        predictions: of `predictions.safetensors`, which is not in the repository; None if no cell has any.
+    """
+
+    records: str = Field(pattern=SHA256)
+    predictions: str | None = Field(default=None, pattern=SHA256)
+
+
 class Meta(Part):
-    """`submission.toml`: everything about a submission that is no measurement."""
+    """`submission.toml`: everything about a submission that is not a measurement."""
 
     schema_: str = Field(alias="schema")
     title: Line
@@ -109,6 +113,7 @@ class Meta(Part):
     complete: bool = Field(description="whether no cell of the suite is missing; others are not ranked")
     suite: SuiteMeta
     architecture: ArchitectureMeta
+    sha256: Hashes
     reproduces: Reproduction | None = None
 
     def to_toml(self) -> str:
@@ -134,16 +139,16 @@ class Submission:
     Attributes:
         slug: its folder's name.
         records: one per cell, by key.
-        manifest_sha256: of the manifest's bytes, and through it of every file.
-        files: what the manifest lists, path -> hash and size.
+        sha256: of `submission.toml`, which names the sha256 of all other files.
+        sources: the contents of `source/FILE.py`, by path.
     """
 
     slug: str
     folder: Path
     meta: Meta
     records: Sequence[Record]
-    manifest_sha256: str
-    files: dict[str, FileEntry]
+    sha256: str
+    sources: Mapping[str, bytes]
 
 
 def check_slug(slug: str) -> None:
@@ -177,37 +182,54 @@ def parse_meta(content: bytes, origin: str) -> Meta:
 
 
 def read_submission(folder: Path) -> Submission:
-    """The submission in `folder`, every file as its manifest has it; see 'lmcbench verify' for the rest.
+    """Return the submission in `folder`; its numbers are checked by 'lmcbench verify'.
 
     Raises:
-        UserError: where the folder is none, a file is missing, added or changed, or cannot be parsed;
-            it names file and field.
+        UserError: if it is not a folder, a file is missing, too large, changed or not allowed, or cannot be
+            parsed; the message names file and field.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}. Give a submission: leaderboard/submissions/SLUG.")
-    sizes, faults = list_files(folder)
-    contents, changed, newer = check_manifest(folder, sizes)
-    if newer:
-        raise newer[0]
-    if faults or changed:
-        raise UserError(refusal(folder, [*faults, *changed]))
-    if META not in contents:
-        raise UserError(f"{folder / META} is missing. Write submissions with 'lmcbench submit'.")
-    names = sorted(name for name in contents if name.startswith("records/"))
-    if not names:
-        raise UserError(f"{folder} holds no records.")
-    records = [parse_record(contents[name], str(folder / name)) for name in names]
-    for name, record in zip(names, records, strict=True):
-        if name != f"records/{record.key}.json":
-            raise UserError(f"{folder / name}: key: found {record.key}, which is not the file's name.")
+    contents, faults = read_files(folder)
+    if faults:
+        raise UserError(refusal(folder, faults))
+    meta = parse_meta(contents[META], str(folder / META))
+    if faults := hash_faults(meta, contents):
+        raise UserError(refusal(folder, faults))
+    records, errors = parse_records(contents[RECORDS], str(folder / RECORDS))
+    if errors:
+        newer = (error for _, error in errors if isinstance(error, NewerSchemaError))
+        raise next(newer, errors[0][1])
     return Submission(
         slug=folder.resolve().name,
         folder=folder,
-        meta=parse_meta(contents[META], str(folder / META)),
+        meta=meta,
         records=records,
-        manifest_sha256=digest_bytes(contents[MANIFEST]),
-        files=parse_manifest(contents[MANIFEST], str(folder / MANIFEST)),
+        sha256=digest_bytes(contents[META]),
+        sources=source_files(contents),
     )
+
+
+def source_files(contents: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files `source/FILE.py` of a submission."""
+    return {name: content for name, content in contents.items() if name.startswith("source/")}
+
+
+def hash_faults(meta: Meta, contents: Mapping[str, bytes]) -> list[Fault]:
+    """Return a fault for each file whose sha256 is not the one in `submission.toml`."""
+    expected = [("sha256.records", meta.sha256.records, RECORDS)]
+    if meta.architecture.source == "file":
+        sha256 = meta.architecture.sha256 or ""
+        expected += [("architecture.sha256", sha256, name) for name in source_files(contents)]
+    return [
+        Fault(
+            file=META,
+            field=field,
+            message=f"found {sha256[:16]}, but {name} has {digest_bytes(contents[name])[:16]}.",
+        )
+        for field, sha256, name in expected
+        if name in contents and digest_bytes(contents[name]) != sha256
+    ]
 
 
 def refusal(folder: Path, faults: list[Fault]) -> str:
@@ -218,3 +240,34 @@ def refusal(folder: Path, faults: list[Fault]) -> str:
 def label_of(submission: Submission) -> str:
     """The architecture of a submission in print."""
     return architecture_label(submission.records[0])
+
+
+def find_duplicate(records_sha256: str, submissions: Path, slug: str) -> str | None:
+    """Return the other submission in `submissions` that has the same records file; None if there is none.
+
+    A run that was extended has other records, hence is a submission of its own. Submissions that cannot be
+    read are skipped.
+    """
+    for path in sorted(submissions.glob(f"[!.]*/{META}")):
+        try:
+            same = parse_meta(path.read_bytes(), str(path)).sha256.records == records_sha256
+        except (OSError, UserError):
+            continue
+        if same and path.parent.name != slug:
+            return path.parent.name
+    return None
+
+
+def refuse_duplicates(submissions: Iterable[Submission]) -> None:
+    """Raise if two submissions have the same records.
+
+    Raises:
+        UserError: naming both.
+    """
+    seen: dict[str, Submission] = {}
+    for one in submissions:
+        if (other := seen.setdefault(one.meta.sha256.records, one)) is not one:
+            raise UserError(
+                f"{other.folder} and {one.folder} have the same records. Remove one of them, or tables "
+                "would show them twice."
+            )

@@ -108,12 +108,12 @@ class SuiteId(Part):
 class Summary(Part):
     """What a leaderboard shows of one submission, from its records alone.
 
-    `manifest` is the sha256 of the submission's manifest, which names every file that it was derived from.
+    `submission_sha256` is that of `submission.toml`, which names the sha256 of the records.
     """
 
     schema_: Literal["lmcbench/summary/1"] = Field(default=SCHEMA, alias="schema")
     slug: str
-    manifest: str
+    submission_sha256: str
     suite: SuiteId
     network: Network
     recipe: dict[str, Any]
@@ -157,12 +157,12 @@ def read_summary(content: bytes) -> Summary | None:
         return None
 
 
-def summarize(slug: str, manifest: str, records: Iterable[Record]) -> Summary:
+def summarize(slug: str, submission_sha256: str, records: Iterable[Record]) -> Summary:
     """The summary of a submission.
 
     Args:
         slug: the submission's folder.
-        manifest: sha256 of its manifest.
+        submission_sha256: of its `submission.toml`.
         records: all of one suite, architecture and recipe, in any order.
 
     Raises:
@@ -200,7 +200,7 @@ def summarize(slug: str, manifest: str, records: Iterable[Record]) -> Summary:
         )
     return Summary(
         slug=slug,
-        manifest=manifest,
+        submission_sha256=submission_sha256,
         suite=SuiteId(**one.suite.model_dump(include={"name", "version", "digest"})),
         network=Network(
             label=lines[one.key].architecture,

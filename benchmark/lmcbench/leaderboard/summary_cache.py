@@ -1,17 +1,22 @@
-"""A leaderboard's submissions in, their summaries out; what was derived before is kept by manifest hash."""
+"""Read a leaderboard's submissions and their summaries; a stored summary is used while it is up to date."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import overload
 
-from lmcbench.errors import UserError
-from lmcbench.leaderboard.duplicates import refuse_twins
-from lmcbench.leaderboard.manifest import MANIFEST, META, parse_manifest
-from lmcbench.leaderboard.submission_file import Submission, check_slug, parse_meta, read_submission
+from lmcbench.errors import UserError, reading
+from lmcbench.leaderboard.files import META
+from lmcbench.leaderboard.submission_file import (
+    Submission,
+    check_slug,
+    parse_meta,
+    read_submission,
+    refuse_duplicates,
+)
 from lmcbench.leaderboard.summary import Summary, read_summary, summarize
 from lmcbench.leaderboard.trust import TrustLevel, trust_of
 from lmcbench.results.record import Record
@@ -34,7 +39,7 @@ class Row:
 
 
 class LazyRecords(Sequence[Record]):
-    """The records of a submission, read when one is asked for: most pages need none of them."""
+    """The records of a submission, read at the first access: most pages need none of them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -67,7 +72,7 @@ def read_rows(board: Path, *, afresh: bool = False) -> list[Row]:
     """
     found = list(_read(board, afresh))
     everyone = [submission for submission, _, _ in found]
-    refuse_twins(everyone)
+    refuse_duplicates(everyone)
     return [Row(s, trust_of(s, board / RESULTS, everyone), entry, known) for s, entry, known in found]
 
 
@@ -77,7 +82,7 @@ def summary_path(board: Path, slug: str) -> Path:
 
 
 def _read(board: Path, afresh: bool) -> Iterator[tuple[Submission, Summary, bool]]:
-    """One submission after another, so that the records of one alone are in memory."""
+    """Yield one submission after another, so that only the records of one are in memory."""
     root = board / SUBMISSIONS
     if not root.is_dir():
         raise UserError(
@@ -90,50 +95,45 @@ def _read(board: Path, afresh: bool) -> Iterator[tuple[Submission, Summary, bool
                 f"{folder} is a link: what it leads to would stand in the tables twice. Remove it."
             )
         check_slug(folder.name)
-        head = None if afresh else _head(folder)
-        entry = None if head is None else _known(summary_path(board, folder.name), head)
+        head = _head(folder)
+        entry = None if afresh else _known(summary_path(board, folder.name), head)
         known = entry is not None
-        if head is None or entry is None:
+        if entry is None:
             whole = read_submission(folder)
             try:
-                entry = summarize(folder.name, whole.manifest_sha256, whole.records)
+                entry = summarize(folder.name, whole.sha256, whole.records)
             except UserError:
                 raise
             except (LookupError, TypeError, ValueError) as error:
-                # nobody is made to verify before they render, and extra keys may hold anything
+                # rendering does not verify first, and extra keys of a record may have any value
                 raise UserError(
                     f"{folder} holds records that nothing can be derived of ({type(error).__name__}: "
                     f"{error}). See what is wrong with them: lmcbench verify {folder}"
                 ) from None
-            head = replace(whole, records=LazyRecords(folder))
         yield head, entry, known
 
 
-def _head(folder: Path) -> Submission | None:
-    """The submission by its manifest and what is said of it; None for what must be read whole."""
-    try:
-        manifest, meta = ((folder / name).read_bytes() for name in (MANIFEST, META))
-        files = parse_manifest(manifest, str(folder / MANIFEST))
-    except (OSError, UserError):
-        return None
-    if META not in files or files[META].sha256 != digest_bytes(meta):
-        return None
+def _head(folder: Path) -> Submission:
+    """Return the submission by its `submission.toml` alone; its records are read when one is needed."""
+    path = folder / META
+    with reading(path):
+        content = path.read_bytes()
     return Submission(
         slug=folder.name,
         folder=folder,
-        meta=parse_meta(meta, str(folder / META)),
+        meta=parse_meta(content, str(path)),
         records=LazyRecords(folder),
-        manifest_sha256=digest_bytes(manifest),
-        files=files,
+        sha256=digest_bytes(content),
+        sources={},
     )
 
 
 def _known(path: Path, head: Submission) -> Summary | None:
-    """What was derived from this very manifest before; None where it was not, or is damaged."""
+    """Return the stored summary; None if it is missing, damaged, or of another version of the submission."""
     try:
         entry = read_summary(path.read_bytes())
     except OSError:
         return None
-    if entry is None or (entry.slug, entry.manifest) != (head.slug, head.manifest_sha256):
+    if entry is None or (entry.slug, entry.submission_sha256) != (head.slug, head.sha256):
         return None
     return entry

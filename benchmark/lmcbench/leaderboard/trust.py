@@ -22,8 +22,8 @@ from lmcbench.stats.estimates import Contrast, Estimate, pool
 TrustLevel = Literal["claimed", "rescored", "re-run", "reproduced"]
 Verdict = Literal["identical", "within", "outside"]
 
-VERIFIED_SCHEMA = "lmcbench/verified/1"
-RERUN_SCHEMA = "lmcbench/rerun/1"
+VERIFIED_SCHEMA = "lmcbench/verified/2"
+RERUN_SCHEMA = "lmcbench/rerun/2"
 VERIFIED = "verified.json"
 
 RERUN_CELLS = 5
@@ -34,38 +34,48 @@ FIRST_CHOSEN, CHOSEN = 1000, 1_000_000
 published ones are 0, 1, ..."""
 
 ANONYMOUS = "anonymous"
-"""An author without a name, who is nobody's other author."""
+"""The author of submissions without one; never counts as another, independent author."""
 
 Count = Annotated[int, Field(ge=0)]
 
 
 class Evidence(BaseModel):
-    """A derived file of `leaderboard/results/SLUG/`, bound to one manifest."""
+    """A file of `leaderboard/results/SLUG/`, valid for one submission as it was when the file was written."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     schema_: str = Field(alias="schema")
     slug: str
-    manifest_sha256: str
+    submission_sha256: str = Field(description="of submission.toml")
+    records_sha256: str = Field(description="of records.jsonl.gz")
     lmcbench: str = Field(description="version that wrote it")
 
     def to_json(self) -> str:
-        """The file's text."""
+        """Return the file's text."""
         return json.dumps(self.model_dump(by_alias=True), indent=1, allow_nan=False) + "\n"
+
+    def is_of(self, submission: Submission) -> bool:
+        """Return whether it was written about this submission as it is now."""
+        found = self.slug, self.submission_sha256, self.records_sha256
+        return found == (submission.slug, submission.sha256, submission.meta.sha256.records)
 
 
 Read = TypeVar("Read", bound=Evidence)
 
 
 class Verified(Evidence):
-    """`verified.json`: 'lmcbench verify' found no fault.
+    """`verified.json`, the verifier's statement: 'lmcbench verify' found no fault in records and predictions.
 
     Attributes:
+        predictions_sha256: of the predictions that were rescored; None if no cell has any.
         cells: records checked.
         missing: cells of the suite that the submission lacks.
-        rescored: what was recomputed and found equal; claimed: what cannot be.
+        rescored: what was recomputed and is equal.
+        claimed: what cannot be recomputed.
     """
 
+    level: Literal["rescored"]
+    predictions_sha256: str | None
     cells: Count
     missing: Count
     rescored: list[str]
@@ -100,8 +110,14 @@ class CellAgain(BaseModel):
 
 
 class Rerun(Evidence):
-    """`rerun-ID.json`: cells chosen by a nonce, trained again and compared."""
+    """`rerun-ID.json`: cells chosen by a nonce, trained again and compared.
 
+    Attributes:
+        chosen_by: the sha256 that chose the cells together with the nonce: that of `submission.toml`, or of
+            the manifest that submissions had before.
+    """
+
+    chosen_by: str
     nonce: str
     asked: Count
     calibrated: bool
@@ -110,7 +126,7 @@ class Rerun(Evidence):
 
 
 def chosen_cells(
-    manifest_sha256: str, nonce: str, keys: Sequence[str], count: int, diverged: Collection[str] = ()
+    submission_sha256: str, nonce: str, keys: Sequence[str], count: int, diverged: Collection[str] = ()
 ) -> list[str]:
     """The `count` of `keys` that a nonce picks: nobody can know them before the nonce is said.
 
@@ -118,14 +134,14 @@ def chosen_cells(
     """
 
     def place(key: str) -> tuple[bool, str]:
-        return key not in diverged, _hash(f"cells|{manifest_sha256}|{nonce}|{key}")
+        return key not in diverged, _hash(f"cells|{submission_sha256}|{nonce}|{key}")
 
     return sorted(keys, key=place)[:count]
 
 
-def chosen_replicates(manifest_sha256: str, nonce: str, count: int) -> range:
+def chosen_replicates(submission_sha256: str, nonce: str, count: int) -> range:
     """The `count` replicates, from 1000 up, on which a nonce has a submission reproduced."""
-    first = FIRST_CHOSEN + int(_hash(f"replicates|{manifest_sha256}|{nonce}")[:15], 16) % CHOSEN
+    first = FIRST_CHOSEN + int(_hash(f"replicates|{submission_sha256}|{nonce}")[:15], 16) % CHOSEN
     return range(first, first + count)
 
 
@@ -141,7 +157,7 @@ def rerun_file(nonce: str) -> str:
 def trust_of(submission: Submission, results_dir: Path, everyone: Sequence[Submission]) -> TrustLevel:
     """The highest level whose evidence is under `results_dir` (or in another's submission) and holds.
 
-    Evidence of another manifest does not count. Each level needs the ones before it, but for
+    Evidence of another version of the submission does not count. Each level needs the ones before it, but for
     `reproduced`, which needs no re-run: it is the stronger of the two.
 
     Raises:
@@ -163,19 +179,19 @@ def trust_of(submission: Submission, results_dir: Path, everyone: Sequence[Submi
 
 
 def is_verified(submission: Submission, results_dir: Path) -> bool:
-    """Whether the submission was verified as it is now."""
+    """Return whether a verifier's statement covers the submission and its predictions as they are now."""
     path = results_dir / submission.slug / VERIFIED
     if not path.exists():
         return False
     found = _read(path, Verified, VERIFIED_SCHEMA)
-    return (found.slug, found.manifest_sha256) == (submission.slug, submission.manifest_sha256)
+    return found.is_of(submission) and found.predictions_sha256 == submission.meta.sha256.predictions
 
 
 def read_reruns(submission: Submission, results_dir: Path) -> list[Rerun]:
-    """The reports of re-runs of the submission as it is now."""
+    """Return the reports of re-runs of the submission as it is now."""
     paths = sorted((results_dir / submission.slug).glob("rerun-*.json"))
-    found = [_read(path, Rerun, RERUN_SCHEMA) for path in paths]
-    return [r for r in found if r.manifest_sha256 == submission.manifest_sha256]
+    found = (_read(path, Rerun, RERUN_SCHEMA) for path in paths)
+    return [report for report in found if report.is_of(submission)]
 
 
 def _read(path: Path, model: type[Read], schema: str) -> Read:
@@ -205,14 +221,14 @@ def reproduces(other: Submission, original: Submission) -> bool:
     if (
         claim is None
         or not other.meta.complete
-        or (claim.slug, claim.manifest_sha256) != (original.slug, original.manifest_sha256)
+        or (claim.slug, claim.submission_sha256) != (original.slug, original.sha256)
     ):
         return False
     authors = _names(other) | _names(original)
     if _names(other) & _names(original) or ANONYMOUS in authors or not same_entry(other, original):
         return False
     replicates = sorted({r.replicate for r in other.records})
-    if replicates != list(chosen_replicates(original.manifest_sha256, claim.nonce, len(replicates))):
+    if replicates != list(chosen_replicates(original.sha256, claim.nonce, len(replicates))):
         return False
     return all(overlap(a, b) for a, b in headline_estimates(original, other).values())
 

@@ -19,8 +19,8 @@ from lmcbench.leaderboard.check_protocol import (
     check_status,
     collect,
 )
-from lmcbench.leaderboard.manifest import Fault
-from lmcbench.leaderboard.predictions_file import images
+from lmcbench.leaderboard.files import Fault
+from lmcbench.leaderboard.predictions_file import count_images
 from lmcbench.results.curves import Curve, barrier, chord_area
 from lmcbench.results.record import BarrierRecord, PairRecord, Record, Score
 from lmcbench.spec.cells import Cell
@@ -62,7 +62,7 @@ def _whole(x: float) -> bool:
 
 def _tested(record: Record, split: str) -> int | None:
     """Images of a test split; None of one whose images are not counted in the record's data."""
-    return images(record, split) if split.partition(":")[0] in ("test", "test_a", "test_b") else None
+    return count_images(record, split) if split.partition(":")[0] in ("test", "test_a", "test_b") else None
 
 
 def check_splits(record: Record, cell: Cell, pins: Pins) -> Found:
@@ -174,7 +174,7 @@ def _disagreement(record: Record, pair: PairRecord, field: str) -> Found:
         if scores[0] is None or scores[1] is None:
             continue
         a, b = scores[0].error, scores[1].error
-        slack = 2 * max(1 / images(record, split), ERROR_SLACK)
+        slack = 2 * max(1 / count_images(record, split), ERROR_SLACK)
         if not abs(a - b) - slack <= d <= a + b + slack:
             yield place, f"found {d}, with errors {a} and {b} it lies in [{abs(a - b)}, {a + b}]"
 

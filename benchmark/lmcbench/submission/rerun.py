@@ -35,7 +35,7 @@ def rerun(
 ) -> Rerun:
     """Train `count` cells of a verified submission again, in a temporary folder, and compare.
 
-    The cells are the first by sha256 of manifest, nonce and key, those that diverged before the others:
+    The cells are the first by sha256 of submission, nonce and key, those that diverged before the others:
     choose the nonce after the submission is in.
 
     Raises:
@@ -44,7 +44,7 @@ def rerun(
     """
     by_key = {record.key: record for record in submission.records}
     diverged = {key for key, record in by_key.items() if record.status == "diverged"}
-    keys = chosen_cells(submission.manifest_sha256, nonce, sorted(by_key), count, diverged)
+    keys = chosen_cells(submission.sha256, nonce, sorted(by_key), count, diverged)
     allowed = allowances(suite)
     with tempfile.TemporaryDirectory(prefix="lmcbench-rerun-") as scratch:
         cells = _cells(submission, suite, keys, Path(scratch), allow_code)
@@ -63,8 +63,10 @@ def rerun(
     return Rerun(
         schema=RERUN_SCHEMA,
         slug=submission.slug,
-        manifest_sha256=submission.manifest_sha256,
+        submission_sha256=submission.sha256,
+        records_sha256=submission.meta.sha256.records,
         lmcbench=version("lmcbench"),
+        chosen_by=submission.sha256,
         nonce=nonce,
         asked=count,
         calibrated=bool(allowed),
@@ -85,12 +87,7 @@ def _cells(
                 f"{submission.slug} is of {name}: to train it again, its author's code must run on this "
                 "machine. Read it first, then give --allow-code, best where there is nothing to lose."
             )
-        sources = {
-            file: (submission.folder / file).read_bytes()
-            for file in submission.files
-            if file.startswith("source/")
-        }
-        for file, content in sources.items():
+        for file, content in submission.sources.items():
             (scratch / Path(file).name).write_bytes(content)
             name = f"{scratch / Path(file).name}:{network.name.rpartition(':')[2]}"
     architecture = make_architecture(name, meta.recipe, network.kwargs, network.adapt)

@@ -1,9 +1,9 @@
-"""What a record says that has a closed form or a bound: noise scales, ensembles of points on the path."""
+"""Recompute what follows from stored logits, and check what has a closed form or a bound."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,16 @@ from lmcbench.ensemble.rescore import measure_logits
 from lmcbench.ensemble.sub_ensembles import PATH_MEMBERS, path_members
 from lmcbench.errors import UserError, counted
 from lmcbench.leaderboard.check_protocol import Found, collect
-from lmcbench.leaderboard.manifest import Fault
+from lmcbench.leaderboard.files import PREDICTIONS, Fault, place_of
 from lmcbench.leaderboard.predictions_file import (
     Logits,
+    Tensors,
+    cell_logits,
     classes_of,
-    images,
+    count_images,
     kept_splits,
-    read_logits,
+    load_tensors,
+    split_cells,
     test_splits,
 )
 from lmcbench.leaderboard.validate_record import ERROR_SLACK, LOSS_SLACK, close
@@ -55,7 +58,7 @@ def _noise(record: Record, cell: Cell, pins: Pins) -> Found:
     if record.noise is None or record.status != "ok":
         return
     views, recipe = record.noise["views"], cell.recipe
-    n = images(record, "train")
+    n = count_images(record, "train")
     if len(views) != cell.suite.siblings or not all(isinstance(v, int) and 1 <= v <= n for v in views):
         yield "noise.views", f"found {views}, must be {cell.suite.siblings} numbers of images up to {n}"
         return
@@ -146,55 +149,67 @@ PREDICTED = {
 
 
 class Rescoring:
-    """What came of it: faults, what was found equal, and what stays a claim."""
+    """Check records against a file of logits.
 
-    def __init__(self) -> None:
+    Attributes:
+        faults: what differs.
+        rescored: what was recomputed and is equal, in words.
+        claimed: what cannot be recomputed because its logits were left out, in words.
+    """
+
+    def __init__(self, content: bytes, pins: Pins) -> None:
+        self.pins = pins
         self.faults: list[Fault] = []
         self.rescored: list[str] = []
         self.claimed: list[str] = []
+        self.cells: Mapping[str, Tensors] = {}
+        try:
+            self.cells, strange = split_cells(load_tensors(content))
+        except UserError as error:
+            self._fault(PREDICTIONS, "", str(error))
+            return
+        for name in strange:
+            self._fault(PREDICTIONS, "", f"tensor {name!r} is not named KEY/SPLIT.")
 
     def _fault(self, file: str, field: str, message: str) -> None:
-        """One more."""
         self.faults.append(Fault(file=file, field=field, message=message))
 
-    def check(self, records: Mapping[str, Record], contents: Mapping[str, bytes], pins: Pins) -> None:
-        """Every file of logits against its record."""
+    def check(self, records: Mapping[str, Record]) -> None:
+        """Check every measured cell; `records` by their places in the submission."""
+        if self.faults:
+            return
         measured = {file: r for file, r in records.items() if r.status == "ok" and r.siblings}
-        stored = {name for name in contents if name.startswith("predictions/")}
-        files = {file: f"predictions/{r.key}.safetensors" for file, r in measured.items()}
-        for name in sorted(stored - set(files.values())):
-            self._fault(name, "", "belongs to no measured record.")
-        classes = self._classes(measured, files, contents)
+        for key in sorted(self.cells.keys() - {r.key for r in measured.values()}):
+            self._fault(place_of(key, PREDICTIONS), "", "belongs to no measured record.")
+        classes = self._classes(measured.values())
         try:
             kept = kept_splits(list(measured.values()), classes) if classes is not None else {}
         except UserError:
-            return  # records without their data's sizes are refused above
+            return  # another check reports records without the sizes of their data
         labels: dict[str, dict[str, str]] = {}
         whole = 0
         left_out = []
         for file, record in measured.items():
-            name, splits = files[file], kept.get(record.key, [SPLIT])
-            if not splits and name not in stored:
+            name, splits = place_of(record.key, PREDICTIONS), kept.get(record.key, [SPLIT])
+            if not splits and record.key not in self.cells:
                 left_out.append(record)
                 continue
-            if name not in contents:
+            if record.key not in self.cells:
                 self._fault(name, "", "is missing; the cell's predictions cannot be rescored.")
                 continue
+            tensors = self.cells[record.key]
             try:
-                logits, truth = read_logits(contents[name], record, splits or [SPLIT])
+                logits, truth = cell_logits(tensors, record, splits or [SPLIT])
             except UserError as error:
                 self._fault(name, "", str(error))
                 continue
-            self._check_hash(file, record, name, contents[name], logits)
+            self._check_hash(file, record, name, tensors)
             for split, given in truth.items():
                 hashed = digest_bytes(given.astype("<i2").tobytes())
                 labels.setdefault(labels_name(split), {})[name] = hashed
             self._check_logits(file, name, record, logits, truth)
             whole += 1
-        self._check_labels(labels, pins)
-        self.rescored.append(
-            f"barriers of {counted(sum(len(r.pairs) for r in measured.values()), 'pair')} from their curves"
-        )
+        self._check_labels(labels, self.pins)
         self.rescored.append(
             f"ensembles, disagreements and siblings' test scores of {whole} of "
             f"{counted(len(measured), 'cell')} from stored logits"
@@ -206,23 +221,22 @@ class Rescoring:
         if any(kept.get(r.key) and kept[r.key] != test_splits(r) for r in measured.values()):
             self.claimed.append("predictions under evaluation shifts, as all logits exceed 25 MB together")
 
-    def _classes(
-        self, measured: Mapping[str, Record], files: Mapping[str, str], contents: Mapping[str, bytes]
-    ) -> int | None:
-        """The number of classes, from the first file of predictions that can be read."""
-        for file, record in measured.items():
+    def _classes(self, measured: Iterable[Record]) -> int | None:
+        """Return the number of classes, from the first cell whose logits can be read."""
+        for record in measured:
             try:
-                return classes_of(read_logits(contents[files[file]], record, [SPLIT])[1])
+                return classes_of(cell_logits(self.cells[record.key], record, [SPLIT])[1])
             except (UserError, LookupError):
                 continue
         return None
 
-    def _check_hash(
-        self, file: str, record: Record, name: str, content: bytes, logits: Mapping[str, Any]
-    ) -> None:
+    def _check_hash(self, file: str, record: Record, name: str, tensors: Tensors) -> None:
+        """Compare the cell's tensors with the file that the run wrote, whose sha256 is in the record."""
+        from safetensors.numpy import save
+
         said = ((record.evidence or {}).get("predictions") or {}).get("sha256")
-        # a file without its evaluation shifts is another file than the run's
-        if test_splits(record) == sorted(logits) and said != digest_bytes(content):
+        # without its evaluation shifts, a cell's file is another one than the run's
+        if set(test_splits(record)) <= tensors.keys() and said != digest_bytes(save(dict(tensors))):
             self._fault(file, "evidence.predictions.sha256", f"is not that of {name}.")
 
     def _check_labels(self, labels: Mapping[str, Mapping[str, str]], pins: Pins) -> None:
@@ -315,17 +329,4 @@ def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in table.items():
         inner = {f".{k}": v for k, v in _flat(value).items()} if isinstance(value, Mapping) else {"": value}
         found |= {f"{key}{rest}": v for rest, v in inner.items()}
-    return found
-
-
-def rescore(records: Mapping[str, Record], contents: Mapping[str, bytes], pins: Pins) -> Rescoring:
-    """Hold every measured record against its stored logits.
-
-    Args:
-        records: by their paths in the submission.
-        contents: every file of the submission, by its path.
-        pins: what is known about the suite's data.
-    """
-    found = Rescoring()
-    found.check(records, contents, pins)
     return found

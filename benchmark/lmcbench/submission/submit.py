@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from lmcbench.errors import UserError, counted, reading
-from lmcbench.leaderboard.duplicates import find_twin
 from lmcbench.leaderboard.entry import cell_text, make_entry, missing_cells, replicates_of
-from lmcbench.leaderboard.manifest import MANIFEST, META, make_manifest
-from lmcbench.leaderboard.predictions_file import classes_of, kept_splits, read_logits, test_splits
+from lmcbench.leaderboard.files import META, PREDICTIONS, RECORDS, encode_records
+from lmcbench.leaderboard.predictions_file import pack_predictions
 from lmcbench.leaderboard.submission_file import (
     SUBMISSION_SCHEMA,
+    Hashes,
     Meta,
     Reproduction,
     check_slug,
+    find_duplicate,
     read_submission,
 )
-from lmcbench.results.cell_values import SPLIT, architecture_label
+from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.cell_values import cell_text as record_text
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import (
     RunFolder,
     find_records,
-    labels_name,
     read_header,
     read_records,
     write_atomic,
@@ -83,44 +85,6 @@ def network_source(
             "again."
         )
     return {f"source/{Path(network.name.rpartition(':')[0]).name}": content}, sha256
-
-
-def kept_predictions(records: Sequence[Record], folder: RunFolder) -> tuple[dict[str, bytes], str | None]:
-    """The logits to keep, path -> file, and what was left out."""
-    from safetensors.numpy import save
-
-    measured = [record for record in records if record.status == "ok"]
-    if not measured:
-        return {}, None
-    contents = {}
-    for record in measured:
-        path = folder.predictions(record.key)
-        if not path.is_file():
-            raise UserError(f"{path} is missing: the run's predictions are part of a submission.")
-        with reading(path):
-            contents[record.key] = path.read_bytes()
-    try:
-        classes = classes_of(read_logits(contents[measured[0].key], measured[0], [SPLIT])[1])
-    except UserError as error:
-        raise UserError(f"{folder.predictions(measured[0].key)} {error}") from None
-    kept = kept_splits(measured, classes)
-    found = {}
-    for record in measured:
-        splits = kept[record.key]
-        if splits and splits != test_splits(record):
-            logits, labels = read_logits(contents[record.key], record, splits)
-            content = save({**logits, labels_name(SPLIT): labels[SPLIT].astype("int16")})
-        else:
-            content = contents[record.key]
-        if splits:
-            found[f"predictions/{record.key}.safetensors"] = content
-    without = sum(not splits for splits in kept.values())
-    reduced = None
-    if without:
-        reduced = f"the logits of {without} of {counted(len(measured), 'cell')}"
-    elif any(kept[r.key] != test_splits(r) for r in measured):
-        reduced = "logits under evaluation shifts"
-    return found, reduced
 
 
 EXIT_CELLS = 5
@@ -212,14 +176,17 @@ def submit(
     if not kept:
         raise _no_cell(run, suite, records, replicates)
     missing = [cell_text(cell) for cell in missing_cells(entry, replicates, kept)]
-    meta = meta.model_copy(update={"cells": len(kept), "complete": not missing})
     folder = RunFolder(run)
-    record_files = _record_files(kept, folder)
-    _check_new(record_files, run, target)
-    predictions, reduced = kept_predictions(kept, folder)
-    contents = sources | predictions | record_files
-    contents[META] = meta.to_toml().encode()
-    contents[MANIFEST] = make_manifest(contents).encode()
+    content = encode_records(_tables(kept, folder))
+    _check_new(digest_bytes(content), run, target)
+    predictions, reduced = pack_predictions(kept, folder)
+    hashes = Hashes(
+        records=digest_bytes(content), predictions=None if predictions is None else digest_bytes(predictions)
+    )
+    meta = meta.model_copy(update={"cells": len(kept), "complete": not missing, "sha256": hashes})
+    contents = sources | {RECORDS: content, META: meta.to_toml().encode()}
+    if predictions is not None:
+        contents[PREDICTIONS] = predictions
     verified = _put(contents, target, suite_file)
     return Submitted(
         target, meta, sum(map(len, contents.values())), missing, left_out, reduced, verified, founded
@@ -317,7 +284,7 @@ def _reproduction(leaderboard: Path, said: Statement) -> Reproduction | None:
     slug, nonce = said.reproduces
     check_slug(slug)
     original = read_submission(leaderboard / "submissions" / slug)
-    return Reproduction(slug=slug, manifest_sha256=original.manifest_sha256, nonce=nonce)
+    return Reproduction(slug=slug, submission_sha256=original.sha256, nonce=nonce)
 
 
 def _meta(
@@ -344,6 +311,7 @@ def _meta(
             "complete": False,
             "suite": one.suite.model_dump(),
             "architecture": {"label": label, "source": one.architecture.source, "sha256": sha256},
+            "sha256": {"records": "0" * 64},
             "reproduces": reproduction,
         }
     )
@@ -363,23 +331,20 @@ def _no_cell(run: Path, suite: Suite, records: Sequence[Record], replicates: ran
     )
 
 
-def _record_files(records: Iterable[Record], folder: RunFolder) -> dict[str, bytes]:
-    """The records as the run wrote them, by their places in a submission."""
-    files = {}
+def _tables(records: Iterable[Record], folder: RunFolder) -> Iterator[dict[str, Any]]:
+    """Yield the records as the run wrote them, parsed."""
     for record in records:
         path = folder.record(record.key)
         with reading(path):
-            files[f"records/{path.name}"] = path.read_bytes()
-    return files
+            yield json.loads(path.read_bytes())
 
 
-def _check_new(records: Mapping[str, bytes], run: Path, target: Path) -> None:
-    """Refuse records that are a submission already; asked before the slow part, verification."""
-    twin = find_twin({digest_bytes(content) for content in records.values()}, target.parent, target.name)
-    if twin is not None:
+def _check_new(records_sha256: str, run: Path, target: Path) -> None:
+    """Refuse records that have been submitted already, before the slow verification."""
+    if other := find_duplicate(records_sha256, target.parent, target.name):
         raise UserError(
-            f"{target.parent / twin} has the very same records as {run}. What is merged is never edited; "
-            "remove what is not merged yet. A run with more replicates is a submission of its own."
+            f"{target.parent / other} has the same records as {run}. A merged submission is never edited; "
+            "remove one that is not merged yet. A run with more replicates is a submission of its own."
         )
 
 

@@ -73,6 +73,13 @@ def explain(found: Verification) -> str:
         lines += [f"  {fault}" for fault in found.faults]
         return "\n".join(lines) + "\n"
     lines.append(f"{found.slug}: sound, {counted(found.cells, 'cell')}.")
+    if found.level == "claimed":
+        lines.append(
+            "Level: claimed. The predictions are not here: give them with --predictions FILE, or train cells "
+            "again with --rerun."
+        )
+    else:
+        lines.append("Level: rescored.")
     if found.missing:
         lines.append(f"Not ranked: {_missing(found.missing)}: {_some(found.missing)}")
     for title, items in (("Rescored", found.rescored), ("Claimed", found.claimed), ("Note", found.notes)):
@@ -84,7 +91,7 @@ def reproduction(folder: Path, found: Verification, nonce: str, count: int) -> l
     """The commands by which another author repeats a submission on replicates that `nonce` chooses."""
     submission = read_submission(folder)
     meta, network = submission.meta, submission.records[0].architecture
-    chosen = chosen_replicates(found.manifest_sha256, nonce, count)
+    chosen = chosen_replicates(found.submission_sha256, nonce, count)
     name = network.name
     if meta.architecture.source == "file":
         name = f"{(folder / 'source').as_posix()}/{network.name}"

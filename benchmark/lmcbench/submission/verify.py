@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, counted
 from lmcbench.leaderboard.check_consistency import (
     agreement_faults,
     completeness_faults,
     provenance_notes,
 )
-from lmcbench.leaderboard.duplicates import find_twin
 from lmcbench.leaderboard.entry import (
     cell_text,
     identity_faults,
@@ -21,19 +21,28 @@ from lmcbench.leaderboard.entry import (
     missing_cells,
     replicates_of,
 )
-from lmcbench.leaderboard.manifest import MANIFEST, META, Fault, check_manifest, list_files
+from lmcbench.leaderboard.files import META, PREDICTIONS, RECORDS, Fault, parse_records, place_of, read_files
+from lmcbench.leaderboard.predictions_file import read_predictions
 from lmcbench.leaderboard.ranking_table import rank_notes
-from lmcbench.leaderboard.submission_file import Meta, Submission, check_slug, parse_meta
+from lmcbench.leaderboard.submission_file import (
+    Meta,
+    Submission,
+    check_slug,
+    find_duplicate,
+    hash_faults,
+    parse_meta,
+    source_files,
+)
 from lmcbench.leaderboard.summary_cache import SUBMISSIONS
 from lmcbench.leaderboard.trust import VERIFIED_SCHEMA, Verified
 from lmcbench.leaderboard.validate_record import soundness_faults
 from lmcbench.results.cell_values import architecture_label
-from lmcbench.results.record import NewerSchemaError, Record, parse_record
+from lmcbench.results.record import NewerSchemaError, Record
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.datasets import pins_of
 from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite
-from lmcbench.submission.rescoring import form_faults, rescore
+from lmcbench.submission.rescoring import Rescoring, form_faults
 
 CLAIMED = (
     "the curves themselves, as blended too, siblings' training errors, the soups and the geometry (they need "
@@ -55,19 +64,26 @@ OWN_SIZE = (
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found.
+    """The result of a verification.
 
     Attributes:
+        submission_sha256: of `submission.toml`.
+        records_sha256: of the records file.
+        predictions_sha256: of the predictions that were rescored; None where there are none.
+        level: `rescored`, or `claimed` if predictions belong to the submission and were not given.
         cells: records checked.
         missing: cells of the suite without a record, in words.
         rescored: what was recomputed and is equal.
         claimed: what cannot be recomputed from what is stored.
-        notes: what a reviewer should see and that is no fault.
+        notes: what a reviewer should see and is not a fault.
         newer: whether a file needs a later version of lmcbench.
     """
 
     slug: str
-    manifest_sha256: str
+    submission_sha256: str
+    records_sha256: str
+    predictions_sha256: str | None
+    level: Literal["claimed", "rescored"]
     cells: int
     missing: list[str]
     faults: list[Fault]
@@ -82,28 +98,29 @@ class Verification:
         return not self.faults
 
     def as_json(self) -> dict[str, Any]:
-        """One JSON document."""
-        return {
-            "slug": self.slug,
-            "manifest_sha256": self.manifest_sha256,
-            "sound": self.sound,
-            "cells": self.cells,
-            "missing": self.missing,
-            "faults": [fault.model_dump() for fault in self.faults],
-            "rescored": self.rescored,
-            "claimed": self.claimed,
-            "notes": self.notes,
-        }
+        """Return one JSON document."""
+        table = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "newer"}
+        return table | {"sound": self.sound, "faults": [fault.model_dump() for fault in self.faults]}
 
-    def evidence(self) -> Verified:
-        """The file that lets the leaderboard show `rescored`."""
-        from importlib.metadata import version
+    def statement(self) -> Verified:
+        """Return the verifier's statement, by which the leaderboard shows `rescored`.
 
+        Raises:
+            UserError: if the predictions were not given.
+        """
+        if self.level != "rescored":
+            raise UserError(
+                f"The predictions of {self.slug} were not checked, so there is nothing to state. "
+                "Give them with --predictions FILE."
+            )
         return Verified(
             schema=VERIFIED_SCHEMA,
             slug=self.slug,
-            manifest_sha256=self.manifest_sha256,
+            submission_sha256=self.submission_sha256,
+            records_sha256=self.records_sha256,
+            predictions_sha256=self.predictions_sha256,
             lmcbench=version("lmcbench"),
+            level="rescored",
             cells=self.cells,
             missing=len(self.missing),
             rescored=self.rescored,
@@ -111,44 +128,48 @@ class Verification:
         )
 
 
-def verify(folder: Path, suite_file: Path | None = None, slug: str | None = None) -> Verification:
+def verify(
+    folder: Path,
+    suite_file: Path | None = None,
+    slug: str | None = None,
+    predictions: Path | None = None,
+) -> Verification:
     """Check the submission in `folder`, from its files' names down to each number.
 
     Args:
         folder: the submission.
-        suite_file: the suite's file where it is not a published one.
-        slug: its name where the folder's is another, as while it is being written.
+        suite_file: the suite's file, if it is not a published one.
+        slug: the submission's name, if it is not the folder's, as while it is being written.
+        predictions: the file of logits; default: that in `folder`, if it is there.
 
     Raises:
-        UserError: where there is no submission to check.
+        UserError: if there is no submission to check.
     """
     try:
-        return _checked(folder, suite_file, slug if slug is not None else folder.resolve().name)
+        if not folder.is_dir() or folder.is_symlink():
+            raise UserError(f"There is no folder {folder}. Give a submission: leaderboard/submissions/SLUG.")
+        if not any(folder.iterdir()):
+            raise UserError(f"{folder} is empty. Write submissions with 'lmcbench submit'.")
+        if (folder / "run.json").exists():
+            raise UserError(
+                f"{folder} is a run, not a submission. Make one of it: lmcbench submit {folder} --name SLUG"
+            )
+        if not any((folder / name).exists() for name in (META, RECORDS)):
+            raise UserError(
+                f"{folder} is no submission: it has none of its files. Give leaderboard/submissions/SLUG."
+            )
+        name = slug if slug is not None else folder.resolve().name
+        return _Verifier(folder, suite_file, name, predictions).verify()
     except OSError as error:
         raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}.") from None
 
 
-def _checked(folder: Path, suite_file: Path | None, slug: str) -> Verification:
-    if not folder.is_dir() or folder.is_symlink():
-        raise UserError(f"There is no folder {folder}. Give a submission: leaderboard/submissions/SLUG.")
-    if not any(folder.iterdir()):
-        raise UserError(f"{folder} is empty. Write submissions with 'lmcbench submit'.")
-    if (folder / "run.json").exists():
-        raise UserError(
-            f"{folder} is a run, not a submission. Make one of it: lmcbench submit {folder} --name SLUG"
-        )
-    if not any((folder / name).exists() for name in (META, MANIFEST, "records")):
-        raise UserError(
-            f"{folder} is no submission: it has none of its files. Give leaderboard/submissions/SLUG."
-        )
-    return _Verifier(folder, suite_file, slug).verify()
-
-
 class _Verifier:
-    """The steps of a verification; each one adds to the faults and leaves what the next one needs."""
+    """The steps of a verification; each adds to the faults and leaves what the next one needs."""
 
-    def __init__(self, folder: Path, suite_file: Path | None, slug: str) -> None:
+    def __init__(self, folder: Path, suite_file: Path | None, slug: str, predictions: Path | None) -> None:
         self.folder, self.suite_file, self.slug = folder, suite_file, slug
+        self.predictions: bytes | None = None if predictions is None else read_predictions(predictions)
         self.faults: list[Fault] = []
         self.newer = False
         self.missing: list[str] = []
@@ -162,20 +183,24 @@ class _Verifier:
             check_slug(self.slug)
         except UserError as error:
             self.fault(".", "", str(error))
-        sizes, faults = list_files(self.folder)
-        contents, changed, newer = check_manifest(self.folder, sizes)
-        self.faults += [*faults, *changed]
-        for refused in newer:
-            self.refuse(MANIFEST, refused)
+        contents, faults = read_files(self.folder)
+        self.faults += faults
         meta = self.read_meta(contents)
         self.read_records(contents)
-        self.check_twins(contents)
+        if meta is not None:
+            self.faults += hash_faults(meta, contents)
+            self.read_predictions(meta)
+        self.check_duplicates(contents)
         suite = self.find_suite(meta) if meta is not None else None
         if meta is not None and suite is not None and self.records:
             self.check_cells(meta, suite, contents)
+        needed = meta is None or meta.sha256.predictions is not None
         return Verification(
             slug=self.slug,
-            manifest_sha256=digest_bytes(contents.get(MANIFEST, b"")),
+            submission_sha256=digest_bytes(contents.get(META, b"")),
+            records_sha256=digest_bytes(contents.get(RECORDS, b"")),
+            predictions_sha256=None if self.predictions is None else digest_bytes(self.predictions),
+            level="claimed" if needed and self.predictions is None else "rescored",
             cells=len(self.records),
             missing=self.missing,
             faults=list(dict.fromkeys(self.faults)),
@@ -189,43 +214,46 @@ class _Verifier:
         self.faults.append(Fault(file=file, field=field, message=message))
 
     def refuse(self, file: str, error: UserError) -> None:
-        """A message that already begins with the file's name, as readers write them."""
+        """Add a reader's message, which begins with the file's name."""
         self.newer |= isinstance(error, NewerSchemaError)
         for line in str(error).splitlines():
             self.fault(file, "", line.removeprefix(file).removeprefix(":").strip())
 
     def read_meta(self, contents: Mapping[str, bytes]) -> Meta | None:
-        if META not in contents:
-            self.fault(META, "", "is missing.")
-            return None
         try:
-            return parse_meta(contents[META], META)
+            return parse_meta(contents[META], META) if META in contents else None
         except UserError as error:
             self.refuse(META, error)
             return None
 
     def read_records(self, contents: Mapping[str, bytes]) -> None:
-        for name in sorted(contents):
-            if not name.startswith("records/"):
-                continue
-            try:
-                record = parse_record(contents[name], name)
-            except UserError as error:
-                self.refuse(name, error)
-                continue
-            if name != f"records/{record.key}.json":
-                self.fault(name, "key", f"found {record.key}, which is not the file's name.")
-            self.records[name] = record
-        if not any(name.startswith("records/") for name in contents):
-            self.fault("records", "", "holds no record.")
-
-    def check_twins(self, contents: Mapping[str, bytes]) -> None:
-        submissions = self.folder.resolve().parent
-        if submissions.name != SUBMISSIONS:
+        if RECORDS not in contents:
             return
-        hashes = {digest_bytes(contents[name]) for name in self.records}
-        if hashes and (twin := find_twin(hashes, submissions, self.slug)) is not None:
-            self.fault("records", "", f"are the very same as those of submission {twin}; keep one of them.")
+        records, errors = parse_records(contents[RECORDS], RECORDS)
+        for place, error in errors:
+            self.refuse(place, error)
+        self.records = {place_of(record.key): record for record in records}
+
+    def read_predictions(self, meta: Meta) -> None:
+        """Read the predictions from the folder, unless they were given, and compare their sha256."""
+        if self.predictions is None and (self.folder / PREDICTIONS).is_file():
+            if any(fault.file == PREDICTIONS for fault in self.faults):
+                return
+            self.predictions = read_predictions(self.folder / PREDICTIONS)
+        if self.predictions is not None and meta.sha256.predictions != digest_bytes(self.predictions):
+            found = digest_bytes(self.predictions)[:16]
+            self.fault(
+                META,
+                "sha256.predictions",
+                f"found {str(meta.sha256.predictions)[:16]}, the predictions have {found}.",
+            )
+
+    def check_duplicates(self, contents: Mapping[str, bytes]) -> None:
+        submissions = self.folder.resolve().parent
+        if submissions.name != SUBMISSIONS or RECORDS not in contents:
+            return
+        if other := find_duplicate(digest_bytes(contents[RECORDS]), submissions, self.slug):
+            self.fault(RECORDS, "", f"has the same records as submission {other}; keep one of them.")
 
     def find_suite(self, meta: Meta) -> Suite | None:
         named = f"{meta.suite.name}-v{meta.suite.version}"
@@ -249,10 +277,9 @@ class _Verifier:
 
     def check_cells(self, meta: Meta, suite: Suite, contents: Mapping[str, bytes]) -> None:
         records = list(self.records.values())
-        sources = {name: content for name, content in contents.items() if name.startswith("source/")}
         label = meta.architecture.label
         sample = next((r for r in records if architecture_label(r) == label), records[0])
-        entry, faults = make_entry(suite, meta, sample, sources)
+        entry, faults = make_entry(suite, meta, sample, source_files(contents))
         self.faults += faults
         if entry is None:
             return
@@ -268,11 +295,23 @@ class _Verifier:
         self.missing = [cell_text(cell) for cell in missing_cells(entry, replicates, records)]
         self.faults += completeness_faults(meta, len(records), self.missing)
         self.faults += agreement_faults(self.records)
-        rescored = rescore(self.records, contents, pins)
-        self.faults += rescored.faults
-        self.rescored += rescored.rescored
         size = OWN_SIZE if entry.architecture.source in ("file", "module") else SIZE
-        self.claimed += [*CLAIMED, size, *rescored.claimed]
+        self.claimed += [*CLAIMED, size]
+        self.rescored.append(
+            f"barriers of {counted(sum(len(r.pairs) for r in records), 'pair')} from their curves"
+        )
+        if self.predictions is not None:
+            rescoring = Rescoring(self.predictions, pins)
+            rescoring.check(self.records)
+            self.faults += rescoring.faults
+            self.rescored += rescoring.rescored
+            self.claimed += rescoring.claimed
+        elif any(r.status == "ok" for r in records):
+            if meta.sha256.predictions is None:
+                self.fault(META, "sha256.predictions", "is missing; measured cells have predictions.")
+            self.claimed.append(
+                "ensembles, disagreements and siblings' test scores (the predictions are not here)"
+            )
         self.notes += provenance_notes(records)
         if meta.reproduces is None:
             self.notes += rank_notes(records)

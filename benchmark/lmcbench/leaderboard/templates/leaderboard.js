@@ -163,7 +163,7 @@
         columns.map((column) => { const e = scores[COLUMN[column.key]]; return estimateCell(e, column, column.key === "connectivity" && e ? strip(e, top) : null); }),
         barriers ? h("td", {}, stabilityText(scores[STABILITY])) : null,
         h("td", {}, entry.measured), h("td", {}, `${diverged}/${ok + diverged + failed}`), h("td", { class: "text" }, entry.trust),
-        h("td", { class: "text" }, h("code", { title: "first digits of the manifest's sha256" }, entry.manifest.slice(0, 8))));
+        h("td", { class: "text" }, h("code", { title: "first digits of the sha256 of submission.toml" }, entry.submission.slice(0, 8))));
     });
     $("table").tHead.replaceChildren(head);
     $("table").tBodies[0].replaceChildren(...rows);
@@ -408,7 +408,7 @@
       h("h2", {}, "About"),
       h("dl", { class: "facts" }, fact("trust", entry.trust), fact("source", `${entry.source}, fingerprint ${entry.fingerprint}`), fact("weights", entry.params === null ? null : entry.params.toLocaleString("en")),
         fact("cells", `${ok} ok, ${diverged} diverged, ${failed} failed, ${missing} missing`), fact("replicates", entry.replicates), fact("pretraining", entry.pretraining), fact("extra data", entry.extraData), fact("licence", entry.licence),
-        fact("recipe", `${name}: ${Object.entries(settings).map(([k, v]) => `${k} ${Array.isArray(v) ? v.join(", ") : v}`).join(" · ")}`), fact("manifest", h("code", {}, entry.manifest)), fact("folder", h("code", {}, `submissions/${entry.slug}`))),
+        fact("recipe", `${name}: ${Object.entries(settings).map(([k, v]) => `${k} ${Array.isArray(v) ? v.join(", ") : v}`).join(" · ")}`), fact("submission.toml", h("code", {}, entry.submission)), fact("folder", h("code", {}, `submissions/${entry.slug}`))),
       entry.notes ? h("p", { class: "text-block" }, entry.notes) : null]);
     return heading;
   }

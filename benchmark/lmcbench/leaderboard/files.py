@@ -1,0 +1,219 @@
+"""The files of a submission: which names are allowed, how large they may be, and how they are read."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterable, Mapping
+from gzip import GzipFile
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from lmcbench.errors import UserError, reading
+from lmcbench.results.record import Record, parse_record
+from lmcbench.spec.canonical import canonical_json
+
+META = "submission.toml"
+RECORDS = "records.jsonl.gz"
+PREDICTIONS = "predictions.safetensors"
+
+MB = 1_000_000
+PREDICTION_BYTES = 25 * MB
+"""All logits of a submission together: GitHub lets a pull request attach files of up to 25 MB."""
+
+KINDS = {
+    re.compile(re.escape(META)): 64_000,
+    re.compile(re.escape(RECORDS)): 25 * MB,
+    re.compile(re.escape(PREDICTIONS)): PREDICTION_BYTES,
+    re.compile(r"source/[A-Za-z0-9_][A-Za-z0-9_-]*\.py"): 256_000,
+}
+"""Every file a submission may contain, by its path in it, and its largest size in bytes."""
+
+MAX_FILES = 20
+MAX_RECORDS = 5000
+RECORD_BYTES = 2 * MB
+RECORDS_BYTES = 100 * MB
+"""Limits of the records after decompression: one line, and all of them."""
+
+_PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".npz", ".joblib")
+_STATEMENT = re.compile(r"verified\.json|rerun-[^/]*\.json|summary\.json")
+
+
+class Fault(BaseModel):
+    """One fault of a submission.
+
+    Attributes:
+        file: path inside the submission; `records.jsonl.gz#KEY` is the record of one cell.
+        field: place inside the file, empty for the file as a whole.
+        message: what was found and what is expected.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        text = f"{self.file}: {f'{self.field}: ' if self.field else ''}{self.message}"
+        # the text quotes the submission, which must neither control a terminal nor add lines to the report
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def place_of(key: str, file: str = RECORDS) -> str:
+    """Return the place of a cell in a file of all cells, as faults name it."""
+    return f"{file}#{key}"
+
+
+def list_files(folder: Path) -> tuple[dict[str, int], list[Fault]]:
+    """Return the sizes of the files that may be read, by path, and a fault for every other entry.
+
+    Nothing is opened and no link is followed: a file that is too large is refused before it is read.
+    """
+    sizes: dict[str, int] = {}
+    faults: list[Fault] = []
+    pending = [folder]
+    while pending:
+        for entry in sorted(os.scandir(pending.pop()), key=lambda e: e.name):
+            name = Path(entry.path).relative_to(folder).as_posix()
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode) and name == "source":
+                pending.append(Path(entry.path))
+            elif message := _refusal(name, status):
+                shown = name.encode("unicode_escape").decode()
+                faults.append(Fault(file=shown, field="", message=f"{message}."))
+            else:
+                sizes[name] = status.st_size
+    if len(sizes) > MAX_FILES:
+        faults.append(
+            Fault(file=".", field="", message=f"has {len(sizes):,} files; at most {MAX_FILES} are allowed.")
+        )
+    return sizes, faults
+
+
+def _refusal(name: str, status: os.stat_result) -> str | None:
+    if stat.S_ISLNK(status.st_mode):
+        return "is a link; a submission contains the files themselves"
+    if stat.S_ISDIR(status.st_mode):
+        return "is a folder; a submission has only the folder source"
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a regular file"
+    limit = next((limit for kind, limit in KINDS.items() if kind.fullmatch(name)), None)
+    if limit is None:
+        if name.lower().endswith(_PICKLES):
+            return "may be a pickle, which executes code when it is loaded; logits are stored as safetensors"
+        if _STATEMENT.fullmatch(name):
+            return "is a verifier's statement; only the maintainers write it, under leaderboard/results/"
+        return f"is not a file of a submission; allowed are {META}, {RECORDS}, {PREDICTIONS}, source/FILE.py"
+    if status.st_size > limit:
+        return f"has {_megabytes(status.st_size)}; at most {_megabytes(limit)} are allowed"
+    return None
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / MB:,.1f} MB" if size >= MB / 10 else f"{size:,} bytes"
+
+
+def read_file(folder: Path, name: str, size: int) -> bytes:
+    """Return the content of a listed file.
+
+    Raises:
+        UserError: if the file cannot be read, has become a link, or has another size than `size` by now.
+    """
+    with reading(folder / name):
+        descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as file:
+            content = file.read(size + 1)
+    if len(content) != size:
+        raise UserError(f"{folder / name} changed while it was read.")
+    return content
+
+
+def read_files(folder: Path) -> tuple[dict[str, bytes], list[Fault]]:
+    """Return the contents of all allowed files but the predictions, by path, and the faults found."""
+    sizes, faults = list_files(folder)
+    contents: dict[str, bytes] = {}
+    for name in list(sizes)[:MAX_FILES]:
+        if name == PREDICTIONS:
+            continue
+        try:
+            contents[name] = read_file(folder, name, sizes[name])
+        except UserError as error:
+            faults.append(Fault(file=name, field="", message=str(error)))
+    for name in (META, RECORDS):
+        if name not in contents and not any(fault.file == name for fault in faults):
+            faults.append(
+                Fault(file=name, field="", message="is missing. Write submissions with 'lmcbench submit'.")
+            )
+    return contents, faults
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+def encode_records(tables: Iterable[Mapping[str, Any]]) -> bytes:
+    """Return records, as parsed JSON, as one gzip file: one canonical JSON a line, sorted by key.
+
+    The header has no time and no file name, so that equal records give equal bytes.
+    """
+    lines = [canonical_json(table) for table in sorted(tables, key=lambda t: str(t["key"]))]
+    buffer = io.BytesIO()
+    with GzipFile("", "wb", 9, buffer, mtime=0) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())
+    return buffer.getvalue()
+
+
+def split_records(content: bytes) -> list[bytes]:
+    """Return the lines of a records file, of which each is the JSON of one cell.
+
+    Raises:
+        UserError: if it is not one complete gzip stream, or exceeds a limit.
+    """
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        text = stream.decompress(content, RECORDS_BYTES + 1)
+    except zlib.error as error:
+        raise UserError(f"is not gzip: {error}.") from None
+    if len(text) > RECORDS_BYTES:
+        raise UserError(f"decompresses to more than {_megabytes(RECORDS_BYTES)}.")
+    if not stream.eof or stream.unused_data:
+        raise UserError("is not one complete gzip stream.")
+    if not text:
+        raise UserError("contains no record.")
+    if text.count(b"\n") > MAX_RECORDS:
+        raise UserError(f"contains more than {MAX_RECORDS:,} records.")
+    lines = text.removesuffix(b"\n").split(b"\n")
+    for i, line in enumerate(lines, 1):
+        if len(line) > RECORD_BYTES:
+            raise UserError(
+                f"line {i} has {_megabytes(len(line))}; at most {_megabytes(RECORD_BYTES)} are allowed."
+            )
+    return lines
+
+
+def parse_records(content: bytes, origin: str) -> tuple[list[Record], list[tuple[str, UserError]]]:
+    """Return the records of a records file that can be parsed, and place and error of everything else."""
+    try:
+        lines = split_records(content)
+    except UserError as error:
+        return [], [(origin, UserError(f"{origin} {error}"))]
+    records: list[Record] = []
+    errors: list[tuple[str, UserError]] = []
+    for i, line in enumerate(lines, 1):
+        place = place_of(f"line {i}", origin)
+        try:
+            records.append(parse_record(line, place))
+        except UserError as error:
+            errors.append((place, error))
+    for before, after in pairwise(records):
+        if before.key >= after.key:
+            place = place_of(after.key, origin)
+            what = "is there twice" if before.key == after.key else "is not in order of keys"
+            errors.append((place, UserError(f"{place} {what}.")))
+    return records, errors
