@@ -22,7 +22,7 @@ import timm
 import torch
 from table import render
 
-from lmcbench.check.check import Target, Verdict, check
+from lmcbench.check.check import Readiness, Target, run_checks
 from lmcbench.check.trial import Size
 from lmcbench.results.provenance import versions
 from lmcbench.spec.architectures import Architecture
@@ -123,17 +123,17 @@ def examine(family: str, limit: int, sender: Connection) -> None:
     refusals: dict[str, str] = {}
     for side in SIDES:
         for count, name in members[:MEMBERS]:
-            verdict = Verdict(Architecture(name=name, recipe="none"), Target(Size((3, side, side), 10)))
+            readiness = Readiness(Architecture(name=name, recipe="none"), Target(Size((3, side, side), 10)))
             answer |= {"network": name, "weights": count, "side": side, "built": None}
-            for finding in check(verdict, thorough=False):
+            for finding in run_checks(readiness, thorough=False):
                 sender.send(answer | {"reason": f"check '{finding.check}' of {name} at {side} x {side}"})
-            built = verdict.built
+            built = readiness.built
             answer |= {
                 "built": None if built is None else built.label,
-                "checks": {f.check: f.status for f in verdict.findings},
+                "checks": {f.check: f.status for f in readiness.results},
             }
-            if verdict.ready:
-                data = {f.check: f.data for f in verdict.findings}
+            if readiness.is_ready:
+                data = {f.check: f.data for f in readiness.results}
                 answer |= {
                     "optimizers": data["learns"]["optimizers"],
                     "stacked": data["engines"]["stacked"],
@@ -141,7 +141,7 @@ def examine(family: str, limit: int, sender: Connection) -> None:
                 }
                 sender.send(answer | {"status": "ready", "reason": None})
                 return
-            failed = next(f for f in verdict.findings if f.status == "failed")
+            failed = next(f for f in readiness.results if f.status == "failed")
             refusals[f"{name} at {side} x {side}"] = f"{failed.check}: {failed.found}"
     # what fails beyond the building says the most, else what fails at the largest size
     last = max(enumerate(refusals.items()), key=lambda item: (not item[1][1].startswith("builds"), item[0]))[

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from lmcbench.check.check import Target, Verdict, check, targets
+from lmcbench.check.check import Readiness, Target, conclusion, find_targets, row_texts, run_checks
 from lmcbench.check.checks import CHECKS
-from lmcbench.check.text import conclusion, row_texts
-from lmcbench.check.trial import FALL, IMAGES, Size, fit, made_up_images
+from lmcbench.check.trial import FALL, IMAGES, Size, find_fit, made_up_images
 from lmcbench.errors import UserError
 from lmcbench.spec.architectures import Architecture, parse_architecture
 from lmcbench.spec.suite_files import published_suites
@@ -60,7 +59,7 @@ FAULTS = {
     "logits: a batch of one": (
         "logits",
         "    def forward(self, x):\n        return super().forward(x).squeeze(0)",
-        r"logits \[1, 10\] are expected of 1 image, found \(10,\)",
+        r"1 image must give logits \[1, 10\], found \(10,\)",
     ),
     "logits: features": (
         "logits",
@@ -75,12 +74,12 @@ FAULTS = {
     "logits: integers": (
         "logits",
         "    def forward(self, x):\n        return super().forward(x).long()",
-        r"logits are floating, found torch\.int64",
+        r"logits must be floating, found torch\.int64",
     ),
     "logits: probabilities": (
         "logits",
         "    def forward(self, x):\n        return super().forward(x).softmax(-1)",
-        "they are probabilities: none is negative, and each image's sum to 1",
+        "the outputs are probabilities",
     ),
     "seeds: NumPy": (
         "seeds",
@@ -91,7 +90,7 @@ FAULTS = {
     "seeds: its own": (
         "seeds",
         "    def __init__(self, *sizes):\n        torch.manual_seed(0)\n        super().__init__(*sizes)",
-        "networks built from different seeds are the same",
+        "networks built from different seeds are equal",
     ),
     "repeatable: dropout in eval mode": (
         "repeatable",
@@ -131,7 +130,7 @@ FAULTS = {
         "learns",
         "    def forward(self, x):\n        x = super().forward(x)\n"
         "        return (x, x) if self.training else x",
-        r"logits \[8, 10\] are expected of 8 images in training mode, found tuple",
+        r"8 images must give logits \[8, 10\] in training mode, found tuple",
     ),
     "learns: frozen": (
         "learns",
@@ -154,7 +153,7 @@ FAULTS = {
         "state",
         "    def features(self, x):\n        if self.training and not hasattr(self, 'late'):\n"
         "            self.late = nn.Parameter(torch.ones(()))\n        return super().features(x)",
-        "late comes into being, or goes, in training",
+        "late is created or removed in training",
     ),
     "state: a statistic that is not saved": (
         "state",
@@ -191,13 +190,13 @@ FAULTS = {
 
 
 def look(name, size=DIGITS, **kwargs):
-    verdict = Verdict(parse_architecture(str(name), "none", kwargs), Target(size))
-    assert list(check(verdict)) == verdict.findings
-    return verdict
+    readiness = Readiness(parse_architecture(str(name), "none", kwargs), Target(size))
+    assert list(run_checks(readiness)) == readiness.results
+    return readiness
 
 
-def statuses(verdict):
-    return {finding.check: finding.status for finding in verdict.findings}
+def statuses(readiness):
+    return {result.check: result.status for result in readiness.results}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -205,8 +204,8 @@ def test_a_fault_fails_its_own_check_and_says_what_to_do(tmp_path, fault):
     name, body, message = FAULTS[fault]
     file = tmp_path / "mine.py"
     file.write_text(of(body))
-    verdict = look(f"{file}:net")
-    [failed] = [finding for finding in verdict.findings if finding.status == "failed"]
+    readiness = look(f"{file}:net")
+    [failed] = [result for result in readiness.results if result.status == "failed"]
     assert failed.check == name
     if message is None:  # the network's own error, and where in its file it was raised
         assert failed.found.startswith("RuntimeError: not today (mine.py, line ")
@@ -215,11 +214,11 @@ def test_a_fault_fails_its_own_check_and_says_what_to_do(tmp_path, fault):
     else:
         assert re.search(message, failed.found), failed.found
     assert failed.todo == CHECKS[name].todo
-    assert not verdict.ready
-    said = " ".join(conclusion(verdict).split())
+    assert not readiness.is_ready
+    said = " ".join(conclusion(readiness).split())
     assert f"mine.py:net is not ready for 1 x 8 x 8, 10 classes. What to do: {name}: " in said
     needy = {n for n, entry in CHECKS.items() if name in entry.needs}
-    assert all(statuses(verdict)[n] == "not tried" for n in needy)
+    assert all(statuses(readiness)[n] == "not tried" for n in needy)
 
 
 def test_every_check_has_a_network_that_fails_it():
@@ -236,13 +235,13 @@ def test_a_sound_network_passes_and_leaves_no_trace(tmp_path):
     file.write_text(HEAD)
     torch.manual_seed(5)
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()
-    verdict = look(f"{file}:sound")
+    readiness = look(f"{file}:sound")
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (random.getstate(), np.random.get_state()[1].tobytes())
-    assert verdict.ready
-    assert list(statuses(verdict)) == ["builds", *CHECKS]
-    assert set(statuses(verdict).values()) == {"passed"}
-    found = {finding.check: finding for finding in verdict.findings}
+    assert readiness.is_ready
+    assert list(statuses(readiness)) == ["builds", *CHECKS]
+    assert set(statuses(readiness).values()) == {"passed"}
+    found = {result.check: result for result in readiness.results}
     assert found["cost"].data["params"] == 65 * 16 + 2 * 16 + 17 * 10
     # forward and backward: 2 FLOPs a weight each; three products, but none for the gradient of the images
     assert found["cost"].data["train_flop_per_image"] == 2 * (2 * 64 * 16 + 3 * 16 * 10)
@@ -250,9 +249,9 @@ def test_a_sound_network_passes_and_leaves_no_trace(tmp_path):
     assert found["learns"].data["optimizers"] == ["SGD", "AdamW"]
     losses = found["learns"].data["losses"]["SGD"]
     assert losses[-1] <= FALL * losses[0] < losses[0]
-    assert json.loads(json.dumps(verdict.to_json(), allow_nan=False))["ready"] is True
+    assert json.loads(json.dumps(readiness.to_json(), allow_nan=False))["ready"] is True
     plain = look(f"{file}:sound", norm=False)
-    assert plain.ready
+    assert plain.is_ready
     assert statuses(plain)["recalibrates"] == "not needed"
 
 
@@ -265,10 +264,10 @@ def test_own_statistics_that_are_blended_as_they_are_get_a_note(tmp_path):
         "            self.mean.lerp_(x.detach().mean(0), 0.1)\n        return x - self.mean"
     )
     file.write_text(of(body))
-    verdict = look(f"{file}:net")
-    assert verdict.ready
-    [found] = [f.found for f in verdict.findings if f.check == "recalibrates"]
-    assert found == "1 BatchNorm layer; mean changes in training and is blended as it is"
+    readiness = look(f"{file}:net")
+    assert readiness.is_ready
+    [found] = [f.found for f in readiness.results if f.check == "recalibrates"]
+    assert found == "1 BatchNorm layer; mean changes in training and is interpolated, not recalibrated"
 
 
 def test_dropout_is_trained_one_network_after_another(tmp_path):
@@ -276,11 +275,11 @@ def test_dropout_is_trained_one_network_after_another(tmp_path):
     file.write_text(
         of("    def features(self, x):\n        return F.dropout(super().features(x), 0.1, self.training)")
     )
-    verdict = look(f"{file}:net")
-    assert verdict.ready
-    [engines] = [finding for finding in verdict.findings if finding.check == "engines"]
+    readiness = look(f"{file}:net")
+    assert readiness.is_ready
+    [engines] = [result for result in readiness.results if result.check == "engines"]
     assert not engines.data["stacked"]
-    assert engines.found.startswith("one after another; not stacked: ")
+    assert engines.found.startswith("reference; not stacked: ")
 
 
 # --- sizes and adaptations -----------------------------------------------------------------------
@@ -288,14 +287,14 @@ def test_dropout_is_trained_one_network_after_another(tmp_path):
 
 def test_the_first_that_fits_is_taken():
     resnet = Architecture(name="resnet10t", recipe="none")
-    assert fit(resnet, DIGITS).architecture == resnet
-    vit = fit(Architecture(name="test_vit", recipe="none"), DIGITS)
+    assert find_fit(resnet, DIGITS).architecture == resnet
+    vit = find_fit(Architecture(name="test_vit", recipe="none"), DIGITS)
     assert vit.architecture.adapt == "patch4"
     assert "Input height (8) should be divisible by patch size (16)" in vit.refused["as it is"]
-    asked = fit(resnet.model_copy(update={"adapt": "small-stem"}), DIGITS)
+    asked = find_fit(resnet.model_copy(update={"adapt": "small-stem"}), DIGITS)
     assert asked.architecture.adapt == "small-stem"
     assert asked.others == ()
-    refused = fit(Architecture(name="lmc_mlp", recipe="none", adapt="patch4"), DIGITS)
+    refused = find_fit(Architecture(name="lmc_mlp", recipe="none", adapt="patch4"), DIGITS)
     assert refused.architecture is None
     assert list(refused.refused) == ["patch4"]
 
@@ -306,21 +305,21 @@ def test_what_fits_nowhere_near_is_told_where_it_would(tmp_path):
         "from torch import nn\n\ndef big(num_classes, in_chans):\n"
         "    return nn.Sequential(nn.MaxPool2d(20), nn.Flatten(), nn.LazyLinear(num_classes))\n"
     )
-    verdict = look(f"{file}:big")
-    assert statuses(verdict)["builds"] == "failed"
-    assert set(statuses(verdict).values()) == {"failed", "not tried"}
-    [builds] = [finding for finding in verdict.findings if finding.check == "builds"]
+    readiness = look(f"{file}:big")
+    assert statuses(readiness)["builds"] == "failed"
+    assert set(statuses(readiness).values()) == {"failed", "not tried"}
+    [builds] = [result for result in readiness.results if result.check == "builds"]
     assert f"It can be built for 1 x 28 x 28, 10 classes: lmcbench check {file}:big --suite" in builds.todo
     assert len(builds.found.splitlines()) == 1
 
 
 def test_sizes_come_from_the_suites_and_each_is_checked_once():
-    sizes = targets(["digits", "cifar10-fork", "cifar10-shift"])
+    sizes = find_targets(["digits", "cifar10-fork", "cifar10-shift"])
     assert [(t.size, len(t.suites)) for t in sizes] == [(DIGITS, 1), (Size((3, 32, 32), 10), 2)]
-    [changed] = targets(["digits"], image_size=16, classes=7)
+    [changed] = find_targets(["digits"], image_size=16, classes=7)
     assert changed == Target(Size((1, 16, 16), 7))
     with pytest.raises(UserError, match=r"Unknown suite 'digitz'. Did you mean 'digits'"):
-        targets(["digitz"])
+        find_targets(["digitz"])
 
 
 def test_made_up_images_are_separable_and_always_the_same():
@@ -419,11 +418,13 @@ def test_bad_input_exits_2_with_one_message(lmcbench, tmp_path, monkeypatch, arg
 
 
 def test_rows_are_wrapped_and_what_was_not_tried_is_one():
-    verdict = look("lmc_linear+patch4")
-    assert "Leave +patch4 out, and whatever fits is taken: lmcbench check lmc_linear." in conclusion(verdict)
+    readiness = look("lmc_linear+patch4")
+    assert "Without +patch4, any adaptation that fits is used: lmcbench check lmc_linear." in conclusion(
+        readiness
+    )
     assert "lmcbench check 'lmc_mlp(width=8)'." in conclusion(look("lmc_mlp+patch4(width=8)"))
-    rows = list(row_texts(verdict.findings))
+    rows = list(row_texts(readiness.results))
     assert all(len(line) <= 110 for row in rows for line in row.splitlines())
     assert [row.split()[0] for row in rows] == ["FAILED", "not"]
-    assert " ".join(rows[1].split()) == f"not tried {', '.join(CHECKS)}: builds comes first"
-    assert len(list(row_texts(look("lmc_linear").findings))) == 1 + len(CHECKS)
+    assert " ".join(rows[1].split()) == f"not tried {', '.join(CHECKS)}: builds must pass first"
+    assert len(list(row_texts(look("lmc_linear").results))) == 1 + len(CHECKS)

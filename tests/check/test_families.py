@@ -37,14 +37,14 @@ def test_the_table_is_made_of_what_was_found():
 @pytest.mark.families
 @pytest.mark.parametrize("family", [name for name, answer in ANSWERS.items() if answer["status"] == "ready"])
 def test_what_was_ready_is_ready(family):
-    from lmcbench.check.check import Target, Verdict, check
+    from lmcbench.check.check import Readiness, Target, run_checks
     from lmcbench.check.trial import Size
     from lmcbench.spec.architectures import Architecture
 
     torch.set_num_threads(1)
     answer = ANSWERS[family]
     size = Size((3, answer["side"], answer["side"]), 10)
-    verdict = Verdict(Architecture(name=answer["network"], recipe="none"), Target(size))
-    failed = [(f.check, f.found) for f in check(verdict, thorough=False) if f.status == "failed"]
+    readiness = Readiness(Architecture(name=answer["network"], recipe="none"), Target(size))
+    failed = [(f.check, f.found) for f in run_checks(readiness, thorough=False) if f.status == "failed"]
     assert failed == []
-    assert verdict.built.label == answer["built"]
+    assert readiness.built.label == answer["built"]

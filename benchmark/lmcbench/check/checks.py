@@ -1,4 +1,4 @@
-"""The table of what a network must do to take part: one entry a check, with what to do where it fails."""
+"""What a network must do to take part: one function per check, with advice for a network that fails it."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from lmcbench.errors import counted
 from lmcbench.train.checkpoints import load_checkpoint
 from lmcbench.train.cost import step_flop
 from lmcbench.train.stackability import reason_not_stackable
-from lmcbench.train.train_state import Tensors, holders, save_tensors, state_dict
+from lmcbench.train.train_state import holders, save_tensors, state_dict
 
 TOLERANCE = 1e-3
-"""Of the largest logit: between an image alone and among others, far above rounding in fp32."""
+"""Largest difference between an image alone and in a batch, relative to the largest logit."""
 
 
 class NotReadyError(Exception):
-    """A check failed: its message says what was found."""
+    """A check failed; the message says what was found."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a check that passed has found.
+class Outcome:
+    """What a check that passed found.
 
     Attributes:
-        text: for a person.
+        text: for the table.
         data: the numbers, for `--json`.
-        needed: False where the network has nothing to be checked.
+        needed: False if the network has nothing to check.
     """
 
     text: str
@@ -51,60 +51,144 @@ class Check:
     """One entry of the table.
 
     Attributes:
-        asks: what is asked of the network, in a few words.
-        look: finds out; raises `NotReadyError` or whatever the network's code raises.
-        todo: what to do where it fails.
-        needs: checks without which it says nothing.
+        asks: the requirement in a few words.
+        run: performs the check; raises `NotReadyError`, or any error of the network's own code.
+        todo: advice for a network that fails.
+        needs: checks that must pass first.
     """
 
     asks: str
-    look: Callable[[Trial], Found]
+    run: Callable[[Trial], Outcome]
     todo: str
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...]
 
 
-def _logits(trial: Trial) -> Found:
+CHECKS: dict[str, Check] = {}
+"""Name -> check, in the order they are run."""
+
+
+def _check(
+    name: str, asks: str, *needs: str, todo: str
+) -> Callable[[Callable[[Trial], Outcome]], Callable[[Trial], Outcome]]:
+    """Add the decorated function to the table."""
+
+    def add(run: Callable[[Trial], Outcome]) -> Callable[[Trial], Outcome]:
+        CHECKS[name] = Check(asks, run, todo, needs)
+        return run
+
+    return add
+
+
+@_check(
+    "logits",
+    "logits of the right shape, finite",
+    todo="Return one tensor [n, num_classes] for images [n, c, h, w], also for n = 1: no softmax, tuple or "
+    "squeeze. NaN comes from dividing by zero, the logarithm of zero, or pooling away all pixels.",
+)
+def _logits(trial: Trial) -> Outcome:
     model = trial.build()
     classes = trial.size.classes
     for n in (1, BATCH):
         out = _outputs(model, trial.images[:n])
-        _refuse_shape(out, n, classes)
+        _require_shape(out, n, classes)
         if not out.is_floating_point():
-            raise NotReadyError(f"logits are floating, found {out.dtype}")
+            raise NotReadyError(f"logits must be floating, found {out.dtype}")
         if not torch.isfinite(out).all():
             bad = int((~torch.isfinite(out)).sum())
             raise NotReadyError(f"{bad} of {out.numel()} logits of {n} images are NaN or infinite")
         if classes > 1 and (out >= 0).all() and torch.allclose(out.sum(1), out.new_ones(n), atol=TOLERANCE):
-            raise NotReadyError("they are probabilities: none is negative, and each image's sum to 1")
-    return Found(f"[n, {classes}], finite")
+            raise NotReadyError("the outputs are probabilities: not negative, with sum 1 for each image")
+    return Outcome(f"[n, {classes}], finite")
 
 
-def _seeds(trial: Trial) -> Found:
-    same, other = (holders(trial.build(seed)) for seed in (0, 1))
+@_check(
+    "seeds",
+    "its seed alone decides its initial weights",
+    "logits",
+    todo="Draw initial weights with torch alone (torch.nn.init, torch.randn), not with NumPy or random, and "
+    "set no seed: lmcbench sets it.",
+)
+def _seeds(trial: Trial) -> Outcome:
+    first, other = (holders(trial.build(seed)) for seed in (0, 1))
     again = holders(trial.build_anew())
-    for name, value in same.items():
+    for name, value in first.items():
         if not torch.equal(value, again[name]):
             raise NotReadyError(f"two networks built from one seed differ in {name}")
-    if all(torch.equal(value, other[name]) for name, value in same.items()):
-        raise NotReadyError("networks built from different seeds are the same")
-    return Found("one seed, one network; another seed, another")
+    if all(torch.equal(value, other[name]) for name, value in first.items()):
+        raise NotReadyError("networks built from different seeds are equal")
+    return Outcome("equal for one seed, different for another")
 
 
-def _repeatable(trial: Trial) -> Found:
+@_check(
+    "repeatable",
+    "the same output twice in eval mode",
+    "logits",
+    todo="Draw nothing and store nothing in eval mode: F.dropout needs training=self.training, and buffers "
+    "may be updated only if self.training.",
+)
+def _repeatable(trial: Trial) -> Outcome:
     model = trial.build()
-    before = _copies(model)
+    before = {name: value.detach().clone() for name, value in holders(model).items()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        # the generator goes on between the two: what is drawn differs
+        # the generator is not reset between the two passes, so random draws differ
         first, second = (model(trial.images[:BATCH]) for _ in range(2))
     if not torch.equal(first, second):
         gap = float((first - second).abs().max())
         raise NotReadyError(f"in eval mode the same images give other logits the second time, by {gap:.2g}")
-    _refuse_changed(before, _copies(model), "changes in eval mode")
-    return Found("the same images, the same bits")
+    for name, value in holders(model).items():
+        if not torch.equal(before[name], value):
+            raise NotReadyError(f"{name} changes in eval mode")
+    return Outcome("the same bits for the same images")
 
 
-def _generators(trial: Trial) -> Found:
-    held = random.getstate(), _numpy_state()
+@_check(
+    "learns",
+    "the loss falls",
+    "logits",
+    todo=f"The loss on {IMAGES} images that are easy to separate should fall to {FALL:g} of its first value "
+    f"within {PASSES * PASS} steps of SGD (lr 0.05) or AdamW (lr 0.001). Look for a detached tensor, frozen "
+    "weights, dead units, a softmax before the loss, or initial weights of a wrong scale.",
+)
+def _learns(trial: Trial) -> Outcome:
+    weights = list(trial.build().parameters())
+    if not any(p.requires_grad for p in weights):
+        raise NotReadyError("no weight is trained: requires_grad is False for all of them")
+    out = _outputs(trial.build_anew().train(), trial.images[:BATCH])
+    _require_shape(out, BATCH, trial.size.classes, " in training mode")
+    is_large = sum(p.numel() for p in weights) > LARGE
+    losses: dict[str, list[float]] = {}
+    texts: list[str] = []
+    learned: list[str] = []
+    for name, recipe in RECIPES.items():
+        if is_large and learned:
+            break
+        means = losses[name] = trial.mean_losses(recipe)
+        steps = len(means) * PASS
+        if not all(math.isfinite(m) for m in means):
+            texts.append(f"{name}: the loss is not finite after {steps} steps")
+            continue
+        texts.append(f"{name} {means[0]:.2f} to {means[-1]:.2f} nats in {steps} steps")
+        if means[-1] <= FALL * means[0]:
+            learned.append(name)
+    if not learned:
+        raise NotReadyError(f"the loss does not fall: {'; '.join(texts)}")
+    if len(learned) < len(losses):
+        texts.append(f"choose a recipe with {learned[0]}")
+    finite = {name: [m if math.isfinite(m) else None for m in means] for name, means in losses.items()}
+    return Outcome("; ".join(texts), {"losses": finite, "optimizers": learned})
+
+
+@_check(
+    "generators",
+    "randomness from torch's generator only",
+    "seeds",
+    "repeatable",
+    "learns",
+    todo="Draw with torch (nn.Dropout, torch.rand) and set no seed: lmcbench seeds torch's generator at "
+    "every step, so that a fork can be repeated.",
+)
+def _generators(trial: Trial) -> Outcome:
+    before = random.getstate(), _numpy_state()
     model = trial.build_anew().train()
     ends = []
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -114,75 +198,64 @@ def _generators(trial: Trial) -> Found:
             ends.append(torch.get_rng_state())
     if torch.equal(*ends):
         raise NotReadyError("it seeds torch's global generator in its forward pass")
-    if random.getstate() != held[0]:
+    if random.getstate() != before[0]:
         raise NotReadyError("it draws from Python's global generator (module random)")
-    if _numpy_state() != held[1]:
+    if _numpy_state() != before[1]:
         raise NotReadyError("it draws from NumPy's global generator (np.random)")
-    return Found("it draws from torch's generator only, if at all")
+    return Outcome("it draws from torch's generator or not at all")
 
 
-def _learns(trial: Trial) -> Found:
-    weights = list(trial.build().parameters())
-    if not any(p.requires_grad for p in weights):
-        raise NotReadyError("no weight is trained: requires_grad is False for all of them")
-    _refuse_shape(
-        _outputs(trial.build_anew().train(), trial.images[:BATCH]),
-        BATCH,
-        trial.size.classes,
-        " in training mode",
-    )
-    large = sum(p.numel() for p in weights) > LARGE
-    passes: dict[str, list[float]] = {}
-    texts: list[str] = []
-    learned: list[str] = []
-    for name, recipe in RECIPES.items():
-        if large and learned:
-            break
-        means = passes[name] = trial.falling(recipe)
-        if not all(math.isfinite(m) for m in means):
-            texts.append(f"{name}: the loss is not finite after {len(means) * PASS} steps")
-            continue
-        texts.append(f"{name} {means[0]:.2f} to {means[-1]:.2f} nats in {len(means) * PASS} steps")
-        if means[-1] <= FALL * means[0]:
-            learned.append(name)
-    if not learned:
-        raise NotReadyError(f"the loss does not fall: {'; '.join(texts)}")
-    if len(learned) < len(passes):
-        texts.append(f"choose a recipe with {learned[0]}")
-    kept = {n: [m if math.isfinite(m) else None for m in means] for n, means in passes.items()}
-    return Found("; ".join(texts), {"losses": kept, "optimizers": learned})
-
-
-def _state(trial: Trial) -> Found:
-    used, state = trial.whole
+@_check(
+    "state",
+    "its state dict is complete",
+    "generators",
+    todo="Create every weight in __init__ (not in forward), and keep everything that training changes in a "
+    "parameter or in a buffer that is saved: self.register_buffer(NAME, TENSOR).",
+)
+def _state(trial: Trial) -> Outcome:
+    trained, state = trial.full_run
     fresh = trial.build(seed=1)
-    if moved := sorted(used.state_dict().keys() ^ fresh.state_dict().keys()):
-        raise NotReadyError(f"{moved[0]} comes into being, or goes, in training")
-    saved = state_dict(used, state)
+    if changed := sorted(trained.state_dict().keys() ^ fresh.state_dict().keys()):
+        raise NotReadyError(f"{changed[0]} is created or removed in training")
+    saved = state_dict(trained, state)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.safetensors"
         save_tensors(saved, path)
         fresh.load_state_dict(load_checkpoint(path, fresh))
-    expected, found = (_outputs(model, trial.images[:BATCH]) for model in (trial.holding(state), fresh))
+    expected, found = (_outputs(model, trial.images[:BATCH]) for model in (trial.with_state(state), fresh))
     if not torch.equal(expected, found):
         gap = float((expected - found).abs().max())
         raise NotReadyError(f"saved and loaded, it gives other logits, by {gap:.2g}")
     unmoved = [name for name, momentum in state.slots["momentum"].items() if not momentum.any()]
-    note = f"; no gradient reaches {len(unmoved)} of them, as {unmoved[0]}" if unmoved else ""
-    return Found(f"{len(saved)} tensors, saved and loaded{note}")
+    note = f"; no gradient reaches {len(unmoved)} of them, such as {unmoved[0]}" if unmoved else ""
+    return Outcome(f"{len(saved)} tensors, saved and loaded{note}")
 
 
-def _forks(trial: Trial) -> Found:
-    whole, forked = trial.whole[1], trial.siblings[0]
-    for name, value in (whole.params | whole.buffers).items():
+@_check(
+    "forks",
+    "a sibling continues as the trunk would",
+    "state",
+    todo="Keep nothing that training changes in Python attributes (counters, caches, warm-ups): only buffers "
+    "and parameters are copied to a sibling.",
+)
+def _forks(trial: Trial) -> Outcome:
+    full, forked = trial.full_run[1], trial.siblings[0]
+    for name, value in (full.params | full.buffers).items():
         if not torch.equal(value, (forked.params | forked.buffers)[name]):
             raise NotReadyError(
                 f"a trunk to step {FORK} and a sibling from there differ from one run to {STOP} in {name}"
             )
-    return Found(f"trunk to step {FORK} and sibling to {STOP} equal one run, bit for bit")
+    return Outcome(f"trunk to step {FORK} and sibling to {STOP} equal one run, bit for bit")
 
 
-def _blends(trial: Trial) -> Found:
+@_check(
+    "blends",
+    "two siblings can be interpolated",
+    "state",
+    todo="Tensors that cannot be averaged (integers, booleans) must be equal in both siblings; the others "
+    "must stay finite.",
+)
+def _blends(trial: Trial) -> Outcome:
     a, b = trial.state_dicts
     check_pair(a, b)
     grid = alpha_grid(3)
@@ -192,34 +265,47 @@ def _blends(trial: Trial) -> Found:
             if not torch.equal(value, state[name]):
                 raise NotReadyError(f"the {end} end of the line is not the sibling itself in {name}")
     curve = score_states(trial.network, trial.recalibrated(path), trial.images, trial.labels).curve(grid)
-    return Found(
-        f"two siblings, ends bit for bit; loss {', '.join(f'{x:.2f}' for x in curve.loss)} nats on the line"
-    )
+    losses = ", ".join(f"{x:.2f}" for x in curve.loss)
+    return Outcome(f"two siblings, ends bit for bit; loss {losses} nats on the line")
 
 
-def _recalibrates(trial: Trial) -> Found:
+@_check(
+    "recalibrates",
+    "normalisation statistics can be recalibrated",
+    "blends",
+    todo="Use torch's BatchNorm classes or subclasses that keep its running_mean and running_var.",
+)
+def _recalibrates(trial: Trial) -> Outcome:
     stack = trial.network.prepare(trial.state_dicts)
-    own = {f"{name}." for name in trial.network.norms}
+    norms = tuple(f"{name}." for name in trial.network.norms)
     moved = [
         name
-        for name, value in trial.whole[1].buffers.items()
+        for name, value in trial.full_run[1].buffers.items()
         if value.is_floating_point()
-        and not any(name.startswith(layer) for layer in own)
+        and not name.startswith(norms)
         and not torch.equal(value, holders(trial.build())[name])
     ]
-    note = f"{moved[0]} changes in training and is blended as it is" if moved else ""
-    if not own:
-        return Found(note or "no normalisation statistics", needed=False)
+    note = f"{moved[0]} changes in training and is interpolated, not recalibrated" if moved else ""
+    if not norms:
+        return Outcome(note or "no normalisation statistics", needed=False)
     once, twice = trial.recalibrated(stack), trial.recalibrated(trial.recalibrated(stack))
     for name, value in once.items():
         if not torch.isfinite(value).all():
             raise NotReadyError(f"{name} is not finite")
         if not torch.equal(value, twice[name]):
-            raise NotReadyError(f"taking statistics anew twice gives other bits in {name}")
-    return Found(f"{counted(len(own), 'BatchNorm layer')}{f'; {note}' if note else ''}", {"layers": len(own)})
+            raise NotReadyError(f"a second recalibration gives other bits in {name}")
+    layers = counted(len(norms), "BatchNorm layer")
+    return Outcome(f"{layers}{f'; {note}' if note else ''}", {"layers": len(norms)})
 
 
-def _alone(trial: Trial) -> Found:
+@_check(
+    "alone",
+    "an image's output does not depend on its batch",
+    "blends",
+    todo="In eval mode use stored statistics: no BatchNorm with track_running_stats=False, no mean over "
+    "dimension 0, no layer that stays in training mode.",
+)
+def _alone(trial: Trial) -> Outcome:
     stack = trial.recalibrated(trial.network.prepare([trial.state_dicts[0]]))
     together = trial.network.logits(stack, trial.images[:BATCH])[0]
     alone = torch.cat([trial.network.logits(stack, image[None])[0] for image in trial.images[:BATCH]])
@@ -228,147 +314,54 @@ def _alone(trial: Trial) -> Found:
         raise NotReadyError(
             f"in eval mode the logits of an image depend on the others in its batch, by {100 * gap:.2g} %"
         )
-    return Found(f"alone or in a batch: the same within {gap:.0e} of the largest logit", {"gap": gap})
+    return Outcome(f"alone or in a batch: equal within {gap:.0e} of the largest logit", {"gap": gap})
 
 
-def _engines(trial: Trial) -> Found:
+@_check(
+    "engines",
+    "an engine can train it",
+    "state",
+    todo="Every network can be trained by the reference engine; see the error.",
+)
+def _engines(trial: Trial) -> Outcome:
     reason = reason_not_stackable(trial.build(), trial.size.shape)
-    if reason is None:
-        return Found("one after another, and stacked", {"stacked": True, "reason": None})
-    return Found(f"one after another; not stacked: {reason}", {"stacked": False, "reason": reason})
+    text = "reference and stacked" if reason is None else f"reference; not stacked: {reason}"
+    return Outcome(text, {"stacked": reason is None, "reason": reason})
 
 
-def _cost(trial: Trial) -> Found:
+@_check(
+    "cost",
+    "its training FLOPs can be counted",
+    "state",
+    todo="A forward and a backward pass in training mode failed; see the error.",
+)
+def _cost(trial: Trial) -> Outcome:
     model = trial.build()
     params = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     flop = step_flop(model, trial.size.shape, BATCH) / BATCH
+    unit, prefix = next((u, p) for u, p in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if flop >= u or p == "k")
     note = f", {frozen:,} frozen" if frozen else ""
-    return Found(
-        f"{params:,} weights{note}; {_flop(flop)} to train on one image",
+    return Outcome(
+        f"{params:,} weights{note}; {flop / unit:.3g} {prefix}FLOP to train on one image",
         {"params": params, "frozen": frozen, "train_flop_per_image": flop},
     )
 
 
-CHECKS = {
-    "logits": Check(
-        "logits of the right shape, finite",
-        _logits,
-        "Return one tensor [n, num_classes] for images [n, c, h, w], n = 1 included: no softmax, tuple or "
-        "squeeze. NaN comes from dividing by zero, the logarithm of zero, or pooling away all pixels.",
-    ),
-    "seeds": Check(
-        "its seed alone decides its first weights",
-        _seeds,
-        "Draw first weights with torch alone (torch.nn.init, torch.randn), never with NumPy or random, and "
-        "set no seed: lmcbench sets it.",
-        ("logits",),
-    ),
-    "repeatable": Check(
-        "the same output twice in eval mode",
-        _repeatable,
-        "Draw nothing and store nothing in eval mode: F.dropout needs training=self.training, a buffer that "
-        "follows the data is to be updated if self.training.",
-        ("logits",),
-    ),
-    "learns": Check(
-        "the loss falls",
-        _learns,
-        f"Its loss on {IMAGES} images that are easily told apart should fall to {FALL:g} of the first within "
-        f"{PASSES * PASS} steps of SGD (lr 0.05) or AdamW (lr 0.001). Look for a detached tensor, frozen "
-        "weights, dead units, a softmax before the loss, or first weights of a wrong scale.",
-        ("logits",),
-    ),
-    "generators": Check(
-        "randomness from torch's generator only",
-        _generators,
-        "Draw with torch (nn.Dropout, torch.rand) and seed nothing: lmcbench keys torch's generator at every "
-        "step, so that a fork can be repeated.",
-        ("seeds", "repeatable", "learns"),
-    ),
-    "state": Check(
-        "its state dict is all of it",
-        _state,
-        "Make every weight in __init__ (not in forward), and keep what training changes as a parameter or as "
-        "a buffer that is saved: self.register_buffer(NAME, TENSOR).",
-        ("generators",),
-    ),
-    "forks": Check(
-        "a fork goes on as the trunk would",
-        _forks,
-        "Keep nothing that training changes in Python attributes (counters, caches, warm-ups): only buffers "
-        "and parameters are copied to a sibling.",
-        ("state",),
-    ),
-    "blends": Check(
-        "two siblings can be blended",
-        _blends,
-        "Tensors that cannot be averaged (integers, booleans) must be the same in both siblings; others must "
-        "stay finite.",
-        ("state",),
-    ),
-    "recalibrates": Check(
-        "normalisation statistics can be taken anew",
-        _recalibrates,
-        "Use torch's BatchNorm classes or subclasses that keep its running_mean and running_var.",
-        ("blends",),
-    ),
-    "alone": Check(
-        "an image's output is its own",
-        _alone,
-        "In eval mode use stored statistics: no BatchNorm with track_running_stats=False, no mean over "
-        "dimension 0, no layer that is left in training mode.",
-        ("blends",),
-    ),
-    "engines": Check(
-        "an engine takes it",
-        _engines,
-        "Every network trains one after another; look at the error.",
-        ("state",),
-    ),
-    "cost": Check(
-        "its training FLOPs can be counted",
-        _cost,
-        "Look at the error: a forward and a backward pass in training mode failed.",
-        ("state",),
-    ),
-}
-"""Name -> check, in the order they are made."""
-
-
 def _numpy_state() -> tuple[bytes, int]:
-    """Words of NumPy's global generator, and the position among them."""
+    """Return the words of NumPy's global generator, and the position in them."""
     state: Any = np.random.get_state()
     return state[1].tobytes(), state[2]
 
 
 @torch.no_grad()
 def _outputs(model: nn.Module, images: Tensor) -> Any:
-    """What the network returns, in the mode it is in; torch's generator is left as it was."""
+    """Return the model's output in its current mode, with the state of torch's generator restored."""
     with torch.random.fork_rng(devices=[]):
         return model(images)
 
 
-def _refuse_shape(out: Any, n: int, classes: int, when: str = "") -> None:
+def _require_shape(out: Any, n: int, classes: int, when: str = "") -> None:
     if not isinstance(out, Tensor) or out.shape != (n, classes):
-        shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise NotReadyError(
-            f"logits [{n}, {classes}] are expected of {counted(n, 'image')}{when}, found {shape}"
-        )
-
-
-def _copies(model: nn.Module) -> Tensors:
-    return {name: value.detach().clone() for name, value in holders(model).items()}
-
-
-def _refuse_changed(before: Tensors, after: Tensors, what: str) -> None:
-    for name, value in before.items():
-        if not torch.equal(value, after[name]):
-            raise NotReadyError(f"{name} {what}")
-
-
-def _flop(value: float) -> str:
-    for unit, name in ((1e9, "GFLOP"), (1e6, "MFLOP")):
-        if value >= unit:
-            return f"{value / unit:.3g} {name}"
-    return f"{value / 1e3:.3g} kFLOP"
+        found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise NotReadyError(f"{counted(n, 'image')} must give logits [{n}, {classes}]{when}, found {found}")

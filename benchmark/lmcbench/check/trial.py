@@ -1,4 +1,4 @@
-"""How a network is built for images of a size: as published, or with which adaptation."""
+"""Train a network for a few steps on made-up images, at a given image size and with a fitting adaptation."""
 
 from __future__ import annotations
 
@@ -33,80 +33,20 @@ from lmcbench.train.train_state import (
     state_dict,
 )
 
-AS_IT_IS = "as it is"
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What was tried, and what is taken.
-
-    Attributes:
-        architecture: with the adaptation that is taken; None where none fits.
-        others: further adaptations that fit too.
-        refused: what was tried and does not fit, with the reason.
-    """
-
-    architecture: Architecture | None
-    others: tuple[str, ...]
-    refused: dict[str, str]
-
-
-def fit(asked: Architecture, size: Size, thorough: bool = True) -> Fit:
-    """The first that fits of: the network as it is, and each adaptation; the one asked for, if one is.
-
-    Args:
-        asked: the network; an adaptation in it is the only one tried.
-        size: of the images.
-        thorough: try the other adaptations too where the first fits.
-
-    Raises:
-        UserError: where the network cannot be found or imported.
-        LogitsError: where it does not give logits: no adaptation will mend that.
-    """
-    # reversed: patch4 fits only what projects patches, small-stem whatever begins with a convolution
-    wanted: list[str | None] = [asked.adapt] if asked.adapt is not None else [None, *reversed(ADAPTATIONS)]
-    taken: Architecture | None = None
-    others: list[str] = []
-    refused: dict[str, str] = {}
-    for adapt in wanted:
-        candidate = asked.model_copy(update={"adapt": adapt})
-        reason = why_not(candidate, size)
-        if reason is not None:
-            refused[adapt if adapt is not None else AS_IT_IS] = reason
-        elif taken is None:
-            taken = candidate
-            if not thorough:
-                break
-        else:
-            assert adapt is not None
-            others.append(adapt)
-    return Fit(taken, tuple(others), refused)
-
-
-def why_not(architecture: Architecture, size: Size) -> str | None:
-    """Why the network cannot be built at this size; None where it can, and gives finite logits."""
-    try:
-        model = build(architecture, size.shape, size.classes, 0)
-    except BuildError as error:
-        return error.reason
-    images = torch.from_numpy(made_up_images(size)[0][:2]).float() / 255
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        finite = bool(torch.isfinite(model(images)).all())
-    return None if finite else "its logits are not finite at this size"
-
-
 CPU = torch.device("cpu")
+UNADAPTED = "as it is"
+
 IMAGES, BATCH, KINDS = 32, 8, 4
-"""Images, images of a batch, and the most classes that are shown: few, so that minutes become seconds."""
+"""Number of images, batch size, and the most classes among the images: small, so that a check is fast."""
 
 PASS = IMAGES // BATCH
-"""Steps in which every image is seen once."""
+"""Steps of one pass over the images."""
 
 PASSES = 8
-"""At most so many passes for the loss to fall."""
+"""Most passes within which the loss must fall."""
 
 FALL = 0.8
-"""The mean loss of a pass over that of the first pass, below which the loss has fallen."""
+"""The loss has fallen when the mean of a pass is at most this share of the first pass's mean."""
 
 RECIPES = {
     "SGD": Recipe(lr=0.05, clip_norm=1.0, schedule="constant", batch_size=BATCH, epochs=PASSES),
@@ -114,21 +54,21 @@ RECIPES = {
         optimizer="adamw", lr=1e-3, clip_norm=1.0, schedule="constant", batch_size=BATCH, epochs=PASSES
     ),
 }
-"""Two mild recipes, clipped so that networks without normalisation survive them."""
+"""Small learning rates and clipped gradients, so that networks without normalisation do not diverge."""
 
 LARGE = 10_000_000
-"""Weights beyond which the second recipe is tried only where the first fails: a step then takes seconds."""
+"""Weights above which the second recipe is tried only if the first fails, because a step takes seconds."""
 
 FORKED = Recipe(lr=0.01, clip_norm=1.0, batch_size=BATCH, epochs=1)
-"""For forks: its schedule and its momentum depend on the steps before."""
+"""The recipe of forks: its schedule and momentum depend on earlier steps."""
 
 FORK, STOP = 2, PASS
-"""Steps of the trunk, and of the whole."""
+"""Last step of the trunk, and of the training."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a network is to be built for: images `shape` (c, h, w) of so many classes."""
+    """The images a network is built for: `shape` (c, h, w) and the number of classes."""
 
     shape: tuple[int, int, int]
     classes: int
@@ -137,11 +77,67 @@ class Size:
         return f"{' x '.join(map(str, self.shape))}, {self.classes} classes"
 
 
+@dataclass(frozen=True)
+class Fit:
+    """The adaptations that were tried.
+
+    Attributes:
+        architecture: with the first adaptation that fits; None if none does.
+        others: further adaptations that fit.
+        refused: adaptation -> why it does not fit.
+    """
+
+    architecture: Architecture | None
+    others: tuple[str, ...]
+    refused: dict[str, str]
+
+
+def find_fit(asked: Architecture, size: Size, thorough: bool = True) -> Fit:
+    """Find the first that fits: the network unchanged, or one of the adaptations.
+
+    Args:
+        asked: the network; an adaptation in it is the only one tried.
+        size: of the images.
+        thorough: also try the remaining adaptations after the first that fits.
+
+    Raises:
+        UserError: if the network cannot be found or imported.
+        LogitsError: if it does not return logits, which no adaptation changes.
+    """
+    # reversed: patch4 fits only patch projections, small-stem every network that begins with a convolution
+    tried: list[str | None] = [asked.adapt] if asked.adapt is not None else [None, *reversed(ADAPTATIONS)]
+    fitting: list[Architecture] = []
+    refused: dict[str, str] = {}
+    for adapt in tried:
+        candidate = asked.model_copy(update={"adapt": adapt})
+        reason = why_unfit(candidate, size)
+        if reason is not None:
+            refused[adapt or UNADAPTED] = reason
+            continue
+        fitting.append(candidate)
+        if not thorough:
+            break
+    others = tuple(architecture.adapt or UNADAPTED for architecture in fitting[1:])
+    return Fit(fitting[0] if fitting else None, others, refused)
+
+
+def why_unfit(architecture: Architecture, size: Size) -> str | None:
+    """Return why the network cannot be built at this size; None if it can and gives finite logits."""
+    try:
+        model = build(architecture, size.shape, size.classes, 0)
+    except BuildError as error:
+        return error.reason
+    images = torch.from_numpy(made_up_images(size)[0][:2]).float() / 255
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        is_finite = bool(torch.isfinite(model(images)).all())
+    return None if is_finite else "its logits are not finite at this size"
+
+
 def made_up_images(size: Size) -> tuple[Pixels, Labels]:
-    """`IMAGES` images of a coarse pattern for each class, and noise; separable, and the same every time.
+    """Return `IMAGES` separable images, always the same: a coarse pattern per class, plus noise.
 
     Returns:
-        images `[n, c, h, w]` and labels `[n]`, 0 to `KINDS` - 1 at most, in turn.
+        images `[n, c, h, w]` and labels `[n]`, at most 0 to `KINDS` - 1, in turn.
     """
     generator = np.random.Generator(np.random.Philox(0))
     channels, height, width = size.shape
@@ -154,10 +150,10 @@ def made_up_images(size: Size) -> tuple[Pixels, Labels]:
 
 
 class Trial:
-    """One network at one size: built when asked for, trained for a few steps, always in the same way.
+    """One network at one size, built and trained on demand, deterministically.
 
     Args:
-        architecture: with the adaptation it is to be built with.
+        architecture: with its adaptation.
         size: of the images.
     """
 
@@ -171,7 +167,7 @@ class Trial:
 
     @property
     def images(self) -> Tensor:
-        """All images as a network sees them, `[n, c, h, w]`."""
+        """All images, normalised, `[n, c, h, w]`."""
         return self.data.split()[0].whole()
 
     @property
@@ -180,22 +176,22 @@ class Trial:
         return self.data.split()[1]
 
     def build_anew(self, seed: int = 0) -> nn.Module:
-        """The network, by its factory."""
+        """Call the network's factory."""
         return build(self.architecture, self.size.shape, self.size.classes, seed)
 
     def build(self, seed: int = 0) -> nn.Module:
-        """The same as a copy of one that was built once: large ones take seconds to be drawn."""
+        """Return a copy of the network of this seed; initialising a large one takes seconds."""
         if seed not in self._built:
             self._built[seed] = self.build_anew(seed)
         return copy.deepcopy(self._built[seed])
 
     @cached_property
     def network(self) -> Network:
-        """What measures it, as a run does."""
+        """The network as a run evaluates it."""
         return Network(self.build(), CPU)
 
-    def falling(self, recipe: Recipe) -> list[float]:
-        """The mean loss of each pass in nats, up to the pass in which it has fallen."""
+    def mean_losses(self, recipe: Recipe) -> list[float]:
+        """Return the mean loss of each pass in nats, up to the pass in which it has fallen."""
         model = self.build()
         state = initial_state(model, slot_names(recipe))
         means: list[float] = []
@@ -207,13 +203,13 @@ class Trial:
         return means
 
     @cached_property
-    def whole(self) -> tuple[nn.Module, TrainState]:
-        """One run from 0 to `STOP`: the network that was trained, and the state it ended in."""
+    def full_run(self) -> tuple[nn.Module, TrainState]:
+        """A training from step 0 to `STOP`: the network that was trained, and its last state."""
         model = self.build()
-        return model, self._advance(model, self._initial(model), FORKED, 0, 0, STOP)[0]
+        return model, self._advance(model, initial_state(model, slot_names(FORKED)), FORKED, 0, 0, STOP)[0]
 
-    def holding(self, state: TrainState) -> nn.Module:
-        """The network, anew, with all of a training state in it: also what a state dict leaves out."""
+    def with_state(self, state: TrainState) -> nn.Module:
+        """Return the network with a training state, including buffers that its state dict lacks."""
         model = self.build()
         own = holders(model)
         with torch.no_grad():
@@ -223,9 +219,9 @@ class Trial:
 
     @cached_property
     def fork(self) -> TrainState:
-        """The trunk's state at `FORK`, by way of a file."""
+        """The trunk's state at `FORK`, written to a file and read again."""
         model = self.build()
-        state = self._advance(model, self._initial(model), FORKED, 0, 0, FORK)[0]
+        state = self._advance(model, initial_state(model, slot_names(FORKED)), FORKED, 0, 0, FORK)[0]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trunk.safetensors"
             save_state(state, path)
@@ -233,9 +229,9 @@ class Trial:
 
     @cached_property
     def siblings(self) -> tuple[TrainState, TrainState]:
-        """Two that leave the fork and train to `STOP`: with the trunk's own noise, and with another.
+        """Two siblings trained from the fork to `STOP`: with the trunk's noise, and with another.
 
-        Each in a network of its own, as in a run that is resumed: nothing but the state is the trunk's.
+        Each is trained in a new network, as in a resumed run: only the state comes from the trunk.
         """
         first, second = (
             self._advance(self.build(seed=1), self.fork, FORKED, noise, FORK, STOP)[0] for noise in (0, 1)
@@ -244,23 +240,20 @@ class Trial:
 
     @property
     def state_dicts(self) -> tuple[Tensors, Tensors]:
-        """The siblings as a run keeps them."""
+        """The siblings as a run stores them."""
         first, second = (state_dict(self.network.model, state) for state in self.siblings)
         return first, second
 
     def recalibrated(self, states: Stack) -> Stack:
-        """`states` with their statistics taken anew on all images."""
+        """Return `states` with their statistics recalibrated on all images."""
         return self.network.recalibrate(states, self.images)
-
-    def _initial(self, model: nn.Module) -> TrainState:
-        return initial_state(model, slot_names(FORKED))
 
     def _advance(
         self, model: nn.Module, state: TrainState, recipe: Recipe, noise: int, start: int, stop: int
     ) -> tuple[TrainState, Tensor]:
-        """The state at `stop` and the losses `[steps]`, by the engine that a run takes on a CPU."""
-        everything = np.arange(IMAGES)
-        sequence = stream(everything, everything, "own", noise, noise, recipe.batch_size)
+        """Return the state at `stop` and the losses `[steps]`, by the engine that a run uses on a CPU."""
+        items = np.arange(IMAGES)
+        sequence = stream(items, items, "own", noise, noise, recipe.batch_size)
         feed = Feed(self.data, [sequence], recipe.augmentation)
         engine = choose_engine(self.architecture, model, self.size.shape, CPU.type)
         length = recipe.length(IMAGES)
