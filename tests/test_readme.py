@@ -179,7 +179,7 @@ def test_correlations_of_the_second_order_form_are_in_the_report():
 
 
 def test_the_range_of_barriers_is_that_of_the_evidence():
-    cells = pd.read_csv(EVIDENCE / "records.csv", dtype={"fork": str})
+    cells = pd.read_csv(EVIDENCE / "records.csv.gz", dtype={"fork": str})
     cells = cells[(cells["split"] == "test") & (cells["architecture"] != "lmc_linear")]
     barriers = 100 * cells.groupby(["fork", *LINE])["error_chord"].mean()
     said = section(FINDINGS, "## In short, on digits").replace("\n  ", " ")
@@ -194,7 +194,7 @@ def test_the_range_of_barriers_is_that_of_the_evidence():
 
 
 def test_the_tables_of_the_readme_are_in_the_evidence():
-    cells = pd.read_csv(EVIDENCE / "records.csv", dtype={"fork": str})
+    cells = pd.read_csv(EVIDENCE / "records.csv.gz", dtype={"fork": str})
     cells = cells[(cells["split"] == "test") & (cells["replicate"] < 3)]
     cells = cells.assign(soup=1 - cells["soup_error"])
 

@@ -15,7 +15,7 @@ from lmcbench.report.findings import DEMONSTRATION, render_findings
 from lmcbench.report.tables import run_table
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
-from lmcbench.results.run_folder import read_records, write_atomic
+from lmcbench.results.run_folder import compress, read_records, write_atomic
 from lmcbench.spec.suite import DEMONSTRATIONS
 
 README = """# `{name}` version {version}, replicates {first} to {last}
@@ -23,7 +23,7 @@ README = """# `{name}` version {version}, replicates {first} to {last}
 | file | comes from |
 |---|---|
 | `leaderboard.md` | `lmcbench run {name}` writes it |
-| `records.csv` | `lmcbench.load_records(RUN)`, a row per cell, pair and split; nats and fractions |
+| `records.csv.gz` | `lmcbench.load_records(RUN)`, a row per cell, pair and split; nats and fractions |
 | `findings.md` | `lmcbench report RUN --findings` |
 | `report.md`, `figures/` | `lmcbench report RUN` |
 
@@ -57,7 +57,7 @@ def main() -> None:
     table = run_table(options.run, "github")
     write_atomic(options.folder / "leaderboard.md", f"# {one.name} version {one.version}\n\n{table}")
     csv = build_frame(records).to_csv(index=False, float_format="%.6g")
-    write_atomic(options.folder / "records.csv", csv)
+    write_atomic(options.folder / "records.csv.gz", compress(csv.encode()))
     write_atomic(options.folder / "README.md", _readme(records, options.command, options.took))
     print(f"Wrote {options.folder}.")
 

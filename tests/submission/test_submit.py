@@ -1,6 +1,7 @@
 """submit: a run becomes one verified folder, whole or not at all, and nothing else is touched."""
 
 import errno
+import gzip
 import json
 import os
 import re
@@ -95,8 +96,9 @@ def test_what_is_said_is_written_and_nothing_of_this_machine(board):
     meta = read_submission(board / "submissions" / "mine").meta
     assert (meta.title, meta.authors, meta.licence, meta.notes) == ("Mine é", ("A", "B"), "MIT", "a\nb")
     assert (meta.pretraining, meta.extra_data) == ("ImageNet", "none")
-    everything = b"".join(
-        v for k, v in content(board / "submissions" / "mine").items() if not k.endswith(".safetensors")
+    folder = board / "submissions" / "mine"
+    everything = (folder / "submission.toml").read_bytes() + gzip.decompress(
+        (folder / "records.jsonl.gz").read_bytes()
     )
     for private in (str(linear_run()), str(Path.home()) + "/", os.uname().nodename):
         assert private.encode() not in everything

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import stat
 import zlib
 from collections.abc import Iterable, Mapping
-from gzip import GzipFile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lmcbench.errors import UserError, reading
 from lmcbench.results.record import Record, parse_record
+from lmcbench.results.run_folder import compress
 from lmcbench.spec.canonical import canonical_json
 
 META = "submission.toml"
@@ -160,13 +159,10 @@ def read_files(folder: Path) -> tuple[dict[str, bytes], list[Fault]]:
 def encode_records(tables: Iterable[Mapping[str, Any]]) -> bytes:
     """Return records, as parsed JSON, as one gzip file: one canonical JSON a line, sorted by key.
 
-    The header has no time and no file name, so that equal records give equal bytes.
+    Equal records give equal bytes.
     """
     lines = [canonical_json(table) for table in sorted(tables, key=lambda t: str(t["key"]))]
-    buffer = io.BytesIO()
-    with GzipFile("", "wb", 9, buffer, mtime=0) as file:
-        file.write("".join(f"{line}\n" for line in lines).encode())
-    return buffer.getvalue()
+    return compress("".join(f"{line}\n" for line in lines).encode())
 
 
 def split_records(content: bytes) -> list[bytes]:

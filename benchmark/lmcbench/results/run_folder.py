@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from gzip import GzipFile
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +260,14 @@ def _called_alike(path: Path, records: list[Record]) -> UserError:
         f"would average them (records {keys}: {shift_label(one)}, fork {one.fork.name}, replicate "
         f"{one.replicate}). Keep each in a run folder of its own: lmcbench run ... --out DIR."
     )
+
+
+def compress(content: bytes) -> bytes:
+    """Return `content` as gzip without time and file name, so that equal content gives equal bytes."""
+    buffer = io.BytesIO()
+    with GzipFile("", "wb", 9, buffer, mtime=0) as file:
+        file.write(content)
+    return buffer.getvalue()
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
