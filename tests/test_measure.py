@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file, save_model
 
 import lmcbench
 from lmcbench.cli.app import parse_channels
-from lmcbench.data.selection import stratified
+from lmcbench.data.selection import select_stratified
 from lmcbench.data.sources import open_dataset
 from lmcbench.measure_text import measured_text, warnings_of
 from lmcbench.results.curves import chord_excess
@@ -57,7 +57,7 @@ def digits(split="test", n=None):
     data = open_dataset("digits")
     pixels = data.train.images.astype(np.float64) / 255
     images = getattr(data, split)
-    rows = np.arange(len(images)) if n is None else stratified(images.labels, n)
+    rows = np.arange(len(images)) if n is None else select_stratified(images.labels, n)
     x = (images.images[rows] / 255 - pixels.mean()) / pixels.std()
     return torch.tensor(x).float(), torch.tensor(images.labels[rows])
 
@@ -196,7 +196,7 @@ def test_images_can_be_resized_fewer_and_normalised_otherwise(files, measure):
     assert found["curves"]["test"]["n"] == 40
     other = json.loads(measure(*plain, "--mean", "0", "--std", "1")[1])
     data = open_dataset("digits").test
-    rows = stratified(data.labels, 40)
+    rows = select_stratified(data.labels, 40)
     raw = torch.tensor(data.images[rows] / 255).float(), torch.tensor(data.labels[rows])
     curve = lmcbench.trace_path(network(), a, b, {"test": raw}, 3)["test"]
     assert other["curves"]["test"]["loss"] == pytest.approx(curve.loss.tolist(), rel=1e-5)

@@ -18,7 +18,7 @@ from lmcbench.connect.interpolation import trace_path
 from lmcbench.connect.network import Network
 from lmcbench.data.batches import DeviceImages
 from lmcbench.data.dataset import Dataset, ImageSet
-from lmcbench.data.selection import calibration_items, stratified
+from lmcbench.data.selection import select_calibration, select_stratified
 from lmcbench.data.sources import open_dataset
 from lmcbench.ensemble.predictions import compare_predictions, softmax
 from lmcbench.errors import UserError, counted, unknown
@@ -181,13 +181,13 @@ class _Images:
         images: ImageSet = getattr(self.dataset, name)
         if self.request.images is None:
             return self._prepared(images, np.arange(len(images)))
-        return self._prepared(images, stratified(images.labels, min(self.request.images, len(images))))
+        return self._prepared(images, select_stratified(images.labels, min(self.request.images, len(images))))
 
     def calibration(self) -> torch.Tensor:
         """Return the calibration images of two siblings that both saw the whole training set."""
         train = self.dataset.train
         items = np.arange(len(train))
-        rows = calibration_items([items, items], items, train.labels, self.request.calibration)
+        rows = select_calibration([items, items], items, train.labels, self.request.calibration)
         return self._prepared(train, rows)[0]
 
     def _prepared(self, images: ImageSet, rows: np.ndarray) -> Split:

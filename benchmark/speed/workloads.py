@@ -13,8 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from lmcbench.data.augment import augment, keyed_words
-from lmcbench.data.batches import DeviceImages, Feed
-from lmcbench.data.streams import stream
+from lmcbench.data.batches import DeviceImages, Feed, make_stream
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.build import build
@@ -128,7 +127,7 @@ def fleet(
     """A model, the states of `count` members and their batches."""
     pixels, labels = images(work)
     items = np.arange(POOL)
-    streams = [stream(items, items, "own", i, i + 1, work.batch_size) for i in range(count)]
+    streams = [make_stream(items, items, "own", i, i + 1, work.batch_size) for i in range(count)]
     feed = Feed(DeviceImages(pixels, labels, work.statistics(), device), streams, recipe.augmentation)
     first = initial_state(work.network(0).to(device), slot_names(recipe))
     generator = torch.Generator().manual_seed(0)

@@ -12,9 +12,8 @@ import torch
 from lmcbench.check.check import Readiness, Target, run_checks
 from lmcbench.check.new_network import RECIPE, next_commands, write_network
 from lmcbench.check.trial import Size
-from lmcbench.data.batches import DeviceImages, Feed
+from lmcbench.data.batches import DeviceImages, Feed, make_stream
 from lmcbench.data.sources import open_dataset
-from lmcbench.data.streams import stream
 from lmcbench.errors import UserError
 from lmcbench.leaderboard.submission_file import check_slug
 from lmcbench.spec.architectures import Architecture
@@ -51,7 +50,7 @@ def test_its_network_reaches_a_good_accuracy_on_digits(tmp_path):
         DeviceImages(split.images, split.labels, data.statistics, torch.device("cpu"))
         for split in (data.train, data.test)
     )
-    feed = Feed(train, [stream(everything, everything, "own", 0, 0, recipe.batch_size)], ())
+    feed = Feed(train, [make_stream(everything, everything, "own", 0, 0, recipe.batch_size)], ())
     length = recipe.length(len(everything))
     advance(
         "reference", model, [initial_state(model, slot_names(recipe))], feed, recipe, [length], [0], 0, length

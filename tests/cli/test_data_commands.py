@@ -92,7 +92,7 @@ def test_fetching(lmcbench):
 def test_a_run_without_its_data_says_where_it_looked_and_writes_nothing(lmcbench, folder, tmp_path):
     done = lmcbench("run", "cifar10-shift", "--data-dir", str(folder.parent))
     assert done.returncode == 2
-    assert "Data set cifar10 is not here. Looked for parquet files in " in done.stderr
+    assert "Data set cifar10 was not found. Looked for parquet files in " in done.stderr
     for place in (folder.parent / "cifar10", tmp_path / "hub"):
         assert str(place) in done.stderr
     assert "lmcbench data fetch cifar10" in done.stderr

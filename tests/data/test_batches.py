@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from lmcbench.data.augment import augment, keyed_words, mix
-from lmcbench.data.batches import DeviceImages, Feed
+from lmcbench.data.batches import DeviceImages, Feed, make_stream
 from lmcbench.data.sources import open_dataset
-from lmcbench.data.streams import stream
 from lmcbench.spec.shifts import Shift
 
 DIGITS = open_dataset("digits")
@@ -64,7 +63,7 @@ def hashes(feed, member, steps):
 
 def test_members_are_served_alike_alone_and_together():
     items = everything()
-    streams = [stream(items, items, "own", seed, seed + 1, 16) for seed in (1, 2, 3)]
+    streams = [make_stream(items, items, "own", seed, seed + 1, 16) for seed in (1, 2, 3)]
     feed = Feed(pool(), streams, ("flip", "shift1"))
     together = list(feed([0, 1, 2], 60, 70))
     alone = list(feed([1], 60, 70))
@@ -79,7 +78,7 @@ def test_members_are_served_alike_alone_and_together():
 def test_each_image_is_augmented_by_its_own_seed_pass_and_key():
     """Image by image (design 3.7), over the end of a pass and of a block of steps; the naive twin."""
     items = everything()
-    streams = [stream(items, items, "own", seed, 10 + seed, 16) for seed in (1, 2)]
+    streams = [make_stream(items, items, "own", seed, 10 + seed, 16) for seed in (1, 2)]
     names = ("flip", "shift1")
     whole = pool()
     first = streams[0].steps_per_pass - 3
@@ -105,7 +104,9 @@ def test_what_siblings_see():
     def siblings(name, noise, seeds):
         views = Shift.parse(name, noise=noise).views(labels, 2, 11, 0)
         return Feed(
-            pool(), [stream(v.indices, items, noise, s, s, 32) for v, s in zip(views, seeds, strict=True)], ()
+            pool(),
+            [make_stream(v.indices, items, noise, s, s, 32) for v, s in zip(views, seeds, strict=True)],
+            (),
         )
 
     shared = siblings("none", "shared", (5, 5))

@@ -54,7 +54,7 @@ def test_the_pinned_revision_is_read_from_the_hubs_cache(hub, open_it):
 
 def test_another_revision_is_not_the_pinned_one(hub):
     write_cifar10(hub / "datasets--uoft-cs--cifar10" / "snapshots" / ("0" * 40) / "plain_text")
-    with pytest.raises(UserError, match="Data set cifar10 is not here"):
+    with pytest.raises(UserError, match="Data set cifar10 was not found"):
         open_dataset("cifar10")
 
 
@@ -67,7 +67,7 @@ def test_an_interrupted_download_is_no_data_set_and_fetching_goes_on_with_it(hub
     write_cifar10(place)
     (place / "test-00000-of-00001.parquet").unlink()
     for missing in ("has no files of split 'test'", "but not train-00001-of-00002.parquet"):
-        with pytest.raises(UserError, match=f"Data set cifar10 is not here.*{missing}.*data fetch cifar10"):
+        with pytest.raises(UserError, match=f"Data set cifar10 was not found.*{missing}.*data fetch cifar10"):
             open_dataset("cifar10")
         assert (fetch_dataset("cifar10").train.images == made["train"][0]).all()
         write_cifar10(place)
@@ -161,7 +161,7 @@ def test_a_hub_out_of_reach_says_so():
 
 
 def test_what_is_not_on_the_hub_is_not_fetched(tmp_path):
-    with pytest.raises(UserError, match=r"cifar10-jpeg is not here\. It is not on the hub"):
+    with pytest.raises(UserError, match=r"cifar10-jpeg was not found\. It is not on the hub"):
         fetch_dataset("cifar10-jpeg")
     with pytest.raises(UserError, match="Unknown data set 'cifar11'"):
         fetch_dataset("cifar11")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lmcbench.data.dataset import Dataset, ImageSet
-from lmcbench.data.listing import list_shifted, whereabouts
+from lmcbench.data.listing import describe_location, list_shifted
 from lmcbench.data.selection import select
 from lmcbench.data.shifted_sets import open_all_shifted, open_shifted
 from lmcbench.data.sources import fetch_dataset
@@ -42,11 +42,11 @@ def test_cifar10_1_is_opened_by_version(data):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cifar10-c:frost-3", r"There is no frost.npy in .*CIFAR-10-C. It holds fog, labels"),
+        ("cifar10-c:frost-3", r"There is no frost.npy in .*CIFAR-10-C. It has fog, labels"),
         ("cifar10.1:v4", r"There is no cifar10.1_v4_data.npy"),
         (
             "cifar100-c:fog-1",
-            r"cifar100-c is not here. Looked in .*CIFAR-100-C.*put its .npy files into DIR/CIFAR-100-C",
+            r"cifar100-c was not found. Looked in .*CIFAR-100-C.*put its .npy files into DIR/CIFAR-100-C",
         ),
     ],
 )
@@ -162,8 +162,8 @@ def test_the_list_says_which_are_here_and_what_to_do(data):
     assert listed["cifar100-c"].found is None
     assert "put its .npy files into DIR/CIFAR-100-C" in listed["cifar100-c"].hint
     assert all((row.found is None) == (row.hint is not None) for row in listed.values())
-    assert whereabouts("cifar10.1", data) == f"found in {data / 'cifar10.1'}"
-    assert whereabouts("cifar10.1").startswith("not here. Get it from its authors (Recht")
+    assert describe_location("cifar10.1", data) == f"found in {data / 'cifar10.1'}"
+    assert describe_location("cifar10.1").startswith("not here. Get it from its authors (Recht")
 
 
 def test_they_are_not_downloaded():

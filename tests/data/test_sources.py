@@ -369,9 +369,7 @@ def test_a_re_encoding_does_not_open_as_cifar10(place, tmp_path):
 
 def test_the_jpeg_copy_is_told_by_its_hashes(place, tmp_path, monkeypatch):
     write_cifar10(place / "cifar10", kind="JPEG")
-    refusal(
-        place, tmp_path, r"Data set cifar10-jpeg is not here.*holds other files \(by sha256\)", "cifar10-jpeg"
-    )
+    refusal(place, tmp_path, r"cifar10-jpeg was not found.*holds other files \(by sha256\)", "cifar10-jpeg")
     files = [place / "cifar10" / f"{split}-00000-of-00001.parquet" for split in ("train", "test")]
     hashes = dict(zip(("train", "test"), cache.file_hashes(files), strict=True))
     monkeypatch.setitem(SOURCES, "cifar10-jpeg", replace(SOURCES["cifar10-jpeg"], sha256=hashes))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmcbench.data.streams import stream
+from lmcbench.data.batches import make_stream
 from lmcbench.errors import UserError
 
 
@@ -24,9 +24,9 @@ def test_a_pass_shows_no_item_twice_and_drops_only_the_tail(m, batch, seed, pass
     items = np.arange(m) + 7
     if m < batch:
         with pytest.raises(UserError, match="holds no full batch"):
-            stream(items, source, "own", seed, 0, batch)
+            make_stream(items, source, "own", seed, 0, batch)
         return
-    s = stream(items, source, "own", seed, 0, batch)
+    s = make_stream(items, source, "own", seed, 0, batch)
     per = s.steps_per_pass
     shown = seen(s, range(passed * per, (passed + 1) * per))
     assert shown.shape == (m // batch, batch)
@@ -35,7 +35,7 @@ def test_a_pass_shows_no_item_twice_and_drops_only_the_tail(m, batch, seed, pass
 
 
 def test_steps_may_be_asked_for_in_any_order():
-    a, b = (stream(np.arange(50), np.arange(50), "own", 3, 0, 8) for _ in range(2))
+    a, b = (make_stream(np.arange(50), np.arange(50), "own", 3, 0, 8) for _ in range(2))
     forward = seen(a, range(30))
     backward = seen(b, range(29, -1, -1))[::-1]
     np.testing.assert_array_equal(forward, backward)
@@ -45,14 +45,14 @@ def test_steps_may_be_asked_for_in_any_order():
 
 def test_neighbouring_seeds_share_nothing():
     """seed + epoch would have one replay the other a pass later (design 3.6)."""
-    a, b = (stream(np.arange(64), np.arange(64), "own", seed, 0, 64) for seed in (5, 6))
+    a, b = (make_stream(np.arange(64), np.arange(64), "own", seed, 0, 64) for seed in (5, 6))
     passes_a, passes_b = seen(a, range(4)), seen(b, range(4))
     assert not (passes_a[:, None] == passes_b[None]).all(-1).any()
 
 
 def test_a_half_view_is_passed_twice_as_often():
-    full = stream(np.arange(64), np.arange(64), "own", 1, 0, 8)
-    half = stream(np.arange(32), np.arange(64), "own", 1, 0, 8)
+    full = make_stream(np.arange(64), np.arange(64), "own", 1, 0, 8)
+    half = make_stream(np.arange(32), np.arange(64), "own", 1, 0, 8)
     assert full.rows(8)[0] == 1
     assert half.rows(8)[0] == 2
 
@@ -60,18 +60,18 @@ def test_a_half_view_is_passed_twice_as_often():
 def test_own_noise_keeps_a_subsets_order_with_holes():
     """Keyed by data set index: a subset comes in the order of the full set."""
     source = np.arange(40)
-    full = seen(stream(source, source, "own", 9, 0, 40), [0])[0]
+    full = seen(make_stream(source, source, "own", 9, 0, 40), [0])[0]
     part = np.sort(np.random.default_rng(0).permutation(40)[:25])
     np.testing.assert_array_equal(
-        seen(stream(part, source, "own", 9, 0, 25), [0])[0], full[np.isin(full, part)]
+        seen(make_stream(part, source, "own", 9, 0, 25), [0])[0], full[np.isin(full, part)]
     )
 
 
 def test_shared_noise_draws_the_same_positions():
     """Siblings on disjoint views of equal size draw the same positions at every step (design 3.7)."""
     source = np.arange(40)
-    a = stream(np.arange(0, 40, 2), source, "shared", 9, 0, 5)
-    b = stream(np.arange(1, 40, 2), source, "shared", 9, 0, 5)
+    a = make_stream(np.arange(0, 40, 2), source, "shared", 9, 0, 5)
+    b = make_stream(np.arange(1, 40, 2), source, "shared", 9, 0, 5)
     for step in range(12):
         np.testing.assert_array_equal(a.rows(step)[1], b.rows(step)[1])
     assert not np.isin(seen(a, range(12)), seen(b, range(12))).any()
@@ -79,6 +79,6 @@ def test_shared_noise_draws_the_same_positions():
 
 def test_own_noise_on_one_view_differs_between_siblings():
     source = np.arange(40)
-    a, b = (seen(stream(source, source, "own", seed, 0, 8), range(5)) for seed in (1, 2))
+    a, b = (seen(make_stream(source, source, "own", seed, 0, 8), range(5)) for seed in (1, 2))
     assert (a != b).any()
     np.testing.assert_array_equal(np.sort(a.ravel()), np.sort(b.ravel()))

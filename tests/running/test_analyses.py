@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lmcbench
-from lmcbench.data.selection import stratified
+from lmcbench.data.selection import select_stratified
 from lmcbench.data.sources import open_dataset
 from lmcbench.errors import UserError
 from lmcbench.results.record import read_record
@@ -149,9 +149,9 @@ def test_numbers_are_those_of_the_api(measured):
     folder = RunFolder(measured)
     a, b = (load_tensors(folder.sibling(record.key, i)) for i in range(2))
     data = open_dataset("digits")
-    kept = stratified(data.test.labels, 100)
-    rows = kept[stratified(data.test.labels[kept], 50)]
-    chosen = data.train.images[stratified(data.train.labels, 300)]
+    kept = select_stratified(data.test.labels, 100)
+    rows = kept[select_stratified(data.test.labels[kept], 50)]
+    chosen = data.train.images[select_stratified(data.train.labels, 300)]
     counts = np.bincount(chosen.ravel(), minlength=256)
     mean = (counts * np.arange(256)).sum() / counts.sum() / 255
     std = np.sqrt((counts * (np.arange(256) / 255 - mean) ** 2).sum() / counts.sum())

@@ -15,9 +15,8 @@ import lmcbench
 from fleets import KINDS, RECIPE, fresh, train
 from lmcbench.connect.blending import average
 from lmcbench.connect.gradient_noise import gradient_noise
-from lmcbench.data.batches import DeviceImages, Feed
-from lmcbench.data.dataset import SHOWN
-from lmcbench.data.streams import stream
+from lmcbench.data.batches import DeviceImages, Feed, make_stream
+from lmcbench.data.dataset import KEEP
 from lmcbench.doctor import examine
 from lmcbench.measure import Request, measure
 from lmcbench.results.record import read_record
@@ -292,14 +291,14 @@ def colours(device):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (40, 3, 8, 8), dtype=np.uint8)
     statistics = np.full(3, 0.5), np.full(3, 0.25)
-    fills = np.array([[SHOWN] * 3, [7, SHOWN, 9]], dtype=np.int16)
+    fills = np.array([[KEEP] * 3, [7, KEEP, 9]], dtype=np.int16)
     pool = DeviceImages(
         *(pixels, rng.integers(0, 10, 80), statistics, torch.device(device)),
         *(np.arange(80) % 40, fills, np.arange(80) % 2),
     )
     everything = np.arange(80)
     return Feed(
-        pool, [stream(everything, everything, "own", i, i + 1, 16) for i in range(3)], ("flip", "crop4")
+        pool, [make_stream(everything, everything, "own", i, i + 1, 16) for i in range(3)], ("flip", "crop4")
     )
 
 
@@ -323,7 +322,7 @@ def test_training_steps_do_not_wait_for_the_device(engine):
                 torch.device("cuda"),
             )  # fmt: skip
             items = np.arange(80)
-            streams = [stream(items, items, "own", i, i, RECIPE.batch_size) for i in members]
+            streams = [make_stream(items, items, "own", i, i, RECIPE.batch_size) for i in members]
             feed = Feed(pool, streams, ("flip", "crop4"))
             there = [state.to(torch.device("cuda")) for state in states]
             labels.crossings.clear()

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lmcbench.data.dataset import Dataset, ImageSet
-from lmcbench.data.selection import stratified
-from lmcbench.data.transforms import apply
+from lmcbench.data.selection import select_stratified
+from lmcbench.data.transforms import apply_transform
 from lmcbench.results.run_folder import RunFolder, read_records
 from lmcbench.running.evaluate import LEAST, pinned_part
 from lmcbench.running.family_data import prepare
@@ -22,12 +22,12 @@ EVERYTHING = np.arange(1000)
 def test_where_every_view_is_shown_the_part_is_the_stratified_one():
     views = [EVERYTHING[::2], EVERYTHING[1::2]]
     part = pinned_part(EVERYTHING, views, LABELS, 50)
-    np.testing.assert_array_equal(part, stratified(LABELS, 50))
+    np.testing.assert_array_equal(part, select_stratified(LABELS, 50))
 
 
 @pytest.mark.parametrize("size", [3, 10, 40])
 def test_of_a_view_that_is_missed_ten_images_are_added_or_all_it_has(size):
-    plain = stratified(LABELS, 50)
+    plain = select_stratified(LABELS, 50)
     small = np.setdiff1d(EVERYTHING, plain)[7::3][:size]
     views = [np.setdiff1d(EVERYTHING, small), small]
     part = pinned_part(EVERYTHING, views, LABELS, 50)
@@ -38,7 +38,7 @@ def test_of_a_view_that_is_missed_ten_images_are_added_or_all_it_has(size):
 
 
 def test_what_a_view_has_already_counts():
-    plain = stratified(LABELS, 50)
+    plain = select_stratified(LABELS, 50)
     small = np.concatenate([plain[:4], np.setdiff1d(EVERYTHING, plain)[:30]])
     part = pinned_part(EVERYTHING, [EVERYTHING, small], LABELS, 50)
     assert len(part) == 50 + LEAST - 4
@@ -103,6 +103,8 @@ def test_tests_of_some_channels_take_no_pixels_and_show_what_the_transform_makes
     for name, shown in bench.tests.items():
         images = dataset.test.images
         seed = derive_seed("uneven", 1, 0, "shift")
-        expected = images if name is None else apply(name, images, everything, seed, dataset.statistics[0])
+        expected = (
+            images if name is None else apply_transform(name, images, everything, seed, dataset.statistics[0])
+        )
         np.testing.assert_array_equal(shown.shown(items).numpy(), expected, err_msg=str(name))
         assert np.shares_memory(shown.pixels.numpy(), images) == (name != "rotate-15"), name

@@ -8,7 +8,7 @@ import pytest
 
 from lmcbench.data.selection import select
 from lmcbench.data.sources import open_dataset
-from lmcbench.data.transforms import apply
+from lmcbench.data.transforms import apply_transform
 from lmcbench.errors import UserError
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.run import plan_run, run_plan
@@ -70,7 +70,7 @@ def test_a_record_has_the_digest_of_transformed_bytes(tmp_path):
             assert "views_pixels" not in record
             continue
         seed = Seeds.of("misfit", 1, replicate, 2).shift
-        shown = apply(name, data.train.images[order], order, seed)
+        shown = apply_transform(name, data.train.images[order], order, seed)
         assert record["views_pixels"] == {name: hashlib.sha256(shown.tobytes()).hexdigest()}
     # the name of a transform is the same in every replicate, its draws are not
     digests, pixels = (

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from lmcbench.data.batches import DeviceImages, Feed
+from lmcbench.data.batches import DeviceImages, Feed, make_stream
 from lmcbench.data.sources import open_dataset
-from lmcbench.data.streams import stream
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.build import build
@@ -44,7 +43,7 @@ def fleet(name, recipe, members, kwargs=None):
         name=name, recipe="r", kwargs=NETWORKS.get(name, {}) if kwargs is None else kwargs
     )
     items = torch.arange(len(DIGITS.train)).numpy()
-    streams = [stream(items, items, "own", order, order + 1, recipe.batch_size) for _, order in members]
+    streams = [make_stream(items, items, "own", order, order + 1, recipe.batch_size) for _, order in members]
     pool = DeviceImages(DIGITS.train.images, DIGITS.train.labels, DIGITS.statistics, CPU)
     states = [
         initial_state(build(architecture, (1, 8, 8), 10, init), slot_names(recipe)) for init, _ in members

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from lmcbench.connect.blending import Stack
 from lmcbench.connect.network import Network
-from lmcbench.data.batches import DeviceImages, Feed
+from lmcbench.data.batches import DeviceImages, Feed, make_stream
 from lmcbench.data.dataset import Labels, Pixels
-from lmcbench.data.streams import stream
 from lmcbench.spec.architectures import ADAPTATIONS, Architecture
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.build import BuildError, build
@@ -253,7 +252,7 @@ class Trial:
     ) -> tuple[TrainState, Tensor]:
         """Return the state at `stop` and the losses `[steps]`, by the engine that a run uses on a CPU."""
         items = np.arange(IMAGES)
-        sequence = stream(items, items, "own", noise, noise, recipe.batch_size)
+        sequence = make_stream(items, items, "own", noise, noise, recipe.batch_size)
         feed = Feed(self.data, [sequence], recipe.augmentation)
         engine = choose_engine(self.architecture, model, self.size.shape, CPU.type)
         length = recipe.length(IMAGES)

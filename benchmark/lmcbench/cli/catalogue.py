@@ -41,10 +41,10 @@ def suites(
         if as_json:
             print_json(catalogue.describe_suite(suite))
             return
-        from lmcbench.data.listing import whereabouts
+        from lmcbench.data.listing import describe_location
 
         needed = catalogue.needed_data(suite)
-        typer.echo(catalogue.suite_text(suite, {name: whereabouts(name, data_dir) for name in needed}))
+        typer.echo(catalogue.suite_text(suite, {name: describe_location(name, data_dir) for name in needed}))
 
 
 @app.command()

@@ -101,9 +101,9 @@ def run(
     view.introduce()
     if dry_run:
         from lmcbench.catalogue import needed_data
-        from lmcbench.data.listing import whereabouts
+        from lmcbench.data.listing import describe_location
 
-        view.expect({name: whereabouts(name, data_dir) for name in needed_data(chosen)})
+        view.expect({name: describe_location(name, data_dir) for name in needed_data(chosen)})
         return
     try:
         with view.progress():

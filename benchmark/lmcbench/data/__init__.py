@@ -1,1 +1,1 @@
-"""Images in, batches out."""
+"""Data sets: finding, decoding and caching images, views of them, transforms, and batches."""

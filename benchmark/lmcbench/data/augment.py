@@ -1,4 +1,4 @@
-"""Augmentation on the device, keyed by what is augmented rather than by when."""
+"""Augmentation on the device: a function of (seed, pass, image), not of batch or order."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-SHIFTS = {"shift1": (1, "black"), "crop4": (4, "black"), "crop4-reflect": (4, "reflect")}
-"""Largest displacement in pixels, and what moves in from outside: black, or the image mirrored there."""
+DISPLACEMENTS = {"shift1": (1, "black"), "crop4": (4, "black"), "crop4-reflect": (4, "reflect")}
+"""Largest displacement in pixels, and the border: black, or the image mirrored."""
 
 
 def augment(images: Tensor, words: Tensor, names: Sequence[str]) -> Tensor:
-    """`images` `[n, c, h, w]` uint8 under the augmentations `names`, one random word `[n]` int64 each.
+    """Return `images` `[n, c, h, w]` uint8 augmented by `names`, with one random word `[n]` int64 each.
 
-    `flip` mirrors half of the images left to right; `shift1` and `crop4` displace by up to 1 and 4
-    pixels both ways (crop4 is padding by 4 and cropping at random, the usual one on CIFAR-10), and show
-    black borders; `crop4-reflect` mirrors the image there, so that its statistics are those of whole images
-    (what black borders cost: suites/tuning/cifar10-jpeg.md).
+    `flip` mirrors half of the images left to right. `shift1` and `crop4` displace by up to 1 and 4 pixels
+    in each direction with black borders (crop4 is the usual random crop of a padded CIFAR-10 image).
+    `crop4-reflect` mirrors the image at its borders, which keeps its statistics (the cost of black borders
+    is in suites/tuning/cifar10-jpeg.md).
     """
     for draw, name in enumerate(names):
         word = mix(words + draw)
-        images = _flip(images, word) if name == "flip" else _displace(images, word, *SHIFTS[name])
+        images = _flip(images, word) if name == "flip" else _displace(images, word, *DISPLACEMENTS[name])
     return images
 
 
 def keyed_words(seed: int | Tensor, passed: int | Tensor, keys: Tensor) -> Tensor:
-    """One random word per key, int64 in the shape of `keys`, a function of (seed, pass, key) on every device.
+    """Return one int64 random word per key, a function of (seed, pass, key) that is equal on every device.
 
     Seeds and passes are numbers, or int64 tensors on the device of `keys` that broadcast with them.
     """
     if not isinstance(seed, Tensor):
-        seed = torch.full((), seed, dtype=torch.int64, device=keys.device)  # filled there: nothing is copied
+        seed = torch.full((), seed, dtype=torch.int64, device=keys.device)  # no copy from the host
     return mix(mix(mix(seed) + passed) + keys.to(torch.int64))
 
 
 def mix(x: Tensor) -> Tensor:
-    """Scramble int64 words: the output function of SplitMix64 (Steele et al., OOPSLA 2014)."""
+    """Scramble int64 words with the output function of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
     x = x + -7046029254386353131  # 0x9E3779B97F4A7C15, wrapping
     x = (x ^ _shift(x, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
     x = (x ^ _shift(x, 27)) * -7723592293110705685  # 0x94D049BB133111EB
@@ -44,7 +44,7 @@ def mix(x: Tensor) -> Tensor:
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift; torch's is arithmetic."""
+    """Shift right without sign; torch's shift keeps the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -52,7 +52,7 @@ def _flip(images: Tensor, word: Tensor) -> Tensor:
     return torch.where(((word & 1) == 1)[:, None, None, None], images.flip(-1), images)
 
 
-def _displace(images: Tensor, word: Tensor, reach: int, filling: str) -> Tensor:
+def _displace(images: Tensor, word: Tensor, reach: int, border: str) -> Tensor:
     n, _, h, w = images.shape
     choices = 2 * reach + 1
     down = _shift(word, 8) % choices - reach
@@ -60,17 +60,17 @@ def _displace(images: Tensor, word: Tensor, reach: int, filling: str) -> Tensor:
     rows = torch.arange(h, device=images.device) + down[:, None]
     columns = torch.arange(w, device=images.device) + right[:, None]
     image = torch.arange(n, device=images.device)[:, None, None]
-    if filling == "reflect":
-        rows, columns = _mirrored(rows, h), _mirrored(columns, w)
+    if border == "reflect":
+        rows, columns = _mirror(rows, h), _mirror(columns, w)
     # [n, h, w, c]: advanced indices separated by a slice come first
     moved = images[image, :, rows.clamp(0, h - 1)[:, :, None], columns.clamp(0, w - 1)[:, None, :]]
     moved = moved.permute(0, 3, 1, 2)
-    if filling == "reflect":
+    if border == "reflect":
         return moved
     inside = ((rows >= 0) & (rows < h))[:, None, :, None] & ((columns >= 0) & (columns < w))[:, None, None, :]
     return moved * inside
 
 
-def _mirrored(at: Tensor, size: int) -> Tensor:
-    """Positions outside of 0..size-1 mirrored at the first and the last, which do not occur twice."""
+def _mirror(at: Tensor, size: int) -> Tensor:
+    """Mirror positions outside of 0..size-1 at the first and last pixel, without repeating those."""
     return (size - 1) - ((size - 1) - at.abs()).abs()

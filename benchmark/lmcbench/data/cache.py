@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from platformdirs import user_cache_path
 
-from lmcbench.data.dataset import Facts, FactsOfBatches, ImageSet, Labels, Pixels
+from lmcbench.data.dataset import ImageSet, Labels, Pixels, SplitSummary, SummaryBuilder
 from lmcbench.errors import UserError
 from lmcbench.spec.canonical import digest
 
@@ -53,8 +53,8 @@ def read_split(key: str) -> CachedSplit | None:
         labels = np.load(folder / "labels.npy", allow_pickle=False)
         if list(images.shape) != about["shape"] or len(labels) != len(images):
             return None
-        facts = Facts(about["sha256"], np.array(about["histogram"], np.int64))
-        return CachedSplit(ImageSet(images, labels, facts), tuple(about["classes"]))
+        summary = SplitSummary(about["sha256"], np.array(about["histogram"], np.int64))
+        return CachedSplit(ImageSet(images, labels, summary), tuple(about["classes"]))
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
 
@@ -83,13 +83,13 @@ def write_split(
         ) from None
     _drop_old_drafts(place.parent)
     try:
-        facts, shape = _write_arrays(draft, n, batches)
+        summary, shape = _write_arrays(draft, n, batches)
         text = {
             "schema": SCHEMA,
-            "sha256": facts.sha256,
+            "sha256": summary.sha256,
             "shape": shape,
             "classes": list(classes),
-            "histogram": facts.histogram.tolist(),
+            "histogram": summary.histogram.tolist(),
             **about,
         }
         _write(draft / "split.json", json.dumps(text).encode())
@@ -120,7 +120,7 @@ def _drop_old_drafts(folder: Path) -> None:
 
 def _write_arrays(
     draft: Path, n: int, batches: Iterable[tuple[Pixels, Labels]]
-) -> tuple[Facts, tuple[int, ...]]:
+) -> tuple[SplitSummary, tuple[int, ...]]:
     """Images one batch after another, so that memory does not grow with the split; then the labels."""
     labels: list[Labels] = []
     shape: tuple[int, ...] = ()
@@ -130,7 +130,7 @@ def _write_arrays(
                 shape = (n, *images.shape[1:])
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
-                collect = FactsOfBatches(shape)
+                collect = SummaryBuilder(shape)
             file.write(np.ascontiguousarray(images).data)
             collect.add(images)
             labels.append(shown)

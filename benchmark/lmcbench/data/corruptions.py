@@ -1,18 +1,17 @@
-"""The corruptions of Hendrycks & Dietterich (arXiv 1903.12261) with the constants of CIFAR-10-C.
+"""The corruptions of Hendrycks and Dietterich (2019, arXiv 1903.12261) with the constants of CIFAR-10-C.
 
 Constants are those of `make_cifar_c.py` in the authors' repository, made for 32 pixels. Lengths in
-pixels grow with the image from there on and stay as they are below, where less would do nothing.
-Pixels are rounded, not cut, to whole levels. Against the generator itself on 60 photographs
-(2026-11-21): brightness, contrast, Gaussian, defocus and zoom blur within one level of 255, pixelate
-and JPEG equal to it, noise, glass blur and elastic transform in mean distance to the clean image;
-snow and motion blur, which need ImageMagick, follow its definition unchecked.
+pixels scale with larger images and stay constant for smaller ones. Pixels are rounded to whole levels, not
+truncated. Compared with the authors' generator on 60 photographs (2026-11-21): brightness, contrast,
+Gaussian, defocus and zoom blur differ by at most one level of 255; pixelate and JPEG are equal; noise, glass
+blur and elastic transform agree in mean distance to the clean image. Snow and motion blur follow the
+definition of ImageMagick, which they need, and were not compared.
 
-NumPy, SciPy and Pillow compute them on the CPU before images go to any device, so that a run on CUDA
-sees the bytes that a run on a CPU sees, equal by construction. Between machines they are equal as far
-as those libraries are: a pixel on the edge between two levels may fall on the other side.
+NumPy, SciPy and Pillow compute them on the CPU, so that runs on CUDA and on a CPU see equal bytes. Between
+machines, versions of these libraries may round a pixel on the edge between two levels differently.
 
-Of the generator's 19, frost is left out because it needs photographs that are not ours to ship,
-spatter and saturate because they are defined for colours only.
+Of the generator's 19 corruptions, frost is omitted because it needs photographs that may not be distributed,
+spatter and saturate because they are defined for colour images only.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from PIL import Image
 from scipy.special import pdtr
 
 from lmcbench.data import resample
-from lmcbench.data.keyed_rng import Draws, Floats
+from lmcbench.data.keyed_rng import Floats, KeyedRandom
 
-Corruption = Callable[[Floats, Any, Draws, float], Floats]
-"""(images `[n, c, h, w]` in 0..1, constant, draws, scale of lengths) -> images, clipped afterwards."""
+Corruption = Callable[[Floats, Any, KeyedRandom, float], Floats]
+"""(images `[n, c, h, w]` in 0..1, constant, random numbers, scale of lengths) -> images, then clipped."""
 
 CONSTANTS: dict[str, tuple[Any, Any, Any, Any, Any]] = {
     "brightness": (0.05, 0.1, 0.15, 0.2, 0.3),
@@ -61,64 +60,64 @@ CONSTANTS: dict[str, tuple[Any, Any, Any, Any, Any]] = {
     "speckle_noise": (0.06, 0.1, 0.12, 0.16, 0.2),
     "zoom_blur": (1.06, 1.11, 1.16, 1.21, 1.26),
 }
-"""Corruption -> its constant at severities 1 to 5; of zoom blur the end of the range of factors."""
+"""Corruption -> its constant at severities 1 to 5; for zoom blur, the end of the range of factors."""
 
 
-def corrupt(images: Floats, kind: str, severity: int, draws: Draws) -> Floats:
-    """`images` `[n, c, h, w]` in 0..1, one or three channels, under corruption `kind`; in 0..1."""
+def corrupt(images: Floats, kind: str, severity: int, rng: KeyedRandom) -> Floats:
+    """Corrupt `images` `[n, c, h, w]` in 0..1, with one or three channels; the result is in 0..1."""
     scale = max(1.0, min(images.shape[2:]) / 32)
-    return np.clip(CORRUPT[kind](images, CONSTANTS[kind][severity - 1], draws, scale), 0, 1)
+    return np.clip(CORRUPT[kind](images, CONSTANTS[kind][severity - 1], rng, scale), 0, 1)
 
 
 # --- noise ---------------------------------------------------------------------------------------
 
 
-def _gaussian_noise(x: Floats, c: float, draws: Draws, scale: float) -> Floats:
-    return x + c * draws.normal("noise", *x.shape[1:])
+def _gaussian_noise(x: Floats, c: float, rng: KeyedRandom, scale: float) -> Floats:
+    return x + c * rng.normal("noise", *x.shape[1:])
 
 
-def _speckle_noise(x: Floats, c: float, draws: Draws, scale: float) -> Floats:
-    return x + x * c * draws.normal("noise", *x.shape[1:])
+def _speckle_noise(x: Floats, c: float, rng: KeyedRandom, scale: float) -> Floats:
+    return x + x * c * rng.normal("noise", *x.shape[1:])
 
 
-def _impulse_noise(x: Floats, c: float, draws: Draws, scale: float) -> Floats:
-    """A share c of all values becomes black or white, half each."""
-    hit, white = draws.uniform("hit", *x.shape[1:]), draws.uniform("white", *x.shape[1:])
+def _impulse_noise(x: Floats, c: float, rng: KeyedRandom, scale: float) -> Floats:
+    """Set a share c of all values to black or white, half each."""
+    hit, white = rng.uniform("hit", *x.shape[1:]), rng.uniform("white", *x.shape[1:])
     return np.where(hit < c, (white < 0.5).astype(np.float64), x)
 
 
-def _shot_noise(x: Floats, c: float, draws: Draws, scale: float) -> Floats:
-    """Poisson counts of mean c x, divided by c, by inversion: grey levels are few, so one table serves."""
+def _shot_noise(x: Floats, c: float, rng: KeyedRandom, scale: float) -> Floats:
+    """Draw Poisson counts of mean c x, divided by c, by inversion in one table for all 256 levels."""
     counts = np.arange(int(c + 10 * np.sqrt(c)) + 10)
     level = np.rint(x * 255).astype(np.int64)
     distribution = pdtr(counts, np.arange(256)[:, None] / 255 * c)
-    # Row v of the table is shifted by v, so that all rows are one sorted list.
+    # row v of the table is shifted by v, which makes all rows one sorted list
     table = (distribution + np.arange(256)[:, None]).ravel()
-    found = np.searchsorted(table, draws.uniform("noise", *x.shape[1:]) + level)
+    found = np.searchsorted(table, rng.uniform("noise", *x.shape[1:]) + level)
     return np.asarray(np.minimum(found - level * len(counts), len(counts) - 1) / c)
 
 
 # --- blur ----------------------------------------------------------------------------------------
 
 
-def _gaussian_blur(x: Floats, c: float, draws: Draws, scale: float) -> Floats:
+def _gaussian_blur(x: Floats, c: float, rng: KeyedRandom, scale: float) -> Floats:
     return resample.gaussian_blur(x, c * scale)
 
 
-def _defocus_blur(x: Floats, c: tuple[float, float], draws: Draws, scale: float) -> Floats:
+def _defocus_blur(x: Floats, c: tuple[float, float], rng: KeyedRandom, scale: float) -> Floats:
     radius, alias = c
     return resample.disk_blur(x, radius * scale, alias)
 
 
-def _motion_blur(x: Floats, c: tuple[float, float], draws: Draws, scale: float) -> Floats:
+def _motion_blur(x: Floats, c: tuple[float, float], rng: KeyedRandom, scale: float) -> Floats:
     radius, sigma = c
-    angle = 90 * draws.uniform("angle") - 45
+    angle = 90 * rng.uniform("angle") - 45
     return resample.motion_blur(x, radius * scale, sigma * scale, angle)
 
 
-def _zoom_blur(x: Floats, c: float, draws: Draws, scale: float) -> Floats:
-    """Factors in steps of 0.01 up to about c; the image itself counts once more."""
-    # As the generator has it: whether c itself is among them is left to rounding.
+def _zoom_blur(x: Floats, c: float, rng: KeyedRandom, scale: float) -> Floats:
+    """Average over factors in steps of 0.01 up to about c, and the image itself once more."""
+    # as in the generator: rounding decides if c itself is included
     factors = np.arange(1, c, 0.01)
     total = x.copy()
     for factor in factors:
@@ -126,11 +125,11 @@ def _zoom_blur(x: Floats, c: float, draws: Draws, scale: float) -> Floats:
     return total / (len(factors) + 1)
 
 
-def _glass_blur(x: Floats, c: tuple[float, int, int], draws: Draws, scale: float) -> Floats:
-    """Each pixel takes the value of a near one; a Gaussian blur before and after.
+def _glass_blur(x: Floats, c: tuple[float, int, int], rng: KeyedRandom, scale: float) -> Floats:
+    """Replace each pixel by a near one, with a Gaussian blur before and after.
 
-    The generator writes a swap, but on colour images NumPy's views make it this copy, which is what
-    CIFAR-10-C holds. Near is from -reach to reach - 1: its upper end is excluded.
+    The generator's code is a swap, but NumPy's views make it this copy on colour images, so CIFAR-10-C
+    has copies. Near is from -reach to reach - 1.
     """
     sigma, reach, rounds = c[0] * scale, round(c[1] * scale), c[2]
     h, w = x.shape[2:]
@@ -138,53 +137,53 @@ def _glass_blur(x: Floats, c: tuple[float, int, int], draws: Draws, scale: float
     rows, columns = np.mgrid[:h, :w]
     inside = (rows > reach) & (rows <= h - reach) & (columns > reach) & (columns <= w - reach)
     for turn in range(rounds):
-        moves = np.floor(draws.uniform(f"moves {turn}", 2, h, w) * 2 * reach) - reach
+        moves = np.floor(rng.uniform(f"moves {turn}", 2, h, w) * 2 * reach) - reach
         moves = moves.astype(np.int64) * inside
         x = resample.gather(x, rows + moves[:, 0], columns + moves[:, 1])
     return resample.gaussian_blur(x, sigma)
 
 
-def _elastic_transform(x: Floats, c: tuple[float, float, float], draws: Draws, scale: float) -> Floats:
-    """A random affine map of three points, then smooth displacements; all lengths in image sizes."""
+def _elastic_transform(x: Floats, c: tuple[float, float, float], rng: KeyedRandom, scale: float) -> Floats:
+    """Apply a random affine map of three points, then smooth displacements; lengths in image sizes."""
     n, _, h, w = x.shape
     strength, sigma, jitter = (value * min(h, w) for value in c)
     middle, arm = np.array([w // 2, h // 2]), min(h, w) // 3
     points = np.stack([middle + arm, middle + np.array([arm, -arm]), middle - arm]).astype(np.float64)
-    moved = points + jitter * (2 * draws.uniform("affine", 3, 2) - 1)
-    # Where each output pixel comes from: the affine map that takes the moved points back.
+    moved = points + jitter * (2 * rng.uniform("affine", 3, 2) - 1)
+    # the origin of each output pixel: the affine map from the moved points to the points
     back = points.T @ np.linalg.inv(np.concatenate([moved, np.ones((n, 3, 1))], axis=2).transpose(0, 2, 1))
     down, right = np.mgrid[:h, :w].astype(np.float64)
     grid = np.stack([right, down, np.ones_like(right)])
     columns, rows = np.tensordot(back, grid, axes=(2, 0)).transpose(1, 0, 2, 3)
-    x = resample.sample(x, resample.mirrored(rows, h), resample.mirrored(columns, w))
+    x = resample.sample(x, resample.mirror(rows, h), resample.mirror(columns, w))
     if strength == 0:
         return x
-    shifts = resample.smooth(2 * draws.uniform("displacements", 2, h, w) - 1, sigma) * strength
+    shifts = resample.smooth(2 * rng.uniform("displacements", 2, h, w) - 1, sigma) * strength
     rows, columns = down + shifts[:, 0], right + shifts[:, 1]
-    return resample.sample(x, resample.mirrored(rows, h), resample.mirrored(columns, w))
+    return resample.sample(x, resample.mirror(rows, h), resample.mirror(columns, w))
 
 
 # --- weather -------------------------------------------------------------------------------------
 
 
-def _fog(x: Floats, c: tuple[float, float], draws: Draws, scale: float) -> Floats:
-    """A fractal of the strength c is added, then the brightest value is brought back to where it was."""
+def _fog(x: Floats, c: tuple[float, float], rng: KeyedRandom, scale: float) -> Floats:
+    """Add a fractal of strength c, then scale the brightest value to what it was."""
     strength, decay = c
     h, w = x.shape[2:]
     brightest = x.max(axis=(1, 2, 3), keepdims=True)
-    layer = _plasma(draws, max(h, w), decay)[:, None, :h, :w]
+    layer = _plasma(rng, max(h, w), decay)[:, None, :h, :w]
     return np.asarray((x + strength * layer) * brightest / (brightest + strength))
 
 
-def _plasma(draws: Draws, size: int, decay: float) -> Floats:
-    """Diamond-square height maps in 0..1 on a torus, `[n, m, m]`, m the power of 2 that holds `size`."""
+def _plasma(rng: KeyedRandom, size: int, decay: float) -> Floats:
+    """Return diamond-square height maps in 0..1 on a torus, `[n, m, m]`, m the next power of 2 of `size`."""
     m = 1 << (size - 1).bit_length()
-    n = len(draws.indices)
+    n = len(rng.indices)
     height = np.zeros((n, m, m))
     step, wibble = m, 100.0
     while step >= 2:
         half, points = step // 2, m // step
-        noise = (2 * draws.uniform(f"plasma {step}", 3, points, points) - 1) * wibble**2
+        noise = (2 * rng.uniform(f"plasma {step}", 3, points, points) - 1) * wibble**2
         corners = height[:, ::step, ::step]
         squares = corners + np.roll(corners, -1, 1)
         squares = (squares + np.roll(squares, -1, 2)) / 4 + noise[:, 0]
@@ -198,16 +197,16 @@ def _plasma(draws: Draws, size: int, decay: float) -> Floats:
     return np.asarray(height / height.max(axis=(1, 2), keepdims=True))
 
 
-def _snow(x: Floats, c: tuple[float, ...], draws: Draws, scale: float) -> Floats:
-    """Flakes are noise above a threshold, enlarged and blurred along their fall, laid on twice."""
+def _snow(x: Floats, c: tuple[float, ...], rng: KeyedRandom, scale: float) -> Floats:
+    """Add flakes twice: noise above a threshold, enlarged and blurred along a line."""
     mean, spread, factor, threshold, radius, sigma, kept = c
-    flakes = resample.zoom(mean + spread * draws.normal("flakes", 1, *x.shape[2:]), factor)
+    flakes = resample.zoom(mean + spread * rng.normal("flakes", 1, *x.shape[2:]), factor)
     flakes = np.clip(np.where(flakes < threshold, 0, flakes), 0, 1)
-    angle = -135 + 90 * draws.uniform("angle")
-    # A fall has the length of the picture: it shrinks with small ones too.
+    angle = -135 + 90 * rng.uniform("angle")
+    # the length of a streak scales with small images too
     fall = min(x.shape[2:]) / 32
     flakes = resample.motion_blur(flakes, radius * fall, sigma * fall, angle)
-    # ITU-R BT.601 luma, OpenCV's grey.
+    # ITU-R BT.601 luma, as OpenCV's grey
     luma = np.array([0.299, 0.587, 0.114]) if x.shape[1] == 3 else np.ones(1)
     grey = np.tensordot(x, luma, axes=(1, 0))[:, None]
     whitened = kept * x + (1 - kept) * np.maximum(x, grey * 1.5 + 0.5)
@@ -217,19 +216,19 @@ def _snow(x: Floats, c: tuple[float, ...], draws: Draws, scale: float) -> Floats
 # --- digital -------------------------------------------------------------------------------------
 
 
-def _brightness(x: Floats, c: float, draws: Draws, scale: float) -> Floats:
-    """HSV value + c at the same hue and saturation, which scales all channels alike."""
+def _brightness(x: Floats, c: float, rng: KeyedRandom, scale: float) -> Floats:
+    """Add c to the HSV value at equal hue and saturation, which scales all channels alike."""
     value = x.max(axis=1, keepdims=True)
     raised = np.clip(value + c, 0, 1)
     return np.asarray(np.where(value > 0, x * raised / np.where(value > 0, value, 1), raised))
 
 
-def _contrast(x: Floats, c: float, draws: Draws, scale: float) -> Floats:
+def _contrast(x: Floats, c: float, rng: KeyedRandom, scale: float) -> Floats:
     means = x.mean(axis=(2, 3), keepdims=True)
     return np.asarray((x - means) * c + means)
 
 
-def _jpeg_compression(x: Floats, c: int, draws: Draws, scale: float) -> Floats:
+def _jpeg_compression(x: Floats, c: int, rng: KeyedRandom, scale: float) -> Floats:
     def encoded(image: Image.Image) -> Image.Image:
         file = io.BytesIO()
         image.save(file, "JPEG", quality=c)
@@ -238,10 +237,10 @@ def _jpeg_compression(x: Floats, c: int, draws: Draws, scale: float) -> Floats:
     return _by_image(x, encoded)
 
 
-def _pixelate(x: Floats, c: float, draws: Draws, scale: float) -> Floats:
-    """Shrunk to the share c of the size and back, by boxes.
+def _pixelate(x: Floats, c: float, rng: KeyedRandom, scale: float) -> Floats:
+    """Shrink to the share c of the size and back, with box filters.
 
-    Under 16 pixels, where whole sizes are too few to be ordered, by boxes of 1/c pixels about the middle.
+    Below 16 pixels there are too few whole sizes to order severities; boxes of 1/c pixels are used there.
     """
 
     def shrunk(image: Image.Image) -> Image.Image:
@@ -255,7 +254,7 @@ def _pixelate(x: Floats, c: float, draws: Draws, scale: float) -> Floats:
 
 
 def _boxes(size: int, length: float) -> Floats:
-    """Weights of input pixels in each output pixel after averaging over boxes of `length`, `[size, size]`."""
+    """Return the weights of input pixels after averaging over boxes of `length`, `[size, size]`."""
     pixel, count = np.arange(size), int(np.ceil(size / length))
     box = np.arange(count)[:, None] * length - (count * length - size) / 2
     shared = np.clip(np.minimum(pixel + 1, box + length) - np.maximum(pixel, box), 0, None)
@@ -263,7 +262,7 @@ def _boxes(size: int, length: float) -> Floats:
 
 
 def _by_image(x: Floats, change: Callable[[Image.Image], Image.Image]) -> Floats:
-    """`change` on each image as Pillow sees it."""
+    """Apply `change` to each image in Pillow's form."""
     levels = np.rint(x * 255).astype(np.uint8)
     grey = x.shape[1] == 1
     shown = levels[:, 0] if grey else np.ascontiguousarray(levels.transpose(0, 2, 3, 1))

@@ -1,4 +1,4 @@
-"""A data set in memory: uint8 images, labels, and where they came from."""
+"""A data set in memory: uint8 images, labels, and where they come from."""
 
 from __future__ import annotations
 
@@ -6,57 +6,84 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmcbench.data.file_stamp import Stamp
 from lmcbench.errors import UserError
 from lmcbench.spec.evaluation_shifts import EVALUATION
 
 ARRAYS = "arrays"
-"""Where shifted test sets come from: files of arrays, as their authors publish them."""
+"""The source of shifted test sets: files of arrays, as their authors publish them."""
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
-Fill = NDArray[np.int16]
-"""The value that each channel of an image shows instead of its pixels, or `SHOWN`, `[c]`."""
+ChannelFill = NDArray[np.int16]
+"""The value that replaces each channel of an image, or `KEEP`, `[c]`."""
 
-SHOWN = -1
+KEEP = -1
+"""In a `ChannelFill`: the channel keeps its pixels."""
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What takes a pass over all pixels to know; the cache keeps it beside them.
+class SplitSummary:
+    """What takes a pass over all pixels to compute; the cache stores it beside them.
 
     Attributes:
-        sha256: of shape, pixels and labels: what everybody who runs a suite must see.
-        histogram: how often each channel takes each value, `[c, 256]` int64.
+        sha256: hash of shape, pixels and labels; equal for everybody who runs a suite.
+        histogram: how often each channel has each value, `[c, 256]` int64.
     """
 
     sha256: str
     histogram: NDArray[np.int64]
 
 
-class FactsOfBatches:
-    """The facts of a split that goes by in batches."""
+class SummaryBuilder:
+    """The summary of a split that is passed in batches."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._hash = hashlib.sha256(repr(shape).encode())
         self._histogram = np.zeros((shape[1], 256), np.int64)
 
     def add(self, images: Pixels) -> None:
-        """The next images, `[b, c, h, w]`."""
+        """Add the next images, `[b, c, h, w]`."""
         self._hash.update(np.ascontiguousarray(images).data)
         for channel, counts in enumerate(self._histogram):
             counts += np.bincount(images[:, channel].ravel(), minlength=256)
 
-    def finish(self, labels: Labels) -> Facts:
-        """The facts, given all labels `[n]`."""
+    def finish(self, labels: Labels) -> SplitSummary:
+        """Return the summary, given all labels `[n]`."""
         self._hash.update(np.ascontiguousarray(labels, dtype="<i8").data)
-        return Facts(self._hash.hexdigest(), self._histogram)
+        return SplitSummary(self._hash.hexdigest(), self._histogram)
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """Size in bytes and time of modification in ns of a file; `state` is None if the file is missing.
+
+    Inode and time of change are left out: backups and network file systems change them, which would end a
+    run of hours for nothing.
+    """
+
+    path: Path
+    state: tuple[int, int] | None
+
+    @classmethod
+    def read(cls, path: Path) -> FileStamp:
+        """Return the present stamp of `path`."""
+        try:
+            found = path.stat()
+        except OSError:
+            return cls(path, None)
+        return cls(path, (found.st_size, found.st_mtime_ns))
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file is unchanged."""
+        return FileStamp.read(self.path) == self
 
 
 @dataclass(frozen=True)
@@ -64,34 +91,34 @@ class ImageSet:
     """One split.
 
     Attributes:
-        images: `[n, c, h, w]` uint8; may be memory-mapped, then read-only.
+        images: `[n, c, h, w]` uint8; may be memory-mapped and read-only.
         labels: `[n]` int64, 0 to classes - 1.
-        known: its facts where they are stored; else they are found when asked for.
-        stamps: the user's files that `images` is a mapping of, as they stood when they were opened.
+        stored_summary: the summary, if it is stored; computed on first use otherwise.
+        stamps: the user's files that `images` maps, as they were when opened.
     """
 
     images: Pixels
     labels: Labels
-    known: Facts | None = field(default=None, repr=False, compare=False)
-    stamps: tuple[Stamp, ...] = field(default=(), repr=False, compare=False)
+    stored_summary: SplitSummary | None = field(default=None, repr=False, compare=False)
+    stamps: tuple[FileStamp, ...] = field(default=(), repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @cached_property
-    def facts(self) -> Facts:
+    def summary(self) -> SplitSummary:
         """Hash and histogram of the split."""
-        if self.known is not None:
-            return self.known
-        collect = FactsOfBatches(self.images.shape)
+        if self.stored_summary is not None:
+            return self.stored_summary
+        builder = SummaryBuilder(self.images.shape)
         for start in range(0, len(self), 10_000):
-            collect.add(self.images[start : start + 10_000])
-        return collect.finish(self.labels)
+            builder.add(self.images[start : start + 10_000])
+        return builder.finish(self.labels)
 
     @property
     def sha256(self) -> str:
-        """Of shape, pixels and labels: what everybody who runs a suite must see."""
-        return self.facts.sha256
+        """Hash of shape, pixels and labels."""
+        return self.summary.sha256
 
 
 @dataclass(frozen=True)
@@ -99,14 +126,14 @@ class Dataset:
     """A named data set with its two splits.
 
     Attributes:
-        name: its name in the table of sources.
+        name: as suites name it.
         train: the full training set.
         test: the full test set.
-        classes: names of the classes, in label order.
-        source: where it comes from, in words that hold on any machine: `scikit-learn`,
-            `hub:uoft-cs/cifar10`, `parquet`, `folder`.
-        revision: the hub's commit, where it comes from there.
-        shifted: further test sets of the same classes, by name (`cifar10.1:v6`), opened where a suite asks.
+        classes: class names, in label order.
+        source: where it comes from, without paths of this machine: `scikit-learn`, `hub:uoft-cs/cifar10`,
+            `parquet`, `folder`.
+        revision: the commit on the hub, if it comes from there.
+        shifted: further test sets of the same classes by name (`cifar10.1:v6`).
     """
 
     name: str
@@ -119,7 +146,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
-            raise UserError(f"Data set {self.name} has one class; there is nothing to tell apart.")
+            raise UserError(f"Data set {self.name} has one class; classification needs at least two.")
         for split, images in {"train": self.train, "test": self.test, **self.shifted}.items():
             if len(images) == 0:
                 raise UserError(f"Data set {self.name}: split {split} is empty.")
@@ -130,9 +157,10 @@ class Dataset:
                     f"is out of range, there are {len(self.classes)} classes."
                 )
             if images.images.shape[1:] != self.shape:
+                found, expected = (" x ".join(map(str, s.images.shape[1:])) for s in (images, self.train))
                 raise UserError(
-                    f"Data set {self.name}, split {split}: images are {_size(images)}, those of the training "
-                    f"set {_size(self.train)}."
+                    f"Data set {self.name}, split {split}: images are {found}, those of the training set "
+                    f"{expected}."
                 )
 
     @property
@@ -146,9 +174,9 @@ class Dataset:
         """Mean and standard deviation per channel of the training pixels scaled to 0..1, `[c]` each.
 
         Raises:
-            UserError: for a channel that has one value in all training images; nothing can divide by its 0.
+            UserError: if a channel is constant over all training images: its deviation is 0.
         """
-        counts = self.train.facts.histogram
+        counts = self.train.summary.histogram
         values = np.arange(256) / 255
         mean = counts @ values / counts.sum(1)
         variance = (counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)
@@ -156,26 +184,26 @@ class Dataset:
         if len(flat):
             raise UserError(
                 f"Data set {self.name}: channel {flat[0]} has the value {counts[flat[0]].argmax()} in every "
-                "pixel of all training images. Leave it out."
+                "pixel of all training images. Remove this channel."
             )
         return mean, np.sqrt(variance)
 
     def check_unchanged(self) -> None:
-        """Refuse files that were written to since they were opened: a mapping shows what they hold now.
+        """Check that mapped files are unchanged: a mapping shows their present content.
 
         Raises:
-            UserError: naming one.
+            UserError: naming the first changed file.
         """
         for images in self.shifted.values():
             for stamp in images.stamps:
-                if not stamp.stands:
+                if not stamp.is_current:
                     raise UserError(
-                        f"{stamp.path} was changed since the run began. Run again when it stays: what is "
-                        "finished is kept."
+                        f"{stamp.path} was changed since the run began. Run again when it is complete; "
+                        "finished cells are kept."
                     )
 
     def identity(self) -> list[dict[str, Any]]:
-        """The `data` field of a record: one entry per split."""
+        """Return the `data` field of a record: one entry per split."""
         origin: dict[str, Any] = {"name": self.name, "source": self.source}
         if self.revision is not None:
             origin["revision"] = self.revision
@@ -184,7 +212,3 @@ class Dataset:
             own = {"name": name.partition(":")[0], "source": ARRAYS}
             splits.append((own, f"{EVALUATION}{name}", images))
         return [{**of, "sha256": s.sha256, "split": split, "n": len(s)} for of, split, s in splits]
-
-
-def _size(images: ImageSet) -> str:
-    return " x ".join(map(str, images.images.shape[1:]))

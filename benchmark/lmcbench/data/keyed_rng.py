@@ -1,4 +1,4 @@
-"""Randomness of transforms: keyed by seed, name and image, never by batch or order."""
+"""Randomness of transforms, keyed by seed, name and image, not by batch or order."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Draws:
-    """The streams of a batch of images, one for each image and label.
+class KeyedRandom:
+    """Random numbers for a batch of images, one stream per image and label.
 
-    Severity is not in the key: a higher one takes the same draws further.
+    Severity is not part of the key: a higher severity uses the same numbers.
 
     Attributes:
-        seed: of the suite's transforms.
-        kind: the transform without its amount.
+        seed: the seed of the suite's transforms.
+        kind: the transform's name without its amount.
         indices: data set indices of the images, `[n]`.
     """
 
@@ -31,7 +31,7 @@ class Draws:
     indices: NDArray[np.int64]
 
     def uniform(self, label: str, *shape: int) -> Floats:
-        """Numbers inside (0, 1), `[n, *shape]`; each label is a stream of its own."""
+        """Return numbers inside (0, 1), `[n, *shape]`; each label has its own stream."""
         text = f"lmcbench/1|transform|{self.seed}|{self.kind}|{label}"
         key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
         size = int(np.prod(shape, dtype=np.int64))
@@ -39,5 +39,8 @@ class Draws:
         return uniforms(words).reshape(len(self.indices), *shape)
 
     def normal(self, label: str, *shape: int) -> Floats:
-        """Standard normal numbers, `[n, *shape]`, by the inverse distribution function (see NEP 19)."""
+        """Return standard normal numbers, `[n, *shape]`.
+
+        By the inverse distribution function: NumPy's samplers may change between versions (NEP 19).
+        """
         return np.asarray(ndtri(self.uniform(label, *shape)), dtype=np.float64)

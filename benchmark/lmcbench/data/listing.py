@@ -60,7 +60,7 @@ def list_shifted(data_dir: Path | None = None) -> list[Listing]:
     return [_shifted_listing(name, folder) for name in SHIFTED]
 
 
-def whereabouts(name: str, data_dir: Path | None = None) -> str:
+def describe_location(name: str, data_dir: Path | None = None) -> str:
     """Where the data set or shifted test set `name` was found, or what to do, in a line; also a user's own.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One pool of images for a family: every distinct (image, view) item once, siblings index into it."""
+"""The pool of a family: every distinct (image, view) item once; siblings index into it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lmcbench.data.dataset import SHOWN, Fill, ImageSet, Labels, Pixels
+from lmcbench.data.dataset import KEEP, ChannelFill, ImageSet, Labels, Pixels
 from lmcbench.spec.shift_rules import Indices, View
 
 Transform = Callable[[str, Pixels, Indices], Pixels]
 """(name, images `[n, c, h, w]`, their data set indices `[n]`) -> images of the same shape."""
 
-Filling = Callable[[str], Fill | None]
-"""Name of a transform -> what it shows of each channel, where that is all it does."""
+FillOf = Callable[[str], ChannelFill | None]
+"""Name of a transform -> the channels it replaces by constants, None if it changes pixels otherwise."""
 
 BATCH = 5000
-"""Images transformed at a time: there is no second copy of a whole view while the pool is built."""
+"""Images transformed at a time, which avoids a second copy of a whole view."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Pool:
     """Distinct training items.
 
     Attributes:
-        images: `[p, c, h, w]` uint8; the training set first, then what views change.
-        image: the row of `images` that each item shows, `[m]`; items of other labels share theirs, and so
-            do items that show some channels only.
-        fills: values that replace whole channels, `[f, c]`; the first row shows every channel.
+        images: `[p, c, h, w]` uint8; the training set first, then transformed images.
+        image: the row of `images` that each item shows, `[m]`. Items that differ in labels or replaced
+            channels only share a row.
+        fills: values that replace whole channels, `[f, c]`; the first row keeps every channel.
         fill: the row of `fills` for each item, `[m]`.
         labels: `[m]` int64.
         source: position of each item in the training set, `[m]`; keys its augmentation.
@@ -46,21 +46,21 @@ class Pool:
 
 
 def build_pool(
-    train: ImageSet, shifts: Sequence[Sequence[View]], transform: Transform, filling: Filling
+    train: ImageSet, shifts: Sequence[Sequence[View]], transform: Transform, fill_of: FillOf
 ) -> tuple[Pool, list[list[Indices]]]:
-    """The pool that serves all `shifts` (views per shift), and each view as positions in it.
+    """Return the pool that serves all `shifts` (views per shift), and each view as positions in it.
 
-    Views that leave images and labels alone cost nothing, those that change labels or replace whole channels
-    no pixels, and equal changed views are stored once. Nothing is held twice while the pool is built.
+    Only transformed images take memory, and equal ones are stored once: views without a transform, with
+    other labels or with replaced channels refer to the training images.
     """
     everything = np.arange(len(train))
     image, labels, source = [everything], [train.labels], [everything]
-    fills = [np.full(train.images.shape[1], SHOWN, np.int16)]
+    fills = [np.full(train.images.shape[1], KEEP, np.int16)]
     fill = [np.zeros(len(train), np.int64)]
     items = pixels = len(train)
-    shown: dict[tuple[str, bytes], Indices] = {}
-    stored: dict[tuple[str | None, bytes, bytes], Indices] = {}
-    todo: list[tuple[str, Indices, int]] = []
+    rows_of: dict[tuple[str, bytes], Indices] = {}
+    items_of: dict[tuple[str | None, bytes, bytes], Indices] = {}
+    pending: list[tuple[str, Indices, int]] = []
     placed: list[list[Indices]] = []
     for views in shifts:
         placed.append([])
@@ -70,32 +70,32 @@ def build_pool(
                 continue
             given = train.labels[view.indices] if view.labels is None else view.labels
             key = (view.transform, view.indices.tobytes(), given.tobytes())
-            if key not in stored:
+            if key not in items_of:
                 rows, row = view.indices, 0
-                values = None if view.transform is None else filling(view.transform)
+                values = None if view.transform is None else fill_of(view.transform)
                 if values is not None:
                     row = len(fills)
                     fills.append(values)
                 elif view.transform is not None:
-                    changed = (view.transform, view.indices.tobytes())
-                    if changed not in shown:
-                        todo.append((view.transform, view.indices, pixels))
-                        shown[changed] = np.arange(pixels, pixels + len(rows))
+                    transformed = (view.transform, view.indices.tobytes())
+                    if transformed not in rows_of:
+                        pending.append((view.transform, view.indices, pixels))
+                        rows_of[transformed] = np.arange(pixels, pixels + len(rows))
                         pixels += len(rows)
-                    rows = shown[changed]
+                    rows = rows_of[transformed]
                 image.append(rows)
                 fill.append(np.full(len(rows), row))
                 labels.append(given)
                 source.append(view.indices)
-                stored[key] = np.arange(items, items + len(given))
+                items_of[key] = np.arange(items, items + len(given))
                 items += len(given)
-            placed[-1].append(stored[key])
+            placed[-1].append(items_of[key])
     images = train.images
-    if todo:
+    if pending:
         images = np.empty((pixels, *train.images.shape[1:]), np.uint8)
         images[: len(train)] = train.images
-        _let_go(train.images)
-        for name, indices, first in todo:
+        _release_pages(train.images)
+        for name, indices, first in pending:
             for start in range(0, len(indices), BATCH):
                 some = indices[start : start + BATCH]
                 place = slice(first + start, first + start + len(some))
@@ -111,21 +111,21 @@ def build_pool(
     return pool, placed
 
 
-def shown_digest(pool: Pool, items: Indices) -> str:
-    """Sha256 of the pixels that `items` of the pool show, uint8 `[c, h, w]` one image after another."""
+def digest_shown(pool: Pool, items: Indices) -> str:
+    """Return the sha256 of the pixels that `items` of the pool show, uint8 `[c, h, w]` in order."""
     text = hashlib.sha256()
     for start in range(0, len(items), BATCH):
         some = items[start : start + BATCH]
         pixels, values = pool.images[pool.image[some]], pool.fills[pool.fill[some]]
-        for channel in np.flatnonzero((values != SHOWN).any(axis=0)):
-            hidden = values[:, channel] != SHOWN
-            pixels[hidden, channel] = values[hidden, channel].astype(np.uint8)[:, None, None]
+        for channel in np.flatnonzero((values != KEEP).any(axis=0)):
+            replaced = values[:, channel] != KEEP
+            pixels[replaced, channel] = values[replaced, channel].astype(np.uint8)[:, None, None]
         text.update(np.ascontiguousarray(pixels).data)
     return text.hexdigest()
 
 
-def _let_go(images: Pixels) -> None:
-    """Give back the memory of a mapped file that has been copied; it is read again if it is asked for."""
+def _release_pages(images: Pixels) -> None:
+    """Release the memory of a mapped file that has been copied; later access reads the file again."""
     mapped = getattr(images, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)

@@ -10,20 +10,20 @@ from lmcbench.data.keyed_rng import Floats
 
 
 def gaussian_blur(x: Floats, sigma: float) -> Floats:
-    """Gaussian of `sigma` pixels, cut at 4 sigma, edges repeated (skimage's defaults)."""
+    """Blur with a Gaussian of `sigma` pixels, cut at 4 sigma, edges repeated (skimage's defaults)."""
     blurred = ndimage.gaussian_filter(x, (0, 0, sigma, sigma), mode="nearest", truncate=4.0)
     return np.asarray(blurred, dtype=np.float64)
 
 
 def disk_blur(x: Floats, radius: float, alias: float) -> Floats:
-    """Correlation with a disk of `radius` pixels, softened by a Gaussian of `alias`; edges mirrored."""
-    # Here and not above: its import takes longer than many a corruption.
+    """Correlate with a disk of `radius` pixels, smoothed by a Gaussian of `alias`; edges mirrored."""
+    # imported here: the import takes longer than most corruptions
     from scipy import signal
 
     reach = int(np.ceil(radius))
     line = np.arange(-reach, reach + 1)
     disk = (line[:, None] ** 2 + line**2 <= radius**2).astype(np.float64)
-    # OpenCV's support in the generator: 3 x 3 for small disks, 5 x 5 for those past 8 pixels.
+    # the generator's OpenCV kernels: 3 x 3 up to a radius of 8 pixels, 5 x 5 above
     soft = np.arange(-1, 2) if radius <= 8 else np.arange(-2, 3)
     gauss = np.exp(-(soft**2) / (2 * alias**2))
     kernel = signal.convolve2d(disk / disk.sum(), np.outer(gauss, gauss) / gauss.sum() ** 2)
@@ -37,9 +37,9 @@ def disk_blur(x: Floats, radius: float, alias: float) -> Floats:
 
 
 def motion_blur(x: Floats, radius: float, sigma: float, degrees: Floats) -> Floats:
-    """A one-sided Gaussian along a line, at `degrees` `[n]`, edges repeated.
+    """Blur with a one-sided Gaussian along a line at `degrees` `[n]`, edges repeated.
 
-    As ImageMagick's MotionBlurImage: 2 ceil(radius) + 1 taps, offsets rounded to whole pixels.
+    As in ImageMagick's MotionBlurImage: 2 ceil(radius) + 1 taps, offsets rounded to whole pixels.
     """
     h, w = x.shape[2:]
     steps = np.arange(2 * int(np.ceil(radius)) + 1)
@@ -57,17 +57,16 @@ def motion_blur(x: Floats, radius: float, sigma: float, degrees: Floats) -> Floa
 
 
 def zoom(x: Floats, factor: float) -> Floats:
-    """The middle of the images, `factor` times larger, bilinear."""
+    """Magnify the middle of the images by `factor`, bilinear."""
     h, w = x.shape[2:]
     return np.asarray(_zoom_weights(h, factor) @ x @ _zoom_weights(w, factor).T)
 
 
 def _zoom_weights(size: int, factor: float) -> Floats:
-    """Bilinear weights of input pixels for each output pixel, `[size, size]`.
+    """Return the bilinear weights of input pixels for each output pixel, `[size, size]`.
 
-    The generator cuts whole pixels, enlarges what is left corner to corner, and cuts again, which moves
-    the picture by up to a pixel and does nothing to small pictures. So below 16 pixels the grid is
-    continuous about the middle.
+    The generator crops whole pixels, enlarges the rest and crops again. This moves the image by up to a
+    pixel and leaves small images as they are, so below 16 pixels the grid is continuous about the middle.
     """
     place = np.arange(size)
     if size < 16:
@@ -80,20 +79,20 @@ def _zoom_weights(size: int, factor: float) -> Floats:
 
 
 def smooth(fields: Floats, sigma: float) -> Floats:
-    """Displacement fields `[n, k, h, w]` under a Gaussian of `sigma` pixels, cut at 3 sigma."""
+    """Smooth displacement fields `[n, k, h, w]` with a Gaussian of `sigma` pixels, cut at 3 sigma."""
     smoothed = ndimage.gaussian_filter(fields, (0, 0, sigma, sigma), mode="reflect", truncate=3.0)
     return np.asarray(smoothed, dtype=np.float64)
 
 
-def mirrored(at: Floats, size: int) -> Floats:
-    """Coordinates folded back into 0..size - 1 at the centres of the outer pixels."""
+def mirror(at: Floats, size: int) -> Floats:
+    """Mirror coordinates into 0..size - 1 at the centres of the outer pixels."""
     period = 2.0 * (size - 1)
     folded = np.abs(at) % period
     return np.asarray(np.minimum(folded, period - folded))
 
 
 def sample(x: Floats, rows: Floats, columns: Floats) -> Floats:
-    """The images at points in pixels, `[h, w]` for all or `[n, h, w]` each; bilinear, edges repeated."""
+    """Sample the images at points in pixels, `[h, w]` or `[n, h, w]`; bilinear, edges repeated."""
     h, w = x.shape[2:]
     rows, columns = np.clip(rows, 0, h - 1), np.clip(columns, 0, w - 1)
     top, left = np.floor(rows).astype(np.int64), np.floor(columns).astype(np.int64)
@@ -107,7 +106,7 @@ def sample(x: Floats, rows: Floats, columns: Floats) -> Floats:
 
 
 def gather(x: Floats, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
-    """The pixels at whole `rows` and `columns`, `[h, w]` for all images or `[n, h, w]` each."""
+    """Return the pixels at whole `rows` and `columns`, `[h, w]` for all images or `[n, h, w]` for each."""
     if rows.ndim == 2:
         return x[:, :, rows, columns]
     return x[np.arange(len(x))[:, None, None], :, rows, columns].transpose(0, 3, 1, 2)

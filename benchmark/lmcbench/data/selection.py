@@ -1,4 +1,4 @@
-"""The part of a data set that a suite uses: stratified, and the same for everybody."""
+"""The part of a data set that a suite uses: stratified, without randomness."""
 
 from __future__ import annotations
 
@@ -31,47 +31,47 @@ def open_suite_data(suite: Suite, data_dir: Path | None = None) -> Dataset:
 
 
 def select(dataset: Dataset, spec: DataSpec) -> Dataset:
-    """The data set as `spec` asks for it; itself where nothing is asked. Shifted test sets stay whole.
+    """Return the part of the data set that `spec` describes. Shifted test sets stay whole.
 
     Raises:
-        UserError: where more is asked for than there is, or other bytes are pinned (exit code 4).
+        UserError: if `spec` asks for more images than there are, or pins another hash (exit code 4).
     """
     train, test = dataset.train, dataset.test
     if spec.holdout:
         count = round(spec.holdout * len(train))
-        held = stratified(train.labels, count)
+        held = select_stratified(train.labels, count)
         kept = np.setdiff1d(np.arange(len(train)), held)
         train, test = _take(train, kept), _take(train, held)
     for split, images, size in (("train", train, spec.train_size), ("test", test, spec.test_size)):
         if size is not None and size > len(images):
             raise UserError(
-                f"Data set {spec.name}, split {split}: {size:,} images are asked for ({split}_size), "
+                f"Data set {spec.name}, split {split}: {split}_size asks for {size:,} images, "
                 f"there are {len(images):,}."
             )
     if spec.train_size is not None:
-        train = _take(train, stratified(train.labels, spec.train_size))
+        train = _take(train, select_stratified(train.labels, spec.train_size))
     if spec.test_size is not None:
-        test = _take(test, stratified(test.labels, spec.test_size))
+        test = _take(test, select_stratified(test.labels, spec.test_size))
     shifted = [(name, dataset.shifted[name], pin) for name, pin in spec.shifted_sha256.items()]
     splits = [("train", train, spec.train_sha256), ("test", test, spec.test_sha256), *shifted]
     for name, images, pinned in splits:
         if pinned is not None and images.sha256 != pinned:
             raise UserError(
                 f"Data set {spec.name}, split {name}, has sha256 {images.sha256[:16]}; the suite pins "
-                f"{pinned[:16]}. These are other images, and results on them are not comparable.",
+                f"{pinned[:16]}. Results on other images are not comparable.",
                 exit_code=4,
             )
     return replace(dataset, train=train, test=test)
 
 
-def stratified(labels: np.ndarray, n: int) -> np.ndarray:
-    """`n` positions, sorted, with classes in proportion (largest remainders), evenly spaced in each.
+def select_stratified(labels: np.ndarray, n: int) -> np.ndarray:
+    """Return `n` sorted positions, classes in proportion (largest remainders), evenly spaced in each class.
 
     Raises:
-        UserError: where `n` is more than there are.
+        UserError: if there are fewer than `n`.
     """
     if n > len(labels):
-        raise UserError(f"{n} images are asked for, there are {len(labels)}.")
+        raise UserError(f"{n} images were asked for, there are {len(labels)}.")
     classes, counts = np.unique(labels, return_counts=True)
     exact = counts * (n / len(labels))
     quota = np.floor(exact).astype(int)
@@ -87,18 +87,18 @@ def _take(images: ImageSet, index: np.ndarray) -> ImageSet:
     return ImageSet(images.images[index], images.labels[index])
 
 
-def calibration_items(views: Sequence[Indices], source: Indices, labels: Indices, n: int) -> Indices:
-    """Up to `n` positions in the pool, `[n]`, stratified, from the union of the `views` (design 3.3).
+def select_calibration(views: Sequence[Indices], source: Indices, labels: Indices, n: int) -> Indices:
+    """Return up to `n` positions in the pool, stratified over the union of `views`, for recalibration.
 
-    Image j is shown as sibling j mod K sees it; where that sibling's view lacks the image, as the first
-    that has it does.
+    Image j is taken from the view of sibling j mod K, or from the first view that has the image if that
+    one lacks it (docs/design.md, section 3.3).
     """
     shown = [dict(zip(source[view].tolist(), view.tolist(), strict=True)) for view in views]
     label_of = {s: int(labels[item]) for view in shown for s, item in view.items()}
     union = np.array(sorted(label_of), dtype=np.int64)
     classes = np.array([label_of[s] for s in union.tolist()])
-    chosen = stratified(classes, min(n, len(union)))
-    # by class, so that the siblings take turns within each class
+    chosen = select_stratified(classes, min(n, len(union)))
+    # sorted by class, so that siblings alternate within each class
     picked = union[chosen[np.argsort(classes[chosen], kind="stable")]]
     items = []
     for j, image in enumerate(picked.tolist()):

@@ -320,7 +320,7 @@ def _missing(name: str, folder: Path | None, refused: list[str]) -> str:
     """Where it was looked for and what to do."""
     source = SOURCES[name]
     looked = ", ".join(str(p) for p in _places(name, folder))
-    lines = [f"Data set {name} is not here."]
+    lines = [f"Data set {name} was not found."]
     if looked:
         lines.append(f"Looked for parquet files in {looked}.")
     lines += refused

@@ -16,7 +16,7 @@ from lmcbench.connect.geometry import geometry
 from lmcbench.connect.gradient_noise import gradient_noise
 from lmcbench.connect.interpolation import alpha_grid, chunk_points, states_on_line
 from lmcbench.connect.network import Network
-from lmcbench.data.selection import calibration_items
+from lmcbench.data.selection import select_calibration
 from lmcbench.ensemble.predictions import softmax
 from lmcbench.ensemble.rescore import Logits, measure_logits
 from lmcbench.ensemble.sub_ensembles import path_ensembles
@@ -79,7 +79,7 @@ def measure_cell(
         UserError: where a loss on the path is not finite.
     """
     seen, protocol = bench.seen[cell.key], cell.suite.protocol
-    listed = calibration_items(seen.items, bench.pool.source, bench.pool.labels, protocol.calibration)
+    listed = select_calibration(seen.items, bench.pool.source, bench.pool.labels, protocol.calibration)
     network = Network(bench.model, bench.device, stacked=bench.device.type == "cuda")
     splits = open_splits(cell, bench, seen)
     calibration = bench.train.split(torch.as_tensor(listed))[0].whole()
@@ -220,7 +220,7 @@ def _noise(
         "gradient": None,
     }
     if fork is not None and cell.networks > 1:
-        items = calibration_items(seen.items, bench.pool.source, bench.pool.labels, GRADIENT_IMAGES)
+        items = select_calibration(seen.items, bench.pool.source, bench.pool.labels, GRADIENT_IMAGES)
         images, labels = bench.train.split(torch.as_tensor(items))
         held = [torch.as_tensor(np.flatnonzero(np.isin(items, view))) for view in seen.items]
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from lmcbench.data.streams import Stream
+from lmcbench.data.batches import Stream
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.train.train_state import TrainState, flatten_state, load_tensors, save_tensors, unflatten_state
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lmcbench.connect.blending import Stack
 from lmcbench.connect.interpolation import Scores, score_states, scores_from_logits
 from lmcbench.connect.network import Images, Network
-from lmcbench.data.selection import stratified
+from lmcbench.data.selection import select_stratified
 from lmcbench.ensemble.predictions import expected_calibration_error, softmax
 from lmcbench.ensemble.rescore import Logits
 from lmcbench.results.curves import Array, Curve
@@ -109,12 +109,12 @@ def pinned_part(union: Indices, views: Sequence[Indices], labels: Indices, n: in
         labels: of the whole pool.
         n: less than there are.
     """
-    part: Indices = union[stratified(labels[union], n)]
+    part: Indices = union[select_stratified(labels[union], n)]
     for view in views:
         rest = np.setdiff1d(view, part)
         lacking = min(LEAST, len(view)) - (len(view) - len(rest))
         if lacking > 0:
-            part = np.union1d(part, rest[stratified(labels[rest], lacking)])
+            part = np.union1d(part, rest[select_stratified(labels[rest], lacking)])
     return part
 
 

@@ -12,9 +12,8 @@ from torch import nn
 
 from lmcbench.data.batches import DeviceImages
 from lmcbench.data.dataset import Dataset
-from lmcbench.data.pool import Pool, build_pool, shown_digest
-from lmcbench.data.transforms import apply as transform
-from lmcbench.data.transforms import fill
+from lmcbench.data.pool import Pool, build_pool, digest_shown
+from lmcbench.data.transforms import apply_transform, channel_fill
 from lmcbench.spec.cells import Cell, Family
 from lmcbench.spec.seeds import derive_seed
 from lmcbench.spec.shift_rules import Indices, View, views_digest
@@ -77,8 +76,8 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
     pool, placed = build_pool(
         dataset.train,
         list(views.values()),
-        partial(transform, seed=seeds.shift, mean=mean),
-        partial(fill, channels=dataset.shape[0], mean=mean),
+        partial(apply_transform, seed=seeds.shift, mean=mean),
+        partial(channel_fill, channels=dataset.shape[0], mean=mean),
     )
     seen = {
         label: Seen(
@@ -86,7 +85,7 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
             [v.transform for v in vs],
             any(v.nested for v in vs),
             views_digest(vs, labels),
-            {v.transform: shown_digest(pool, i) for v, i in zip(vs, items, strict=True) if v.transform},
+            {v.transform: digest_shown(pool, i) for v, i in zip(vs, items, strict=True) if v.transform},
         )
         for (label, vs), items in zip(views.items(), placed, strict=True)
     }
@@ -101,9 +100,9 @@ def prepare(family: Family, cells: Sequence[Cell], dataset: Dataset, device: tor
         shown = dataset.test if name is None else dataset.shifted.get(name, dataset.test)
         images, values = shown.images, None
         if name is not None and name not in dataset.shifted:
-            values = fill(name, channels=dataset.shape[0], mean=mean)
+            values = channel_fill(name, channels=dataset.shape[0], mean=mean)
             if values is None:
-                images = transform(name, images, np.arange(len(images)), test_seed, mean)
+                images = apply_transform(name, images, np.arange(len(images)), test_seed, mean)
         # whole channels are replaced batch by batch, without a copy of the images
         fills, row = (None, None) if values is None else (values[None], np.zeros(len(images), np.int64))
         return DeviceImages(images, shown.labels, dataset.statistics, device, fills=fills, fill=row)

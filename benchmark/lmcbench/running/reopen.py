@@ -9,7 +9,7 @@ import torch
 
 from lmcbench.connect.arguments import Split
 from lmcbench.data.batches import DeviceImages
-from lmcbench.data.selection import calibration_items, stratified
+from lmcbench.data.selection import select_calibration, select_stratified
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.run_folder import RunFolder, write_atomic
@@ -75,12 +75,12 @@ def open_cell(cell: Cell, bench: Workbench, folder: RunFolder) -> Probed:
     trail = passages(cell, steps, folder, bench.model)
 
     def listed(count: int) -> Split:
-        items = calibration_items(seen.items, bench.pool.source, bench.pool.labels, count)
+        items = select_calibration(seen.items, bench.pool.source, bench.pool.labels, count)
         return _tensors(bench.train, items)
 
     def tested(name: str | None) -> Split:
         labels = bench.tests[name].labels.cpu().numpy()
-        return _tensors(bench.tests[name], stratified(labels, min(probe.images, len(labels))))
+        return _tensors(bench.tests[name], select_stratified(labels, min(probe.images, len(labels))))
 
     norms = any(name.endswith("running_mean") for name in bench.model.state_dict())
     return Probed(

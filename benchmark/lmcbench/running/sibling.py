@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError
 
-from lmcbench.data.streams import stream
+from lmcbench.data.batches import make_stream
 from lmcbench.errors import UserError
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.checkpointing import Interim, Member
@@ -36,7 +36,7 @@ def make_siblings(family: Family, cell: Cell, bench: Workbench) -> list[Member]:
     for i, view in enumerate(views):
         # shared noise: everyone draws as the first sibling does (design 3.7)
         drawn = 1 if noise == "shared" else i + 1
-        sequence = stream(
+        sequence = make_stream(
             view,
             bench.pool.source,
             noise,
@@ -107,7 +107,7 @@ def make_trunk(
         start = max(earlier)
         state = _stored(earlier[start])
     everything = np.arange(len(bench.dataset.train))
-    sequence = stream(
+    sequence = make_stream(
         everything,
         bench.pool.source,
         "own",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from lmcbench.data.dataset import Dataset
-from lmcbench.data.transforms import apply
+from lmcbench.data.transforms import apply_transform
 from lmcbench.errors import UserError, counted
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.seeds import Seeds
@@ -50,7 +50,7 @@ def check_fit(cells: Sequence[Cell], dataset: Dataset) -> None:
 
 def _transform(name: str, dataset: Dataset) -> None:
     """Pass one image, which is refused as all of them would be."""
-    apply(name, dataset.train.images[:1], np.arange(1), 0, dataset.statistics[0])
+    apply_transform(name, dataset.train.images[:1], np.arange(1), 0, dataset.statistics[0])
 
 
 @contextmanager
