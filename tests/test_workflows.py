@@ -1,4 +1,4 @@
-"""The workflows: read-only, without secrets, and submitted code on a maintainer's label alone."""
+"""The workflows: read-only, without secrets, and submitted code runs only after a maintainer's label."""
 
 import re
 import subprocess
@@ -18,11 +18,14 @@ def read(name):
     return text, table, table[True]  # YAML 1.1 reads the key `on` as true
 
 
-def test_these_are_all():
-    assert sorted(p.name for p in WORKFLOWS.iterdir()) == ["tests.yml", "verify.yml"]
+NAMES = ["statement.yml", "tests.yml", "verify.yml"]
 
 
-@pytest.mark.parametrize("name", ["tests.yml", "verify.yml"])
+def test_there_are_no_other_workflows():
+    assert sorted(p.name for p in WORKFLOWS.iterdir()) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_tokens_are_read_only_and_there_are_no_secrets(name):
     text, table, on = read(name)
     assert table["permissions"] == {"contents": "read"}
@@ -38,7 +41,7 @@ def test_tokens_are_read_only_and_there_are_no_secrets(name):
                 assert re.fullmatch(r"actions/[a-z-]+@v\d+", step["uses"])
             if "checkout" in step.get("uses", ""):
                 assert step["with"]["persist-credentials"] is False
-            # what a stranger may have written reaches a shell as a variable, never as a part of the script
+            # untrusted text reaches a shell as a variable, never as a part of the script
             assert "${{" not in step.get("run", "")
 
 
@@ -55,13 +58,17 @@ def test_tests_run_the_readmes_command_on_both_ends():
 def test_submissions_are_verified_by_the_bases_program():
     _, table, on = read("verify.yml")
     assert list(on) == ["pull_request"]
-    assert on["pull_request"]["paths"] == ["leaderboard/submissions/**"]
+    assert set(on["pull_request"]["paths"]) == {
+        "leaderboard/submissions/**",
+        "leaderboard/results/*/verified.json",
+        "leaderboard/results/*/rerun-*.json",
+    }
     for job in table["jobs"].values():
         program, data = (s for s in job["steps"] if "checkout" in s.get("uses", ""))
         assert program["with"]["ref"] == "${{ github.event.pull_request.base.sha }}"
         assert data["with"]["ref"] == "${{ github.event.pull_request.head.sha }}"
         assert data["with"]["path"] == "submitted"
-        assert data["with"]["sparse-checkout"] == "leaderboard/submissions"
+        assert data["with"]["sparse-checkout"] == "leaderboard"
         installs = "\n".join(s["run"] for s in job["steps"] if "pip install" in s.get("run", ""))
         assert "submitted" not in installs
 
@@ -77,6 +84,19 @@ def test_submitted_code_runs_on_the_label_alone():
     assert any("--allow-code" in step.get("run", "") for step in rerun["steps"])
 
 
+def test_the_statement_is_written_by_maintainers_from_the_main_branch():
+    _, table, on = read("statement.yml")
+    assert list(on) == ["workflow_dispatch"]
+    job = table["jobs"]["statement"]
+    assert job["if"] == "github.ref == 'refs/heads/main'"
+    [command] = [s["run"] for s in job["steps"] if "lmcbench verify" in s.get("run", "")]
+    assert "--record" in command
+    assert "--rerun" not in command
+    assert not any(
+        "--record" in s.get("run", "") for j in read("verify.yml")[1]["jobs"].values() for s in j["steps"]
+    )
+
+
 # --- which folders -------------------------------------------------------------------------------
 
 
@@ -90,7 +110,7 @@ def repository(tmp_path):
         return done.stdout.strip()
 
     git("init", "-q")
-    write(tmp_path, "leaderboard/submissions/old/manifest.json")
+    write(tmp_path, "leaderboard/submissions/old/submission.toml")
     git("add", ".")
     git("commit", "-qm", "base")
     return tmp_path, git, git("rev-parse", "HEAD")
@@ -112,7 +132,7 @@ def changed(repository, *names):
 
 
 def test_new_submissions_are_listed_once(repository):
-    names = ["new/manifest.json", "new/records/a.json", "tiny-mlp/submission.toml"]
+    names = ["new/submission.toml", "new/records.jsonl.gz", "tiny-mlp/submission.toml"]
     found = changed(repository, *(f"leaderboard/submissions/{n}" for n in names))
     assert found == (0, "leaderboard/submissions/new\nleaderboard/submissions/tiny-mlp\n", "")
 
@@ -122,13 +142,17 @@ def test_new_submissions_are_listed_once(repository):
     [
         ("README.md", "changes nothing else; this one changes README.md."),
         (".github/workflows/verify.yml", "changes nothing else"),
-        ("leaderboard/results/new/verified.json", "changes nothing else"),
+        ("leaderboard/results/new/verified.json", "which only the maintainers write"),
+        ("leaderboard/results/new/summary.json", "changes nothing else"),
+        ("leaderboard/submissions/new/verified.json", "which only the maintainers write"),
+        ("leaderboard/submissions/new/rerun-0.json", "which only the maintainers write"),
+        ("leaderboard/submissions/new/predictions.safetensors", "attach it to the pull request instead"),
         ("leaderboard/submissions/loose.json", "changes nothing else"),
         ("leaderboard/submissions/$(touch x)/a", "changes nothing else"),
-        ("leaderboard/submissions/old/manifest2.json", "old is merged already and never edited."),
+        ("leaderboard/submissions/old/submission2.toml", "old is merged already and never edited."),
     ],
 )
 def test_anything_else_is_refused(repository, name, message):
-    code, out, err = changed(repository, "leaderboard/submissions/new/manifest.json", name)
+    code, out, err = changed(repository, "leaderboard/submissions/new/submission.toml", name)
     assert (code, out) == (1, "")
     assert message in err
