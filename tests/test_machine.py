@@ -13,7 +13,7 @@ from lmcbench import doctor, machine
 def test_cores_are_those_the_process_is_bound_to_or_all(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
     assert machine.usable_cores() == 3
-    # macOS and Windows bind no process to cores
+    # macOS has no sched_getaffinity
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert machine.usable_cores() == 6
@@ -33,7 +33,7 @@ def test_torch_is_asked_where_a_driver_is_installed_and_only_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", available)
     monkeypatch.setattr(machine, "_can_load", lambda library: False)
     assert (machine.has_cuda(), asked) == (False, [])
-    monkeypatch.setattr(machine, "_can_load", lambda library: library == "nvml.dll")
+    monkeypatch.setattr(machine, "_can_load", lambda library: library == machine.NVML)
     assert (machine.has_cuda(), asked) == (True, ["1"])
     assert (machine.has_cuda(), asked) == (False, ["1", "1"])  # a torch for CPUs beside a driver
     assert machine.ASK_NVML not in os.environ

@@ -11,8 +11,8 @@ from lmcbench.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-MANAGEMENT = ("libnvidia-ml.so.1", "nvml.dll")
-"""The driver's management library, on Linux (WSL2 too) and on Windows."""
+NVML = "libnvidia-ml.so.1"
+"""The management library of the NVIDIA driver."""
 
 ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
@@ -43,7 +43,7 @@ def has_cuda() -> bool:
     torch takes seconds to import and is asked only where an NVIDIA driver is installed; it may be built for
     CPUs only all the same. It asks the driver's management library then, so that processes can be started.
     """
-    if not any(map(_can_load, MANAGEMENT)):
+    if not _can_load(NVML):
         return False
     import torch
 

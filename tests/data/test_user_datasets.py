@@ -358,5 +358,5 @@ architectures = [{ name = "lmc_linear", recipe = "short" }]
     assert cli(*command)[0] == 0  # finished: the images are not opened
     code, _, err = cli(*command, "--replicates", 2)
     assert code == 2
-    assert "r was made with other data: split train of pets has sha256" in err
+    assert "r was run on other data: split train of pets has sha256" in err
     assert {path: path.read_bytes() for path in (tmp_path / "r").rglob("*.*")} == before

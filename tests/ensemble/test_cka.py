@@ -74,7 +74,7 @@ def test_matrix_is_symmetric_with_ones():
         (np.ones(3), np.ones((3, 1)), r"x must be features \[n, d\], found shape \(3,\)"),
         (np.ones((3, 1)), np.ones((3, 0)), r"y must be features \[n, d\], found shape \(3, 0\)"),
         (np.eye(3), np.eye(4), "same images, found 3 and 4"),
-        (np.eye(3), np.diag([1, np.nan, 1]), "y holds a value that is not finite"),
+        (np.eye(3), np.diag([1, np.nan, 1]), "y contains a value that is not finite"),
     ],
 )
 def test_refusals(x, y, message):

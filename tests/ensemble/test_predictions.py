@@ -310,7 +310,7 @@ def with_value(value):
         (GOOD[:, :0], [], "no images"),
         (GOOD, [0.0, 1.0, 2.0], "Labels must be integers, found float64"),
         (GOOD, [True, False, True], "Labels must be integers, found bool"),
-        (GOOD, [0, 1, 4], "Label 4 is out of range, there are 4 classes"),
+        (GOOD, [0, 1, 4], "Label 4 is out of range; there are 4 classes"),
         (GOOD, [0, -1, 2], "Label -1 is out of range"),
         (with_value(np.nan), [0, 1, 2], "must be finite, not negative, and sum to 1"),
         (with_value(np.inf), [0, 1, 2], "must be finite, not negative, and sum to 1"),
@@ -319,7 +319,7 @@ def with_value(value):
         (np.zeros((2, 3, 4)), [0, 1, 2], "sum to 1"),
         (np.random.default_rng(0).normal(size=(2, 3, 4)), [0, 1, 2], "must be finite, not negative, and sum"),
         (GOOD + 0j, [0, 1, 2], "Probabilities must be real, found complex128"),
-        (torch.tensor(GOOD).bfloat16(), [0, 1, 2], "Probabilities are no array of numbers: .*BFloat16"),
+        (torch.tensor(GOOD).bfloat16(), [0, 1, 2], "Probabilities are not an array of numbers: .*BFloat16"),
     ],
 )
 def test_what_are_no_predictions_is_refused(probs, labels, message):
@@ -342,5 +342,5 @@ def test_probabilities_and_labels_may_be_tensors():
     assert compare_predictions([p[0], p[1]], y) == expected
     with pytest.raises(UserError, match="Labels must be integers, found bool"):
         compare_predictions(p, y > 0)
-    with pytest.raises(UserError, match="Probabilities are no array of numbers"):
+    with pytest.raises(UserError, match="Probabilities are not an array of numbers"):
         compare_predictions([p[0], p[1, :3]], y)

@@ -120,7 +120,7 @@ def test_values_that_are_not_finite_are_refused_by_name(place, bad):
     values = [[0, 0.5, 1], [1, 2, 1], [0, 0, 0]]
     values[place][1] = bad
     with pytest.raises(
-        NotFiniteError, match=f"{('alphas', 'loss', 'error')[place]} holds a value that is not"
+        NotFiniteError, match=f"{('alphas', 'loss', 'error')[place]} contains a value that is not"
     ):
         Curve(*values, 1)
 

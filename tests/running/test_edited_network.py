@@ -113,8 +113,9 @@ def test_two_networks_that_are_called_alike_are_in_no_table(tmp_path):
     alone = make_record(toy_cell(shift="same-half"))
     write_run(tmp_path, [one, other, alone])
     message = (
-        f"holds different networks, fingerprints {one.architecture.fingerprint} and {'e' * 16}, that "
-        rf"are called lmc_mlp with recipe fast; tables would average them \(records {one.key} and {'f' * 16}"
+        f"has different networks, fingerprints {one.architecture.fingerprint} and {'e' * 16}, with "
+        rf"the same label lmc_mlp and recipe fast, so tables would average over them "
+        rf"\(records {one.key} and {'f' * 16}"
     )
     for reader in (read_records, load_records, lambda path: run_table(path, "simple")):
         with pytest.raises(UserError, match=message):

@@ -326,7 +326,7 @@ def test_a_folder_of_another_suite_is_refused(whole, tmp_path):
     root, _ = whole
     before = sorted(root.rglob("*"))
     with pytest.raises(
-        UserError, match=r"holds a run of suite small version 1 .* Choose another folder with --out"
+        UserError, match=r"is a run of suite small version 1 .* Choose another folder with --out"
     ):
         work(suite(lr=0.2), root)
     assert sorted(root.rglob("*")) == before

@@ -219,7 +219,7 @@ def test_a_set_that_is_written_to_during_a_run_is_refused_by_the_next_family(pla
     with pytest.raises(UserError, match=r"fog\.npy was changed since the run began"):
         list(events)
     assert [path.stem for path in folder.records.iterdir()] == kept
-    with pytest.raises(UserError, match=r"made with other data: split test:cifar10-c:fog-2"):
+    with pytest.raises(UserError, match=r"run on other data: split test:cifar10-c:fog-2"):
         list(run_plan(plan_run(cells, folder), folder, data_dir=data, device="cpu", jobs=1))
 
 

@@ -128,8 +128,8 @@ def parse_channels(text: str | None, option: str) -> tuple[float, ...] | None:
         raise UserError(f"{option} {text!r}: write one number per channel, as in 0.49,0.48,0.45.") from None
 
 
-SIGNALS = ("SIGTERM", "SIGHUP")
-"""Handled as Ctrl-C is. The system sends SIGHUP when a terminal is closed; Windows has no SIGHUP."""
+SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+"""Handled like Ctrl-C. The system sends SIGHUP when a terminal is closed."""
 
 REPEAT_S = 10.0
 """Seconds within which further signals are ignored, so that shutdown is not interrupted."""
@@ -148,7 +148,7 @@ def handle_signals() -> None:
             _redirect_closed_streams()
             raise KeyboardInterrupt
 
-    for signum in (signal.Signals[name] for name in SIGNALS if name in signal.Signals.__members__):
+    for signum in SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, interrupt)
 

@@ -1,1 +1,1 @@
-"""Predictions in, numbers out (torch-free)."""
+"""Measures of predictions and features of several networks (no torch)."""

@@ -1,4 +1,4 @@
-"""What several networks' predictions have in common, and what their ensemble gains."""
+"""Predictions of several networks: their diversity, and accuracy and calibration of their ensemble."""
 
 from __future__ import annotations
 
@@ -14,34 +14,42 @@ Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 ECE_BINS = 15
-"""Equal bins of top-1 confidence, right-closed (Guo et al., arXiv 1706.04599, section 2)."""
+"""Equal right-closed bins of top-1 confidence (Guo et al., 2017, arXiv 1706.04599, section 2)."""
 
 
 def compare_predictions(probs: ArrayLike, labels: ArrayLike) -> dict[str, float | None]:
-    """Accuracy, likelihood, calibration and diversity of K networks and of their ensemble.
+    """Return accuracy, likelihood, calibration and diversity of K networks and of their ensemble.
 
-    The ensemble predicts the mean of the members' probabilities. Ties go to the lowest class, log(0) is
-    clamped at the smallest normal number of the input's type.
+    The ensemble predicts the mean of its members' probabilities. Ties are resolved to the lowest class;
+    log(0) is clamped at the smallest normal number of the input's dtype.
 
     Args:
-        probs: softmax probabilities `[K, n, classes]`, K >= 2.
-        labels: `[n]` integers.
+        probs: softmax probabilities, `[K, n, classes]`, K >= 2.
+        labels: true classes, `[n]` integers.
 
     Returns:
-        `accuracy_mean`, `ensemble_accuracy`, `ensemble_gain` (fractions; gain is their difference);
-        `nll_mean`, `ensemble_nll` (nats); `brier_mean`, `ensemble_brier` (squared error summed over
-        classes); `ensemble_ece`; and, as means over pairs, `disagreement`, `both_wrong`, `same_wrong`
-        (the same wrong class; fractions of n) and `js_divergence` (nats); `error_overlap`, both wrong over
-        either wrong, each averaged over pairs first (None if nobody errs); `mutual_information` over
-        all K (nats).
+        All scores are means over images; fractions unless stated otherwise.
 
-        Scores are means over images, the Brier score as by Brier (1950), diversity as by Fort et al.
-        (arXiv 1912.02757, disagreement) and Lakshminarayanan et al. (arXiv 1612.01474, divergence).
+        - `accuracy_mean` of the members, `ensemble_accuracy`, and `ensemble_gain`, their difference;
+        - `nll_mean`, `ensemble_nll`: negative log-likelihood, nats;
+        - `brier_mean`, `ensemble_brier`: squared error summed over classes (Brier, 1950);
+        - `ensemble_ece`: expected calibration error, 15 equal bins (Guo et al., 2017, arXiv 1706.04599);
+        - means over pairs: `disagreement` of top-1 (Fort et al., 2019, arXiv 1912.02757), `both_wrong`,
+          `same_wrong` (both predict the same wrong class), and `js_divergence`, nats (Lakshminarayanan et
+          al., 2017, arXiv 1612.01474);
+        - `error_overlap`: mean of both wrong divided by mean of either wrong; None if no member errs;
+        - `mutual_information` between the prediction and the choice of member, over all K, nats.
 
     Raises:
         UserError: for wrong shapes, labels out of range, or rows that are not probabilities.
+
+    Example:
+        >>> probs = [[[0.75, 0.25], [0.75, 0.25]], [[0.5, 0.5], [0.25, 0.75]]]
+        >>> scores = compare_predictions(probs, labels=[0, 1])
+        >>> scores["accuracy_mean"], scores["ensemble_accuracy"], scores["disagreement"]
+        (0.75, 0.5, 0.5)
     """
-    p, y, tiny = checked(probs, labels)
+    p, y, tiny = validate(probs, labels)
     k = len(p)
     mean = p.mean(0)
     top = p.argmax(-1)
@@ -50,7 +58,7 @@ def compare_predictions(probs: ArrayLike, labels: ArrayLike) -> dict[str, float 
     both = [(wrong[i] & wrong[j]).mean() for i, j in pairs]
     either = [(wrong[i] | wrong[j]).mean() for i, j in pairs]
     member_nll = [nll(member, y, tiny) for member in p]
-    # both as counts over n, so that identical members gain exactly nothing
+    # both from counts, so that the gain of identical members is exactly 0
     accuracy, ensemble_accuracy = (top == y).mean(), (mean.argmax(-1) == y).mean()
     measures = {
         "accuracy_mean": accuracy,
@@ -64,45 +72,48 @@ def compare_predictions(probs: ArrayLike, labels: ArrayLike) -> dict[str, float 
         "disagreement": np.mean([(top[i] != top[j]).mean() for i, j in pairs]),
         "both_wrong": np.mean(both),
         "same_wrong": np.mean([(wrong[i] & (top[i] == top[j])).mean() for i, j in pairs]),
-        "js_divergence": np.mean([_mixture_gap(p[[i, j]], tiny) for i, j in pairs]),
+        "js_divergence": np.mean([_entropy_gap(p[[i, j]], tiny) for i, j in pairs]),
         "error_overlap": np.mean(both) / np.mean(either) if np.any(either) else None,
-        "mutual_information": _mixture_gap(p, tiny),
+        "mutual_information": _entropy_gap(p, tiny),
     }
     return {name: None if value is None else float(value) for name, value in measures.items()}
 
 
 def independent_disagreement(error_a: float, error_b: float, classes: int) -> float:
-    """How often two networks of these errors (fractions) disagree if their errors are independent.
+    """Return the expected disagreement (fraction) of two networks with independent errors.
 
-    Each errs on its own, and on an error all wrong classes are equally likely: they differ where one
-    errs alone, and where both err on different classes, e_A + e_B - e_A e_B C / (C - 1). Two that guess,
-    e = 1 - 1/C, disagree on 1 - 1/C of the images.
+    If all wrong classes are equally likely, networks differ where one errs alone and where both err with
+    different classes: e_A + e_B - e_A e_B C / (C - 1). At chance, e = 1 - 1/C, this is 1 - 1/C.
     """
     return error_a + error_b - error_a * error_b * classes / (classes - 1)
 
 
 def compare_errors(probs: ArrayLike, labels: ArrayLike) -> dict[str, float | None]:
-    """Agreement of K networks where they err, and their disagreement against independent errors.
+    """Return the agreement of K networks' errors, and their disagreement relative to independent errors.
 
-    Means over pairs are taken before any ratio, as in `compare_predictions`. Ties go to the lowest class.
+    Ratios are taken of means over pairs, as in `compare_predictions`. Ties are resolved to the lowest class.
 
     Args:
-        probs: softmax probabilities `[K, n, classes]`, K >= 2.
-        labels: `[n]` integers.
+        probs: softmax probabilities, `[K, n, classes]`, K >= 2.
+        labels: true classes, `[n]` integers.
 
     Returns:
-        `error_agreement`: of the images on which both err, the share on which they give the same wrong
-        class (None if there is none; 1 / (classes - 1) by chance).
-        `error_consistency`: Cohen's kappa of being right (Geirhos et al., arXiv 2006.16736, section 3):
-        1 for the same errors, 0 for independent ones (None where chance alone makes them agree on all).
-        `disagreement_independent`: what `independent_disagreement` gives at these errors (fraction).
-        `disagreement_normalised`: disagreement over that: 0 for one function, 1 for independent errors
-        (None if nobody errs). Fort et al. (arXiv 1912.02757) divide by the error; this holds at any.
+        - `error_agreement`: fraction of the images misclassified by both on which they predict the same
+        class;
+          1 / (classes - 1) by chance, None if there are no such images;
+        - `error_consistency`: Cohen's kappa of correctness (Geirhos et al., 2020, arXiv 2006.16736, section
+        3): 1
+          for the same errors, 0 for independent errors, None if agreement by chance is 1;
+        - `disagreement_independent`: `independent_disagreement` at these errors, fraction;
+        - `disagreement_normalised`: disagreement divided by it: 0 for equal predictions, 1 for independent
+        errors,
+          None if no network errs. Fort et al. (2019, arXiv 1912.02757) divide by the error instead, which is
+          valid for small errors only.
 
     Raises:
-        UserError: as `compare_predictions`.
+        UserError: as in `compare_predictions`.
     """
-    p, y, _ = checked(probs, labels)
+    p, y, _ = validate(probs, labels)
     classes = p.shape[2]
     top = p.argmax(-1)
     wrong = top != y
@@ -127,18 +138,18 @@ def compare_errors(probs: ArrayLike, labels: ArrayLike) -> dict[str, float | Non
 
 
 def nll(p: Array, y: Labels, tiny: float) -> float:
-    """Mean negative log-probability of the true class, nats; `p` `[n, classes]`."""
+    """Return the mean negative log-likelihood, nats, of `p` `[n, classes]`."""
     return float(-np.log(np.maximum(p[np.arange(len(y)), y], tiny)).mean())
 
 
 def brier(p: Array, y: Labels) -> float:
-    """Mean squared distance to the one-hot label, summed over classes; `p` `[n, classes]`."""
+    """Return the mean squared distance to one-hot labels, summed over classes, of `p` `[n, classes]`."""
     true = p[np.arange(len(y)), y]
     return float(((p**2).sum(-1) - 2 * true + 1).mean())
 
 
 def expected_calibration_error(p: Array, y: Labels) -> float:
-    """Mean over bins, by their share of images, of |accuracy - confidence|; `p` `[n, classes]`."""
+    """Return the mean of |accuracy - confidence| over bins, weighted by images, of `p` `[n, classes]`."""
     confidence, right = p.max(-1), p.argmax(-1) == y
     # right-closed: (0, 1/15] is bin 0, (1/15, 2/15] is bin 1, ...
     edges = np.arange(1, ECE_BINS) / ECE_BINS
@@ -148,7 +159,7 @@ def expected_calibration_error(p: Array, y: Labels) -> float:
 
 
 def softmax(logits: NDArray[Any]) -> Array:
-    """Probabilities in float64 from logits `[..., classes]` of any type."""
+    """Return float64 probabilities of logits `[..., classes]` of any dtype."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(-1, keepdims=True)
     odds = np.exp(shifted)
@@ -159,21 +170,21 @@ def _entropy(p: Array, tiny: float) -> Array:
     return np.asarray(-(p * np.log(np.maximum(p, tiny))).sum(-1))
 
 
-def _mixture_gap(p: Array, tiny: float) -> float:
-    """Entropy of the mean less mean entropy, nats, averaged over images: never negative.
+def _entropy_gap(p: Array, tiny: float) -> float:
+    """Return the entropy of the mean minus the mean entropy, nats, averaged over images; at least 0.
 
-    For two members the Jensen-Shannon divergence, for all the mutual information between the
-    prediction and the choice of member (Lakshminarayanan et al., arXiv 1612.01474; Depeweg et al.,
-    arXiv 1710.07283).
+    It is the Jensen-Shannon divergence of two members (Lakshminarayanan et al., 2017, arXiv 1612.01474), and
+    the mutual information between prediction and choice of member of all (Depeweg et al., 2018, arXiv
+    1710.07283).
     """
     gap = _entropy(p.mean(0), tiny) - _entropy(p, tiny).mean(0)
-    # exactly 0 where all members say the same, although the mean of three equal numbers may round
+    # exactly 0 where all members agree, although the mean of three equal numbers may round
     gap[(p == p[0]).all((0, 2))] = 0.0
     return float(np.maximum(gap, 0.0).mean())
 
 
-def checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Array, Labels, float]:
-    """Probabilities in float64, labels, and the smallest normal number of the input's type.
+def validate(probs: ArrayLike, labels: ArrayLike) -> tuple[Array, Labels, float]:
+    """Return probabilities as float64, labels as int64, and the smallest normal number of the input's dtype.
 
     Raises:
         UserError: for wrong shapes, labels out of range, or rows that are not probabilities.
@@ -186,17 +197,17 @@ def checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Array, Labels, float]:
             f"Probabilities of {given.shape[1]} images need labels [{given.shape[1]}], found {y.shape}."
         )
     if len(y) == 0:
-        raise UserError("There are no images to compare predictions on.")
+        raise UserError("Probabilities and labels are of no images; at least one is needed.")
     if not np.issubdtype(y.dtype, np.integer):
         raise UserError(f"Labels must be integers, found {y.dtype}.")
     if y.min() < 0 or y.max() >= given.shape[2]:
         bad = y.min() if y.min() < 0 else y.max()
-        raise UserError(f"Label {bad} is out of range, there are {given.shape[2]} classes.")
+        raise UserError(f"Label {bad} is out of range; there are {given.shape[2]} classes.")
     if np.iscomplexobj(given):
         raise UserError(f"Probabilities must be real, found {given.dtype}.")
     kind = given.dtype if np.issubdtype(given.dtype, np.floating) else np.dtype(np.float64)
     p = given.astype(np.float64)
-    # half the classes' rounding errors, at worst, add up in a row
+    # rounding errors of a row add up
     slack = max(1e-6, 4 * float(np.finfo(kind).eps) * given.shape[2] ** 0.5)
     if not np.isfinite(p).all() or p.min() < 0 or np.abs(p.sum(-1) - 1).max() > slack:
         raise UserError("Probabilities must be finite, not negative, and sum to 1 over classes.")
@@ -204,13 +215,13 @@ def checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Array, Labels, float]:
 
 
 def _array(given: ArrayLike, what: str) -> NDArray[Any]:
-    """An array of what was given; of tensors, their values (this module needs no torch)."""
+    """Convert array-likes and tensors to an array, without importing torch."""
     try:
         if isinstance(given, list | tuple):
             return np.asarray([_detached(one) for one in given])
         return np.asarray(_detached(given))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{what} are no array of numbers: {error}") from None
+        raise UserError(f"{what} are not an array of numbers: {error}") from None
 
 
 def _detached(given: Any) -> Any:

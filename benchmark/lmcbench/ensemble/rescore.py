@@ -1,4 +1,4 @@
-"""Everything a record says about predictions, recomputed from stored logits."""
+"""All measures of predictions in a record, computed from stored logits."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ Logits = NDArray[np.float16]
 
 @dataclass(frozen=True)
 class PredictionMeasures:
-    """Measures of predictions.
+    """The measures of predictions in a record.
 
     Attributes:
-        ensemble: per split, the keys of `compare_predictions`; None for a single network.
-        functions: per split, the keys of `compare_errors` and, under `sizes`, `ensembles_by_size`; likewise.
-        disagreement: pair (i, j) -> per split, the fraction of images with different top-1.
+        ensemble: split -> keys of `compare_predictions`; None for a single network.
+        functions: split -> keys of `compare_errors` and `sizes`, from `ensembles_by_size`; None for a single
+            network.
+        disagreement: pair (i, j) -> split -> fraction of images with different top-1.
     """
 
     ensemble: dict[str, dict[str, float | None]] | None
@@ -35,12 +36,14 @@ class PredictionMeasures:
 def measure_logits(
     logits: Mapping[str, Logits], labels: Mapping[str, NDArray[np.integer]]
 ) -> PredictionMeasures:
-    """The measures of K networks' logits, split -> `[K, n, classes]`, and labels, split -> `[n]`.
+    """Compute the measures of K networks' predictions, both to write and to verify a record.
 
-    It is what writes a record and what verifies one, so that both come out alike.
+    Args:
+        logits: split -> `[K, n, classes]`.
+        labels: split -> `[n]`.
 
     Raises:
-        UserError: for labels that do not suit the logits.
+        UserError: if labels do not fit the logits.
     """
     top = {name: value.argmax(-1) for name, value in logits.items()}
     networks = len(next(iter(logits.values())))

@@ -1,1 +1,1 @@
-"""Numbers on disk: measures, records, the run folder and where they came from (torch-free)."""
+"""Curves, records, the run folder and provenance (no torch)."""

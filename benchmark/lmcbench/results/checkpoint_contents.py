@@ -1,4 +1,4 @@
-"""The weights inside what training scripts save, whatever holds them."""
+"""Locate the state dict in the content of a checkpoint file."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
-"""Where training scripts put the weights among other things, the first that is there."""
+"""Keys of the state dict in checkpoints of training scripts, in order of preference."""
 
 WRAPPERS = ("module.", "_orig_mod.")
-"""What data parallel training and torch.compile put before every name."""
+"""Prefixes of all names after data parallel training and torch.compile."""
 
 
 def unwrap_state_dict(content: Mapping[Any, Any], own: Collection[str] | None = None) -> Mapping[Any, Any]:
-    """The state dict in `content`: itself, or what stands under one of `STATE_DICT_KEYS`.
+    """Return the state dict in `content`: under one of `STATE_DICT_KEYS`, or `content` itself.
 
     Args:
-        content: what was saved, or a part of it.
-        own: names of the network's tensors; the prefixes of wrappers are taken off the names where
-            the network has none with them. Without a network names stay.
+        content: content of the checkpoint.
+        own: names of the network's tensors. Prefixes that no own name has and all names in the state dict
+            have are removed. Without `own`, names are unchanged.
     """
     inner = next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)), content)
     if own is None or not inner:
         return inner
     foreign = [p for p in WRAPPERS if not any(name.startswith(p) for name in own)]
-    while (found := next((p for p in foreign if all(str(n).startswith(p) for n in inner)), None)) is not None:
-        inner = {str(name).removeprefix(found): value for name, value in inner.items()}
+    while prefix := next((p for p in foreign if all(str(name).startswith(p) for name in inner)), None):
+        inner = {str(name).removeprefix(prefix): value for name, value in inner.items()}
     return inner

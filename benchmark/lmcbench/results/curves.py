@@ -1,4 +1,4 @@
-"""Curves on a line between two networks, and the barriers read off them."""
+"""Curves of loss and error between two networks, and their barriers."""
 
 from __future__ import annotations
 
@@ -15,34 +15,38 @@ Array = NDArray[np.float64]
 
 
 def blend(a: Any, b: Any, alpha: float) -> Any:
-    """The point `alpha` of the way from `a` to `b` (design 3.1; arrays, tensors or floats).
+    """Return the linear interpolation of `a` and `b` (arrays, tensors or floats), in the form of torch.lerp.
 
-    torch.lerp's form: the ends and equal arguments come out bit for bit, which (1 - x) a + x b misses
-    for about a tenth of fp32 values.
+    Ends and equal arguments are reproduced bit for bit; (1 - x) a + x b misses about a tenth of fp32 values.
     """
     step = b - a
     return a + alpha * step if alpha < 0.5 else b - step * (1 - alpha)
 
 
 class NotFiniteError(UserError):
-    """A loss or error that is NaN or infinite, which no curve holds."""
+    """A loss or error is NaN or infinite."""
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Loss and error along the line from A (alpha 0) to B (alpha 1), on one split.
+    """Loss and error on the line from network A (alpha 0) to network B (alpha 1), on one split.
+
+    The arguments are array-likes; the attributes are read-only float64 arrays.
 
     Attributes:
-        alphas: `[A]`, strictly increasing from 0 to 1.
+        alphas: positions on the line, strictly increasing from 0 to 1, `[A]`.
         loss: mean cross-entropy in nats, `[A]`.
         error: fraction misclassified, `[A]`.
-        n: number of images they are means over.
-
-    Takes array-likes, holds read-only float64 arrays.
+        n: number of images, at least 1.
 
     Raises:
-        UserError: for unequal lengths, alphas that do not run from 0 to 1, NaN or infinity, n
-            below 1.
+        UserError: for arrays of different length or not of one dimension, alphas that do not increase from 0
+            to 1, NaN or infinity, or an invalid `n`.
+
+    Example:
+        >>> curve = Curve(alphas=[0, 0.5, 1], loss=[0.25, 1.0, 0.25], error=[0.0, 0.5, 0.0], n=100)
+        >>> curve.loss
+        array([0.25, 1.  , 0.25])
     """
 
     alphas: Array
@@ -53,14 +57,14 @@ class Curve:
     def __init__(self, alphas: ArrayLike, loss: ArrayLike, error: ArrayLike, n: int) -> None:
         for name, values in (("alphas", alphas), ("loss", loss), ("error", error)):
             try:
-                # asarray first: a tensor's own conversion warns where it is asked for a copy
+                # np.array of a tensor warns about the copy
                 array = np.array(np.asarray(values), dtype=np.float64)
             except (TypeError, ValueError):
                 raise UserError(f"Curve: {name} must be numbers, one per alpha.") from None
             if array.ndim != 1:
                 raise UserError(f"Curve: {name} must be one-dimensional, found shape {array.shape}.")
             if not np.isfinite(array).all():
-                raise NotFiniteError(f"Curve: {name} holds a value that is not finite.")
+                raise NotFiniteError(f"Curve: {name} contains a value that is not finite.")
             array.flags.writeable = False
             object.__setattr__(self, name, array)
         if not len(self.alphas) == len(self.loss) == len(self.error):
@@ -81,21 +85,27 @@ class Curve:
 
 
 def check_alphas(alphas: Array) -> None:
-    """Refuse a grid that does not increase strictly from 0 to 1."""
+    """Raise `UserError` if the grid does not increase strictly from 0 to 1."""
     if len(alphas) < 2 or alphas[0] != 0 or alphas[-1] != 1 or not (np.diff(alphas) > 0).all():
         raise UserError("Alphas must increase strictly from 0 to 1.")
 
 
 @dataclass(frozen=True)
 class Barrier:
-    """How much higher the line is than its ends; losses in nats, errors as fractions.
+    """Barriers of loss (nats) and error (fractions) on a line between networks A and B.
 
-    Chord form L(a) - (1-a) L_A - a L_B ([S] Singh et al., arXiv 2406.16300; [E] Entezari et al., arXiv
-    2110.06296): `chord` its maximum over the whole grid (>= 0),
-    `chord_interior` over 0 < a < 1 (signed, None without interior points), `mid` at a = 1/2 (signed,
-    None off the grid), `argmax` the alpha of the maximum, first on ties.
-    Mean form max L - (L_A + L_B) / 2 ([F] Frankle et al., arXiv 1912.05671; [H] Hepburn et al., arXiv
-    2511.04514): `mean`, never below the `floor` |L_A - L_B| / 2.
+    Chord form: L(a) - (1 - a) L_A - a L_B (Singh et al., 2024, arXiv 2406.16300; Entezari et al., 2022, arXiv
+    2110.06296). Mean form: max L - (L_A + L_B) / 2 (Frankle et al., 2020, arXiv 1912.05671; Hepburn, Zielke
+    and Raulf, 2025, arXiv 2511.04514).
+
+    Each attribute exists with the prefixes `loss_` and `error_`:
+
+    - `chord`: maximum of the chord form over the whole grid, at least 0;
+    - `chord_interior`: its maximum over 0 < a < 1, signed; None without interior points;
+    - `mid`: its value at a = 1/2, signed; None if 1/2 is not on the grid;
+    - `mean`: the mean form, never below `floor`;
+    - `floor`: |L_A - L_B| / 2, the mean form of a straight line;
+    - `argmax`: alpha of the maximum of the chord form, the first if there are several.
     """
 
     loss_chord: float
@@ -113,19 +123,26 @@ class Barrier:
 
 
 def barrier(curve: Curve) -> Barrier:
-    """Both forms of the barrier, for loss (nats) and error (fractions); see `Barrier` for the formulas.
+    """Return both forms of the barrier of a curve, for loss (nats) and error (fractions).
+
+    See `Barrier` for the formulas and their sources.
 
     Raises:
-        UserError: for anything but a `Curve`, such as the dict of curves by split.
+        UserError: if `curve` is not a `Curve`, for example a dict of curves by split.
+
+    Example:
+        >>> heights = barrier(Curve([0, 0.5, 1], [0.25, 1.0, 0.75], [0.0, 0.5, 0.0], 100))
+        >>> heights.loss_chord, heights.loss_mean, heights.loss_floor, heights.error_chord
+        (0.5, 0.5, 0.25, 0.5)
     """
     if not isinstance(curve, Curve):
-        hint = ": give one split's, as in curves['test']" if isinstance(curve, dict) else ""
+        hint = ": give the curve of one split, as in curves['test']" if isinstance(curve, dict) else ""
         raise UserError(f"barrier takes a Curve, found a {type(curve).__name__}{hint}.")
     return Barrier(*_forms(curve.alphas, curve.loss), *_forms(curve.alphas, curve.error))
 
 
 def chord_excess(alphas: Array, values: Array) -> Array:
-    """S(a) = L(a) - (1-a) L_A - a L_B at every alpha, `[A]`; exactly 0 at both ends."""
+    """Return L(a) - (1 - a) L_A - a L_B at every alpha, `[A]`; exactly 0 at both ends."""
     chord = [blend(values[0], values[-1], float(alpha)) for alpha in alphas]
     return cast(Array, values - np.array(chord))
 
@@ -139,7 +156,7 @@ def _forms(alphas: Array, values: Array) -> tuple[float, float | None, float | N
         float(excess.max()),
         float(interior.max()) if len(interior) else None,
         float(excess[middle[0]]) if len(middle) else None,
-        # max L - (L_A + L_B) / 2, so arranged that rounding cannot take it below the floor
+        # max L - (L_A + L_B) / 2, in an order in which rounding cannot fall below the floor
         float(floor + (values.max() - max(values[0], values[-1]))),
         float(floor),
         float(alphas[excess.argmax()]),
@@ -147,8 +164,8 @@ def _forms(alphas: Array, values: Array) -> tuple[float, float | None, float | N
 
 
 def chord_area(alphas: Array, values: Array) -> float:
-    """Area between the curve and its chord by the trapezoid rule, signed; in the unit of `values`.
+    """Return the signed area between the curve and its chord (trapezoid rule), in the unit of `values`.
 
-    The mean excess over the line where the barrier is the largest: it tells a spike from a plateau.
+    It is the mean excess over the chord, where the barrier is its maximum.
     """
     return float(np.trapezoid(chord_excess(alphas, values), alphas))

@@ -1,4 +1,4 @@
-"""Where numbers come from: versions, source revision and memory (torch-free)."""
+"""Provenance of numbers: package versions, source revision and peak memory."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ PACKAGES = ("lmcbench", "torch", "torchvision", "timm", "numpy", "scikit-learn",
 
 @cache
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that change numbers; None where one is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    """Return the versions of Python and of packages that affect numbers; None if one is not installed."""
+    installed: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = None
-    return found
+            installed[package] = None
+    return installed
 
 
 @cache
 def source_revision() -> dict[str, Any] | None:
-    """Commit of the checkout that lmcbench runs from and whether it was changed; None outside one."""
+    """Return commit and state (`dirty`) of the checkout that contains lmcbench; None outside one."""
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:
@@ -47,6 +47,6 @@ def source_revision() -> dict[str, Any] | None:
 
 
 def peak_resident_bytes() -> int:
-    """Largest resident set of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return the largest resident set size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, KiB on Linux
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""The record of a cell: every field with its unit, and the readers' refusals."""
+"""The record of a cell: all fields with their units, and its parser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Status = Literal["ok", "diverged", "failed"]
 
 
 class Fields(BaseModel):
-    """A part of a record; later measures add keys of their own, which older readers keep."""
+    """A part of a record. Unknown keys, added by later versions, are kept."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
@@ -32,57 +32,65 @@ class Score(Fields):
 
 
 class CurveRecord(Fields):
-    """A curve at the alphas of `protocol.alphas`."""
+    """A curve at `protocol.alphas`."""
 
     loss: list[float] = Field(description="mean cross-entropy, nats, one per alpha")
     error: list[float] = Field(description="fraction misclassified, one per alpha")
     n: int = Field(description="images")
 
 
-class BarrierRecord(Fields, Barrier):  # type: ignore[misc]  # fields alone are taken over
-    """The fields of `lmcbench.Barrier`: losses in nats, errors as fractions, argmax as alpha."""
+class BarrierRecord(Fields, Barrier):  # type: ignore[misc]  # pydantic takes over the fields only
+    """The fields of `lmcbench.Barrier`."""
 
 
 class SiblingRecord(Fields):
-    """One sibling; splits `train` (all siblings' items), `view` (its own), `test`.
+    """One sibling, on the splits `train` (union of all views), `view` (its own), `test` and test splits.
 
-    Where the suite measures on a part of the training items (`train_eval`), `view` is what the sibling sees
-    of that part; a pair's `train_a` and `train_b` are the same of its two siblings.
+    If the suite evaluates part of the training items (`train_eval`), `view` is the part of them in the
+    sibling's view. The splits `train_a` and `train_b` of a pair are the views of its siblings.
     """
 
-    splits: dict[str, Score] = Field(description="normalisation statistics recalibrated")
-    as_trained: dict[str, Score] | None = Field(description="statistics as trained; null without such layers")
+    splits: dict[str, Score] = Field(description="with recalibrated normalisation statistics")
+    as_trained: dict[str, Score] | None = Field(
+        description="with normalisation statistics as trained; null without such layers"
+    )
     train_loss: float = Field(
-        description="mean mini-batch loss, nats, of the last epoch: floor(N/B) steps, N of the full set"
+        description="mean mini-batch loss, nats, over the last floor(N/B) steps, N of the full training set"
     )
 
 
 class PairRecord(Fields):
-    """The line between siblings i and j.
+    """The line between siblings i (A) and j (B).
 
-    Further measures add keys of their own; a measure that could not be taken holds `skipped`, the reason.
-    Their images are stratified parts of the training items (`train`) and of test sets, `n` of them.
-    Statistics are recalibrated on the list of `protocol.calibration`, as those of `curves` are; losses are in
-    nats, errors fractions, lengths Euclidean over the parameters.
+    Analyses add a key each, which contains only `skipped`, the reason, if the analysis was not possible. They
+    use `n` images: stratified parts of the training items (`train`) and of test sets. Normalisation
+    statistics are recalibrated on the list of `protocol.calibration`, as for `curves`. Losses are in nats,
+    errors are fractions, and lengths are Euclidean over the parameters.
 
-    - `curvature`: `loss` and `error` on the line; `predicted` (as published) and `predicted_with_gradients`
-      (nats, statistics held fixed at each end); `hessian` of the mean loss at three alphas: `top`
-      eigenvalues with their `residuals` |H v - value v|, and `trace` as the mean of `probes` Rademacher
-      products with its `trace_standard_error`.
-    - `layers`: by layer, the curves where it alone moves, `from_a` (others those of A) and `from_b` (its
-      alpha 0 is B, its alpha 1 is B with this layer of A), and the published prediction on each of these
-      lines; `cumulative`: A with its first (`from_input`) or last (`from_output`) 0, 1, ... layers B's.
+    - `curvature`: `loss` and `error` on the line; the second-order predictions `predicted` (as published by
+    Singh
+      et al., 2024) and `predicted_with_gradients`, nats, with statistics fixed at each end; `hessian` of the
+      mean loss at three alphas: `top` eigenvalues, their `residuals` |H v - value v|, and `trace`, the mean
+      of `probes` Rademacher products, with its `trace_standard_error`.
+    - `layers`: for each layer, the curves where only this layer moves: `from_a` (all others from A) and
+    `from_b`
+      (all others from B; alpha 1 has this layer of A), and the published prediction on each of these lines;
+      `cumulative`: A with its first (`from_input`) or last (`from_output`) 0, 1, ... layers replaced by B's.
     - `landscape`: at every logged `step`, the line between the siblings, their distances, angle and cosine at
-      the fork, and `length_a`, `length_b`: of their ways so far, straight from one logged state to the next.
-    - `plane`: coordinates `x` (towards A) and `y` in units of the weights with the fork at 0; `loss[i][j]`
-      and `error[i][j]` at `y[i]`, `x[j]`; `anchors`: fork, A and B.
-    - `repair`: the lines with statistics `blended` as they are, and `repaired`: taken anew on the
-      calibration list in networks with BatchNorm; elsewhere pre-activations are given blended means and
-      deviations (REPAIR), those over the measure's own `train` images.
-    - `align`: the lines to B with its units permuted to match A, `aligned` (statistics recalibrated) and
-      `aligned_and_repaired` (as under `repair`); `distance` between the two, `distance_before` of A and B.
-    - `features`: linear CKA of penultimate features by split: between the `siblings`, and of every alpha
-      with either end (`to_a`, `to_b`).
+    the
+      fork, and `length_a`, `length_b`: the lengths of their paths so far, straight between logged steps.
+    - `plane`: coordinates `x` (towards A) and `y` in weight space with the fork at the origin; `loss[i][j]`
+    and
+      `error[i][j]` at `y[i]`, `x[j]`; `anchors`: fork, A and B.
+    - `repair`: the lines with `blended` statistics, and `repaired`: with statistics recalibrated on the
+      calibration list in networks with BatchNorm. In other networks pre-activations are rescaled to
+      interpolated means and standard deviations over the `train` images (Jordan et al., 2023, REPAIR).
+    - `align`: the lines to B with its units permuted to match A (Ainsworth et al., 2023, Git Re-Basin):
+    `aligned`
+      (statistics recalibrated) and `aligned_and_repaired` (as in `repair`); `distance` from A to the permuted
+      B, `distance_before` to B.
+    - `features`: linear CKA of penultimate features by split: between the `siblings`, and of every alpha with
+      each end (`to_a`, `to_b`).
     """
 
     i: int
@@ -94,18 +102,18 @@ class PairRecord(Fields):
     barriers: dict[str, BarrierRecord] = Field(description="of `curves`")
     area: dict[str, dict[str, float]] | None = Field(
         default=None,
-        description="between curve and chord, signed: `loss` in nats, `error` as a fraction, per unit alpha",
+        description="signed area between curve and chord: `loss` (nats), `error` (fraction)",
     )
     disagreement: dict[str, float] = Field(description="fraction of images with different top-1")
     path_ensemble: dict[str, dict[str, dict[str, Any]]] | None = Field(
         default=None,
-        description="ensembles of points on the path by split and number of members: their alphas and the "
-        "keys of `compare_predictions`, from the fp32 evaluation",
+        description="ensembles of points on the path, by split and number of members: their alphas and the "
+        "keys of `compare_predictions`, from fp32 logits",
     )
     geometry: dict[str, Any] | None = Field(
         default=None,
-        description="distances between the siblings and to their fork (Euclidean, in units of the weights), "
-        "angle at the fork (radians) and its cosine, over all weights and by layer; null: no fork, no angle",
+        description="Euclidean distances in weight space between the siblings and to their fork, angle at "
+        "the fork (radians) and its cosine, for all weights and by layer; null without a fork",
     )
 
 
@@ -114,14 +122,14 @@ class ArchitectureRecord(Fields):
 
     name: str
     kwargs: dict[str, Any]
-    adapt: str | None = Field(default=None, description="its adaptation to small images; null: none")
+    adapt: str | None = Field(default=None, description="adaptation to small images; null: none")
     source: str
     fingerprint: str
-    params: int | None = Field(description="number of trainable weights; null if it was never built")
+    params: int | None = Field(description="number of trainable weights; null if the network was not built")
 
 
 class SuiteRecord(Fields):
-    """The suite, by name and content."""
+    """The suite: name, version and digest of its content."""
 
     name: str
     version: int
@@ -137,9 +145,9 @@ class ShiftRecord(Fields):
 
 
 class ForkRecord(Fields):
-    """Where siblings left the trunk; all but the name are null where there is none.
+    """The point where siblings left the trunk; without a trunk only the name is not null.
 
-    Siblings of a given checkpoint have its `sha256` beside these.
+    Siblings of a given checkpoint also have its `sha256`.
     """
 
     name: str
@@ -149,23 +157,23 @@ class ForkRecord(Fields):
 
 
 class CostRecord(Fields):
-    """What the cell cost. A trunk or fleet that cells share is counted in each by its own steps."""
+    """Cost of the cell. A trunk shared by cells is counted in each."""
 
     train_flop: float = Field(
-        description="floating point operations of training, trunk counted once: of matrix products and "
-        "convolutions, 2 a multiply-add, forward and backward (no gradient of the images)"
+        description="training FLOPs, trunk counted once: matrix products and convolutions, forward and "
+        "backward (without gradients of the images), 2 for each multiply-add"
     )
     train_steps: int = Field(description="optimizer steps, trunk counted once")
     train_s: float = Field(description="device-seconds: the fleet's wall time in proportion to steps")
-    eval_s: float = Field(description="seconds of measuring")
-    peak_bytes: int = Field(description="peak memory: resident set on a CPU, allocated on CUDA")
+    eval_s: float = Field(description="seconds of evaluation")
+    peak_bytes: int = Field(description="peak memory: resident set on CPU, allocated on CUDA")
 
 
 class Record(Fields):
-    """One cell (design section 6).
+    """The results of one cell (docs/design.md, section 6).
 
-    `views_digest` is over indices, labels and names of transforms of all views. Where views pass images
-    through transforms, the sha256 of what comes out stands beside it: `views_pixels`, by transform.
+    `views_digest` is the sha256 of indices, labels and names of transforms of all views. If views have
+    transforms, `views_pixels` has the sha256 of the transformed images, by transform.
     """
 
     schema_: str = Field(default=SCHEMA, alias="schema")
@@ -179,36 +187,35 @@ class Record(Fields):
     fork: ForkRecord
     replicate: int
     seeds: dict[str, Any] = Field(
-        description="of this replicate; `init`, `order`, `augment` and `layer` by index, the trunk's first. "
-        "Test images under evaluation shift are drawn by `shift` of replicate 0, in every replicate"
+        description="seeds of this replicate; `init`, `order`, `augment` and `layer` are lists, the trunk's "
+        "first. Evaluation shifts use seed `shift` of replicate 0 in every replicate"
     )
     data: list[dict[str, Any]]
     views_digest: str | None
     protocol: dict[str, Any] = Field(
-        description="`alphas`; of the `calibration` list and of the part of the training items that train "
-        "splits are (`train_eval`, not there where they are all), `n` and the sha256 of their positions as "
-        "canonical JSON: the former by class, the latter sorted"
+        description="`alphas`; `calibration` and, if train curves use part of the training items, "
+        "`train_eval`: `n` and the sha256 of the positions as canonical JSON (by class, and sorted)"
     )
     siblings: list[SiblingRecord]
     pairs: list[PairRecord]
     ensemble: dict[str, dict[str, float | None]] | None = Field(
-        description="keys of `compare_predictions` per test split, from the stored fp16 logits: "
-        "`accuracy_mean` may be an image or two from the `error` of the siblings, which is of the fp32 logits"
+        description="keys of `compare_predictions` for each test split, from the stored fp16 logits; the "
+        "`error` of siblings is from fp32 logits, so `accuracy_mean` may differ from it by an image or two"
     )
     soup: dict[str, Score] | None
     functions: dict[str, dict[str, Any]] | None = Field(
         default=None,
-        description="per test split, from the stored logits: the keys of `compare_errors`, and under `sizes` "
-        "ensembles of 2 to K members",
+        description="for each test split, from the stored logits: the keys of `compare_errors`, and in "
+        "`sizes` ensembles of 2 to K members",
     )
     noise: dict[str, Any] | None = Field(
         default=None,
-        description="`views`: images in each sibling's view; `g` on it, lr (N/B - 1), and `g_momentum`, that "
-        "over 1 - momentum (of one network: those of the siblings it is compared with, while it sees all "
-        "they see); `gradient`: covariance of the gradients of 300 images at the fork, nats^2 per squared "
-        "unit of the weights, null without a fork: of each of `views` and of their `union` its `trace`, "
-        "`norm2` of the mean gradient and `scale`, the ratio of the two, in images; `between`: the part of "
-        "the union's trace that lies between the views, and `between_share` of it",
+        description="`views`: images in each sibling's view; `g`: lr (N/B - 1) of each view, and "
+        "`g_momentum`, g / (1 - momentum) (for a single network, those of the siblings it is compared with); "
+        "`gradient`: covariance of the gradients of 300 images at the fork, nats^2 per squared unit of the "
+        "weights, null without a fork: for each of `views` and for their `union` its `trace`, `norm2` of the "
+        "mean gradient and their ratio `scale`, in images; `between`: the part of the union's trace between "
+        "the views, and `between_share`, its fraction",
     )
     evidence: dict[str, Any] | None
     cost: CostRecord | None
@@ -218,20 +225,20 @@ class Record(Fields):
     def _agree(self) -> Record:
         for p, pair in enumerate(self.pairs):
             if not 0 <= pair.i < pair.j < len(self.siblings):
-                raise ValueError(f"pairs.{p}: no siblings {pair.i} and {pair.j} in {len(self.siblings)}")
+                raise ValueError(f"pairs.{p}: no siblings {pair.i} and {pair.j} among {len(self.siblings)}")
             if pair.barriers.keys() != pair.curves.keys():
-                raise ValueError(f"pairs.{p}: barriers and curves are not of the same splits")
+                raise ValueError(f"pairs.{p}: barriers and curves have different splits")
         if "name" not in self.recipe:
-            raise ValueError("recipe: its name is missing")
+            raise ValueError("recipe: name is missing")
         return self
 
     def to_json(self) -> str:
-        """Full precision, `null` for what is not there, never NaN."""
+        """Return the record as JSON with full precision; missing values are `null`, never NaN."""
         return json.dumps(self.model_dump(by_alias=True), indent=1, allow_nan=False) + "\n"
 
 
 def curve_records(curves: Mapping[str, Curve]) -> dict[str, CurveRecord]:
-    """Curves as a record holds them, by split."""
+    """Convert curves by split to fields of a record."""
     return {
         split: CurveRecord(loss=curve.loss.tolist(), error=curve.error.tolist(), n=curve.n)
         for split, curve in curves.items()
@@ -239,20 +246,24 @@ def curve_records(curves: Mapping[str, Curve]) -> dict[str, CurveRecord]:
 
 
 def barrier_records(curves: Mapping[str, Curve]) -> dict[str, BarrierRecord]:
-    """The barriers of curves as a record holds them, by split."""
+    """Compute the barriers of curves by split as fields of a record."""
     return {split: BarrierRecord(**asdict(barrier(curve))) for split, curve in curves.items()}
 
 
 def parse_record(content: bytes | str, origin: str) -> Record:
-    """A record from JSON; `origin` names the file in errors.
+    """Parse and validate the record of a cell.
+
+    Args:
+        content: JSON.
+        origin: name of the file in messages.
 
     Raises:
-        UserError: for text that is not a whole record, or one of a newer schema.
+        UserError: if it is truncated or invalid, or of a newer schema.
     """
     try:
         table = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{origin} is not a whole record: {error}.") from None
+        raise UserError(f"{origin} is truncated or not JSON: {error}.") from None
     check_schema(table, origin)
     try:
         return Record.model_validate(table)
@@ -260,11 +271,11 @@ def parse_record(content: bytes | str, origin: str) -> Record:
         fault = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in fault["loc"])
         message = f"{key}: {fault['msg']}" if key else fault["msg"].removeprefix("Value error, ")
-        raise UserError(f"{origin} is not a record: {message}.") from None
+        raise UserError(f"{origin} is not a valid record: {message}.") from None
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON; what was not measured is null")
+    raise ValueError(f"{name} is not JSON; use null for a missing value")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -272,20 +283,20 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} is there twice")
+        raise ValueError(f"key {twice!r} is repeated")
     return table
 
 
 class NewerSchemaError(UserError):
-    """A file of a schema that only a later version reads."""
+    """A file has a schema that needs a newer version of lmcbench."""
 
 
 def check_schema(table: object, origin: str, schema: str = SCHEMA) -> None:
-    """Refuse what is not of `schema`, and say how to upgrade where it is of a newer one."""
+    """Raise `UserError` if `table` is not of `schema`, or `NewerSchemaError` if it is of a newer one."""
     found = table.get("schema") if isinstance(table, dict) else None
     stem, _, version = schema.rpartition("/")
     if not isinstance(found, str) or not found.startswith(f"{stem}/"):
-        raise UserError(f"{origin} is not a {stem} file (schema {found!r}).")
+        raise UserError(f"{origin} is not a {stem} file: its schema is {found!r}.")
     number = found.rpartition("/")[2]
     if not number.isdecimal() or int(number) > int(version):
         raise NewerSchemaError(
@@ -295,10 +306,10 @@ def check_schema(table: object, origin: str, schema: str = SCHEMA) -> None:
 
 
 def read_record(path: Path) -> Record:
-    """The record in a file.
+    """Read the record in a file.
 
     Raises:
-        UserError: as `parse_record`, or where the file cannot be read.
+        UserError: if the file cannot be read, or as in `parse_record`.
     """
     with reading(path):
         content = path.read_bytes()

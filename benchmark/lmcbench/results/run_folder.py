@@ -1,4 +1,4 @@
-"""The run folder: every file name in one place, every file written atomically."""
+"""The run folder: names of its files, atomic writing, and reading of its records."""
 
 from __future__ import annotations
 
@@ -22,65 +22,66 @@ from lmcbench.spec.evaluation_shifts import shown_split
 RUN_SCHEMA = "lmcbench/run/1"
 
 STALE = 3600.0
-"""Seconds without a write after which a partial file is nobody's: its writer was killed. The number in its
-name does not tell that where folders are shared between machines, or containers count processes anew."""
+"""Seconds without a write after which a temporary file is orphaned: its writer was killed.
+
+The process id in its name cannot tell: folders may be shared between machines, and containers reuse ids."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps its records, predictions and checkpoints."""
+    """Paths of the records, predictions and checkpoints of a run."""
 
     root: Path
 
     @property
     def header(self) -> Path:
-        """`run.json`: which suite this folder belongs to."""
+        """`run.json`: suite and data of this folder."""
         return self.root / "run.json"
 
     @property
     def records(self) -> Path:
-        """Folder of records, one per cell."""
+        """Folder of the records, one for each cell."""
         return self.root / "records"
 
     def record(self, key: str) -> Path:
-        """The record of a cell."""
+        """Path of the record of a cell."""
         return self.records / f"{key}.json"
 
     def predictions(self, key: str) -> Path:
-        """The fp16 test logits of a cell's siblings."""
+        """Path of the fp16 test logits of a cell's siblings."""
         return self.root / "predictions" / f"{key}.safetensors"
 
     def sibling(self, key: str, index: int) -> Path:
-        """The state dict of a trained sibling."""
+        """Path of the state dict of a trained sibling."""
         return self.root / "checkpoints" / f"{key}-{index}.safetensors"
 
     def snapshot(self, key: str, index: int, step: int) -> Path:
-        """The state dict of a probe cell's sibling at a logged step."""
+        """Path of a sibling's weights at a logged step."""
         return self.root / "checkpoints" / f"{key}-{index}-step{step}.safetensors"
 
     def training(self, key: str) -> Path:
-        """How a cell's training went; written last, so that it vouches for the sibling files."""
+        """Path of the training log of a cell, written last: then the siblings' files are complete."""
         return self.root / "checkpoints" / f"{key}.json"
 
     def trunk(self, family: str, step: int) -> Path:
-        """The whole training state of a family's trunk at a fork."""
+        """Path of the training state of a family's trunk at a fork."""
         return self.root / "checkpoints" / f"trunk-{family}-{step}.safetensors"
 
     def interim(self, family: str, how: str, member: str) -> Path:
-        """The whole training state of one of a family's networks on its way, by how it was trained."""
+        """Path of the training checkpoint of a network; `how` identifies engine and settings."""
         return self.root / "checkpoints" / f"interim-{family}-{how}-{member}.safetensors"
 
     @property
     def table(self) -> Path:
-        """The leaderboard table of the run, in Markdown."""
+        """Path of the run's table in Markdown."""
         return self.root / "leaderboard.md"
 
     def finished(self, key: str) -> Record | None:
-        """The record of a cell that needs no more work; None if absent, failed, or cut off by a crash.
+        """Return the record of a finished cell; None if it is missing, failed, or truncated by a crash.
 
         Raises:
-            UserError: for a record of a newer schema, which must not be overwritten; for a file that cannot
-                be read, or holds the record of another cell.
+            UserError: for a record of a newer schema, which must not be overwritten, a file that cannot be
+                read, or the record of another cell.
         """
         path = self.record(key)
         if not path.exists():
@@ -95,13 +96,12 @@ class RunFolder:
         record = read_record(path)
         if record.key != key:
             raise UserError(
-                f"{path} holds the record of another cell, {record.key}. "
-                f"Give it its name back: {record.key}.json."
+                f"{path} contains the record of another cell, {record.key}. Rename it to {record.key}.json."
             )
         return None if record.status == "failed" else record
 
     def measured(self) -> dict[str, Record]:
-        """Every record that is a result, by key: none that failed or was cut off by a crash.
+        """Return the records of all finished cells by key.
 
         Raises:
             UserError: for a record of a newer schema.
@@ -110,20 +110,20 @@ class RunFolder:
         return {key: record for key in keys if (record := self.finished(key)) is not None}
 
     def check(self, suite: dict[str, Any]) -> None:
-        """Refuse a folder that cannot become, or is not, a run of `suite` (name, version, digest).
+        """Check that this folder is a run of `suite` (name, version, digest), or can become one.
 
         Raises:
-            UserError: where it belongs to another suite, or is something else.
+            UserError: if it belongs to another suite, is not a run folder, or is not writable.
         """
         if self.header.exists():
-            held = read_header(self.header)["suite"]
-            if held["digest"] != suite["digest"]:
-                same = held["name"] == suite["name"] and held["version"] != suite["version"]
-                on = f", or go on with it: {held['name']}-v{held['version']}" if same else ""
+            stored = read_header(self.header)["suite"]
+            if stored["digest"] != suite["digest"]:
+                same = stored["name"] == suite["name"] and stored["version"] != suite["version"]
+                resume = f", or resume it with {stored['name']}-v{stored['version']}" if same else ""
                 raise UserError(
-                    f"{self.root} holds a run of suite {held['name']} version {held['version']} with digest "
-                    f"{held['digest'][:12]}, not {suite['name']} version {suite['version']} with digest "
-                    f"{suite['digest'][:12]}. Choose another folder with --out{on}."
+                    f"{self.root} is a run of suite {stored['name']} version {stored['version']} with digest "
+                    f"{stored['digest'][:12]}, not {suite['name']} version {suite['version']} with digest "
+                    f"{suite['digest'][:12]}. Choose another folder with --out{resume}."
                 )
         elif self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             raise UserError(f"{self.root} exists and is not a run folder. Choose another with --out.")
@@ -133,54 +133,54 @@ class RunFolder:
         if not os.access(writable, os.W_OK):
             raise UserError(f"{self.root} cannot be written: {writable} is read-only.")
 
-    def check_data(self, data: Sequence[Mapping[str, Any]], held: Iterable[Record]) -> None:
-        """Refuse images or labels other than those that the folder's networks were trained on.
+    def check_data(self, data: Sequence[Mapping[str, Any]], records: Iterable[Record]) -> None:
+        """Check that images and labels are those that the folder's networks were trained on.
 
         Args:
-            data: as records have it, one entry per split.
-            held: its records, for folders that were claimed before they said so.
+            data: as in records, one entry for each split.
+            records: the folder's records, used if `run.json` has no entry for data.
 
         Raises:
-            UserError: naming the split.
+            UserError: naming the split that differs.
         """
-        said = read_header(self.header).get("data") if self.header.exists() else None
-        if said is None:
-            said = next((record.data for record in held), [])
-        before = {part["split"]: part["sha256"] for part in said}
+        stored = read_header(self.header).get("data") if self.header.exists() else None
+        if stored is None:
+            stored = next((record.data for record in records), [])
+        before = {part["split"]: part["sha256"] for part in stored}
         for part in data:
             split, found = part["split"], part["sha256"]
             if before.get(split, found) != found:
                 raise UserError(
-                    f"{self.root} was made with other data: split {split} of {part['name']} has sha256 "
-                    f"{found[:12]} here, {before[split][:12]} there; tables would average over both. Give "
-                    "--data-dir the data it was made with, or run into another folder: --out DIR"
+                    f"{self.root} was run on other data: split {split} of {part['name']} has sha256 "
+                    f"{found[:12]} now and had {before[split][:12]} then. Use the same data "
+                    "with --data-dir, or another folder with --out."
                 )
 
     def claim(self, suite: dict[str, Any], data: Sequence[Mapping[str, Any]]) -> None:
-        """Make this, once checked, the folder of `suite` on `data` (as records have it)."""
+        """Write `run.json` for `suite` and `data` (as in records) if it does not exist."""
         if not self.header.exists():
             header = {"schema": RUN_SCHEMA, "suite": suite, "data": data}
             write_atomic(self.header, json.dumps(header, indent=1) + "\n")
 
-    def sweep(self) -> None:
-        """Remove what writers that were killed left half-written, in this folder and those of its files."""
+    def remove_stale_files(self) -> None:
+        """Remove orphaned temporary files of writers that were killed."""
         now = time.time()
         for path in [*self.root.glob(".*.partial"), *self.root.glob("*/.*.partial")]:
-            with suppress(OSError):  # its writer, or another run that sweeps, was faster
+            with suppress(OSError):  # removed meanwhile by its writer or by another run
                 if re.fullmatch(r"\..+\.\d+\.partial", path.name) and now - path.stat().st_mtime > STALE:
                     path.unlink()
 
 
 def labels_name(split: str) -> str:
-    """The tensor of a predictions file with the labels of a split: those of the images that it shows."""
+    """Return the name of the tensor with the labels of a split in a predictions file."""
     return f"{shown_split(split)}.labels"
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The contents of a `run.json`.
+    """Read a `run.json`.
 
     Raises:
-        UserError: where it is damaged or of a newer schema.
+        UserError: if it is damaged or of a newer schema.
     """
     try:
         with reading(path):
@@ -192,73 +192,74 @@ def read_header(path: Path) -> dict[str, Any]:
     check_schema(header, str(path), RUN_SCHEMA)
     suite = header.get("suite")
     if not isinstance(suite, dict) or not suite.keys() >= {"name", "version", "digest"}:
-        raise UserError(f"{path} is damaged: it names no suite.")
+        raise UserError(f"{path} is damaged: suite is missing.")
     return header
 
 
 def find_records(path: Path) -> list[Path]:
-    """Record files of a run folder, a folder of records, or one record, sorted by name.
+    """Return the record files of a run folder or a folder of records, or one record file, sorted by name.
 
     Raises:
-        UserError: where there are none.
+        UserError: if there are none.
     """
     if path.is_file():
         return [path]
     if not path.exists():
-        raise UserError(f"There is no {path}. Give a run folder, as 'lmcbench run' made it.")
+        raise UserError(f"{path} does not exist. Give a run folder, as written by 'lmcbench run'.")
     folder = path / "records" if (path / "records").is_dir() else path
     found = sorted(f for f in folder.glob("*.json") if f.name != "run.json" and not f.name.startswith("."))
     if not found:
         hint = " or one of its submissions" if (path / "submissions").is_dir() else ""
-        raise UserError(f"No records in {folder}. Give a run folder, as 'lmcbench run' made it{hint}.")
+        raise UserError(f"No records in {folder}. Give a run folder, as written by 'lmcbench run'{hint}.")
     return found
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records that `find_records` finds, of which no two are of one place in the tables.
+    """Read the records that `find_records` returns and check that their labels are unique.
 
-    A failed cell is left out where its place has another record: a file that was mended since.
+    A failed cell is skipped if another record has the same labels: the network's file was corrected and run
+    again.
 
     Raises:
-        UserError: where there are none, one cannot be read, two files hold one cell, the folder is a run of a
-            newer schema, or two different networks (or checkpoints) that are called alike would be averaged.
+        UserError: if there are none, one cannot be read, two files contain the same cell, the folder has a
+            newer schema, or different networks have the same label, so that tables would average over them.
     """
     header = RunFolder(path).header
     if header.is_file():
         read_header(header)
     records = [read_record(file) for file in find_records(path)]
-    places: dict[tuple[object, ...], list[Record]] = {}
+    by_labels: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
-        places.setdefault(_place(record), []).append(record)
+        by_labels.setdefault(_labels(record), []).append(record)
     dropped = set()
-    for place in places.values():
-        measured = [record for record in place if record.status != "failed"]
-        if len({record.key for record in measured}) > 1:
-            raise _called_alike(path, measured)
-        if len(measured) > 1:
-            raise UserError(f"{path} holds the record {measured[0].key} in {len(measured)} files. Keep one.")
-        kept = measured or place[-1:]
-        dropped |= {id(record) for record in place if all(record is not k for k in kept)}
+    for group in by_labels.values():
+        finished = [record for record in group if record.status != "failed"]
+        if len({record.key for record in finished}) > 1:
+            raise _ambiguous_labels(path, finished)
+        if len(finished) > 1:
+            raise UserError(f"{path} has record {finished[0].key} in {len(finished)} files. Keep one.")
+        kept = finished or group[-1:]
+        dropped |= {id(record) for record in group if all(record is not k for k in kept)}
     return [record for record in records if id(record) not in dropped]
 
 
-def _place(record: Record) -> tuple[object, ...]:
-    """Where tables put a record: what they cannot tell apart has the same place."""
+def _labels(record: Record) -> tuple[object, ...]:
+    """Return everything by which tables distinguish records."""
     suite = (record.suite.name, record.suite.version, record.suite.digest)
     network = (architecture_label(record), record.recipe["name"])
     return *suite, *network, shift_label(record), record.fork.name, record.replicate
 
 
-def _called_alike(path: Path, records: list[Record]) -> UserError:
+def _ambiguous_labels(path: Path, records: list[Record]) -> UserError:
     one = records[0]
     label = architecture_label(one)
     prints = list(dict.fromkeys(record.architecture.fingerprint for record in records))
     what = f"networks, fingerprints {' and '.join(prints)}," if len(prints) > 1 else "cells"
     keys = " and ".join(record.key for record in records)
     return UserError(
-        f"{path} holds different {what} that are called {label} with recipe {one.recipe['name']}; tables "
-        f"would average them (records {keys}: {shift_label(one)}, fork {one.fork.name}, replicate "
-        f"{one.replicate}). Keep each in a run folder of its own: lmcbench run ... --out DIR."
+        f"{path} has different {what} with the same label {label} and recipe {one.recipe['name']}, so tables "
+        f"would average over them (records {keys}: {shift_label(one)}, fork {one.fork.name}, replicate "
+        f"{one.replicate}). Use a separate run folder for each: lmcbench run ... --out DIR."
     )
 
 
@@ -271,7 +272,7 @@ def compress(content: bytes) -> bytes:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a whole file or nothing; an `OSError` names the file."""
+    """Write a file completely or not at all; an `OSError` names the file."""
     encoded = content.encode() if isinstance(content, str) else content
     with replacing(path) as partial:
         partial.write_bytes(encoded)
@@ -279,10 +280,10 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path`, to be written inside, which then takes its place; an `OSError` names `path`.
+    """Yield a temporary path to write to, and rename it to `path` at the end; an `OSError` names `path`.
 
-    It is flushed to the disk first, so that a name never stands for less than its file, even after the power
-    failed. The rename itself may then be lost with the last seconds: what was there before stands.
+    The file is flushed to disk before it is renamed, so that `path` is complete even after a power failure,
+    which may only undo the rename.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -292,7 +293,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # the partial file's name says nothing to a user
+        error.filename, error.filename2 = str(path), None  # not the temporary file
         raise
     finally:
         partial.unlink(missing_ok=True)

@@ -116,7 +116,7 @@ def run_plan(
         whole = replace(open_dataset(suite.data.name, data_dir), shifted=shifted)
         dataset = select(whole, suite.data)
         folder.check_data(dataset.identity(), plan.finished)
-        folder.sweep()
+        folder.remove_stale_files()
         check_fit([cell for family in plan.families for cell in family.cells], dataset)
         seen = tuple(part["sha256"] for part in dataset.identity())
         tasks = [replace(task, data=seen) for task in tasks]

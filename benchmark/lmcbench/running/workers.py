@@ -126,9 +126,6 @@ def _unheard() -> Iterator[None]:
 
     Blocked and not ignored, so that the parent hears what came meanwhile, and from their first moment on.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows, where a worker ignores it when it has begun
-        yield
-        return
     told = {signal.SIGINT, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, told)
     try:

@@ -1,1 +1,1 @@
-"""What to run: suites, recipes, training shifts, cells, keys and seeds (torch-free)."""
+"""Definition of runs: suites, recipes, training shifts, forks, cells, keys and seeds (no torch)."""
