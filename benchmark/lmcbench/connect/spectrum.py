@@ -1,4 +1,4 @@
-"""Largest eigenvalues and trace of a Hessian that is known only by its products with vectors."""
+"""Largest eigenvalues and trace of the loss's Hessian, from Hessian-vector products."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from lmcbench.connect.arguments import Split
@@ -23,12 +24,12 @@ Product = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Eigenvalues:
-    """The largest eigenvalues, as far as they have converged.
+    """Estimates of the largest eigenvalues.
 
     Attributes:
-        values: `[k]`, descending, with multiplicity up to k.
-        residuals: |H v - value v| with |v| = 1, `[k]`: an eigenvalue lies within it of each value.
-        products: products with the matrix that it took.
+        values: `[k]`, descending; an eigenvalue of multiplicity m occurs min(m, k) times.
+        residuals: |H v - value v| with |v| = 1, `[k]`; some eigenvalue lies within it of each value.
+        products: number of matrix-vector products.
     """
 
     values: Array
@@ -38,7 +39,7 @@ class Eigenvalues:
 
 @dataclass(frozen=True)
 class Trace:
-    """Hutchinson's estimate: mean over probes, its standard error (None for one probe), their number."""
+    """Hutchinson's estimate: mean over the probes, its standard error (None for one probe), their number."""
 
     mean: float
     standard_error: float | None
@@ -47,7 +48,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Sharpness and trace of the loss at one state, over the network's parameters."""
+    """Top eigenvalues and trace of the Hessian at one state."""
 
     top: Eigenvalues
     trace: Trace
@@ -68,24 +69,24 @@ def hessian_spectrum(
     batch_size: int = 500,
     device: str | torch.device | None = None,
 ) -> Spectrum:
-    """Top eigenvalues and trace of the Hessian of the mean loss at `state`.
+    """Return the top eigenvalues and the trace of the Hessian of the mean loss at `state`.
 
     Args:
-        model: any classifier; it stays as it is.
-        state: a state dict of it.
+        model: any classifier; not modified.
+        state: a state dict of the model.
         split: images `[n, c, h, w]` floating and labels `[n]` int64.
-        generator: of the start vectors and probes, on the CPU; first the former.
-        k: how many eigenvalues, algebraically largest first.
-        probes: Rademacher vectors for the trace.
-        calibration: images on which BatchNorm statistics are taken anew, then held fixed.
-        steps: at most this many block steps; memory is 8 * k * steps bytes per parameter.
-        tolerance: residual at which an eigenvalue is settled, relative to the largest in size.
-        loss: another loss than cross-entropy, per example.
+        generator: CPU generator of the start vectors, then of the probes.
+        k: number of eigenvalues, algebraically largest first.
+        probes: number of Rademacher vectors for the trace.
+        calibration: images on which BatchNorm statistics are recalibrated, then held fixed.
+        steps: maximum number of block steps; needs 8 * k * steps bytes per parameter.
+        tolerance: residual at which an eigenvalue has converged, relative to the largest |eigenvalue|.
+        loss: per-example loss.
         batch_size: images per pass.
         device: where to compute; the model's own by default.
 
     Raises:
-        UserError: for a state of another network, a split that cannot be measured, tied parameters.
+        UserError: if the state does not fit the model, the split is invalid or parameters are tied.
     """
     names = [name for name, _ in model.named_parameters()]
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(names)
@@ -114,60 +115,52 @@ def top_eigenvalues(
     steps: int = 50,
     tolerance: float = 1e-3,
 ) -> Eigenvalues:
-    """The k algebraically largest eigenvalues by block Lanczos, fully reorthogonalised.
+    """Return the k algebraically largest eigenvalues by block Lanczos with full reorthogonalisation.
 
-    Blocks of k vectors, so that an eigenvalue of multiplicity up to k is found that often (Golub and
-    Van Loan, Matrix Computations, section 10.3.6). The projected matrix is taken from inner products
-    with the whole basis, which is Lanczos' tridiagonal one up to rounding.
-
-    Args:
-        product: the matrix, `[size]` -> `[size]`.
-        size: of the matrix.
-        generator: of the start block.
-        k: how many, at most `size`.
-        steps: at most this many block steps.
-        tolerance: stop once every residual is at most this times the largest |value|.
+    Blocks of k vectors find an eigenvalue of multiplicity up to k that often (Golub and Van Loan, 2013,
+    Matrix Computations, section 10.3.6), which ARPACK's single vectors do not guarantee. Stops once every
+    residual is at most `tolerance` times the largest |value|, or after `steps` blocks.
 
     Raises:
-        UserError: for k out of 1 .. size.
+        UserError: unless 1 <= k <= size.
     """
     if not 1 <= k <= size:
         raise UserError(f"k must be 1 to {size}, the number of parameters, found {k}.")
     basis = torch.empty(0, size, dtype=torch.float64)
-    block = _extend(basis, _normal(k, size, generator))
-    values = residuals = np.empty(0)
-    products = 0
     projected = torch.empty(0, 0, dtype=torch.float64)
+    block = _orthonormalise(basis, _normal(k, size, generator))
+    values = residuals = np.empty(0)
     for _ in range(steps):
+        width = len(block)
         mapped = torch.stack([product(vector) for vector in block])
-        basis = basis.to(mapped.device)
-        basis = torch.cat([basis, block.to(mapped.device)])
-        products += len(block)
-        columns = basis @ mapped.T  # [m, b]
-        projected = _bordered(projected, columns.cpu())
-        ritz, vectors = torch.linalg.eigh(projected)
+        basis = torch.cat([basis.to(mapped.device), block.to(mapped.device)])
+        columns = basis @ mapped.T  # [m, b], the last columns of the projected matrix
+        projected = F.pad(projected, (0, width, 0, width))
+        projected[:, -width:] = columns.cpu()
+        projected[-width:, -width:] = (projected[-width:, -width:] + projected[-width:, -width:].T) / 2
+        ritz, vectors = torch.linalg.eigh(projected, UPLO="U")
         outside = mapped - columns.T @ basis
         outside -= (outside @ basis.T) @ basis
-        rest = outside.T @ vectors[-len(block) :].to(outside)  # [size, m]: H v - value v
+        errors = outside.T @ vectors[-width:].to(outside)  # [size, m]: H v - value v
         values = np.array(ritz.flip(0)[:k].tolist())
-        residuals = np.array(rest.norm(dim=0).flip(0)[:k].tolist())
+        residuals = np.array(errors.norm(dim=0).flip(0)[:k].tolist())
         scale = float(ritz.abs().max())
-        settled = len(values) == k and bool((residuals <= tolerance * scale).all())
-        if settled or len(basis) == size:
+        converged = len(values) == k and bool((residuals <= tolerance * scale).all())
+        if converged or len(basis) == size:
             break
-        block = _extend(basis, outside, floor=1e-12 * scale)
-        if not len(block):  # an invariant subspace: go on outside it
-            block = _extend(basis, _normal(min(k, size - len(basis)), size, generator).to(basis))
-    return Eigenvalues(values, residuals, products)
+        block = _orthonormalise(basis, outside, floor=1e-12 * scale)
+        if not len(block):  # an invariant subspace: continue outside it
+            block = _orthonormalise(basis, _normal(min(k, size - len(basis)), size, generator).to(basis))
+    return Eigenvalues(values, residuals, len(basis))
 
 
 def hutchinson_trace(product: Product, size: int, generator: torch.Generator, probes: int = 10) -> Trace:
-    """The trace as the mean of v' H v over Rademacher vectors v (Hutchinson 1990).
+    """Return the trace as the mean of v' H v over Rademacher vectors v (Hutchinson, 1990).
 
     One probe is exact for a diagonal matrix.
 
     Raises:
-        UserError: for no probes.
+        UserError: for fewer than one probe.
     """
     if probes < 1:
         raise UserError(f"The trace needs at least one probe, found {probes}.")
@@ -184,29 +177,16 @@ def _normal(count: int, size: int, generator: torch.Generator) -> Tensor:
     return torch.randn(count, size, generator=generator, dtype=torch.float64)
 
 
-def _extend(basis: Tensor, vectors: Tensor, floor: float = 0.0) -> Tensor:
-    """`vectors` `[b, size]` made orthonormal to `basis` and each other; those that vanish are dropped."""
+def _orthonormalise(basis: Tensor, vectors: Tensor, floor: float = 0.0) -> Tensor:
+    """Make `vectors` `[b, size]` orthonormal to `basis` and each other; drop those that vanish."""
     found = basis.to(vectors)
-    start = len(found)
     for vector in vectors:
         rest = vector
-        for _ in range(2):  # twice is enough (Kahan, Parlett)
+        for _ in range(2):  # twice is enough (Parlett, 1980, The Symmetric Eigenvalue Problem, section 6.9)
             rest = rest - (found @ rest) @ found
         norm = float(rest.norm())
         if norm > floor and norm > 1e-12 * float(vector.norm()):
             rest = rest / norm
             rest = rest - (found @ rest) @ found
             found = torch.cat([found, (rest / rest.norm())[None]])
-    return found[start:]
-
-
-def _bordered(projected: Tensor, columns: Tensor) -> Tensor:
-    """The symmetric `[m, m]` that `projected` `[m - b, m - b]` becomes with its last columns `[m, b]`."""
-    total, width = columns.shape
-    grown = torch.zeros(total, total, dtype=torch.float64)
-    grown[: total - width, : total - width] = projected
-    grown[:, total - width :] = columns
-    grown[total - width :, :] = columns.T
-    corner = grown[total - width :, total - width :]
-    grown[total - width :, total - width :] = (corner + corner.T) / 2
-    return grown
+    return found[len(basis) :]

@@ -1,81 +1,108 @@
-"""What training costs, in floating point operations."""
+"""What training costs: floating point operations and device memory."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.engines import BatchSource, advance
 from lmcbench.train.train_state import TrainState
 
 
-def step_flop(model: nn.Module, shape: tuple[int, int, int], batch_size: int) -> int:
-    """Floating point operations of one training step of one network (matrix products and convolutions).
+class _FlopCounter(TorchDispatchMode):
+    """Sum torch's own FLOP formulas over the operators that run.
 
-    Counted on a copy: mode, weights and statistics of `model` stay, as do the global generators.
+    `FlopCounterMode` does the same, but imports the compiler on its way (torch._dynamo, one to two seconds).
+    """
+
+    total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first operator imports torch._dynamo
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run `func`, or the operators that it consists of, and add its FLOPs."""
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None:
+            with self:
+                out = func.decompose(*args, **kwargs)
+            return func(*args, **kwargs) if out is NotImplemented else out
+        out = func(*args, **kwargs)
+        self.total += formula(*args, **kwargs, out_val=out)
+        return out
+
+
+def step_flop(model: nn.Module, shape: tuple[int, int, int], batch_size: int) -> int:
+    """Return the FLOPs of one training step of one network (matrix products, convolutions, attention).
+
+    They are counted on a copy; `model` and the global generators are not modified.
     """
     device = next(model.parameters()).device
     images = torch.zeros(batch_size, *shape, device=device)
-    twin = copy.deepcopy(model).train()
+    copied = copy.deepcopy(model).train()
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        FlopCounterMode(display=False) as counter,
+        _FlopCounter() as counter,
     ):
-        twin(images).logsumexp(-1).sum().backward()
-    return int(counter.get_total_flops())
+        copied(images).logsumexp(-1).sum().backward()
+    return counter.total
 
 
-SHARE = 0.8
-"""Of a device's whole memory, for a fleet: the rest is the libraries' and fragmentation's. Not of what
-happens to be free, so that one kind of device always gets the same chunks. Unmeasured."""
+MEMORY_SHARE = 0.8
+"""Share of a device's total memory that a fleet may fill; libraries and fragmentation take the rest. It is a
+share of the total, not of the free memory, so that a kind of device always gets the same chunks."""
 
 
 def device_budget(device: torch.device) -> int | None:
-    """Bytes a fleet may fill besides what is there already; None on a CPU, where nothing is set."""
+    """Return the bytes that a fleet may still allocate on a CUDA device; None on a CPU (no limit)."""
     if device.type != "cuda":
         return None
     total = torch.cuda.get_device_properties(device).total_memory
-    return int(SHARE * total) - torch.cuda.memory_allocated(device)
+    return int(MEMORY_SHARE * total) - torch.cuda.memory_allocated(device)
 
 
 def fleet_limit(
     model: nn.Module, state: TrainState, feed: BatchSource, recipe: Recipe, budget: int | None
 ) -> int | None:
-    """The most members whose stacked steps stay within `budget` bytes, at least one; None without a budget.
+    """Return how many members' stacked steps fit into `budget` bytes, at least one; None without a budget.
 
-    Memory grows linearly with members, so that two small fleets tell the slope.
+    Memory grows linearly with the members; fleets of two and four give the slope.
     """
     if budget is None:
         return None
     device = next(model.parameters()).device
 
-    def first(members: Sequence[int], start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def repeat_first(members: Sequence[int], start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         return feed([0] * len(members), start, stop)
 
     def used(members: int) -> int:
         def step() -> None:
             same = [state] * members
-            advance("stacked", model, same, first, recipe, [2] * members, [0] * members, 0, 1)
+            advance("stacked", model, same, repeat_first, recipe, [2] * members, [0] * members, 0, 1)
 
         return peak_bytes(device, step)
 
-    used(2)  # what is allocated once, at first use
+    used(2)  # warm-up: libraries allocate at first use
     two, four = used(2), used(4)
     own = sum(t.nbytes for t in [*state.params.values(), *state.buffers.values()])
     own += sum(t.nbytes for slot in state.slots.values() for t in slot.values())
-    slope = max((four - two) // 2, 1) + own  # each member's state is also kept outside of the pass
+    slope = max((four - two) // 2, 1) + own  # each state is also stored outside the pass
     fixed = max(two - 2 * slope, 0)
     return max((budget - fixed) // slope, 1)
 
 
 def peak_bytes(device: torch.device, work: Callable[[], None]) -> int:
-    """The most bytes that `work` holds at once, by the device's or the CPU's own allocator."""
+    """Return the peak of bytes that `work` allocates, as reported by the device's or the CPU's allocator."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -87,8 +114,8 @@ def peak_bytes(device: torch.device, work: Callable[[], None]) -> int:
     assert watched.profiler is not None
     events = watched.profiler.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    held = peak = 0
+    allocated = peak = 0
     for _, change in changes:
-        held += change
-        peak = max(peak, held)
+        allocated += change
+        peak = max(peak, allocated)
     return peak
