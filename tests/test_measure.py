@@ -446,7 +446,7 @@ def _kind(tmp_path):
         (_double, "float64"),
         (_number, "holds a int, not a state dict"),
         (_numbers, "'x' is a int, not a tensor"),
-        (_empty, "is empty: was its writing interrupted"),
+        (_empty, "is empty, perhaps because writing was interrupted"),
         (_torn, "is no file of torch.save"),
         (_kind, "unknown kind of file '.txt'. Allowed: .safetensors, .pt"),
         (lambda tmp_path: tmp_path / "absent.pt", "There is no file"),

@@ -140,7 +140,7 @@ def test_tensors_without_values_are_refused(given):
 def test_torchscript_is_refused(given):
     whole = torch.jit.trace(given["model"], given["splits"]["t"][0][:2])
     for scripted in (whole, nn.Sequential(whole)):
-        with pytest.raises(UserError, match="model is TorchScript, at least in part: give the network"):
+        with pytest.raises(UserError, match="model is TorchScript, at least in part: pass the network"):
             lmcbench.trace_path(**given | {"model": scripted})
 
 
@@ -156,12 +156,12 @@ def test_a_model_that_cannot_be_copied_is_refused(given):
         ("model", {}, "model must be an nn.Module, found a dict"),
         ("state_a", None, "state_a must be a state dict .* found None"),
         ("state_a", {}, "state_a must be a state dict .* found an empty one"),
-        ("state_a", nn.Linear(2, 2), r"state_a is a network \(Linear\), .*: give its state_dict\(\)"),
+        ("state_a", nn.Linear(2, 2), r"state_a is a network \(Linear\), .*: pass its state_dict\(\)"),
         ("state_b", {"epoch": 3}, "state_b is no state dict: 'epoch' is a int, not a tensor"),
         ("state_b", "b.pt", "state_b must be a state dict .* found a str"),
         ("splits", [1, 2], "splits must be a dict, name -> .* found a list"),
         ("splits", {"t": torch.zeros(3, 1, 8, 8)}, r"Split 't' must be a pair .* found a Tensor"),
-        ("splits", {"t": (1, 2, 3)}, r"Split 't' must be a pair .* found 3 of them"),
+        ("splits", {"t": (1, 2, 3)}, r"Split 't' must be a pair .* found 3 items"),
         ("splits", {"t": ([[0.0]], [0])}, "must be a tensor or a NumPy array, found a list"),
         ("splits", {"t": (torch.zeros(3), torch.zeros(3).long())}, r"images must be \[n, c, h, w\]"),
         ("splits", {"t": (np.array(["a"]), np.array([0]))}, "images must be numbers"),
@@ -173,7 +173,7 @@ def test_a_model_that_cannot_be_copied_is_refused(given):
         ("batch_size", 2.5, "batch_size must be a whole number, found 2.5"),
         ("batch_size", True, "batch_size must be a whole number of at least 1, found True"),
         ("device", "gpu", "device 'gpu' is unknown. Known: cpu, cuda"),
-        ("device", "cuda:99", "device 'cuda:99' is not there"),
+        ("device", "cuda:99", "device 'cuda:99' is missing"),
         ("alphas", [0, float("nan"), 0.5, 1], "increase strictly from 0 to 1"),
         ("alphas", "five", "alphas must be an odd whole number or a sequence of numbers, found 'five'"),
         ("alphas", None, "or a sequence of numbers, found None"),
@@ -269,7 +269,7 @@ def test_every_function_checks_calibration_and_split(given):
         ((x, y), holed, "calibration: images hold NaN or infinity"),
         ((holed, y), None, "Split 'split': images hold NaN or infinity"),
         ({"t": (x, y)}, None, "Split 'split' must be a pair .* found a dict"),
-        ((x, y, y), None, "Split 'split' must be a pair .* found 3 of them"),
+        ((x, y, y), None, "Split 'split' must be a pair .* found 3 items"),
         (x, None, "Split 'split' must be a pair .* found a Tensor"),
     ]
     for name, call in calls.items():
@@ -346,7 +346,7 @@ def test_complex_weights_have_no_distances_and_no_derivatives() -> None:
         lambda: lmcbench.geometry(state, state, state),
     ):
         with pytest.raises(
-            UserError, match=r"'turn' is torch.complex64: distances and derivatives are taken of"
+            UserError, match=r"'turn' is torch.complex64; distances and derivatives support real"
         ):
             call()
 

@@ -1,4 +1,4 @@
-"""Convolutions in portions: the same numbers, never more images at once than fit."""
+"""Convolutions in chunks: the same numbers, never more images at once than fit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from lmcbench.connect import batchnorm_stats as portions
+from lmcbench.connect import batchnorm_stats
 from lmcbench.connect.batchnorm_stats import ChunkedConv2d
 from lmcbench.connect.network import Network
 
@@ -34,11 +34,11 @@ CONVOLUTIONS = [
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("convolution", CONVOLUTIONS)
-def test_a_convolution_in_portions_is_the_convolution(convolution, layout, monkeypatch) -> None:
+def test_chunks_do_not_change_a_convolution(convolution, layout, monkeypatch) -> None:
     x = torch.randn(37, 4, 8, 8, generator=torch.Generator().manual_seed(0)).to(memory_format=layout)
     # of what is larger, input or output: at most five images of 8 x 8
     channels = max(convolution.in_channels, convolution.out_channels)
-    monkeypatch.setattr(portions, "MAX_BYTES", 5 * channels * 64 * 4)
+    monkeypatch.setattr(batchnorm_stats, "MAX_BYTES", 5 * channels * 64 * 4)
     with torch.no_grad():
         whole = convolution(x)
         with Sizes() as sizes, ChunkedConv2d():
@@ -50,9 +50,9 @@ def test_a_convolution_in_portions_is_the_convolution(convolution, layout, monke
 
 
 @pytest.mark.parametrize(("images", "sizes"), [(0, [0]), (1, [1]), (3, [3]), (4, [2, 2]), (5, [3, 2])])
-def test_two_images_a_portion_at_least_and_none_at_all(images, sizes, monkeypatch) -> None:
-    """One by itself may be convolved by another kernel; a network may select none."""
-    monkeypatch.setattr(portions, "MAX_BYTES", 1)
+def test_chunks_have_at_least_two_images(images, sizes, monkeypatch) -> None:
+    """A single image may get another kernel; a network may also select no image."""
+    monkeypatch.setattr(batchnorm_stats, "MAX_BYTES", 1)
     with torch.no_grad(), Sizes() as noted, ChunkedConv2d():
         assert len(nn.Conv2d(3, 8, 3)(torch.randn(images, 3, 8, 8))) == images
     assert noted.seen == sizes
@@ -66,7 +66,7 @@ def test_small_batches_pass_whole_and_single_images_too() -> None:
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_statistics_over_a_batch_do_not_see_portions(stacked, monkeypatch) -> None:
+def test_chunks_do_not_change_statistics_of_a_batch(stacked, monkeypatch) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.Flatten(1)
@@ -76,7 +76,7 @@ def test_statistics_over_a_batch_do_not_see_portions(stacked, monkeypatch) -> No
     halved = {k: v * 0.5 if v.is_floating_point() else v for k, v in model.state_dict().items()}
     states = network.prepare([model.state_dict(), halved])
     whole = network.recalibrate(states, x)
-    monkeypatch.setattr(portions, "MAX_BYTES", 7 * 4 * 64 * 4)
+    monkeypatch.setattr(batchnorm_stats, "MAX_BYTES", 7 * 4 * 64 * 4)
     with Sizes() as sizes:
         found = network.recalibrate(states, x)
     assert sizes.seen[0] == 7

@@ -179,7 +179,7 @@ class Closed(Listed):
 @pytest.mark.parametrize("network", [Listed, Closed])
 def test_a_network_that_holds_on_to_its_own_weights_is_refused(nets, network) -> None:
     model, other, (x, y) = network().double(), network().double(), nets.images(8)
-    said = "computes with 'first.weight' of its own in place of the weights that it is given"
+    said = "computes with its own 'first.weight' instead of the given weights"
     with pytest.raises(UserError, match=said):
         lmcbench.trace_path(model, model.state_dict(), other.state_dict(), {"test": (x, y)}, 3)
     passing = Network(model)

@@ -73,7 +73,7 @@ class Pooled(nn.Module):
 
 def test_a_network_without_a_row_an_image_is_refused(nets):
     network = Network(Pooled())
-    with pytest.raises(UserError, match="on one row an image"):
+    with pytest.raises(UserError, match="one row per image"):
         penultimate(network, network.prepare(Pooled().state_dict()), nets.images(5)[0])
 
 
@@ -121,5 +121,5 @@ class Cosine(Named):
 def test_a_classifier_that_is_no_layer_is_refused():
     model = Cosine()
     network = Network(model)
-    with pytest.raises(UserError, match="gives no logits, so that the classifier is not among its layers"):
+    with pytest.raises(UserError, match="does not return the logits"):
         penultimate(network, network.prepare(model.state_dict()), torch.randn(5, 1, 8, 8))

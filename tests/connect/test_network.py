@@ -116,7 +116,7 @@ def test_refusals(nets) -> None:
         network.recalibrate(network.prepare(state), torch.zeros(3, 1, 8, 8), 2)
     with pytest.raises(UserError, match=r"'stem.weight' is missing"):
         network.prepare({k: v for k, v in state.items() if k != "stem.weight"})
-    with pytest.raises(UserError, match=r"it has no 'extra'"):
+    with pytest.raises(UserError, match=r"which has no 'extra'"):
         network.prepare({**state, "extra": torch.zeros(1)})
     with pytest.raises(UserError, match=r"'head.bias' is torch.float32, the network's is torch.float64"):
         network.prepare({**state, "head.bias": state["head.bias"].float()})

@@ -296,14 +296,14 @@ def chain(*modules: nn.Module) -> nn.Module:
         (chain(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1, groups=2)), "'1' is a convolution in 2 groups"),
         (
             chain(nn.Conv2d(1, 4, 1), nn.ConvTranspose2d(4, 4, 1)),
-            r"what '1' \(ConvTranspose2d\) does to units",
+            r"effect of '1' \(ConvTranspose2d\) on units",
         ),
-        (chain(nn.Flatten(), nn.Linear(64, 4), nn.LayerNorm(4)), r"what '2' \(LayerNorm\) does to units"),
-        (chain(nn.Flatten(), nn.Linear(64, 4), nn.Softmax(1)), r"what '2' \(Softmax\) does to units"),
+        (chain(nn.Flatten(), nn.Linear(64, 4), nn.LayerNorm(4)), r"effect of '2' \(LayerNorm\) on units"),
+        (chain(nn.Flatten(), nn.Linear(64, 4), nn.Softmax(1)), r"effect of '2' \(Softmax\) on units"),
         (chain(nn.Conv2d(1, 4, 1), nn.Linear(8, 4)), "'1' is linear in positions"),
         (chain(nn.Conv2d(1, 4, 1), nn.Flatten(2)), "'1' flattens from axis 2 to -1"),
-        (Unlike("product"), r"what 'matmul' \(at 'matmul'\) does to units is not known"),
-        (Unlike("sum"), r"what 'weight' \[64, 64\] does to units is not known"),
+        (Unlike("product"), r"effect of 'matmul' \(at 'matmul'\) on units"),
+        (Unlike("sum"), r"effect of 'weight' \[64, 64\] on units"),
         (Spread(), r"8 units meet 1 \(broadcasting\)"),
         (Branching(), "branches on the value 'gt'"),
     ],
@@ -316,7 +316,7 @@ def test_refusals(model, message) -> None:
 
 def test_transformers_are_refused() -> None:
     model = timm.create_model("test_vit", num_classes=10)
-    with pytest.raises(UserError, match=r"cannot be aligned: what '.*' \(at '.*'\) does to units"):
+    with pytest.raises(UserError, match=r"cannot be aligned: the effect of '.*' \(at '.*'\) on units"):
         align(model, model.state_dict(), model.state_dict())
 
 
@@ -379,5 +379,5 @@ def test_a_layer_shared_with_the_input_does_not_move() -> None:
 def test_weights_that_are_worked_out_from_others_are_refused(norm):
     """Permuting a layer's bias and the next one's weights alone would make another function of it."""
     model = nn.Sequential(nn.Flatten(), norm(nn.Linear(64, 8)), nn.ReLU(), nn.Linear(8, 4))
-    with pytest.raises(UserError, match=r"'1.weight' is not in its state but worked out from other tensors"):
+    with pytest.raises(UserError, match=r"'1.weight' is not in its state but computed from other tensors"):
         align(model, model.state_dict(), model.state_dict())

@@ -165,7 +165,7 @@ def test_a_worker_imports_a_module_once_that_its_package_imports_too(tmp_path):
 
     assert run().stdout == "True\n"
     file.write_text(SOURCE + "# edited since\n")
-    assert "mine.py was edited since it was asked for" in run().stderr
+    assert "mine.py was edited since the run was started" in run().stderr
 
 
 def test_a_module_that_was_edited_since_its_import_is_refused(tmp_path, monkeypatch):
@@ -176,7 +176,7 @@ def test_a_module_that_was_edited_since_its_import_is_refused(tmp_path, monkeypa
     assert build(before, (1, 8, 8), 10, 0)[1].out_features == 8
     file.write_text(SOURCE.replace("hidden=8", "hidden=4"))
     now = arch("edited_module_of_test:net")
-    with pytest.raises(UserError, match=rf"was edited since it was imported .*{now.fingerprint}\). Start"):
+    with pytest.raises(UserError, match=rf"was edited since it was imported .*{now.fingerprint}\). Restart"):
         build(now, (1, 8, 8), 10, 0)
     # what was asked for then is there as it was
     assert build(before, (1, 8, 8), 10, 0)[1].out_features == 8
@@ -191,7 +191,7 @@ def test_a_file_that_was_edited_since_it_was_asked_for_is_not_trained_in_its_nam
     passed_on = pickle.loads(pickle.dumps(asked))
     file.write_text(SOURCE.replace("hidden=8", "hidden=5"))
     with pytest.raises(
-        UserError, match=rf"mine.py was edited since it was asked for \(fingerprint {was}, now"
+        UserError, match=rf"mine.py was edited since the run was started \(fingerprint {was}, now"
     ):
         build(passed_on, (1, 8, 8), 10, 0)
 

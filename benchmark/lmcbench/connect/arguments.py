@@ -1,10 +1,9 @@
-"""What callers hand over, checked and made into what the measures work on; refusals name the argument."""
+"""Validate the arguments of the public functions; every error names the argument."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,21 +14,20 @@ from lmcbench.errors import UserError
 from lmcbench.results.checkpoint_contents import STATE_DICT_KEYS, unwrap_state_dict
 
 Split = tuple[Tensor, Tensor]
-"""Images `[n, c, h, w]` floating and labels `[n]` int64."""
+"""Floating images `[n, c, h, w]` and int64 labels `[n]`."""
 
 
 def as_state(given: object, argument: str, model: nn.Module | None = None) -> Mapping[str, Tensor]:
-    """A state dict: names to tensors, alone or under one of `STATE_DICT_KEYS` as training scripts save it.
+    """Return a state dict (name -> tensor), also if it is nested under one of `STATE_DICT_KEYS`.
 
-    With the `model` of the state, names lose the prefixes of data parallel training and torch.compile
-    where it has none.
+    Given its `model`, prefixes of data parallel training and torch.compile are removed from the names.
 
     Raises:
-        UserError: naming the argument, for a network, and whatever holds anything but tensors with values.
+        UserError: for a network, or values other than tensors with values.
     """
     if isinstance(given, nn.Module):
         raise UserError(
-            f"{argument} is a network ({type(given).__name__}), not its weights: give its state_dict()."
+            f"{argument} is a network ({type(given).__name__}), not its weights: pass its state_dict()."
         )
     if not isinstance(given, Mapping) or not given:
         found = "an empty one" if isinstance(given, Mapping) else _kind(given)
@@ -39,7 +37,7 @@ def as_state(given: object, argument: str, model: nn.Module | None = None) -> Ma
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise UserError(
                 f"{argument} is no state dict: {name!r} is {_kind(value)}, not a tensor. "
-                f"Weights may also stand under {', '.join(STATE_DICT_KEYS)}."
+                f"A state dict may be nested under {', '.join(STATE_DICT_KEYS)}."
             )
         if is_lazy(value):
             raise UserError(f"{argument}: {name!r} has no values yet: run the network on a batch first.")
@@ -49,18 +47,18 @@ def as_state(given: object, argument: str, model: nn.Module | None = None) -> Ma
 
 
 def as_model(given: object) -> nn.Module:
-    """A network; that of data parallel training or torch.compile is the one inside.
+    """Return a network, without the wrappers of data parallel training and torch.compile.
 
     Raises:
-        UserError: for anything else, such as its state dict, a network whose layers are lazy still, and
-            TorchScript, whose weights nothing can take the place of.
+        UserError: for anything else, uninitialised lazy layers, and TorchScript, whose weights cannot be
+            exchanged.
     """
     if not isinstance(given, nn.Module):
         raise UserError(f"model must be an nn.Module, found {_kind(given)}.")
     while isinstance(inner := getattr(given, _inside(given), None), nn.Module):
         given = inner
     if any(isinstance(module, torch.jit.ScriptModule) for module in given.modules()):
-        raise UserError("model is TorchScript, at least in part: give the network that it was made of.")
+        raise UserError("model is TorchScript, at least in part: pass the network that it was made from.")
     for name, value in (*given.named_parameters(), *given.named_buffers()):
         if is_lazy(value):
             raise UserError(f"model: {name!r} has no values yet: run the network on a batch first.")
@@ -68,16 +66,16 @@ def as_model(given: object) -> nn.Module:
 
 
 def _inside(model: nn.Module) -> str:
-    """The attribute under which a wrapper holds its network."""
+    """Return the attribute of a wrapper that holds the network."""
     parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
     return "module" if parallel else "_orig_mod"
 
 
 def as_split(name: str, given: object) -> Split:
-    """Images and labels of the split `name`: tensors or NumPy arrays, labels of any integer type.
+    """Return images and int64 labels of the split `name`, from tensors or NumPy arrays.
 
     Raises:
-        UserError: naming the split, where it cannot be measured.
+        UserError: if the split is invalid.
     """
     given = _pair(name, given)
     images = as_images(given[0], f"Split {name!r}: images")
@@ -97,10 +95,10 @@ def as_split(name: str, given: object) -> Split:
 
 
 def as_examples(name: str, given: object) -> Split:
-    """Inputs and targets `[n, ...]` of the split `name`, for a loss that says itself what it takes.
+    """Return inputs and targets `[n, ...]` of the split `name`, for a loss with its own requirements.
 
     Raises:
-        UserError: naming the split, where they are not two tensors of one length.
+        UserError: unless they are two tensors of one length.
     """
     inputs, targets = _pair(name, given)
     inputs, targets = _tensor(inputs, f"Split {name!r}: images"), _tensor(targets, f"Split {name!r}: labels")
@@ -110,10 +108,10 @@ def as_examples(name: str, given: object) -> Split:
 
 
 def as_splits(given: object) -> dict[str, Split]:
-    """Splits by name.
+    """Return splits by name.
 
     Raises:
-        UserError: for anything but a mapping, an empty one, and a split that cannot be measured.
+        UserError: for anything but a mapping, no splits, or an invalid split.
     """
     if not isinstance(given, Mapping):
         raise UserError(f"splits must be a dict, name -> (images, labels), found {_kind(given)}.")
@@ -123,16 +121,15 @@ def as_splits(given: object) -> dict[str, Split]:
 
 
 def as_images(given: object, what: str) -> Tensor:
-    """Images `[n, c, h, w]`, a floating tensor or NumPy array; `what` they are, for errors.
+    """Return floating images `[n, c, h, w]` from a tensor or NumPy array; `what` names them in errors.
 
     Raises:
-        UserError: for pixels that are not floating, since nothing says how the network expects them,
-            and for NaN.
+        UserError: for integer pixels, whose normalisation is unknown, and for NaN.
     """
     images = _tensor(given, what)
     if not images.is_floating_point():
         raise UserError(
-            f"{what} must be floating, found {images.dtype}: scale and normalise them as in training."
+            f"{what} must be floating, found {images.dtype}: scale and normalise them as for training."
         )
     if images.ndim < 2:
         raise UserError(f"{what} must be [n, c, h, w], found {list(images.shape)}.")
@@ -142,7 +139,7 @@ def as_images(given: object, what: str) -> Tensor:
 
 
 def as_calibration(given: object) -> Tensor | None:
-    """Images to take statistics on; None: no statistics are taken.
+    """Return images for recalibration; None: no recalibration.
 
     Raises:
         UserError: as `as_images`, and for a pair of images and labels.
@@ -155,10 +152,10 @@ def as_calibration(given: object) -> Tensor | None:
 
 
 def as_device(given: str | torch.device) -> torch.device:
-    """A device that torch can compute on here.
+    """Return a device that torch can compute on.
 
     Raises:
-        UserError: for an unknown name, and a device that is not there.
+        UserError: for an unknown name or a missing device.
     """
     try:
         device = torch.device(given)
@@ -171,18 +168,20 @@ def as_device(given: str | torch.device) -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"device {str(device)!r} is not there: torch finds none on this machine.") from None
+        raise UserError(
+            f"device {str(device)!r} is missing on this machine. Use cpu, or a device that torch lists."
+        ) from None
     return device
 
 
 def as_integer(given: object, argument: str, least: int) -> int:
-    """A whole number of at least `least`, of any integer type.
+    """Return an int of at least `least` from any integer type; bool is refused.
 
     Raises:
-        UserError: naming the argument.
+        UserError: for anything else.
     """
     try:
-        number = operator.index(given)  # type: ignore[arg-type]  # what has none raises
+        number = operator.index(given)  # type: ignore[arg-type]
     except TypeError:
         raise UserError(f"{argument} must be a whole number, found {given!r}.") from None
     if isinstance(given, bool) or number < least:
@@ -192,7 +191,7 @@ def as_integer(given: object, argument: str, least: int) -> int:
 
 def _pair(name: str, given: object) -> tuple[object, object]:
     if not isinstance(given, tuple | list) or len(given) != 2:
-        found = f"{len(given)} of them" if isinstance(given, tuple | list) else _kind(given)
+        found = f"{len(given)} items" if isinstance(given, tuple | list) else _kind(given)
         raise UserError(f"Split {name!r} must be a pair (images, labels), found {found}.")
     return given[0], given[1]
 
@@ -203,19 +202,15 @@ def _tensor(given: object, what: str) -> Tensor:
     if not isinstance(given, np.ndarray):
         raise UserError(f"{what} must be a tensor or a NumPy array, found {_kind(given)}.")
     try:
-        return torch.from_numpy(_native(given))
+        # torch requires native byte order, contiguous and writeable arrays
+        return torch.from_numpy(np.require(given, given.dtype.newbyteorder("="), ["C", "W"]))
     except TypeError:
         raise UserError(f"{what} must be numbers, found an array of {given.dtype}.") from None
 
 
 def _differentiable(value: Tensor) -> Tensor:
-    """The tensor, or a copy of one made in inference mode, which autograd does not take."""
+    """Copy a tensor made in inference mode, which autograd would refuse."""
     return value.clone() if value.is_inference() else value
-
-
-def _native(array: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
-    """The array as torch takes it: this machine's byte order, contiguous, writeable; copied where it must."""
-    return np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
 
 
 def _kind(given: object) -> str:

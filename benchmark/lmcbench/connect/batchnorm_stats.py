@@ -1,4 +1,4 @@
-"""Normalisation statistics of batches: noted by the layers themselves, and pooled."""
+"""BatchNorm statistics of given images: recorded batch by batch, pooled, with convolutions in chunks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from torch.overrides import TorchFunctionMode
 
 
 def pooled_moments(counts: list[int], moments: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance over all batches from each batch's; counts of values per channel."""
+    """Return mean and unbiased variance over all batches, from each batch's count, mean and variance.
+
+    The law of total variance makes them exact, whatever the sizes of the batches.
+    """
     if len(moments) == 1:
         return moments[0]
     total = sum(counts)
@@ -26,10 +29,13 @@ def pooled_moments(counts: list[int], moments: list[tuple[Tensor, Tensor]]) -> t
 
 @contextmanager
 def record_batch_statistics(model: nn.Module, norms: dict[str, _BatchNorm]) -> Iterator[dict[str, int]]:
-    """Have each layer write its batch's own statistics into its buffers; yields its count of values.
+    """Have each layer write the statistics of its last batch into its buffers.
 
-    Momentum 1 turns the running average into the last call's mean and unbiased variance, 1/k at call
-    k of a pass into the mean over the calls.
+    Momentum 1 stores the mean and unbiased variance of the last call. Momentum 1/k at call k of a pass
+    stores their mean over the calls, for layers that run several times.
+
+    Yields:
+        Layer name -> number of values per channel in the last batch.
     """
     momenta = {name: module.momentum for name, module in norms.items()}
     counts: dict[str, int] = {}
@@ -38,13 +44,13 @@ def record_batch_statistics(model: nn.Module, norms: dict[str, _BatchNorm]) -> I
     handles = [model.register_forward_pre_hook(lambda *_: calls.clear())]
     for name, module in norms.items():
 
-        def note(layer: _BatchNorm, inputs: tuple[Tensor, ...], name: str = name) -> None:
+        def record(layer: _BatchNorm, inputs: tuple[Tensor, ...], name: str = name) -> None:
             x = inputs[0]
             counts[name] = x.numel() // x.shape[1]  # the same for every state of a stack
             calls[name] = calls.get(name, 0) + 1
             layer.momentum = 1.0 / calls[name]
 
-        handles.append(module.register_forward_pre_hook(note))
+        handles.append(module.register_forward_pre_hook(record))
         module.train()
     try:
         yield counts
@@ -57,18 +63,18 @@ def record_batch_statistics(model: nn.Module, norms: dict[str, _BatchNorm]) -> I
 
 
 MAX_BYTES = 8 * 2**20
-"""Of the larger of what goes into a convolution and what comes out of it (stride 1), in one portion."""
+"""Size of a chunk: the larger of a convolution's input and its output at stride 1."""
 
 
 class ChunkedConv2d(TorchFunctionMode):
-    """While it lasts, 2-d convolutions of large batches run over portions of their images, in order.
+    """Run 2-d convolutions of large batches in chunks of images, with unchanged results.
 
-    On a CPU a convolution copies its input and its output into a memory layout of its own, which counts where
-    a batch may not be split: all calibration images in one (design 3.3). Each image is convolved by itself,
-    so that statistics over the batch stay what they are. Passes without gradients only.
+    On a CPU a convolution copies input and output into its own memory layout, which is expensive where a
+    batch must not be split (recalibration passes all images in one batch). Each image is convolved by
+    itself, so chunks change no statistics. For passes without gradients only.
 
-    Measured on 1,000 images at 32 x 32 (one core, torch 2.15.0, 2026-11-23), peak beyond what there was, and
-    time: ResNet-18 1,250 MiB in 18 s, in portions 1,012 in 16; VGG-16 750 in 10, in portions 531 in 8.
+    Measured on 1,000 images at 32 x 32 (one core, torch 2.15.0, 2026-11-23), peak memory above the start and
+    time: ResNet-18 1,250 MiB in 18 s, in chunks 1,012 in 16; VGG-16 750 in 10, in chunks 531 in 8.
     """
 
     def __torch_function__(
@@ -78,23 +84,23 @@ class ChunkedConv2d(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """What torch calls in place of each of its functions."""
+        """Replace calls of `F.conv2d`; pass on all others."""
         kwargs = kwargs or {}
         if func is not F.conv2d or len(args) < 2 or args[0].ndim != 4:
             return func(*args, **kwargs)
         images, kernel, *rest = args
         values = len(images) * max(images.shape[1], kernel.shape[0]) * images.shape[2] * images.shape[3]
-        # two images at least: one by itself may get another kernel, and other bits
+        # at least two images: a single one may get another kernel, and other bits
         count = min(math.ceil(values * images.element_size() / MAX_BYTES), len(images) // 2)
         if count < 2:
             return func(*args, **kwargs)
-        portions = images.tensor_split(count)
-        first: Tensor = func(portions[0], kernel, *rest, **kwargs)
-        # laid out as the whole would be: some networks have their channels last
+        chunks = images.tensor_split(count)
+        first: Tensor = func(chunks[0], kernel, *rest, **kwargs)
+        # keep the memory layout: some networks are channels-last
         out = first.new_empty_strided((len(images), *first.shape[1:]), first.stride())
         done = len(first)
         out[:done] = first
-        for portion in portions[1:]:
-            out[done : done + len(portion)] = func(portion, kernel, *rest, **kwargs)
-            done += len(portion)
+        for chunk in chunks[1:]:
+            out[done : done + len(chunk)] = func(chunk, kernel, *rest, **kwargs)
+            done += len(chunk)
         return out

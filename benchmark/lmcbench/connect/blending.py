@@ -1,4 +1,4 @@
-"""States of one network: checked, blended and stacked."""
+"""State dicts of one network: check, blend, stack, average."""
 
 from __future__ import annotations
 
@@ -13,29 +13,39 @@ from lmcbench.results.curves import blend
 
 State = Mapping[str, Tensor]
 Stack = dict[str, Tensor]
-"""S states as one: name -> `[S, ...]`."""
+"""S states stacked along a new first axis: name -> `[S, ...]`."""
 
 COUNTER = "num_batches_tracked"
 STATISTICS = ("running_mean", "running_var")
 
 MAX_BYTES = 256 * 2**20
-"""Of the states of a path that are held at once: all 21 of up to three million weights, five of ResNet-18."""
+"""Memory for the states of a path: all 21 of a network of three million weights, five of ResNet-18."""
 
 
 def interpolate(state_a: State, state_b: State, alpha: float) -> dict[str, Tensor]:
-    """The state at `alpha` on the straight line from A (0) to B (1), design 3.1 and 3.4.
+    """Return the state at `alpha` on the straight line from A to B: (1 - alpha) A + alpha B.
 
-    Every floating tensor is blended. Others must be equal, except BatchNorm's counters, which are
-    A's below 1/2 and B's from there on. The result shares no memory with its arguments.
+    The linear path of Frankle et al. (2020, arXiv 1912.05671, section 2). It is computed as A + alpha (B - A)
+    below 1/2 and B - (1 - alpha) (B - A) from there on, so that both ends are exact. Every floating tensor is
+    blended, running means and variances included. Other tensors must be equal in A and B, except BatchNorm's
+    counters, which are A's below 1/2 and B's from there on.
 
     Args:
-        state_a: state dict at alpha 0.
+        state_a: state dict at alpha 0, also nested under `state_dict`, `model_state_dict` or `model`.
         state_b: state dict at alpha 1.
-        alpha: in [0, 1]; beyond its ends a line has no meaning for variances, which would turn negative.
+        alpha: position on the line, in [0, 1]; beyond it running variances could become negative.
+
+    Returns:
+        A state dict on A's device that shares no memory with the arguments.
 
     Raises:
-        UserError: naming the tensor, where the states are of different networks or not finite; naming
-            the argument, for anything but a state dict, and an alpha outside [0, 1].
+        UserError: if an argument is no state dict, the states are of different networks or not finite (the
+            message names the tensor), or alpha is outside [0, 1].
+
+    Example:
+        >>> import torch
+        >>> interpolate({"weight": torch.zeros(2)}, {"weight": torch.ones(2)}, 0.25)
+        {'weight': tensor([0.2500, 0.2500])}
     """
     state_a, state_b = as_state(state_a, "state_a"), as_state(state_b, "state_b")
     check_pair(state_a, state_b)
@@ -49,7 +59,7 @@ def interpolate(state_a: State, state_b: State, alpha: float) -> dict[str, Tenso
 
 
 def blend_stack(state_a: State, state_b: State, alphas: Sequence[float]) -> Stack:
-    """The states at `alphas`, stacked, on A's device; the states must have passed `check_pair`."""
+    """Return the states at `alphas`, stacked, on A's device; `check_pair` must have been called."""
     there = {name: state_b[name].to(a.device) for name, a in state_a.items()}
     return {name: torch.stack([_at(a, there[name], x) for x in alphas]) for name, a in state_a.items()}
 
@@ -62,10 +72,10 @@ def _at(a: Tensor, b: Tensor, alpha: float) -> Tensor:
 
 
 def check_pair(state_a: State, state_b: State, names: tuple[str, str] = ("A", "B")) -> None:
-    """Refuse two states that are not of one network, or not finite; `names` are theirs, for errors.
+    """Check that two states are finite and of one network; `names` are the states' names in errors.
 
     Raises:
-        UserError: naming the first tensor at fault.
+        UserError: naming the first invalid tensor.
     """
     missing = [*(state_a.keys() - state_b.keys()), *(state_b.keys() - state_a.keys())]
     if missing:
@@ -86,7 +96,7 @@ def check_pair(state_a: State, state_b: State, names: tuple[str, str] = ("A", "B
 
 
 def check_matches_model(model: nn.Module, state: State) -> None:
-    """Refuse a state that is not one of `model`.
+    """Check names, shapes and dtypes of a state against `model`.
 
     Raises:
         UserError: naming the first tensor that is missing, unexpected, or of another shape or dtype.
@@ -96,7 +106,7 @@ def check_matches_model(model: nn.Module, state: State) -> None:
         if name not in state:
             raise UserError(f"The state does not fit the network: {name!r} is missing.")
         if name not in own:
-            raise UserError(f"The state does not fit the network: it has no {name!r}.")
+            raise UserError(f"The state does not fit the network, which has no {name!r}.")
         if own[name].shape != state[name].shape:
             found = f"{tuple(state[name].shape)}, the network's is {tuple(own[name].shape)}"
             raise UserError(f"The state does not fit the network: {name!r} is {found}.")
@@ -106,15 +116,15 @@ def check_matches_model(model: nn.Module, state: State) -> None:
 
 
 def weight_names(state: State) -> list[str]:
-    """All floating tensors but running means and variances, in the state's order.
+    """Return the names of all floating tensors except running means and variances, in the state's order.
 
     Raises:
-        UserError: for complex weights, which would be left out of distances and derivatives.
+        UserError: for complex weights, which distances and derivatives do not support.
     """
     for name, value in state.items():
         if value.is_complex():
             raise UserError(
-                f"{name!r} is {value.dtype}: distances and derivatives are taken of real weights."
+                f"{name!r} is {value.dtype}; distances and derivatives support real weights only."
             )
     return [
         name
@@ -124,12 +134,12 @@ def weight_names(state: State) -> list[str]:
 
 
 def layer_of(name: str) -> str:
-    """The layer a tensor belongs to: the module that owns it; a tensor of the root is its own layer."""
+    """Return the name of the module that owns a tensor; a tensor of the root is its own layer."""
     return name.rpartition(".")[0] or name
 
 
 def stack(states: Sequence[State]) -> Stack:
-    """States of one network as one stack, on the first one's device."""
+    """Stack states of one network, on the first one's device."""
     return {
         name: torch.stack([state[name].detach().to(first.device) for state in states])
         for name, first in states[0].items()
@@ -137,21 +147,21 @@ def stack(states: Sequence[State]) -> Stack:
 
 
 def unstack(stacked: Stack) -> list[dict[str, Tensor]]:
-    """The states of a stack; views into it."""
+    """Return the states of a stack, as views."""
     size = len(next(iter(stacked.values())))
     return [{name: value[i] for name, value in stacked.items()} for i in range(size)]
 
 
 def states_per_chunk(state: State) -> int:
-    """How many states like this one are held together: what fits into `MAX_BYTES`, and one in any case."""
+    """Return how many states like this one fit into `MAX_BYTES`, at least one."""
     size = sum(value.numel() * value.element_size() for value in state.values())
     return max(1, MAX_BYTES // max(1, size))
 
 
 def average(states: Sequence[State]) -> dict[str, Tensor]:
-    """The plain average of the states (the soup); two are blended at 1/2, others summed in float64.
+    """Return the uniform average of the states (model soup; Wortsman et al., 2022, arXiv 2203.05482).
 
-    Tensors that cannot be averaged are the last state's.
+    Two states are blended at 1/2, more are averaged in float64. Integer tensors are the last state's.
     """
     if len(states) == 2:
         return interpolate(states[0], states[1], 0.5)

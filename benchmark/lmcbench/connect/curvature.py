@@ -1,4 +1,4 @@
-"""Second derivatives of the mean loss in the weights, and the barrier they predict."""
+"""Gradients and Hessian-vector products of the mean loss, and the barrier that they predict."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lmcbench.connect.network import Network
 from lmcbench.results.curves import Array, NotFiniteError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Outputs `[n, classes]` and labels `[n, ...]` -> each example's loss `[n]`."""
+"""Outputs `[n, classes]` and labels `[n, ...]` -> per-example loss `[n]`."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy in nats, `[n, classes]` and `[n]` -> `[n]`."""
+    """Return the cross-entropy in nats, `[n, classes]` and `[n]` -> `[n]`."""
     check_labels("split", labels, logits.shape[1])
     return F.cross_entropy(logits, labels, reduction="none")
 
@@ -30,18 +30,18 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 class Objective:
     """The mean loss of one network over one split, as a function of the named weights.
 
-    Eval mode; everything that is not named, normalisation statistics above all, is held fixed. Vectors
-    are flat, `[P]` float64 on the network's device, the weights in the order of `names`. Sums over
-    batches are float64; within a batch the network's own dtype is used.
+    Eval mode; all other tensors, BatchNorm statistics included, are constant. Vectors are flat, `[P]` float64
+    on the network's device, the weights in the order of `names`. Batches are computed in the network's own
+    dtype and summed in float64.
 
     Args:
-        network: where to run, and how many images at a time.
+        network: the network, with its device and batch size.
         split: images `[n, c, h, w]` and labels.
-        names: the tensors of the state that are differentiated.
-        loss: each example's loss.
+        names: tensors of the state to differentiate.
+        loss: per-example loss.
 
     Raises:
-        UserError: for a split that cannot be measured.
+        UserError: if the split is invalid.
     """
 
     def __init__(
@@ -56,19 +56,19 @@ class Objective:
         self.loss = loss
 
     def flat(self, state: State) -> Tensor:
-        """The named weights of `state` as one vector."""
+        """Return the named weights of `state` as one vector, `[P]`."""
         return torch.cat([state[name].detach().double().flatten() for name in self.names])
 
     def gradient(self, state: State) -> Tensor:
-        """The gradient at `state`, `[P]`."""
+        """Return the gradient at `state`, `[P]`."""
         return self._derivatives(state, None)[0]
 
     def hvp(self, state: State, vector: Tensor) -> Tensor:
-        """The Hessian at `state` times `vector`, `[P]`."""
+        """Return the Hessian at `state` times `vector`, `[P]`."""
         return self._derivatives(state, vector)[1]
 
     def gradient_and_hvp(self, state: State, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, for the price of the product."""
+        """Return both at the cost of the product."""
         return self._derivatives(state, vector)
 
     def _derivatives(self, state: State, vector: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -79,7 +79,7 @@ class Objective:
         direction = None if vector is None else self._like(leaves, vector)
         there = {**state, **dict(zip(self.names, leaves, strict=True))}
         batch = self.network.images_per_pass(self.images)
-        # the fused attention kernels have no second derivative
+        # fused attention kernels have no second derivative
         with (
             torch.enable_grad(),
             sdpa_kernel(SDPBackend.MATH),
@@ -111,7 +111,7 @@ class Objective:
         return [part.view_as(leaf).to(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True)]
 
 
-@torch.inference_mode(False)  # there is no gradient in the caller's
+@torch.inference_mode(False)  # inference mode of the caller would disable gradients
 def predict_barrier(
     model: nn.Module,
     state_a: State,
@@ -125,32 +125,49 @@ def predict_barrier(
     batch_size: int = 500,
     device: str | torch.device | None = None,
 ) -> Array:
-    """The barrier that the ends' derivatives predict, S(a) in nats at every alpha, `[A]`.
+    """Return the barrier predicted to second order from the derivatives at both ends, in nats at every alpha.
 
-    With d = theta_B - theta_A: a (1-a) / 2 * d' (a H_A + (1-a) H_B) d as published ([S] Singh et al.,
-    arXiv 2406.16300, the second-order prediction), plus a (1-a) (g_A - g_B)' d with `gradients`. The
-    published form assumes both ends to be minima; on a single quadratic it is -S (oracle 3). With
-    gradients it is exact for quadratics at every alpha and for cubics at 1/2.
+    With d = theta_B - theta_A, gradients g and Hessians H of the loss at the ends,
+
+        S(a) = a (1 - a) / 2 * d' (a H_A + (1 - a) H_B) d  [ + a (1 - a) (g_A - g_B)' d ].
+
+    The first term is the prediction published by Singh et al. (2024, arXiv 2406.16300), which assumes that
+    both ends are minima. `gradients` adds the second term, which makes it exact for quadratics at every alpha
+    and for cubics at 1/2. It predicts the chord form, L(a) - (1 - a) L_A - a L_B. On a single quadratic the
+    published term alone has the wrong sign.
 
     Args:
-        model: any classifier; it stays as it is.
+        model: any classifier; not modified.
         state_a: state dict at alpha 0.
         state_b: state dict at alpha 1.
         split: images `[n, c, h, w]` floating and labels `[n]` of any integer type.
         alphas: an odd number of evenly spaced points, or an increasing sequence that contains 0, 1/2 and 1.
         gradients: add the first-order term.
-        calibration: images `[m, c, h, w]` floating on which each end's BatchNorm statistics are taken
-            anew, then held fixed; None: each end's own.
-        loss: another loss than cross-entropy, outputs `[n, classes]` and labels -> `[n]`.
+        calibration: floating images `[m, c, h, w]` on which BatchNorm statistics are recalibrated at each
+            end, then held fixed; None: each end's own.
+        loss: per-example loss, outputs `[n, classes]` and labels -> `[n]`.
         batch_size: images per pass.
         device: where to compute; the model's own by default.
 
     Returns:
-        S at every alpha, `[A]` float64, in the loss's unit (nats); 0 at both ends.
+        S at every alpha, `[A]` float64, in the unit of the loss (nats); 0 at both ends.
 
     Raises:
-        UserError: for states of different networks or with NaN, a split or calibration that cannot be
-            measured, a grid that misses 0, 1/2 or 1, and a loss or derivative that is not finite.
+        UserError: if the states are of different networks or not finite, the split or calibration is invalid,
+            `alphas` misses 0, 1/2 or 1, or a loss or derivative is not finite.
+
+    Example:
+        (w - 1)² between w = 0 and w = 2: loss 1 at both ends, 0 in the middle.
+
+        >>> import torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> a, b = ({"weight": torch.tensor([[w]])} for w in (0.0, 2.0))
+        >>> split = (torch.ones(1, 1), torch.ones(1))
+        >>> square = lambda outputs, targets: (outputs[:, 0] - targets) ** 2
+        >>> predict_barrier(model, a, b, split, 3, gradients=True, loss=square).tolist()
+        [0.0, -1.0, 0.0]
+        >>> predict_barrier(model, a, b, split, 3, loss=square).tolist()
+        [0.0, 1.0, 0.0]
     """
     grid = alpha_grid(alphas)
     model = as_model(model)
@@ -171,7 +188,7 @@ def predict_barrier(
 
 
 def predict(objective: Objective, state_a: State, state_b: State, alphas: Array, gradients: bool) -> Array:
-    """The formula of `predict_barrier` on states already on the network's device, `[A]`."""
+    """Evaluate the formula of `predict_barrier` on states on the network's device, `[A]`."""
     step = objective.flat(state_b) - objective.flat(state_a)
     gradient_a, product_a = objective.gradient_and_hvp(state_a, step)
     gradient_b, product_b = objective.gradient_and_hvp(state_b, step)

@@ -1,4 +1,4 @@
-"""Penultimate features of any classifier: what its last layer with weights is given."""
+"""Penultimate features of any classifier: the input of its last layer with weights."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from lmcbench.errors import UserError
 
 @torch.no_grad()
 def penultimate(network: Network, states: Stack, images: Images) -> Tensor:
-    """Features of all states on all images, `[S, n, d]` in the model's dtype, eval mode.
+    """Return the features of all states on all images, `[S, n, d]` in the model's dtype, eval mode.
 
-    They are the input of the module that owns parameters and is called last: the classifier's linear
-    layer in all usual networks, so that in timm's they are `forward_head(..., pre_logits=True)`. What
-    is not `[n, d]` is flattened.
+    Features are the flattened input of the last called module that owns parameters, usually the linear
+    classifier; for timm's networks they equal `forward_head(..., pre_logits=True)`.
 
     Raises:
-        UserError: where no module that owns parameters is called on one row an image, or the last one gives
-            no logits.
+        UserError: if no module with parameters is called with one row per image, or the output of the last
+            one is not the logits.
     """
     parts: list[list[Tensor]] = [[] for _ in unstack(states)]
     with isolated(network.device):
@@ -35,37 +34,37 @@ def penultimate(network: Network, states: Stack, images: Images) -> Tensor:
                     logits = network.forward(state, batch)
                 if not seen or len(seen[0]) != len(batch):
                     raise UserError(
-                        "No features: the network calls no layer with weights of its own on one row an image."
+                        "No features: the network calls no layer with its own weights on one row per image."
                     )
-                if len(seen) < 2 or not _gives(seen[1], logits):
+                if len(seen) < 2 or not _is_logits(seen[1], logits):
                     raise UserError(
-                        "No features: the last layer with weights of its own that the network calls gives no "
-                        "logits, so that the classifier is not among its layers."
+                        "No features: the last called layer with its own weights does not return the logits. "
+                        "Make the classifier a layer."
                     )
                 rows.append(seen[0].detach().flatten(1))
     return torch.stack([torch.cat(rows) for rows in parts])
 
 
-def _gives(output: Tensor, logits: Tensor) -> bool:
-    """Whether a layer's output is the logits in some form: at each position too, which are averaged then."""
+def _is_logits(output: Tensor, logits: Tensor) -> bool:
+    """Return whether a layer's output is the logits, or logits per position that are averaged later."""
     return output.numel() == logits.numel() or output.shape[:2] == logits.shape
 
 
 @contextmanager
 def _last_call(model: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that holds, after a pass, input and output of the last module called that owns parameters.
+    """Yield a list that a pass fills with input and output of the last called module that owns parameters.
 
-    A layer whose weights are worked out from others (weight norm) owns those; what works them out is none.
+    A parametrized layer (weight norm) counts as a layer, its parametrization does not.
     """
     seen: list[Tensor] = []
     last: list[nn.Module] = []
 
-    def note(module: nn.Module, inputs: tuple[object, ...], named: dict[str, object]) -> None:
+    def record_input(module: nn.Module, inputs: tuple[object, ...], named: dict[str, object]) -> None:
         given = next((v for v in (*inputs, *named.values()) if isinstance(v, Tensor)), None)
         if given is not None:
             last[:], seen[:] = [module], [given]
 
-    def note_output(module: nn.Module, _: object, output: object) -> None:
+    def record_output(module: nn.Module, _: object, output: object) -> None:
         if last and last[0] is module and isinstance(output, Tensor):
             seen[1:] = [output]
 
@@ -75,8 +74,8 @@ def _last_call(model: nn.Module) -> Iterator[list[Tensor]]:
         if not isinstance(module, parametrize.ParametrizationList)
         and (any(True for _ in module.parameters(recurse=False)) or parametrize.is_parametrized(module))
     ]
-    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in owners]
-    handles += [module.register_forward_hook(note_output) for module in owners]
+    handles = [module.register_forward_pre_hook(record_input, with_kwargs=True) for module in owners]
+    handles += [module.register_forward_hook(record_output) for module in owners]
     try:
         yield seen
     finally:

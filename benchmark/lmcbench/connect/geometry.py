@@ -1,10 +1,10 @@
-"""Distances and the angle between two siblings as seen from their fork, over all weights and per layer."""
+"""Distances between a fork and its two siblings, and the angle at the fork, in total and per layer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -17,14 +17,14 @@ from lmcbench.errors import UserError, unknown
 
 @dataclass(frozen=True)
 class Triangle:
-    """The triangle fork, A, B in weight space; distances are Euclidean, in units of the weights.
+    """The triangle fork, A, B in weight space; Euclidean distances in units of the weights.
 
     Attributes:
         distance_ab: |theta_A - theta_B|.
-        distance_a: |theta_A - theta_fork|; None without a fork, like all that follows.
+        distance_a: |theta_A - theta_fork|; None without a fork, like all fields below.
         distance_b: |theta_B - theta_fork|.
-        angle: between the two displacements at the fork, radians in [0, pi]; None where one is 0.
-        cosine: of that angle, in [-1, 1]; None where one is 0.
+        angle: between the two displacements at the fork, radians in [0, pi]; None if one of them is 0.
+        cosine: of that angle, in [-1, 1]; None if a displacement is 0.
     """
 
     distance_ab: float
@@ -34,47 +34,50 @@ class Triangle:
     cosine: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a record, full precision."""
-        return {
-            "distance_ab": self.distance_ab,
-            "distance_a": self.distance_a,
-            "distance_b": self.distance_b,
-            "angle": self.angle,
-            "cosine": self.cosine,
-        }
+        """Return the values as in a record."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Geometry(Triangle):
-    """The triangle over all weights, with `layers`: the same within each layer, in the state's order."""
+    """The triangle over all weights, and in `layers` the one of each layer, in the state's order."""
 
     layers: Mapping[str, Triangle]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for a record: the fields of the triangle, `layers` by name."""
-        return {**super().to_json(), "layers": {name: layer.to_json() for name, layer in self.layers.items()}}
 
 
 def geometry(
     state_fork: State | None, state_a: State, state_b: State, parameters: Iterable[str] | None = None
 ) -> Geometry:
-    """Distances (Euclidean, in units of the weights) and angle (radians) of two siblings at their fork.
+    """Return distances and angle between two siblings and their fork, over all weights and per layer.
 
-    Sums are float64. A layer is the tensors of one module (weights and bias together, see
-    `state.layer_of`). A weight that is tied to another counts under each of its names. Independent
-    displacements in P dimensions stand at pi / 2, give or take 1 / sqrt(P).
+    With d_A = theta_A - theta_fork and d_B likewise, cos(angle) = <d_A, d_B> / (|d_A| |d_B|). Independent
+    random displacements in P dimensions are at pi / 2, with a standard deviation of about 1 / sqrt(P). Sums
+    are float64. A layer has the tensors of one module, weights and bias together; a tied weight counts under
+    each of its names.
 
     Args:
-        state_fork: state dict at the fork; None for independent networks, of which only the distance
-            between them is known.
+        state_fork: state dict at the fork; None for independent networks, for which only `distance_ab` is
+            defined.
         state_a: state dict of the first sibling.
-        state_b: state dict of the second.
-        parameters: names of the tensors to count; all floating ones but running means and
-            variances by default.
+        state_b: state dict of the second sibling.
+        parameters: names of the tensors to include; by default all floating ones except running means and
+            variances.
+
+    Returns:
+        Distances in units of the weights, the angle in radians, and the same for each layer.
 
     Raises:
-        UserError: for states of different networks or with NaN, and names that are unknown, repeated,
-            not floating or none at all.
+        UserError: if the states are of different networks or not finite, or names are unknown, repeated,
+            not floating or none.
+
+    Example:
+        >>> import torch
+        >>> fork, a, b = ({"weight": torch.tensor(w)} for w in ([0.0, 0.0], [3.0, 0.0], [0.0, 4.0]))
+        >>> found = geometry(fork, a, b)
+        >>> found.distance_ab, found.distance_a, found.distance_b, found.cosine
+        (5.0, 3.0, 4.0, 0.0)
+        >>> round(found.angle, 4)  # pi / 2
+        1.5708
     """
     state_a, state_b = as_state(state_a, "state_a"), as_state(state_b, "state_b")
     origin = state_a if state_fork is None else as_state(state_fork, "state_fork")
@@ -93,13 +96,11 @@ def geometry(
         )
     forked = state_fork is not None
     total = _triangle(torch.stack(list(layers.values())).sum(0), forked)
-    return Geometry(
-        **total.to_json(), layers={name: _triangle(sums, forked) for name, sums in layers.items()}
-    )
+    return Geometry(**asdict(total), layers={name: _triangle(sums, forked) for name, sums in layers.items()})
 
 
 def _sums(a: Tensor, b: Tensor, ab: Tensor) -> Tensor:
-    """Squared lengths of three displacements, and the product of the first two: `[4]` float64."""
+    """Return |ab|², |a|², |b|² and <a, b>, `[4]` float64."""
     return torch.stack([(ab * ab).sum(), (a * a).sum(), (b * b).sum(), (a * b).sum()]).cpu()
 
 
@@ -110,7 +111,7 @@ def _triangle(sums: Tensor, forked: bool) -> Triangle:
     sides = math.sqrt(a) * math.sqrt(b)
     if sides == 0:
         return Triangle(math.sqrt(ab), math.sqrt(a), math.sqrt(b), None, None)
-    # siblings that are equal have exactly one direction, which rounding would turn by 1e-8
+    # equal siblings have angle 0 exactly, where rounding would give 1e-8
     cosine = 1.0 if ab == 0 else min(1.0, max(-1.0, product / sides))
     return Triangle(math.sqrt(ab), math.sqrt(a), math.sqrt(b), math.acos(cosine), cosine)
 

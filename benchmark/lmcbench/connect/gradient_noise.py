@@ -1,4 +1,4 @@
-"""Gradient noise at one state: its size on each sibling's view, and the part that lies between the views."""
+"""Gradient noise at one state: on each sibling's view, on their union, and between the views."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from lmcbench.connect.network import Network
 from lmcbench.errors import UserError
 
 CHUNK_VALUES = 2**25
-"""Gradient entries that are held at once."""
+"""Maximum number of gradient entries in memory."""
 MAX_IMAGES = 128
-"""Images whose gradients are held at once, however small the network."""
+"""Maximum number of images per chunk."""
 MAX_PIXELS = 2**17
-"""Values of such images, whose activations are held: 450 MB of a ResNet-8 for 128 images of 3 x 32 x 32."""
+"""Maximum number of pixel values per chunk; activations of a ResNet-8 take 450 MB for 128 images 3 x 32 x
+32."""
 
 
 @dataclass(frozen=True)
 class GradientMoments:
-    """The gradients of each image of a set, as a distribution.
+    """Moments of the per-image gradients of a set of images.
 
     Attributes:
-        n: images.
-        trace: of their covariance (divided by n), nats^2 per squared unit of the weights.
-        norm2: squared norm of their mean, in the same unit.
-        scale: the simple noise scale trace / norm2, in images: the batch size at which noise and signal
-            are equal (McCandlish et al., arXiv 1812.06162, equation 2.9); None at a stationary point.
+        n: number of images.
+        trace: trace of the gradients' covariance (divided by n), nats² per squared unit of the weights.
+        norm2: squared norm of the mean gradient, in the same unit.
+        scale: the simple noise scale trace / norm2 in images, the batch size at which noise and signal are
+            equal (McCandlish et al., 2018, arXiv 1812.06162, equation 2.9); None at a stationary point.
     """
 
     n: int
@@ -51,11 +52,11 @@ class GradientNoise:
     """Gradient noise on the siblings' views and on their union.
 
     Attributes:
-        views: one per sibling.
-        union: of all views together, each image as often as it is in a view.
+        views: moments on each sibling's view.
+        union: moments on all views together, each image counted once per view that contains it.
         between: the part of the union's trace that is the covariance of the views' mean gradients.
-        between_share: of the union's trace; None where that is 0. For K disjoint views drawn at random
-            from N images it is (K - 1) / (N - 1) in the mean; for siblings with one view 0 up to rounding.
+        between_share: `between` over the union's trace; None if that is 0. Its expectation for K disjoint
+            random views of N images in total is (K - 1) / (N - 1); for identical views it is 0.
     """
 
     views: tuple[GradientMoments, ...]
@@ -64,7 +65,7 @@ class GradientNoise:
     between_share: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """As records hold it."""
+        """Return the values as in a record."""
         return {**asdict(self), "views": [asdict(view) for view in self.views]}
 
 
@@ -78,25 +79,25 @@ def gradient_noise(
     chunk: int | None = None,
     device: str | torch.device | None = None,
 ) -> GradientNoise:
-    """Covariance of the per-image gradients of the cross-entropy at `state`, within and between views.
+    """Return the covariance of per-image gradients of the cross-entropy at `state`, within and between views.
 
-    The law of total variance splits the union's covariance exactly: with w_v the share of view v in it,
-    tr(union) = sum_v w_v tr(v) + sum_v w_v |G_v - G|^2. The means are over the images given, so that
-    norm2 exceeds the squared gradient of their distribution by trace / n. Eval mode, statistics fixed:
-    BatchNorm's own coupling of a batch is not in it, nor is augmentation. Chunks are summed in fp64.
+    The law of total variance splits the union's covariance exactly: with w_v the share of view v, tr(union) =
+    sum_v w_v tr(v) + sum_v w_v |G_v - G|². Moments are those of the given images, so norm2 exceeds the
+    squared gradient of their distribution by trace / n. Eval mode without augmentation and with fixed
+    BatchNorm statistics. Chunks are summed in float64.
 
     Args:
-        model: any classifier; it stays as it is.
-        state: where the siblings leave.
+        model: any classifier; not modified.
+        state: state dict at the fork.
         split: the distinct images `[n, c, h, w]` of all views, and labels.
         views: each sibling's positions in them, `[m]`.
-        calibration: images on which BatchNorm statistics are taken anew.
-        chunk: images whose gradients are held at once.
+        calibration: images on which BatchNorm statistics are recalibrated.
+        chunk: images per chunk.
         device: where to compute; the model's own by default.
 
     Raises:
-        UserError: for a state of another network, a split that cannot be measured, an empty view, or a
-            network whose images are not passed each by itself (BatchNorm without running statistics).
+        UserError: if the state does not fit the model, the split is invalid, a view is empty, or images are
+            not processed independently (BatchNorm without running statistics).
     """
     split = as_split("gradients", split)
     if not views or any(len(view) == 0 for view in views):
@@ -105,8 +106,8 @@ def gradient_noise(
     for name, module in network.model.named_modules():
         if isinstance(module, _BatchNorm) and module.running_mean is None:
             raise UserError(
-                f"Gradient noise is taken image by image, but layer {name!r} normalises by its batch in eval "
-                "mode too."
+                f"Gradient noise is computed image by image, but layer {name!r} normalises by its batch in "
+                "eval mode."
             )
     stacked = network.prepare(state)
     if calibration is not None:
@@ -117,23 +118,23 @@ def gradient_noise(
     sizes = torch.tensor([len(view) for view in views], dtype=torch.float64)
     within = torch.stack([squares[view].mean() for view in views]) - means.diagonal()
     shares = sizes / sizes.sum()
-    # of pairs, so that equal views give exactly 0
+    # summed over pairs, so that equal views give exactly 0
     apart = means.diagonal()[:, None] + means.diagonal() - 2 * means
     apart[torch.eye(len(views), dtype=torch.bool)] = 0
     between = float((shares[:, None] * shares * apart.clamp(min=0)).sum() / 2)
     union = float(shares @ within.clamp(min=0)) + between
     return GradientNoise(
         tuple(
-            _described(int(n), float(trace), float(norm2))
+            _gradient_moments(int(n), float(trace), float(norm2))
             for n, trace, norm2 in zip(sizes, within, means.diagonal(), strict=True)
         ),
-        _described(int(sizes.sum()), union, float(shares @ means @ shares)),
+        _gradient_moments(int(sizes.sum()), union, float(shares @ means @ shares)),
         between,
         between / union if union > 0 else None,
     )
 
 
-def _described(n: int, trace: float, norm2: float) -> GradientMoments:
+def _gradient_moments(n: int, trace: float, norm2: float) -> GradientMoments:
     trace, norm2 = max(trace, 0.0), max(norm2, 0.0)
     return GradientMoments(n, trace, norm2, trace / norm2 if norm2 > 0 else None)
 
@@ -141,7 +142,7 @@ def _described(n: int, trace: float, norm2: float) -> GradientMoments:
 def _moments(
     network: Network, state: State, split: Split, views: Sequence[Tensor], chunk: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Squared norm of each image's gradient `[n]`, and the views' mean gradients' inner products `[K, K]`."""
+    """Return |gradient|² of each image, `[n]`, and inner products of the views' mean gradients, `[K, K]`."""
     images, labels = split
     aliases = _trainable(network.model)
     leaves = {name: state[name] for name in aliases}
@@ -151,7 +152,7 @@ def _moments(
     check_labels("gradients", labels, _classes(network, state, images))
 
     def loss(leaves: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        there = {**state, **{alias: leaves[name] for name, same in aliases.items() for alias in same}}
+        there = {**state, **{alias: leaves[name] for name, names in aliases.items() for alias in names}}
         return F.cross_entropy(network.forward(there, image[None]), label[None])
 
     gradients = vmap(grad(loss), in_dims=(None, 0, 0))
@@ -160,7 +161,7 @@ def _moments(
         row[view.to(row.device)] = 1 / len(view)
     squares = torch.zeros(len(images), dtype=torch.float64, device=network.device)
     totals = {n: belongs.new_zeros(len(views), leaf.numel()) for n, leaf in leaves.items()}
-    # the fused attention kernels cannot be mapped over images
+    # fused attention kernels have no batching rule
     with isolated(network.device), sdpa_kernel(SDPBackend.MATH):
         for start in range(0, len(images), chunk):
             rows = slice(start, start + chunk)
@@ -176,12 +177,12 @@ def _moments(
 
 
 def _trainable(model: nn.Module) -> dict[str, list[str]]:
-    """The weights that are trained, each with all names it goes by: tied weights have one gradient."""
+    """Return the trainable weights, each with all its names; tied weights have one gradient."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if parameter.requires_grad:
             names.setdefault(id(parameter), []).append(name)
-    return {same[0]: same for same in names.values()}
+    return {aliases[0]: aliases for aliases in names.values()}
 
 
 def _classes(network: Network, state: State, images: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""The straight line between two states of one network, as curves of loss and error."""
+"""Curves of loss and error on the straight line between two states of one network."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ from lmcbench.results.curves import Array, Curve, NotFiniteError, check_alphas
 
 @dataclass(frozen=True)
 class Scores:
-    """What many states make of each image of a split.
+    """Loss and misclassification of S states on each of n images.
 
     Attributes:
         loss: cross-entropy in nats, `[S, n]` float64.
-        wrong: misclassified, `[S, n]` bool; of tied classes the lowest is predicted (torch's argmax).
+        wrong: whether an image is misclassified, `[S, n]` bool; ties predict the lowest class.
     """
 
     loss: Tensor
     wrong: Tensor
 
     def curve(self, alphas: Array, subset: Tensor | None = None) -> Curve:
-        """Means over the images, or over `subset` (positions `[m]`), one point per state."""
+        """Return the means over all images, or over those at positions `subset` `[m]`, a point per state."""
         loss, wrong = (
             (self.loss, self.wrong) if subset is None else (self.loss[:, subset], self.wrong[:, subset])
         )
         return Curve(alphas, loss.mean(1).numpy(), wrong.double().mean(1).numpy(), loss.shape[1])
 
     def of(self, index: int) -> Scores:
-        """Those of one state."""
+        """Return the scores of one state."""
         return Scores(self.loss[index : index + 1], self.wrong[index : index + 1])
 
     @staticmethod
     def join(*parts: Scores) -> Scores:
-        """Those of all states of the parts, in order."""
+        """Concatenate the states of several scores."""
         return Scores(torch.cat([p.loss for p in parts]), torch.cat([p.wrong for p in parts]))
 
 
@@ -64,30 +64,44 @@ def trace_path(
     batch_size: int = 1000,
     device: str | torch.device | None = None,
 ) -> dict[str, Curve]:
-    """Loss (nats) and error (fraction) along the line from A to B, on every split (design 3.1 to 3.4).
+    """Return loss (nats) and error (fraction) along the line from A to B, on every split.
 
-    Linear interpolation as by Frankle et al. (arXiv 1912.05671, section 2). Images and labels may be NumPy
-    arrays; a state may stand under `state_dict`, `model_state_dict` or `model`, as scripts save it.
+    The error curve of linear interpolation by Frankle et al. (2020, arXiv 1912.05671, section 2); see
+    `interpolate` for the states on the line and `barrier` for its height. With `calibration`, BatchNorm's
+    running statistics are recomputed at every alpha, as Jordan et al. (2023, REPAIR, arXiv 2211.08403)
+    reset them.
 
     Args:
-        model: any classifier; its mode, weights, buffers and device stay as they are.
-        state_a: state dict at alpha 0.
+        model: any classifier, images `[n, c, h, w]` -> logits `[n, classes]`; not modified.
+        state_a: state dict at alpha 0, also nested under `state_dict`, `model_state_dict` or `model`.
         state_b: state dict at alpha 1.
-        splits: name -> (images `[n, c, h, w]` floating, labels `[n]` of any integer type).
+        splits: name -> (images `[n, c, h, w]` floating, labels `[n]` of any integer type), as tensors or
+            NumPy arrays.
         alphas: an odd number of evenly spaced points, or an increasing sequence that contains 0, 1/2 and 1.
-        calibration: images `[m, c, h, w]` floating on which BatchNorm statistics are taken anew at every
-            alpha, the ends included; None: buffers are blended as they are.
+        calibration: floating images `[m, c, h, w]` on which BatchNorm statistics are recalibrated at every
+            alpha, both ends included; None: running statistics are blended like weights.
         batch_size: images per forward pass.
         device: where to compute; the model's own by default.
 
     Returns:
-        A `Curve` per split. The forward pass is in the model's parameter dtype, sums are float64. A
-        network with BatchNorm layers without running statistics depends on `batch_size`.
+        Split name -> `Curve`. Forward passes use the model's parameter dtype, means are float64.
 
     Raises:
-        UserError: naming the argument, for states of different networks, NaN weights or images, labels out of
-            range, an empty split, pixels that are not floating, a grid that misses one of the three
-            points, or a device that is not there.
+        UserError: if the states are of different networks, weights or images are not finite, labels are out
+            of range, a split is empty, images are not floating, `alphas` misses 0, 1/2 or 1, or the device
+            is missing. The message names the argument.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+        >>> a = model.state_dict()
+        >>> b = {name: -value for name, value in a.items()}
+        >>> split = (torch.randn(20, 1, 2, 2), torch.arange(20) % 3)
+        >>> curve = trace_path(model, a, b, {"test": split}, alphas=5)["test"]
+        >>> curve.alphas.tolist(), curve.n
+        ([0.0, 0.25, 0.5, 0.75, 1.0], 20)
+        >>> round(curve.loss[2].item(), 4)  # all weights are zero: ln 3
+        1.0986
     """
     p = prepare_path(model, state_a, state_b, splits, alphas, batch_size, device)
     calibration = p.network.calibration(p.a, calibration)
@@ -101,7 +115,7 @@ def trace_path(
 
 @dataclass(frozen=True)
 class PathInputs:
-    """The arguments of a path, checked.
+    """Checked arguments of a path.
 
     Attributes:
         network: the model's private copy.
@@ -118,13 +132,13 @@ class PathInputs:
     grid: Array
 
     def curves(self, states: Callable[[Array], Stack]) -> dict[str, Curve]:
-        """Each split's curve over the states that `states` makes for alphas, a stretch of them at a time."""
+        """Return each split's curve over `states(alphas)`, which is called for chunks of the grid."""
         found: dict[str, list[Scores]] = {name: [] for name in self.splits}
         for alphas in chunk_points(self.grid, self.a):
             path = states(alphas)
             for name, split in self.splits.items():
                 found[name].append(score_states(self.network, path, *split, name, alphas))
-            del path  # or the next one would be made beside it
+            del path  # frees its memory before the next chunk is created
         return {name: Scores.join(*parts).curve(self.grid) for name, parts in found.items()}
 
 
@@ -137,7 +151,7 @@ def prepare_path(
     batch_size: int,
     device: str | torch.device | None,
 ) -> PathInputs:
-    """What is common to every path: the arguments checked (see `trace_path`)."""
+    """Check the arguments that all paths have in common (see `trace_path`)."""
     grid = alpha_grid(alphas)
     model = as_model(model)
     a, b = as_state(state_a, "state_a", model), as_state(state_b, "state_b", model)
@@ -152,12 +166,12 @@ def prepare_path(
 
 
 def chunk_points(points: Array, state: State) -> Iterator[Array]:
-    """`points` in order, in equal parts of so many that their states, like `state`, may be held at once."""
+    """Split `points` into equal chunks whose states, of the size of `state`, fit into memory together."""
     yield from np.array_split(points, -(-len(points) // states_per_chunk(state)))
 
 
 def states_on_line(network: Network, state_a: State, state_b: State, alphas: Array) -> Stack:
-    """The states at `alphas` on the line from A to B, on the network's device."""
+    """Return the states at `alphas` on the line from A to B, stacked on the network's device."""
     a = {name: value.to(network.device) for name, value in state_a.items()}
     b = {name: value.to(network.device) for name, value in state_b.items()}
     return blend_stack(a, b, alphas.tolist())
@@ -171,10 +185,13 @@ def score_states(
     name: str = "images",
     alphas: Array | None = None,
 ) -> Scores:
-    """Loss and error of every state on every image; the split's `name` and the states' `alphas` for errors.
+    """Return loss and error of every state on every image.
+
+    `name` of the split and `alphas` of the states are for error messages.
 
     Raises:
-        UserError: for labels beyond the network's classes, or outputs that are not finite.
+        UserError: if labels exceed the network's classes.
+        NotFiniteError: if a loss is not finite.
     """
     parts = []
     start = 0
@@ -188,17 +205,17 @@ def score_states(
 def scores_from_logits(
     logits: Tensor, labels: Tensor, name: str = "images", alphas: Array | None = None
 ) -> Scores:
-    """Loss and error from the logits of S states, `[S, n, classes]`; `name` and `alphas` as in `score`.
+    """Return loss and error from the logits of S states, `[S, n, classes]`; see `score_states`.
 
     Raises:
-        UserError: for labels beyond the classes.
-        NotFiniteError: for logits that are not finite, which makes a cell diverged rather than failed.
+        UserError: if labels exceed the classes.
+        NotFiniteError: if a loss is not finite, which marks a cell as diverged rather than failed.
     """
     size, n, classes = logits.shape
     target = labels.to(logits.device)
     check_labels(name, target, classes)
     flat = logits.reshape(size * n, classes)
-    # half precision would round each loss to 3 digits; wider types stay as they are
+    # half precision would round each loss to 3 digits
     flat = flat.float() if flat.dtype.itemsize < 4 else flat
     loss = F.cross_entropy(flat, target.repeat(size), reduction="none")
     scores = Scores(loss.view(size, n).double().cpu(), (logits.argmax(-1) != target).cpu())
@@ -214,10 +231,10 @@ def _first_bad(loss: Tensor) -> int:
 
 
 def alpha_grid(alphas: int | Sequence[float]) -> Array:
-    """The points on the line, `[A]` float64: an odd number, evenly spaced, or as given.
+    """Return the points on the line, `[A]` float64, from their odd number or as given.
 
     Raises:
-        UserError: for an even number, or a sequence that misses 0, 1/2 or 1.
+        UserError: for an even number, or a sequence that does not increase or misses 0, 1/2 or 1.
     """
     if isinstance(alphas, numbers.Integral):
         count = as_integer(alphas, "alphas", 1)
@@ -240,7 +257,7 @@ def alpha_grid(alphas: int | Sequence[float]) -> Array:
 
 
 def check_labels(name: str, labels: Tensor, classes: int) -> None:
-    """Refuse labels beyond the network's classes; `name` is the split's."""
+    """Raise UserError if labels exceed the classes; `name` is the split's."""
     if int(labels.max()) >= classes:
         raise UserError(
             f"Split {name!r}: label {int(labels.max())} is out of range, there are {classes} classes."

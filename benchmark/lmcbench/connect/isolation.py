@@ -1,4 +1,4 @@
-"""Computing apart from the caller: precision and random numbers are nobody else's business."""
+"""Compute without side effects on the caller: precision, random generators, copies of models."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 
 def without_autocast(device: torch.device) -> torch.autocast:
-    """Compute in the tensors' own dtype, whatever autocast the caller is in."""
+    """Compute in the tensors' own dtype, even inside the caller's autocast."""
     return torch.autocast(device.type, enabled=False)
 
 
 @contextmanager
 def isolated(device: torch.device) -> Iterator[None]:
-    """Compute apart from the caller: global generators stay as they were, and on CUDA fp32 means fp32."""
+    """Restore the global generators afterwards, and on CUDA compute fp32 without TF32."""
     cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if cuda else []), _no_tf32() if cuda else nullcontext():
         yield
@@ -26,9 +26,9 @@ def isolated(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _no_tf32() -> Iterator[None]:
-    """Have products and convolutions not round to TF32, as the latter do by default (design 3.2).
+    """Switch off rounding to TF32, which cuDNN's convolutions do by default.
 
-    Not where the caller set `fp32_precision` of a backend: torch refuses to have both interfaces used.
+    Has no effect if the caller set `fp32_precision` of a backend: torch refuses to mix both interfaces.
     """
     cudnn = torch.backends.cudnn
     try:
@@ -46,13 +46,15 @@ def _no_tf32() -> Iterator[None]:
 
 
 def copy_model(model: nn.Module) -> nn.Module:
-    """A deep copy that shares no weight with `model`.
+    """Return a deep copy that shares no weight with `model`.
 
-    Torch copies no tensor that a gradient flows through, and networks keep some as attributes: features
-    of their last pass, weights that are normalised in it. The copy has their values.
+    Torch does not copy non-leaf tensors, which some networks keep as attributes (features of the last pass,
+    normalised weights). The copy has their detached values.
     """
-    left = {id(t): t.detach() for module in model.modules() for t in _tensors(vars(module)) if not t.is_leaf}
-    return copy.deepcopy(model, left)
+    detached = {
+        id(t): t.detach() for module in model.modules() for t in _tensors(vars(module)) if not t.is_leaf
+    }
+    return copy.deepcopy(model, detached)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Which layers make the barrier: paths on which one layer moves, or one layer after another is switched."""
+"""Which layers cause the barrier: paths that move one layer, or exchange one layer after another."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from lmcbench.connect.network import Network
 from lmcbench.results.curves import Array, Curve
 
 _CHUNK = 8
-"""Mixed states held at once, at most."""
+"""Maximum number of mixed states in memory."""
 
 _SPLIT = "split"
-"""What the one split is called in errors."""
+"""Name of the only split in error messages."""
 
 
 @dataclass(frozen=True)
 class LayerPath:
-    """One layer moved alone, from either end; the other layers stay where the path begins.
+    """Curves on which one layer moves and all others stay at the start of the path.
 
     Attributes:
-        from_a: alpha 0 is A, alpha 1 is A with this layer of B.
-        from_b: alpha 0 is B, alpha 1 is B with this layer of A.
-        predicted_from_a: the second-order prediction of `from_a`'s barrier, nats, `[A]`.
-        predicted_from_b: the same of `from_b`.
+        from_a: from A to A with this layer of B.
+        from_b: from B to B with this layer of A.
+        predicted_from_a: second-order prediction of the barrier of `from_a`, nats, `[A]`.
+        predicted_from_b: the same for `from_b`.
     """
 
     from_a: Curve
@@ -50,11 +50,11 @@ class LayerPath:
 
 @dataclass(frozen=True, eq=False)
 class CumulativePath:
-    """Loss and error while the layers of A are replaced by B's one after another.
+    """Loss and error while the layers of A are replaced by B's, one after another.
 
     Attributes:
-        layers: in the order of being switched, L names.
-        loss: mean cross-entropy in nats after 0 .. L switches, `[L + 1]`; A first, B last.
+        layers: L names in the order of replacement.
+        loss: mean cross-entropy in nats after 0 .. L replacements, `[L + 1]`; A first, B last.
         error: fraction misclassified, `[L + 1]`.
         n: number of images.
     """
@@ -66,15 +66,14 @@ class CumulativePath:
 
 
 def layers_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """The layers and the names of their tensors, in `named_modules` order.
+    """Return layer name -> names of its tensors, in `named_modules` order; a partition of the state.
 
-    A layer is a module that owns parameters directly, with its buffers; a parameter of the root is a
-    layer by its own name. Tensors of a module without parameters go with the layer before it (with the
-    first, if there is none), so that the layers are a partition of the state.
+    A layer is a module that owns parameters directly, with its buffers; a parameter of the root is a layer of
+    its own name. Tensors of modules without parameters belong to the layer before them (or to the first).
     """
     layers: dict[str, list[str]] = {}
     known: dict[int, str] = {}  # a module used under two names is one layer
-    homeless: list[str] = []
+    leading: list[str] = []
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             continue
@@ -89,9 +88,9 @@ def layers_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
         elif layers:
             next(reversed(layers.values())).append(name)
         else:
-            homeless.append(name)
+            leading.append(name)
     first = next(iter(layers.values()))
-    first[:0] = homeless
+    first[:0] = leading
     return {layer: tuple(names) for layer, names in layers.items()}
 
 
@@ -106,29 +105,40 @@ def layerwise(
     batch_size: int = 1000,
     device: str | torch.device | None = None,
 ) -> dict[str, Curve]:
-    """Curves on which only one layer moves from A to B, by layer in `named_modules` order.
+    """Return loss (nats) and error (fraction) along paths on which only one layer moves from A to B.
 
-    Adilova et al., "Layer-wise linear mode connectivity" (arXiv 2307.06966). A layer is a module that owns
-    parameters directly, with its buffers; a parameter of the root is one by its own name (`layers_of`).
-    A weight tied to another layer's moves in the layer whose curve it is, and stays in the other.
+    Layer-wise linear mode connectivity of Adilova et al. (2023, arXiv 2307.06966): alpha 0 is A, alpha 1 is A
+    with this layer of B. A layer is a module that owns parameters directly, with its buffers; a parameter of
+    the root is a layer of its own name. A tied weight moves in the layer of the curve and stays in others.
 
     Args:
-        model: any classifier; it stays as it is.
+        model: any classifier; not modified.
         state_a: state dict at alpha 0.
-        state_b: state dict whose layer is reached at alpha 1.
+        state_b: state dict whose layers are reached at alpha 1.
         split: images `[n, c, h, w]` floating and labels `[n]` of any integer type.
         alphas: an odd number of evenly spaced points, or an increasing sequence that contains 0, 1/2 and 1.
-        calibration: images `[m, c, h, w]` floating on which BatchNorm statistics are taken anew at every
-            alpha; None: they move with their layer.
+        calibration: floating images `[m, c, h, w]` on which BatchNorm statistics are recalibrated at every
+            alpha; None: statistics move with their layer.
         batch_size: images per forward pass.
         device: where to compute; the model's own by default.
 
     Returns:
-        A `Curve` per layer: loss in nats and error as a fraction at each alpha, `[A]`.
+        Layer name -> `Curve`, in `named_modules` order.
 
     Raises:
-        UserError: for states of different networks or with NaN, a split or calibration that cannot be
-            measured, or a grid that misses 0, 1/2 or 1.
+        UserError: if the states are of different networks or not finite, the split or calibration is invalid,
+            or `alphas` misses 0, 1/2 or 1.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 8), torch.nn.Linear(8, 3))
+        >>> a = model.state_dict()
+        >>> b = {name: value + 1 if name.startswith("2.") else value for name, value in a.items()}
+        >>> curves = layerwise(model, a, b, (torch.randn(9, 1, 2, 2), torch.arange(9) % 3), alphas=3)
+        >>> list(curves)
+        ['1', '2']
+        >>> bool((curves["1"].loss == curves["1"].loss[0]).all())  # equal in A and B
+        True
     """
     p = _prepare(model, state_a, state_b, split, alphas, batch_size=batch_size, device=device)
     layers = layers_of(p.network.model)
@@ -147,10 +157,9 @@ def layer_paths(
     *,
     device: str | torch.device | None = None,
 ) -> dict[str, LayerPath]:
-    """`layerwise` from both ends, beside the second-order prediction of each path (`predict_barrier`).
+    """Return `layerwise` from both ends with the second-order prediction of each path.
 
-    Barriers are `barrier(path.from_a)` and so on. Arguments and errors are those of `layerwise`;
-    `gradients` adds the prediction's first-order term.
+    Arguments and errors are those of `layerwise` and `predict_barrier`.
     """
     p = _prepare(model, state_a, state_b, split, alphas, device=device)
     network, grid, split = p.network, p.grid, p.splits[_SPLIT]
@@ -176,7 +185,7 @@ def cumulative_paths(
     *,
     device: str | torch.device | None = None,
 ) -> tuple[CumulativePath, CumulativePath]:
-    """A becoming B layer by layer: from input to output, and from output to input.
+    """Replace the layers of A by B's one after another, from the input on, and from the output on.
 
     Arguments and errors are those of `layerwise`.
     """
@@ -194,7 +203,7 @@ def cumulative_paths(
     ]
     loss = torch.cat([part.loss.mean(1) for part in parts]).numpy()
     error = torch.cat([part.wrong.double().mean(1) for part in parts]).numpy()
-    back = [0, *range(size + 1, 2 * size), size]  # the ends are shared
+    back = [0, *range(size + 1, 2 * size), size]  # both orders share the ends
     n = len(split[0])
     return (
         CumulativePath(order, loss[: size + 1], error[: size + 1], n),
@@ -212,7 +221,7 @@ def _prepare(
     batch_size: int = 1000,
     device: str | torch.device | None,
 ) -> PathInputs:
-    """The arguments checked, the states on the network's device."""
+    """Check the arguments and move the states to the network's device."""
     opened = prepare_path(model, state_a, state_b, {_SPLIT: split}, alphas, batch_size, device)
     a, b = unstack(opened.network.prepare([opened.a, opened.b]))
     return replace(opened, a=a, b=b)
@@ -227,7 +236,7 @@ def _moved(
     grid: Array,
     calibration: Tensor | None,
 ) -> Iterator[tuple[str, Curve]]:
-    """Each layer's curve; the base, where all of them begin, is run once."""
+    """Yield each layer's curve; `base`, where all of them start, is scored once."""
     start = score_states(network, _calibrated(network, [base], calibration), *split, name="split")
     count = len(grid) - 1
     for layer, names in layers.items():
@@ -242,7 +251,7 @@ def _moved(
                 if calibration is not None:
                     stacked = network.recalibrate(stacked, calibration)
                 parts.append(score_states(network, stacked, *split, _SPLIT, alphas))
-                del stacked  # or the next ones would be made beside them
+                del stacked  # frees their memory before the next chunk is created
             path = Scores.join(*parts)
         yield layer, Scores.join(start, path).curve(grid)
 
@@ -265,7 +274,7 @@ def _predicted(
             yield layer, np.zeros(len(grid))
             continue
         (end,) = unstack(_calibrated(network, [_mix(base, other, layers, [layer])], calibration))
-        # the other weights do not move: the Hessian's block of this layer is all that counts
+        # only this layer moves, so only its block of the Hessian matters
         yield layer, predict(Objective(network, split, moving), start, end, grid, gradients)
 
 

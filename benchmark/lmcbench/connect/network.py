@@ -1,4 +1,4 @@
-"""One network run at many weights: forward passes and normalisation statistics."""
+"""Run one network at many weights: forward passes and recalibration of BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from lmcbench.connect.parameter_swap import EvalCaches, ParameterSwap, graph_lea
 from lmcbench.errors import UserError, counted, describe, is_out_of_memory
 
 MAX_IMAGES = 500
-"""Images of one forward pass, unless a batch size is asked for."""
+"""Images per forward pass by default."""
 
 
 class Images(Protocol):
-    """Images in order, floating, in batches `[b, c, h, w]`: a tensor, or what makes them when asked."""
+    """Floating images in batches `[b, c, h, w]`: a tensor, or an object that creates them on demand."""
 
     def __len__(self) -> int: ...
 
     def split(self, size: int, /) -> Iterable[Tensor]:
-        """Batches of `size`, the last as large as what is left."""
+        """Return batches of `size`; the last may be smaller."""
         ...
 
 
 class Network:
-    """A private copy of a model in eval mode, through which stacks of states are passed.
+    """A private copy of a model in eval mode, run at the weights of stacked states.
 
-    The caller's model is never touched, and no pass draws from the global generator for good.
+    Neither the caller's model nor the global generators are modified.
 
     Args:
         model: any classifier, images `[n, c, h, w]` -> logits `[n, classes]`.
         device: where to run; the model's own by default.
-        batch_size: images per forward pass of one state; None: what suits the device and their size.
-        stacked: pass all states of a stack at once (vmap) rather than one after another, which a network
-            that fails so does all the same. It pays where launching dominates, on CUDA; on a CPU the loop
-            wins from 256 images per pass (measured: 21 states of an MLP, a CNN and a ResNet at 8x8,
-            2026-11-21).
+        batch_size: images per forward pass of one state; None: chosen by device and image size.
+        stacked: run all states of a stack at once (vmap) instead of one after another. Falls back to the
+            loop for a network that vmap cannot run. Faster on CUDA, where kernel launches dominate; on a
+            CPU the loop wins from 256 images per pass (measured: 21 states of an MLP, a CNN and a ResNet
+            at 8x8, 2026-11-21).
     """
 
     def __init__(
@@ -62,23 +62,24 @@ class Network:
         if own[0].is_meta:
             raise UserError("The model is on the meta device: move it with to_empty(device='cpu') first.")
         self.device = as_device(device) if device is not None else own[0].device
-        # that of images: of the first floating parameter, whatever integers and complex numbers stand before
+        # images get the dtype of the first floating parameter
         self.dtype = own[0].dtype
         self.batch_size = None if batch_size is None else as_integer(batch_size, "batch_size", 1)
         self.stacked = stacked
         self.limit: int | None = None
-        """States in one stacked pass at most: all, until memory runs out."""
+        """Maximum number of states in one stacked pass; None until memory runs out."""
         try:
             self.model = copy_model(model).to(self.device)
         except (RuntimeError, TypeError) as error:
             if is_out_of_memory(error):
                 raise
             raise UserError(f"The model cannot be copied: {describe(error)}") from error
-        self._slots = ParameterSwap(self.model)
-        self._keepers = EvalCaches(self.model)
-        # of both, the caller's and ours: no pass is to compute with any of them
+        self._parameters = ParameterSwap(self.model)
+        self._eval_caches = EvalCaches(self.model)
+        # no pass may compute with a parameter of the caller's model or of the copy
         self._own = {id(p): name for each in (model, self.model) for name, p in each.named_parameters()}
-        self._heeds: bool = torch.is_inference_mode_enabled()  # where nobody can see what a pass has used
+        # in inference mode there is no graph to check
+        self._is_checked: bool = torch.is_inference_mode_enabled()
         self.norms = {
             name: module
             for name, module in self.model.named_modules()
@@ -86,7 +87,7 @@ class Network:
         }
 
     def prepare(self, states: State | Sequence[State]) -> Stack:
-        """States checked against the model, stacked on its device."""
+        """Check states against the model and stack them on its device."""
         listed: list[State] = [states] if isinstance(states, Mapping) else list(states)
         for state in listed:
             check_matches_model(self.model, state)
@@ -94,14 +95,14 @@ class Network:
 
     @torch.no_grad()
     def check_accepts(self, state: State, images: Tensor, what: str) -> None:
-        """Refuse images that the network fails on, by two of them; `what` they are.
+        """Run the network on two of the images; `what` names them in the error.
 
         Raises:
-            UserError: with what the network raised as its cause.
+            UserError: if the network fails, with its exception as the cause.
         """
         here = {name: value.to(self.device) for name, value in state.items()}
         try:
-            self._check_heeds(here, images[:2])
+            self._check_uses_state(here, images[:2])
         except UserError:
             raise
         except Exception as error:
@@ -111,10 +112,10 @@ class Network:
             raise UserError(f"{what}: the network fails on an image {shape}: {describe(error)}") from error
 
     def calibration(self, state: State, given: object) -> Tensor | None:
-        """What a caller gave to take statistics on, checked like a split's images; None: nothing.
+        """Check the images for recalibration that a caller gave; None stays None.
 
         Raises:
-            UserError: naming the argument.
+            UserError: if they are invalid or the network fails on them.
         """
         images = as_calibration(given)
         if images is not None:
@@ -123,25 +124,25 @@ class Network:
 
     @torch.no_grad()
     def logits(self, states: Stack, images: Images) -> Tensor:
-        """Logits of all states on all images, `[S, n, classes]` in the model's dtype, eval mode."""
+        """Return the logits of all states on all images, `[S, n, classes]` in the model's dtype."""
         return torch.cat(list(self.batches(states, images)), dim=1)
 
     @torch.no_grad()
     def batches(self, states: Stack, images: Images) -> Iterator[Tensor]:
-        """The same batch by batch, `[S, b, classes]`; the last batch is never dropped."""
-        # what a network writes into its buffers, in eval mode too, must not reach the next images' pass
+        """Yield the logits batch by batch, `[S, b, classes]`."""
+        # buffers are copied: a network may write into them in eval mode too
         weights = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         states = {name: value if name in weights else value.clone() for name, value in states.items()}
         with isolated(self.device):
             for part in images.split(self.batch_size or MAX_IMAGES):
                 for batch in torch.split(part, self.images_per_pass(part)):
                     logits = self._forward(states, batch.to(self.device, self.dtype))
-                    if not self._heeds:
-                        self._check_heeds(unstack(states)[0], batch[:2])
+                    if not self._is_checked:
+                        self._check_uses_state(unstack(states)[0], batch[:2])
                     yield logits
 
     def images_per_pass(self, images: Tensor) -> int:
-        """What was asked for, or 500; fewer of large images on a CPU, whose caches they should stay in.
+        """Return the batch size: as requested, else 500, fewer for large images on a CPU (cache size).
 
         Measured on one core (medians of 5 of processor time, 2026-11-21): ResNet-20 at 32 x 32, 2 states
         on 500 images in passes of 125, 250 and 500: 1.52, 1.67 and 2.13 s; a width-8 ResNet at 8 x 8,
@@ -154,16 +155,16 @@ class Network:
         return min(max(128_000 // images[0, 0].numel(), 125), MAX_IMAGES)
 
     def forward(self, state: State, batch: Tensor) -> Tensor:
-        """Logits `[b, classes]` of one state on one batch, eval mode; differentiable in the state's tensors.
+        """Return the logits `[b, classes]` of one state on one batch, differentiable in the state's tensors.
 
         Raises:
-            UserError: where the model returns anything else.
+            UserError: if the model returns anything else.
         """
         try:
-            with without_autocast(self.device), self._slots.use(state):
+            with without_autocast(self.device), self._parameters.use(state):
                 out = self.model(batch.to(self.device, self.dtype))
         finally:
-            self._keepers.clear()
+            self._eval_caches.clear()
         if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(batch):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise UserError(f"The model must return logits [n, classes], found {shape}.")
@@ -171,32 +172,32 @@ class Network:
             raise UserError(f"The model must return floating logits [n, classes], found {out.dtype}.")
         return out
 
-    def _check_heeds(self, state: State, images: Tensor) -> None:
-        """Refuse a network that computes with weights of its own in place of those it is given.
+    def _check_uses_state(self, state: State, images: Tensor) -> None:
+        """Raise if the network computes with its own weights instead of the given ones.
 
-        Some hold on to them where nobody can take them away: in a list, a closure, a compiled function.
-        `state` stays as it is, whatever the network writes into its buffers.
+        Some networks keep further references to their parameters: in a list, a closure, a compiled function.
+        `state` is not modified, even if the network writes into its buffers.
         """
         with torch.enable_grad(), isolated(self.device):
             out = self.forward({name: value.detach().clone() for name, value in state.items()}, images)
-        self._heeds = True
+        self._is_checked = True
         name = next((self._own[id(leaf)] for leaf in graph_leaves(out) if id(leaf) in self._own), None)
         if name is not None:
             raise UserError(
-                f"The network computes with {name!r} of its own in place of the weights that it is given: it "
-                "holds on to it besides as a parameter (in a list, a closure, a compiled function). "
-                "Have forward read it from the module."
+                f"The network computes with its own {name!r} instead of the given weights, because it keeps "
+                "a second reference to it (in a list, a closure, a compiled function). Let forward read it from "
+                "the module."
             )
 
     @torch.no_grad()
     def recalibrate(self, states: Stack, images: Tensor, batches: int = 1) -> Stack:
-        """`states` with BatchNorm statistics taken anew on `images` `[n, c, h, w]` (design 3.3).
+        """Return `states` with BatchNorm statistics computed on `images` `[n, c, h, w]`.
 
-        Batch sizes are equal up to one. Mean and (unbiased) variance are pooled over batches by the
-        law of total variance: exact at the first such layer for any batching, and at every layer for
-        a single batch. A layer that runs several times in a pass has the mean over its calls of each
-        call's mean and variance, as torch's cumulative average (momentum None); one that never runs
-        keeps its statistics. The same images give the same bits. Networks without such layers: unchanged.
+        `images` are split into `batches` of sizes equal up to one. Mean and unbiased variance are pooled by
+        the law of total variance: exact at the first BatchNorm layer for any batching, and at every layer
+        for a single batch. A layer that runs several times in a pass gets the mean of its calls' statistics
+        (torch's cumulative average, momentum None); one that never runs keeps its statistics. Networks
+        without running statistics are returned unchanged.
 
         Raises:
             UserError: for fewer than two images per batch.
@@ -213,7 +214,7 @@ class Network:
         for name, names in aliases.items():
             for part in (*STATISTICS, COUNTER):
                 if f"{name}.{part}" in states:
-                    # one tensor under all names of a layer: only one of them is written to
+                    # all names of a layer share a tensor: the layer writes through one of them
                     fresh |= dict.fromkeys(
                         [f"{n}.{part}" for n in names], torch.zeros_like(states[f"{name}.{part}"])
                     )
@@ -222,7 +223,7 @@ class Network:
         with (
             record_batch_statistics(self.model, self.norms) as counts,
             isolated(self.device),
-            self.portions(),
+            self.chunked_convolutions(),
         ):
             for batch in images.tensor_split(batches):
                 self._forward(fresh, batch.to(self.device, self.dtype))
@@ -237,17 +238,17 @@ class Network:
             pooled = pooled_moments(sizes[name], moments[name]) if moments[name] else ()
             found = dict(zip(STATISTICS, pooled, strict=False))
             for key in (f"{n}.{part}" for n in names for part in (*STATISTICS, COUNTER)):
-                if key in states:  # else the layer counts no batches
+                if key in states:  # else the layer has no counter
                     value = found.get(key.rpartition(".")[2])
                     fresh[key] = states[key] if value is None else value.to(states[key].dtype)
         return fresh
 
-    def portions(self) -> AbstractContextManager[object]:
-        """For passes of a batch that may not be split: on a CPU, whose convolutions copy it, in portions."""
+    def chunked_convolutions(self) -> AbstractContextManager[object]:
+        """Save memory in passes of a batch that must not be split, on a CPU."""
         return ChunkedConv2d() if self.device.type == "cpu" else nullcontext()
 
     def _aliases(self) -> dict[str, list[str]]:
-        """All names under which the state has each layer of `norms`: a module used twice may have two."""
+        """Return all names in the state of each layer of `norms`; a module used twice may have two."""
         names = {id(module): (name, [name]) for name, module in self.norms.items()}
         for name, module in self.model.named_modules(remove_duplicate=False):
             first, found = names.get(id(module), (name, []))
@@ -261,10 +262,10 @@ class Network:
                 return self._stacked(states, batch)
             except UserError:
                 raise
-            except Exception as error:  # whatever a network's own code raises under vmap
+            except Exception as error:  # vmap may raise anything in a network's code
                 if is_out_of_memory(error):
                     raise
-                self.stacked = False  # by itself it may run, and if not says why
+                self.stacked = False  # the loop may work, else it raises the network's own error
         return torch.stack([self.forward(state, batch) for state in unstack(states)])
 
     def _stacked(self, states: Stack, batch: Tensor) -> Tensor:
@@ -273,11 +274,11 @@ class Network:
         start = 0
         while start < size:
             stop = size if self.limit is None else min(start + self.limit, size)
-            # views: what a layer writes into its statistics reaches the whole stack
+            # views, so that statistics written by layers reach the stack
             part = {name: value[start:stop] for name, value in states.items()}
             try:
                 with warnings.catch_warnings():
-                    # an operator without a batching rule runs once per state: slower, but right
+                    # an operator without a batching rule runs once per state: slower, same result
                     warnings.filterwarnings("ignore", message="There is a performance drop")
                     done.append(vmap(lambda state: self.forward(state, batch))(part))
             except (RuntimeError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""Where a module keeps the tensors of its state, found once, so that others can take their place."""
+"""Run a module with other tensors in place of its parameters and buffers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lmcbench.errors import UserError, describe
 Store = dict[str, Tensor | None]
 
 EXTRA = "_extra_state"
-"""Last part of the name under which a state dict has what `get_extra_state` of a module returns."""
+"""Last part of the state dict's name for what a module's `get_extra_state` returns."""
 
 
 class ParameterSwap:
-    """The places of a module's parameters and buffers, by their names in its state dict.
+    """Exchange a module's parameters and buffers for tensors given by their state-dict names.
 
-    `torch.func.functional_call` finds them anew at every call, which costs a small network about a
-    tenth of its pass (measured: a ResNet of width 8 on 360 images of 8x8, one core, 2026-11-22).
+    The places are looked up once. `torch.func.functional_call` looks them up at every call, about a tenth
+    of a small network's pass (measured: a ResNet of width 8 on 360 images of 8x8, one core, 2026-11-22).
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -33,11 +33,11 @@ class ParameterSwap:
 
     @contextmanager
     def use(self, state: Mapping[str, Tensor]) -> Iterator[None]:
-        """While it lasts, the module computes with the tensors of `state`, and may write into them.
+        """Have the module compute with the tensors of `state`, into which it may also write.
 
         Raises:
-            UserError: naming a tensor that is none of the module's parameters and buffers: the module would
-                compute with its own in its place.
+            UserError: if a name of `state` is no parameter or buffer, for which the module would silently use
+                its own tensor.
         """
         before: list[tuple[Store, str, Tensor | None]] = []
         try:
@@ -48,29 +48,28 @@ class ParameterSwap:
                     store[key] = tensor
                 elif name.rpartition(".")[2] != EXTRA:
                     raise UserError(
-                        f"The network's state dict has {name!r}, none of its parameters and buffers, so "
-                        "that no other can take its place. Name it there as in the network."
+                        f"The network's state dict has {name!r}, none of its parameters and buffers, which "
+                        "therefore cannot be exchanged. Name tensors in the state dict as in the network."
                     )
             yield
         finally:
-            # the last first: of two names for one place the first knows what was there
+            # in reverse: where two names share a place, the first one saved the original
             for store, key, own in reversed(before):
                 store[key] = own
 
 
 class EvalCaches:
-    """The layers of a network that do something of their own when the mode changes.
+    """Clear what layers cache in eval mode, so that each state is computed from its own weights.
 
-    Some keep in eval mode what they have worked out from their weights once (timm's LeViT, TinyViT and
-    EfficientFormer: the attention's biases), until they are put into training mode: with other weights in
-    their place such a layer would go on with those of the first pass.
+    timm's LeViT, TinyViT and EfficientFormer compute attention biases once in eval mode and keep them until
+    they are put into training mode. With exchanged weights they would reuse those of the first pass.
 
     Args:
-        model: the network, put into eval mode here with nothing kept.
+        model: the network; put into eval mode with empty caches.
 
     Raises:
-        UserError: for a network whose weights themselves are others in eval mode, as where low-rank updates
-            are merged: nothing says which of the two a state holds. And for one that refuses a mode.
+        UserError: if a mode cannot be set, or if eval mode changes the weights (merged low-rank updates), in
+            which case it is unknown to which mode a state belongs.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -79,21 +78,21 @@ class EvalCaches:
             for module in model.modules()
             if type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
         ]
-        if self._layers:
-            _set_mode(model, True)
-            trained = {name: value.detach().clone() for name, value in _tensors(model).items()}
-            _set_mode(model, False)
-            for name, value in _tensors(model).items():
-                if name not in trained or not _same(trained[name], value):
-                    raise UserError(
-                        f"The network changes {name!r} when it is put into eval mode, so that nothing says "
-                        "which of its modes a state is of. Switch that off (merging of low-rank updates)."
-                    )
-        else:
+        if not self._layers:
             model.eval()
+            return
+        _set_mode(model, True)
+        trained = {name: value.detach().clone() for name, value in _tensors(model).items()}
+        _set_mode(model, False)
+        for name, value in _tensors(model).items():
+            if name not in trained or not _is_unchanged(trained[name], value):
+                raise UserError(
+                    f"The network changes {name!r} when it is put into eval mode, so it is unknown to which "
+                    "mode a state belongs. Switch that off (for example the merging of low-rank updates)."
+                )
 
     def clear(self) -> None:
-        """Have the layers forget what they kept; all modes stay as they are."""
+        """Empty the caches; all modes stay as they are."""
         for layer in self._layers:
             modes = [(module, module.training) for module in layer.modules()]
             layer.train(True)
@@ -103,7 +102,7 @@ class EvalCaches:
 
 
 def graph_leaves(output: Tensor) -> Iterator[Tensor]:
-    """The tensors that a gradient of `output` would flow to: leaves of autograd's graph."""
+    """Yield the leaf tensors of the autograd graph of `output`."""
     seen, left = set(), [output.grad_fn]
     while left:
         node = left.pop()
@@ -127,8 +126,8 @@ def _set_mode(model: nn.Module, training: bool) -> None:
         raise UserError(f"The network cannot be put into {mode} mode: {describe(error)}") from error
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether nothing changed; weights that nobody has set yet may be NaN."""
+def _is_unchanged(a: Tensor, b: Tensor) -> bool:
+    """Compare bit for bit; uninitialised weights may be NaN."""
     return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 

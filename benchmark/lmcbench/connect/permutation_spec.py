@@ -1,4 +1,4 @@
-"""Which units of a network may be permuted without changing its function, read from its traced graph."""
+"""Find the units of a network that may be permuted without changing its function, by tracing it."""
 
 from __future__ import annotations
 
@@ -22,30 +22,31 @@ from lmcbench.errors import UserError
 
 
 def trace_permutations(model: nn.Module) -> PermutationSpec:
-    """The permutation specification of `model` ([G], section 3), derived by tracing it with torch.fx.
+    """Return the permutation specification of `model`, derived by tracing it with torch.fx.
 
-    Handled: linear and convolutional layers, depthwise convolutions (their output units are tied to
-    their input's), BatchNorm, elementwise functions, pooling, flattening, residual sums (which tie
-    groups), products of branches, concatenation of channels, and sums and products with a parameter or
-    buffer of one number, or of one for each unit (a scale, the mean that images are normalised by).
+    The specification is that of Ainsworth et al. (2023, Git Re-Basin, section 3). Supported: linear and
+    convolutional layers, depthwise convolutions (their output units are tied to their input's), BatchNorm,
+    elementwise functions, pooling, flattening, residual sums (which tie groups), products of branches,
+    concatenation of channels, and sums and products with a parameter or buffer of one number, or of one for
+    each unit (a scale, the mean that images are normalised by).
 
     Raises:
-        UserError: where the model cannot be traced, or holds an operation whose effect on units is
-            not known (attention, grouped convolutions, LayerNorm, reshaping, ...), which it names.
+        UserError: if the model cannot be traced or has an operation whose effect on units is unknown
+            (attention, grouped convolutions, LayerNorm, reshaping, ...), which the message names.
     """
     private = copy_model(model).eval()
     try:
         graph = _Tracer().trace(private)
     except UserError:
         raise
-    except Exception as error:  # fx fails in as many ways as models are written
-        raise UserError(f"The network cannot be aligned, for torch.fx cannot trace it: {error}") from error
-    return _Walk(private, graph).run()
+    except Exception as error:  # fx raises many kinds of errors
+        raise UserError(f"The network cannot be aligned: torch.fx cannot trace it: {error}") from error
+    return _GraphReader(private, graph).run()
 
 
 @dataclass(frozen=True)
 class _Units:
-    """A value in the graph: the groups along its unit axis, which is axis 1, or the last one if `flat`."""
+    """A value with units, along axis 1, or the last axis if `flat`."""
 
     axis: Axis
     flat: bool
@@ -53,24 +54,24 @@ class _Units:
 
 @dataclass(frozen=True)
 class _Constant:
-    """A parameter or buffer that the network reads itself, by its name in the state dict."""
+    """A parameter or buffer that the network reads directly, by its name in the state dict."""
 
     name: str
     value: Tensor
 
 
 _Value = _Units | _Constant | None
-"""What a node of the graph gives; None: a size, or a condition on sizes."""
+"""Output of a node of the graph; None: a size, or a condition on sizes."""
 
 
 class _Tracer(fx.Tracer):
-    """Traces into everything but torch's own layers and BatchNorms (timm's are one with an activation)."""
+    """Trace into all modules except torch's own layers and BatchNorms (timm's include an activation)."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """Guards on the input's size (padding, minimal sizes) are taken as not needed."""
+        """Take conditions on the input's size (padding, minimal sizes) as false."""
         if _of_shape(obj.node):
             return False
         raise cannot_align(f"it branches on the value {obj.node.name!r}.")
@@ -106,8 +107,8 @@ _SUMS |= {torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minim
 _SUM_METHODS = {"add", "add_", "sub", "mul", "mul_", "div"}
 
 
-class _Walk:
-    """One pass over the graph, from input to output, that records where groups occur."""
+class _GraphReader:
+    """One pass over the graph from input to output that records where groups occur."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self.model = model
@@ -122,17 +123,19 @@ class _Walk:
             self.groups.share(names)
         found = self.groups.permutations()
         computed = sorted(found.axes.keys() - self.model.state_dict().keys())
-        if computed:  # by weight norm, spectral norm and the like, from tensors whose units nobody noted
-            raise cannot_align(f"{computed[0]!r} is not in its state but worked out from other tensors.")
+        if computed:  # by weight norm, spectral norm and so on, from other tensors
+            raise cannot_align(f"{computed[0]!r} is not in its state but computed from other tensors.")
         return found
 
     def _node(self, node: fx.Node, values: dict[fx.Node, _Value]) -> _Value:
-        """What a node gives; a constant takes part in sums and products only."""
+        """Return the output of a node; constants may occur in sums and products only."""
         if node.op == "placeholder":
             return _Units((INPUT,), flat=False)
         if _of_shape(node):
             return None
-        if node.op == "get_attr" and isinstance(found := _attribute(self.model, str(node.target)), Tensor):
+        if node.op == "get_attr" and isinstance(
+            found := operator.attrgetter(str(node.target))(self.model), Tensor
+        ):
             return _Constant(str(node.target), found)
         inputs = [values[n] for n in node.all_input_nodes]
         units = [value for value in inputs if isinstance(value, _Units)]
@@ -172,14 +175,14 @@ class _Walk:
             type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, _UNFIT)
         ):
             return x
-        raise cannot_align(f"what {name!r} ({type(module).__name__}) does to units is not known.")
+        raise cannot_align(f"the effect of {name!r} ({type(module).__name__}) on units is unknown.")
 
     def _conv(self, name: str, module: _ConvNd, x: _Units) -> _Units:
         if x.flat:
             raise cannot_align(f"{name!r} convolves a flattened value.")
         if module.groups == 1:
             return self._weighted(name, module, x, module.out_channels, flat=False)
-        if module.groups == module.in_channels == module.out_channels:  # depthwise: output tied to input
+        if module.groups == module.in_channels == module.out_channels:  # depthwise: outputs tied to inputs
             self.groups.note(f"{name}.weight", (x.axis, *[None] * (module.weight.ndim - 1)))
             if module.bias is not None:
                 self.groups.note(f"{name}.bias", (x.axis,))
@@ -188,7 +191,7 @@ class _Walk:
 
     def _weighted(self, name: str, module: nn.Linear | _ConvNd, x: _Units, out: int, flat: bool) -> _Units:
         known = self.groups.axes(f"{name}.weight")
-        if known is not None:  # used again: the same units come out
+        if known is not None:  # the layer ran before: same output units
             self.groups.note(f"{name}.weight", (known[0], x.axis, *known[2:]))
             assert known[0] is not None
             return _Units(known[0], flat)
@@ -243,21 +246,21 @@ class _Walk:
         self.groups.tie(x.axis, y.axis)
 
     def _per_unit(self, constant: _Constant, x: _Units) -> None:
-        """Have a constant that is added to, or multiplies, a value of images move with its units."""
+        """Note a constant in a sum or product with a value as carrying the value's units."""
         shape = constant.value.shape
         if constant.value.numel() == 1:
             return
         # units stand last in `[n, units]`, third from the right in `[n, units, h, w]`
         dim = len(shape) - (1 if x.flat else 3)
         if dim < 0 or constant.value.numel() != shape[dim]:
-            raise cannot_align(f"what {constant.name!r} {list(shape)} does to units is not known.")
+            raise cannot_align(f"the effect of {constant.name!r} {list(shape)} on units is unknown.")
         if INPUT in x.axis:
             return
         if shape[dim] != self.groups.units(x.axis):
-            raise cannot_align(f"{constant.name!r} {list(shape)} has another number of entries than units.")
+            raise cannot_align(f"the entries of {constant.name!r} {list(shape)} do not match the units.")
         if constant.name in self.model.state_dict():
             self.groups.note(constant.name, tuple(x.axis if d == dim else None for d in range(len(shape))))
-        else:  # nobody permutes what is not in the state
+        else:  # tensors outside the state are not permuted
             self.groups.pin(x.axis)
 
     @staticmethod
@@ -267,7 +270,7 @@ class _Walk:
             if isinstance(node.target, str)
             else getattr(node.target, "__name__", str(node.target))
         )
-        return cannot_align(f"what {what!r} (at {node.name!r}) does to units is not known.")
+        return cannot_align(f"the effect of {what!r} (at {node.name!r}) on units is unknown.")
 
 
 _COMPARE: set[Callable[..., Any]] = {
@@ -288,7 +291,7 @@ _ARITHMETIC: set[Callable[..., Any]] = {
 
 
 def _of_shape(node: fx.Node) -> bool:
-    """Whether a value is a size, something computed from sizes, or an assertion on them."""
+    """Return whether a value is a size, is computed from sizes, or is an assertion on them."""
     if node.op == "call_function":
         if node.target is getattr:
             return node.args[1] in ("shape", "ndim", "device", "dtype")
@@ -306,13 +309,8 @@ def _adds_or_multiplies(node: fx.Node) -> bool:
     return node.op == "call_method" and node.target in _SUM_METHODS
 
 
-def _attribute(model: nn.Module, name: str) -> object:
-    """What a module holds under a dotted name."""
-    return operator.attrgetter(name)(model)
-
-
 def _names_of_tensors(model: nn.Module) -> Iterable[list[str]]:
-    """The names of every parameter and buffer; a tensor that is shared has several."""
+    """Yield all names of each parameter and buffer; a shared tensor has several."""
     names: dict[int, list[str]] = {}
     for every in (model.named_parameters, model.named_buffers):
         for name, value in every(remove_duplicate=False):

@@ -19,15 +19,15 @@ from lmcbench.errors import UserError
 from lmcbench.results.curves import Array
 
 _FLAT = 1e-4
-"""Radians below which fp32 weights do not span a plane (their rounding is 6e-8 of the weights, not of the
-displacements, which are often a hundredth of those)."""
+"""Smallest angle in radians at which fp32 weights span a plane. Their rounding error is 6e-8 of the weights,
+and displacements are often a hundredth of the weights."""
 
 
 @dataclass(frozen=True, eq=False)
 class Plane:
     """A square grid over the plane of three states; distances are Euclidean, in units of the weights.
 
-    The origin is the fork, the first axis points to A, the second is orthogonal to it on B's side.
+    The origin is the fork, the first axis points to A, the second is orthogonal to it and points to B's side.
     Arrays are float64 and read-only.
 
     Attributes:
@@ -62,28 +62,43 @@ def plane(
     batch_size: int = 1000,
     device: str | torch.device | None = None,
 ) -> Plane:
-    """Loss and error on a grid that holds the three states and a margin around them.
+    """Return loss (nats) and error (fraction) on a grid in the plane through the fork, A and B.
 
-    The plane through three weight vectors of Garipov et al. (arXiv 1802.10026, figure 1).
-    Weights follow the plane. Normalisation statistics without `calibration` are mixed by the point's
-    barycentric coordinates, clipped at 0: outside the triangle a variance would turn negative.
+    The plane through three weight vectors of Garipov et al. (2018, arXiv 1802.10026, figure 1): axes by
+    Gram-Schmidt from A - fork and B - fork. Without `calibration`, running statistics are mixed by the
+    point's barycentric coordinates, clipped at 0, because variances could become negative outside the
+    triangle.
 
     Args:
-        model: any classifier; it stays as it is.
+        model: any classifier; not modified.
         state_fork: state dict at the fork.
         state_a: state dict of the first sibling.
-        state_b: state dict of the second.
+        state_b: state dict of the second sibling.
         split: images `[n, c, h, w]` floating and labels `[n]` of any integer type.
-        size: grid points a side, at least 2.
-        calibration: images `[m, c, h, w]` floating on which BatchNorm statistics are taken anew at every
+        size: grid points per side, at least 2.
+        calibration: floating images `[m, c, h, w]` on which BatchNorm statistics are recalibrated at every
             point.
-        margin: on every side, as a fraction of what the three states span along that axis.
+        margin: width added on every side, as a fraction of the three states' extent along that axis.
         batch_size: images per forward pass.
         device: where to compute; the model's own by default.
 
+    Returns:
+        Coordinates `[size]`, loss and error `[size, size]`, and the coordinates of fork, A and B `[3, 2]`.
+
     Raises:
-        UserError: for states of different networks or with NaN, states that do not span a plane, a split
-            or calibration that cannot be measured, a size below 2, or a margin below 0.
+        UserError: if the states are of different networks, not finite or span no plane, if the split or
+            calibration is invalid, if size is below 2 or margin below 0.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(2, 2, bias=False)
+        >>> fork, a, b = ({"weight": torch.tensor(w)} for w in (
+        ...     [[0.0, 0.0], [0.0, 0.0]], [[3.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 4.0]]))
+        >>> found = plane(model, fork, a, b, (torch.eye(2), torch.tensor([0, 1])), size=3, margin=0)
+        >>> found.x.tolist(), found.y.tolist(), found.loss.shape
+        ([0.0, 1.5, 3.0], [0.0, 2.0, 4.0], (3, 3))
+        >>> round(found.loss[0, 0].item(), 4)  # at the fork: ln 2
+        0.6931
     """
     size = as_integer(size, "plane: size", 2)
     if not (isinstance(margin, Real) and 0 <= margin < math.inf):
@@ -110,14 +125,14 @@ def plane(
             if calibration is not None:
                 states = network.recalibrate(states, calibration)
             parts.append(score_states(network, states, images, labels, name="split"))
-            del states  # or the next ones would be made beside them
+            del states  # frees their memory before the next chunk is created
         row = Scores.join(*parts)
         loss[j], error[j] = row.loss.mean(1).numpy(), row.wrong.double().mean(1).numpy()
     return Plane(x, y, loss, error, anchors)
 
 
 def _anchors(fork: State, a: State, b: State) -> Array:
-    """Coordinates of the three states in the basis that Gram-Schmidt makes of A - fork and B - fork."""
+    """Return the states' coordinates in the Gram-Schmidt basis of A - fork and B - fork, `[3, 2]`."""
     triangle = geometry(fork, a, b)
     assert triangle.distance_a is not None
     assert triangle.distance_b is not None
@@ -134,14 +149,14 @@ def _anchors(fork: State, a: State, b: State) -> Array:
 
 
 def _coefficients(anchors: Array, points: Array) -> Array:
-    """How much of A - fork and of B - fork leads to each point, `[S, 2]`; exact at the anchors."""
+    """Return the coefficients of A - fork and B - fork for each point, `[S, 2]`; exact at the anchors."""
     along_b = points[:, 1] / anchors[2, 1]
     along_a = (points[:, 0] - along_b * anchors[2, 0]) / anchors[1, 0]
     return np.stack([along_a, along_b], 1)
 
 
 def _states(fork: State, a: State, b: State, coefficients: Array) -> Stack:
-    """The states fork + p (A - fork) + q (B - fork); statistics by clipped barycentric coordinates."""
+    """Return fork + p (A - fork) + q (B - fork); statistics by clipped barycentric coordinates."""
     shares = np.concatenate([1 - coefficients.sum(1, keepdims=True), coefficients], 1).clip(0)
     shares /= shares.sum(1, keepdims=True)
     stacked = {}

@@ -1,4 +1,4 @@
-"""The path between two networks with the statistics of its pre-activations repaired: REPAIR [R]."""
+"""The path between two networks with repaired activation statistics (Jordan et al., 2023, REPAIR)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lmcbench.errors import UserError
 from lmcbench.results.curves import Array, Curve, blend
 
 Moments = dict[str, tuple[Tensor, Tensor]]
-"""Layer -> mean and standard deviation of its output over images and positions, `[units]` float64 each."""
+"""Layer -> mean and standard deviation of its output over images and positions, each `[units]` float64."""
 
 
 def repair_path(
@@ -31,10 +31,9 @@ def repair_path(
     batch_size: int = 1000,
     device: str | torch.device | None = None,
 ) -> dict[str, Curve]:
-    """`trace_path` over the repaired states of the line (see `repaired_states`).
+    """Return `trace_path` over the repaired states of the line.
 
-    Arguments and errors are those of `trace_path`; `calibration` (images `[n, c, h, w]`) is needed, and
-    layers that cannot hold the correction are refused.
+    Arguments and errors are those of `trace_path` and `repaired_states`; `calibration` is required.
     """
     p = prepare_path(model, state_a, state_b, splits, alphas, batch_size, device)
     return p.curves(repaired_states(p.network, p.a, p.b, calibration))
@@ -43,18 +42,19 @@ def repair_path(
 def repaired_states(
     network: Network, state_a: State, state_b: State, images: Tensor
 ) -> Callable[[Array], Stack]:
-    """What makes the states at alphas on the line, their statistics repaired on `images` in one batch.
+    """Return a function from alphas to the repaired states on the line, computed on `images` in one batch.
 
-    With BatchNorm the repair is the reset of its statistics ([R]), `Network.recalibrate`. Without it,
-    every unit's pre-activation X (output of a convolution or a linear layer, all but the last one to run,
-    the classifier) is rescaled and shifted so that
-        mean X_alpha = (1 - alpha) mean X_A + alpha mean X_B,  and the same for the standard deviation [R];
-    the correction is folded into the layer's weight and bias. Layers are corrected from input to output, each
-    seeing the corrected ones before it. A unit that does not vary at alpha is shifted only. The ends
-    come out bit for bit.
+    Networks with BatchNorm are repaired by recalibrating its statistics. In others, the pre-activations X of
+    every unit (outputs of convolutions and linear layers, except the classifier) are rescaled and shifted so
+    that (Jordan et al., 2023, arXiv 2211.08403)
+
+        mean X_alpha = (1 - alpha) mean X_A + alpha mean X_B,  and likewise for the standard deviation.
+
+    The correction is folded into weight and bias, layer by layer from input to output. Constant units are
+    shifted only. Both ends are exact.
 
     Raises:
-        UserError: for fewer than two images, and for a layer without a bias, or one that runs twice.
+        UserError: for fewer than two images, a layer without a bias, or a layer that runs twice.
     """
     if network.norms:
         return lambda alphas: network.recalibrate(states_on_line(network, state_a, state_b, alphas), images)
@@ -71,33 +71,33 @@ def repaired_states(
                 for layer, (mean, deviation) in moments_a.items()
             }
             for name, value in _corrected(network, state, targets, images).items():
-                state[name].copy_(value)  # a view into the path
+                state[name].copy_(value)  # writes into the stack
         return path
 
     return states
 
 
 def _moments(network: Network, state: State, images: Tensor) -> Moments:
-    """Moments of every layer to be repaired, in the order in which the layers run."""
+    """Return the moments of every layer to repair, in the order of execution."""
     seen: Moments = {}
 
-    def note(name: str, module: nn.Module, output: Tensor) -> None:
+    def record(name: str, module: nn.Module, output: Tensor) -> None:
         if name in seen:
             raise UserError(f"Layer {name!r} runs more than once; its statistics cannot be repaired.")
         seen[name] = _measure(module, output)
 
-    _run(network, state, images, note)
+    _run(network, state, images, record)
     seen.popitem()  # the classifier's outputs are logits, not pre-activations
     for name in seen:
         if f"{name}.bias" not in state:
             raise UserError(f"Layer {name!r} has no bias to hold the repair of its mean.")
         if f"{name}.weight" not in state:
-            raise UserError(f"Layer {name!r} has no weight to hold the repair: it is worked out from others.")
+            raise UserError(f"Layer {name!r} has no weight to hold the repair: it is computed from others.")
     return seen
 
 
 def _corrected(network: Network, state: State, targets: Moments, images: Tensor) -> dict[str, Tensor]:
-    """Weights and biases of the layers of `targets` that give it these moments; `state` stays as it is."""
+    """Return weights and biases that give the layers the moments `targets`; `state` is not modified."""
     fixed: dict[str, Tensor] = {}
 
     def correct(name: str, module: nn.Module, output: Tensor) -> Tensor | None:
@@ -124,27 +124,29 @@ def _measure(module: nn.Module, output: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _shape(module: nn.Module, output: Tensor) -> list[int]:
-    """The shape in which a value per unit meets the layer's output: units are last, or axis 1."""
+    """Return the shape that broadcasts a value per unit over a layer's output."""
     return [-1] if isinstance(module, nn.Linear) else [-1, *[1] * (output.ndim - 2)]
 
 
 @torch.no_grad()
 def _run(
-    network: Network, state: State, images: Tensor, see: Callable[[str, nn.Module, Tensor], Tensor | None]
+    network: Network, state: State, images: Tensor, hook: Callable[[str, nn.Module, Tensor], Tensor | None]
 ) -> None:
-    """One pass of all images; `see` is shown each layer's output, and may return another in its place."""
-    with _watched(network.model, see), isolated(network.device), network.portions():
+    """Run all images in one batch; `hook` gets each layer's output and may return a replacement."""
+    with _output_hooks(network.model, hook), isolated(network.device), network.chunked_convolutions():
         network.forward(state, images)
 
 
 @contextmanager
-def _watched(model: nn.Module, see: Callable[[str, nn.Module, Tensor], Tensor | None]) -> Iterator[None]:
+def _output_hooks(
+    model: nn.Module, call: Callable[[str, nn.Module, Tensor], Tensor | None]
+) -> Iterator[None]:
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | _ConvNd):
 
             def hook(module: nn.Module, _: object, output: Tensor, name: str = name) -> Tensor | None:
-                return see(name, module, output)
+                return call(name, module, output)
 
             handles.append(module.register_forward_hook(hook))
     try:

@@ -1,4 +1,4 @@
-"""Landscapes whose barriers have a closed form: [S]'s product of local quadratics and a double well."""
+"""A landscape whose barrier has a closed form: the product of two quadratics (Singh et al., 2024)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Well:
         matrix: A, symmetric and positive semi-definite, `[P, P]`.
 
     Raises:
-        UserError: for a matrix of another shape, or one that is not symmetric positive semi-definite.
+        UserError: if the shapes do not match or the matrix is not symmetric positive semi-definite.
     """
 
     centre: Array
@@ -36,7 +36,7 @@ class Well:
         object.__setattr__(self, "matrix", a)
 
     def loss(self, theta: ArrayLike) -> Array:
-        """The well's value at points `[..., P]`, `[...]`."""
+        """Return the loss `[...]` at points `[..., P]`."""
         d = np.asarray(theta, dtype=np.float64) - self.centre
         value: Array = np.einsum("...i,ij,...j->...", d, self.matrix, d) / 2
         return value
@@ -44,36 +44,36 @@ class Well:
 
 @dataclass(frozen=True)
 class ProductLandscape:
-    """[S]'s toy landscape: the product of two wells, L = q_a q_b, with minima (loss 0) at both centres.
+    """The toy landscape of Singh et al. (2024, arXiv 2406.16300): L = q_a q_b, with loss 0 at both centres.
 
-    With d = theta_B - theta_A and s_i = d' A_i d, the line between the minima has
-    L(a) = a^2 (1-a)^2 s_a s_b / 4: barrier s_a s_b / 64, at 1/2. The Hessians there are (s_b / 2) A_a and
-    (s_a / 2) A_b, from which the published prediction is a (1-a) s_a s_b / 4: 1 / (a (1-a)) times the
-    truth, 4 times at the middle.
+    With d = theta_B - theta_A and s_i = d' A_i d, the line between the minima has the loss
+    L(a) = a² (1 - a)² s_a s_b / 4, hence a barrier of s_a s_b / 64 at a = 1/2. The Hessians at the minima are
+    (s_b / 2) A_a and (s_a / 2) A_b. The published second-order prediction is therefore a (1 - a) s_a s_b / 4,
+    1 / (a (1 - a)) times the true value: four times as much in the middle.
     """
 
     a: Well
     b: Well
 
     def loss(self, theta: ArrayLike) -> Array:
-        """The landscape at points `[..., P]`, `[...]`."""
+        """Return the loss `[...]` at points `[..., P]`."""
         value: Array = self.a.loss(theta) * self.b.loss(theta)
         return value
 
     def path(self, alphas: ArrayLike) -> Array:
-        """L on the line from A's minimum to B's, evaluated point by point, `[A]`."""
+        """Evaluate the loss point by point on the line between the minima, `[A]`."""
         points = [blend(self.a.centre, self.b.centre, float(x)) for x in np.asarray(alphas)]
         return self.loss(np.stack(points))
 
     def curve(self, alphas: ArrayLike) -> Array:
-        """The same in closed form; the barrier at every alpha, for both ends are 0."""
+        """Return the loss on the line in closed form, `[A]`; also the barrier, because both ends are 0."""
         x = np.asarray(alphas, dtype=np.float64)
         s_a, s_b = self._strengths()
         value: Array = x**2 * (1 - x) ** 2 * s_a * s_b / 4
         return value
 
     def predicted(self, alphas: ArrayLike) -> Array:
-        """The barrier as [S]'s second-order formula predicts it, `[A]`."""
+        """Return the barrier predicted by the second-order formula, `[A]`."""
         x = np.asarray(alphas, dtype=np.float64)
         s_a, s_b = self._strengths()
         value: Array = x * (1 - x) * s_a * s_b / 4
@@ -81,7 +81,7 @@ class ProductLandscape:
 
     @property
     def barrier(self) -> float:
-        """s_a s_b / 64."""
+        """Return the height s_a s_b / 64."""
         s_a, s_b = self._strengths()
         return s_a * s_b / 64
 

@@ -1,4 +1,4 @@
-"""Groups of units that move together: which axes of which tensors carry them, and which groups are one."""
+"""Groups of units that are permuted together, and the tensor axes along which they occur."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from lmcbench.errors import UserError
 
 
 class UnitGroups:
-    """Groups while a network is read: they are opened, noted on tensors, tied to each other and pinned."""
+    """Groups collected while a network is traced: opened, noted on tensors, tied to each other, pinned."""
 
     def __init__(self) -> None:
-        self._parent = {INPUT: INPUT}  # a forest: groups that were tied have one root
+        self._parent = {INPUT: INPUT}  # union-find: tied groups have one root
         self._pinned = {INPUT}
         self._sizes: dict[int, int] = {}
         self._axes: dict[str, tuple[Axis | None, ...]] = {}
 
     def open(self, size: int) -> int:
-        """A new group of so many units."""
+        """Return a new group of `size` units."""
         group = len(self._parent)
         self._parent[group] = group
         self._sizes[group] = size
         return group
 
     def units(self, axis: Axis) -> int:
-        """How many units stand along an axis that does not carry the input."""
+        """Return the number of units along an axis without the input."""
         return sum(self._sizes[group] for group in axis)
 
     def axes(self, name: str) -> tuple[Axis | None, ...] | None:
-        """What was noted on a tensor; None: nothing yet."""
+        """Return the groups noted on a tensor; None if there are none."""
         return self._axes.get(name)
 
     def pin(self, groups: Iterable[int]) -> None:
-        """Have groups keep their order."""
+        """Fix the order of groups."""
         self._pinned.update(groups)
 
     def note(self, name: str, axes: tuple[Axis | None, ...]) -> None:
-        """Note the groups along a tensor's axes; those already there are tied to them.
+        """Note the groups along a tensor's axes, and tie them to those noted before.
 
         Raises:
-            UserError: where other concatenations, or other numbers of units, were noted before.
+            UserError: if a different concatenation or number of units was noted before.
         """
         for known, axis in zip(self._axes.setdefault(name, axes), axes, strict=True):
             if known is None or axis is None:
@@ -54,27 +54,27 @@ class UnitGroups:
             self.tie(known, axis)
 
     def tie(self, one: Axis, other: Axis) -> None:
-        """Make one of the groups of two axes of equal length, pair by pair.
+        """Tie the groups of two axes pair by pair: they are permuted alike.
 
         Raises:
-            UserError: where they have different numbers of units.
+            UserError: if their numbers of units differ.
         """
         for a, b in zip(one, other, strict=True):
             self._tie(a, b)
 
     def share(self, names: Sequence[str]) -> None:
-        """Give all names of one tensor the same axes: weights tied to others, layers under two names."""
+        """Give all names of one tensor the same axes (tied weights, layers under two names)."""
         used = [name for name in names if name in self._axes]
         for name in used[1:]:
             for one, other in zip(self._axes[used[0]], self._axes[name], strict=True):
-                if one is None or other is None:  # it moves on one side only: on none
+                if one is None or other is None:  # permuted under one name only: keep it fixed
                     self.pin(one or other or ())
             self.note(used[0], self._axes[name])
         for name in names if used else ():
             self._axes[name] = self._axes[used[0]]
 
     def permutations(self) -> PermutationSpec:
-        """What was found: the groups that are left, which of them are free, and where they occur."""
+        """Return the remaining groups, which of them are free, and where they occur."""
         pinned = {self._root(group) for group in self._pinned}
         roots = [group for group in self._sizes if self._root(group) == group]
         axes = {
@@ -88,7 +88,7 @@ class UnitGroups:
         one, other = sorted((self._root(one), self._root(other)))
         if one == other:
             return
-        if one == INPUT:  # keeps its own size, but not its freedom
+        if one == INPUT:  # the other keeps its size, but is fixed
             self._pinned.add(other)
             return
         if self._sizes[one] != self._sizes[other]:
@@ -102,15 +102,15 @@ class UnitGroups:
 
 
 def cannot_align(why: str) -> UserError:
-    """The error for a network whose units cannot be told apart."""
+    """Return the error for a network that cannot be aligned."""
     return UserError(f"The network cannot be aligned: {why}")
 
 
 INPUT = 0
-"""The group of the network's input, whose units stay where they are."""
+"""The group of the network's input, which is never permuted."""
 
 Axis = tuple[int, ...]
-"""The groups along one axis, one after another; more than one after a concatenation."""
+"""The groups along one axis in order; several after a concatenation."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,9 @@ class PermutationSpec:
 
     Attributes:
         sizes: units of each group, by group, in order from input to output; without `INPUT`.
-        free: the groups that may be permuted: all but those that reach the input or the output.
-        axes: tensor name -> the groups along its axes (`None`: not permuted). Where an axis is longer
-            than its groups, every unit owns a block of equal length (flattened positions).
+        free: the groups that may be permuted: all except those of the input or the output.
+        axes: tensor name -> the groups along its axes (`None`: not permuted). If an axis is longer than its
+            groups, every unit owns a block of equal length (flattened positions).
     """
 
     sizes: dict[int, int]
@@ -130,12 +130,12 @@ class PermutationSpec:
 
 
 def permute_state(state: State, spec: PermutationSpec, orders: Mapping[int, Tensor]) -> dict[str, Tensor]:
-    """`state` with unit `orders[g][i]` of each group moved to place i; tensors are copies.
+    """Return copies of the tensors with unit `orders[g][i]` of each group g moved to position i.
 
     Args:
         state: a state dict of the network that `spec` describes.
         spec: where the groups occur.
-        orders: group -> a permutation `[size]` int64; groups left out stay.
+        orders: group -> a permutation `[size]` int64; missing groups stay.
     """
     return {
         name: permute_tensor(value.detach().clone(), spec.axes.get(name, ()), spec.sizes, orders)
@@ -146,7 +146,7 @@ def permute_state(state: State, spec: PermutationSpec, orders: Mapping[int, Tens
 def permute_tensor(
     value: Tensor, axes: Sequence[Axis | None], sizes: Mapping[int, int], orders: Mapping[int, Tensor]
 ) -> Tensor:
-    """One tensor with the units along its axes reordered, group by group."""
+    """Reorder the units along the axes of one tensor."""
     for dim, axis in enumerate(axes):
         if axis is None or not any(group in orders for group in axis):
             continue
@@ -161,5 +161,5 @@ def permute_tensor(
 
 
 def entries_per_unit(length: int, axis: Axis, sizes: Mapping[int, int]) -> int:
-    """Entries per unit along an axis of `length`: 1, or the positions flattened into it."""
+    """Return the entries per unit along an axis: 1, or the number of flattened positions."""
     return length // sum(sizes[group] for group in axis)

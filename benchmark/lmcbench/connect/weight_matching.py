@@ -1,4 +1,4 @@
-"""One network's units permuted to match another's by their weights: Git Re-Basin's weight matching [G]."""
+"""Permute the units of one network to match another's weights (Ainsworth et al., 2023, Git Re-Basin)."""
 
 from __future__ import annotations
 
@@ -14,35 +14,43 @@ from lmcbench.connect.permutation_spec import trace_permutations
 from lmcbench.connect.unit_groups import PermutationSpec, entries_per_unit, permute_state, permute_tensor
 
 Orders = dict[int, Tensor]
-"""Group -> which of B's units goes to each of A's places, `[size]` int64."""
+"""Group -> index of B's unit at each of A's positions, `[size]` int64."""
 
 _SWEEPS = 100
-"""[G]'s own limit; descent ends by itself long before."""
+"""Maximum number of sweeps of the authors' implementation; descent converges long before."""
 
 
 def align(model: nn.Module, state_a: State, state_b: State) -> dict[str, Tensor]:
-    """`state_b` with its units permuted so that its weights are as near to A's as can be found.
+    """Return `state_b` with its units permuted so that its weights are close to A's.
 
-    Weight matching (Ainsworth et al., arXiv 2209.04836, algorithm 1): coordinate descent over the groups
-    of units that the network permutes together, one linear assignment each, from input to output until
-    nothing changes. Two
-    starts, the better result is kept: B as it is (hence never further from A than B), and a forward
-    pass that matches each group by the weights from groups matched before, which finds a permuted
-    copy at once. Between unrelated networks the second mostly ends nearer, not always. Nothing is drawn
-    at random.
+    Weight matching of Ainsworth et al. (2023, Git Re-Basin, arXiv 2209.04836, algorithm 1): maximise the
+    inner product of A's weights and B's permuted ones by coordinate descent over the groups of units that
+    must be permuted together, one linear assignment each, in a fixed order from input to output. The better
+    result of two starts is kept: B as it is (so the distance never grows), and a forward pass that matches
+    each group by weights from groups matched before, which recovers a permuted copy at once.
 
     Args:
-        model: the network of both states; it stays as it is.
-        state_a: the state to be matched.
-        state_b: the state to be permuted.
+        model: the network of both states; not modified.
+        state_a: state dict to match.
+        state_b: state dict to permute.
 
     Returns:
-        A state dict of copies that computes the same function as `state_b`; weights that the network
-        shares stay shared.
+        A state dict of copies that computes the same function as `state_b`; tied weights stay tied.
 
     Raises:
-        UserError: for states of different networks or with NaN, and where the network cannot be traced or an
-            operation's effect on units is not known (see `trace_permutations`).
+        UserError: if the states are of different networks or not finite, the network cannot be traced by
+            torch.fx, or it has an operation whose effect on units is unknown (see `trace_permutations`).
+
+    Example:
+        >>> import torch
+        >>> Linear = torch.nn.Linear
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), Linear(4, 6), torch.nn.ReLU(), Linear(6, 3))
+        >>> a = model.state_dict()
+        >>> b = {**a, "1.weight": a["1.weight"].flip(0), "1.bias": a["1.bias"].flip(0),
+        ...      "3.weight": a["3.weight"].flip(1)}
+        >>> aligned = align(model, a, b)
+        >>> all(torch.equal(aligned[name], a[name]) for name in a)
+        True
     """
     model = as_model(model)
     state_a, state_b = as_state(state_a, "state_a", model), as_state(state_b, "state_b", model)
@@ -56,7 +64,7 @@ def align(model: nn.Module, state_a: State, state_b: State) -> dict[str, Tensor]
 
 
 class _Matching:
-    """The similarity of A and permuted B, sum over weights of <A, B permuted>, and its ascent."""
+    """Maximise the similarity of A and permuted B: the sum over weights of <A, permuted B>."""
 
     def __init__(self, spec: PermutationSpec, state_a: State, state_b: State) -> None:
         self.spec = spec
@@ -76,7 +84,7 @@ class _Matching:
                         self.places[group].append((name, dim))
 
     def forward(self) -> Orders:
-        """Each group matched by those weights whose other groups have been matched before."""
+        """Match each group by the weights whose other groups are already matched."""
         orders: Orders = {}
         free = set(self.spec.free)
         for group in self.spec.free:
@@ -92,7 +100,7 @@ class _Matching:
         return orders
 
     def descend(self, orders: Mapping[int, Tensor]) -> Orders:
-        """Group after group reassigned while that raises the similarity."""
+        """Reassign one group after another until the similarity stops growing."""
         orders = dict(orders)
         for _ in range(_SWEEPS):
             changed = False
@@ -102,7 +110,7 @@ class _Matching:
                     continue
                 names = list(dict.fromkeys(name for name, _ in self.places[group]))
                 before, after = self.similarity(orders, names), self.similarity(proposed, names)
-                # where a group is on both axes of a weight the assignment is not exact: ask
+                # the assignment is not exact if a group is on both axes of a weight
                 if after > before + 1e-12 * abs(before):
                     orders, changed = proposed, True
             if not changed:
@@ -110,14 +118,14 @@ class _Matching:
         return orders
 
     def similarity(self, orders: Mapping[int, Tensor], names: list[str] | None = None) -> float:
-        """Sum over the named weights (all) of <A, B permuted>, in float64."""
+        """Return the sum of <A, permuted B> over the named weights (default: all), in float64."""
         names = self.names if names is None else names
         return sum(
             float((self.a[name].double() * self._permuted(name, orders).double()).sum()) for name in names
         )
 
     def _gain(self, group: int, places: list[tuple[str, int]], orders: Mapping[int, Tensor]) -> Tensor:
-        """Similarity gained by putting B's unit k at A's place i, `[i, k]` float64; other groups permuted."""
+        """Return the similarity of B's unit k with A's unit i, `[i, k]` float64, under the other orders."""
         size = self.spec.sizes[group]
         gain = torch.zeros(size, size, dtype=torch.float64)
         for name, dim in places:
@@ -141,8 +149,8 @@ class _Matching:
 
 
 def _assign(gain: Tensor) -> Tensor:
-    """The permutation of greatest total gain."""
-    from scipy.optimize import linear_sum_assignment  # 22 MiB in every worker, of which few align anything
+    """Return the permutation with the largest total gain."""
+    from scipy.optimize import linear_sum_assignment  # 22 MiB, which few workers need
 
     _, columns = linear_sum_assignment(gain.numpy(), maximize=True)
     return torch.from_numpy(np.asarray(columns, dtype=np.int64))

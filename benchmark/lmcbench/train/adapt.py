@@ -1,4 +1,4 @@
-"""Networks made for large images changed for small ones, by the names a suite gives the changes."""
+"""Adapt networks made for large images to small ones; a suite names the adaptation."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Arguments = dict[str, Any]
 
 
 class AdaptationError(ValueError):
-    """The change cannot be made to this kind of network."""
+    """The adaptation does not apply to this kind of network."""
 
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What is done before a network is built and after.
+    """Changes before and after a network is built.
 
     Attributes:
-        change: a network, in place; new weights are drawn from the global generator.
-        arguments: what the factory is to be called with, from the factory and what it would be.
+        change: modifies a network in place; new weights are drawn from the global generator.
+        arguments: returns the factory's arguments from the factory and the original arguments.
     """
 
     change: Callable[[nn.Module], None]
@@ -31,20 +31,20 @@ class Adaptation:
 
 
 def small_stem(model: nn.Module) -> None:
-    """The first convolution 3 x 3 with stride 1, and no pooling in the stem, in place.
+    """Make the first convolution 3 x 3 with stride 1 and remove pooling from the stem, in place.
 
-    As He et al. (arXiv 1512.03385, section 4.2) did for CIFAR-10, and everybody after them. A kernel of
-    another size is drawn anew (Kaiming normal, fan out; arXiv 1502.01852), from the global generator.
+    This is the stem of He et al. (2016, arXiv 1512.03385, section 4.2) for CIFAR-10. A kernel of another size
+    is drawn again (Kaiming normal, fan out; He et al., 2015, arXiv 1502.01852) from the global generator.
 
     Raises:
-        AdaptationError: where the network does not begin with a convolution.
+        AdaptationError: if the network does not begin with a convolution.
     """
     convolutions = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     if not convolutions:
         raise AdaptationError("small-stem needs a network that begins with a convolution")
     name, first = convolutions[0]
     _shrink(first)
-    # the whole stem where it is a module of its own, else the network's own parts
+    # the module that holds the first convolution: the stem, or the network itself
     holder, _, _ = name.rpartition(".")
     stem = model.get_submodule(holder)
     for part, module in list(stem.named_children()):
@@ -55,7 +55,7 @@ def small_stem(model: nn.Module) -> None:
 
 
 def _shrink(convolution: nn.Conv2d) -> None:
-    """Kernel 3 x 3, stride 1, padding 1."""
+    """Set kernel 3 x 3, stride 1 and padding 1."""
     before = convolution.weight
     convolution.stride, convolution.padding = (1, 1), (1, 1)
     if convolution.kernel_size == (3, 3):
@@ -64,7 +64,7 @@ def _shrink(convolution: nn.Conv2d) -> None:
     nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
     convolution.kernel_size = (3, 3)
     convolution.weight = nn.Parameter(weight)
-    # weight-standardised convolutions (Brock et al., arXiv 2101.08692) scale by one over root fan in
+    # weight-standardised convolutions scale by 1 / sqrt(fan in) (Brock et al., 2021, arXiv 2101.08692)
     scale = getattr(convolution, "scale", None)
     if isinstance(scale, float):
         convolution.scale = scale * (before[0].numel() / weight[0].numel()) ** 0.5
@@ -75,12 +75,13 @@ NO_PATCHES = "patch4 needs a network that projects patches of its image"
 
 
 def patch4(model: nn.Module) -> None:
-    """Patches of 4 x 4 pixels, for networks that take no `patch_size`; `_enlarged` gave it a larger image.
+    """Use patches of 4 x 4 pixels in networks that have no `patch_size` argument, in place.
 
-    The projection of a patch is drawn anew (LeCun normal; timm's for MLP-Mixer).
+    The network was built for the larger image of `_enlarge_image`. The projection of patches is drawn again
+    (LeCun normal, as timm does for MLP-Mixer).
 
     Raises:
-        AdaptationError: where the network does not project patches.
+        AdaptationError: if the network does not project patches.
     """
     embed = _patch_embedding(model)
     before = embed.proj
@@ -94,8 +95,8 @@ def patch4(model: nn.Module) -> None:
     embed.patch_size = (PATCH, PATCH)
 
 
-def _enlarged(factory: Factory, arguments: Arguments) -> Arguments:
-    """An image so much larger that it has as many patches as the small one will have of 4 x 4."""
+def _enlarge_image(factory: Factory, arguments: Arguments) -> Arguments:
+    """Enlarge the image so that its patches are as many as the small image has of 4 x 4 pixels."""
     if "img_size" not in arguments:
         raise AdaptationError(NO_PATCHES)
     with torch.device("meta"):
@@ -112,5 +113,5 @@ def _patch_embedding(model: nn.Module) -> Any:
     return embed
 
 
-ADAPT = {"small-stem": Adaptation(small_stem), "patch4": Adaptation(patch4, _enlarged)}
-"""Name (as `spec/architectures.py` declares it) -> what it does."""
+ADAPT = {"small-stem": Adaptation(small_stem), "patch4": Adaptation(patch4, _enlarge_image)}
+"""Name, as declared in `spec/architectures.py`, -> adaptation."""

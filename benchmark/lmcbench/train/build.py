@@ -1,4 +1,4 @@
-"""An architecture's name in, an initialised network out."""
+"""Build an initialised network from an architecture's name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BuildError(UserError):
     """The network cannot be built for images of this size.
 
     Attributes:
-        reason: what was raised, without the name and the size.
+        reason: the cause, without the name and the size.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -29,25 +29,25 @@ class BuildError(UserError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[BuildError], tuple[str, str]]:
-        """As it passes from a worker process to the one that says it."""
+        """Pickle with the reason, for errors that pass from a worker to the parent process."""
         return BuildError, (str(self), self.reason)
 
 
 class LogitsError(UserError):
-    """The network returns something other than logits `[n, classes]`."""
+    """The network does not return logits `[n, classes]`."""
 
 
 class _UnusableError(Exception):
-    """What a factory returned is no network that can be trained."""
+    """A factory returned something that cannot be trained."""
 
 
 def build(architecture: Architecture, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
-    """The network for images of `shape` (c, h, w), initialised on the CPU from `seed` alone.
+    """Build the network for images of `shape` (c, h, w), initialised on the CPU from `seed` alone.
 
     Raises:
-        UserError: where it cannot be found or imported.
-        BuildError: where it cannot be built at this size.
-        LogitsError: where it does not give logits `[n, classes]`.
+        UserError: if the factory cannot be found or imported.
+        BuildError: if the network cannot be built at this size.
+        LogitsError: if it does not return logits `[n, classes]`.
     """
     channels, height, width = shape
     factory = find_factory(architecture)
@@ -66,19 +66,19 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
             if adaptation is not None:
                 adaptation.change(model)
             for name, weight in model.named_parameters():
-                # integers are indices and the like, which nobody trains
+                # integer parameters are indices, which are not trained
                 computes = weight.is_floating_point() or weight.is_complex()
                 if computes and weight.dtype != torch.float32:
                     raise _UnusableError(
                         f"its weight {name!r} is {weight.dtype}. Return it in torch.float32, in which "
-                        "networks are evaluated; a recipe's precision says in what they are trained"
+                        "networks are evaluated; the recipe's precision sets that of training"
                     )
             with torch.no_grad():
                 out = model.eval()(torch.zeros(2, *shape))
         except Exception as error:
             size = f"{channels} x {height} x {width}"
-            said = isinstance(error, (AdaptationError, _UnusableError))
-            reason = str(error) if said else describe(error, architecture.path)
+            is_ours = isinstance(error, (AdaptationError, _UnusableError))
+            reason = str(error) if is_ours else describe(error, architecture.path)
             raise BuildError(
                 f"Architecture {architecture.label} cannot be built for images {size} and {classes} classes: "
                 f"{reason}",
@@ -93,15 +93,15 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
 
 
 def find_factory(architecture: Architecture) -> Callable[..., Any]:
-    """The function that builds the network, called by nobody yet.
+    """Return the function that builds the network.
 
     Raises:
-        UserError: where there is none of that name, or its file or module cannot be imported.
+        UserError: if it does not exist, or its file or module cannot be imported.
     """
     if architecture.source == "lmcbench":
         return NETWORKS[architecture.name]
     if architecture.source == "timm":
-        # Here and not above: it takes two seconds, which our own networks do without.
+        # imported here because it takes two seconds, which our own networks do not need
         import timm
 
         if not timm.is_model(architecture.name):
@@ -112,8 +112,8 @@ def find_factory(architecture: Architecture) -> Callable[..., Any]:
     factory = getattr(module, function, None)
     if isinstance(factory, nn.Module):
         raise UserError(
-            f"{where}:{function} is a network already, with weights of its own. Name what makes one: "
-            "a function, or its class."
+            f"{where}:{function} is a network that is already built. Name what builds it: a function, or "
+            "its class."
         )
     if not callable(factory):
         names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
@@ -122,12 +122,12 @@ def find_factory(architecture: Architecture) -> Callable[..., Any]:
 
 
 def _takes_image_size(architecture: Architecture, factory: Callable[..., Any]) -> bool:
-    """Whether the network must be told the image size: ViTs and MLPs must, most CNNs refuse to be."""
+    """Return whether the factory takes `img_size`: ViTs and MLPs do, most CNNs refuse it."""
     if architecture.source == "timm":
         from timm.models import model_entrypoint
 
         entry = model_entrypoint(architecture.name)
-        # an entry point of timm only passes keywords on; its module's network class says what it takes
+        # timm's entry points forward keywords; the signature of the module's network class decides
         module = sys.modules[entry.__module__]
         networks = [
             v for v in vars(module).values() if inspect.isclass(v) and v.__module__ == entry.__module__

@@ -1,4 +1,4 @@
-"""A user's checkpoint file in, a state dict out; nothing in the file is ever executed."""
+"""Read a user's checkpoint file as a state dict, without executing anything in the file."""
 
 from __future__ import annotations
 
@@ -21,26 +21,25 @@ SUFFIXES = (".safetensors", *PICKLED)
 
 
 def load_checkpoint(path: Path, model: nn.Module) -> Tensors:
-    """The weights in `path` as a state dict of `model`, in its order; half precision becomes its own.
+    """Return the weights in `path` as a state dict of `model`, in the model's order and precision.
 
-    A safetensors file of plain tensors or of a whole training state (as a run stores its trunk), or a
-    file of `torch.save`, read with `weights_only`: a state dict, alone or under one of
-    `STATE_DICT_KEYS`. In both names may have the prefixes of data parallel training and torch.compile, and a
-    tied weight may stand under one of its names alone.
+    The file is a safetensors file of weights or of a complete training state, or a file of `torch.save` (read
+    with `weights_only`) of a state dict, also nested under one of `STATE_DICT_KEYS`. Names may have the
+    prefixes of data parallel training and torch.compile; a tied weight needs only one of its names.
 
     Raises:
-        UserError: naming the file, where it is absent, unreadable, holds anything but tensors, NaN or
-            infinity, or does not fit the network.
+        UserError: if the file is missing, unreadable, has anything but tensors, NaN or infinity, or does not
+            fit the network.
     """
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: unknown kind of file {path.suffix!r}. Allowed: {', '.join(SUFFIXES)}.")
     if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty: was its writing interrupted? Save the weights again.")
+        raise UserError(f"{path} is empty, perhaps because writing was interrupted. Save the weights again.")
     own = model.state_dict()
-    found = _unpickled(path, own) if path.suffix in PICKLED else _safetensors(path, model)
-    found = {name: _widened(value, own.get(name)) for name, value in _with_tied(found, model).items()}
+    found = _read_pickle(path, own) if path.suffix in PICKLED else _read_safetensors(path, model)
+    found = {name: _widen(value, own.get(name)) for name, value in _fill_tied(found, model).items()}
     for name in own.keys() | found.keys():
         if name not in found:
             raise UserError(f"{path} does not fit the network: {name!r} is missing.")
@@ -59,7 +58,7 @@ def load_checkpoint(path: Path, model: nn.Module) -> Tensors:
     return {name: found[name] for name in own}
 
 
-def _safetensors(path: Path, model: nn.Module) -> Tensors:
+def _read_safetensors(path: Path, model: nn.Module) -> Tensors:
     try:
         tensors = load_tensors(path)
     except (SafetensorError, OSError) as error:
@@ -78,17 +77,17 @@ def _safetensors(path: Path, model: nn.Module) -> Tensors:
     return dict(unwrap_state_dict(tensors, model.state_dict()))
 
 
-def _unpickled(path: Path, own: Mapping[str, Tensor]) -> Tensors:
+def _read_pickle(path: Path, own: Mapping[str, Tensor]) -> Tensors:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols; what matters is refused below
+            warnings.simplefilter("ignore")  # about pickle protocols
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"{path} is not read: it holds more than tensors (code, or whole objects); loading that would "
             "execute it. Save the state dict alone: torch.save(model.state_dict(), FILE)."
         ) from None
-    except Exception as error:  # torch fails in many ways on what is not its own
+    except Exception as error:  # torch raises many kinds of errors on foreign files
         what = str(error).partition("\n")[0]
         raise UserError(f"{path} is no file of torch.save: {type(error).__name__}: {what}") from None
     if isinstance(content, Mapping):
@@ -104,8 +103,8 @@ def _unpickled(path: Path, own: Mapping[str, Tensor]) -> Tensors:
     return dict(content)
 
 
-def _with_tied(found: Tensors, model: nn.Module) -> Tensors:
-    """Tied weights under each of their names: safetensors' `save_model` keeps one of them."""
+def _fill_tied(found: Tensors, model: nn.Module) -> Tensors:
+    """Add tied weights under all of their names; safetensors' `save_model` keeps only one."""
     names: dict[int, list[str]] = {}
     for name, value in model.state_dict(keep_vars=True).items():
         names.setdefault(id(value), []).append(name)
@@ -115,8 +114,8 @@ def _with_tied(found: Tensors, model: nn.Module) -> Tensors:
     return tied | found
 
 
-def _widened(value: Tensor, own: Tensor | None) -> Tensor:
-    """Half precision as the network's wider type, which is exact; anything else stays, to be refused."""
+def _widen(value: Tensor, own: Tensor | None) -> Tensor:
+    """Convert half precision to the network's wider type, which is exact; leave other types to be refused."""
     narrow = value.dtype in (torch.float16, torch.bfloat16)
     wide = own is not None and own.dtype in (torch.float32, torch.float64)
     return value.to(own.dtype) if own is not None and narrow and wide else value.detach()

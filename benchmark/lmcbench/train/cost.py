@@ -23,7 +23,9 @@ class _FlopCounter(TorchDispatchMode):
     `FlopCounterMode` does the same, but imports the compiler on its way (torch._dynamo, one to two seconds).
     """
 
-    total = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total: int = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -38,7 +40,7 @@ class _FlopCounter(TorchDispatchMode):
                 out = func.decompose(*args, **kwargs)
             return func(*args, **kwargs) if out is NotImplemented else out
         out = func(*args, **kwargs)
-        self.total += formula(*args, **kwargs, out_val=out)
+        self.total += int(formula(*args, **kwargs, out_val=out))
         return out
 
 
@@ -50,10 +52,8 @@ def step_flop(model: nn.Module, shape: tuple[int, int, int], batch_size: int) ->
     device = next(model.parameters()).device
     images = torch.zeros(batch_size, *shape, device=device)
     copied = copy.deepcopy(model).train()
-    with (
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        _FlopCounter() as counter,
-    ):
+    counter = _FlopCounter()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), counter:
         copied(images).logsumexp(-1).sum().backward()
     return counter.total
 

@@ -1,4 +1,4 @@
-"""A user's source imported as it stands: the bytes that its fingerprint was taken of, and no others."""
+"""Import a user's source file, exactly in the version of its fingerprint."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from typing import Any, cast
 from lmcbench.errors import UserError, describe
 from lmcbench.spec.architectures import Architecture, fingerprint_of, source_file
 
-_IMPORTED: dict[str, str] = {}
-"""Module -> fingerprint of its file when it was imported here."""
+_FINGERPRINTS: dict[str, str] = {}
+"""Module -> fingerprint of its file at the time of import."""
 
 
 def import_source(architecture: Architecture) -> Any:
-    """The module that a user's factory is in, by its name or from its file.
+    """Import the module of a user's factory, by its name or from its file.
 
     Raises:
-        UserError: where it cannot be imported, or was edited since its fingerprint was taken.
+        UserError: if it cannot be imported, or was edited since its fingerprint was taken.
     """
     return _from_module(architecture) if architecture.path is None else _from_file(architecture)
 
 
 def _from_module(architecture: Architecture) -> Any:
     where = architecture.name.rpartition(":")[0]
-    fingerprint = architecture.fingerprint  # says what is missing, where there is no such module
+    fingerprint = architecture.fingerprint  # raises if there is no such module
     if where not in sys.modules:
         try:
-            spec = importlib.util.find_spec(where)  # imports its packages, which may import it themselves
+            spec = importlib.util.find_spec(where)  # imports its parent packages, which may import it
         except (Exception, SystemExit) as error:
             raise UserError(f"Module {where} cannot be imported: {describe(error)}") from error
         if where in sys.modules:
@@ -40,13 +40,13 @@ def _from_module(architecture: Architecture) -> Any:
             _check_unedited(path, path.read_bytes(), fingerprint)
         elif spec is not None and type(spec.loader) is SourceFileLoader:
             assert spec.origin is not None
-            spec.loader = _AsItStands(where, spec.origin, fingerprint)
-            _IMPORTED[where] = fingerprint
+            spec.loader = _CurrentSourceLoader(where, spec.origin, fingerprint)
+            _FINGERPRINTS[where] = fingerprint
             return _imported(architecture, spec, f"Module {where}")
-    if _IMPORTED.setdefault(where, fingerprint) != fingerprint:
+    if _FINGERPRINTS.setdefault(where, fingerprint) != fingerprint:
         raise UserError(
-            f"Module {where} was edited since it was imported (fingerprint {_IMPORTED[where]}, now "
-            f"{fingerprint}). Start Python anew."
+            f"Module {where} was edited since it was imported (fingerprint {_FINGERPRINTS[where]}, now "
+            f"{fingerprint}). Restart Python."
         )
     try:
         return importlib.import_module(where)
@@ -60,14 +60,14 @@ def _from_file(architecture: Architecture) -> Any:
     name = f"lmcbench_user_{architecture.fingerprint}"
     if name in sys.modules:
         return sys.modules[name]
-    loader = _AsItStands(name, str(path), architecture.fingerprint)
+    loader = _CurrentSourceLoader(name, str(path), architecture.fingerprint)
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None
     return _imported(architecture, spec, str(path))
 
 
 def _imported(architecture: Architecture, spec: ModuleSpec, what: str) -> Any:
-    """The module of `spec`, whose loader is ours; `what` it is, for errors."""
+    """Execute the module of `spec`; `what` names it in errors."""
     path = architecture.path
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -75,7 +75,7 @@ def _imported(architecture: Architecture, spec: ModuleSpec, what: str) -> Any:
         cast(Loader, spec.loader).exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
-        _IMPORTED.pop(spec.name, None)
+        _FINGERPRINTS.pop(spec.name, None)
         if isinstance(error, _EditedError):
             raise
         hint = ""
@@ -84,7 +84,7 @@ def _imported(architecture: Architecture, spec: ModuleSpec, what: str) -> Any:
             if beside.is_dir() or beside.with_suffix(".py").is_file():
                 hint = f" A network is one file: put what it needs of {beside.name} into {path.name}."
         raise UserError(f"{what} cannot be imported: {describe(error, path)}{hint}") from error
-    # a package has its modules as attributes
+    # a package has its modules as attributes, which find_spec alone does not set
     package, _, own = spec.name.rpartition(".")
     if package:
         setattr(sys.modules[package], own, sys.modules[spec.name])
@@ -92,28 +92,28 @@ def _imported(architecture: Architecture, spec: ModuleSpec, what: str) -> Any:
 
 
 class _EditedError(UserError):
-    """A network's file is another than when its fingerprint was taken."""
+    """The file was edited since its fingerprint was taken."""
 
 
 def _check_unedited(path: str | Path, source: bytes, fingerprint: str) -> None:
-    """Refuse a file that holds something else than what `fingerprint` was taken of."""
+    """Raise _EditedError if the source does not have the fingerprint."""
     if (found := fingerprint_of(source)) != fingerprint:
         raise _EditedError(
-            f"{path} was edited since it was asked for (fingerprint {fingerprint}, now "
-            f"{found}). Run again, into another folder if this one has cells of it: --out DIR"
+            f"{path} was edited since the run was started (fingerprint {fingerprint}, now {found}). Run "
+            "again, into another folder if this one has cells of that network: --out DIR"
         )
 
 
-class _AsItStands(SourceFileLoader):
-    """Loads a file as it is now, where Python would take its compiled copy (and leave one beside it).
+class _CurrentSourceLoader(SourceFileLoader):
+    """Load a file's current source instead of Python's compiled copy, and leave no compiled copy.
 
-    That copy passes for the file's where both have one size and one second of modification: after a
-    script edits the file, the network of before would be trained under the fingerprint of the new one.
+    Python takes a compiled copy as valid if size and second of modification are equal. After an edit within
+    that second, the old network would be trained under the fingerprint of the new one.
 
     Args:
-        fullname: of the module.
-        path: of its file.
-        fingerprint: of what is to be loaded; a run of many hours goes on with nothing else.
+        fullname: name of the module.
+        path: path of its file.
+        fingerprint: fingerprint that the source must have.
     """
 
     def __init__(self, fullname: str, path: str, fingerprint: str) -> None:

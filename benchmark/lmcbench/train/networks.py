@@ -1,4 +1,4 @@
-"""Our own small networks, by name."""
+"""The benchmark's own small networks, by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Module):
-    """Softmax regression on pixels: convex, hence the baseline that has no loss barrier."""
+    """Softmax regression on pixels: convex, hence a baseline without a loss barrier."""
 
     def __init__(self, pixels: int, num_classes: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features `[n, outputs, h / stride, w / stride]` of features `[n, inputs, h, w]`."""
-        # no names: what has one is held to the end, 62 MiB each of 1,000 images (design 3.3) of 16 x 32 x 32
+        # no local names, which would keep 62 MiB each until the end (1,000 images of 16 x 32 x 32)
         return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))) + self.shortcut(x))
 
 
@@ -103,14 +103,14 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits `[n, classes]` of images `[n, c, h, w]`."""
         x = F.relu(self.norm(self.stem(x)))
-        for block in self.stages:  # a call of the whole would hold on to what it was given until its end
+        for block in self.stages:  # calling nn.Sequential would keep its input in memory until the end
             x = block(x)
         logits: Tensor = self.head(x.mean((2, 3)))
         return logits
 
 
 class LeNet(nn.Module):
-    """LeNet-5 (LeCun et al. 1998) as it is trained today: ReLU, max pooling, softmax.
+    """LeNet-5 (LeCun et al., 1998) in its present form: ReLU, max pooling, softmax.
 
     Convolutions of 6 and 16 maps, 5 x 5, the first padded; fully connected layers of 120 and 84. With
     `norm`, BatchNorm follows each of the four.
@@ -144,10 +144,10 @@ VGG16 = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
 
 
 class Vgg(nn.Module):
-    """VGG-16 for CIFAR: 13 convolutions, a pooling after each stage, one linear layer [F].
+    """VGG-16 for CIFAR: 13 convolutions, pooling after each stage, one linear layer (Frankle et al., 2020).
 
-    Convolutions start from Kaiming's normal (fan in; arXiv 1502.01852): without BatchNorm, torch's default
-    would let the signal of 13 layers die out.
+    Convolutions are initialised by Kaiming's normal (fan in; He et al., 2015, arXiv 1502.01852). Without
+    BatchNorm, torch's default would make the signal vanish over 13 layers.
     """
 
     def __init__(self, in_chans: int, num_classes: int, width: int, norm: bool) -> None:

@@ -1,4 +1,4 @@
-"""SGD and AdamW as functions on tensors: one network's, or a fleet's stacked along the first dimension."""
+"""SGD and AdamW as functions on the tensors of one network, or of a fleet stacked along the first axis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Slots = dict[str, list[Tensor]]
 
 
 def slot_names(recipe: Recipe) -> tuple[str, ...]:
-    """The optimizer's state tensors, one of each per parameter; all start at zero."""
+    """Return the names of the optimizer's state tensors, each one per parameter; all start at zero."""
     if recipe.optimizer == "adamw":
         return ("first", "second")
     return ("momentum",) if recipe.momentum else ()
@@ -29,18 +29,18 @@ def update(
     lr: float | Tensor,
     step: int,
 ) -> None:
-    """One step of training in place, `grads` in the order of `params`; `step` counts from 0.
+    """Take one optimizer step in place; `grads` are in the order of `params`, `step` counts from 0.
 
-    The formulas and their order are torch.optim's: SGD with (Nesterov) momentum and coupled decay,
-    AdamW with decoupled decay (Loshchilov and Hutter, arXiv 1711.05101). With `lr` a tensor `[N]`, one
-    rate a network, every tensor holds a fleet of N along its first dimension.
+    The formulas and their order are torch.optim's: SGD with (Nesterov) momentum and coupled weight decay,
+    AdamW with decoupled decay (Loshchilov and Hutter, 2019, arXiv 1711.05101). If `lr` is a tensor `[N]`, one
+    rate per network, every tensor has a fleet of N along its first axis.
     """
     weights = list(params.values())
     gradients = list(grads)
     state = {slot: [tensors[name] for name in params] for slot, tensors in slots.items()}
     stacked = isinstance(lr, Tensor)
     if recipe.clip_norm is not None:
-        gradients = _clipped(gradients, recipe.clip_norm, stacked)
+        gradients = _clip(gradients, recipe.clip_norm, stacked)
     decayed = [i for i, w in enumerate(weights) if recipe.decay_vectors or w.ndim - stacked >= 2]
     if recipe.optimizer == "adamw":
         _adamw(recipe, weights, gradients, state, lr, step, decayed)
@@ -70,7 +70,7 @@ def _sgd(
         )
     if isinstance(lr, Tensor):
         for weight, gradient in zip(weights, gradients, strict=True):
-            weight.addcmul_(gradient, _each(lr, weight), value=-1)
+            weight.addcmul_(gradient, _per_network(lr, weight), value=-1)
     else:
         torch._foreach_add_(weights, gradients, alpha=-lr)
 
@@ -89,7 +89,7 @@ def _adamw(
     if recipe.weight_decay:
         kept = 1 - lr * recipe.weight_decay
         for i in decayed:
-            weights[i].mul_(_each(kept, weights[i]) if isinstance(kept, Tensor) else kept)
+            weights[i].mul_(_per_network(kept, weights[i]) if isinstance(kept, Tensor) else kept)
     torch._foreach_lerp_(first, gradients, 1 - beta1)
     torch._foreach_mul_(second, beta2)
     torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
@@ -100,18 +100,18 @@ def _adamw(
     if isinstance(rate, Tensor):
         torch._foreach_reciprocal_(scale)
         torch._foreach_mul_(scale, first)
-        torch._foreach_sub_(weights, [change * _each(rate, change) for change in scale])
+        torch._foreach_sub_(weights, [change * _per_network(rate, change) for change in scale])
     else:
         torch._foreach_addcdiv_(weights, first, scale, -rate)
 
 
-def _each(rates: Tensor, like: Tensor) -> Tensor:
-    """One number a network, `[N]`, so that it broadcasts over its tensors."""
+def _per_network(rates: Tensor, like: Tensor) -> Tensor:
+    """Reshape one rate per network, `[N]`, to broadcast over the fleet's tensor."""
     return rates.view(-1, *[1] * (like.ndim - 1))
 
 
-def _clipped(gradients: list[Tensor], limit: float, stacked: bool) -> list[Tensor]:
-    """Gradients scaled down where their joint norm exceeds `limit`, each network of a fleet by itself."""
+def _clip(gradients: list[Tensor], limit: float, stacked: bool) -> list[Tensor]:
+    """Scale gradients down if their joint norm exceeds `limit`, for each network of a fleet separately."""
     start = 1 if stacked else 0
     squares = [g.flatten(start).square().sum(-1) for g in gradients]
     norm = torch.stack(squares).sum(0).sqrt()

@@ -1,4 +1,4 @@
-"""Whether a network can be trained stacked, found by looking at its layers and trying one step."""
+"""Decide whether a network can be trained by the stacked engine, and whether that is faster."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from lmcbench.train.engines import Advanced, advance
 from lmcbench.train.train_state import TrainState, initial_state
 
 BATCH = 4
-"""Images of the trial step; BatchNorm needs more than one value per channel."""
+"""Batch size of the trial step; BatchNorm needs more than one value per channel."""
 
 TOLERANCE = 1e-2
-"""Relative distance allowed between the engines after the trial step: far above rounding in fp32, far
-below what a statistic that was not updated, or another draw of noise, leaves."""
+"""Relative distance allowed between the engines after the trial step: far above fp32 rounding, far below
+the effect of a missing update or another random draw."""
 
 STEP = Recipe(lr=0.1, momentum=0.9, batch_size=BATCH, epochs=1)
 
 PROBABILITIES = ("p", "drop_prob", "prob", "dropout")
-"""What layers that draw random numbers call their rate: dropout, drop path, patch dropout, attention."""
+"""Attribute names for the rate of random draws: dropout, drop path, patch dropout, attention."""
 
 
 def reason_not_stackable(model: nn.Module, shape: tuple[int, int, int]) -> str | None:
-    """The reason, in words, why `model` can only be trained one network after another; None if there is none.
+    """Return why `model` cannot be trained by the stacked engine; None if it can.
 
-    Layers that draw random numbers are found by inspection. Of the rest, two members with different
-    weights take one step in both engines, which must agree in gradients and statistics. The model and
-    the global generators stay as they are; the answer is a function of the model alone.
+    Layers that draw random numbers are found by inspection. Other networks take one step in both engines, as
+    two members with different weights, which must agree in gradients and statistics. The model and the
+    global generators are not modified; the answer depends on the model alone.
 
     Args:
-        model: the network, on the device it is to train on.
-        shape: of an image, (c, h, w).
+        model: the network, on its training device.
+        shape: image shape (c, h, w).
     """
     for name, module in model.named_modules():
         if (rate := _rate(module)) is not None:
             return (
                 f"layer {name or 'root'} ({type(module).__name__}, {rate}) draws random numbers in training"
             )
-    twin = copy.deepcopy(model)
-    first = initial_state(twin, ("momentum",))
+    copied = copy.deepcopy(model)
+    first = initial_state(copied, ("momentum",))
     states = [first, TrainState({n: 0.9 * t for n, t in first.params.items()}, first.buffers, first.slots)]
-    one_by_one = _step("reference", twin, states, shape)
+    one_by_one = _step("reference", copied, states, shape)
     try:
-        together = _step("stacked", twin, states, shape)
-    except Exception as error:  # whatever a network's own code raises under vmap is the answer
+        together = _step("stacked", copied, states, shape)
+    except Exception as error:  # vmap may raise anything in a network's code
         return f"it does not run stacked: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
     for expected, found in zip(one_by_one.states, together.states, strict=True):
         # after one step from rest the momentum is the gradient
@@ -64,7 +64,7 @@ def reason_not_stackable(model: nn.Module, shape: tuple[int, int, int]) -> str |
 
 
 def _rate(module: nn.Module) -> str | None:
-    """How a layer's rate of random draws reads, where it has one above zero."""
+    """Return a layer's rate of random draws as text; None if it draws nothing."""
     if isinstance(module, nn.RReLU | nn.FractionalMaxPool2d):
         return "always"
     for name in PROBABILITIES:
@@ -91,7 +91,7 @@ def _step(
 
 
 def _distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """Norm of the difference over the norm of what is expected, all tensors together."""
+    """Return the norm of the difference relative to the expected norm, over all tensors."""
     apart = sum(float((found[n].double() - t.double()).square().sum()) for n, t in expected.items())
     size = sum(float(t.double().square().sum()) for t in expected.values())
     return math.sqrt(apart / max(size, 1e-30))
@@ -119,15 +119,19 @@ def choose_engine(
     device: str,
     asked: EngineName | None = None,
 ) -> EngineName:
-    """The engine for fleets of `architecture` on a device type, for images of `shape` (c, h, w).
+    """Return the engine for fleets of `architecture` on a device type, for images of `shape` (c, h, w).
 
-    An engine that is asked for is taken if it can be.
+    A requested engine is used if the network supports it.
     """
-    stack = asked == "stacked" if asked is not None else _pays(architecture, model, shape, device)
+    stack = (
+        asked == "stacked" if asked is not None else _is_faster_stacked(architecture, model, shape, device)
+    )
     return "stacked" if stack and reason_not_stackable(model, shape) is None else "reference"
 
 
-def _pays(architecture: Architecture, model: nn.Module, shape: tuple[int, int, int], device: str) -> bool:
+def _is_faster_stacked(
+    architecture: Architecture, model: nn.Module, shape: tuple[int, int, int], device: str
+) -> bool:
     most = STACKED.get((architecture.name, device))
-    # of two images: normalisation may refuse to be trained on one
+    # two images: BatchNorm may refuse to train on one
     return most is not None and step_flop(model, shape, 2) / 2 <= most * 1e6

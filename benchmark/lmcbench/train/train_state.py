@@ -1,4 +1,4 @@
-"""The whole state of a network in training: what a fork copies."""
+"""The complete state of a network in training, which a fork copies, and its files."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class TrainState:
-    """Weights, statistics and optimizer state; the position in training is the step it is kept at.
+    """Weights, statistics and optimizer state.
 
-    Tensors are kept sorted by name, so that sums over them (the gradient's norm) are the same bits
-    whether a state comes from a model or from a file.
+    Tensors are sorted by name, so that sums over them (the gradient's norm) have the same bits whether a
+    state comes from a model or from a file.
 
     Attributes:
-        params: trainable tensors by name (tied ones once).
-        buffers: all other tensors: statistics, constants, frozen weights, and what layers keep
-            without saving it, which a fork copies too.
+        params: trainable tensors by name; tied ones once.
+        buffers: all other tensors: statistics, constants, frozen weights, non-persistent buffers.
         slots: optimizer state by slot name, then parameter name.
     """
 
@@ -41,15 +40,15 @@ class TrainState:
         object.__setattr__(self, "slots", slots)
 
     def copy(self) -> TrainState:
-        """A state that shares no memory with this one."""
+        """Return a copy that shares no memory."""
         return self.map(torch.clone)
 
     def to(self, device: torch.device) -> TrainState:
-        """The state on `device`."""
+        """Return the state on `device`."""
         return self.map(lambda t: t.to(device))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> TrainState:
-        """The state with `function` applied to each tensor."""
+        """Return the state with `function` applied to each tensor."""
 
         def apply(tensors: Tensors) -> Tensors:
             return {name: function(t) for name, t in tensors.items()}
@@ -60,13 +59,13 @@ class TrainState:
 
     @property
     def finite(self) -> bool:
-        """Whether every weight and statistic is finite."""
+        """Return whether every weight and statistic is finite."""
         tensors = [*self.params.values(), *self.buffers.values()]
         return all(bool(torch.isfinite(t).all()) for t in tensors if t.is_floating_point())
 
 
 def initial_state(model: nn.Module, slot_names: tuple[str, ...]) -> TrainState:
-    """The state of a fresh model, its optimizer slots zero."""
+    """Return the state of a new model, with optimizer slots of zeros."""
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     owned = {id(p) for p in trainable.values()}
     params = {name: p.detach().clone() for name, p in trainable.items()}
@@ -76,13 +75,13 @@ def initial_state(model: nn.Module, slot_names: tuple[str, ...]) -> TrainState:
 
 
 def holders(model: nn.Module) -> Tensors:
-    """Every tensor of the model itself under each of its names: the state dict's, and unsaved buffers."""
+    """Return the model's own tensors under all of their names, non-persistent buffers included."""
     unsaved = dict(model.named_buffers(remove_duplicate=False))
     return {**unsaved, **model.state_dict(keep_vars=True)}
 
 
 def state_dict(model: nn.Module, state: TrainState) -> Tensors:
-    """The state as `model.state_dict()` lays it out, tied weights under each of their names."""
+    """Return the state in the layout of `model.state_dict()`, tied weights under all of their names."""
     own = model.state_dict(keep_vars=True)
     canonical = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     return {
@@ -91,37 +90,34 @@ def state_dict(model: nn.Module, state: TrainState) -> Tensors:
     }
 
 
-def save_state(state: TrainState, path: Path, about: Mapping[str, str] | None = None) -> None:
-    """Write the whole state to `path` (safetensors), in place of what was there, atomically.
-
-    `about` says how it came about; `read_metadata` reads it again.
-    """
-    save_tensors(flatten_state(state), path, about)
+def save_state(state: TrainState, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write the state to a safetensors file atomically, with optional `metadata` (see `read_metadata`)."""
+    save_tensors(flatten_state(state), path, metadata)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What `save_state` was told of the state; empty where it was told nothing, or the file is torn."""
+    """Return the metadata that `save_state` wrote; empty if there is none or the file is corrupt."""
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
-    except SafetensorError:  # who needs the weights finds out
+    except SafetensorError:  # loading the weights reports the corruption
         return {}
 
 
 def load_state(path: Path) -> TrainState:
-    """The state written by `save_state`, on the CPU."""
+    """Read the state written by `save_state`, on the CPU."""
     return unflatten_state(load_tensors(path))
 
 
 def flatten_state(state: TrainState) -> Tensors:
-    """The whole state as one mapping: `params/NAME`, `buffers/NAME`, `slots/SLOT/NAME`."""
+    """Return the state as one mapping: `params/NAME`, `buffers/NAME`, `slots/SLOT/NAME`."""
     flat = {f"params/{n}": t for n, t in state.params.items()}
     flat |= {f"buffers/{n}": t for n, t in state.buffers.items()}
     return flat | {f"slots/{slot}/{n}": t for slot, ts in state.slots.items() for n, t in ts.items()}
 
 
 def unflatten_state(flat: Tensors) -> TrainState:
-    """The state that `flatten_state` laid out."""
+    """Return the state from the mapping of `flatten_state`."""
     params: Tensors = {}
     buffers: Tensors = {}
     slots: dict[str, Tensors] = {}
@@ -135,14 +131,16 @@ def unflatten_state(flat: Tensors) -> TrainState:
     return TrainState(params, buffers, slots)
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str] | None = None) -> None:
-    """Write tensors to a safetensors file, atomically; tied ones are written out each."""
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors to a safetensors file atomically; tied ones are written once per name."""
     whole = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
     with replacing(path) as partial:
-        save_file(whole, partial, None if about is None else dict(about))
+        save_file(whole, partial, None if metadata is None else dict(metadata))
 
 
 def load_tensors(path: Path) -> Tensors:
-    """The tensors of a safetensors file, on the CPU."""
+    """Read the tensors of a safetensors file, on the CPU."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
