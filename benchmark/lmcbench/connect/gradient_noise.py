@@ -25,8 +25,7 @@ CHUNK_VALUES = 2**25
 MAX_IMAGES = 128
 """Maximum number of images per chunk."""
 MAX_PIXELS = 2**17
-"""Maximum number of pixel values per chunk; activations of a ResNet-8 take 450 MB for 128 images 3 x 32 x
-32."""
+"""Maximum number of pixel values per chunk; 128 images of 3 x 32 x 32 take 450 MB in a ResNet-8."""
 
 
 @dataclass(frozen=True)

@@ -185,8 +185,8 @@ class Network:
         if name is not None:
             raise UserError(
                 f"The network computes with its own {name!r} instead of the given weights, because it keeps "
-                "a second reference to it (in a list, a closure, a compiled function). Let forward read it from "
-                "the module."
+                "a second reference to it (in a list, closure or compiled function). Let forward read it "
+                "from the module."
             )
 
     @torch.no_grad()
