@@ -19,7 +19,7 @@ from lmcbench.results.curves import chord_excess
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.spec.suite_files import command_name
-from lmcbench.stats.cells import held
+from lmcbench.stats.cells import Cells, analysis, has_analysis
 
 KINDS = ("png", "svg", "pdf")
 GRID = 201
@@ -148,11 +148,11 @@ def draw_cell(record: Record, what: str, kind: str) -> bytes:
         UserError: where that was not measured.
     """
     name = {"plane": "plane", "siblings": "landscape"}[what]
-    found = held(record, name)
-    if found is None:
+    if not has_analysis(record, name):
         raise UserError(_absent(record, name))
+    found = analysis(record, name)
     if what == "siblings":
-        drawing = heat_maps([record])
+        drawing = heat_maps(Cells([record]))
         assert drawing is not None
         return picture(drawing.figure, kind)
     with styled():

@@ -65,10 +65,7 @@ def test_verdicts_follow_the_interval(raised, verdict):
     assert found.verdict == verdict
     assert found.effect.mean == pytest.approx(raised + 0.01)
     assert found.effect.half_width == pytest.approx(half_width(SPREAD))
-    assert (found.effect.n, found.contrasts, found.left_out) == (3, 1, 0)
-    summary = found.summary()
-    assert summary["low"] == pytest.approx(raised + 0.01 - half_width(SPREAD))
-    assert summary["high"] == pytest.approx(raised + 0.01 + half_width(SPREAD))
+    assert (found.effect.n, found.contrasts, found.excluded) == (3, 1, 0)
 
 
 def test_an_interval_that_begins_just_below_zero_says_so():
@@ -99,8 +96,7 @@ def test_two_replicates_have_an_interval_and_no_verdict():
     claim = CLAIMS[0]
     two = judge_claim(claim, "test", [Contrast(r, ("a",), 0.3 + 0.001 * r) for r in range(2)])
     assert (two.verdict, two.reason) == ("not testable here", "2 replicates of the 3 that a verdict needs")
-    summary = two.summary()
-    assert 0 < summary["low"] < summary["effect"] < summary["high"]
+    assert two.effect.half_width > 0
     three = judge_claim(claim, "test", [Contrast(r, ("a",), 0.3 + 0.001 * r) for r in range(3)])
     assert three.verdict == "supported"
     text = render_findings(
@@ -120,7 +116,7 @@ def test_one_replicate_and_nothing_to_compare_are_not_testable():
     for finding in evaluate_claims(pair[:1]):
         assert finding.verdict == "not testable here"
         assert finding.effect.mean is None or finding.effect.n == 1
-        assert finding.summary()["low"] is None
+        assert finding.effect.half_width is None
 
 
 def test_forks_and_shifts_inside_a_replicate_are_no_extra_n():
@@ -144,7 +140,7 @@ def test_only_contrasts_of_every_replicate_count():
         Contrast(1, ("a",), 3.0),
     ]
     found = judge_claim(claim, "test", contrasts)
-    assert (found.effect.mean, found.contrasts, found.left_out) == (2.0, 1, 1)
+    assert (found.effect.mean, found.contrasts, found.excluded) == (2.0, 1, 1)
     apart = judge_claim(claim, "test", [Contrast(0, ("a",), 1.0), Contrast(1, ("b",), 1.0)])
     assert (apart.verdict, apart.reason) == (
         "not testable here",
@@ -219,7 +215,8 @@ def test_recalibration():
 
 
 def worth(record, **numbers):
-    return changed(record, **{f"ensemble__test__{k}": v for k, v in numbers.items()})
+    pair = {"pairs__0__disagreement__test": numbers["disagreement"]} if "disagreement" in numbers else {}
+    return changed(record, **pair, **{f"ensemble__test__{k}": v for k, v in numbers.items()})
 
 
 @pytest.mark.parametrize(("height", "verdict"), [(0.01, "supported"), (0.3, "not testable here")])
@@ -283,6 +280,8 @@ def test_equal_cost_is_tested_under_every_evaluation_shift():
             r,
             **{
                 "siblings__0__splits__test:noise-3": {"error": 0.1, "loss": 1, "ece": 0},
+                "pairs__0__curves__test:noise-3": r.pairs[0].curves["test"].model_dump(),
+                "pairs__0__barriers__test:noise-3": r.pairs[0].barriers["test"].model_dump(),
                 "ensemble__test:noise-3": {
                     "ensemble_accuracy": accuracy + slack[accuracy] * SPREAD[r.replicate]
                 },
@@ -457,7 +456,7 @@ def test_how_many_contrasts_are_left_out_is_shown():
     apart = [*cells(n=1, fork="0", barrier_error=0.01), *cells(n=3, fork="2", barrier_error=0.01)]
     independent = [worth(r, disagreement=0.1 + SPREAD[i]) for i, r in enumerate(cells(fork="independent"))]
     found = the("disagree-less", [*apart, *independent])
-    assert (found.contrasts, found.left_out, found.verdict) == (1, 1, "supported")
+    assert (found.contrasts, found.excluded, found.verdict) == (1, 1, "supported")
     text = render_findings([*apart, *independent])
     row = next(line for line in text.splitlines() if "disagree less" in line)
     assert row.split("|")[6].strip() == "1 (1 left out)"

@@ -11,11 +11,12 @@ from lmcbench.report.document import make_report
 from lmcbench.report.noise_scale import (
     EPOCHS,
     STEPS,
-    cell_rows,
     correlations,
     noise_points,
-    noise_rows,
+    noise_table,
+    recipe_table,
 )
+from lmcbench.results.frame import build_frame
 from lmcbench.spec.cells import expand
 from lmcbench.stats.estimates import spearman
 
@@ -53,19 +54,23 @@ def test_spearman_is_scipys_with_ties_and_absent_where_undefined():
     assert spearman([1, 2], [1, 2]) is None
 
 
+def points(records):
+    return noise_points(build_frame(records))
+
+
 def test_points_are_of_fork_0_with_g_of_the_siblings_view():
-    points = noise_points(grid_records(scale))
-    assert len(points) == 2 * 10 * 2  # shifts, recipes, replicates
-    first = points[0]
+    cells = points(grid_records(scale))
+    assert len(cells) == 2 * 10 * 2  # shifts, recipes, replicates
+    first = cells.iloc[0]
     assert (first.batch_size, first.lr, first.epochs) == GRID[0]
     assert first.g == pytest.approx(0.01 * (N / 16 - 1))
     assert first.length == 20 * (N // 16)
-    assert first.error == pytest.approx(0.01 * (N / 16 - 1), rel=1e-6)
+    assert first.error_chord == pytest.approx(0.01 * (N / 16 - 1), rel=1e-6)
 
 
 def test_a_barrier_that_rises_with_g_correlates_fully_and_one_that_falls_opposes_it():
     for sign, expected in ((1, 1.0), (-1, -1.0)):
-        rows = correlations(noise_points(grid_records(lambda cell, s=sign: 0.5 + 0.01 * s * scale(cell))))
+        rows = correlations(points(grid_records(lambda cell, s=sign: 0.5 + 0.01 * s * scale(cell))))
         assert [(r.shift, r.equal) for r in rows] == [
             ("none", EPOCHS),
             ("disjoint-halves", EPOCHS),
@@ -89,7 +94,7 @@ def test_equal_steps_are_not_equal_epochs():
         chosen[cell.key] = order[cell.recipe.batch_size, cell.recipe.epochs]
         return 0.5 + 0.1 * chosen[cell.key]
 
-    rows = {(r.shift, r.equal): r for r in correlations(noise_points(grid_records(barrier)))}
+    rows = {(r.shift, r.equal): r for r in correlations(points(grid_records(barrier)))}
     assert rows["none", EPOCHS].error.mean < 0 < rows["none", STEPS].error.mean
 
 
@@ -98,17 +103,17 @@ def test_underfit_cells_are_shown_and_not_counted():
         return 0.05 if cell.recipe.batch_size == 64 else 0.02
 
     records = grid_records(scale, error)
-    row = correlations(noise_points(records))[0]
+    row = correlations(points(records))[0]
     assert (row.counted, row.underfit) == (8, 4)
-    cells = cell_rows(records)
+    cells = recipe_table(build_frame(records))
     assert dict(zip(cells["batch"], cells["underfit"], strict=True)) == {"16": "", "32": "", "64": "2/2"}
-    assert (noise_rows(records)["error barrier"] == "+1.00 ± 0.00").all()
-    nothing = correlations(noise_points(grid_records(scale, lambda cell: 0.5)))[0]
+    assert (noise_table(build_frame(records))["error barrier"] == "+1.00 ± 0.00").all()
+    nothing = correlations(points(grid_records(scale, lambda cell: 0.5)))[0]
     assert (nothing.error.mean, nothing.counted, nothing.underfit, nothing.constant) == (None, 0, 12, 2)
 
 
 def test_every_cell_is_listed_by_noise_scale_with_its_barriers():
-    cells = cell_rows(grid_records(lambda cell: 0.1 + 0.002 * cell.replicate))
+    cells = recipe_table(build_frame(grid_records(lambda cell: 0.1 + 0.002 * cell.replicate)))
     assert len(cells) == 2 * 10  # shifts, recipes
     assert cells["shift"].tolist() == ["none"] * 10 + ["disjoint-halves"] * 10
     scales = sorted((lr * (N / b - 1), e) for b, lr, e in GRID)
@@ -120,7 +125,8 @@ def test_every_cell_is_listed_by_noise_scale_with_its_barriers():
     assert (cells["n"] == "2").all()
 
 
-def test_the_report_has_the_cells_where_there_are_several_recipes_and_not_elsewhere():
+def test_the_report_has_the_cells_where_there_are_several_recipes_and_not_elsewhere(monkeypatch):
+    monkeypatch.setattr("lmcbench.report.document.picture", lambda figure: b"")
     title = "The cells at fork 0, by noise scale"
     report = make_report(grid_records(scale))
     assert f"## {title}\n\n| architecture" in report.markdown
@@ -132,9 +138,9 @@ def test_the_report_has_the_cells_where_there_are_several_recipes_and_not_elsewh
 def test_what_diverged_is_left_out_and_unknown_views_are_refused():
     cells = [c for c in expand(grid_suite()) if c.fork.name == "0"]
     diverged = [make_record(cells[0], status="diverged")]
-    assert (len(noise_points(diverged)), len(noise_rows(diverged)), len(cell_rows(diverged))) == (0, 0, 0)
+    assert [len(f(build_frame(diverged))) for f in (noise_points, noise_table, recipe_table)] == [0, 0, 0]
     part = make_record(
         cells[0], protocol={"alphas": cells[0].suite.protocol.grid, "calibration": {}, "train_eval": {"n": 5}}
     )
-    with pytest.raises(UserError, match="train curves are on a part of the views"):
-        noise_points([part])
+    with pytest.raises(UserError, match="train curves on a part of the views"):
+        points([part])

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from builders import make_record, toy_cell, toy_suite
+from lmcbench.results.frame import build_frame
 from lmcbench.results.record import parse_record
 from lmcbench.stats.stability import StabilityPoint, stability_points, stability_table
 
@@ -22,7 +23,7 @@ def run(replicate, barriers, shift="none", statuses=None):
 
 
 def only(records):
-    [point] = stability_points(records)
+    [point] = stability_points(build_frame(records))
     return point
 
 
@@ -69,7 +70,9 @@ def test_a_fork_that_diverged_or_is_missing_leaves_the_replicate_without_a_point
 
 def test_independent_networks_are_no_fork_and_lines_are_apart():
     independent = make_record(toy_cell(fork="independent", suite=FORKS), barrier_error=0.9)
-    points = stability_points([*run(0, [0] * 4), independent, *run(0, [0.5] * 4, shift="label-skew")])
+    points = stability_points(
+        build_frame([*run(0, [0] * 4), independent, *run(0, [0.5] * 4, shift="label-skew")])
+    )
     assert [(p.line.shift, p.points) for p in points] == [
         ("label-skew", {0: None}),
         ("none", {0: StabilityPoint(0, 0)}),
@@ -82,7 +85,7 @@ def test_the_table_says_never_and_how_sure_it_is():
         *run(1, [0.3] * 4),
         *run(2, [0] * 4, statuses={0: "diverged"}),
     ]
-    row = stability_table(records).splitlines()[2]
+    row = stability_table(build_frame(records)).splitlines()[2]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == [
         *["lmc_mlp", "fast", "none", "0, 1, 2, 3", "never", "2 (50 %) to never"],
@@ -99,8 +102,8 @@ def test_the_mean_form_has_a_verdict_of_its_own():
 
     records = [asymmetric(r) if r.fork.epoch == 3 else r for r in run(0, [0.3, 0.01, 0.01, 0.01])]
     assert only(records).points == {0: StabilityPoint(1, 0.25)}
-    [beside] = stability_points(records, "error_mean")
+    [beside] = stability_points(build_frame(records), "error_mean")
     assert beside.points == {0: None}
-    header, _, row = stability_table(records).splitlines()
+    header, _, row = stability_table(build_frame(records)).splitlines()
     cells = dict(zip(*([c.strip() for c in x.strip("|").split("|")] for x in (header, row)), strict=True))
     assert (cells["median"], cells["median, mean form"]) == ("1 (25 %)", "never")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lmcbench.errors import UserError, counted, unknown
 from lmcbench.gate.comparison import CLAIMS, Comparison, Described, Overall, Side, Tested
-from lmcbench.gate.differences import PairsTable, SeedsTable
+from lmcbench.gate.differences import Differences
 from lmcbench.gate.matching import (
     FIELDS,
     Matched,
@@ -118,7 +118,7 @@ def _compare(
         if {old.status, new.status} == {"ok", "diverged"}
     ]
     identical = _identical(matched, seeds)
-    table = SeedsTable(matched) if seeds else PairsTable(matched)
+    table = Differences(matched, seeds)
     tests, notes = _headline(table, gate, seeds)
     notes = [*_remarks(matched, across), *table.notes, *notes]
     measures = [] if identical else _describe(table)
@@ -157,13 +157,11 @@ def _compare(
     )
 
 
-def _headline(
-    table: PairsTable | SeedsTable, gate: Sequence[GateTest], seeds: bool
-) -> tuple[list[Tested], list[str]]:
+def _headline(table: Differences, gate: Sequence[GateTest], seeds: bool) -> tuple[list[Tested], list[str]]:
     """The gate's tests, judged together, and what must be said about them."""
     notes: list[str] = []
     asked = []
-    everything = table.groups()
+    everything = table.groups
     for test in gate:
         chosen = {
             group
@@ -205,7 +203,7 @@ def _headline(
     return tests, notes
 
 
-def _largest(table: PairsTable | SeedsTable, test: GateTest, chosen: set[str]) -> str | None:
+def _largest(table: Differences, test: GateTest, chosen: set[str]) -> str | None:
     """Where the difference is largest, if it is anywhere."""
     by_group = {
         g: found[2].estimate for g in sorted(chosen) if (found := table.difference(test.measure, {g}))
@@ -216,9 +214,10 @@ def _largest(table: PairsTable | SeedsTable, test: GateTest, chosen: set[str]) -
     return f"{group}: {by_group[group]:+.4f}"
 
 
-def _describe(table: PairsTable | SeedsTable) -> list[Described]:
-    everything = table.groups()
-    found = [(name, table.difference(name, everything)) for name in (*MEASURES, "error_chord", "loss_chord")]
+def _describe(table: Differences) -> list[Described]:
+    found = [
+        (name, table.difference(name, table.groups)) for name in (*MEASURES, "error_chord", "loss_chord")
+    ]
     return [Described(name, *value) for name, value in found if value is not None]
 
 

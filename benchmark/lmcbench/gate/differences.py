@@ -1,96 +1,111 @@
-"""Matched cells in, one value per replicate out: the units that every test counts."""
+"""Matched cells of two runs as one value per replicate and measure."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+
+import pandas as pd
 
 from lmcbench.errors import counted
 from lmcbench.gate.matching import Matched, group_label
-from lmcbench.results.cell_values import cell_value
+from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
+from lmcbench.stats.cells import average_pairs
 from lmcbench.stats.inference import Difference, paired, welch
 
 Means = tuple[float, float, Difference]
 """Mean over replicates of base and of head, and their difference."""
 
 
-class PairsTable:
-    """Values of matched cells, replicate by replicate: mean over its cells, the same ones on both sides."""
+class Differences:
+    """Differences between the matched cells of two runs; the replicate is the unit.
 
-    def __init__(self, matched: Matched) -> None:
-        self.pairs = [(group_label(b), a, b) for a, b in matched.pairs if a.status == b.status == "ok"]
-        lost = sum(a.status == b.status == "diverged" for a, b in matched.pairs)
-        self.notes = [f"{counted(lost, 'cell')} diverged on both sides, in no mean."] if lost else []
+    Paired runs are compared replicate by replicate over the cells that were measured on both sides. Across
+    seeds the replicates of each side are independent, and those with a missing cell are excluded.
+
+    Attributes:
+        groups: label of a cell without its replicate -> one such record of the head.
+        notes: what the reader must know about the cells.
+        unbalanced: why no verdict of equality is possible; None if it is.
+    """
+
+    def __init__(self, matched: Matched, seeds: bool) -> None:
+        self.seeds = seeds
+        self.notes: list[str] = []
         self.unbalanced: str | None = None
+        if seeds:
+            sides = self._complete_replicates(matched)
+        else:
+            pairs = [(a, b) for a, b in matched.pairs if a.status == b.status == "ok"]
+            sides = [a for a, _ in pairs], [b for _, b in pairs]
+            lost = sum(a.status == b.status == "diverged" for a, b in matched.pairs)
+            if lost:
+                self.notes.append(f"{counted(lost, 'cell')} diverged on both sides, in no mean.")
+        self.groups = {group_label(record): record for record in sides[1]}
+        self._base, self._head = (_cells(records) for records in sides)
+        if not seeds:
+            # one label for both: across architectures, recipes or suites the labels differ
+            self._base[["group", "replicate"]] = self._head[["group", "replicate"]]
 
-    def groups(self) -> dict[str, Record]:
-        """What there is besides replicates: label -> one of its cells."""
-        return {group: b for group, _, b in self.pairs}
-
-    def difference(self, measure: str, chosen: Container[str]) -> Means | None:
-        """Over the cells of `chosen` groups; None where `measure` was not taken on both sides."""
-        found: dict[int, list[tuple[float, float]]] = {}
-        for group, a, b in self.pairs:
-            if group in chosen:
-                old, new = cell_value(a, measure), cell_value(b, measure)
-                if old is not None and new is not None:
-                    found.setdefault(b.replicate, []).append((old, new))
-        if not found:
+    def difference(self, measure: str, groups: Collection[str]) -> Means | None:
+        """Return the difference over the cells of `groups`; None if `measure` is missing on a side."""
+        if measure not in self._base or measure not in self._head:
             return None
-        base = [_mean([old for old, _ in cells]) for _, cells in sorted(found.items())]
-        head = [_mean([new for _, new in cells]) for _, cells in sorted(found.items())]
-        # equal means of unequal cells are no equality
-        exact = all(old == new for cells in found.values() for old, new in cells)
-        return _mean(base), _mean(head), replace(paired(base, head), exact=exact)
+        base, head = (t[t["group"].isin(groups)].dropna(subset=measure) for t in (self._base, self._head))
+        if not self.seeds:
+            both = base.index.intersection(head.index)
+            base, head = base.loc[both], head.loc[both]
+        if base.empty or head.empty:
+            return None
+        old, new = _replicate_means(base, measure), _replicate_means(head, measure)
+        if self.seeds:
+            return _mean(old), _mean(new), welch(old, new)
+        # equal means of unequal cells are not an equality
+        exact = bool((base[measure] == head[measure]).all())
+        return _mean(old), _mean(new), replace(paired(old, new), exact=exact)
 
-
-class SeedsTable:
-    """Values of two sets of replicates that share no seeds; replicates that lack a cell are left out."""
-
-    def __init__(self, matched: Matched) -> None:
-        self.sides = [self._whole(records) for records in (matched.base, matched.head)]
+    def _complete_replicates(self, matched: Matched) -> tuple[list[Record], list[Record]]:
+        base, head = _complete(matched.base), _complete(matched.head)
+        self.notes.append("Across seeds: replicates are not paired; Welch's t interval.")
         lost = [
-            len({r.replicate for r in records}) - len({r.replicate for _, r in kept})
-            for records, kept in zip((matched.base, matched.head), self.sides, strict=True)
+            len({r.replicate for r in records} - {r.replicate for r in kept})
+            for records, kept in ((matched.base, base), (matched.head, head))
         ]
-        diverged = [sum(r.status == "diverged" for r in side) for side in (matched.base, matched.head)]
-        self.notes = ["Across seeds: replicates are not paired; Welch's t interval."]
         if any(lost):
             self.notes.append(
                 "Left out, as a cell of theirs was not measured: "
                 f"{counted(lost[0], 'replicate')} of BASE and {lost[1]} of HEAD."
             )
-        here, there = diverged
-        told = f"{counted(here, 'cell')} diverged in BASE and {there} in HEAD"
-        self.unbalanced = told if any(diverged) else None
+        diverged = [sum(r.status == "diverged" for r in side) for side in (matched.base, matched.head)]
+        if any(diverged):
+            self.unbalanced = f"{counted(diverged[0], 'cell')} diverged in BASE and {diverged[1]} in HEAD"
+        return base, head
 
-    @staticmethod
-    def _whole(records: Sequence[Record]) -> list[tuple[str, Record]]:
-        labelled = [(group_label(r), r) for r in records]
-        groups = {group for group, _ in labelled}
-        have: dict[int, set[str]] = {}
-        for group, r in labelled:
-            if r.status == "ok":
-                have.setdefault(r.replicate, set()).add(group)
-        return [(group, r) for group, r in labelled if have.get(r.replicate) == groups]
 
-    def groups(self) -> dict[str, Record]:
-        """What there is besides replicates: label -> one of its cells."""
-        return dict(self.sides[1])
+def _complete(records: Sequence[Record]) -> list[Record]:
+    """Return the records of the replicates whose cells were all measured."""
+    groups = {group_label(r) for r in records}
+    measured: dict[int, set[str]] = {}
+    for r in records:
+        if r.status == "ok":
+            measured.setdefault(r.replicate, set()).add(group_label(r))
+    return [r for r in records if measured.get(r.replicate) == groups]
 
-    def difference(self, measure: str, chosen: Container[str]) -> Means | None:
-        """Over the cells of `chosen` groups; None where `measure` was not taken on both sides."""
-        sides = []
-        for records in self.sides:
-            found: dict[int, list[float]] = {}
-            for group, r in records:
-                value = cell_value(r, measure) if group in chosen else None
-                if value is not None:
-                    found.setdefault(r.replicate, []).append(value)
-            sides.append([_mean(values) for _, values in sorted(found.items())])
-        base, head = sides
-        return (_mean(base), _mean(head), welch(base, head)) if base and head else None
+
+def _cells(records: Sequence[Record]) -> pd.DataFrame:
+    """Return one row per record in the order of `records`."""
+    table = average_pairs(build_frame(records)).set_index("key").reindex([r.key for r in records])
+    table["group"] = [group_label(r) for r in records]
+    table["replicate"] = [r.replicate for r in records]
+    return table.reset_index(drop=True)
+
+
+def _replicate_means(table: pd.DataFrame, measure: str) -> list[float]:
+    values: dict[int, list[float]] = {}
+    for replicate, value in zip(table["replicate"], table[measure], strict=True):
+        values.setdefault(replicate, []).append(value)
+    return [_mean(values[replicate]) for replicate in sorted(values)]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmcbench.errors import UserError
 from lmcbench.results.cell_values import SPLIT, cell_value
+from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record, Status
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.evaluation_shifts import EVALUATION
@@ -186,7 +187,7 @@ def summarize(slug: str, submission_sha256: str, records: Iterable[Record]) -> S
             "An entry is one architecture with one recipe on one suite; submit each by itself."
         )
     one = records[0]
-    onsets = {found.line: found.points for found in stability_points(records)}
+    onsets = {found.line: found.points for found in stability_points(build_frame(records))}
     by_line: dict[Line, dict[str, list[Record]]] = {}
     for record in records:
         by_line.setdefault(lines[record.key], {}).setdefault(record.fork.name, []).append(record)

@@ -1,4 +1,4 @@
-"""The papers' claims: one table, each with the contrasts that would show it."""
+"""The papers' claims, each with its test."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lmcbench.stats.cells import Cells
 from lmcbench.stats.estimates import Contrast
 
 Contrasts = Callable[[Cells, str], Iterable[Contrast]]
-"""Cells and the split to measure on -> contrasts; the docstring is the exact test."""
+"""Cells and a split -> contrasts; the docstring is printed as the exact test."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says, and how records bear on it.
+    """A claim of a paper and its test.
 
     Attributes:
         name: a slug.
@@ -24,7 +24,7 @@ class Claim:
         statement: the claim, in words.
         unit: of the effect; `points` are percentage points.
         contrasts: the test.
-        everywhere: whether it is tested under every evaluation shift too.
+        everywhere: also test it under every evaluation shift.
     """
 
     name: str
@@ -39,7 +39,7 @@ PAPERS = (
     "[H]: Hepburn et al., arXiv 2511.04514. [S]: Singh et al., arXiv 2406.16300. "
     "[F]: Frankle et al., arXiv 1912.05671."
 )
-"""What the sources of the claims stand for."""
+"""The abbreviated sources of the claims."""
 
 CLAIMS = (
     Claim(

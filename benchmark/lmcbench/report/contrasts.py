@@ -1,60 +1,44 @@
-"""What would show a claim, as numbers within a replicate: cells in, contrasts out."""
+"""The test of each claim: cells and a split in, one number per replicate and contrast out.
+
+The docstrings of the public functions are printed below the findings as the exact tests.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lmcbench.report.rank_correlation import rank_cells, rank_layers
-from lmcbench.results.cell_values import error_barrier, is_connected
+from lmcbench.results.curves import Curve, barrier
 from lmcbench.results.record import Record
+from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT, WHOLE_BUDGET
-from lmcbench.spec.recipe import noise_scale
-from lmcbench.stats.cells import (
-    Cells,
-    distance,
-    else_equal_recipe,
-    is_control,
-    is_fitted,
-    line_of,
-    prediction,
-    uncalibrated_barrier,
-    view_size,
-)
-from lmcbench.stats.estimates import Contrast, spearman
+from lmcbench.stats.cells import LINE, Cells, join_control, join_fork
+from lmcbench.stats.estimates import FITTED, Contrast, spearman
 from lmcbench.stats.stability import stability_points
 
 EARLY = 0.2
-"""Share of training within which a stability point is early: the latest that [F] reports, of ResNet-50 on
-ImageNet (section 3.2; read at second hand)."""
+"""Share of training within which a stability point counts as early: the latest that Frankle et al. (2020,
+section 3.2) report, for ResNet-50 on ImageNet (read at second hand)."""
 
 MIN_FORKS = 2
-"""Forks of the trunk that a stability point needs: at one alone there is no earlier or later."""
+"""Fewest forks of a stability point."""
 
 
-Groups = dict[tuple[int, tuple[str, ...]], list[tuple[float, float]]]
-"""Replicate, and what is compared there -> its points."""
-
-
-# --- [H]: shift and noise ------------------------------------------------------------------------
+# --- Hepburn et al.: shift and noise -------------------------------------------------------------
 
 
 def shift_against_control(cells: Cells, split: str) -> Iterator[Contrast]:
     """Error barrier under shift s less that under same(s): same architecture, recipe, parameters and fork
     of the trunk; shifts without such a control in the records are not compared.
     """
-    for record, control in controlled(cells):
-        yield from _difference(record, error_barrier(record, split), error_barrier(control, split))
-
-
-def controlled(cells: Cells) -> Iterator[tuple[Record, Record]]:
-    """Shifted cells that leave the trunk, each with its control."""
-    for record in cells.forked():
-        control = None if is_control(record) else cells.control(record)
-        if control is not None:
-            yield record, control
+    both = join_control(cells.forked(split))
+    return _contrasts(both, both["error_chord"] - both["error_chord_other"])
 
 
 def noise_without_shift(cells: Cells, split: str) -> Iterator[Contrast]:
@@ -62,20 +46,23 @@ def noise_without_shift(cells: Cells, split: str) -> Iterator[Contrast]:
     in learning rate and batch size only; cells without shift and controls, by fork of the trunk, whose
     siblings all reach 2 % error on their own view. g is taken with N of that view.
     """
-    yield from _noise_slopes((r for r in cells.forked() if is_control(r)), split)
+    table = cells.forked(split)
+    return _noise_slopes(table[table["is_control"]])
 
 
 def noise_with_shift(cells: Cells, split: str) -> Iterator[Contrast]:
     """The same slope among cells whose siblings have different views."""
-    yield from _noise_slopes((r for r in cells.forked() if not is_control(r)), split)
+    table = cells.forked(split)
+    return _noise_slopes(table[~table["is_control"]])
 
 
 def recalibration(cells: Cells, split: str) -> Iterator[Contrast]:
     """Error barrier with BatchNorm statistics blended as they are, less that with statistics recalibrated
     at every alpha; forks of the trunk of networks that have such layers.
     """
-    for record in cells.forked():
-        yield from _difference(record, uncalibrated_barrier(record, split), error_barrier(record, split))
+    table = cells.forked(split)
+    blended = {record.key: _blended_barrier(record, split) for record in cells.records}
+    return _contrasts(table, table["key"].map(blended).astype(float) - table["error_chord"])
 
 
 def gradient_noise(cells: Cells, split: str) -> Iterator[Contrast]:
@@ -83,81 +70,69 @@ def gradient_noise(cells: Cells, split: str) -> Iterator[Contrast]:
     covariance at the fork that lies between the views, with the error barrier; by architecture, recipe
     and fork.
     """
-    groups: Groups = {}
-    for record in cells.forked():
-        share = ((record.noise or {}).get("gradient") or {}).get("between_share")
-        height = error_barrier(record, split)
-        if share is not None and height is not None:
-            line = line_of(record)
-            place = (record.replicate, (line.architecture, line.recipe, record.fork.name))
-            groups.setdefault(place, []).append((share, height))
-    yield from _rank_correlations(groups)
+    table = cells.forked(split).dropna(subset=["gradient_between_share", "error_chord"])
+    groups: Any = table.groupby(["replicate", "architecture", "recipe", "fork"])
+    for (replicate, *what), group in groups:
+        correlation = spearman(group["gradient_between_share"], group["error_chord"])
+        if correlation is not None:
+            yield Contrast(replicate, tuple(what), correlation)
 
 
-# --- [H]: what siblings are worth ----------------------------------------------------------------
+# --- Hepburn et al.: what siblings are worth -----------------------------------------------------
 
 
 def disagree_less(cells: Cells, split: str) -> Iterator[Contrast]:
     """Disagreement of independent networks less that of connected siblings (error barrier under 2 %), on
     the same shift; only shifts and forks that are connected in every replicate count.
     """
-    yield from _independent_less_siblings(cells, "disagreement", split)
+    return _independent_less_siblings(cells, "disagreement", split)
 
 
 def overlap_more(cells: Cells, split: str) -> Iterator[Contrast]:
     """Error overlap (both wrong over either wrong) of connected siblings less that of independent networks,
     on the same shift; only shifts and forks that are connected in every replicate count.
     """
-    for contrast in _independent_less_siblings(cells, "error_overlap", split):
-        yield contrast._replace(value=-contrast.value)
+    return _independent_less_siblings(cells, "error_overlap", split, sign=-1)
 
 
 def gain_less(cells: Cells, split: str) -> Iterator[Contrast]:
     """Ensemble gain over the mean member of independent networks less that of connected siblings, K of
     each, on the same shift; only shifts and forks that are connected in every replicate count.
     """
-    yield from _independent_less_siblings(cells, "ensemble_gain", split)
+    return _independent_less_siblings(cells, "ensemble_gain", split)
 
 
 def equal_cost(cells: Cells, split: str) -> Iterator[Contrast]:
     """Ensemble accuracy of siblings less that of K independent networks with a full schedule each and,
     together, the siblings' training steps (up to rounding).
     """
-    for record in cells.forked():
-        other = cells.beside(record, EQUAL_COST)
-        if other is not None and _same_cost(record, other):
-            theirs = prediction(other, "ensemble_accuracy", split)
-            yield from _difference(record, prediction(record, "ensemble_accuracy", split), theirs)
+    both = _join_equal_cost(cells, EQUAL_COST, split)
+    return _contrasts(both, _column(both, "ensemble_accuracy") - _column(both, "ensemble_accuracy_other"))
 
 
 def whole_budget(cells: Cells, split: str) -> Iterator[Contrast]:
     """Ensemble accuracy of siblings less the accuracy of one network trained for as many steps as all of
     them and their trunk.
     """
-    for record in cells.forked():
-        other = cells.beside(record, WHOLE_BUDGET)
-        if other is not None and _same_cost(record, other) and split in other.siblings[0].splits:
-            single = 1 - other.siblings[0].splits[split].error
-            yield from _difference(record, prediction(record, "ensemble_accuracy", split), single)
+    both = _join_equal_cost(cells, WHOLE_BUDGET, split)
+    return _contrasts(both, _column(both, "ensemble_accuracy") - (1 - both["error_other"]))
 
 
-# --- [S] and [F] ---------------------------------------------------------------------------------
+# --- Singh et al., Frankle et al. ----------------------------------------------------------------
 
 
 def later_forks(cells: Cells, split: str) -> Iterator[Contrast]:
     """Error barrier at the line's earliest fork less that at its latest."""
-    for first, last in _first_and_last(cells):
-        yield from _difference(
-            first, error_barrier(first, split), error_barrier(last, split), "to", last.fork.name
-        )
+    both = _join_latest(cells, split)
+    return _contrasts(both, both["error_chord"] - both["error_chord_other"], [*LINE, "fork", "fork_other"])
 
 
 def distance_falls(cells: Cells, split: str) -> Iterator[Contrast]:
     """1 less the distance between siblings at the line's latest fork over that at its earliest."""
-    for first, last in _first_and_last(cells):
-        early, late = distance(first), distance(last)
-        if early and late is not None:
-            yield from _difference(first, 1.0, late / early, "to", last.fork.name)
+    both = _join_latest(cells, split)
+    both = both[both["distance_ab"] != 0]
+    fall = 1 - both["distance_ab_other"] / both["distance_ab"]
+    return _contrasts(both, fall, [*LINE, "fork", "fork_other"])
 
 
 def second_order(cells: Cells, split: str) -> Iterator[Contrast]:
@@ -180,66 +155,76 @@ def stable_early(cells: Cells, split: str) -> Iterator[Contrast]:
     """0.2 less the stability point as a fraction of training, without shift; a replicate that is never
     connected counts as 1. Forks set how finely it is known; of fewer than two nothing is said.
     """
-    for point in stability_points(r for r in cells.records if r.shift.name == "none"):
-        if len(point.forks) < MIN_FORKS:
-            continue
-        for replicate, onset in point.points.items():
-            fraction = 1.0 if onset is None else onset.fraction
-            yield Contrast(replicate, point.line, EARLY - fraction)
+    for stability in stability_points(cells.rows[cells.rows["shift_name"] == "none"]):
+        if len(stability.forks) >= MIN_FORKS:
+            for replicate, point in stability.points.items():
+                yield Contrast(replicate, stability.line, EARLY - (1.0 if point is None else point.fraction))
 
 
 # --- shared --------------------------------------------------------------------------------------
 
 
-def _difference(record: Record, more: float | None, less: float | None, *what: str) -> Iterator[Contrast]:
-    if more is not None and less is not None:
-        yield Contrast(record.replicate, (*line_of(record), record.fork.name, *what), more - less)
+def _contrasts(
+    table: pd.DataFrame, values: pd.Series[float], labels: Sequence[str] = (*LINE, "fork")
+) -> Iterator[Contrast]:
+    """Return one contrast per cell, without missing values."""
+    known = values.notna()
+    names = table.loc[known, list(labels)].itertuples(index=False, name=None)
+    for replicate, what, value in zip(table["replicate"][known], names, values[known], strict=True):
+        yield Contrast(int(replicate), what, value)
 
 
-def _independent_less_siblings(cells: Cells, name: str, split: str) -> Iterator[Contrast]:
-    for record in cells.forked():
-        other = cells.beside(record, INDEPENDENT) if is_connected(record) else None
-        if other is not None:
-            yield from _difference(record, prediction(other, name, split), prediction(record, name, split))
+def _column(table: pd.DataFrame, name: str) -> pd.Series[float]:
+    """Return a column; NaN if no record has the measure."""
+    return table[name] if name in table else pd.Series(np.nan, index=table.index)
 
 
-def _noise_slopes(records: Iterable[Record], split: str) -> Iterator[Contrast]:
-    groups: Groups = {}
-    for record in records:
-        height, size = error_barrier(record, split), view_size(record)
-        batch = record.recipe.get("batch_size")
-        if height is None or size is None or batch is None or size <= batch or not is_fitted(record):
-            continue
-        line = line_of(record)
-        place = (
-            record.replicate,
-            (line.architecture, else_equal_recipe(record), line.shift, record.fork.name),
-        )
-        g = noise_scale(record.recipe["lr"], round(size), batch)
-        groups.setdefault(place, []).append((math.log2(g), height))
-    for (replicate, what), points in groups.items():
-        x, y = np.array(points).T
-        if np.ptp(x) > 0:
-            yield Contrast(replicate, what, float(np.polyfit(x, y, 1)[0]))
+def _independent_less_siblings(cells: Cells, name: str, split: str, sign: int = 1) -> Iterator[Contrast]:
+    table = cells.forked(split)
+    both = join_fork(table[table["connected"].eq(True)], INDEPENDENT, cells.measured(split))
+    return _contrasts(both, sign * (_column(both, f"{name}_other") - _column(both, name)))
 
 
-def _rank_correlations(groups: Groups) -> Iterator[Contrast]:
-    for (replicate, what), points in groups.items():
-        found = spearman([x for x, _ in points], [y for _, y in points])
-        if found is not None:
-            yield Contrast(replicate, what, found)
+def _join_equal_cost(cells: Cells, comparator: str, split: str) -> pd.DataFrame:
+    both = join_fork(cells.forked(split), comparator, cells.measured(split))
+    # each network's length is a whole number of steps
+    equal = (both["train_steps"] - both["train_steps_other"]).abs() <= both["siblings"] / 2
+    return both[equal]
 
 
-def _first_and_last(cells: Cells) -> Iterator[tuple[Record, Record]]:
-    for record in cells.forked():
-        forks = cells.forks(record)
-        last = cells.beside(record, forks[-1]) if record.fork.name == forks[0] != forks[-1] else None
-        if last is not None:
-            yield record, last
+def _join_latest(cells: Cells, split: str) -> pd.DataFrame:
+    """Return the cells of each line's earliest fork beside those of its latest, where these differ."""
+    table = cells.forked(split)
+    epochs = cells.rows.groupby(LINE)["fork_epoch"].agg(["min", "max"]).reset_index()
+    table = table.merge(epochs[epochs["min"] < epochs["max"]], on=LINE)
+    last = table[table["fork_epoch"] == table["max"]]
+    return table[table["fork_epoch"] == table["min"]].merge(
+        last, on=[*LINE, "replicate"], suffixes=("", "_other")
+    )
 
 
-def _same_cost(record: Record, other: Record) -> bool:
-    """Equal up to each network's length being a whole number of steps."""
-    if record.cost is None or other.cost is None:
-        return False
-    return abs(record.cost.train_steps - other.cost.train_steps) <= len(record.siblings) / 2
+def _noise_slopes(table: pd.DataFrame) -> Iterator[Contrast]:
+    table = table[(table["view_error"] <= FITTED) & (table["view_images"] > table["batch_size"])]
+    scale = table["lr"] * (table["view_images"].round() / table["batch_size"] - 1)
+    table = table.assign(log_scale=np.log2(scale), other=table["recipe_settings"].map(_other_settings))
+    place = ["replicate", "architecture", "other", "shift", "fork"]
+    groups: Any = table.dropna(subset="error_chord").groupby(place)
+    for (replicate, *what), group in groups:
+        if np.ptp(group["log_scale"]) > 0:
+            slope = float(np.polyfit(group["log_scale"], group["error_chord"], 1)[0])
+            yield Contrast(replicate, tuple(what), slope)
+
+
+@lru_cache
+def _other_settings(settings: str) -> str:
+    """Return the recipe without its name, learning rate and batch size."""
+    recipe = json.loads(settings)
+    return canonical_json({k: v for k, v in recipe.items() if k not in ("name", "lr", "batch_size")})
+
+
+def _blended_barrier(record: Record, split: str) -> float | None:
+    """Return the error barrier with blended normalisation statistics, None without such layers."""
+    curves = [(pair.curves_uncalibrated or {}).get(split) for pair in record.pairs]
+    alphas = record.protocol["alphas"]
+    heights = [barrier(Curve(alphas, c.loss, c.error, c.n)).error_chord for c in curves if c is not None]
+    return float(np.mean(heights)) if heights else None

@@ -1,56 +1,43 @@
-"""A run's records in, its report out: Markdown, and one page of HTML that needs nothing else."""
+"""The report of a run: Markdown with figures, and one self-contained page of HTML."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lmcbench.errors import UserError, counted
 from lmcbench.report.figures.draw import draw
 from lmcbench.report.figures.style import Drawing, picture
 from lmcbench.report.findings import DEMONSTRATION
-from lmcbench.report.noise_scale import CELL_NOTES, NOTES, cell_rows, noise_rows
+from lmcbench.report.noise_scale import NOTES, RECIPE_NOTES, noise_table, recipe_table
 from lmcbench.report.rank_correlation import rank_correlations
 from lmcbench.report.tables import CONNECTIVITY, ENSEMBLES, make_tables
+from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
 from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.spec.suite import DEMONSTRATIONS, Suite
 from lmcbench.spec.suite_files import published_suite
 from lmcbench.stats.estimates import ROUNDING, Estimate
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 76rem;
-  margin: 2rem auto; padding: 0 1rem; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; } p { max-width: 46rem; }
-figure { margin: 1rem 0 0; } img { max-width: 100%; height: auto; }
-figcaption, .note { color: #444; font-size: 0.9rem; max-width: 46rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.85rem; }
-th, td { padding: 0.2rem 0.55rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
-th.words, td.words { text-align: left; }
-:root { color-scheme: light dark; }
-@media (prefers-color-scheme: dark) {
-  body { color: #e9e6e0; background: #15171a; } figcaption, .note { color: #a8a39a; }
-  th, td { border-bottom-color: #363b42; } img { background: #fff; padding: 0.5rem; border-radius: 4px; }
-}
-"""
-
-WORDS = frozenset({"architecture", "recipe", "shift", "fork", "second-order form", "ranked", "recipes of"})
-"""Columns of the tables that hold words."""
+TEXT_COLUMNS = frozenset(
+    {"architecture", "recipe", "shift", "fork", "second-order form", "ranked", "recipes of"}
+)
+"""Columns of the tables that are aligned to the left."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is written.
+    """A rendered report.
 
     Attributes:
         markdown: refers to the figures as `figures/NAME.png`.
-        html: holds them.
-        figures: name of the file -> its bytes (PNG).
+        html: contains the figures.
+        figures: file name -> bytes (PNG).
     """
 
     markdown: str
@@ -66,10 +53,10 @@ class _Table:
 
 
 def make_report(records: Sequence[Record]) -> Report:
-    """The report of the records of one run.
+    """Return the report of one run.
 
     Raises:
-        UserError: where they are of more than one suite.
+        UserError: for records of more than one suite.
     """
     suites = {(r.suite.name, r.suite.version, r.suite.digest) for r in records}
     if len(suites) != 1:
@@ -90,23 +77,23 @@ def make_report(records: Sequence[Record]) -> Report:
 
 
 def _data_text(entry: Mapping[str, Any]) -> str:
-    """A split of the data: `cifar10 train`; a shifted test set by its whole name, `cifar10.1:v6`."""
+    """Return a split as `cifar10 train`, a shifted test set as `cifar10.1:v6`."""
     split = str(entry["split"])
     return split.removeprefix(EVALUATION) if split.startswith(EVALUATION) else f"{entry['name']} {split}"
 
 
 def _lead(records: Sequence[Record], suite: Suite | None) -> list[str]:
-    """What the reader must know first."""
+    """Return the paragraphs above the first table."""
     one = records[0]
     counts = {status: sum(r.status == status for r in records) for status in ("ok", "diverged", "failed")}
-    told = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+    statuses = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
     devices = sorted({str(r.env.get("device")) for r in records})
     versions = one.env.get("versions") or {}
     torch = versions.get("torch")
     data = ", ".join(f"{_data_text(d)} ({d['n']:,} images)" for d in one.data)
     lead = [
         *([suite.description] if suite is not None and suite.description else []),
-        f"{counted(len(records), 'cell')}: {told}. Data: {data}. Device: {', '.join(devices)}"
+        f"{counted(len(records), 'cell')}: {statuses}. Data: {data}. Device: {', '.join(devices)}"
         + (f"; torch {torch}." if torch else "."),
         f"Suite digest {one.suite.digest[:12]}.",
     ]
@@ -118,7 +105,7 @@ def _lead(records: Sequence[Record], suite: Suite | None) -> list[str]:
 
 
 def _adding(suite: Suite | None) -> str:
-    """What adds further measures to a run; `suite` is the published one, None for a user's own."""
+    """Return how to add analyses to the run; `suite` is None for a user's own."""
     if suite is None:
         return (
             "'lmcbench run FILE.toml --measure all', with the suite's file, adds them on the cells that "
@@ -135,13 +122,14 @@ def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
         _Table(CONNECTIVITY, board.connectivity, []),
         _Table(ENSEMBLES, board.ensembles, board.notes),
     ]
-    scales = noise_rows(records)
+    rows = build_frame(records)
+    scales = noise_table(rows)
     if len(scales):
         tables.append(_Table("Does the noise scale set the barrier at fork 0?", scales, NOTES))
-        tables.append(_Table("The cells at fork 0, by noise scale", cell_rows(records), CELL_NOTES))
+        tables.append(_Table("The cells at fork 0, by noise scale", recipe_table(rows), RECIPE_NOTES))
     found = rank_correlations(records)
     if found:
-        rows = [
+        ranks = [
             {
                 "architecture": f.architecture,
                 "second-order form": f.form,
@@ -161,7 +149,7 @@ def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
             "barrier is over the chord; the rise is over the start, and less than 0 for a layer that only "
             "lowers the loss.",
         ]
-        tables.append(_Table("Does the second-order form follow the barrier?", pd.DataFrame(rows), notes))
+        tables.append(_Table("Does the second-order form follow the barrier?", pd.DataFrame(ranks), notes))
     return tables
 
 
@@ -186,42 +174,21 @@ def _markdown(title: str, lead: list[str], tables: list[_Table], drawings: list[
 
 
 def _html(
-    title: str,
-    lead: list[str],
-    tables: list[_Table],
-    drawings: list[Drawing],
-    pictures: dict[str, bytes],
+    title: str, lead: list[str], tables: list[_Table], drawings: list[Drawing], pictures: dict[str, bytes]
 ) -> str:
-    parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(text)}</p>" for text in lead)]
-    for table in tables:
-        notes = "".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
-        rows = _table_html(table.rows)
-        parts.append(f'<h2>{escape(table.title)}</h2>\n<div class="wide">{rows}</div>\n{notes}')
-    for d in drawings:
-        content = base64.b64encode(pictures[d.name]).decode()
-        parts.append(
-            f"<h2>{escape(d.title)}</h2>\n<figure><img alt={_quoted(d.title)} "
-            f'src="data:image/png;base64,{content}"><figcaption>{escape(d.caption)}</figcaption></figure>'
-        )
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    environment = Environment(
+        loader=PackageLoader("lmcbench.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-
-
-def _table_html(rows: pd.DataFrame) -> str:
-    """The table; words stand to the left, numbers to the right."""
-    kinds = [' class="words"' if column in WORDS else "" for column in rows.columns]
-
-    def row(tag: str, cells: Iterable[Any]) -> str:
-        told = zip(kinds, cells, strict=True)
-        return f"<tr>{''.join(f'<{tag}{kind}>{escape(str(cell))}</{tag}>' for kind, cell in told)}</tr>"
-
-    body = "\n".join(row("td", cells) for cells in rows.itertuples(index=False))
-    return f"<table>\n<thead>{row('th', rows.columns)}</thead>\n<tbody>\n{body}\n</tbody></table>"
-
-
-def _quoted(text: str) -> str:
-    return f'"{escape(text, quote=True)}"'
+    return environment.get_template("report.html").render(
+        title=title,
+        lead=lead,
+        tables=tables,
+        drawings=drawings,
+        pictures={name: base64.b64encode(content).decode() for name, content in pictures.items()},
+        text_columns=TEXT_COLUMNS,
+        zip=zip,
+    )

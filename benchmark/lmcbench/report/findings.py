@@ -1,20 +1,19 @@
-"""The papers' claims held against records: effect, interval, n and verdict of each."""
+"""Test the papers' claims on the records of one suite: effect, interval, n and verdict of each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from tabulate import tabulate
 
 from lmcbench.report.claims import CLAIMS, PAPERS, Claim
-from lmcbench.report.contrasts import controlled
-from lmcbench.results.cell_values import SPLIT, shift_label
+from lmcbench.results.cell_values import SPLIT
 from lmcbench.results.record import Record
 from lmcbench.spec.architectures import BASELINE
 from lmcbench.spec.suite import DEMONSTRATIONS
-from lmcbench.stats.cells import Cells, is_baseline, is_control
+from lmcbench.stats.cells import Cells, join_control
 from lmcbench.stats.estimates import CONFIDENCE, ROUNDING, Contrast, Estimate, pool
 from lmcbench.stats.stability import stability_table
 
@@ -26,19 +25,19 @@ DEMONSTRATION = (
 )
 
 MIN_REPLICATES = 3
-"""Replicates that a verdict needs: of two, the interval is their mean ± 9 standard deviations."""
+"""Replicates that a verdict needs: the interval of two is their mean ± 9 standard deviations."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the records say about a claim on one split.
+    """The result of testing a claim on one split.
 
     Attributes:
-        effect: mean over replicates with its interval; positive is what the claim says.
-        contrasts: how many contrasts each replicate's number is the mean of.
-        left_out: contrasts that were not measured in every replicate, and are therefore not counted.
-        verdict: `supported` and `contrary`: the interval lies above or below 0; `not supported`: it holds 0;
-            `not testable here`: there is too little for a verdict, though there may be an interval.
+        effect: mean over replicates with its interval; positive agrees with the claim.
+        contrasts: number of contrasts averaged in each replicate.
+        excluded: number of contrasts that are missing in some replicate.
+        verdict: `supported` and `contrary`: the interval lies above or below 0; `not supported`: it contains
+            0; `not testable here`: too little data for a verdict, though there may be an interval.
         reason: why it is not testable, else empty.
     """
 
@@ -46,58 +45,34 @@ class Finding:
     split: str
     effect: Estimate
     contrasts: int
-    left_out: int
+    excluded: int
     verdict: Verdict
     reason: str
 
-    def summary(self) -> dict[str, Any]:
-        """The finding as JSON holds it."""
-        mean, width = self.effect.mean, self.effect.half_width
-        low = None if mean is None or width is None else mean - width
-        high = None if mean is None or width is None else mean + width
-        return {
-            "claim": self.claim.name,
-            "source": self.claim.source,
-            "statement": self.claim.statement,
-            "test": exact_test(self.claim),
-            "split": self.split,
-            "unit": self.claim.unit.replace("points", "fraction"),
-            "effect": mean,
-            "low": low,
-            "high": high,
-            "n": self.effect.n,
-            "contrasts": self.contrasts,
-            "left_out": self.left_out,
-            "verdict": self.verdict,
-            "reason": self.reason or None,
-        }
-
 
 def evaluate_claims(records: Iterable[Record]) -> list[Finding]:
-    """Every claim, held against the records of one suite; some under each evaluation shift too.
+    """Test every claim on the records of one suite, and some under each evaluation shift too.
 
-    The permanent baseline is left out: its convex loss gives constants that say nothing of the claims.
+    The baseline is excluded: with its convex loss most measures are constant.
 
     Raises:
         UserError: for records of more than one suite.
     """
-    return _find(Cells(records).without_baseline())
+    cells = Cells(records)
+    return _judge(_collect_contrasts(cells), set(cells.architectures()) - cells.baselines())
 
 
-def judge_claim(claim: Claim, split: str, contrasts: Sequence[Contrast]) -> Finding:
-    """The verdict on a claim from its contrasts.
-
-    Its effect is the mean over replicates with its two-sided 95 % Student t interval.
-    """
-    effect, counted, left_out = pool(contrasts)
+def judge_claim(claim: Claim, split: str, contrasts: Iterable[Contrast]) -> Finding:
+    """Return the verdict on a claim from its contrasts, by the 95 % t interval over replicates."""
+    effect, counted, excluded = pool(contrasts)
     verdict, reason = _verdict(effect)
-    if left_out and not counted:
+    if excluded and not counted:
         reason = "no contrast was measured in every replicate"
-    return Finding(claim, split, effect, counted, left_out, verdict, reason)
+    return Finding(claim, split, effect, counted, excluded, verdict, reason)
 
 
 def render_findings(records: Iterable[Record], style: str = "github") -> str:
-    """The findings of one suite as text: the table, the verdicts by architecture, and the exact tests.
+    """Return the findings of one suite as text: the table, verdicts by architecture, and the exact tests.
 
     Args:
         records: of one suite.
@@ -107,7 +82,9 @@ def render_findings(records: Iterable[Record], style: str = "github") -> str:
         UserError: for records of more than one suite.
     """
     cells = Cells(records)
-    findings = _find(cells.without_baseline())
+    tested = _collect_contrasts(cells)
+    names, baselines = cells.architectures(), cells.baselines()
+    findings = _judge(tested, set(names) - baselines)
     table = [
         {
             "": finding.claim.source,
@@ -116,24 +93,23 @@ def render_findings(records: Iterable[Record], style: str = "github") -> str:
             f"{100 * CONFIDENCE:g} % interval": _interval(finding),
             "n": finding.effect.n,
             "contrasts": f"{finding.contrasts}"
-            + (f" ({finding.left_out} left out)" if finding.left_out else ""),
+            + (f" ({finding.excluded} left out)" if finding.excluded else ""),
             "verdict": finding.verdict + (f": {finding.reason}" if finding.reason else ""),
         }
         for finding in findings
     ]
     parts = [tabulate(table, headers="keys", tablefmt=style, disable_numparse=True)]
-    names = cells.architectures()
-    if len(names) > 1 or any(map(is_baseline, cells.records)):
-        by_name = {name: _find(cells.of(name), findings) for name in names}
+    if len(names) > 1 or baselines:
+        by_name = {name: _judge(tested, {name}) for name in names}
         rows = [
             {"claim": _statement(finding)} | {name: _brief(found[i]) for name, found in by_name.items()}
             for i, finding in enumerate(findings)
         ]
         parts.append(_heading("By architecture", style))
         parts.append(tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True))
-    if any(True for _ in cells.forked()):
+    if cells.rows["fork_epoch"].notna().any():
         parts.append(_heading("Stability points: the fork from which on siblings are connected", style))
-        parts.append(stability_table(cells.records, style))
+        parts.append(stability_table(cells.rows, style))
     parts.append(_heading("How each was tested", style))
     parts.append("\n".join(f"- {claim.statement}: {exact_test(claim)}" for claim in CLAIMS))
     parts.append("\n".join(f"- {note}" for note in _notes(cells, findings)))
@@ -141,18 +117,26 @@ def render_findings(records: Iterable[Record], style: str = "github") -> str:
 
 
 def exact_test(claim: Claim) -> str:
-    """The exact test of a claim in one line: what its contrasts' docstring says."""
+    """Return the exact test of a claim in one line, the docstring of its contrasts."""
     return " ".join((claim.contrasts.__doc__ or "").split())
 
 
-def _find(cells: Cells, like: Sequence[Finding] | None = None) -> list[Finding]:
-    """Findings on the splits that `cells` have, or on those of other findings, so that rows agree."""
-    if like is not None:
-        asked = [(finding.claim, finding.split) for finding in like]
-    else:
-        splits = [SPLIT, *cells.evaluations()]
-        asked = [(claim, s) for claim in CLAIMS for s in (splits if claim.everywhere else [SPLIT])]
-    return [judge_claim(claim, split, list(claim.contrasts(cells, split))) for claim, split in asked]
+Tested = Sequence[tuple[Claim, str, Sequence[Contrast]]]
+"""Claims and splits with their contrasts."""
+
+
+def _collect_contrasts(cells: Cells) -> Tested:
+    splits = [SPLIT, *cells.evaluations()]
+    asked = [(claim, s) for claim in CLAIMS for s in (splits if claim.everywhere else [SPLIT])]
+    return [(claim, split, list(claim.contrasts(cells, split))) for claim, split in asked]
+
+
+def _judge(tested: Tested, architectures: Collection[str]) -> list[Finding]:
+    """Return the findings on some of the architectures."""
+    return [
+        judge_claim(claim, split, [c for c in contrasts if c.what[0] in architectures])
+        for claim, split, contrasts in tested
+    ]
 
 
 def _verdict(effect: Estimate) -> tuple[Verdict, str]:
@@ -192,11 +176,11 @@ def _interval(finding: Finding) -> str:
 
 
 def _number(value: float | None, unit: str) -> str:
-    """A signed number; fractions that are percentages in points."""
+    """Return a signed number, percentages in points."""
     if value is None:
         return "–"
     scaled, digits = (100 * value, 2) if unit.startswith("points") else (value, 3)
-    # -0.00 is less than zero: an interval from there on holds zero; zero but for rounding has no sign
+    # -0.00 is below zero: an interval that starts there contains zero; zero up to rounding has no sign
     return f"{scaled if abs(scaled) > ROUNDING else 0.0:+.{digits}f}"
 
 
@@ -205,12 +189,15 @@ def _heading(text: str, style: str) -> str:
 
 
 def _controls(cells: Cells) -> list[str]:
-    """Which shifts the claim about controls was tested with."""
-    compared = dict.fromkeys((shift_label(a), shift_label(b)) for a, b in controlled(cells))
+    """Return which shifts were compared with their control."""
+    forked = cells.forked()
+    forked = forked[~forked["architecture"].isin(cells.baselines())]
+    both = join_control(forked)
+    compared = dict.fromkeys(zip(both["shift"], both["shift_other"], strict=True))
     if not compared:
         return []
-    shifts = dict.fromkeys(shift_label(r) for r in cells.forked() if not is_control(r))
-    alone = [shift for shift in shifts if shift not in {a for a, _ in compared}]
+    shifts = forked.loc[~forked["is_control"], "shift"].unique()
+    alone = [shift for shift in shifts if shift not in set(both["shift"])]
     text = "Training shift over control: compared were " + ", ".join(f"{a} with {b}" for a, b in compared)
     return [text + (f"; the records have no control of {', '.join(alone)}." if alone else ".")]
 
@@ -232,9 +219,9 @@ def _notes(cells: Cells, findings: Sequence[Finding]) -> list[str]:
         "Stability point: epoch and share of training. From the earliest to the latest replicate; this range "
         "holds the median of all possible replicates with the probability under coverage. By the chord form "
         "of the error barrier, and by the mean form, which is never below half the difference of its ends.",
-        *_controls(cells.without_baseline()),
+        *_controls(cells),
     ]
-    if any(map(is_baseline, cells.records)):
+    if cells.baselines():
         notes.append(
             f"{BASELINE} is the permanent baseline: its loss is convex, so that its barriers are next to "
             "nothing whatever is done. It is in no effect of the claims, and stands under By architecture."

@@ -1,66 +1,35 @@
-"""Does the noise scale of SGD set the barrier? Records of a grid of recipes in, rank correlations out."""
+"""Rank correlations of barriers at fork 0 with the noise scale of SGD, over a grid of recipes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from lmcbench.errors import UserError
-from lmcbench.results.cell_values import architecture_label, barrier_value, error_barrier, shift_label
-from lmcbench.results.record import Record
-from lmcbench.spec.recipe import noise_scale
+from lmcbench.stats.cells import average_pairs
 from lmcbench.stats.estimates import FITTED, MIN_POINTS, Estimate, estimate, spearman
 
 SAME_STEPS = 0.05
-"""Trainings whose lengths in steps differ by less than this share are of equal length."""
+"""Trainings whose lengths in steps differ by less than this share count as equally long."""
 
 EPOCHS, STEPS = "equal epochs", "equal steps"
 
-
-@dataclass(frozen=True)
-class Point:
-    """A measured cell at fork 0.
-
-    Attributes:
-        length: T in steps.
-        g: noise scale lr (N/B - 1), mean over the siblings' views.
-        error: error barrier on the test set, chord form, a fraction; mean over pairs.
-        loss: loss barrier, nats.
-        train_error: of the worst sibling on its own view.
-    """
-
-    architecture: str
-    shift: str
-    recipe: str
-    replicate: int
-    lr: float
-    batch_size: int
-    epochs: int
-    length: int
-    g: float
-    error: float
-    loss: float
-    train_error: float
-
-    @property
-    def fitted(self) -> bool:
-        """Whether every sibling reached the training error that counts."""
-        return self.train_error <= FITTED
+RECIPE = ["lr", "batch_size", "epochs"]
+POINT = ["architecture", "shift", "recipe", "replicate", *RECIPE, "error_chord", "loss_chord", "view_error"]
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's rank correlation of barrier and g, one architecture, shift and way of being equal.
+    """Spearman's rank correlation of barrier and g for one architecture and shift.
 
     Attributes:
-        equal: what the trainings have in common: epochs or steps.
-        error: of the error barrier, one value per replicate.
-        loss: of the loss barrier, likewise.
-        counted: cells that it stands on.
-        underfit: cells left out because a sibling did not fit its training data.
+        equal: what the trainings have in common: `EPOCHS` or `STEPS`.
+        error: of the error barrier, over replicates.
+        loss: of the loss barrier, over replicates.
+        counted: number of cells.
+        underfit: cells excluded because a sibling does not fit its training data.
         constant: replicates without a correlation: too few cells, or all barriers equal.
     """
 
@@ -74,50 +43,63 @@ class Correlation:
     constant: int
 
 
-def noise_points(records: Iterable[Record]) -> list[Point]:
-    """The measured cells of fork 0; what diverged or failed has no barrier.
+def noise_points(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the measured cells of fork 0 with their noise scale.
+
+    Args:
+        rows: the table of `load_records`.
+
+    Returns:
+        One row per cell: the columns `POINT`, `length` (T, in steps), `g` = lr (N/B - 1) with the mean view
+        size N, and `fitted`, whether every sibling reaches the training error that counts.
 
     Raises:
-        UserError: where a record does not tell how many images a view has.
+        UserError: if a record does not contain the number of images in a view.
     """
-    found = [
-        (r, error_barrier(r), barrier_value(r, "loss_chord"))
-        for r in records
-        if r.fork.name == "0" and r.status == "ok"
+    cells = average_pairs(rows[rows["fork"] == "0"])
+    cells = cells.dropna(subset=["error_chord", "loss_chord"])
+    unknown = cells.loc[cells["view_images"].isna(), "key"]
+    if len(unknown):
+        raise UserError(
+            f"Cell {unknown.iloc[0]}: the record has train curves on a part of the views (train_eval) and no "
+            "view sizes, so the noise scale is unknown. Run the cell again."
+        )
+    return cells[POINT].assign(
+        length=cells["epochs"] * (cells["train_images"] // cells["batch_size"]),
+        g=cells["lr"] * (cells["view_images"] / cells["batch_size"] - 1),
+        fitted=cells["view_error"] <= FITTED,
+    )
+
+
+def correlations(points: pd.DataFrame) -> list[Correlation]:
+    """Return the correlations of every architecture and shift at equal epochs and at equal steps.
+
+    The replicate is the unit of inference: cells within a replicate share their seeds.
+    """
+    return [
+        _correlation(group, equal)
+        for _, grid in points.groupby("architecture", sort=False)
+        for equal, chosen in ((EPOCHS, equal_epochs(grid)), (STEPS, equal_steps(grid)))
+        for _, group in chosen.groupby("shift", sort=False)
     ]
-    return [_point(r, error, loss) for r, error, loss in found if error is not None and loss is not None]
 
 
-def correlations(points: Sequence[Point]) -> list[Correlation]:
-    """Per architecture, shift and way of being equal: the correlation in each replicate, then their mean.
-
-    The replicate is the unit of inference: cells inside it share their seeds.
-    """
-    found = []
-    for architecture in dict.fromkeys(p.architecture for p in points):
-        grid = [p for p in points if p.architecture == architecture]
-        for equal, chosen in ((EPOCHS, equal_epochs(grid)), (STEPS, equal_steps(grid))):
-            for shift in dict.fromkeys(p.shift for p in chosen):
-                found.append(_correlation([p for p in chosen if p.shift == shift], equal))
-    return found
-
-
-def noise_rows(records: Iterable[Record]) -> pd.DataFrame:
-    """The correlations as a table, numbers formatted; empty where no architecture has several recipes."""
-    rows = [
+def noise_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the correlations as formatted text; empty if no architecture has several recipes."""
+    table = [
         {
             "architecture": c.architecture,
             "shift": c.shift,
             "recipes of": c.equal,
-            "error barrier": _text(c.error),
-            "loss barrier": _text(c.loss),
+            "error barrier": _correlation_text(c.error),
+            "loss barrier": _correlation_text(c.loss),
             "cells": str(c.counted),
             "underfit": str(c.underfit),
             "n": str(c.error.n),
         }
-        for c in correlations(noise_points(records))
+        for c in correlations(noise_points(rows))
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(table)
 
 
 NOTES = (
@@ -128,27 +110,22 @@ NOTES = (
 )
 
 
-def cell_rows(records: Iterable[Record]) -> pd.DataFrame:
-    """What the correlations are of: the barrier of every recipe and shift, by noise scale, as a table.
+def recipe_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the barrier of every recipe and shift by noise scale as formatted text.
 
-    Only of architectures with several recipes; numbers formatted, means over replicates.
+    Only of architectures with several recipes; numbers are means over replicates.
     """
-    points = noise_points(records)
-    gridded = {c.architecture for c in correlations(points)}
-    groups: dict[tuple[str, str, str], list[Point]] = {}
-    for p in points:
-        if p.architecture in gridded:
-            groups.setdefault((p.architecture, p.shift, p.recipe), []).append(p)
-    lines = list(dict.fromkeys((p.architecture, p.shift) for p in points))
-
-    def place(group: Sequence[Point]) -> tuple[int, float, int, str]:
-        one = group[0]
-        return lines.index((one.architecture, one.shift)), _mean_scale(group), one.epochs, one.recipe
-
-    return pd.DataFrame([_cell_row(group) for group in sorted(groups.values(), key=place)])
+    points = noise_points(rows)
+    points = points[points["architecture"].isin({c.architecture for c in correlations(points)})]
+    if points.empty:
+        return pd.DataFrame()
+    points["line"] = points.groupby(["architecture", "shift"], sort=False).ngroup()
+    points["mean_g"] = points.groupby(["line", "recipe"])["g"].transform("mean")
+    groups = points.groupby(["line", "mean_g", "epochs", "recipe"])
+    return pd.DataFrame([_recipe_row(group) for _, group in groups])
 
 
-CELL_NOTES = (
+RECIPE_NOTES = (
     "Barriers on the test set, chord form, and the training error of the worst sibling on its own view: mean "
     "over replicates (n) ± half-width of the 95 % Student t interval, none for n = 1. T: optimizer steps.",
     f"Underfit: replicates in which a sibling stays above {100 * FITTED:g} % training error, of those "
@@ -156,116 +133,67 @@ CELL_NOTES = (
 )
 
 
-# --- points --------------------------------------------------------------------------------------
+def equal_epochs(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the largest group of recipes with the same number of epochs and several batch sizes."""
+    return _largest([group for _, group in points.groupby("epochs")], points)
 
 
-def _point(record: Record, error: float, loss: float) -> Point:
-    recipe = record.recipe
-    n = next(d["n"] for d in record.data if d["split"] == "train")
-    scales = [noise_scale(recipe["lr"], size, recipe["batch_size"]) for size in _view_sizes(record)]
-    return Point(
-        architecture=architecture_label(record),
-        shift=shift_label(record),
-        recipe=recipe["name"],
-        replicate=record.replicate,
-        lr=recipe["lr"],
-        batch_size=recipe["batch_size"],
-        epochs=recipe["epochs"],
-        length=recipe["epochs"] * (n // recipe["batch_size"]),
-        g=float(np.mean(scales)),
-        error=error,
-        loss=loss,
-        train_error=max(s.splits["view"].error for s in record.siblings),
+def equal_steps(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the largest group of recipes with about the same number of steps and several batch sizes."""
+    lengths, steps = sorted(points["length"].unique()), points["length"]
+    return _largest([points[steps.between(t, t * (1 + SAME_STEPS))] for t in lengths], points)
+
+
+def _largest(groups: Sequence[pd.DataFrame], points: pd.DataFrame) -> pd.DataFrame:
+    grids = [group for group in groups if group["batch_size"].nunique() > 1]
+    sizes = [len(group[["lr", "batch_size"]].drop_duplicates()) for group in grids]
+    return grids[sizes.index(max(sizes))] if grids else points[:0]
+
+
+def _correlation(points: pd.DataFrame, equal: str) -> Correlation:
+    replicates = [group[group["fitted"]] for _, group in points.groupby("replicate")]
+    error, loss = (
+        [spearman(group["g"], group[barrier]) for group in replicates]
+        for barrier in ("error_chord", "loss_chord")
     )
-
-
-def _view_sizes(record: Record) -> list[int]:
-    """Images in each sibling's view; old records tell it only where train curves are on all of them."""
-    if record.noise is not None:
-        return list(record.noise["views"])
-    if "train_eval" in record.protocol:
-        raise UserError(
-            f"Cell {record.key}: its train curves are on a part of the views (train_eval), "
-            "so that their sizes, and with them the noise scale, are not known."
-        )
-    sizes: dict[int, int] = {}
-    for pair in record.pairs:
-        for sibling, split in ((pair.i, "train_a"), (pair.j, "train_b")):
-            sizes[sibling] = pair.curves.get(split, pair.curves["train"]).n
-    return list(sizes.values())
-
-
-def equal_epochs(points: Sequence[Point]) -> list[Point]:
-    """The largest group of recipes with one number of epochs and several batch sizes."""
-    return _largest([[p for p in points if p.epochs == e] for e in sorted({p.epochs for p in points})])
-
-
-def equal_steps(points: Sequence[Point]) -> list[Point]:
-    """The largest group of recipes of about one number of steps and several batch sizes."""
-    lengths = sorted({p.length for p in points})
-    return _largest([[p for p in points if t <= p.length <= t * (1 + SAME_STEPS)] for t in lengths])
-
-
-def _largest(groups: Sequence[list[Point]]) -> list[Point]:
-    grids = [g for g in groups if len({p.batch_size for p in g}) > 1]
-    return max(grids, key=lambda g: len({(p.lr, p.batch_size) for p in g}), default=[])
-
-
-# --- correlations --------------------------------------------------------------------------------
-
-
-def _correlation(points: Sequence[Point], equal: str) -> Correlation:
-    fitted = [p for p in points if p.fitted]
-    replicates = sorted({p.replicate for p in points})
-    by_replicate = [[p for p in fitted if p.replicate == r] for r in replicates]
-    error = [spearman([p.g for p in mine], [p.error for p in mine]) for mine in by_replicate]
-    loss = [spearman([p.g for p in mine], [p.loss for p in mine]) for mine in by_replicate]
+    counted = int(points["fitted"].sum())
     return Correlation(
-        architecture=points[0].architecture,
-        shift=points[0].shift,
+        architecture=points["architecture"].iloc[0],
+        shift=points["shift"].iloc[0],
         equal=equal,
-        error=estimate([v for v in error if v is not None]),
-        loss=estimate([v for v in loss if v is not None]),
-        counted=len(fitted),
-        underfit=len(points) - len(fitted),
-        constant=sum(v is None for v in error),
+        error=estimate([value for value in error if value is not None]),
+        loss=estimate([value for value in loss if value is not None]),
+        counted=counted,
+        underfit=len(points) - counted,
+        constant=error.count(None),
     )
 
 
-# --- print ---------------------------------------------------------------------------------------
-
-
-def _cell_row(group: Sequence[Point]) -> dict[str, str]:
-    """The replicates of one architecture, shift and recipe."""
-    one, underfit = group[0], sum(not p.fitted for p in group)
+def _recipe_row(group: pd.DataFrame) -> dict[str, str]:
+    one, underfit = group.iloc[0], int((~group["fitted"]).sum())
     return {
-        "architecture": one.architecture,
-        "shift": one.shift,
-        "g": f"{_mean_scale(group):.3g}",
-        "batch": str(one.batch_size),
-        "lr": f"{one.lr:g}",
-        "epochs": str(one.epochs),
-        "T": f"{one.length:,}",
-        "error barrier, points": _plain([100 * p.error for p in group], 1),
-        "loss barrier, nats": _plain([p.loss for p in group], 3),
-        "training error, %": _plain([100 * p.train_error for p in group], 1),
+        "architecture": one["architecture"],
+        "shift": one["shift"],
+        "g": f"{one['mean_g']:.3g}",
+        "batch": f"{one['batch_size']:.0f}",
+        "lr": f"{one['lr']:g}",
+        "epochs": f"{one['epochs']:.0f}",
+        "T": f"{one['length']:,.0f}",
+        "error barrier, points": _mean_text(100 * group["error_chord"], 1),
+        "loss barrier, nats": _mean_text(group["loss_chord"], 3),
+        "training error, %": _mean_text(100 * group["view_error"], 1),
         "n": str(len(group)),
         "underfit": f"{underfit}/{len(group)}" if underfit else "",
     }
 
 
-def _mean_scale(group: Sequence[Point]) -> float:
-    """Sizes of views, and with them g, may differ between replicates."""
-    return float(np.mean([p.g for p in group]))
+def _mean_text(values: pd.Series[float], digits: int) -> str:
+    mean = estimate(values.tolist())
+    interval = "" if mean.half_width is None else f" ± {mean.half_width:.{digits}f}"
+    return f"{mean.mean:.{digits}f}{interval}"
 
 
-def _plain(values: Sequence[float], digits: int) -> str:
-    found = estimate(values)
-    interval = "" if found.half_width is None else f" ± {found.half_width:.{digits}f}"
-    return f"{found.mean:.{digits}f}{interval}"
-
-
-def _text(value: Estimate) -> str:
+def _correlation_text(value: Estimate) -> str:
     if value.mean is None:
         return "–"
     interval = "" if value.half_width is None else f" ± {value.half_width:.2f}"

@@ -1,4 +1,4 @@
-"""Does the second-order form follow the barrier? Probed cells in, rank correlations out."""
+"""Rank correlations of measured barriers with those that the second-order form predicts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.record import Record
-from lmcbench.stats.cells import Cells, excess, held, interior, line_of
+from lmcbench.stats.cells import Cells, analysis, excess, has_analysis, interior_maximum, line_of
 from lmcbench.stats.estimates import Contrast, Estimate, pool, spearman
 
 
@@ -17,8 +18,8 @@ class Ranked(NamedTuple):
     """A rank correlation of prediction and measurement within a replicate.
 
     Attributes:
-        contrast: the correlation, and what it is of.
-        points: how many things are ranked.
+        contrast: the correlation.
+        points: number of ranked cells or layers.
     """
 
     contrast: Contrast
@@ -27,14 +28,14 @@ class Ranked(NamedTuple):
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """The rank correlations of one architecture, over replicates.
+    """A rank correlation of one architecture over replicates.
 
     Attributes:
         architecture: its label.
         form: `as published` or `with gradients`.
         over: what is ranked.
-        points: how many things are ranked in a replicate (the fewest).
-        correlation: Spearman's, over replicates.
+        points: number of ranked cells or layers in a replicate (the fewest).
+        correlation: Spearman's.
     """
 
     architecture: str
@@ -45,73 +46,75 @@ class RankCorrelation:
 
 
 def rank_cells(cells: Cells, form: str = "predicted") -> Iterator[Ranked]:
-    """Cells of one architecture and recipe that leave the trunk, over shifts and forks.
+    """Rank the cells of one architecture and recipe with a shared trunk, over shifts and forks.
 
-    Predicted and measured is the greatest inside the line, 0 < alpha < 1, and signed: a maximum over the
-    whole line is never below 0, so that all that is predicted to sink would be tied there.
+    Predicted and measured is the signed maximum at 0 < alpha < 1: with the ends included, all cells with a
+    negative prediction would be tied at 0.
 
     Args:
-        cells: those with `curvature` count.
-        form: which prediction, by its name in records.
+        cells: records without `curvature` are ignored.
+        form: key of the prediction in records.
     """
     groups: dict[tuple[int, tuple[str, ...]], list[tuple[float, float]]] = {}
-    for record in cells.forked():
-        found = held(record, "curvature")
-        if found is not None:
-            line = line_of(record)
-            point = interior(np.array(found[form])), interior(excess(found["alphas"], found["loss"]))
-            groups.setdefault((record.replicate, (line.architecture, line.recipe)), []).append(point)
+    for record in _analysed(cells, "curvature"):
+        found = analysis(record, "curvature")
+        measured = excess(found["alphas"], found["loss"])
+        place = (record.replicate, (architecture_label(record), record.recipe["name"]))
+        point = interior_maximum(np.array(found[form])), interior_maximum(measured)
+        groups.setdefault(place, []).append(point)
     for (replicate, what), points in groups.items():
         yield from _ranked(replicate, what, points)
 
 
 def rank_layers(cells: Cells, *, rise: bool = False) -> Iterator[Ranked]:
-    """The layers of each cell that leaves the trunk, moved alone from either end.
+    """Rank the layers of each cell with a shared trunk, each moved alone from either end.
 
     Args:
-        cells: those with `layers` count.
-        rise: measured is how far the loss rises above the start, instead of above the chord; less than 0
-            where it only falls.
+        cells: records without `layers` are ignored.
+        rise: measure the loss above its start instead of above the chord; negative for a layer that only
+            lowers the loss.
     """
-    for record in cells.forked():
-        found = held(record, "layers")
-        if found is None:
-            continue
+    for record in _analysed(cells, "layers"):
+        found = analysis(record, "layers")
         points = []
         for layer in found["layers"].values():
             for end in ("from_a", "from_b"):
                 loss = layer[end]["loss"]
-                above = np.array(loss) - loss[0] if rise else excess(found["alphas"], loss)
-                points.append((interior(np.array(layer[f"predicted_{end}"])), interior(above)))
+                measured = np.array(loss) - loss[0] if rise else excess(found["alphas"], loss)
+                predicted = np.array(layer[f"predicted_{end}"])
+                points.append((interior_maximum(predicted), interior_maximum(measured)))
         yield from _ranked(record.replicate, (*line_of(record), record.fork.name), points)
 
 
 def rank_correlations(records: Iterable[Record]) -> list[RankCorrelation]:
-    """Whether predicted barriers rank as measured ones: over forks and shifts, and over layers [S].
+    """Correlate predicted and measured barriers over forks and shifts, and over layers (Singh et al., 2024).
 
     Raises:
         UserError: for records of more than one suite.
     """
     cells = Cells(records)
-    found = []
+    tables = [
+        ("as published", "forks and shifts", list(rank_cells(cells))),
+        ("with gradients", "forks and shifts", list(rank_cells(cells, "predicted_with_gradients"))),
+        ("as published", "layers: barrier", list(rank_layers(cells))),
+        ("as published", "layers: rise above the start", list(rank_layers(cells, rise=True))),
+    ]
+    results = []
     for label in cells.architectures():
-        mine = cells.of(label)
-        tables = (
-            ("as published", "forks and shifts", rank_cells(mine)),
-            ("with gradients", "forks and shifts", rank_cells(mine, "predicted_with_gradients")),
-            ("as published", "layers: barrier", rank_layers(mine)),
-            ("as published", "layers: rise above the start", rank_layers(mine, rise=True)),
-        )
         for form, over, ranked in tables:
-            within = list(ranked)
-            effect = pool([r.contrast for r in within]).effect
+            mine = [r for r in ranked if r.contrast.what[0] == label]
+            effect = pool(r.contrast for r in mine).effect
             if effect.n:
-                found.append(RankCorrelation(label, form, over, min(r.points for r in within), effect))
-    return found
+                results.append(RankCorrelation(label, form, over, min(r.points for r in mine), effect))
+    return results
+
+
+def _analysed(cells: Cells, name: str) -> Iterator[Record]:
+    return (r for r in cells.records if r.fork.epoch is not None and has_analysis(r, name))
 
 
 def _ranked(replicate: int, what: tuple[str, ...], points: Sequence[tuple[float, float]]) -> Iterator[Ranked]:
-    found = spearman([x for x, _ in points], [y for _, y in points])
-    if found is not None:
+    correlation = spearman([x for x, _ in points], [y for _, y in points])
+    if correlation is not None:
         # rounded: else the last bit of a sum decides how 0.975 is printed
-        yield Ranked(Contrast(replicate, what, round(found, 12)), len(points))
+        yield Ranked(Contrast(replicate, what, round(correlation, 12)), len(points))

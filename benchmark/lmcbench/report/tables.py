@@ -1,8 +1,8 @@
-"""Which of several ways to spend training are worth their cost."""
+"""The tables of a run: error barriers by fork, and what siblings and their ensembles are worth."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,17 +10,17 @@ from typing import NamedTuple
 import pandas as pd
 
 from lmcbench.errors import UserError
-from lmcbench.results.cell_values import SPLIT, architecture_label, error_barrier, shift_label
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import read_records
 from lmcbench.spec.forks import INDEPENDENT, Fork
 from lmcbench.spec.suite_files import published_suite
-from lmcbench.stats.estimates import alike, estimate
+from lmcbench.stats.cells import LINE, average_pairs, sort_forks
+from lmcbench.stats.estimates import estimate, round_ties
 
 
 class Offer(NamedTuple):
-    """What something costs and what it gives.
+    """A way to spend training.
 
     Attributes:
         cost: training FLOPs; less is better.
@@ -32,12 +32,10 @@ class Offer(NamedTuple):
 
 
 def pareto(offers: Sequence[Offer]) -> list[bool]:
-    """For each offer, whether no other one beats it: at most its cost, at least its score, not equal in both.
-
-    Equal offers share their flag.
+    """Return for each offer whether it is Pareto-optimal; equal offers share their flag.
 
     Raises:
-        UserError: for a cost or score that is NaN, which compares with nothing.
+        UserError: if a cost or score is NaN.
     """
     for offer in offers:
         if offer.cost != offer.cost or offer.score != offer.score:
@@ -49,10 +47,10 @@ def _beats(a: Offer, b: Offer) -> bool:
     return a.cost <= b.cost and a.score >= b.score and a != b
 
 
-LINE = ["architecture", "recipe", "shift"]
-CELL = [*LINE, "fork", "replicate", "key"]
-WORTH = ["accuracy_mean", "disagreement", "ensemble_accuracy", "ensemble_gain", "soup_error"]
-NUMBERS = ["error", *WORTH]
+MEASURES = [
+    *("error", "error_chord", "accuracy_mean", "disagreement"),
+    *("ensemble_accuracy", "ensemble_gain", "soup_error"),
+]
 
 CONNECTIVITY = "Error barrier on the test set (chord form, percentage points, by fork)"
 ENSEMBLES = "Siblings and their ensembles on the test set (percent)"
@@ -61,13 +59,13 @@ ENSEMBLES = "Siblings and their ensembles on the test set (percent)"
 
 @dataclass(frozen=True)
 class Tables:
-    """A suite's tables, cells already formatted.
+    """The formatted tables of a suite.
 
     Attributes:
-        connectivity: error barrier per fork, in percentage points.
-        ensembles: what siblings of the earliest and the latest fork and independent networks are worth, in
-            percent.
-        notes: what the reader must know about the numbers.
+        connectivity: error barrier by fork, in percentage points.
+        ensembles: accuracies and disagreement of the siblings of the earliest and latest fork, and of
+            independent networks, in percent.
+        notes: how to read the numbers.
     """
 
     connectivity: pd.DataFrame
@@ -75,7 +73,7 @@ class Tables:
     notes: list[str]
 
     def render(self, style: str) -> str:
-        """The tables as text, in a format of tabulate (`github` for Markdown, `simple` for terminals)."""
+        """Return the tables as text in a format of tabulate, such as `github` or `simple`."""
         mark = "### " if style == "github" else ""
         parts = []
         for title, table in ((CONNECTIVITY, self.connectivity), (ENSEMBLES, self.ensembles)):
@@ -86,29 +84,26 @@ class Tables:
 
 
 def make_tables(records: Iterable[Record], floor: float = 0.0) -> Tables:
-    """The tables of one suite's records.
+    """Return the tables of one suite's records.
 
-    The replicate is the unit: pairs are averaged inside it, and each number is a mean over replicates
-    with its 95 % t interval (design section 2). Diverged cells are counted and never averaged.
+    The replicate is the unit: pairs are averaged within it, and each number is a mean over replicates with
+    its 95 % t interval. Diverged cells are counted and never averaged.
 
     Args:
         records: of one suite and version.
         floor: mean member accuracy below which a row is marked.
     """
-    records = list(records)
     rows = build_frame(records)
     cells = rows.drop_duplicates("key")
-    names = sorted(cells["fork"].unique(), key=lambda name: Fork.parse(name).order)
-    # lines between networks of another length or number say nothing of this training
+    names = sort_forks(cells["fork"])
+    # barriers between networks of another length or number are not comparable
     priced = [name for name in names if Fork.parse(name).is_cost_matched]
     forks = [name for name in names if name not in priced]
-    costs = _costs(records) if priced else {}
-    measured = rows[rows["split"] == SPLIT]
-    values = measured.groupby(CELL, sort=False).mean(numeric_only=True).reset_index()
-    # where every cell diverged there are no numbers, and no columns for them
-    values = values.reindex(columns=[*CELL, *NUMBERS])
-    heights = {record.key: error_barrier(record) for record in records}
-    values["barrier"] = pd.Series([heights[key] for key in values["key"]], dtype=float)
+    values = average_pairs(rows)
+    # a measure that no cell has is a column of missing values
+    values = values.reindex(columns=list(dict.fromkeys([*values.columns, *MEASURES])))
+    full = values["epochs"] * (values["train_images"] // values["batch_size"])
+    values["trainings"] = values["train_steps"] / full
     connectivity, ensembles, low = [], [], False
     for line in _lines(cells):
         mine, here = _of(values, line), _of(cells, line)
@@ -119,12 +114,13 @@ def make_tables(records: Iterable[Record], floor: float = 0.0) -> Tables:
         head["architecture"] += " *" if below else ""
         by_fork = {fork: mine[mine["fork"] == fork] for fork in names}
         n = here["replicate"].nunique()
-        barriers = {fork: _percent(by_fork[fork]["barrier"], n) for fork in forks}
+        barriers = {fork: _percent(by_fork[fork]["error_chord"], n) for fork in forks}
         connectivity.append(head | barriers | _counts(here))
-        held = set(here["fork"])
-        worth = {fork: _worth(by_fork[fork], n) for fork in _shown(forks, priced) if fork in held}
-        spent = _spent(line, by_fork, list(worth), costs)
-        ensembles += [head | {"fork": fork} | row | spent.get(fork, {}) for fork, row in worth.items()]
+        shown = [fork for fork in _shown(forks, priced) if (here["fork"] == fork).any()]
+        costs = _costs({fork: by_fork[fork] for fork in shown}) if priced else {}
+        ensembles += [
+            head | {"fork": fork} | _accuracies(by_fork[fork], n) | costs.get(fork, {}) for fork in shown
+        ]
     notes = [
         "Mean over replicates (n) ± half-width of the 95 % Student t interval; no interval for n = 1. "
         "Where fewer than n were measured, their number stands behind.",
@@ -146,7 +142,7 @@ def make_tables(records: Iterable[Record], floor: float = 0.0) -> Tables:
 
 
 def _lines(cells: pd.DataFrame) -> list[tuple[str, ...]]:
-    """The rows of the tables: small networks first, and for each no shift, then controls, then the rest."""
+    """Return the rows of the tables: small networks first; no shift, then controls, then other shifts."""
     size = cells.groupby("architecture")["params"].max().fillna(0)
     lines = cells[LINE].drop_duplicates().itertuples(index=False, name=None)
 
@@ -158,52 +154,31 @@ def _lines(cells: pd.DataFrame) -> list[tuple[str, ...]]:
 
 
 def _shown(forks: Sequence[str], priced: Sequence[str]) -> list[str]:
-    """The forks whose ensembles are shown: the earliest, that by which comparators are priced, and those."""
+    """Return the forks whose ensembles are shown: the earliest, and those to compare at equal cost."""
     latest = [fork for fork in forks if Fork.parse(fork).epoch is not None][-1:] if priced else []
     given = [fork for fork in forks if Fork.parse(fork).checkpoint is not None]
     others = [fork for fork in forks if fork == INDEPENDENT]
     return list(dict.fromkeys([*forks[:1], *latest, *given, *others, *priced]))
 
 
-def _costs(records: Iterable[Record]) -> dict[tuple[str, ...], tuple[float, float]]:
-    """Training FLOPs, and steps in full trainings of one network, by line and fork; means over replicates."""
-    found: dict[tuple[str, ...], list[tuple[float, float]]] = {}
-    for r in records:
-        if r.status == "ok" and r.cost is not None:
-            size = next(d["n"] for d in r.data if d["split"] == "train")
-            full = r.recipe["epochs"] * (size // r.recipe["batch_size"])
-            place = (architecture_label(r), r.recipe["name"], shift_label(r), r.fork.name)
-            found.setdefault(place, []).append((r.cost.train_flop, r.cost.train_steps / full))
-    return {p: (_mean(f for f, _ in held), _mean(s for _, s in held)) for p, held in found.items()}
-
-
-def _spent(
-    line: tuple[str, ...],
-    by_fork: Mapping[str, pd.DataFrame],
-    shown: Sequence[str],
-    costs: Mapping[tuple[str, ...], tuple[float, float]],
-) -> dict[str, dict[str, str]]:
-    """What each fork's ensemble costs, and whether it is worth it; nothing without comparators of cost."""
-    if not costs:
-        return {}
-    offers = {}
-    for fork in shown:
-        accuracy = by_fork[fork]["ensemble_accuracy"].fillna(1 - by_fork[fork]["error"]).dropna()
-        if len(accuracy) and (*line, fork) in costs:
-            offers[fork] = Offer(costs[*line, fork][0], alike(float(accuracy.mean())))
-    worth = dict(zip(offers, pareto(list(offers.values())), strict=True))
+def _costs(by_fork: dict[str, pd.DataFrame]) -> dict[str, dict[str, str]]:
+    """Return for each fork its training cost and whether its accuracy is Pareto-optimal."""
+    offers, trainings = {}, {}
+    for fork, cells in by_fork.items():
+        accuracy = cells["ensemble_accuracy"].fillna(1 - cells["error"]).dropna()
+        priced = cells.dropna(subset="train_flop")
+        if len(accuracy) and len(priced):
+            offers[fork] = Offer(_mean(priced["train_flop"]), round_ties(float(accuracy.mean())))
+            trainings[fork] = f"{_mean(priced['trainings']):.2f}"
+    optimal = dict(zip(offers, pareto(list(offers.values())), strict=True))
     return {
-        fork: {
-            "cost": f"{costs[*line, fork][1]:.2f}" if fork in offers else "–",
-            "Pareto": "yes" if worth.get(fork) else "–",
-        }
-        for fork in shown
+        fork: {"cost": trainings.get(fork, "–"), "Pareto": "yes" if optimal.get(fork) else "–"}
+        for fork in by_fork
     }
 
 
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found)
+def _mean(values: pd.Series[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _of(table: pd.DataFrame, line: tuple[str, ...]) -> pd.DataFrame:
@@ -211,7 +186,7 @@ def _of(table: pd.DataFrame, line: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _counts(cells: pd.DataFrame) -> dict[str, str]:
-    """Replicates, and how many of the row's cells diverged or failed."""
+    """Return the number of replicates, and of the row's cells that diverged or failed."""
     status = cells["status"].value_counts()
     failed = f", {status['failed']} failed" if "failed" in status else ""
     return {
@@ -220,8 +195,8 @@ def _counts(cells: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _worth(cells: pd.DataFrame, n: int) -> dict[str, str]:
-    """Accuracy of members, ensemble and soup, and how much the members disagree."""
+def _accuracies(cells: pd.DataFrame, n: int) -> dict[str, str]:
+    """Return the accuracy of members, ensemble and soup, and the members' disagreement."""
     return {
         "member": _percent(cells["accuracy_mean"].fillna(1 - cells["error"]), n),
         "disagreement": _percent(cells["disagreement"], n),
@@ -232,9 +207,9 @@ def _worth(cells: pd.DataFrame, n: int) -> dict[str, str]:
 
 
 def _percent(values: pd.Series[float], n: int, sign: bool = False) -> str:
-    """A mean of fractions in percent, `12.4 ± 1.3`; a dash without values.
+    """Return a mean of fractions in percent, `12.4 ± 1.3`; a dash without values.
 
-    Of fewer than `n` replicates it says so, `12.4 ± 1.3 (2)`: the others diverged, failed or are missing.
+    The number of values is appended if it is below `n`: `12.4 ± 1.3 (2)`.
     """
     mean = estimate(values.dropna().tolist())
     if mean.mean is None:
@@ -246,10 +221,10 @@ def _percent(values: pd.Series[float], n: int, sign: bool = False) -> str:
 
 
 def run_table(path: Path, style: str) -> str:
-    """The tables of a run folder or a folder of records.
+    """Return the tables of a run folder or a folder of records as text.
 
     Raises:
-        UserError: where there are no records, or they are of more than one suite.
+        UserError: for no records, or records of more than one suite.
     """
     records = read_records(path)
     suites = {(r.suite.name, r.suite.version, r.suite.digest) for r in records}

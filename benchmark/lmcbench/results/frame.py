@@ -31,6 +31,8 @@ _NUMBERS = (
     *_GEOMETRY,
     *("loss_area", "error_area", "loss_as_trained", "error_as_trained"),
 )
+_SETTINGS = ("architecture_name", "shift_name", "shift_params", "recipe_settings")
+_SIZES = ("lr", "batch_size", "epochs", "train_images", "view_images", "view_error")
 
 
 def load_records(path: str | Path) -> pd.DataFrame:
@@ -64,7 +66,11 @@ def load_records(path: str | Path) -> pd.DataFrame:
         - `distance_ab`, `distance_a`, `distance_b`: Euclidean distances in weight space from A to B, and from
           the fork to A and to B; `angle` at the fork (radians) and its `cosine`;
         - on that split: `loss_area`, `error_area`, the signed area between curve and chord, and the members'
-          mean `loss_as_trained`, `error_as_trained` with the statistics of training.
+          mean `loss_as_trained`, `error_as_trained` with the statistics of training;
+        - `architecture_name`; `shift_name` with aliases resolved (`same(disjoint-halves)`, not `same-half`),
+          `shift_params` and `recipe_settings` (canonical JSON);
+        - `lr` (peak), `batch_size`, `epochs`, `train_images` (of the whole training set), `view_images` (of a
+          sibling's view, mean over siblings), `view_error` (the largest error of a sibling on its own view).
 
     Raises:
         UserError: if there are no records, one cannot be read, or two different networks have the same label.
@@ -79,10 +85,11 @@ def load_records(path: str | Path) -> pd.DataFrame:
 def build_frame(records: Iterable[Record]) -> pd.DataFrame:
     """Return the table of `load_records` for records in memory."""
     rows = [row for record in records for row in _rows(record)]
-    named = {*_FIRST, *_TEXTS, *_NUMBERS}
+    last = (*_TEXTS, *_NUMBERS, *_SETTINGS, *_SIZES)
+    named = {*_FIRST, *last}
     further = dict.fromkeys(name for row in rows for name in row if name not in named)
-    table = pd.DataFrame(rows, columns=[*_FIRST, *further, *_TEXTS, *_NUMBERS])
-    return table.astype(dict.fromkeys(_NUMBERS, float))  # a column of None alone would be of type object
+    table = pd.DataFrame(rows, columns=[*_FIRST, *further, *last])
+    return table.astype(dict.fromkeys((*_NUMBERS, *_SIZES), float))  # None alone would be object
 
 
 def _rows(record: Record) -> list[dict[str, Any]]:
@@ -107,6 +114,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
 def _cell_columns(record: Record) -> dict[str, Any]:
     network, fork, cost = record.architecture, record.fork, record.cost
     has_barrier = error_barrier(record) is not None
+    view_errors = [sibling.splits["view"].error for sibling in record.siblings if "view" in sibling.splits]
     return {
         "key": record.key,
         "suite": record.suite.name,
@@ -130,7 +138,28 @@ def _cell_columns(record: Record) -> dict[str, Any]:
         "fork_fraction": fork.fraction,
         "train_flop": None if cost is None else cost.train_flop,
         "train_steps": None if cost is None else cost.train_steps,
+        "architecture_name": network.name,
+        "shift_name": ALIASES.get(record.shift.name, record.shift.name),
+        "shift_params": canonical_json(record.shift.params),
+        "recipe_settings": canonical_json(record.recipe),
+        **{name: record.recipe.get(name) for name in ("lr", "batch_size", "epochs")},
+        "train_images": next((entry["n"] for entry in record.data if entry["split"] == "train"), None),
+        "view_images": _mean_view_size(record),
+        "view_error": max(view_errors) if len(view_errors) == len(record.siblings) > 0 else None,
     }
+
+
+def _mean_view_size(record: Record) -> float | None:
+    if record.noise is not None:
+        sizes = list(record.noise["views"])
+    elif "train_eval" in record.protocol:
+        return None  # the curves are on a part of the views
+    else:
+        curves = ((pair, split) for pair in record.pairs for split in ("train_a", "train_b"))
+        # a view is not stored where it equals the whole training set
+        whole = [pair.curves.get(split, pair.curves.get("train")) for pair, split in curves]
+        sizes = [curve.n for curve in whole if curve is not None]
+    return sum(sizes) / len(sizes) if sizes else None
 
 
 def _pair_columns(pair: PairRecord, split: str) -> dict[str, Any]:
@@ -171,5 +200,5 @@ def _noise_columns(record: Record, members: Sequence[int]) -> dict[str, Any]:
 
 def _has_one_view(record: Record) -> bool:
     """Return whether all siblings have the same view: without a shift, and in controls."""
-    name = record.shift.name
-    return name == "none" or name in ALIASES or name.startswith("same(")
+    name = ALIASES.get(record.shift.name, record.shift.name)
+    return name == "none" or name.startswith("same(")

@@ -1,4 +1,4 @@
-"""Means over replicates and their intervals, rank correlations, and which cells count."""
+"""Means over replicates with their confidence intervals, and rank correlations."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from scipy.special import stdtrit
 CONFIDENCE = 0.95
 
 FITTED = 0.02
-"""Training error that every sibling must reach for its cell to count: an underfit pair is at no minimum."""
+"""Training error that every sibling must reach for its cell to count: an underfit pair is not at a
+minimum."""
 
 ROUNDING = 1e-12
-"""Up to which numbers are equal but for rounding: replicates that agree have no spread to take an interval
-from, and values that are ranked are ties."""
+"""Numbers that differ by less are equal up to rounding: replicates without a spread have no interval, and
+ranked values are ties."""
 
 MIN_POINTS = 3
-"""Points that a rank correlation needs."""
+"""Fewest points of a rank correlation."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Estimate:
 
     Attributes:
         mean: the mean; None without values.
-        half_width: of its two-sided 95 % Student t interval; None for fewer than two values.
+        half_width: of the two-sided 95 % Student t interval; None for fewer than two values.
         n: number of replicates.
     """
 
@@ -40,12 +41,12 @@ class Estimate:
 
 
 class Contrast(NamedTuple):
-    """One number that was measured within a replicate.
+    """One number measured within a replicate.
 
     Attributes:
-        replicate: where it was measured.
-        what: which contrast it is; the same in every replicate.
-        value: in its own unit; positive is what is claimed.
+        replicate: its number.
+        what: names the contrast, the architecture first; the same in every replicate.
+        value: in its own unit; positive where it agrees with the claim.
     """
 
     replicate: int
@@ -54,45 +55,39 @@ class Contrast(NamedTuple):
 
 
 class Pooled(NamedTuple):
-    """Contrasts, as one number of each replicate.
+    """Contrasts averaged within replicates.
 
     Attributes:
-        effect: over replicates; each one's number is the mean of its contrasts.
-        contrasts: how many that mean is of.
-        left_out: contrasts that were not measured in every replicate, and are therefore not counted.
+        effect: mean over replicates, each the mean of its contrasts.
+        contrasts: number of contrasts per replicate.
+        excluded: number of contrasts that are missing in some replicate.
     """
 
     effect: Estimate
     contrasts: int
-    left_out: int
+    excluded: int
 
 
 def pool(contrasts: Iterable[Contrast]) -> Pooled:
-    """The replicate is the unit: its contrasts are averaged, and the effect is the mean over replicates.
+    """Average contrasts within replicates, then over replicates: the replicate is the unit of inference.
 
-    Only contrasts that were measured in every replicate count, so that replicates are means of the same
-    things.
+    Contrasts that are missing in some replicate are excluded, so that all replicates average the same ones.
     """
     replicates: dict[int, dict[tuple[str, ...], float]] = {}
-    for contrast in contrasts:
-        replicates.setdefault(contrast.replicate, {})[contrast.what] = contrast.value
-    held = [set(found) for _, found in sorted(replicates.items())]
-    common = sorted(set.intersection(*held)) if held else []
-    left_out = len(set().union(*held)) - len(common)
-    means = [
-        math.fsum(found[what] for what in common) / len(common)
-        for _, found in sorted(replicates.items())
-        if common
-    ]
-    return Pooled(estimate(means), len(common), left_out)
+    for replicate, what, value in contrasts:
+        replicates.setdefault(replicate, {})[what] = value
+    values = [replicates[replicate] for replicate in sorted(replicates)]
+    common = sorted(set.intersection(*map(set, values))) if values else []
+    means = [math.fsum(found[what] for what in common) / len(common) for found in values if common]
+    return Pooled(estimate(means), len(common), len(set().union(*values)) - len(common))
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean of one value per replicate with its t interval (`values` must be finite)."""
+    """Return the mean and t interval of one finite value per replicate."""
     n = len(values)
     if n == 0:
         return Estimate(None, None, 0)
-    # exact sums: the same bits on every machine, whatever its vector units
+    # exact sums give the same bits on every machine
     mean = math.fsum(values) / n
     if n == 1:
         return Estimate(mean, None, 1)
@@ -100,25 +95,25 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, _quantile(n - 1) * math.sqrt(variance / n), n)
 
 
-def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, ties (up to `ROUNDING`) at their mean rank; None where it is not defined.
+def spearman(x: Iterable[float], y: Iterable[float]) -> float | None:
+    """Return Spearman's rank correlation, with ties (up to `ROUNDING`) at their mean rank.
 
-    That is for fewer than `MIN_POINTS` points, and where all of `x` or all of `y` are equal.
+    None for fewer than `MIN_POINTS` points, and if all of `x` or all of `y` are equal.
     """
-    # equal shares of images come out of a chord with other last bits
-    points = [pd.Series([alike(value) for value in values], dtype=float) for values in (x, y)]
-    if len(x) < MIN_POINTS or any(values.nunique() == 1 for values in points):
+    # equal errors minus their chord differ in the last bits
+    points = [pd.Series([round_ties(value) for value in values], dtype=float) for values in (x, y)]
+    if len(points[0]) < MIN_POINTS or any(values.nunique() == 1 for values in points):
         return None
-    # not scipy.stats, which takes half a second to import
+    # importing scipy.stats takes half a second
     return float(points[0].rank().corr(points[1].rank()))
 
 
-def alike(value: float) -> float:
-    """The value to `ROUNDING`, so that numbers that are equal but for it compare as equal."""
+def round_ties(value: float) -> float:
+    """Round to `ROUNDING`, so that values equal up to rounding compare equal."""
     return round(value, 12)
 
 
 @lru_cache
 def _quantile(df: int) -> float:
-    # scipy.special rather than scipy.stats, which takes half a second to import
+    # scipy.special: importing scipy.stats takes half a second
     return float(stdtrit(df, (1 + CONFIDENCE) / 2))

@@ -1,17 +1,20 @@
-"""The stability point: from which fork on siblings of a line are connected."""
+"""The stability point: the earliest fork from which siblings are connected at all later forks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import pandas as pd
 from tabulate import tabulate
 
-from lmcbench.results.cell_values import Form, is_connected
-from lmcbench.results.record import Record
-from lmcbench.stats.cells import Line, line_of
+from lmcbench.results.cell_values import Form
+from lmcbench.stats.cells import LINE, Line
+
+CONNECTED_BY: dict[Form, str] = {"error_chord": "connected", "error_mean": "connected_mean_form"}
+"""Form of the error barrier -> column of `load_records`."""
 
 
 class StabilityPoint(NamedTuple):
@@ -35,24 +38,22 @@ class Stability:
         forks: all measured forks as epochs, earliest first.
         points: by replicate; None: not connected even at the last fork.
         incomplete: replicates without a point because a fork is missing, diverged or failed.
-        form: of the error barrier that decides whether siblings are connected.
     """
 
     line: Line
     forks: tuple[float, ...]
     points: Mapping[int, StabilityPoint | None]
     incomplete: int
-    form: Form = "error_chord"
 
     @property
     def n(self) -> int:
-        """Replicates that have an answer."""
+        """Number of replicates with all forks."""
         return len(self.points)
 
     @property
     def never(self) -> int:
-        """Replicates that are not connected even at the last fork."""
-        return sum(onset is None for onset in self.points.values())
+        """Number of replicates that are not connected even at the last fork."""
+        return sum(point is None for point in self.points.values())
 
     @property
     def median(self) -> StabilityPoint | None:
@@ -62,90 +63,89 @@ class Stability:
 
     @property
     def interval(self) -> tuple[StabilityPoint | None, StabilityPoint | None] | None:
-        """Earliest and latest replicate (None: never); None for fewer than two.
+        """Earliest and latest replicate (None: never); None for fewer than two replicates.
 
-        It holds the median of all possible replicates with probability `coverage`, whatever their
-        distribution. Onsets fall on a coarse grid of forks and may lie beyond its end, so that a t
-        interval of their mean would mean nothing.
+        It contains the population median with probability `coverage`, for any distribution. A t interval
+        would be meaningless: the points lie on a coarse grid of forks and are censored at its end.
         """
         ordered = self._ordered()
         return (ordered[0], ordered[-1]) if len(ordered) >= 2 else None
 
     @property
     def coverage(self) -> float | None:
-        """1 - 2^(1-n), None for fewer than two replicates: six are needed for 95 %."""
+        """1 - 2^(1-n); None for fewer than two replicates. Six are needed for 95 %."""
         return 1 - 2.0 ** (1 - self.n) if self.n >= 2 else None
 
     def _ordered(self) -> list[StabilityPoint | None]:
-        return sorted(self.points.values(), key=lambda onset: math.inf if onset is None else onset.epoch)
+        return sorted(self.points.values(), key=lambda point: math.inf if point is None else point.epoch)
 
 
-def stability_points(records: Iterable[Record], form: Form = "error_chord") -> list[Stability]:
-    """The stability point of every line that has forks, sorted by line.
+def stability_points(rows: pd.DataFrame, form: Form = "error_chord") -> list[Stability]:
+    """Return the stability points of every line with forks, sorted by line.
 
-    A replicate's is the earliest fork from which on it is connected at all later forks that any
-    replicate of the line was run at. One fork that diverged or is missing leaves the replicate without.
+    Args:
+        rows: the table of `load_records`.
+        form: of the error barrier that decides whether siblings are connected.
     """
-    lines: dict[Line, list[Record]] = {}
-    for record in records:
-        if record.fork.epoch is not None:
-            lines.setdefault(line_of(record), []).append(record)
-    return [_point(line, lines[line], form) for line in sorted(lines)]
+    cells = rows[rows["fork_epoch"].notna()].drop_duplicates("key")
+    lines: Any = cells.groupby(LINE, sort=True)
+    return [_stability(Line(*line), group, CONNECTED_BY[form]) for line, group in lines]
 
 
-def stability_table(records: Iterable[Record], style: str = "github") -> str:
-    """The stability points as text, in a format of tabulate; forks as epochs and shares of training.
-
-    By the chord form, and beside it the median and the range by the mean form.
-    """
-    records = list(records)
-    rows = [
-        {
-            **point.line._asdict(),
-            "forks": ", ".join(f"{epoch:g}" for epoch in point.forks),
-            "median": _median_text(point),
-            "replicates": _range_text(point),
-            "median, mean form": _median_text(beside),
-            "replicates, mean form": _range_text(beside),
-            "coverage": "–" if point.coverage is None else f"{100 * point.coverage:.0f} %",
-            "n": f"{point.n} ({point.incomplete} left out)" if point.incomplete else str(point.n),
-        }
-        for point, beside in zip(
-            stability_points(records), stability_points(records, "error_mean"), strict=True
-        )
-    ]
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+def _stability(line: Line, cells: pd.DataFrame, connected: str) -> Stability:
+    forks = tuple(sorted(cells["fork_epoch"].unique()))
+    cells = cells.sort_values("fork_epoch", ascending=False)
+    replicates: Any = cells[cells["status"] == "ok"].groupby("replicate")
+    complete = {int(replicate): group for replicate, group in replicates if len(group) == len(forks)}
+    points = {replicate: _earliest(group, connected) for replicate, group in complete.items()}
+    return Stability(line, forks, points, cells["replicate"].nunique() - len(complete))
 
 
-def _median_text(point: Stability) -> str:
-    return _onset_text(point.median) if point.n else "–"
-
-
-def _range_text(point: Stability) -> str:
-    return "–" if point.interval is None else " to ".join(map(_onset_text, point.interval))
-
-
-def _onset_text(onset: StabilityPoint | None) -> str:
-    return "never" if onset is None else f"{onset.epoch:g} ({100 * onset.fraction:.0f} %)"
-
-
-def _point(line: Line, records: list[Record], form: Form) -> Stability:
-    forks = tuple(sorted({r.fork.epoch for r in records if r.fork.epoch is not None}))
-    replicates: dict[int, dict[float, Record]] = {}
-    for record in records:
-        measured = replicates.setdefault(record.replicate, {})
-        if record.status == "ok" and record.fork.epoch is not None and record.fork.fraction is not None:
-            measured[record.fork.epoch] = record
-    whole = {r: m for r, m in sorted(replicates.items()) if len(m) == len(forks)}
-    onsets = {replicate: _onset(forks, measured, form) for replicate, measured in whole.items()}
-    return Stability(line, forks, onsets, len(replicates) - len(whole), form)
-
-
-def _onset(forks: tuple[float, ...], measured: Mapping[float, Record], form: Form) -> StabilityPoint | None:
-    onset = None
-    for epoch in reversed(forks):
-        record = measured[epoch]
-        if record.fork.fraction is None or not is_connected(record, form):
+def _earliest(cells: pd.DataFrame, connected: str) -> StabilityPoint | None:
+    """Return the point of one replicate from its cells, latest fork first."""
+    point = None
+    for epoch, fraction, is_connected in zip(
+        cells["fork_epoch"], cells["fork_fraction"], cells[connected], strict=True
+    ):
+        if is_connected is not True:
             break
-        onset = StabilityPoint(epoch, record.fork.fraction)
-    return onset
+        point = StabilityPoint(epoch, fraction)
+    return point
+
+
+def stability_table(rows: pd.DataFrame, style: str = "github") -> str:
+    """Return the stability points by both forms of the barrier as text.
+
+    Args:
+        rows: the table of `load_records`.
+        style: a format of tabulate.
+    """
+    both = zip(stability_points(rows), stability_points(rows, "error_mean"), strict=True)
+    table = [_table_row(chord, mean) for chord, mean in both]
+    return tabulate(table, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def _table_row(chord: Stability, mean: Stability) -> dict[str, Any]:
+    excluded = f" ({chord.incomplete} left out)" if chord.incomplete else ""
+    return {
+        **chord.line._asdict(),
+        "forks": ", ".join(f"{epoch:g}" for epoch in chord.forks),
+        "median": _median_text(chord),
+        "replicates": _range_text(chord),
+        "median, mean form": _median_text(mean),
+        "replicates, mean form": _range_text(mean),
+        "coverage": "–" if chord.coverage is None else f"{100 * chord.coverage:.0f} %",
+        "n": f"{chord.n}{excluded}",
+    }
+
+
+def _median_text(stability: Stability) -> str:
+    return _point_text(stability.median) if stability.n else "–"
+
+
+def _range_text(stability: Stability) -> str:
+    return "–" if stability.interval is None else " to ".join(map(_point_text, stability.interval))
+
+
+def _point_text(point: StabilityPoint | None) -> str:
+    return "never" if point is None else f"{point.epoch:g} ({100 * point.fraction:.0f} %)"

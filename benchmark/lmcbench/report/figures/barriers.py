@@ -1,8 +1,6 @@
-"""Barriers and curves, which every record has."""
+"""Figures of barriers and curves."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,36 +11,30 @@ from lmcbench.report.figures.style import (
     MARKERS,
     Drawing,
     blank,
+    example_text,
     fork_label,
     legend_below,
     line,
-    of_single_cells,
+    note_example,
     panels,
     percent_bars,
     replicates,
     several_recipes,
 )
-from lmcbench.results.cell_values import CONNECTED, SPLIT, architecture_label, error_barrier, shift_label
+from lmcbench.results.cell_values import CONNECTED, SPLIT, architecture_label, shift_label
 from lmcbench.results.record import Record
-from lmcbench.spec.forks import INDEPENDENT, Fork
-from lmcbench.stats.cells import further, held, of_shift, order, shown
+from lmcbench.spec.forks import INDEPENDENT
+from lmcbench.stats.cells import Cells, analysis, example_cells, has_analysis, sort_forks
 from lmcbench.stats.estimates import Contrast, Estimate, pool
 
 
-def barriers(records: Sequence[Record]) -> Drawing | None:
-    """Error barrier against fork, a line per shift."""
-    found = [
-        (architecture_label(r), shift_label(r), r.fork.name, r.replicate, r.recipe["name"], error_barrier(r))
-        for r in records
-    ]
-    columns = ["architecture", "shift", "fork", "replicate", "recipe", "height"]
-    values = pd.DataFrame(found, columns=columns).dropna()
+def barriers(cells: Cells) -> Drawing | None:
+    """Draw the error barrier against the fork, a line per shift."""
+    values = cells.measured().dropna(subset="error_chord")
     if values.empty:
         return None
-    names = list(dict.fromkeys(architecture_label(r) for r in order(records)))
-    names = [name for name in names if name in set(values["architecture"])]
-    shifts = list(dict.fromkeys(shift_label(r) for r in order(records)))
-    forks = sorted(values["fork"].unique(), key=lambda name: Fork.parse(name).order)
+    names, shifts = list(values["architecture"].unique()), list(values["shift"].unique())
+    forks = sort_forks(values["fork"])
     abreast = min(len(names), 2)
     figure, axes = panels(-(-len(names) // abreast), abreast, width=3.6, height=2.6, sharey=True)
     for axis, name in zip(axes.flat, names, strict=False):
@@ -81,40 +73,40 @@ def barriers(records: Sequence[Record]) -> Drawing | None:
         "Error barrier on the test set (chord form) of siblings that leave the trunk at a fork, mean "
         "over replicates with 95 % Student t intervals (none for n = 1). Below the dashed line, 2 "
         "points, siblings count as connected. Intervals are drawn as far as a barrier can reach, 0 to "
-        f"100. The scale is linear up to 2 and logarithmic above.{several_recipes(records)}",
+        f"100. The scale is linear up to 2 and logarithmic above.{several_recipes(cells)}",
         figure,
     )
 
 
 def _height(cells: pd.DataFrame) -> Estimate:
-    """The error barrier of one network, shift and fork in percentage points, over replicates."""
-    rows = cells[["replicate", "recipe", "height"]].itertuples(index=False, name=None)
-    return pool(Contrast(replicate, (recipe,), 100 * height) for replicate, recipe, height in rows).effect
+    """Return the error barrier in percentage points over replicates, each the mean of its recipes."""
+    columns = zip(cells["replicate"], cells["recipe"], 100 * cells["error_chord"], strict=True)
+    return pool(Contrast(replicate, (recipe,), height) for replicate, recipe, height in columns).effect
 
 
-def curves(records: Sequence[Record]) -> Drawing | None:
-    """Loss and error along the line, a line per fork, for one shift."""
-    whole = [r for r in order(records) if r.pairs and SPLIT in r.pairs[0].curves]
+def curves(cells: Cells) -> Drawing | None:
+    """Draw loss and error along the line, a line per fork, for one shift."""
+    whole = [r for r in cells.records if r.pairs and SPLIT in r.pairs[0].curves]
     if not whole:
         return None
     shift = shift_label(min(whole, key=lambda r: shift_label(r) != "none"))
     whole = [r for r in whole if shift_label(r) == shift]
-    cells: dict[str, dict[str, list[Record]]] = {}
+    grid: dict[str, dict[str, list[Record]]] = {}
     for record in whole:
-        cells.setdefault(architecture_label(record), {}).setdefault(record.fork.name, []).append(record)
-    forks = sorted({f for row in cells.values() for f in row}, key=lambda f: Fork.parse(f).order)
-    figure, axes = panels(2, len(cells), sharex=True)
-    for column, (name, by_fork) in zip(axes.T, cells.items(), strict=True):
+        grid.setdefault(architecture_label(record), {}).setdefault(record.fork.name, []).append(record)
+    forks = sort_forks(fork for row in grid.values() for fork in row)
+    figure, axes = panels(2, len(grid), sharex=True)
+    for column, (name, by_fork) in zip(axes.T, grid.items(), strict=True):
         n = max(len({r.replicate for r in found}) for found in by_fork.values())
         for k, fork in enumerate(forks):
             found = by_fork.get(fork, [])
             if not found:
                 continue
             alphas = found[0].protocol["alphas"]
-            for axis, what, factor in ((column[0], "loss", 1), (column[1], "error", 100)):
-                # pairs are averaged within a replicate, which all have the same number of them
+            for axis, kind, factor in ((column[0], "loss", 1), (column[1], "error", 100)):
+                # all replicates have the same number of pairs
                 mean = factor * np.mean(
-                    [getattr(p.curves[SPLIT], what) for r in found for p in r.pairs], axis=0
+                    [getattr(p.curves[SPLIT], kind) for r in found for p in r.pairs], axis=0
                 )
                 label = fork_label(fork)
                 axis.plot(alphas, mean, label=label, markevery=max(1, len(alphas) // 5), **line(k))
@@ -128,21 +120,23 @@ def curves(records: Sequence[Record]) -> Drawing | None:
         "curves",
         "Along the line",
         f"Loss and error on the test set ({images} images) at every point of the straight line between "
-        f"two siblings, mean over replicates, shift {shift}.{several_recipes(whole)}",
+        f"two siblings, mean over replicates, shift {shift}.{several_recipes(cells)}",
         figure,
     )
 
 
-def repaired(records: Sequence[Record]) -> Drawing | None:
-    """Curves of independent networks as they are, repaired and aligned."""
-    every = shown(records, "align")
-    cells = {name: row for name, row in every.items() if INDEPENDENT in row}
-    if not cells:
+def repaired(cells: Cells) -> Drawing | None:
+    """Draw the curves of independent networks as they are, repaired and aligned."""
+    every = example_cells(cells.records, "align")
+    grid = {name: row for name, row in every.items() if INDEPENDENT in row}
+    if not grid:
         return None
-    figure, axes = of_single_cells(cells, *panels(1, len(cells), width=2.4, height=2.2, sharey=True))
-    for axis, (name, row) in zip(axes[0], cells.items(), strict=True):
-        fixed, found = held(row[INDEPENDENT], "repair"), further(row[INDEPENDENT], "align")
-        kinds = [] if fixed is None else [("as they are", fixed["blended"]), ("repaired", fixed["repaired"])]
+    figure, axes = note_example(grid, *panels(1, len(grid), width=2.4, height=2.2, sharey=True))
+    for axis, (name, row) in zip(axes[0], grid.items(), strict=True):
+        found, kinds = analysis(row[INDEPENDENT], "align"), []
+        if has_analysis(row[INDEPENDENT], "repair"):
+            repair = analysis(row[INDEPENDENT], "repair")
+            kinds = [("as they are", repair["blended"]), ("repaired", repair["repaired"])]
         kinds += [("aligned", found["aligned"]), ("aligned and repaired", found["aligned_and_repaired"])]
         for k, (text, curves_) in enumerate(kinds):
             axis.plot(
@@ -158,12 +152,12 @@ def repaired(records: Sequence[Record]) -> Drawing | None:
         axis.set_xlabel("alpha")
     axes[0][0].set_ylabel("test error (%)")
     legend_below(figure, axes, 1.8)
-    n = further(next(iter(cells.values()))[INDEPENDENT], "align")["n"]["test"]
+    n = analysis(next(iter(grid.values()))[INDEPENDENT], "align")["n"]["test"]
     return Drawing(
         "aligned",
         "Independent networks, repaired and aligned",
         "Test error on the line between two independently trained networks: with statistics blended as "
         "they are, repaired (reset, where there is BatchNorm; REPAIR elsewhere), and after the second "
-        f"network's units were permuted to match the first's. {n} images, {of_shift(cells)}, n = 1.",
+        f"network's units were permuted to match the first's. {n} images, {example_text(grid)}, n = 1.",
         figure,
     )

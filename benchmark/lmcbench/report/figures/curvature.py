@@ -1,8 +1,6 @@
-"""The barrier that gradients and Hessians predict, drawn beside the measured one."""
+"""Figures of curvature: predicted barriers, spectra, and layers."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,31 +11,39 @@ from lmcbench.report.figures.style import (
     PLAIN,
     Drawing,
     cell_panels,
+    example_text,
     fork_label,
     images_of,
     label_panels,
     legend_below,
     line,
     logarithmic,
-    of_single_cells,
+    note_example,
     on_panels,
     panels,
     replicates,
 )
 from lmcbench.results.cell_values import architecture_label
-from lmcbench.results.record import Record
-from lmcbench.stats.cells import excess, forks_of, further, held, interior, of_shift, order, shown
+from lmcbench.stats.cells import (
+    Cells,
+    analysis,
+    example_cells,
+    excess,
+    forks_of,
+    has_analysis,
+    interior_maximum,
+)
 
 
-def predictions(records: Sequence[Record]) -> Drawing | None:
-    """Predicted against measured barrier at every alpha."""
-    cells = shown(records, "curvature")
-    if not cells:
+def predictions(cells: Cells) -> Drawing | None:
+    """Draw the predicted and the measured barrier at every alpha."""
+    grid = example_cells(cells.records, "curvature")
+    if not grid:
         return None
-    forks = forks_of(cells)
-    figure, axes = cell_panels(cells, forks, width=2.1, height=1.7)
-    for axis, record in on_panels(axes, cells, forks):
-        c = further(record, "curvature")
+    forks = forks_of(grid)
+    figure, axes = cell_panels(grid, forks, width=2.1, height=1.7)
+    for axis, record in on_panels(axes, grid, forks):
+        c = analysis(record, "curvature")
         kinds = (
             ("measured", excess(c["alphas"], c["loss"]), "-"),
             ("second order, as published", np.array(c["predicted"]), "--"),
@@ -47,22 +53,21 @@ def predictions(records: Sequence[Record]) -> Drawing | None:
             axis.plot(c["alphas"], values, label=name, linestyle=dashes, color=COLOURS[k])
         axis.margins(y=0.15)
         axis.yaxis.set_major_formatter(PLAIN)
-    label_panels(axes, cells, forks, "alpha", "loss above\nchord (nats)")
+    label_panels(axes, grid, forks, "alpha", "loss above\nchord (nats)")
     legend_below(figure, axes, 2.2)
     return Drawing(
         "predictions",
         "Predicted and measured barrier",
         "Loss above the chord between the siblings, measured, and as their gradients and Hessians "
-        f"predict it; each panel has its own scale. Training loss, {images_of(cells, 'curvature')} images; "
-        f"{of_shift(cells)}, n = 1.",
+        f"predict it; each panel has its own scale. Training loss, {images_of(grid, 'curvature')} images; "
+        f"{example_text(grid)}, n = 1.",
         figure,
     )
 
 
-def scatter(records: Sequence[Record]) -> Drawing | None:
-    """Predicted against measured barrier, a point per probe cell."""
-    found = [(r, held(r, "curvature")) for r in order(records)]
-    kept = [(r, c) for r, c in found if c is not None]
+def scatter(cells: Cells) -> Drawing | None:
+    """Draw the predicted against the measured barrier, a point per analysed cell."""
+    kept = [(r, analysis(r, "curvature")) for r in cells.records if has_analysis(r, "curvature")]
     if not kept:
         return None
     names = list(dict.fromkeys(architecture_label(r) for r, _ in kept))
@@ -74,8 +79,8 @@ def scatter(records: Sequence[Record]) -> Drawing | None:
     ):
         for k, name in enumerate(names):
             mine = [c for r, c in kept if architecture_label(r) == name]
-            x = [max(interior(np.array(c[key])), floor) for c in mine]
-            y = [max(interior(excess(c["alphas"], c["loss"])), floor) for c in mine]
+            x = [max(interior_maximum(np.array(c[key])), floor) for c in mine]
+            y = [max(interior_maximum(excess(c["alphas"], c["loss"])), floor) for c in mine]
             axis.scatter(
                 x, y, marker=MARKERS[k % 6], s=26, facecolors="none", edgecolors=COLOURS[k % 6], label=name
             )
@@ -99,18 +104,16 @@ def scatter(records: Sequence[Record]) -> Drawing | None:
     )
 
 
-def spectra(records: Sequence[Record]) -> Drawing | None:
-    """Largest eigenvalue and trace of the Hessian at the ends and the midpoint."""
-    cells = shown(records, "curvature")
-    if not cells:
+def spectra(cells: Cells) -> Drawing | None:
+    """Draw the largest eigenvalue and the trace of the Hessian at the ends and the midpoint."""
+    grid = example_cells(cells.records, "curvature")
+    if not grid:
         return None
-    forks = forks_of(cells)
-    figure, axes = of_single_cells(
-        cells, *panels(2, len(cells), width=2.3, height=1.9, sharex=True, sharey="row")
-    )
-    for column, (name, by_fork) in zip(axes.T, cells.items(), strict=True):
+    forks = forks_of(grid)
+    figure, axes = note_example(grid, *panels(2, len(grid), width=2.3, height=1.9, sharex=True, sharey="row"))
+    for column, (name, by_fork) in zip(axes.T, grid.items(), strict=True):
         for k, fork in enumerate(f for f in forks if f in by_fork):
-            at = further(by_fork[fork], "curvature")["hessian"]
+            at = analysis(by_fork[fork], "curvature")["hessian"]
             x = [h["alpha"] + 0.02 * (k - 1.5) for h in at]
             label = fork_label(fork)
             column[0].plot(x, [h["top"][0] for h in at], label=label, **line(k))
@@ -125,7 +128,7 @@ def spectra(records: Sequence[Record]) -> Drawing | None:
             axis.set_xticks([0, 0.5, 1], ["A", "midpoint", "B"])
         column[1].set_xlabel("state on the line")
         column[0].set_title(name)
-    every = [h for row in cells.values() for r in row.values() for h in further(r, "curvature")["hessian"]]
+    every = [h for row in grid.values() for r in row.values() for h in analysis(r, "curvature")["hessian"]]
     for axis in axes[0]:
         logarithmic(axis, [h["top"][0] for h in every])
     for axis in axes[1]:
@@ -133,29 +136,29 @@ def spectra(records: Sequence[Record]) -> Drawing | None:
     axes[0][0].set_ylabel("largest eigenvalue\n(nats / weight²)")
     axes[1][0].set_ylabel("trace\n(nats / weight²)")
     legend_below(figure, axes)
-    probes = next(c for r in records if (c := held(r, "curvature")) is not None)["hessian"][0]["probes"]
+    probes = every[0]["probes"]
     return Drawing(
         "spectra",
         "Curvature at the ends and in the middle",
         f"Largest eigenvalue (Lanczos) and trace (Hutchinson, {probes} probes, bars are standard errors) "
-        f"of the Hessian of the training loss; {images_of(cells, 'curvature')} images, {of_shift(cells)}, n "
-        "= 1.",
+        f"of the Hessian of the training loss; {images_of(grid, 'curvature')} images, {example_text(grid)}, "
+        "n = 1.",
         figure,
     )
 
 
-def layer_bars(records: Sequence[Record]) -> Drawing | None:
-    """What moving each layer alone costs, its barrier and the prediction, for the earliest fork."""
-    cells = shown(records, "layers")
-    if not cells:
+def layer_bars(cells: Cells) -> Drawing | None:
+    """Draw the rise, barrier and predicted barrier of each layer moved alone, for the earliest fork."""
+    grid = example_cells(cells.records, "layers")
+    if not grid:
         return None
-    fork = forks_of(cells)[0]
-    rows = {name: by_fork[fork] for name, by_fork in cells.items() if fork in by_fork}
-    most = max(len(further(r, "layers")["layers"]) for r in rows.values())
+    fork = forks_of(grid)[0]
+    rows = {name: by_fork[fork] for name, by_fork in grid.items() if fork in by_fork}
+    most = max(len(analysis(r, "layers")["layers"]) for r in rows.values())
     height = max(1.8, 0.17 * most + 0.4)
-    figure, axes = of_single_cells(cells, *panels(2, len(rows), width=2.8, height=height, sharex="row"))
+    figure, axes = note_example(grid, *panels(2, len(rows), width=2.8, height=height, sharex="row"))
     for column, (name, record) in zip(axes.T, rows.items(), strict=True):
-        found = further(record, "layers")
+        found = analysis(record, "layers")
         layers, alphas = list(found["layers"]), found["alphas"]
         y = np.arange(len(layers))
         for k, (end, text) in enumerate(
@@ -166,8 +169,8 @@ def layer_bars(records: Sequence[Record]) -> Drawing | None:
             style = {"color": (COLOURS[0], "#b9c4d6")[k], "edgecolor": COLOURS[0], "linewidth": 0.5}
             at = y + (0.2 if k else -0.2)
             column[0].barh(at, [max(max(v) - v[0], 0) for v in losses], 0.36, label=text, **style)
-            column[1].barh(at, [max(interior(excess(alphas, v)), 0) for v in losses], 0.36, **style)
-            guess = [max(interior(np.array(m[f"predicted_{end}"])), 0) for m in mine]
+            column[1].barh(at, [max(interior_maximum(excess(alphas, v)), 0) for v in losses], 0.36, **style)
+            guess = [max(interior_maximum(np.array(m[f"predicted_{end}"])), 0) for m in mine]
             label = None if k else "predicted: second order, as published"
             column[1].plot(guess, at, "|", color=COLOURS[1], markersize=6, markeredgewidth=1.5, label=label)
         for axis in column:
@@ -187,32 +190,32 @@ def layer_bars(records: Sequence[Record]) -> Drawing | None:
         "One layer alone moves to the other sibling's, from either end. Above: how far the loss rises "
         "over where it started. Below: its barrier, the greatest loss above the chord between start and "
         f"end, and what the second-order form predicts for it. Input first; fork {fork}; training loss, "
-        f"{images_of(cells, 'layers')} images, {of_shift(cells)}, n = 1. Linear up to 0.001, logarithmic "
+        f"{images_of(grid, 'layers')} images, {example_text(grid)}, n = 1. Linear up to 0.001, logarithmic "
         "above; no bar: nothing above the start, or the chord.",
         figure,
     )
 
 
-def switched(records: Sequence[Record]) -> Drawing | None:
-    """Loss while A becomes B layer by layer."""
-    cells = shown(records, "layers")
-    if not cells:
+def switched(cells: Cells) -> Drawing | None:
+    """Draw the loss while A becomes B layer by layer."""
+    grid = example_cells(cells.records, "layers")
+    if not grid:
         return None
-    forks = forks_of(cells)
-    figure, axes = cell_panels(cells, forks, width=2.0, height=1.6, share="row")
-    for axis, record in on_panels(axes, cells, forks):
-        found = further(record, "layers")["cumulative"]
+    forks = forks_of(grid)
+    figure, axes = cell_panels(grid, forks, width=2.0, height=1.6, share="row")
+    for axis, record in on_panels(axes, grid, forks):
+        found = analysis(record, "layers")["cumulative"]
         for k, (key, text) in enumerate(
             (("from_input", "from the input on"), ("from_output", "from the output on"))
         ):
             axis.plot(found[key]["loss"], label=text, **line(k))
         axis.xaxis.get_major_locator().set_params(integer=True)
-    label_panels(axes, cells, forks, "layers switched to B", "loss (nats)")
+    label_panels(axes, grid, forks, "layers switched to B", "loss (nats)")
     legend_below(figure, axes, 2.0)
     return Drawing(
         "switched",
         "A becomes B, layer by layer",
         "Training loss while A's layers are replaced by B's one after another; each panel has its own "
-        f"scale. {images_of(cells, 'layers')} images, {of_shift(cells)}, n = 1.",
+        f"scale. {images_of(grid, 'layers')} images, {example_text(grid)}, n = 1.",
         figure,
     )

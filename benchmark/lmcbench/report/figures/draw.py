@@ -1,4 +1,4 @@
-"""Records in, every figure of a report out."""
+"""Draw every figure of a report."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from lmcbench.report.figures.landscape import heat_maps, landscape_curves, motio
 from lmcbench.report.figures.style import Drawing, styled
 from lmcbench.results.record import Record
 from lmcbench.spec.forks import Fork
+from lmcbench.stats.cells import Cells
 
-Drawer = Callable[[Sequence[Record]], Drawing | None]
-"""Records -> a figure; None where they have no numbers for it."""
+Drawer = Callable[[Cells], Drawing | None]
+"""Cells -> a figure; None if they lack its numbers."""
 
 OF_LINES: tuple[Drawer, ...] = (
     barriers,
@@ -32,14 +33,15 @@ OF_LINES: tuple[Drawer, ...] = (
 """Figures of siblings and independent networks of full length."""
 
 OF_NETWORKS: tuple[Drawer, ...] = (disagreement, accuracy_and_cost, between_views, noise_scales)
-"""Figures that compare them with networks of equal cost too, where they were trained."""
+"""Figures that include the comparators of equal cost."""
 
 
 def draw(records: Sequence[Record]) -> list[Drawing]:
-    """Every figure that the records have the numbers for, in the order of a report."""
-    # lines between networks of another length or number say nothing of this training
-    forked = [r for r in records if not Fork.parse(r.fork.name).is_cost_matched]
+    """Return every figure that the records have the numbers for, in the order of a report."""
+    # barriers between networks of another length or number are not comparable
+    forked = Cells(r for r in records if not Fork.parse(r.fork.name).is_cost_matched)
+    everything = Cells(records)
     with styled():
         drawn = [drawer(forked) for drawer in OF_LINES]
-        drawn += [drawer(records) for drawer in OF_NETWORKS]
+        drawn += [drawer(everything) for drawer in OF_NETWORKS]
     return [drawing for drawing in drawn if drawing is not None]

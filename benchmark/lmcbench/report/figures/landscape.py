@@ -1,4 +1,4 @@
-"""What siblings stand in, from their fork on: landscapes over time, motion and planes."""
+"""Figures of landscapes: the line between siblings over training, distances, and planes."""
 
 from __future__ import annotations
 
@@ -12,30 +12,38 @@ from lmcbench.report.figures.style import (
     MAP,
     Drawing,
     cell_panels,
+    example_text,
     fork_label,
     images_of,
     label_panels,
     legend_below,
     line,
     logarithmic,
-    of_single_cells,
+    note_example,
     on_panels,
     panels,
 )
-from lmcbench.results.record import Record
-from lmcbench.stats.cells import Grid, excess, forks_of, further, interior, of_shift, shown
+from lmcbench.stats.cells import (
+    Cells,
+    Grid,
+    analysis,
+    example_cells,
+    excess,
+    forks_of,
+    interior_maximum,
+)
 
 
-def heat_maps(records: Sequence[Record]) -> Drawing | None:
-    """The sibling landscape as heat maps over alpha and epoch."""
-    cells = shown(records, "landscape")
-    if not cells:
+def heat_maps(cells: Cells) -> Drawing | None:
+    """Draw the sibling landscape as heat maps over alpha and epoch."""
+    grid = example_cells(cells.records, "landscape")
+    if not grid:
         return None
-    forks = forks_of(cells)
-    figure, axes = cell_panels(cells, forks, width=2.0, height=1.7)
-    norm = SymLogNorm(linthresh=0.01, vmin=0, vmax=_largest(cells))
-    for axis, record in on_panels(axes, cells, forks):
-        found = further(record, "landscape")
+    forks = forks_of(grid)
+    figure, axes = cell_panels(grid, forks, width=2.0, height=1.7)
+    norm = SymLogNorm(linthresh=0.01, vmin=0, vmax=_largest(grid))
+    for axis, record in on_panels(axes, grid, forks):
+        found = analysis(record, "landscape")
         points = found["points"]
         values = np.array([excess(found["alphas"], p["curves"]["train"]["loss"]) for p in points])
         mesh = axis.pcolormesh(
@@ -50,26 +58,26 @@ def heat_maps(records: Sequence[Record]) -> Drawing | None:
         shrink=0.9 if len(axes) < 3 else 0.6,
     )
     figure.axes[-1].set_yticklabels(["0", "0.01", "0.1", "1"])
-    label_panels(axes, cells, forks, "alpha", "epoch")
+    label_panels(axes, grid, forks, "alpha", "epoch")
     return Drawing(
         "landscape-maps",
         "Sibling landscape",
         "How far the line between two siblings rises above the chord between its ends, at every logged "
-        f"epoch since their fork (training loss, {images_of(cells, 'landscape')} images; {of_shift(cells)}, "
-        "n = 1). What lies on or below the chord is darkest; the scale is linear up to 0.01.",
+        f"epoch since their fork (training loss, {images_of(grid, 'landscape')} images; {example_text(grid)}"
+        ", n = 1). What lies on or below the chord is darkest; the scale is linear up to 0.01.",
         figure,
     )
 
 
-def landscape_curves(records: Sequence[Record]) -> Drawing | None:
-    """The same as curves, one per epoch."""
-    cells = shown(records, "landscape")
-    if not cells:
+def landscape_curves(cells: Cells) -> Drawing | None:
+    """Draw the sibling landscape as curves, one per epoch."""
+    grid = example_cells(cells.records, "landscape")
+    if not grid:
         return None
-    forks = forks_of(cells)
-    figure, axes = cell_panels(cells, forks, width=2.0, height=1.7)
-    for axis, record in on_panels(axes, cells, forks):
-        found = further(record, "landscape")
+    forks = forks_of(grid)
+    figure, axes = cell_panels(grid, forks, width=2.0, height=1.7)
+    for axis, record in on_panels(axes, grid, forks):
+        found = analysis(record, "landscape")
         points = found["points"]
         for k, point in enumerate(points):
             shade = 0.8 * (1 - k / max(len(points) - 1, 1))
@@ -82,29 +90,29 @@ def landscape_curves(records: Sequence[Record]) -> Drawing | None:
             )
         every = [max(v, 1e-4) for p in points for v in p["curves"]["train"]["loss"]]
         logarithmic(axis, every)
-    label_panels(axes, cells, forks, "alpha", "loss (nats)")
+    label_panels(axes, grid, forks, "alpha", "loss (nats)")
     return Drawing(
         "landscape-curves",
         "Sibling landscape as curves",
         "Training loss along the line between two siblings, one curve per logged epoch from their fork "
-        f"(light) to the end of training (black); {images_of(cells, 'landscape')} images, "
-        f"{of_shift(cells)}, n = 1. Losses under 0.0001 are drawn there.",
+        f"(light) to the end of training (black); {images_of(grid, 'landscape')} images, "
+        f"{example_text(grid)}, n = 1. Losses under 0.0001 are drawn there.",
         figure,
     )
 
 
-def motion(records: Sequence[Record]) -> Drawing | None:
-    """Distances, path length and angle over time."""
-    cells = shown(records, "landscape")
-    if not cells:
+def motion(cells: Cells) -> Drawing | None:
+    """Draw distance, path length and angle over time."""
+    grid = example_cells(cells.records, "landscape")
+    if not grid:
         return None
-    forks = forks_of(cells)
-    figure, axes = of_single_cells(cells, *panels(3, len(cells), width=2.3, height=1.8, sharex=True))
-    for column, (name, by_fork) in zip(axes.T, cells.items(), strict=True):
+    forks = forks_of(grid)
+    figure, axes = note_example(grid, *panels(3, len(grid), width=2.3, height=1.8, sharex=True))
+    for column, (name, by_fork) in zip(axes.T, grid.items(), strict=True):
         for k, fork in enumerate(forks):
             if fork not in by_fork:
                 continue
-            points = further(by_fork[fork], "landscape")["points"]
+            points = analysis(by_fork[fork], "landscape")["points"]
             epochs = [p["epoch"] for p in points]
             label = fork_label(fork)
             column[0].plot(epochs, [p["distance_ab"] for p in points], label=label, **line(k))
@@ -133,31 +141,31 @@ def motion(records: Sequence[Record]) -> Drawing | None:
         "Distance and angle over time",
         "Euclidean distance between the siblings, length of their way since the fork (mean of both, over "
         "logged epochs), and the angle at which they left each other; displacements without anything in "
-        f"common stand at 90 degrees. {of_shift(cells)[0].upper()}{of_shift(cells)[1:]}, n = 1. "
+        f"common stand at 90 degrees. {example_text(grid)[0].upper()}{example_text(grid)[1:]}, n = 1. "
         "Independent networks have no fork, hence no angle.",
         figure,
     )
 
 
-def planes(records: Sequence[Record]) -> Drawing | None:
-    """Loss on the plane through fork and siblings."""
-    cells = shown(records, "plane")
-    if not cells:
+def planes(cells: Cells) -> Drawing | None:
+    """Draw the loss on the plane through fork and siblings."""
+    grid = example_cells(cells.records, "plane")
+    if not grid:
         return None
-    forks = forks_of(cells)
-    figure, axes = cell_panels(cells, forks, width=2.2, height=1.9, share=False)
+    forks = forks_of(grid)
+    figure, axes = cell_panels(grid, forks, width=2.2, height=1.9, share=False)
     norm = LogNorm(1e-3, 10)
-    for axis, record in on_panels(axes, cells, forks):
-        mesh = draw_plane(axis, further(record, "plane"), norm)
+    for axis, record in on_panels(axes, grid, forks):
+        mesh = draw_plane(axis, analysis(record, "plane"), norm)
     shrink = 0.9 if len(axes) < 3 else 0.6
     figure.colorbar(mesh, ax=axes, label="loss (nats)", shrink=shrink, extend="both")
-    label_panels(axes, cells, forks, "fork to A (weights' units)", "across\n(weights' units)")
+    label_panels(axes, grid, forks, "fork to A (weights' units)", "across\n(weights' units)")
     return Drawing(
         "planes",
         "Planes through fork and siblings",
         "Training loss on the plane that holds the fork (F) and both siblings (A, B), in units of the "
-        f"weights; lines are at 0.01, 0.1 and 1 nats. {images_of(cells, 'plane')} images, "
-        f"{of_shift(cells)}, n = 1.",
+        f"weights; lines are at 0.01, 0.1 and 1 nats. {images_of(grid, 'plane')} images, "
+        f"{example_text(grid)}, n = 1.",
         figure,
     )
 
@@ -165,7 +173,7 @@ def planes(records: Sequence[Record]) -> Drawing | None:
 def draw_plane(
     axis: Any, found: dict[str, Any], norm: Any, levels: Sequence[float] = (0.01, 0.1, 1.0)
 ) -> Any:
-    """One plane with its anchors; returns what a colour bar needs."""
+    """Draw one plane with its anchors; return the mesh for a colour bar."""
     loss = np.array(found["loss"]).clip(norm.vmin, norm.vmax)
     mesh = axis.pcolormesh(
         found["x"], found["y"], loss, cmap=MAP, norm=norm, shading="gouraud", rasterized=True
@@ -188,14 +196,18 @@ def draw_plane(
     return mesh
 
 
-def _largest(cells: Grid) -> float:
-    found = [further(record, "landscape") for row in cells.values() for record in row.values()]
-    values = [interior(excess(f["alphas"], p["curves"]["train"]["loss"])) for f in found for p in f["points"]]
+def _largest(grid: Grid) -> float:
+    found = [analysis(record, "landscape") for row in grid.values() for record in row.values()]
+    values = [
+        interior_maximum(excess(f["alphas"], p["curves"]["train"]["loss"]))
+        for f in found
+        for p in f["points"]
+    ]
     return max(*values, 0.02)
 
 
 def _edges(centres: Sequence[float]) -> Any:
-    """Borders of cells around `centres`."""
+    """Return the edges of cells around `centres`."""
     c = np.array(centres, dtype=np.float64)
     if len(c) == 1:
         return np.array([c[0] - 0.5, c[0] + 0.5])

@@ -1,33 +1,33 @@
-"""How figures look: line styles that grey paper keeps apart, panels, and pictures as bytes."""
+"""The look of figures: line styles that differ in grey, panels, legends, and export."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from lmcbench.errors import counted
-from lmcbench.results.cell_values import architecture_label
+from lmcbench.results.cell_values import shift_label
 from lmcbench.results.record import Record
-from lmcbench.spec.forks import INDEPENDENT
-from lmcbench.stats.cells import Grid, further, of_shift
+from lmcbench.spec.forks import Fork
+from lmcbench.stats.cells import Cells, Grid, analysis
 from lmcbench.stats.estimates import Estimate
 
 COLOURS = ("#00204c", "#c2410c", "#5b7fa6", "#8a8a3a", "#b8a200", "#777777")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 MAP = "cividis"
-"""Of even lightness steps, so that it reads the same in grey."""
+"""Colour map with even steps of lightness, readable in grey."""
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
-"""Ticks as plain numbers, without powers of ten."""
+"""Tick labels without powers of ten."""
 RULES = {
     "font.size": 8.5,
     "axes.titlesize": 9,
@@ -45,13 +45,13 @@ RULES = {
 
 
 def line(index: int) -> dict[str, Any]:
-    """Colour, marker and dashes of the series `index`."""
+    """Return colour, marker and dashes of the series `index`."""
     i = index % len(COLOURS)
     return {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[i]}
 
 
 def styled() -> AbstractContextManager[None]:
-    """The rules, in force while figures are made."""
+    """Apply `RULES` while figures are made."""
     return mpl.rc_context(RULES)
 
 
@@ -64,14 +64,14 @@ def panels(
     sharex: Any = False,
     sharey: Any = False,
 ) -> tuple[Figure, Any]:
-    """A figure of `rows` x `columns` panels, sizes in inches; axes as an array `[rows, columns]`."""
+    """Return a figure and its axes `[rows, columns]`; sizes of a panel in inches."""
     figure = Figure(figsize=(width * columns + 0.6, height * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
     return figure, axes
 
 
 def label_rows(axes: Any, names: Sequence[str]) -> None:
-    """Name each row at its right edge."""
+    """Label each row at its right edge."""
     for row, name in zip(axes, names, strict=True):
         row[-1].annotate(
             name, (1.03, 0.5), xycoords="axes fraction", rotation=270, va="center", ha="left", fontsize=9
@@ -79,7 +79,7 @@ def label_rows(axes: Any, names: Sequence[str]) -> None:
 
 
 def percent_bars(estimates: Sequence[Estimate]) -> list[list[float]]:
-    """Error bars of percentages, `[2, n]`: t intervals, drawn as far as the quantity can reach, 0 to 100."""
+    """Return error bars of percentages, `[2, n]`: t intervals clipped to 0..100."""
     known = [(e.mean or 0.0, e.half_width or 0.0) for e in estimates]
     return [
         [min(width, max(mean, 0.0)) for mean, width in known],
@@ -88,9 +88,9 @@ def percent_bars(estimates: Sequence[Estimate]) -> list[list[float]]:
 
 
 def legend_below(figure: Figure, axes: Any, each: float = 1.5) -> None:
-    """One legend for all panels, under them; a series is named once, in about `each` inches.
+    """Add one legend for all panels below them, with columns of about `each` inches.
 
-    Long names stand in fewer columns, and smaller where even one column is wider than the figure.
+    Long names take fewer columns, and a smaller font if one column is wider than the figure.
     """
     named: dict[str, Any] = {}
     for axis in axes.flat:
@@ -99,7 +99,7 @@ def legend_below(figure: Figure, axes: Any, each: float = 1.5) -> None:
     renderer, size = FigureCanvasAgg(figure).get_renderer(), float(mpl.rcParams["font.size"])
     columns = max(1, min(len(named), int(figure.get_figwidth() / each)))
     while True:
-        # a legend is filled column by column; series in their order are read row by row
+        # matplotlib fills a legend column by column; the series are in order when read row by row
         names = [name for first in range(columns) for name in list(named)[first::columns]]
         handles = [named[name] for name in names]
         legend = figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=size)
@@ -110,7 +110,7 @@ def legend_below(figure: Figure, axes: Any, each: float = 1.5) -> None:
 
 
 def logarithmic(axis: Any, values: Any) -> None:
-    """A logarithmic y axis with plain numbers, where `values` span more than a factor of five."""
+    """Make the y axis logarithmic if `values` span more than a factor of five."""
     low, high = min(values), max(values)
     axis.yaxis.set_major_formatter(PLAIN)
     if low > 0 and high / low > 5:
@@ -120,7 +120,7 @@ def logarithmic(axis: Any, values: Any) -> None:
 
 
 def picture(figure: Figure, kind: str = "png") -> bytes:
-    """The figure as a file's bytes, without a date."""
+    """Return the figure as the bytes of a file, without a date."""
     buffer = io.BytesIO()
     metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}.get(kind, {})
     with styled():
@@ -130,14 +130,7 @@ def picture(figure: Figure, kind: str = "png") -> bytes:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with the words that belong to it.
-
-    Attributes:
-        name: of its file.
-        title: its heading.
-        caption: what is shown, on what, with n.
-        figure: the picture.
-    """
+    """A figure with its file name, heading and caption."""
 
     name: str
     title: str
@@ -146,61 +139,52 @@ class Drawing:
 
 
 def replicates(*counts: int) -> str:
-    """How many replicates, in words; of several series, the fewest and the most."""
+    """Return the number of replicates in words; the fewest and most of several series."""
     fewest = f"{min(counts)} to " if min(counts) < max(counts) else ""
     return f"n = {fewest}{counted(max(counts), 'replicate')}"
 
 
-def replicates_of(records: Iterable[Record]) -> str:
-    """How many replicates there are of an architecture, in words."""
-    seen: dict[str, set[int]] = {}
-    for record in records:
-        seen.setdefault(architecture_label(record), set()).add(record.replicate)
-    return replicates(*(len(found) for found in seen.values()))
+def replicates_of(cells: pd.DataFrame) -> str:
+    """Return the number of replicates per architecture in words."""
+    return replicates(*cells.groupby("architecture")["replicate"].nunique())
 
 
-def recipes_of(records: Iterable[Record]) -> dict[str, set[str]]:
-    """Architecture -> its recipes."""
-    found: dict[str, set[str]] = {}
-    for record in records:
-        found.setdefault(architecture_label(record), set()).add(record.recipe["name"])
-    return found
-
-
-def several_recipes(records: Iterable[Record]) -> str:
-    """What is said below a mean over replicates where a network has several recipes; else nothing."""
-    if all(len(recipes) == 1 for recipes in recipes_of(records).values()):
+def several_recipes(cells: Cells) -> str:
+    """Return a sentence for the caption if a network has several recipes, else nothing."""
+    if (cells.rows.groupby("architecture")["recipe"].nunique() == 1).all():
         return ""
     return " Of a network with several recipes, a replicate's value is their mean."
 
 
 def fork_label(name: str) -> str:
-    """A fork in titles and legends."""
-    return name if name == INDEPENDENT else f"fork {name}"
+    """Return a fork as printed in titles and legends."""
+    return name if Fork.parse(name).epoch is None else f"fork {name}"
 
 
-Clouds = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
-"""Architecture -> name of a series -> its points."""
-
-
-# --- single cells: a row for each architecture, a column for each fork -------------------------------
+# --- example cells: a row for each architecture, a column for each fork ----------------------------
 
 
 def cell_panels(
     cells: Grid, forks: Sequence[str], *, width: float, height: float, share: Any = True
 ) -> tuple[Figure, Any]:
-    """A panel for each cell, sizes in inches; axes `[architectures, forks]`."""
-    return of_single_cells(cells, *panels(len(cells), len(forks), width=width, height=height, sharex=share))
+    """Return a figure and its axes `[architectures, forks]`; sizes of a panel in inches."""
+    return note_example(cells, *panels(len(cells), len(forks), width=width, height=height, sharex=share))
 
 
-def of_single_cells(cells: Grid, figure: Figure, axes: Any) -> tuple[Figure, Any]:
-    """Say on a figure of single cells which they are, and that they are one replicate."""
-    figure.suptitle(f"{of_shift(cells)}, n = 1", fontsize=8, x=0.01, ha="left")
+def note_example(cells: Grid, figure: Figure, axes: Any) -> tuple[Figure, Any]:
+    """Print on a figure which single cells it shows."""
+    figure.suptitle(f"{example_text(cells)}, n = 1", fontsize=8, x=0.01, ha="left")
     return figure, axes
 
 
+def example_text(cells: Grid) -> str:
+    """Return the shift and replicate of the cells."""
+    record = next(iter(next(iter(cells.values())).values()))
+    return f"shift {shift_label(record)}, replicate {record.replicate}"
+
+
 def on_panels(axes: Any, cells: Grid, forks: Sequence[str]) -> list[tuple[Any, Record]]:
-    """Panel and record of every cell that there is; the other panels are blanked."""
+    """Return the panel and record of every cell, and hide the other panels."""
     found = []
     for row, by_fork in zip(axes, cells.values(), strict=True):
         for axis, fork in zip(row, forks, strict=True):
@@ -212,7 +196,7 @@ def on_panels(axes: Any, cells: Grid, forks: Sequence[str]) -> list[tuple[Any, R
 
 
 def label_panels(axes: Any, cells: Grid, forks: Sequence[str], x: str, y: str) -> None:
-    """Name columns, rows and axes."""
+    """Label columns, rows and axes."""
     for axis, fork in zip(axes[0], forks, strict=True):
         axis.set_title(fork_label(fork))
     for axis in axes[-1]:
@@ -223,26 +207,37 @@ def label_panels(axes: Any, cells: Grid, forks: Sequence[str], x: str, y: str) -
 
 
 def images_of(cells: Grid, name: str) -> int:
-    """How many images a further measure of the cells was taken on."""
-    n = further(next(iter(next(iter(cells.values())).values())), name)["n"]
+    """Return the number of images of an analysis."""
+    n = analysis(next(iter(next(iter(cells.values())).values())), name)["n"]
     return int(n["train"] if isinstance(n, dict) else n)
 
 
 # --- a panel for each architecture -----------------------------------------------------------------
 
 
-def cloud_panels(clouds: Clouds, series: Mapping[str, str], ylabel: str) -> tuple[Figure, Any]:
-    """Points of every architecture; `series`: name of a group of them -> its label."""
-    columns = min(len(clouds), 2)
-    figure, axes = panels(-(-len(clouds) // columns), columns, width=3.6, height=2.6)
-    for axis, (name, groups) in zip(axes.flat, clouds.items(), strict=False):
-        for k, (group, label) in enumerate(series.items()):
-            x, y = np.array(groups.get(group, [])).reshape(-1, 2).T
-            axis.plot(x, y, label=label, **{**line(k), "linestyle": "none"}, alpha=0.8)
+def cloud_panels(
+    cells: pd.DataFrame, x: str, y: str, series: Mapping[str, str], by: str
+) -> tuple[Figure, Any]:
+    """Draw the columns `x` and `y` in percent, a point per cell.
+
+    Args:
+        cells: with the columns `architecture`, `x`, `y` and `by`.
+        x: a column of fractions.
+        y: a column of fractions.
+        series: value of the column `by` -> its name in the legend.
+        by: the column that tells series apart.
+    """
+    names = cells["architecture"].unique()
+    columns = min(len(names), 2)
+    figure, axes = panels(-(-len(names) // columns), columns, width=3.6, height=2.6)
+    for axis, name in zip(axes.flat, names, strict=False):
+        here = cells[cells["architecture"] == name]
+        for k, (value, label) in enumerate(series.items()):
+            points = here[here[by] == value]
+            style = {**line(k), "linestyle": "none"}
+            axis.plot(100 * points[x], 100 * points[y], label=label, **style, alpha=0.8)
         axis.set_title(name)
-    for row in axes:
-        row[0].set_ylabel(ylabel)
-    blank(axes, len(clouds))
+    blank(axes, len(names))
     legend_below(figure, axes)
     return figure, axes
 
