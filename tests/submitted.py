@@ -26,7 +26,8 @@ from lmcbench.leaderboard.files import encode_records, split_records
 from lmcbench.leaderboard.predictions_file import split_cells
 from lmcbench.results.record import Record, parse_record
 from lmcbench.results.run_folder import RunFolder
-from lmcbench.running.run import plan_run, run_plan
+from lmcbench.running.plan import plan_run
+from lmcbench.running.run import run_plan
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import load_suite

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from sklearn import datasets
 
 from lmcbench.results.run_folder import RunFolder
-from lmcbench.running.run import plan_run, run_plan
+from lmcbench.running.plan import plan_run
+from lmcbench.running.run import run_plan
 from lmcbench.spec.cells import expand
 from lmcbench.spec.shifts import Shift
 from lmcbench.spec.suite_files import parse_suite

@@ -12,7 +12,8 @@ from lmcbench.data.sources import open_dataset
 from lmcbench.errors import UserError
 from lmcbench.results.record import read_record
 from lmcbench.results.run_folder import RunFolder
-from lmcbench.running.run import plan_run, run_plan
+from lmcbench.running.plan import plan_run
+from lmcbench.running.run import run_plan
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import expand
 from lmcbench.spec.suite_files import parse_suite

@@ -10,8 +10,8 @@ from pathlib import Path
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.run_folder import RunFolder
-from lmcbench.running.run import plan_run, run_plan
-from lmcbench.running.tasks import Conditions
+from lmcbench.running.plan import Conditions, plan_run
+from lmcbench.running.run import run_plan
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite import Suite
 

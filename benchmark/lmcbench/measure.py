@@ -24,8 +24,8 @@ from lmcbench.ensemble.predictions import compare_predictions, softmax
 from lmcbench.errors import UserError, counted, unknown
 from lmcbench.machine import choose_device, compute_exactly
 from lmcbench.results.record import PairRecord, barrier_records, curve_records
-from lmcbench.running.analyses import Probed, names_of, take
-from lmcbench.running.evaluate import score_logits, stored_logits
+from lmcbench.running.analyses import AnalysisInput, analyze, select_analyses
+from lmcbench.running.splits import score_logits, to_stored
 from lmcbench.spec.architectures import parse_architecture
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint
@@ -80,7 +80,7 @@ def measure(request: Request, data_dir: Path | None = None, device: str = "auto"
     for split in request.splits:
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
-    names = names_of(request.measures)
+    names = select_analyses(request.measures)
     where = choose_device(device)
     compute_exactly(where)
     for path in (*request.checkpoints, *([] if request.fork is None else [request.fork])):
@@ -116,7 +116,7 @@ def measure(request: Request, data_dir: Path | None = None, device: str = "auto"
         if calibration is not None:
             for of_state, logits in zip(raw, network.logits(as_trained, pixels), strict=False):
                 of_state[name] = score_logits(logits, labels).model_dump()
-        stored = stored_logits(outputs[: len(states)])  # fp16, as in a run's records
+        stored = to_stored(outputs[: len(states)])  # fp16, as in a run's records
         ensemble[name] = compare_predictions(softmax(stored), labels.cpu().numpy())
         disagreement[name] = float((stored[0].argmax(-1) != stored[1].argmax(-1)).mean())
     pair = PairRecord(
@@ -128,10 +128,10 @@ def measure(request: Request, data_dir: Path | None = None, device: str = "auto"
         disagreement=disagreement,
         geometry=geometry(fork, a, b).to_json(),
     )
-    probed = Probed(model, a, b, fork, splits, calibration, request.alphas, device=where)
+    given = AnalysisInput(model, a, b, fork, splits, calibration, request.alphas, device=where)
     return {
         **pair.model_dump(),
-        **{name: take(name, probed) for name in names},
+        **{name: analyze(name, given) for name in names},
         "siblings": [
             {"splits": scores[i], "as_trained": None if calibration is None else raw[i]}
             for i in range(len(states))

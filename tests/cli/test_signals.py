@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,25 +18,60 @@ from lmcbench.results.record import read_record
 from lmcbench.running import workers
 
 REPLICATES = 100
-"""More than a pipe holds: what waits for workers must not keep the command from ending."""
+"""More than are done before the signal comes."""
 
-COMMAND = [sys.executable, "-m", "lmcbench", "run", "toy.toml", "--out", "r", "--jobs", "2"]
-COMMAND += ["--arch", "lmc_mlp", "--shift", "none", "--fork", "0", "--replicates", str(REPLICATES)]
+COMMAND = ["run", "toy.toml", "--out", "r", "--jobs", "2", "--arch", "lmc_mlp", "--shift", "none"]
+COMMAND += ["--fork", "0", "--replicates"]
+
+STUB = """
+import fcntl, os, sys, termios, time, types
+from pathlib import Path
+
+family = types.ModuleType("lmcbench.running.family")
+family.reopen_data = lambda task: True
+
+def run_family(task, dataset):
+    BODY
+    from builders import make_record
+    from lmcbench.results.run_folder import write_atomic
+    from lmcbench.running.plan import Finished
+
+    for cell in task.family.cells:
+        record = make_record(cell)
+        write_atomic(task.folder.record(cell.key), record.to_json())
+        yield Finished(record)
+        time.sleep(0.1)
+
+family.run_family = run_family
+sys.modules["lmcbench.running.family"] = family
+
+if __name__ == "__main__":
+    from lmcbench.cli import main
+
+    if os.isatty(0):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    main()
+"""
+"""The command, whose workers write made-up records: they start without torch, in a tenth of the time."""
 
 
-def heard():
-    """As a shell's foreground job: what runs the tests may ignore these, and so would what they start."""
+def default_signals():
+    """As in a shell's foreground job: what runs the tests may ignore these, and children inherit that."""
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(signum, signal.SIG_DFL)
 
 
-def started(tmp_path, command=COMMAND, **options):
+def started(tmp_path, replicates=REPLICATES, body="pass", **streams):
     (tmp_path / "toy.toml").write_text(SUITE_TOML)
+    (tmp_path / "stubbed.py").write_text(STUB.replace("BODY", body))
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        command,
+        [sys.executable, "stubbed.py", *COMMAND, str(replicates)],
         cwd=tmp_path,
         start_new_session=True,
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": heard} | options,
+        preexec_fn=default_signals,
+        env=os.environ | {"PYTHONPATH": path},
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams,
     )
 
 
@@ -58,7 +94,7 @@ def test_a_run_that_is_told_to_end_keeps_what_is_finished(tmp_path, signum):
     assert process.returncode == 130
     [said] = errors.decode().splitlines()
     assert said.startswith("Interrupted. ")
-    assert f" of {REPLICATES} cells are finished and kept in r; the same command goes on" in said
+    assert f" of {REPLICATES} cells are finished and kept in r; run the same command again" in said
     assert 1 <= kept(tmp_path) < REPLICATES
 
 
@@ -81,7 +117,7 @@ def test_a_worker_that_is_told_again_ends_in_order():
             os.kill(os.getpid(), signal.SIGTERM)
             tidied.append("whole")
 
-    before = signal.signal(signal.SIGTERM, workers._leave)
+    before = signal.signal(signal.SIGTERM, workers._exit_once)
     try:
         with pytest.raises(SystemExit, match="143"):
             told()
@@ -92,17 +128,7 @@ def test_a_worker_that_is_told_again_ends_in_order():
 
 def test_a_closed_terminal_ends_a_run_in_order(tmp_path):
     ours, theirs = pty.openpty()
-    script = (
-        "import fcntl, sys, termios\n"
-        "from lmcbench.cli import main\n"
-        "if __name__ == '__main__':\n"
-        "    fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-        f"    sys.argv[1:] = {COMMAND[3:]!r}\n"
-        "    main()\n"
-    )
-    (tmp_path / "started.py").write_text(script)
-    streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
-    process = started(tmp_path, [sys.executable, "started.py"], **streams)
+    process = started(tmp_path, **dict.fromkeys(("stdin", "stdout", "stderr"), theirs))
     os.close(theirs)
     said = b""
     while b"| replicate" not in said:
@@ -154,26 +180,16 @@ def test_what_is_ignored_stays_ignored(lmcbench, monkeypatch, signum):
     assert signal.getsignal(signum) is signal.SIG_IGN
 
 
-def test_a_network_that_ends_its_worker_is_said_to(tmp_path):
+def test_a_network_that_ends_its_worker_is_reported(tmp_path):
     """With code 0 as well, which would keep the parent waiting."""
-    (tmp_path / "leaves.py").write_text("def leaves(num_classes, in_chans):\n    raise SystemExit(0)\n")
-    command = [*COMMAND[: COMMAND.index("--arch")], "--arch", "leaves.py:leaves", "--recipe", "fast"]
-    process = started(tmp_path, [*command, "--shift", "none", "--fork", "0", "--replicates", "2"])
-    _, errors = process.communicate(timeout=60)
+    _, errors = (process := started(tmp_path, 2, "raise SystemExit(0)")).communicate(timeout=60)
     assert process.returncode == 5
     assert b"A worker process died (exit code 1)" in errors
 
 
 def test_a_worker_that_takes_its_time_to_end_does_not_complain(tmp_path):
-    """Told by its parent, which has all that it waited for, while libraries tidy up behind it."""
-    (tmp_path / "slow.py").write_text(
-        "import atexit, multiprocessing, time\nfrom torch import nn\n"
-        "if multiprocessing.parent_process() is not None:\n    atexit.register(time.sleep, 3)\n"
-        "def net(num_classes, in_chans, img_size):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(in_chans * img_size**2, num_classes))\n"
-    )
-    command = [*COMMAND[: COMMAND.index("--arch")], "--arch", "slow.py:net", "--recipe", "fast"]
-    process = started(tmp_path, [*command, "--shift", "none", "--fork", "0", "--replicates", "2"])
+    """The parent terminates it when all records are there, while libraries clean up behind it."""
+    process = started(tmp_path, 2, "import atexit; atexit.register(time.sleep, 1)")
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, kept(tmp_path)) == (0, 2)
     assert "Traceback" not in errors.decode()

@@ -7,7 +7,7 @@ import pytest
 from builders import toy_suite
 from lmcbench.calibrate import conditions, narrowed, repeat_runs
 from lmcbench.errors import UserError
-from lmcbench.running.tasks import Conditions
+from lmcbench.running.plan import Conditions
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import load_suite
 

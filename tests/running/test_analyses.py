@@ -15,8 +15,9 @@ from lmcbench.data.sources import open_dataset
 from lmcbench.errors import UserError
 from lmcbench.results.record import read_record
 from lmcbench.results.run_folder import RunFolder
-from lmcbench.running.analyses import LAYER_ALPHAS, MEASURES, names_of
-from lmcbench.running.run import plan_run, run_plan
+from lmcbench.running.analyses import ANALYSES, LAYER_ALPHAS, select_analyses
+from lmcbench.running.plan import plan_run
+from lmcbench.running.run import run_plan
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import parse_suite
@@ -106,7 +107,7 @@ def without(content: bytes, names) -> bytes:
 def test_measures_are_on_the_probe_cells_and_only_there(measured):
     for record in records(measured).values():
         held = record.pairs[0].model_extra
-        assert list(held) == (list(MEASURES) if record.shift.name == "label-skew" else [])
+        assert list(held) == (list(ANALYSES) if record.shift.name == "label-skew" else [])
         skipped = {name for name, found in held.items() if "skipped" in found}
         assert skipped == ({"plane"} if record.fork.name == "independent" and held else set())
         json.dumps(held, allow_nan=False)
@@ -123,7 +124,7 @@ def test_a_measure_added_later_changes_no_other_byte(measured, tmp_path):
     assert without(path.read_bytes(), ["repair"]) == plain
     repaired = path.read_bytes()
     work(tmp_path / "r", one, ["all"])
-    assert without(path.read_bytes(), [n for n in MEASURES if n != "repair"]) == repaired
+    assert without(path.read_bytes(), [n for n in ANALYSES if n != "repair"]) == repaired
     assert {p: p.read_bytes() for p in (tmp_path / "r" / "checkpoints").iterdir()} == files
     # whichever way it came about
     assert read_record(path).pairs[0].model_dump() == probed(measured)[0].pairs[0].model_dump()
@@ -139,7 +140,7 @@ def test_probe_cells_train_as_any_other(measured, tmp_path):
     assert not list((tmp_path / "r" / "checkpoints").glob("*-step*"))
     plain, rich = records(tmp_path / "r"), records(measured)
     for key, record in plain.items():
-        again = json.loads(without(rich[key].to_json().encode(), MEASURES))
+        again = json.loads(without(rich[key].to_json().encode(), ANALYSES))
         for part in ("siblings", "pairs", "ensemble", "soup", "evidence", "views_digest", "seeds"):
             assert json.loads(record.to_json())[part] == again[part]
 
@@ -258,16 +259,16 @@ def test_reasons_where_a_measure_cannot_be_taken(measured, tmp_path):
     shutil.copytree(measured, root)
     record, _ = probed(root)
     path = root / "records" / f"{record.key}.json"
-    path.write_bytes(without(path.read_bytes(), MEASURES))
+    path.write_bytes(without(path.read_bytes(), ANALYSES))
     for snapshot in (root / "checkpoints").glob(f"{record.key}-*-step{PER_EPOCH}.safetensors"):
         snapshot.unlink()
     one = Selection(architectures=["lmc_mlp*"], shifts=["label-skew"], forks=["1"], replicates=range(1))
     work(root, one, ["landscape"])
     found = read_record(path).pairs[0].model_extra["landscape"]
-    assert found == {"skipped": "The siblings' states on the way were not stored."}
+    assert found == {"skipped": "The siblings' snapshots are not stored."}
     RunFolder(root).sibling(record.key, 0).unlink()
     before = path.read_bytes()
-    with pytest.raises(UserError, match=f"weights of cell {record.key} are not in .* Remove its record"):
+    with pytest.raises(UserError, match=f"weights of cell {record.key} are not in"):
         work(root, one, ["plane"])
     assert path.read_bytes() == before
 
@@ -276,15 +277,13 @@ def test_what_is_asked_for_must_exist(tmp_path):
     with pytest.raises(UserError, match=r"Unknown measure 'curvatur'\. Did you mean 'curvature'"):
         work(tmp_path / "r", MLP, ["curvatur"])
     only = Selection(architectures=["lmc_mlp*"], shifts=["none"])
-    with pytest.raises(
-        UserError, match=r"takes them on its probe cells: shifts label-skew; replicates 0 to 0"
-    ):
+    with pytest.raises(UserError, match=r"Probe cells of suite small: shifts label-skew; replicates 0 to 0"):
         work(tmp_path / "r", only, ["all"])
-    with pytest.raises(UserError, match="it names none"):
+    with pytest.raises(UserError, match="Probe cells of suite small: none"):
         work(tmp_path / "r", MLP, ["all"], probe="")
     assert not (tmp_path / "r").exists()
-    assert names_of(["plane", "curvature"]) == ("curvature", "plane")
-    assert names_of(["all"]) == tuple(MEASURES)
+    assert select_analyses(["plane", "curvature"]) == ("curvature", "plane")
+    assert select_analyses(["all"]) == tuple(ANALYSES)
 
 
 def test_features_along_the_line_begin_and_end_with_themselves(measured):

@@ -11,9 +11,9 @@ from lmcbench.results.run_folder import RunFolder
 from lmcbench.running import checkpointing as interim
 from lmcbench.running import train_family as family
 from lmcbench.running import train_family as fleet
-from lmcbench.running.checkpointing import Member
-from lmcbench.running.run import plan_run, run_plan
-from lmcbench.running.tasks import Conditions, Progress
+from lmcbench.running.plan import Conditions, Progress, plan_run
+from lmcbench.running.run import run_plan
+from lmcbench.running.siblings import Sibling
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import parse_suite
@@ -183,7 +183,7 @@ def test_storing_takes_its_share_of_the_time_at_most(tmp_path, monkeypatch):
     monkeypatch.setattr(interim, "INTERVAL", 10.0)
     monkeypatch.setattr(interim, "SHARE", 0.1)
     now = [0.0]
-    kept = interim.Interim(RunFolder(tmp_path), "family", "how", clock=lambda: now[0])
+    kept = interim.TrainingCheckpoints(RunFolder(tmp_path), "family", "how", clock=lambda: now[0])
     kept.took = 5.0
     now[0] = 49.0
     kept.store([])
@@ -209,9 +209,9 @@ def test_short_trainings_may_end_before_a_late_fork(tmp_path):
 @pytest.mark.parametrize("changed", ["data", "device", "network"])
 def test_what_else_changes_a_network_is_in_the_name_of_its_file(changed, tmp_path):
     """Data that no suite pins, the kind of device, and code beside a user's network are in no key."""
-    how = family._how("reference", bench())
-    assert family._how("reference", bench()) == how
-    assert family._how("reference", bench(changed)) != how
+    how = family._conditions("reference", bench())
+    assert family._conditions("reference", bench()) == how
+    assert family._conditions("reference", bench(changed)) != how
 
 
 def bench(changed=None):
@@ -238,13 +238,13 @@ def test_states_on_the_way_are_kept_for_a_cell_that_is_asked_for_later(tmp_path)
 
 def test_a_trunk_taken_up_twice_keeps_its_time_and_losses(tmp_path):
     """It was stored from its beginning, is at a later fork since, and is stored again from there."""
-    member = Member("trunk", 0, 40, 40, None, 0, None)
+    member = Sibling("trunk", 0, 40, 40, None, 0, None)
     member.state = TrainState({"w": torch.ones(2)}, {}, {})
     member.losses, member.at, member.seconds = [torch.arange(30.0)], 30, 30.0
-    kept = interim.Interim(RunFolder(tmp_path), "family", "how")
+    kept = interim.TrainingCheckpoints(RunFolder(tmp_path), "family", "how")
     kept.store([member])
     for at in (30, 36):
-        again = Member("trunk", 20, 40, 40, None, 0, None)
+        again = Sibling("trunk", 20, 40, 40, None, 0, None)
         kept.resume(again, 40)
         assert again.at == at
         assert again.seconds == pytest.approx(at - 20)
@@ -256,9 +256,9 @@ def test_a_trunk_taken_up_twice_keeps_its_time_and_losses(tmp_path):
 
 def test_storing_leaves_room_for_what_training_leaves(tmp_path, monkeypatch):
     """A network kept on its way must not take the room that was found for its weights."""
-    member = Member("m", 0, 40, 40, None, 0, None, TrainState({"w": torch.ones(250)}, {}, {}))
+    member = Sibling("m", 0, 40, 40, None, 0, None, TrainState({"w": torch.ones(250)}, {}, {}))
     member.losses, member.at = [torch.zeros(1)], 1
-    kept = interim.Interim(RunFolder(tmp_path), "family", "how", reserve=5000)
+    kept = interim.TrainingCheckpoints(RunFolder(tmp_path), "family", "how", reserve=5000)
     monkeypatch.setattr(interim.shutil, "disk_usage", lambda path: SimpleNamespace(free=6000))
     kept.store([member])
     assert interims(tmp_path) == []

@@ -22,8 +22,8 @@ from lmcbench.measure import Request, measure
 from lmcbench.results.record import read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running import analyses as probe
-from lmcbench.running.run import plan_run, run_plan
-from lmcbench.running.tasks import Conditions
+from lmcbench.running.plan import Conditions, plan_run
+from lmcbench.running.run import run_plan
 from lmcbench.spec.cells import expand
 from lmcbench.spec.suite_files import parse_suite
 from lmcbench.train.train_state import load_tensors

@@ -6,9 +6,9 @@ import pytest
 
 from lmcbench.errors import UserError
 from lmcbench.results.run_folder import RunFolder
-from lmcbench.running import disk_space as room
-from lmcbench.running import family as work
-from lmcbench.running.run import plan_run, run_plan
+from lmcbench.running import checkpointing, family
+from lmcbench.running.plan import plan_run
+from lmcbench.running.run import run_plan
 from lmcbench.spec.cells import expand
 from lmcbench.spec.suite_files import parse_suite
 
@@ -44,9 +44,10 @@ def test_what_training_leaves_is_foretold(tmp_path, monkeypatch):
     foretold, folder = [], RunFolder(tmp_path / "r")
 
     def asked(*arguments):
-        foretold.append(room.weights_bytes(*arguments))
+        foretold.append(checkpointing.check_disk_space(*arguments))
+        return foretold[-1]
 
-    monkeypatch.setattr(work, "check_room", asked)
+    monkeypatch.setattr(family, "check_disk_space", asked)
     run(folder)
     files = list((folder.root / "checkpoints").glob("*.safetensors"))
     assert {"trunk", "step"} <= {part.rstrip("0123456789") for f in files for part in f.stem.split("-")}
@@ -63,9 +64,9 @@ def test_what_training_leaves_is_foretold(tmp_path, monkeypatch):
 
 
 def test_a_disk_without_room_is_refused_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    monkeypatch.setattr(checkpointing.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     with pytest.raises(
-        UserError, match=r"r needs 6\.8 MB .* 8 cells of lmc_mlp, replicate 0; 1\.0 MB are free"
+        UserError, match=r"r needs 6\.8 MB of disk space .* 8 cells of lmc_mlp, replicate 0; 1\.0 MB are free"
     ):
         run(RunFolder(tmp_path / "r"))
     assert not (tmp_path / "r").exists()

@@ -10,7 +10,8 @@ from lmcbench.report.tables import run_table
 from lmcbench.results.frame import load_records
 from lmcbench.results.record import read_record
 from lmcbench.results.run_folder import RunFolder, find_records, read_records
-from lmcbench.running.run import plan_run, run_plan
+from lmcbench.running.plan import plan_run
+from lmcbench.running.run import run_plan
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import load_suite
@@ -55,8 +56,8 @@ def test_an_edited_file_is_refused_before_anything_is_trained(lmcbench, file, tm
     assert lmcbench("run", "digits", *arguments) == (
         2,
         "",
-        f"Error: run holds 1 cell of an earlier mine.py:mine with recipe linear (fingerprint {was}, now "
-        f"{now}); tables would average them with these. Run into another folder: --out DIR\n",
+        f"Error: run holds 1 cell of an earlier version of mine.py:mine with recipe linear (fingerprint "
+        f"{was}, now {now}). Tables would average both versions. Run into another folder: --out DIR\n",
     )
     assert contents(tmp_path / "run") == before
     # another recipe has a row of its own, and another folder is what the message asks for
@@ -96,7 +97,8 @@ def test_an_edited_neighbour_is_found_by_the_number_of_weights(file, tmp_path, m
     before = contents(tmp_path / "run")
     monkeypatch.setattr("width_of_mine.WIDTH", 4)
     with pytest.raises(
-        UserError, match=r"mine.py:mine has 310 parameters, its records in .*run 610: code beside mine.py"
+        UserError,
+        match=r"mine.py:mine has 310 parameters, but 610 in .*run: code imported by mine",
     ):
         run(file, tmp_path / "run", replicates=2)
     assert contents(tmp_path / "run") == before

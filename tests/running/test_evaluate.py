@@ -8,9 +8,10 @@ from lmcbench.data.dataset import Dataset, ImageSet
 from lmcbench.data.selection import select_stratified
 from lmcbench.data.transforms import apply_transform
 from lmcbench.results.run_folder import RunFolder, read_records
-from lmcbench.running.evaluate import LEAST, pinned_part
 from lmcbench.running.family_data import prepare
-from lmcbench.running.run import plan_run, run_plan
+from lmcbench.running.plan import plan_run
+from lmcbench.running.run import expand_views, run_plan
+from lmcbench.running.splits import LEAST, select_items
 from lmcbench.spec.cells import expand, families
 from lmcbench.spec.seeds import derive_seed
 from lmcbench.spec.suite_files import parse_suite
@@ -21,7 +22,7 @@ EVERYTHING = np.arange(1000)
 
 def test_where_every_view_is_shown_the_part_is_the_stratified_one():
     views = [EVERYTHING[::2], EVERYTHING[1::2]]
-    part = pinned_part(EVERYTHING, views, LABELS, 50)
+    part = select_items(EVERYTHING, views, LABELS, 50)
     np.testing.assert_array_equal(part, select_stratified(LABELS, 50))
 
 
@@ -30,7 +31,7 @@ def test_of_a_view_that_is_missed_ten_images_are_added_or_all_it_has(size):
     plain = select_stratified(LABELS, 50)
     small = np.setdiff1d(EVERYTHING, plain)[7::3][:size]
     views = [np.setdiff1d(EVERYTHING, small), small]
-    part = pinned_part(EVERYTHING, views, LABELS, 50)
+    part = select_items(EVERYTHING, views, LABELS, 50)
     assert np.isin(small, part).sum() == min(size, LEAST)
     assert len(part) == 50 + min(size, LEAST)
     np.testing.assert_array_equal(part, np.unique(part))
@@ -40,7 +41,7 @@ def test_of_a_view_that_is_missed_ten_images_are_added_or_all_it_has(size):
 def test_what_a_view_has_already_counts():
     plain = select_stratified(LABELS, 50)
     small = np.concatenate([plain[:4], np.setdiff1d(EVERYTHING, plain)[:30]])
-    part = pinned_part(EVERYTHING, [EVERYTHING, small], LABELS, 50)
+    part = select_items(EVERYTHING, [EVERYTHING, small], LABELS, 50)
     assert len(part) == 50 + LEAST - 4
     assert np.isin(small, part).sum() == LEAST
 
@@ -97,7 +98,7 @@ def test_tests_of_some_channels_take_no_pixels_and_show_what_the_transform_makes
     ]
     dataset = Dataset("colours", *splits, classes=tuple("abcdefghij"))
     [family] = families(expand(parse_suite(COLOURS.encode(), "colours.toml")))
-    bench = prepare(family, family.cells, dataset, torch.device("cpu"))
+    bench = prepare(family, expand_views([family], dataset)[0], dataset, torch.device("cpu"))
     items, everything = torch.arange(40), np.arange(40)
     assert {"channels-0", "channels-0+2", "rotate-15"} < bench.tests.keys()
     for name, shown in bench.tests.items():

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from lmcbench.data.batches import Feed
-from lmcbench.data.selection import select
-from lmcbench.data.sources import open_dataset
+from lmcbench.data.selection import open_suite_data
 from lmcbench.running.family_data import prepare
-from lmcbench.running.sibling import make_siblings
+from lmcbench.running.run import expand_views
+from lmcbench.running.siblings import make_siblings
 from lmcbench.spec.cells import expand, families
 from lmcbench.spec.suite_files import parse_suite
 
@@ -46,7 +46,9 @@ def batches(shift, augmentation=""):
     suite = parse_suite(SUITE.format(shift=shift, augmentation=augmentation).encode(), "seen.toml")
     [family] = families(expand(suite))
     [cell] = family.cells
-    bench = prepare(family, family.cells, select(open_dataset("digits"), suite.data), torch.device("cpu"))
+    dataset = open_suite_data(suite)
+    views = expand_views([family], dataset)[0]
+    bench = prepare(family, views, dataset, torch.device("cpu"))
     members = make_siblings(family, cell, bench)
     feed = Feed(bench.train, [m.stream for m in members], cell.recipe.augmentation)
     found = []

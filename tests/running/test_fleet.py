@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from lmcbench.running import train_family as fleet
-from lmcbench.running.train_family import PIECE, Fleet
+from lmcbench.running.train_family import CHUNK_S, Fleet
 from lmcbench.spec.recipe import Recipe
 
-BENCH = SimpleNamespace(device=torch.device("cpu"), train=None)
+HOST = torch.device("cpu")
+BENCH = SimpleNamespace(device=HOST, train=None)
 RECIPE = Recipe(lr=0.1, batch_size=8, epochs=1)
 
 
@@ -38,9 +39,9 @@ def clocked(monkeypatch):
 @pytest.mark.parametrize(
     ("step", "pieces"),
     [
-        (PIECE / 8, [1, 4, 4, 1]),  # two members: four steps of both
-        (PIECE * 3, [1] * 10),  # never less than a step
-        (PIECE / 1000, [1, 9]),
+        (CHUNK_S / 8, [1, 4, 4, 1]),  # two members: four steps of both
+        (CHUNK_S * 3, [1] * 10),  # never less than a step
+        (CHUNK_S / 1000, [1, 9]),
     ],
 )
 def test_pieces_are_as_long_as_they_take(clocked, step, pieces):
@@ -55,11 +56,11 @@ def test_pieces_are_as_long_as_they_take(clocked, step, pieces):
 
 
 def test_the_reference_engine_trains_one_after_the_other(clocked):
-    done = clocked(lambda members: PIECE / 4)
+    done = clocked(lambda members: CHUNK_S / 4)
     two = members(2)
     assert list(Fleet("reference", RECIPE, BENCH).train(two, 5, 15)) == [1, 4, 4, 1, 4, 4, 2]
     assert done == [(5, 6), (6, 10), (10, 14), (14, 15), (5, 9), (9, 13), (13, 15)]
-    assert [m.seconds for m in two] == pytest.approx([10 * PIECE / 4] * 2)
+    assert [m.seconds for m in two] == pytest.approx([10 * CHUNK_S / 4] * 2)
 
 
 @pytest.mark.parametrize(("engine", "most"), [("reference", 1), ("stacked", 3)])
@@ -68,7 +69,7 @@ def test_states_wait_in_the_hosts_memory(clocked, engine, most):
     there, held = torch.device("meta"), []
 
     class State:
-        def __init__(self, device=fleet._HOST):
+        def __init__(self, device=HOST):
             self.device = device
 
         def to(self, device):
@@ -79,12 +80,12 @@ def test_states_wait_in_the_hosts_memory(clocked, engine, most):
     def seconds(members):
         assert all(member.state.device == there for member in members)
         held.append(sum(member.state.device == there for member in some))
-        return PIECE
+        return CHUNK_S
 
     clocked(seconds)
     list(Fleet(engine, RECIPE, SimpleNamespace(device=there, train=None)).train(some, 0, 4))
     assert max(held) == most
-    assert all(member.state.device == fleet._HOST for member in some)
+    assert all(member.state.device == HOST for member in some)
 
 
 @pytest.mark.parametrize("engine", ["stacked", "reference"])
@@ -94,11 +95,11 @@ def test_pieces_stay_short_where_other_members_go_on(clocked, engine, at_once):
     took = []
 
     def seconds(members):
-        took.append((1 if at_once else len(members)) * PIECE / 50)
+        took.append((1 if at_once else len(members)) * CHUNK_S / 50)
         return took[-1]
 
     done = clocked(seconds)
     together = Fleet(engine, RECIPE, BENCH)
     for count in (1, 20, 1):
         list(together.train(members(count), 0, 400))
-    assert max((last - first) * t for (first, last), t in zip(done, took, strict=True)) <= PIECE * 1.001
+    assert max((last - first) * t for (first, last), t in zip(done, took, strict=True)) <= CHUNK_S * 1.001

@@ -6,13 +6,13 @@ import torch
 
 from lmcbench.connect.interpolation import scores_from_logits
 from lmcbench.ensemble.predictions import softmax
-from lmcbench.running.evaluate import score_logits, stored_logits
+from lmcbench.running.splits import score_logits, to_stored
 
 
 def test_logits_beyond_half_precision_are_kept_with_their_probabilities():
     """Cut off at 65504, two classes would be as likely as each other and the lowest be predicted."""
     logits = torch.tensor([[7e4, 8e4, 0.0], [1.0, 3.0, 2.0], [-1e6, -1e6 + 1, -1e6 + 0.5]])
-    kept = stored_logits(logits)
+    kept = to_stored(logits)
     assert kept.dtype == np.float16
     assert np.isfinite(kept).all()
     assert kept.argmax(-1).tolist() == [1, 1, 1]

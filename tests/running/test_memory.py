@@ -18,8 +18,9 @@ from lmcbench.connect.blending import states_per_chunk
 from lmcbench.connect.interpolation import chunk_points, trace_path
 from lmcbench.results.run_folder import RunFolder, read_records
 from lmcbench.running import analyses as probe
-from lmcbench.running import cell_measures as cell
-from lmcbench.running.run import plan_run, run_plan
+from lmcbench.running import evaluate as cell
+from lmcbench.running.plan import plan_run
+from lmcbench.running.run import run_plan
 from lmcbench.spec.cells import expand
 from lmcbench.spec.suite_files import parse_suite
 
@@ -125,7 +126,7 @@ def test_a_run_does_not_see_how_many_states_are_held(tmp_path, held) -> None:
 
 MEASURES = {
     "path": lambda m, f, a, b, s: trace_path(m, a, b, {"t": s}, 21),
-    "features": lambda m, f, a, b, s: probe.features(probe.Probed(m, a, b, None, {"t": s}, None, 21)),
+    "features": lambda m, f, a, b, s: probe.features(probe.AnalysisInput(m, a, b, None, {"t": s}, None, 21)),
     "plane": lambda m, f, a, b, s: landscape.plane(m, f, a, b, s, 13),
     "layers": lambda m, f, a, b, s: layers.layerwise(m, a, b, s, 21),
     "repair": lambda m, f, a, b, s: repair.repair_path(m, a, b, {"t": s}, s[0], 21),

@@ -1,36 +1,36 @@
 """What a run says where no bar shows how far it is."""
 
-from lmcbench.running.progress import SILENCE, Pulse
+from lmcbench.running.progress import SILENCE, ProgressLines
 
 
 def test_a_run_speaks_after_a_silence_only():
     now = [100.0]
-    pulse = Pulse(2, lambda: now[0])
+    lines = ProgressLines(2, lambda: now[0])
     now[0] += SILENCE - 1
-    assert pulse.line(2.5, 10) is None
+    assert lines.line(2.5, 10) is None
     now[0] += 1
-    assert pulse.line(2.5, 10) == "2.5 of 10 cells after 0:01:00, about 0:15:00 left"  # 7.5 at 0.5 a minute
-    assert pulse.line(3.0, 10) is None
+    assert lines.line(2.5, 10) == "2.5 of 10 cells after 0:01:00, about 0:15:00 left"  # 7.5 at 0.5 a minute
+    assert lines.line(3.0, 10) is None
     now[0] += SILENCE - 1
-    pulse.speak()
+    lines.note_output()
     now[0] += 1
-    assert pulse.line(4.0, 10) is None
+    assert lines.line(4.0, 10) is None
     now[0] += SILENCE
-    assert pulse.line(6.0, 10) == "6.0 of 10 cells after 0:03:00, about 0:03:00 left"
+    assert lines.line(6.0, 10) == "6.0 of 10 cells after 0:03:00, about 0:03:00 left"
 
 
 def test_nothing_done_has_no_time_left():
     now = [0.0]
-    pulse = Pulse(3, lambda: now[0])
+    lines = ProgressLines(3, lambda: now[0])
     now[0] = 3600.4
-    assert pulse.line(3.0, 4) == "3.00 of 4 cells after 1:00:00"
+    assert lines.line(3.0, 4) == "3.00 of 4 cells after 1:00:00"
 
 
 def test_a_long_run_speaks_less_often():
     now = [0.0]
-    pulse = Pulse(0, lambda: now[0])
+    lines = ProgressLines(0, lambda: now[0])
     spoken = 0
     for _ in range(24 * 60):
         now[0] += 60
-        spoken += pulse.line(1.0, 2) is not None
+        spoken += lines.line(1.0, 2) is not None
     assert 60 < spoken < 100

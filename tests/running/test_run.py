@@ -23,9 +23,9 @@ from lmcbench.results.frame import load_records
 from lmcbench.results.record import read_record
 from lmcbench.results.run_folder import RunFolder, read_records
 from lmcbench.running import train_family as fleet
-from lmcbench.running.family import run_task
-from lmcbench.running.run import plan_run, run_plan
-from lmcbench.running.tasks import Finished, Progress, Task
+from lmcbench.running.family import reopen_data
+from lmcbench.running.plan import Finished, Progress, Task, plan_run
+from lmcbench.running.run import run_plan
 from lmcbench.spec.cells import Selection, expand, families
 from lmcbench.spec.recipe import ENGINES
 from lmcbench.spec.suite_files import load_suite, parse_suite
@@ -104,7 +104,7 @@ def test_exactly_the_announced_cells(whole):
     announced = {cell.key for cell in expand(suite())}
     assert len(announced) == 2 * 3 * 3
     assert {p.stem for p in (root / "records").iterdir()} == announced
-    assert {e.key for e in events if isinstance(e, Finished)} == announced
+    assert {e.record.key for e in events if isinstance(e, Finished)} == announced
     assert sum(e.cells for e in events if isinstance(e, Progress)) == pytest.approx(len(announced))
 
 
@@ -290,7 +290,7 @@ def test_a_torn_record_and_a_lost_checkpoint_are_made_again(whole, tmp_path):
     os.utime(killed, (0, 0))
     events = work(suite(), tmp_path / "r", Selection(architectures=["lmc_mlp*"]))
     assert not killed.exists()
-    assert {e.key for e in events if isinstance(e, Finished)} == {torn.stem, lost.stem}
+    assert {e.record.key for e in events if isinstance(e, Finished)} == {torn.stem, lost.stem}
     expected = measures(root)
     assert measures(tmp_path / "r") == {k: expected[k] for k in measures(tmp_path / "r")}
 
@@ -656,10 +656,9 @@ def test_data_of_one_name_are_opened_anew_by_each_run_and_stay_what_they_were_du
     assert len(set(seen)) == 2
     write_pets(tmp_path / "b", 2)
     [only] = families(cells)
-    task = Task(only, RunFolder(tmp_path / "r"), None, "cpu", data=tuple(seen))
+    task = Task(only, RunFolder(tmp_path / "r"), {}, "cpu", data=tuple(seen))
     with pytest.raises(UserError, match=r"Data set ./pets was changed since the run began"):
-        list(run_task(task))
-    assert not (tmp_path / "r").exists()
+        reopen_data(task)
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_written(whole, tmp_path):
@@ -730,9 +729,9 @@ def test_siblings_leave_no_trunk_of_another_engine(tmp_path):
     code, _, err = cli(*one, "--shift", "label-skew", "--fork", "1")
     assert code == 2
     assert (
-        "holds the trunk of lmc_mlp(depth=1,width=16), replicate 0, by the reference engine on cpu; its "
-        "siblings would be by the stacked engine on cpu, and their records would not tell. Go on with "
-        "--engine reference --device cpu, or run into another folder: --out DIR"
+        "holds the trunk of lmc_mlp(depth=1,width=16), replicate 0, trained by the reference engine on cpu; "
+        "its siblings would be trained by the stacked engine on cpu. Resume with --engine reference "
+        "--device cpu, or run into another folder: --out DIR"
     ) in err
     assert measures(tmp_path / "r") == before
     # neither networks from step 0 nor independent ones have anything of it
@@ -765,8 +764,8 @@ def test_a_torn_trunk_that_is_needed_is_named(tmp_path):
     work(suite(), tmp_path / "r", other)
     (failed,) = (r for r in read_records(tmp_path / "r") if r.status == "failed")
     assert failed.shift.name == "label-skew"
-    assert f"TornError: checkpoints/{trunk.name} is torn" in failed.reason
-    assert "Remove it, and the trunk is trained again" in failed.reason
+    assert f"DamagedStateError: checkpoints/{trunk.name} is damaged" in failed.reason
+    assert "Remove it to train the trunk again" in failed.reason
     assert str(tmp_path) not in failed.reason
     trunk.unlink()
     work(suite(), tmp_path / "r", other)

@@ -15,8 +15,8 @@ from lmcbench.leaderboard.summary import summarize
 from lmcbench.results.frame import load_records
 from lmcbench.results.record import read_record
 from lmcbench.results.run_folder import RunFolder
-from lmcbench.running.run import plan_run, run_plan
-from lmcbench.running.tasks import Finished
+from lmcbench.running.plan import Finished, plan_run
+from lmcbench.running.run import run_plan
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import parse_suite
 from lmcbench.submission.verify import verify
@@ -211,7 +211,7 @@ def test_a_set_that_is_written_to_during_a_run_is_refused_by_the_next_family(pla
     cells = expand(suite, Selection(forks=["independent"], replicates=range(2)))
     folder, fog = RunFolder(out), data / "CIFAR-10-C" / "fog.npy"
     events = run_plan(plan_run(cells, folder), folder, data_dir=data, device="cpu", jobs=1)
-    kept = [next(event.key for event in events if isinstance(event, Finished))]
+    kept = [next(event.record.key for event in events if isinstance(event, Finished))]
     array = np.load(fog, mmap_mode="r+")
     array[:] = 255 - array
     array.flush()

@@ -11,7 +11,8 @@ from lmcbench.data.sources import open_dataset
 from lmcbench.data.transforms import apply_transform
 from lmcbench.errors import UserError
 from lmcbench.results.run_folder import RunFolder
-from lmcbench.running.run import plan_run, run_plan
+from lmcbench.running.plan import plan_run
+from lmcbench.running.run import run_plan
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.seeds import Seeds
 from lmcbench.spec.shift_rules import by_class
@@ -85,8 +86,7 @@ def test_a_record_has_the_digest_of_transformed_bytes(tmp_path):
     [
         (
             {"batch": 150},
-            "Suite misfit, shift same-half, replicate 0: a sibling sees 120 images, which hold no full batch "
-            r"of recipe large \(150 images\), that lmc_mlp is trained with",
+            "shift same-half, replicate 0: a sibling sees 120 images, which is no full batch of recipe large",
         ),
         (
             {"shift": '{ name = "channels", params = { groups = "0/1" } }'},

@@ -23,7 +23,8 @@ from lmcbench.leaderboard.submission_file import read_submission
 from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.record import read_record
 from lmcbench.results.run_folder import RunFolder
-from lmcbench.running.run import plan_run, run_plan
+from lmcbench.running.plan import plan_run
+from lmcbench.running.run import run_plan
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.submission import submit as enclosures

@@ -81,9 +81,9 @@ def run(
     stopped; asking for more extends the run.
     """
     from lmcbench.results.run_folder import RunFolder
+    from lmcbench.running.plan import by_engine, plan_run
     from lmcbench.running.progress import RunView
-    from lmcbench.running.run import plan_run, run_plan
-    from lmcbench.running.tasks import by_engine
+    from lmcbench.running.run import run_plan
     from lmcbench.spec.cells import Selection, expand, parse_replicates
     from lmcbench.spec.suite_files import load_suite
 
@@ -103,10 +103,10 @@ def run(
         from lmcbench.catalogue import needed_data
         from lmcbench.data.listing import describe_location
 
-        view.expect({name: describe_location(name, data_dir) for name in needed_data(chosen)})
+        view.estimate({name: describe_location(name, data_dir) for name in needed_data(chosen)})
         return
     try:
-        with view.progress():
+        with view.bar:
             for event in run_plan(
                 plan,
                 folder,

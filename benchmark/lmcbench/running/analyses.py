@@ -1,4 +1,4 @@
-"""The measures that explain a barrier: one table, name -> what is computed from two siblings' states."""
+"""Analyses that explain a barrier (`--measure`): a table of functions of two siblings' states."""
 
 from __future__ import annotations
 
@@ -25,36 +25,49 @@ from lmcbench.connect.weight_matching import align as aligned_to
 from lmcbench.ensemble.cka import cka_matrix, linear_cka
 from lmcbench.errors import UserError, unknown
 from lmcbench.results.curves import Array, Curve
-from lmcbench.running.stored_states import Passage
+from lmcbench.train.train_state import Tensors
 
-Found = dict[str, Any]
-"""What a measure leaves in the record: plain JSON values, or `skipped` with the reason."""
+Result = dict[str, Any]
+"""Values of an analysis in a record: plain JSON, or `skipped` with the reason."""
 
 SEED = 0
-"""Of the random vectors that traces and eigenvalues start from: every network meets the same ones."""
+"""Seed of the random vectors for traces and eigenvalues, the same for every network."""
 EIGENVALUES, STEPS, TOLERANCE, PROBES = 2, 30, 0.01, 10
-"""Of the Hessian; the tolerance is the residual, relative to the largest eigenvalue."""
+"""For the Hessian; the tolerance bounds the residual relative to the largest eigenvalue."""
 EPOCH_ALPHAS, LAYER_ALPHAS = 11, 7
-"""Points of the curves of which there are many."""
+"""Points of curves taken at every snapshot, and of every layer."""
 PLANE_SIZE = 13
-"""Points a side."""
+"""Points per side of the plane."""
 
 
 @dataclass(frozen=True)
-class Probed:
-    """Two siblings and what they are measured on.
+class Snapshot:
+    """The siblings of a cell at one logged step of their training.
 
     Attributes:
-        model: their network; it stays as it is.
+        step: optimizer steps since the beginning of training, the trunk's included.
+        states: one per sibling.
+    """
+
+    step: int
+    states: list[Tensors]
+
+
+@dataclass(frozen=True)
+class AnalysisInput:
+    """Two siblings and the images to analyse them on.
+
+    Attributes:
+        model: their network, which is not modified.
         a: state of the first.
         b: state of the second.
-        fork: the state they left; None for independent networks.
-        splits: the pinned images, by name of their split; curvature and layers are taken on the first.
-        calibration: images for normalisation statistics; None: blended as they are.
+        fork: the trunk's state at the fork; None for independent networks.
+        splits: images and labels by name of the split; curvature, layers and plane use the first.
+        calibration: images for normalisation statistics; None: statistics are blended.
         alphas: points of fine curves.
-        trail: both on their way from the fork, its end included; None where they were not stored.
+        snapshots: both siblings from the fork to the end of training; None if they were not stored.
         per_epoch: steps of an epoch.
-        shifted: the pinned test images through every evaluation shift, by name of the split.
+        shifted: the test images under every evaluation shift, by name of the split.
         device: where to compute.
     """
 
@@ -65,53 +78,53 @@ class Probed:
     splits: Mapping[str, Split]
     calibration: Tensor | None
     alphas: int
-    trail: Sequence[Passage] | None = None
+    snapshots: Sequence[Snapshot] | None = None
     per_epoch: int = 1
     device: torch.device | None = None
     shifted: Mapping[str, Split] = field(default_factory=dict)
 
     @property
     def first(self) -> tuple[str, Split]:
-        """The split that curvature and layers are taken on."""
+        """The first split with its name."""
         return next(iter(self.splits.items()))
 
     @property
-    def images(self) -> Tensor:
+    def repair_images(self) -> Tensor:
         """Images for the repair of statistics, which every network can have."""
         return self.first[1][0] if self.calibration is None else self.calibration
 
 
-def take(name: str, probed: Probed) -> Found:
-    """One measure; where it cannot be taken, the reason.
+def analyze(name: str, given: AnalysisInput) -> Result:
+    """Return the result of one analysis, or the reason why it is not possible.
 
     Raises:
-        UserError: for a name that is not in the table.
+        UserError: for an unknown name.
     """
-    if name not in MEASURES:
-        raise unknown("measure", name, [*MEASURES, "all"])
+    if name not in ANALYSES:
+        raise unknown("measure", name, [*ANALYSES, "all"])
     try:
-        return MEASURES[name](probed)
+        return ANALYSES[name](given)
     except UserError as error:
         return {"skipped": str(error)}
 
 
-def names_of(asked: Sequence[str]) -> tuple[str, ...]:
-    """The measures that are asked for, `all` being all of them, in the order of the table.
+def select_analyses(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the analyses in `names`, where `all` selects every one, in the order of the table.
 
     Raises:
-        UserError: for a name that is not in the table.
+        UserError: for an unknown name.
     """
-    for name in asked:
-        if name not in MEASURES and name != "all":
-            raise unknown("measure", name, [*MEASURES, "all"])
-    return tuple(name for name in MEASURES if name in asked or "all" in asked)
+    for name in names:
+        if name not in ANALYSES and name != "all":
+            raise unknown("measure", name, [*ANALYSES, "all"])
+    return tuple(name for name in ANALYSES if name in names or "all" in names)
 
 
-# --- the measures --------------------------------------------------------------------------------
+# --- the analyses --------------------------------------------------------------------------------
 
 
-def curvature(p: Probed) -> Found:
-    """The measured curve, both second-order predictions, and the Hessian at ends and midpoint."""
+def curvature(p: AnalysisInput) -> Result:
+    """Return the curve, both second-order predictions, and the Hessian at the ends and the midpoint."""
     name, split = p.first
     curve = trace_path(p.model, p.a, p.b, {name: split}, p.alphas, p.calibration, device=p.device)[name]
     predicted, corrected = (
@@ -148,8 +161,8 @@ def curvature(p: Probed) -> Found:
     }
 
 
-def layers(p: Probed) -> Found:
-    """Each layer moved alone from either end with its prediction, and A becoming B layer by layer."""
+def layers(p: AnalysisInput) -> Result:
+    """Return curves and predictions where one layer moves alone, and where A becomes B layer by layer."""
     name, split = p.first
     paths = layer_paths(p.model, p.a, p.b, split, LAYER_ALPHAS, False, p.calibration, device=p.device)
     forward, backward = cumulative_paths(p.model, p.a, p.b, split, p.calibration, device=p.device)
@@ -171,13 +184,13 @@ def layers(p: Probed) -> Found:
     }
 
 
-def landscape(p: Probed) -> Found:
-    """The path curve between the siblings at every logged step, and how far they have come."""
-    if p.trail is None:
-        raise UserError("The siblings' states on the way were not stored.")
+def landscape(p: AnalysisInput) -> Result:
+    """Return the curve between the siblings at every snapshot, and the lengths of their ways so far."""
+    if p.snapshots is None:
+        raise UserError("The siblings' snapshots are not stored.")
     lengths = [0.0, 0.0]
     points = []
-    for before, here in pairwise([None, *p.trail]):
+    for before, here in pairwise([None, *p.snapshots]):
         assert here is not None
         a, b = here.states[:2]
         if before is not None:
@@ -204,11 +217,11 @@ def landscape(p: Probed) -> Found:
     }
 
 
-def plane(p: Probed) -> Found:
-    """Loss and error on the plane through the fork and both siblings."""
+def plane(p: AnalysisInput) -> Result:
+    """Return loss and error on the plane through the fork and both siblings."""
     if p.fork is None:
         raise UserError(
-            "Independent networks have no fork to span a plane with, and no other was given (measure --fork)."
+            "A plane needs a fork, which independent networks lack; give 'lmcbench measure' one by --fork."
         )
     name, split = p.first
     found = loss_plane(p.model, p.fork, p.a, p.b, split, PLANE_SIZE, p.calibration, device=p.device)
@@ -223,34 +236,36 @@ def plane(p: Probed) -> Found:
     }
 
 
-def repair(p: Probed) -> Found:
-    """The curves with statistics blended as they are, and repaired (reset, where they are BatchNorm's)."""
+def repair(p: AnalysisInput) -> Result:
+    """Return the curves with blended statistics, and repaired (Jordan et al., 2023)."""
     return _lines(
         blended=trace_path(p.model, p.a, p.b, p.splits, p.alphas, device=p.device),
-        repaired=repair_path(p.model, p.a, p.b, p.splits, p.images, p.alphas, device=p.device),
+        repaired=repair_path(p.model, p.a, p.b, p.splits, p.repair_images, p.alphas, device=p.device),
     )
 
 
-def align(p: Probed) -> Found:
-    """The curves to the second network with its units permuted to match the first's, and repaired too."""
+def align(p: AnalysisInput) -> Result:
+    """Return the curves to B with its units permuted to match A (Ainsworth et al., 2023), also repaired."""
     b = aligned_to(p.model, p.a, p.b)
     return {
         "distance_before": geometry(None, p.a, p.b).distance_ab,
         "distance": geometry(None, p.a, b).distance_ab,
         **_lines(
             aligned=trace_path(p.model, p.a, b, p.splits, p.alphas, p.calibration, device=p.device),
-            aligned_and_repaired=repair_path(p.model, p.a, b, p.splits, p.images, p.alphas, device=p.device),
+            aligned_and_repaired=repair_path(
+                p.model, p.a, b, p.splits, p.repair_images, p.alphas, device=p.device
+            ),
         ),
     }
 
 
-def features(p: Probed) -> Found:
-    """Linear CKA of penultimate features, of the siblings and of every point on the line with either end."""
+def features(p: AnalysisInput) -> Result:
+    """Return linear CKA of penultimate features between the siblings, and of every point with either end."""
     network = Network(p.model, p.device)
     grid, splits = alpha_grid(p.alphas), {**p.splits, **p.shifted}
 
     def at(alphas: Array) -> dict[str, list[Array]]:
-        """Each split's features at the points, `[n, d]` each."""
+        """Return each split's features at `alphas`, `[n, d]` each."""
         path = states_on_line(network, p.a, p.b, alphas)
         if p.calibration is not None:
             path = network.recalibrate(path, p.calibration)
@@ -266,7 +281,7 @@ def features(p: Probed) -> Found:
         for name, inner in at(alphas).items():
             to_a[name] += [linear_cka(f, ends[name][0]) for f in inner]
             to_b[name] += [linear_cka(f, ends[name][1]) for f in inner]
-    found: Found = {"alphas": grid.tolist(), "splits": {}}
+    found: Result = {"alphas": grid.tolist(), "splits": {}}
     for name, (images, _) in splits.items():
         (aa, ab), (_, bb) = cka_matrix(ends[name])
         found["splits"][name] = {
@@ -278,7 +293,7 @@ def features(p: Probed) -> Found:
     return found
 
 
-MEASURES: dict[str, Callable[[Probed], Found]] = {
+ANALYSES: dict[str, Callable[[AnalysisInput], Result]] = {
     "curvature": curvature,
     "layers": layers,
     "landscape": landscape,
@@ -292,16 +307,16 @@ MEASURES: dict[str, Callable[[Probed], Found]] = {
 # --- curves as JSON ------------------------------------------------------------------------------
 
 
-def _values(curve: Curve) -> Found:
+def _values(curve: Curve) -> Result:
     return {"loss": curve.loss.tolist(), "error": curve.error.tolist()}
 
 
-def _line(split: str, curve: Curve) -> Found:
+def _line(split: str, curve: Curve) -> Result:
     return {"split": split, "n": curve.n, "alphas": curve.alphas.tolist(), **_values(curve)}
 
 
-def _lines(**curves: Mapping[str, Curve]) -> Found:
-    """Curves of several kinds on the same splits."""
+def _lines(**curves: Mapping[str, Curve]) -> Result:
+    """Return curves of several kinds on the same splits."""
     one = next(iter(curves.values()))
     return {
         "n": {name: curve.n for name, curve in one.items()},
@@ -310,7 +325,7 @@ def _lines(**curves: Mapping[str, Curve]) -> Found:
     }
 
 
-def _switches(switches: CumulativePath) -> Found:
+def _switches(switches: CumulativePath) -> Result:
     return {
         "layers": list(switches.layers),
         "loss": switches.loss.tolist(),

@@ -1,4 +1,4 @@
-"""Write up a cell: what was asked, how it was trained and what was measured, as one record."""
+"""Build the record of a cell from what was asked, how it was trained and what was measured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lmcbench.results.record import (
     Status,
     SuiteRecord,
 )
-from lmcbench.running.cell_measures import Measured
+from lmcbench.running.evaluate import Evaluation
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.seeds import Seeds
 
@@ -27,7 +27,7 @@ from lmcbench.spec.seeds import Seeds
 def build_record(
     cell: Cell,
     training: Mapping[str, Any] | None,
-    measured: Measured | None,
+    evaluation: Evaluation | None,
     *,
     status: Status,
     reason: str | None,
@@ -36,82 +36,67 @@ def build_record(
     eval_s: float,
     device: torch.device,
 ) -> Record:
-    """The record of a cell, whether it was measured, diverged or failed.
+    """Return the record of a cell that was evaluated, diverged or failed.
 
     Args:
-        cell: what was asked for.
-        training: how its siblings were trained (`family.trained`); None where they were not.
-        measured: None where they diverged or failed.
-        status: how it came out.
-        reason: why it diverged or failed.
-        data: the data set, split by split.
-        evidence: where predictions and weights are kept.
-        eval_s: seconds that measuring took.
-        device: what it was computed on.
+        cell: the cell.
+        training: how its siblings were trained (`read_training`); None if they were not.
+        evaluation: None if the cell diverged or failed.
+        status: status of the record.
+        reason: why the cell diverged or failed.
+        data: the data set, split by split (`Dataset.identity`).
+        evidence: paths and hashes of predictions and weights.
+        eval_s: seconds of evaluation.
+        device: where it was evaluated.
     """
     architecture = cell.architecture
     how = training or {}
+    suite, protocol, checkpoint = cell.suite, cell.suite.protocol, cell.fork.checkpoint
+    seeds = Seeds.of(suite.name, suite.version, cell.replicate, suite.siblings)._asdict()
+    calibration: dict[str, Any] = {"n": protocol.calibration}
+    train_eval = {}
+    if evaluation is not None:
+        calibration = evaluation.calibration
+        train_eval = {} if evaluation.train_eval is None else {"train_eval": evaluation.train_eval}
     return Record(
         schema=SCHEMA,
         key=cell.key,
         status=status,
         reason=reason,
-        suite=SuiteRecord(**cell.suite.identity()),
+        suite=SuiteRecord(**suite.identity()),
         architecture=ArchitectureRecord(
             **architecture.identity(), source=architecture.source, params=how.get("params")
         ),
         recipe={"name": architecture.recipe, **cell.recipe.model_dump(mode="json")},
         shift=ShiftRecord(**cell.shift.identity()),
-        fork=_fork(cell, how),
+        fork=ForkRecord(
+            name=cell.fork.name,
+            epoch=_as_integer(cell.fork.epoch),
+            step=how.get("step"),
+            fraction=how.get("fraction"),
+            **({} if checkpoint is None else {"sha256": cell.fork.sha256}),
+        ),
         replicate=cell.replicate,
-        seeds=_seeds(cell),
+        seeds={role: list(seed) if isinstance(seed, tuple) else seed for role, seed in seeds.items()},
         data=data,
         views_digest=how.get("views_digest"),
         **({"views_pixels": how["views_pixels"]} if how.get("views_pixels") else {}),
-        protocol=_protocol(cell, measured),
-        siblings=measured.siblings if measured is not None else [],
-        pairs=measured.pairs if measured is not None else [],
-        ensemble=measured.ensemble if measured is not None else None,
-        soup=measured.soup if measured is not None else None,
-        functions=measured.functions if measured is not None else None,
-        noise=measured.noise if measured is not None else None,
+        protocol={"alphas": protocol.grid, "calibration": calibration, **train_eval},
+        siblings=evaluation.siblings if evaluation is not None else [],
+        pairs=evaluation.pairs if evaluation is not None else [],
+        ensemble=evaluation.ensemble if evaluation is not None else None,
+        soup=evaluation.soup if evaluation is not None else None,
+        functions=evaluation.functions if evaluation is not None else None,
+        noise=evaluation.noise if evaluation is not None else None,
         evidence=evidence,
         cost=None if training is None else _cost(training, eval_s, device),
         env={
             **{name: how.get(name) for name in ("engine", "fleet")},
-            # another than `device` where a run was cut off between training and measuring
+            # differs from `device` if a run was interrupted between training and evaluation
             "trained_on": how.get("device"),
             **_environment(device),
         },
     )
-
-
-def _fork(cell: Cell, how: Mapping[str, Any]) -> ForkRecord:
-    return ForkRecord(
-        name=cell.fork.name,
-        epoch=_whole(cell.fork.epoch),
-        step=how.get("step"),
-        fraction=how.get("fraction"),
-        **({} if cell.fork.checkpoint is None else {"sha256": cell.fork.sha256}),
-    )
-
-
-def _seeds(cell: Cell) -> dict[str, int | list[int]]:
-    """Every seed of the cell's replicate: a list by index, or one number (design 3.6)."""
-    suite = cell.suite
-    seeds = Seeds.of(suite.name, suite.version, cell.replicate, suite.siblings)
-    return {
-        role: list(value) if isinstance(value, tuple) else value for role, value in seeds._asdict().items()
-    }
-
-
-def _protocol(cell: Cell, measured: Measured | None) -> dict[str, Any]:
-    """How the cell was measured; where it was not, how it would have been."""
-    protocol = cell.suite.protocol
-    if measured is None:
-        return {"alphas": protocol.grid, "calibration": {"n": protocol.calibration}}
-    pinned = {} if measured.train_eval is None else {"train_eval": measured.train_eval}
-    return {"alphas": protocol.grid, "calibration": measured.calibration, **pinned}
 
 
 def _cost(training: Mapping[str, Any], eval_s: float, device: torch.device) -> CostRecord:
@@ -126,7 +111,7 @@ def _cost(training: Mapping[str, Any], eval_s: float, device: torch.device) -> C
 
 
 def _environment(device: torch.device) -> dict[str, Any]:
-    """Device, versions, and what may change the last bits."""
+    """Return the device, versions, and settings that may change the last bits."""
     cuda = device.type == "cuda"
     return {
         "device": device_name(device),
@@ -142,6 +127,5 @@ def _environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _whole(epoch: float | None) -> int | float | None:
-    """A whole epoch as an integer."""
+def _as_integer(epoch: float | None) -> int | float | None:
     return int(epoch) if epoch is not None and epoch == int(epoch) else epoch

@@ -1,192 +1,192 @@
-"""What is read off a network's logits, and how they are kept."""
+"""Evaluate a trained cell: curves, barriers, predictions, ensembles, geometry and noise."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from lmcbench.connect.blending import Stack
-from lmcbench.connect.interpolation import Scores, score_states, scores_from_logits
-from lmcbench.connect.network import Images, Network
-from lmcbench.data.selection import select_stratified
-from lmcbench.ensemble.predictions import expected_calibration_error, softmax
-from lmcbench.ensemble.rescore import Logits
-from lmcbench.results.curves import Array, Curve
-from lmcbench.results.record import Score
-from lmcbench.running.family_data import Seen, Workbench
+from lmcbench.connect.blending import Stack, State, average
+from lmcbench.connect.geometry import geometry
+from lmcbench.connect.gradient_noise import gradient_noise
+from lmcbench.connect.interpolation import alpha_grid, chunk_points, states_on_line
+from lmcbench.connect.network import Network
+from lmcbench.data.selection import select_calibration
+from lmcbench.ensemble.predictions import softmax
+from lmcbench.ensemble.rescore import Logits, measure_logits
+from lmcbench.ensemble.sub_ensembles import path_ensembles
+from lmcbench.errors import UserError
+from lmcbench.machine import give_back_memory
+from lmcbench.results.curves import Array, chord_area
+from lmcbench.results.record import PairRecord, Score, SiblingRecord, barrier_records, curve_records
+from lmcbench.results.run_folder import labels_name
+from lmcbench.running.family_data import FamilyData
+from lmcbench.running.splits import Splits, pass_line, pass_siblings, score_logits, to_stored
+from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell
-from lmcbench.spec.evaluation_shifts import EVALUATION
-from lmcbench.spec.shift_rules import Indices
+from lmcbench.spec.recipe import noise_scale
 
-FP16_MAX = float(np.finfo(np.float16).max)
-
-
-def score_logits(logits: Tensor, labels: Tensor) -> Score:
-    """Error, loss and calibration of one network from its logits `[n, classes]`."""
-    # half precision would round each loss to 3 digits, where a curve's (`scores_from_logits`) are not
-    logits = logits.float() if logits.dtype.itemsize < 4 else logits
-    loss = F.cross_entropy(logits, labels, reduction="none").double().mean()
-    wrong = (logits.argmax(-1) != labels).double().mean()
-    ece = expected_calibration_error(softmax(logits.cpu().numpy()), labels.cpu().numpy())
-    return Score(error=float(wrong), loss=float(loss), ece=ece)
-
-
-def stored_logits(logits: Tensor) -> Logits:
-    """Logits as they are kept: fp16; an image's that go beyond its range are counted from the largest.
-
-    That changes no probability, where cut off at the range's end two classes would be equally likely.
-    """
-    beyond = logits.abs().amax(-1, keepdim=True) > FP16_MAX
-    within = torch.where(beyond, logits - logits.amax(-1, keepdim=True), logits)
-    kept: Logits = within.clamp(-FP16_MAX, FP16_MAX).half().cpu().numpy()
-    return kept
-
-
-LEAST = 10
-"""Images of each view among a pinned part of the training images; all of a view that has fewer."""
-
-Split = tuple[Images, Tensor]
-"""Images and their labels `[n]`."""
+GRADIENT_IMAGES = 300
+"""Images of all views used for the gradient noise at the fork."""
 
 
 @dataclass(frozen=True)
-class Splits:
-    """What the siblings of a cell are measured on (design 3.2).
+class Evaluation:
+    """The parts of a record that come from evaluating a cell.
 
     Attributes:
-        items: positions in the pool of the train split: everything that siblings see, or a pinned part.
-        train: those images and labels.
-        own: each network's rows among them.
-        tests: the test set through every transform that is asked for, as it is (None), and shifted ones.
-        named: the splits that every network is measured on: `test`, evaluation shifts -> key of `tests`.
-        views: what each sibling's images pass through, None where nothing does.
+        functions: per test split, the result of `compare_errors` and, under `sizes`, `ensembles_by_size`.
+        noise: the recipe's noise scale on each view, and the gradient noise at the fork.
+        predictions: tensors of the predictions file.
+        calibration: number, batches and digest of the calibration images.
+        train_eval: number and digest of the train split's items, if they are a subset.
     """
 
-    items: Indices
-    train: Split
-    own: list[Tensor]
-    tests: Mapping[str | None, Split]
-    named: Mapping[str, str | None]
-    views: Sequence[str | None]
-
-    def of_pair(self, i: int, j: int) -> dict[str, str | None]:
-        """The test splits of a pair: for shifts that transform images, also through either's view."""
-        if not any(self.views):
-            return dict(self.named)
-        return {**self.named, "test_a": self.views[i], "test_b": self.views[j]}
+    siblings: list[SiblingRecord]
+    pairs: list[PairRecord]
+    ensemble: dict[str, dict[str, float | None]] | None
+    soup: dict[str, Score] | None
+    functions: dict[str, dict[str, Any]] | None
+    noise: dict[str, Any]
+    predictions: dict[str, Logits]
+    calibration: dict[str, Any]
+    train_eval: dict[str, Any] | None
 
 
-def open_splits(cell: Cell, bench: Workbench, seen: Seen) -> Splits:
-    """The splits of a cell; images become floating when they are passed."""
-    protocol = cell.suite.protocol
-    union = np.unique(np.concatenate(seen.items))
-    if protocol.train_eval is not None and protocol.train_eval < len(union):
-        union = pinned_part(union, seen.items, bench.pool.labels, protocol.train_eval)
-    shown = seen.items if cell.networks > 1 else [union]
-    named = {"test": None} | {f"{EVALUATION}{name}": name for name in cell.suite.evaluations}
-    views = seen.transforms if cell.networks > 1 else []
-    return Splits(
-        items=union,
-        train=bench.train.split(torch.as_tensor(union)),
-        own=[torch.as_tensor(np.searchsorted(union, items[np.isin(items, union)])) for items in shown],
-        tests={transform: bench.tests[transform].split() for transform in {*named.values(), *views}},
-        named=named,
-        views=views,
-    )
-
-
-def pinned_part(union: Indices, views: Sequence[Indices], labels: Indices, n: int) -> Indices:
-    """`n` of `union`, stratified, and more where a small view would hardly be among them, sorted.
+def evaluate(
+    cell: Cell, data: FamilyData, states: Sequence[State], fork: State | None, train_losses: Sequence[float]
+) -> Evaluation:
+    """Evaluate the siblings of a cell, every line between two of them, and their average.
 
     Args:
-        union: positions in the pool, sorted.
-        views: each sibling's, parts of the union.
-        labels: of the whole pool.
-        n: less than there are.
+        cell: the cell.
+        data: its family's images and network.
+        states: the siblings' state dicts.
+        fork: the trunk's state dict at the fork; None if there is none.
+        train_losses: the siblings' final training losses, for the record.
+
+    Raises:
+        NotFiniteError: if a loss on a line is not finite.
     """
-    part: Indices = union[select_stratified(labels[union], n)]
-    for view in views:
-        rest = np.setdiff1d(view, part)
-        lacking = min(LEAST, len(view)) - (len(view) - len(rest))
-        if lacking > 0:
-            part = np.union1d(part, rest[select_stratified(labels[rest], lacking)])
-    return part
+    protocol = cell.suite.protocol
+    listed = _calibration_items(cell, data, protocol.calibration)
+    network = Network(data.model, data.device, stacked=data.device.type == "cuda")
+    splits = Splits.of(cell, data)
+    images = data.train.split(torch.as_tensor(listed))[0].whole()
+    # before the lines, whose many points take as much memory again
+    noise = _noise(cell, data, fork, images if network.norms else None)
+    give_back_memory()
 
+    def recalibrate(stack: Stack) -> Stack:
+        return network.recalibrate(stack, images, protocol.calibration_batches)
 
-@dataclass(frozen=True)
-class Passed:
-    """What S states make of the splits.
+    stack = network.prepare(states)
+    recalibrated = pass_siblings(network, recalibrate(stack), splits)
+    # networks with normalisation statistics are also evaluated without recalibration, on the plain test set
+    as_trained = pass_siblings(network, stack, splits, [None]) if network.norms else None
+    labels = {name: splits.tests[t][1].cpu().numpy() for name, t in splits.named.items()}
+    logits = {name: to_stored(recalibrated.tests[t]) for name, t in splits.named.items()}
+    predicted = measure_logits(logits, labels)
 
-    Attributes:
-        train: of every image of the train split.
-        tests: logits by transform, `[S, n, classes]`.
-        train_logits: `[S, n, classes]`, where they were kept.
-    """
-
-    train: Scores
-    tests: dict[str | None, Tensor]
-    train_logits: Tensor | None = None
-
-    def between(self, i: int, j: int, path: Sequence[Passed]) -> Passed:
-        """The whole line: state i, the points of `path` one stretch after another, state j."""
-        return Passed(
-            Scores.join(self.train.of(i), *(part.train for part in path), self.train.of(j)),
-            {
-                t: torch.cat([ends[i : i + 1], *(part.tests[t] for part in path), ends[j : j + 1]])
-                for t, ends in self.tests.items()
+    def pair_record(i: int, j: int, grid: Array) -> PairRecord:
+        inner, blended = [], []
+        for alphas in chunk_points(grid[1:-1], states[i]):
+            points = states_on_line(network, states[i], states[j], alphas)
+            inner.append(pass_line(network, recalibrate(points), splits, alphas))
+            if as_trained is not None:
+                blended.append(pass_line(network, points, splits, alphas, [None]))
+            del points  # before the next stretch is made
+        path = recalibrated.line(i, j, inner)
+        curves = path.curves(splits, grid, i, j)
+        uncalibrated = None
+        if as_trained is not None:
+            uncalibrated = curve_records(as_trained.line(i, j, blended).curves(splits, grid, i, j))
+        return PairRecord(
+            i=i,
+            j=j,
+            curves=curve_records(curves),
+            curves_uncalibrated=uncalibrated,
+            barriers=barrier_records(curves),
+            area={
+                name: {
+                    "loss": chord_area(curve.alphas, curve.loss),
+                    "error": chord_area(curve.alphas, curve.error),
+                }
+                for name, curve in curves.items()
+            },
+            disagreement=predicted.disagreement[i, j],
+            geometry=geometry(fork, states[i], states[j]).to_json(),
+            path_ensemble={
+                name: path_ensembles(softmax(path.tests[t].cpu().numpy()), labels[name], grid)
+                for name, t in splits.named.items()
             },
         )
 
-    def curves(self, splits: Splits, grid: Array, i: int, j: int) -> dict[str, Curve]:
-        """Of the states of a line from i to j, on every split; a view is left out where it is the whole."""
-        found = {"train": self.train.curve(grid)}
-        for name, rows in (("train_a", splits.own[i]), ("train_b", splits.own[j])):
-            if 0 < len(rows) < len(splits.train[1]):
-                found[name] = self.train.curve(grid, rows)
-        for name, transform in splits.of_pair(i, j).items():
-            if transform in self.tests:
-                labels = splits.tests[transform][1]
-                found[name] = scores_from_logits(self.tests[transform], labels, name).curve(grid)
-        return found
-
-
-def pass_members(
-    network: Network, states: Stack, splits: Splits, tests: Collection[str | None] | None = None
-) -> Passed:
-    """Pass a few `states` through the train split and the tests (those named, or all), keeping all logits.
-
-    Raises:
-        UserError: where an output is not finite.
-    """
-    images, labels = splits.train
-    logits = network.logits(states, images)
-    return Passed(
-        scores_from_logits(logits, labels, "train"), _test_logits(network, states, splits, tests), logits
+    grid = alpha_grid(protocol.alphas)
+    return Evaluation(
+        pairs=[pair_record(i, j, grid) for i, j in combinations(range(len(states)), 2)],
+        siblings=[
+            SiblingRecord(
+                splits=recalibrated.scores(splits, i),
+                as_trained=None if as_trained is None else as_trained.scores(splits, i),
+                train_loss=loss,
+            )
+            for i, loss in enumerate(train_losses)
+        ],
+        ensemble=predicted.ensemble,
+        soup=_soup(network, recalibrate(network.prepare([average(states)])), splits)
+        if len(states) > 1
+        else None,
+        functions=predicted.functions,
+        noise=noise,
+        predictions={**logits, **{labels_name(n): found.astype(np.int16) for n, found in labels.items()}},
+        calibration={
+            "n": len(listed),
+            "batches": protocol.calibration_batches,
+            "items": digest(listed.tolist()),
+        },
+        train_eval=None
+        if protocol.train_eval is None
+        else {"n": len(splits.items), "items": digest(splits.items.tolist())},
     )
 
 
-def pass_path(
-    network: Network,
-    states: Stack,
-    splits: Splits,
-    alphas: Array,
-    tests: Collection[str | None] | None = None,
-) -> Passed:
-    """The same for the many states of a path, at `alphas`, whose logits on the train split are not kept."""
-    train = score_states(network, states, *splits.train, "train", alphas)
-    return Passed(train, _test_logits(network, states, splits, tests))
+def _soup(network: Network, average_state: Stack, splits: Splits) -> dict[str, Score]:
+    found = {}
+    for name, transform in splits.named.items():
+        images, labels = splits.tests[transform]
+        found[name] = score_logits(network.logits(average_state, images)[0], labels)
+    return found
 
 
-def _test_logits(
-    network: Network, states: Stack, splits: Splits, tests: Collection[str | None] | None
-) -> dict[str | None, Tensor]:
+def _calibration_items(cell: Cell, data: FamilyData, n: int) -> np.ndarray:
+    return select_calibration(data.views[cell.key].items, data.pool.source, data.pool.labels, n)
+
+
+def _noise(cell: Cell, data: FamilyData, fork: State | None, calibration: Tensor | None) -> dict[str, Any]:
+    """Return the noise scale on each view (Hepburn et al., 2025, arXiv 2511.04514) and the gradient noise."""
+    recipe, views = cell.recipe, data.views[cell.key].items
+    scales = [noise_scale(recipe.lr, len(view), recipe.batch_size) for view in views]
+    damping = 1 - recipe.momentum if recipe.optimizer == "sgd" else 1.0
+    gradient: dict[str, Any] | None = None
+    if fork is not None and cell.networks > 1:
+        items = _calibration_items(cell, data, GRADIENT_IMAGES)
+        images, labels = data.train.split(torch.as_tensor(items))
+        members = [torch.as_tensor(np.flatnonzero(np.isin(items, view))) for view in views]
+        try:
+            gradient = gradient_noise(
+                data.model, fork, (images.whole(), labels), members, calibration, device=data.device
+            ).to_json()
+        except (UserError, RuntimeError) as error:  # per-image gradients are not possible for every network
+            gradient = {"skipped": str(error).partition("\n")[0]}
     return {
-        transform: network.logits(states, images)
-        for transform, (images, _) in splits.tests.items()
-        if tests is None or transform in tests
+        "views": [len(view) for view in views],
+        "g": scales,
+        "g_momentum": [g / damping for g in scales],
+        "gradient": gradient,
     }

@@ -1,4 +1,4 @@
-"""Networks that advance by one engine: stacked, as many at once as the device's memory holds, or in turn."""
+"""Train the networks of a family together: the trunk and all siblings of its cells."""
 
 from __future__ import annotations
 
@@ -15,16 +15,9 @@ import torch
 from lmcbench.data.batches import Feed
 from lmcbench.machine import device_name
 from lmcbench.results.run_folder import RunFolder, write_atomic
-from lmcbench.running.checkpointing import Interim, Member
-from lmcbench.running.disk_space import weights_bytes
-from lmcbench.running.family_data import Workbench
-from lmcbench.running.sibling import (
-    distinct,
-    fork_members,
-    make_siblings,
-    make_trunk,
-    start_members,
-)
+from lmcbench.running.checkpointing import TrainingCheckpoints, fork_siblings, make_trunk
+from lmcbench.running.family_data import FamilyData
+from lmcbench.running.siblings import Sibling, make_siblings, merge_duplicates, set_initial_states
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell, Family
 from lmcbench.spec.recipe import EngineName, Recipe
@@ -33,252 +26,234 @@ from lmcbench.train.engines import advance
 from lmcbench.train.stackability import choose_engine
 from lmcbench.train.train_state import holders, save_tensors, state_dict
 
-_HOST = torch.device("cpu")
+DID_NOT_LEARN = 0.98
+"""A final training loss of at least this share of ln(classes) counts as a failed training."""
 
-PIECE = 2.0
-"""Seconds of training, about, after which it is said how far it is and may be stored."""
-
-
-class Fleet:
-    """Advances members of a family, and learns on its way how many fit into one pass.
-
-    Their states wait in the host's memory: a family may be of eighty networks, and the reference engine needs
-    one at a time on the device.
-
-    Attributes:
-        largest: the most members that were in one pass at once, so far.
-    """
-
-    def __init__(self, engine: EngineName, recipe: Recipe, bench: Workbench) -> None:
-        self.engine = engine
-        self.recipe = recipe
-        self.bench = bench
-        self.largest = 0
-        self._budget = device_budget(bench.device) if engine == "stacked" else None
-        self._limit: int | None = None
-        self._pace: float | None = None  # seconds that a step of all members took last
-        self._count = 0  # of how many
-
-    def train(self, members: Sequence[Member], start: int, stop: int) -> Iterator[int]:
-        """Train `members` from step `start` to `stop`, in pieces that change no bits.
-
-        Stacked all of them together, else one after the other.
-
-        Yields:
-            Steps that were done since, of all members together, every two seconds or so; the first at once.
-        """
-        for some in [members] if self.engine == "stacked" else [[member] for member in members]:
-            _bring(some, self.bench.device)
-            yield from self._train(some, start, stop)
-            _bring(some, _HOST)
-
-    def _train(self, members: Sequence[Member], start: int, stop: int) -> Iterator[int]:
-        feed = Feed(self.bench.train, [m.stream for m in members], self.recipe.augmentation)
-        at = start
-        while at < stop:
-            last = min(at + self._piece(len(members)), stop)
-            began = time.perf_counter()
-            self._advance(members, feed, at, last)
-            seconds = time.perf_counter() - began  # the losses have come from the device: it is done
-            for member in members:
-                member.seconds += seconds / len(members)
-            self._pace, self._count = seconds / (last - at), len(members)
-            yield (last - at) * len(members)
-            at = last
-
-    def _piece(self, count: int) -> int:
-        """Steps of `count` members that take no longer than a piece should, whatever the engine.
-
-        Fewer than last time may take as long (stacked), and more a multiple of it (one after another).
-        """
-        if self._pace is None:
-            return 1
-        return max(int(PIECE / (self._pace * max(count / self._count, 1.0))), 1)
-
-    def _advance(self, members: Sequence[Member], feed: Feed, first: int, last: int) -> None:
-        states = [m.state for m in members if m.state is not None]
-        model, recipe = self.bench.model, self.recipe
-        if self._limit is None:
-            self._limit = fleet_limit(model, states[0], feed, recipe, self._budget)
-        lengths, seeds = [m.length for m in members], [m.layer_seed for m in members]
-        done = advance(self.engine, model, states, feed, recipe, lengths, seeds, first, last, self._limit)
-        self._limit, self.largest = done.limit, max(self.largest, done.fleet)
-        for member, state, losses in zip(members, done.states, done.losses, strict=True):
-            member.state, member.at = state, last
-            member.losses.append(losses)
-
-
-def _bring(members: Sequence[Member], device: torch.device) -> None:
-    """Have the members' states on `device`."""
-    for member in members:
-        if member.state is not None:
-            member.state = member.state.to(device)
-
-
-DEAD = 0.98
-"""A sibling whose final training loss is at least this share of ln(classes) learned nothing (design 3.9)."""
+CHUNK_S = 2.0
+"""Seconds of training, about, between two reports of progress and chances to store checkpoints."""
 
 
 def train_family(
     family: Family,
     cells: Sequence[Cell],
-    bench: Workbench,
+    data: FamilyData,
     folder: RunFolder,
     engine: EngineName | None = None,
+    reserve: int = 0,
 ) -> Iterator[float]:
-    """Train the siblings of `cells` and leave their weights in `folder`, yielding the share done.
+    """Train the siblings of `cells`, store their weights in `folder`, and yield the share done.
 
-    Each network goes on from where it was stored last: the trunk at its forks, all of them now and then on
-    their way. A cell's siblings are vouched for by its training file, which is written last. `engine` goes
-    before the committed choice.
+    Each network resumes from its last checkpoint: the trunk at its forks, all of them from time to time. The
+    training file of a cell is written last, so that its presence means that the siblings are complete.
+
+    Args:
+        family: the family of `cells`.
+        cells: those to train.
+        data: the family's images and network.
+        folder: the run folder.
+        engine: used instead of the committed choice, if given.
+        reserve: bytes to keep free on the disk for what training writes.
     """
-    n = len(bench.dataset.train)
+    n = len(data.dataset.train)
     length, per_epoch = family.recipe.length(n), family.recipe.steps_per_epoch(n)
-    siblings = distinct({cell.key: make_siblings(family, cell, bench) for cell in cells})
-    members = list({id(member): member for every in siblings.values() for member in every}.values())
-    # before the network holds what its passes leave on it, which may not be copied
-    flop = step_flop(bench.model, bench.dataset.shape, family.recipe.batch_size)
-    engine = choose_engine(family.architecture, bench.model, bench.dataset.shape, bench.device.type, engine)
+    siblings = merge_duplicates({cell.key: make_siblings(family, cell, data) for cell in cells})
+    distinct = list({id(sibling): sibling for of_cell in siblings.values() for sibling in of_cell}.values())
+    # before training, which may leave tensors on the network that cannot be copied
+    flop = step_flop(data.model, data.dataset.shape, family.recipe.batch_size)
+    engine = choose_engine(family.architecture, data.model, data.dataset.shape, data.device.type, engine)
     logged = {
         cell.key: cell.suite.probe.logged(cell.fork.step(per_epoch), length, per_epoch)
         for cell in cells
         if cell.has_analyses
     }
-    reserve = weights_bytes(family, cells, bench.model, n, folder)
-    interim = Interim(folder, family.key, _how(engine, bench), reserve)
-    for member in members:
-        interim.resume(member, _resumable(member, siblings, logged, folder))
-    start_members(family, siblings, cells, bench)
-    by = {"engine": engine, "device": bench.device.type}
-    waiting = [member.start for member in members if member.state is None]
-    trunk = make_trunk(family, bench, folder, interim, waiting, by)
-    everyone = [trunk, *members] if trunk is not None else members
-    total, done = sum(m.stop - m.at for m in everyone), 0
-    stops = {step for steps in logged.values() for step in steps}
-    boundaries = sorted({m.at for m in everyone} | {m.stop for m in everyone} | stops)
-    fleet = Fleet(engine, family.recipe, bench)
-    for start, stop in pairwise(boundaries):
-        fork_members(family, members, trunk, bench, folder, start, by)
+    checkpoints = TrainingCheckpoints(folder, family.key, _conditions(engine, data), reserve)
+    for sibling in distinct:
+        checkpoints.resume(sibling, _last_resumable(sibling, siblings, logged, folder))
+    set_initial_states(family, siblings, cells, data)
+    trained_by = {"engine": engine, "device": data.device.type}
+    forks = [sibling.start for sibling in distinct if sibling.state is None]
+    trunk = make_trunk(family, data, folder, checkpoints, forks, trained_by)
+    networks = [trunk, *distinct] if trunk is not None else distinct
+
+    total, done = sum(network.stop - network.at for network in networks), 0
+    snapshots = {step for steps in logged.values() for step in steps}
+    boundaries = {step for network in networks for step in (network.at, network.stop)} | snapshots
+    fleet = Fleet(engine, family.recipe, data)
+    for start, stop in pairwise(sorted(boundaries)):
+        fork_siblings(family, distinct, trunk, folder, start, trained_by)
         for key in (key for key, steps in logged.items() if start in steps):
-            for i, member in enumerate(siblings[key]):
-                if member.at == start:  # who was taken up later has left it earlier
-                    _keep_weights(member, bench, folder.snapshot(key, i, start))
-        active = [m for m in everyone if m.at == start < m.stop]
+            for i, sibling in enumerate(siblings[key]):
+                if sibling.at == start:  # a sibling resumed past this step has already saved its snapshot
+                    _save_weights(sibling, data, folder.snapshot(key, i, start))
+        active = [network for network in networks if network.at == start < network.stop]
         if not active:  # between the end of short trainings and a late fork
             continue
         for steps in fleet.train(active, start, stop):
-            interim.store(everyone)
+            checkpoints.store(networks)
             done += steps
             yield done / total
-        for member in active:
-            if member is not trunk and member.at == member.stop:
-                member.retire()
-    a_step = sum(m.seconds for m in everyone) / max(sum(m.stop - m.start for m in everyone), 1)
+        for network in active:
+            if network is not trunk and network.at == network.stop:
+                network.free_optimizer_state()
+    step_s = sum(x.seconds for x in networks) / max(sum(x.stop - x.start for x in networks), 1)
     for cell in cells:
-        _finish(cell, siblings[cell.key], fleet, folder, flop, a_step)
-    interim.drop(siblings)
+        _store_cell(cell, siblings[cell.key], fleet, folder, flop, step_s)
+    checkpoints.remove(siblings)
 
 
-def _finish(
-    cell: Cell, members: Sequence[Member], fleet: Fleet, folder: RunFolder, flop: int, seconds: float
-) -> None:
-    """Leave a cell's trained siblings, and how they were trained; a step takes `flop` and `seconds`."""
-    bench = fleet.bench
-    n = len(bench.dataset.train)
-    per_epoch = cell.recipe.steps_per_epoch(n)
-    steps = cell.fork.step(per_epoch) + sum(m.stop - m.start for m in members)
-    training = {
-        "engine": fleet.engine,
-        "fleet": fleet.largest or None,  # nothing was left to do but to write the siblings
-        "device": device_name(bench.device),
-        "params": sum(p.numel() for p in bench.model.parameters() if p.requires_grad),
-        "train_steps": steps,
-        "train_flop": float(flop * steps),
-        "train_s": seconds * steps,
-        "views_digest": bench.seen[cell.key].digest,
-        "views_pixels": bench.seen[cell.key].pixels,
-        **_fork_point(cell, per_epoch, cell.recipe.length(n)),
-        **_outcome(members, per_epoch, len(bench.dataset.classes)),
-    }
-    for i, member in enumerate(members):
-        _keep_weights(member, bench, folder.sibling(cell.key, i))
-    write_atomic(folder.training(cell.key), json.dumps(training, allow_nan=False) + "\n")
+class Fleet:
+    """Advances networks of a family by one engine.
+
+    Their states are in the host's memory between calls: a family may have eighty networks, and the reference
+    engine needs one at a time on the device.
+
+    Attributes:
+        largest: the most networks advanced in one pass so far.
+    """
+
+    def __init__(self, engine: EngineName, recipe: Recipe, data: FamilyData) -> None:
+        self.engine = engine
+        self.recipe = recipe
+        self.data = data
+        self.largest = 0
+        self._budget = device_budget(data.device) if engine == "stacked" else None
+        self._limit: int | None = None
+        self._pace: float | None = None  # seconds of the last chunk's steps, each of all networks
+        self._count = 0  # networks of that chunk
+
+    def train(self, siblings: Sequence[Sibling], start: int, stop: int) -> Iterator[int]:
+        """Train `siblings` from step `start` to `stop`, in chunks that change no bits.
+
+        The stacked engine trains all of them together, the reference engine one after the other.
+
+        Yields:
+            Steps done since the last time, summed over networks, about every two seconds.
+        """
+        for some in [siblings] if self.engine == "stacked" else [[sibling] for sibling in siblings]:
+            _move(some, self.data.device)
+            feed = Feed(self.data.train, [s.stream for s in some], self.recipe.augmentation)
+            at = start
+            while at < stop:
+                last = min(at + self._chunk(len(some)), stop)
+                began = time.perf_counter()
+                self._advance(some, feed, at, last)
+                seconds = time.perf_counter() - began  # complete: the losses were copied from the device
+                for sibling in some:
+                    sibling.seconds += seconds / len(some)
+                self._pace, self._count = seconds / (last - at), len(some)
+                yield (last - at) * len(some)
+                at = last
+            _move(some, torch.device("cpu"))
+
+    def _chunk(self, count: int) -> int:
+        """Return how many steps of `count` networks take at most `CHUNK_S`, with any engine.
+
+        Fewer networks than last time may take as long (stacked), more take up to a multiple.
+        """
+        if self._pace is None:
+            return 1
+        return max(int(CHUNK_S / (self._pace * max(count / self._count, 1.0))), 1)
+
+    def _advance(self, siblings: Sequence[Sibling], feed: Feed, first: int, last: int) -> None:
+        states = [sibling.state for sibling in siblings if sibling.state is not None]
+        model, recipe = self.data.model, self.recipe
+        if self._limit is None:
+            self._limit = fleet_limit(model, states[0], feed, recipe, self._budget)
+        lengths, seeds = [s.length for s in siblings], [s.layer_seed for s in siblings]
+        done = advance(self.engine, model, states, feed, recipe, lengths, seeds, first, last, self._limit)
+        self._limit, self.largest = done.limit, max(self.largest, done.fleet)
+        for sibling, state, losses in zip(siblings, done.states, done.losses, strict=True):
+            sibling.state, sibling.at = state, last
+            sibling.losses.append(losses)
 
 
-def trained(cell: Cell, folder: RunFolder) -> dict[str, Any] | None:
-    """How the cell's stored siblings were trained; None where they are not all there."""
-    path = folder.training(cell.key)
-    try:
-        training: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    there = all(folder.sibling(cell.key, i).exists() for i in range(cell.networks))
-    return training if there else None
+def _move(siblings: Sequence[Sibling], device: torch.device) -> None:
+    for sibling in siblings:
+        if sibling.state is not None:
+            sibling.state = sibling.state.to(device)
 
 
-def _how(engine: EngineName, bench: Workbench) -> str:
-    """16 hex digits over what changes a network on its way and stands in no key.
+def _conditions(engine: EngineName, data: FamilyData) -> str:
+    """Return 16 hex digits over what changes a network in training and is part of no key.
 
-    Data that no suite pins may have been changed since, as may code beside a user's network.
+    Data that no suite pins may have changed, and so may code that a user's network imports.
     """
     parts = {
         "engine": engine,
-        "device": bench.device.type,
-        "data": bench.dataset.train.sha256,
-        "tensors": {name: list(tensor.shape) for name, tensor in holders(bench.model).items()},
+        "device": data.device.type,
+        "data": data.dataset.train.sha256,
+        "tensors": {name: list(tensor.shape) for name, tensor in holders(data.model).items()},
     }
     return digest(parts)[:16]
 
 
-def _resumable(
-    member: Member,
-    siblings: Mapping[str, Sequence[Member]],
+def _last_resumable(
+    sibling: Sibling,
+    siblings: Mapping[str, Sequence[Sibling]],
     logged: Mapping[str, Sequence[int]],
     folder: RunFolder,
 ) -> int:
-    """The last step that `member` may be taken up at: a probe cell's states on the way are still to be kept.
+    """Return the last step at which `sibling` may resume so that no snapshot of a probe cell is missing.
 
-    Those that are missing after the network was stored: only a cell that shares it was asked for then.
+    Snapshots are missing if only another cell that shares the sibling was asked for before.
     """
     missing = (
         step
         for key, steps in logged.items()
         for i, other in enumerate(siblings[key])
-        if other is member
+        if other is sibling
         for step in steps
         if not folder.snapshot(key, i, step).exists()
     )
-    return min(missing, default=member.stop)
+    return min(missing, default=sibling.stop)
 
 
-def _keep_weights(member: Member, bench: Workbench, path: Path) -> None:
-    """Write the member's weights as they are now, as its network's state dict has them."""
-    assert member.state is not None
-    save_tensors(state_dict(bench.model, member.state), path)
+def _store_cell(
+    cell: Cell, siblings: Sequence[Sibling], fleet: Fleet, folder: RunFolder, flop: int, step_s: float
+) -> None:
+    """Store a cell's siblings and how they were trained; a step costs `flop` and takes `step_s` seconds."""
+    data, n = fleet.data, len(fleet.data.dataset.train)
+    per_epoch, views = cell.recipe.steps_per_epoch(n), fleet.data.views[cell.key]
+    fork = None if cell.fork.epoch is None else cell.fork.step(per_epoch)
+    steps = (fork or 0) + sum(sibling.stop - sibling.start for sibling in siblings)
+    training = {
+        "engine": fleet.engine,
+        "fleet": fleet.largest or None,  # None if all networks were resumed at their end
+        "device": device_name(data.device),
+        "params": sum(p.numel() for p in data.model.parameters() if p.requires_grad),
+        "train_steps": steps,
+        "train_flop": float(flop * steps),
+        "train_s": step_s * steps,
+        "views_digest": views.digest,
+        "views_pixels": views.pixels,
+        "step": fork,
+        "fraction": None if fork is None else fork / cell.recipe.length(n),
+        **_outcome(siblings, per_epoch, len(data.dataset.classes)),
+    }
+    for i, sibling in enumerate(siblings):
+        _save_weights(sibling, data, folder.sibling(cell.key, i))
+    write_atomic(folder.training(cell.key), json.dumps(training, allow_nan=False) + "\n")
 
 
-def _fork_point(cell: Cell, per_epoch: int, length: int) -> dict[str, Any]:
-    """Where the siblings left the trunk: the step, and its share of all steps; None without a trunk."""
-    if cell.fork.epoch is None:
-        return {"step": None, "fraction": None}
-    step = cell.fork.step(per_epoch)
-    return {"step": step, "fraction": step / length}
+def _save_weights(sibling: Sibling, data: FamilyData, path: Path) -> None:
+    assert sibling.state is not None
+    save_tensors(state_dict(data.model, sibling.state), path)
 
 
-def _outcome(members: Sequence[Member], per_epoch: int, classes: int) -> dict[str, Any]:
-    """Whether the siblings were trained or failed to be (design 3.9), and their final training losses."""
+def _outcome(siblings: Sequence[Sibling], per_epoch: int, classes: int) -> dict[str, Any]:
+    """Return whether training succeeded, the reason if not, and the siblings' final training losses."""
     final: list[float | None] = []
     reasons = []
-    for i, member in enumerate(members):
-        assert member.state is not None
-        losses = torch.cat(member.losses)
+    for i, sibling in enumerate(siblings):
+        assert sibling.state is not None
+        losses = torch.cat(sibling.losses)
         bad = torch.nonzero(~torch.isfinite(losses))
         last = float(losses[-per_epoch:].double().mean())
         if len(bad):
-            reasons.append(f"sibling {i}: the loss is not finite at step {member.start + int(bad[0])}")
-        elif not member.state.finite:
+            reasons.append(f"sibling {i}: the loss is not finite at step {sibling.start + int(bad[0])}")
+        elif not sibling.state.finite:
             reasons.append(f"sibling {i}: a weight is not finite at the end of training")
-        elif last >= DEAD * math.log(classes):
+        elif last >= DID_NOT_LEARN * math.log(classes):
             reasons.append(
                 f"sibling {i}: the final training loss is {last:.3f}, chance is {math.log(classes):.3f}"
             )

@@ -1,4 +1,4 @@
-"""Worker processes: tasks go in, events come out, in whatever order they happen."""
+"""Worker processes: each takes one family at a time; their events come back in the order they happen."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from lmcbench.errors import UserError
@@ -17,94 +18,101 @@ from lmcbench.errors import UserError
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-    from lmcbench.running.tasks import Event, Task
+    from lmcbench.running.plan import Event, Task
 
 POLL_S = 0.5
-"""Seconds between looks at whether the workers are still alive."""
+"""Seconds between checks that the workers are alive."""
 
-TIDY_S = 5
-"""Seconds that a worker which is told to end has for it."""
+EXIT_S = 5
+"""Seconds that a terminated worker has to end before it is killed."""
 
 
-class _Idle:
-    """A worker has no more tasks."""
+class _State(Enum):
+    """What a worker reports of itself: it is ready for a task, or it got the last one and ends."""
+
+    READY = 1
+    DONE = 2
 
 
 def run_in_processes(tasks: Sequence[Task], jobs: int) -> Iterator[Event]:
-    """Events of `tasks` done by `jobs` single-threaded processes; on leaving early they are ended.
+    """Yield the events of `tasks`, done by `jobs` single-threaded processes; they end with this generator.
 
     Raises:
-        UserError: bad input that a worker found, or a worker that died.
+        UserError: for bad input that a worker found, or a worker that died.
     """
     context = multiprocessing.get_context("spawn")
-    with _unheard():  # the first queue starts the process that keeps account of semaphores
+    with _signals_blocked():  # the first queue starts multiprocessing's resource tracker
         todo, events = context.Queue(), context.Queue()
-    count = min(jobs, len(tasks))
-    for task in [*tasks, *[None] * count]:
-        todo.put(task)
-    workers = [context.Process(target=_work, args=(todo, events), daemon=True) for _ in range(count)]
+    running = min(jobs, len(tasks))
+    workers = [context.Process(target=_work, args=(todo, events), daemon=True) for _ in range(running)]
+    remaining = iter(tasks)
     try:
-        with _unheard(), _one_thread_each():
+        with _signals_blocked(), _one_thread_each():
             for worker in workers:
                 worker.start()
-        busy = count
-        while busy:
+        while running:
             try:
                 event = events.get(timeout=POLL_S)
             except queue.Empty:
                 _check_alive(workers)
                 continue
-            if isinstance(event, _Idle):
-                busy -= 1
+            if event is _State.READY:
+                todo.put(next(remaining, None))
+            elif event is _State.DONE:
+                running -= 1
             elif isinstance(event, UserError):
                 raise event
             else:
                 yield event
     finally:
-        todo.cancel_join_thread()  # what is left in it, nobody will read
+        todo.cancel_join_thread()  # do not wait until workers have read what is left
         started = [worker for worker in workers if worker.pid is not None]
         for worker in started:
             worker.terminate()
         for worker in started:
-            worker.join(timeout=TIDY_S)
+            worker.join(timeout=EXIT_S)
             worker.kill()
 
 
 def _work(todo: multiprocessing.Queue[Task | None], events: multiprocessing.Queue[object]) -> None:
-    """Body of a worker, which ends with the parent, however that ended."""
+    """Run a worker: do tasks until there are none, or until the parent ends in any way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, _exit_once)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    from lmcbench.running.family import run_task
+    from lmcbench.running.family import reopen_data, run_family
 
+    dataset = None
+    events.put(_State.READY)
     while (task := todo.get()) is not None:
         try:
-            for event in run_task(task):
+            dataset = dataset or reopen_data(task)
+            for event in run_family(task, dataset):
                 events.put(event)
         except UserError as error:
             events.put(error)
         except SystemExit as leaving:
-            events.cancel_join_thread()  # nobody listens any more
-            # a network that ends the process with 0 has not done its task
+            events.cancel_join_thread()  # the parent no longer reads
+            # a network that exits with code 0 has not done its task
             raise SystemExit(leaving.code or 1) from None
-    # nothing is left to tidy away, and at a process's end an exception would be told where it falls
+        events.put(_State.READY)
+    # there is nothing to clean up, and an exception during interpreter exit would print a traceback
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    events.put(_Idle())
+    events.put(_State.DONE)
 
 
 def _end_with(parent: BaseProcess) -> None:
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(TIDY_S)
+    time.sleep(EXIT_S)
     os._exit(1)
 
 
-def _leave(signum: int, frame: Any) -> None:
-    """As an exception, so that a file that is being written is tidied away.
+def _exit_once(signum: int, frame: Any) -> None:
+    """Raise `SystemExit`, so that a file being written is cleaned up; ignore further signals.
 
-    Once: whoever ends all processes of a run tells a worker, and so does its parent while it is ending.
+    A worker gets several: one from the service manager or terminal, and one from the ending parent.
     """
     signal.signal(signum, signal.SIG_IGN)
     raise SystemExit(128 + signum)
@@ -114,20 +122,20 @@ def _check_alive(workers: Sequence[BaseProcess]) -> None:
     for worker in workers:
         if worker.exitcode not in (None, 0):
             raise UserError(
-                f"A worker process died (exit code {worker.exitcode}), perhaps for want of memory. "
-                "What was finished is kept; run again with fewer --jobs to go on.",
+                f"A worker process died (exit code {worker.exitcode}), perhaps out of memory. Finished cells "
+                "are kept; resume with fewer --jobs.",
                 exit_code=5,
             )
 
 
 @contextlib.contextmanager
-def _unheard() -> Iterator[None]:
-    """Processes started inside do not hear what a terminal tells all of them: the parent answers for them.
+def _signals_blocked() -> Iterator[None]:
+    """Start processes that ignore what a terminal sends to its whole process group; the parent ends them.
 
-    Blocked and not ignored, so that the parent hears what came meanwhile, and from their first moment on.
+    The signals are blocked rather than ignored: the parent receives afterwards what came meanwhile, and
+    children inherit the mask from their first moment on.
     """
-    told = {signal.SIGINT, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, told)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:
@@ -136,7 +144,7 @@ def _unheard() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Numerical libraries read these when they are loaded, so they must be set before a worker starts."""
+    """Set the thread variables that numerical libraries read when a worker loads them."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))

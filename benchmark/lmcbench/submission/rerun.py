@@ -15,8 +15,8 @@ from lmcbench.leaderboard.submission_file import Submission
 from lmcbench.leaderboard.trust import RERUN_SCHEMA, CellAgain, Rerun, chosen_cells
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.run_folder import RunFolder
-from lmcbench.running.run import plan_run, run_plan
-from lmcbench.running.tasks import by_engine
+from lmcbench.running.plan import by_engine, plan_run
+from lmcbench.running.run import run_plan
 from lmcbench.spec.architectures import make_architecture
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.suite import Suite
