@@ -220,9 +220,7 @@ def landscape(p: AnalysisInput) -> Result:
 def plane(p: AnalysisInput) -> Result:
     """Return loss and error on the plane through the fork and both siblings."""
     if p.fork is None:
-        raise UserError(
-            "A plane needs a fork, which independent networks lack; give 'lmcbench measure' one by --fork."
-        )
+        raise UserError("A plane needs a fork (measure --fork); independent networks have none.")
     name, split = p.first
     found = loss_plane(p.model, p.fork, p.a, p.b, split, PLANE_SIZE, p.calibration, device=p.device)
     return {
