@@ -157,7 +157,7 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(lmcbench, tmp_path)
     assert out.endswith("\nThe suite does not state what it costs.\n")
     assert [path.name for path in tmp_path.iterdir()] == ["toy.toml"]
     _, out, _ = lmcbench("run", "fashion-shift", "--dry-run", "--data-dir", str(tmp_path))
-    assert "Data: fashion-mnist, not here. " in out
+    assert "Data: fashion-mnist, not found. " in out
     assert "lmcbench data fetch fashion-mnist" in out
 
 

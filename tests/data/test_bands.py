@@ -116,9 +116,9 @@ def test_another_number_of_bands_is_refused(place, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([[[[1, 2]]], [[[1]]]], "row 1: the lists in column 'image' make no array of one size"),
-        ([[[[1, 2]]], None], "row 1: the lists in column 'image' make no array"),
-        ([[[[1, 2]]], []], "row 1: the lists in column 'image' make no array"),
+        ([[[[1, 2]]], [[[1]]]], "row 1: the lists in column 'image' are not of one size"),
+        ([[[[1, 2]]], None], "row 1: the lists in column 'image' are not of one size"),
+        ([[[[1, 2]]], []], "row 1: the lists in column 'image' are not of one size"),
         ([[[[1, 2]]], [[[1, None]]]], "row 1: a value is missing in column 'image'"),
         ([[[1, 2]], [[3, 4]]], "found 2 dimensions of uint16"),
     ],

@@ -100,7 +100,7 @@ def test_a_bitmap_of_16_bits_a_pixel_has_8_or_fewer_a_channel():
 @pytest.mark.parametrize(
     ("data", "channels", "message"),
     [
-        (with_alpha(255, 254), 3, "row 3: the image has transparent pixels, .* Lay it on a background"),
+        (with_alpha(255, 254), 3, "row 3: the image has transparent pixels. Put all images on a background"),
         (saved(PALETTE, transparency=PALETTE.getpixel((0, 0))), 3, "has transparent pixels"),
         (deep_png(COLOUR.astype(np.uint16) * 16), 3, r"8 bits a channel, found more \(Pillow's mode RGB\)"),
         (b"P6 2 1 4095\n" + bytes(12), 3, "8 bits a channel, found more"),
@@ -111,14 +111,14 @@ def test_a_bitmap_of_16_bits_a_pixel_has_8_or_fewer_a_channel():
                 Image.fromarray(COLOUR), "GIF", save_all=True, append_images=[Image.fromarray(255 - COLOUR)]
             ),
             3,
-            "row 3: the file holds 2 frames or pages",
+            "row 3: the file has 2 frames or pages",
         ),
         (
             saved(Image.fromarray(GREY), "TIFF", save_all=True, append_images=[Image.fromarray(GREY)]),
             1,
             "2 frames",
         ),
-        (encode(COLOUR), 1, "row 3: the image is coloured, but those of the data set are grey"),
+        (encode(COLOUR), 1, "row 3: the image is coloured, but the data set is grey"),
         (encode(COLOUR), 13, "row 3: an encoded image, but those of the data set have 13 channels"),
     ],
 )
@@ -145,7 +145,7 @@ def refused(place, match):
 def test_a_coloured_image_after_a_grey_one_is_named_and_not_made_grey(place):
     data = [encode(p) for p in [pictures(1, (1, 32, 32))[0], *pictures(3)]]
     write_parquet(place / "train-0.parquet", data, [0, 1, 0, 1], "image")
-    refused(place, r"train-0.parquet, row 1: the image is coloured, .* Make all of them grey, or all of them")
+    refused(place, r"train-0.parquet, row 1: the image is coloured, .* Make all images grey, or all of them")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lmcbench.data.find_files import HubRepo, download
+from lmcbench.data.find_files import HubRepo, SplitFiles, download
 from lmcbench.data.sources import SOURCES, fetch_dataset, open_dataset
 from lmcbench.errors import UserError
 
@@ -62,8 +62,10 @@ def test_an_interrupted_download_is_no_data_set_and_fetching_goes_on_with_it(hub
     """A part of a split, or one split of two, lies in the hub's cache."""
     place = hub / SOURCES["cifar10"].hub.cache_name / "plain_text"
     made = write_cifar10(tmp_path / "downloaded")
-    files = {s: (tmp_path / "downloaded" / f"{s}-00000-of-00001.parquet",) for s in ("train", "test")}
-    monkeypatch.setattr("lmcbench.data.sources.download", lambda hub, splits: files)
+    folder = tmp_path / "downloaded"
+    train, test = ((folder / f"{split}-00000-of-00001.parquet",) for split in ("train", "test"))
+    found = SplitFiles(SOURCES["cifar10"].hub.snapshot, train, test)
+    monkeypatch.setattr("lmcbench.data.sources.download", lambda hub, splits: found)
     write_cifar10(place)
     (place / "test-00000-of-00001.parquet").unlink()
     for missing in ("has no files of split 'test'", "but not train-00001-of-00002.parquet"):
@@ -132,9 +134,9 @@ def test_a_mirror_in_the_hubs_layout_is_fetched_through_datasets(tmp_path, monke
     write_cifar10(mirror / "plain_text")
     (mirror / "README.md").write_text(CARD)
     code = (
-        "import sys; from lmcbench.data.find_files import HubRepo, download; "
+        "import sys; from lmcbench.data.find_files import HubRepo, SplitFiles, download; "
         "files = download(HubRepo(sys.argv[1], '0' * 40, 'plain_text'), ('train', 'test')); "
-        "print([p.name for s in files for p in files[s]])"
+        "print([p.name for p in (*files.train, *files.test)])"
     )
     run = subprocess.run(
         [sys.executable, "-c", code, str(mirror)], capture_output=True, text=True, check=True
@@ -161,7 +163,7 @@ def test_a_hub_out_of_reach_says_so():
 
 
 def test_what_is_not_on_the_hub_is_not_fetched(tmp_path):
-    with pytest.raises(UserError, match=r"cifar10-jpeg was not found\. It is not on the hub"):
+    with pytest.raises(UserError, match=r"cifar10-jpeg cannot be fetched\. It is not on the hub"):
         fetch_dataset("cifar10-jpeg")
     with pytest.raises(UserError, match="Unknown data set 'cifar11'"):
         fetch_dataset("cifar11")
@@ -170,8 +172,10 @@ def test_what_is_not_on_the_hub_is_not_fetched(tmp_path):
 
 def test_a_fetch_opens_what_was_fetched(tmp_path, monkeypatch):
     made = write_cifar10(tmp_path / "downloaded")
-    files = {s: (tmp_path / "downloaded" / f"{s}-00000-of-00001.parquet",) for s in ("train", "test")}
-    monkeypatch.setattr("lmcbench.data.sources.download", lambda hub, splits: files)
+    folder = tmp_path / "downloaded"
+    train, test = ((folder / f"{split}-00000-of-00001.parquet",) for split in ("train", "test"))
+    found = SplitFiles(SOURCES["cifar10"].hub.snapshot, train, test)
+    monkeypatch.setattr("lmcbench.data.sources.download", lambda hub, splits: found)
     opened = fetch_dataset("cifar10")
     assert (opened.test.images == made["test"][0]).all()
     assert opened.revision == SOURCES["cifar10"].hub.revision

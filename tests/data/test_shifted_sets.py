@@ -163,7 +163,7 @@ def test_the_list_says_which_are_here_and_what_to_do(data):
     assert "put its .npy files into DIR/CIFAR-100-C" in listed["cifar100-c"].hint
     assert all((row.found is None) == (row.hint is not None) for row in listed.values())
     assert describe_location("cifar10.1", data) == f"found in {data / 'cifar10.1'}"
-    assert describe_location("cifar10.1").startswith("not here. Get it from its authors (Recht")
+    assert describe_location("cifar10.1").startswith("not found. Get it from its authors (Recht")
 
 
 def test_they_are_not_downloaded():

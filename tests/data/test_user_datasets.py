@@ -192,7 +192,7 @@ def write_shards(folder, names=("cat", "dog"), others=("cat", "dog"), labels=(0,
 
 def test_labels_mean_the_same_in_every_file(place):
     write_shards(place / "pets", others=("dog", "cat"))
-    with pytest.raises(UserError, match=r"train-00001-of-00002.parquet has other names .*\(dog, cat\) than"):
+    with pytest.raises(UserError, match=r"train-00001-of-00002.parquet has other class names \(dog, cat\) than"):
         open_dataset("pets", place)
     write_shards(place / "birds", ("wren", "wren"), ("wren", "wren"))
     with pytest.raises(UserError, match=r"train-00000-of-00002.parquet: two classes have the name 'wren'"):
@@ -232,10 +232,10 @@ def test_a_missing_part_of_a_split_is_named(place, part, other):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ((1, 2) * 5, "labels must count from 0 without gaps, found none of 0 below 2"),
-        ((0, 200) * 5, "found none of 1 below 200"),
-        ((-1, -1) * 5, "row 0: label -1 is out of range, labels count from 0"),
-        ((0, 2**62) * 5, "found none of 1 below 4611686018427387904"),
+        ((1, 2) * 5, "labels must count from 0 without gaps, found no 0 below 2"),
+        ((0, 200) * 5, "found no 1 below 200"),
+        ((-1, -1) * 5, "row 0: label -1 is out of range \\(labels count from 0"),
+        ((0, 2**62) * 5, "found no 1 below 4611686018427387904"),
     ],
 )
 def test_a_class_that_nothing_names_and_no_label_means_is_not_made_up(place, labels, message):
@@ -285,7 +285,7 @@ def write_empty_class(folder):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (write_odd_size, r"train/cat/1.png: the image is 16 x 16 pixels, the first one 20 x 16"),
+        (write_odd_size, r"train/cat/1.png: the image is 16 x 16 pixels, expected 20 x 16"),
         (write_broken, r"train/cat/1.png: the image does not decode"),
         (write_empty_class, r"test/emu is a class without images"),
         (lambda f: write_folder(f, ("train",)), "is no data set: it needs train/CLASS"),
@@ -324,7 +324,7 @@ def test_a_path_in_a_suites_file_starts_at_the_folder_that_is_worked_in(place, m
 def test_a_folder_of_this_place_is_written_as_a_path(place, monkeypatch):
     write_folder(place / "own")
     monkeypatch.chdir(place)
-    with pytest.raises(UserError, match=r"Unknown data set 'own'. There is own in this folder: write ./own"):
+    with pytest.raises(UserError, match=r"Unknown data set 'own'.*write ./own"):
         open_dataset("own")
     assert open_dataset("./own").name == "own"
 

@@ -1,4 +1,4 @@
-"""The cache of decoded images: one folder a split, keyed by content, complete or absent."""
+"""The cache of decoded images: one folder per split, keyed by content; a folder is complete or absent."""
 
 from __future__ import annotations
 
@@ -12,19 +12,37 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from platformdirs import user_cache_path
 
 from lmcbench.data.dataset import ImageSet, Labels, Pixels, SplitSummary, SummaryBuilder
-from lmcbench.errors import UserError
+from lmcbench.data.decode import RULES, Item, decode_batches
+from lmcbench.errors import UserError, reading
 from lmcbench.spec.canonical import digest
 
 SCHEMA = "lmcbench/pixels/1"
 
-DRAFT_S = 24 * 3600
-"""Seconds without a change after which nobody writes a draft any more."""
+ABANDONED_S = 24 * 3600
+"""Seconds without a change after which a temporary folder is taken to be left by a killed process."""
+
+
+class Reader(Protocol):
+    """Reads the files of a split; opens nothing before it is asked to."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files of the split, in order; their content is its identity."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything else that decides which images and labels result."""
+
+    def load(self, classes: int | None) -> tuple[int, tuple[str, ...], Iterator[list[Item]]]:
+        """Return the number of images, the class names, and the images in batches.
+
+        `classes` is the expected number of classes, None if it is unknown.
+        """
 
 
 @dataclass(frozen=True)
@@ -35,20 +53,55 @@ class CachedSplit:
     classes: tuple[str, ...]
 
 
+def open_split(
+    reader: Reader,
+    title: str,
+    channels: int | None = None,
+    classes: int | None = None,
+    lossless: bool = False,
+) -> CachedSplit:
+    """Open the split that `reader` reads; its files are decoded once for each content.
+
+    Args:
+        reader: parquet files or an image folder.
+        title: text of the progress bar.
+        channels: 1 or 3; None takes those of the first image.
+        classes: the expected number; None takes what the files have.
+        lossless: refuse JPEG images.
+
+    Raises:
+        UserError: naming the file and row that cannot be read; nothing is cached then.
+    """
+    hashes = file_hashes(reader.files)
+    asked = {"channels": channels, "classes": classes, "lossless": lossless, **reader.settings()}
+    key = digest({"files": hashes, "rules": RULES, **asked})
+    cached = read_split(key)
+    if cached is not None:
+        return cached
+    n, names, batches = reader.load(classes)
+    if n == 0:
+        raise UserError(f"{title}: there are no images for it in {', '.join(map(str, reader.files[:3]))}.")
+    write_split(key, n, decode_batches(batches, n, channels, lossless, title), names, {"settings": asked})
+    stored = read_split(key)
+    if stored is None:
+        raise UserError(f"{title}: the cache was changed while it was written. Run again.")
+    return stored
+
+
 def cache_dir() -> Path:
-    """Where decoded images are kept: LMCBENCH_CACHE, else the user's cache folder."""
+    """Return the folder of decoded images: LMCBENCH_CACHE, else in the user's cache folder."""
     given = os.environ.get("LMCBENCH_CACHE")
     return Path(given).expanduser() if given else user_cache_path("lmcbench", appauthor=False)
 
 
 def read_split(key: str) -> CachedSplit | None:
-    """The split stored under `key`, or None where there is none, or it is damaged."""
+    """Return the split stored under `key`, or None if it is missing or damaged."""
     folder = cache_dir() / "pixels" / key
     try:
         about = json.loads((folder / "split.json").read_text())
         if about["schema"] != SCHEMA:
             return None
-        # Mapping fails where the file is shorter than its header says.
+        # mapping fails if the file is shorter than its header says
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / "labels.npy", allow_pickle=False)
         if list(images.shape) != about["shape"] or len(labels) != len(images):
@@ -62,26 +115,26 @@ def read_split(key: str) -> CachedSplit | None:
 def write_split(
     key: str, n: int, batches: Iterator[tuple[Pixels, Labels]], classes: Sequence[str], about: dict[str, Any]
 ) -> None:
-    """Store a split that comes in batches of images `[b, c, h, w]` and labels `[b]`, `n` images in all.
+    """Store a split of `n` images, passed in batches of images `[b, c, h, w]` and labels `[b]`.
 
-    It is written beside its place, flushed to the disk and renamed, so a run that is stopped or fails
-    leaves nothing that a later one could take for whole.
+    It is written to a temporary folder, flushed to disk and renamed, so that an interrupted run leaves
+    nothing that looks complete.
 
     Raises:
-        UserError: where the cache folder cannot be written.
+        UserError: if the cache folder cannot be written.
     """
     place = cache_dir() / "pixels" / key
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        # not mkdtemp, whose folders nobody else may read: a cache may be many people's
+        # not mkdtemp, whose folders are private: a cache may be shared between users
         draft = place.parent / f".{key[:16]}-{secrets.token_hex(4)}"
         draft.mkdir()
     except OSError as error:
         raise UserError(
             f"The cache folder {place.parent} cannot be written ({error.strerror}). "
-            "Set LMCBENCH_CACHE to a folder with room for the decoded images."
+            "Set LMCBENCH_CACHE to a folder with disk space for the decoded images."
         ) from None
-    _drop_old_drafts(place.parent)
+    _remove_abandoned(place.parent)
     try:
         summary, shape = _write_arrays(draft, n, batches)
         text = {
@@ -92,13 +145,16 @@ def write_split(
             "histogram": summary.histogram.tolist(),
             **about,
         }
-        _write(draft / "split.json", json.dumps(text).encode())
+        with (draft / "split.json").open("w") as file:
+            json.dump(text, file)
+            file.flush()
+            os.fsync(file.fileno())
         if place.exists() and read_split(key) is None:
             shutil.rmtree(place, ignore_errors=True)
         try:
             draft.rename(place)
         except OSError:
-            # Another process was faster with the same content.
+            # another process may have stored the same content first
             if read_split(key) is None:
                 raise
     except OSError as error:
@@ -107,33 +163,33 @@ def write_split(
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _drop_old_drafts(folder: Path) -> None:
-    """Remove what processes left that were killed while they wrote."""
+def _remove_abandoned(folder: Path) -> None:
+    """Remove temporary folders of processes that were killed while writing."""
     for draft in folder.glob(".*"):
         try:
             changed = max(path.stat().st_mtime for path in (draft, *draft.iterdir()))
         except OSError:
-            continue  # another process has just finished or removed it
-        if changed < time.time() - DRAFT_S:
+            continue  # another process has just renamed or removed it
+        if changed < time.time() - ABANDONED_S:
             shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write_arrays(
     draft: Path, n: int, batches: Iterable[tuple[Pixels, Labels]]
 ) -> tuple[SplitSummary, tuple[int, ...]]:
-    """Images one batch after another, so that memory does not grow with the split; then the labels."""
+    """Write images batch by batch, so that memory does not grow with the split, then all labels."""
     labels: list[Labels] = []
     shape: tuple[int, ...] = ()
     with (draft / "images.npy").open("wb") as file:
-        for images, shown in batches:
+        for images, given in batches:
             if not labels:
                 shape = (n, *images.shape[1:])
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
-                collect = SummaryBuilder(shape)
+                builder = SummaryBuilder(shape)
             file.write(np.ascontiguousarray(images).data)
-            collect.add(images)
-            labels.append(shown)
+            builder.add(images)
+            labels.append(given)
         file.flush()
         os.fsync(file.fileno())
     whole = np.concatenate(labels)
@@ -141,43 +197,37 @@ def _write_arrays(
         np.save(file, whole)
         file.flush()
         os.fsync(file.fileno())
-    return collect.finish(whole), shape
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    return builder.finish(whole), shape
 
 
 # --- hashes of source files ----------------------------------------------------------------------
 
 
 SETTLED_NS = 2_000_000_000
-"""A file that was changed so shortly before it is read is read again next time: clocks of file systems tick
-in steps of up to 2 s (FAT), within which it may be changed once more and look the same."""
+"""Hashes of files changed within this time are not stored: clocks of file systems tick in steps of up to
+2 s (FAT), within which a file may change once more and look the same."""
 
 
 def file_hashes(files: Sequence[Path]) -> list[str]:
-    """Sha256 of each file, read again only where its size, place or times differ from last time.
+    """Return the sha256 of each file; files are read again only if size, inode or times have changed.
 
-    The time of the last change of any kind is among them, which copying and unpacking cannot set: a file
-    may be replaced by another of its size and time of modification, as archives and `cp -p` give it.
+    The times include that of the last change of any kind, which copying and unpacking cannot set: `cp -p`
+    and archives may replace a file by another of equal size and time of modification.
 
     Raises:
         UserError: for a file that cannot be read.
     """
-    memo = cache_dir() / "hashes" / f"{digest([str(f.absolute()) for f in files])[:32]}.json"
+    store = cache_dir() / "hashes" / f"{digest([str(f.absolute()) for f in files])[:32]}.json"
     try:
-        known = json.loads(memo.read_text())
-        known = known if isinstance(known, list) and len(known) == len(files) else [None] * len(files)
+        known = json.loads(store.read_text())
     except (OSError, ValueError):
+        known = None
+    if not isinstance(known, list) or len(known) != len(files):
         known = [None] * len(files)
     found: list[list[Any]] = []
     hashes: list[str] = []
     for file, entry in zip(files, known, strict=True):
-        try:
+        with reading(file):
             now, state = time.time_ns(), file.stat()
             stamp = [state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns]
             if isinstance(entry, list) and len(entry) == len(stamp) + 1 and entry[:-1] == stamp:
@@ -185,23 +235,21 @@ def file_hashes(files: Sequence[Path]) -> list[str]:
             else:
                 with file.open("rb") as stream:
                     hashes.append(hashlib.file_digest(stream, "sha256").hexdigest())
-        except OSError as error:
-            raise UserError(f"{file} cannot be read: {error.strerror}.") from None
-        # a time of modification that is yet to come was set by hand: writing once more would end it
+        # a time of modification in the future was set by hand; the next write resets it
         settled = abs(now - state.st_mtime_ns) > SETTLED_NS and state.st_ctime_ns < now - SETTLED_NS
         found.append([*stamp, hashes[-1]] if settled else [])
     if found != known:
-        _remember(memo, found)
+        _store_hashes(store, found)
     return hashes
 
 
-def _remember(memo: Path, found: list[list[Any]]) -> None:
-    """Best effort: where the cache cannot be written, the files are read again next time."""
+def _store_hashes(store: Path, found: list[list[Any]]) -> None:
+    """Store hashes if the cache can be written; the files are read again next time otherwise."""
     try:
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=memo.parent)
+        store.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=store.parent)
         with os.fdopen(handle, "w") as file:
             json.dump(found, file)
-        Path(draft).replace(memo)
+        Path(draft).replace(store)
     except OSError:
         return

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: where its cache keeps a data set, and how it gets there."""
+"""Where the files of data sets are: the user's data folder, and the cache of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -10,6 +10,18 @@ from pathlib import Path
 
 from lmcbench.errors import UserError
 
+NUMBERED = re.compile(r"-(?P<part>\d+)-of-(?P<parts>\d+)$")
+"""End of the name of a file that is one of several parts of a split."""
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """The parquet files of both splits, and the folder that has them."""
+
+    folder: Path
+    train: tuple[Path, ...]
+    test: tuple[Path, ...]
+
 
 @dataclass(frozen=True)
 class HubRepo:
@@ -17,8 +29,8 @@ class HubRepo:
 
     Attributes:
         repo: `owner/name`.
-        revision: the commit that everybody who runs a suite reads.
-        config: the configuration, where the repository has several.
+        revision: the pinned commit.
+        config: the configuration, if the repository has several.
     """
 
     repo: str
@@ -32,9 +44,9 @@ class HubRepo:
 
     @property
     def snapshot(self) -> Path:
-        """The folder of the pinned revision in the hub's cache; it need not exist.
+        """The folder of the pinned revision in the hub's cache; it may be missing.
 
-        Found without importing `huggingface_hub`, by the rules it documents for HF_HUB_CACHE and HF_HOME.
+        By the documented rules for HF_HUB_CACHE and HF_HOME, without importing `huggingface_hub`.
         """
         cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
         home = os.environ.get("HF_HOME")
@@ -43,15 +55,15 @@ class HubRepo:
         return root / self.cache_name
 
 
-def download(hub: HubRepo, splits: Sequence[str]) -> dict[str, tuple[Path, ...]]:
-    """The parquet files of each split, through `datasets` into the hub's cache.
+def download(hub: HubRepo, splits: Sequence[str]) -> SplitFiles:
+    """Download the parquet files of the training and the test split into the hub's cache with `datasets`.
 
-    Files only: the copy that `load_dataset` would prepare beside them is not made.
+    Only the files: the Arrow copy that `load_dataset` makes beside them is not used.
 
     Raises:
-        UserError: where the hub cannot be reached, or has no such data set, revision or split.
+        UserError: if the hub cannot be reached, or lacks the data set, revision or split.
     """
-    # Here and not above: seconds, which nothing but a download is worth.
+    # imported here: it takes a second
     import datasets
 
     try:
@@ -60,36 +72,24 @@ def download(hub: HubRepo, splits: Sequence[str]) -> dict[str, tuple[Path, ...]]
         missing = [s for s in splits if s not in files]
         if missing:
             raise UserError(f"{hub.repo} has no split {missing[0]!r}. It has {', '.join(map(str, files))}.")
-        paths = datasets.DownloadManager().download({s: list(files[s]) for s in splits})
+        paths = datasets.DownloadManager().download([list(files[s]) for s in splits])
     except UserError:
         raise
-    # `datasets` lets through whatever HTTP, file system and YAML raise beneath it.
+    # `datasets` passes on errors of HTTP, file systems and YAML
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{hub.repo} at revision {hub.revision[:8]} could not be fetched: {reason.rstrip('.')}."
         ) from None
-    return {split: tuple(Path(p) for p in paths[split]) for split in splits}
-
-
-PART = re.compile(r"-(?P<part>\d+)-of-(?P<parts>\d+)$")
-"""How the name of a file ends that is one of several of a split."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """The parquet files of both splits, and the folder they are in."""
-
-    folder: Path
-    train: tuple[Path, ...]
-    test: tuple[Path, ...]
+    train, test = (tuple(map(Path, part)) for part in paths)
+    return SplitFiles(hub.snapshot, train, test)
 
 
 def data_folder(data_dir: Path | None) -> Path | None:
-    """The user's data folder: `data_dir`, else LMCBENCH_DATA, else none.
+    """Return the user's data folder: `data_dir`, else LMCBENCH_DATA, else None.
 
     Raises:
-        UserError: where it is named and is no folder.
+        UserError: if it is given and is no folder.
     """
     given = data_dir if data_dir is not None else os.environ.get("LMCBENCH_DATA")
     if not given:
@@ -101,52 +101,49 @@ def data_folder(data_dir: Path | None) -> Path | None:
     return folder
 
 
-def parquet_files(folder: Path, splits: Sequence[str], config: str | None = None) -> Found | None:
-    """The files of `splits` (training, test) anywhere under `folder`, or None where it holds no parquet.
+def find_parquet(folder: Path, splits: Sequence[str], config: str | None = None) -> SplitFiles | None:
+    """Find the files of `splits` (training, test) anywhere below `folder`; None if it has no parquet file.
 
-    A file belongs to a split by its name (`train.parquet`, `train-00000-of-00002.parquet`) or by a
-    folder above it (`train/0.parquet`). With a configuration, files under a folder of that name win.
+    A file belongs to a split by its name (`train.parquet`, `train-00000-of-00002.parquet`) or by a folder
+    above it (`train/0.parquet`). Files in a folder named like the configuration are preferred.
 
     Raises:
-        UserError: where one of the splits is missing, or a part of one (`-00001-of-00002`).
+        UserError: if a split or a numbered part of one (`-00001-of-00002`) is missing.
     """
     every = sorted(p for p in folder.rglob("*.parquet") if p.is_file())
     if config is not None:
         every = [p for p in every if config in p.relative_to(folder).parts] or every
     if not every:
         return None
-    train, test = (tuple(p for p in every if belongs(p.relative_to(folder), split)) for split in splits)
+    train, test = (tuple(p for p in every if belongs_to(p.relative_to(folder), split)) for split in splits)
     for split, files in zip(splits, (train, test), strict=True):
         if not files:
-            held = ", ".join(str(p.relative_to(folder)) for p in every[:3]) + (
-                " ..." if len(every) > 3 else ""
-            )
-            raise UserError(f"{folder} has no files of split {split!r} ({split}-*.parquet). It holds {held}.")
-        _check_whole(files)
-    return Found(folder, train, test)
+            found = ", ".join(str(p.relative_to(folder)) for p in every[:3]) + (" ..." if every[3:] else "")
+            raise UserError(f"{folder} has no files of split {split!r} ({split}-*.parquet). It has {found}.")
+        _check_parts(files)
+    return SplitFiles(folder, train, test)
 
 
-def _check_whole(files: Sequence[Path]) -> None:
-    """Refuse a split of which a numbered part is missing: an interrupted download or copy leaves that."""
+def belongs_to(path: Path, split: str) -> bool:
+    """Whether a parquet file belongs to `split`, by its path below the folder of the data set."""
+    return path.stem == split or path.stem.startswith((f"{split}-", f"{split}_")) or split in path.parts[:-1]
+
+
+def _check_parts(files: Sequence[Path]) -> None:
+    """Refuse a split with a missing part, which interrupted downloads and copies leave."""
     for file in files:
-        if (number := PART.search(file.stem)) is None:
+        if (number := NUMBERED.search(file.stem)) is None:
             continue
+        # parts of one split differ in nothing but their number, which may differ in width
         start, parts = file.stem[: number.start()], number["parts"]
-        held = {int(m["part"]) for f in files if f.parent == file.parent and (m := _part(f, start, parts))}
-        # some count parts from 1; numbers need not be of one width
-        first = 1 if int(parts) in held and 0 not in held else 0
-        lost = next((i for i in range(first, first + int(parts)) if i not in held), None)
+        matches = ((f, NUMBERED.search(f.stem)) for f in files if f.parent == file.parent)
+        found = {
+            int(m["part"])
+            for f, m in matches
+            if m is not None and (f.stem[: m.start()], m["parts"]) == (start, parts)
+        }
+        first = 1 if int(parts) in found and 0 not in found else 0  # some count parts from 1
+        lost = next((i for i in range(first, first + int(parts)) if i not in found), None)
         if lost is not None:
             name = f"{start}-{lost:0{len(number['part'])}}-of-{parts}{file.suffix}"
-            raise UserError(f"{file.parent} has {file.name}, but not {name}. Put the missing part beside it.")
-
-
-def _part(file: Path, start: str, parts: str) -> re.Match[str] | None:
-    """The number of a file among those that begin with `start` and are `parts` in all; None for others."""
-    number = PART.search(file.stem)
-    return number if number and (file.stem[: number.start()], number["parts"]) == (start, parts) else None
-
-
-def belongs(path: Path, split: str) -> bool:
-    """Whether a parquet file, by its path below a data set's folder, is of `split`."""
-    return path.stem == split or path.stem.startswith((f"{split}-", f"{split}_")) or split in path.parts[:-1]
+            raise UserError(f"{file.parent} has {file.name}, but not {name}. Add the missing part.")

@@ -1,4 +1,4 @@
-"""What `lmcbench data` shows: every data set and shifted test set of the tables, and whether it is here."""
+"""The list that `lmcbench data` shows: every data set and shifted test set, and where it was found."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lmcbench.data.find_files import data_folder
 from lmcbench.data.shifted_sets import SHAPE, find_shifted, how_to_get
-from lmcbench.data.sources import SOURCES, find
-from lmcbench.data.user_datasets import find_own
+from lmcbench.data.sources import SOURCES, find_source, how_to_get_source
+from lmcbench.data.user_datasets import find_user_dataset
 from lmcbench.errors import UserError
 from lmcbench.spec.evaluation_shifts import SHIFTED
 
@@ -18,15 +18,15 @@ class Listing:
     """One data set.
 
     Attributes:
-        name: as suites call it.
+        name: as suites name it.
         summary: what it is, in a line.
         licence: as its authors state it.
-        classes: how many.
+        classes: number of classes.
         shape: channels, height, width.
         sizes: images of the training and the test split.
-        bytes: size of its files on the disk, None where they are not here.
-        found: the folder or package it comes from, None where it is not here.
-        hint: what to do, where it is not here.
+        bytes: size of its files on disk, None if they are missing.
+        found: its folder or package, None if it is missing.
+        hint: what to do if it is missing.
     """
 
     name: str
@@ -41,64 +41,54 @@ class Listing:
 
 
 def list_datasets(data_dir: Path | None = None) -> list[Listing]:
-    """Every data set of the table, in its order; nothing is decoded or downloaded.
+    """Return every data set of the table, in its order; nothing is decoded or downloaded.
 
     Raises:
-        UserError: where the data folder does not exist.
+        UserError: if the data folder does not exist.
     """
     folder = data_folder(data_dir)
     return [_listing(name, folder) for name in SOURCES]
 
 
 def list_shifted(data_dir: Path | None = None) -> list[Listing]:
-    """Every shifted test set likewise; its only split is a test split.
+    """Return every shifted test set likewise; it has no training split.
 
     Raises:
-        UserError: where the data folder does not exist.
+        UserError: if the data folder does not exist.
     """
     folder = data_folder(data_dir)
     return [_shifted_listing(name, folder) for name in SHIFTED]
 
 
 def describe_location(name: str, data_dir: Path | None = None) -> str:
-    """Where the data set or shifted test set `name` was found, or what to do, in a line; also a user's own.
+    """Return one line on where `name` was found or how to get it: a data set, shifted set or user's path.
 
     Raises:
-        UserError: where the data folder does not exist.
+        UserError: if the data folder does not exist.
     """
     folder = data_folder(data_dir)
-    if name in SHIFTED:
-        return _where(_shifted_listing(name, folder))
-    if name not in SOURCES:
-        own = find_own(name, folder)
-        return f"found in {own}" if own is not None else "not here, and not in the table of 'lmcbench data'"
-    return _where(_listing(name, folder))
-
-
-def _where(listing: Listing) -> str:
-    return f"found in {listing.found}" if listing.found is not None else f"not here. {listing.hint}"
+    if name not in SHIFTED and name not in SOURCES:
+        own = find_user_dataset(name, folder)
+        return f"found in {own}" if own is not None else "not found, and not in the table of 'lmcbench data'"
+    listing = _shifted_listing(name, folder) if name in SHIFTED else _listing(name, folder)
+    return f"found in {listing.found}" if listing.found is not None else f"not found. {listing.hint}"
 
 
 def _listing(name: str, folder: Path | None) -> Listing:
     source = SOURCES[name]
     size: int | None = None
-    place: str | None = None
+    place = "scikit-learn" if source.load is not None else None
     hint: str | None = None
-    if source.embedded is not None:
-        place = "scikit-learn"
-    else:
+    if source.load is None:
         try:
-            found, refused = find(name, folder)
+            found, refused = find_source(name, folder)
         except UserError as error:
             found, refused = None, [str(error)]
         if found is not None:
             place = str(found.folder)
             size = sum(f.stat().st_size for f in (*found.train, *found.test))
-        elif source.hub is not None:
-            hint = " ".join([*refused, f"Run 'lmcbench data fetch {name}', or name a folder by --data-dir."])
         else:
-            put = f"Put its parquet files into DIR/{name.replace('-', '_')} and name DIR by --data-dir."
-            hint = " ".join([*refused, put])
+            hint = " ".join([*refused, how_to_get_source(name)])
     return Listing(
         name, source.summary, source.licence, source.classes, source.shape, source.sizes, size, place, hint
     )
@@ -106,10 +96,9 @@ def _listing(name: str, folder: Path | None) -> Listing:
 
 def _shifted_listing(name: str, folder: Path | None) -> Listing:
     entry, found = SHIFTED[name], find_shifted(name, folder)
-    summary = f"{entry.summary}; an evaluation shift of {' and '.join(entry.bases)}"
     return Listing(
         name,
-        summary,
+        f"{entry.summary}; an evaluation shift of {' and '.join(entry.bases)}",
         entry.licence,
         entry.classes,
         SHAPE,

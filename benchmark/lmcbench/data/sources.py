@@ -1,4 +1,4 @@
-"""Scikit-learn's digits, the data set that is always there."""
+"""The data sets that suites name: what they are, where they are published, and how they are opened."""
 
 from __future__ import annotations
 
@@ -8,34 +8,33 @@ from pathlib import Path
 
 import numpy as np
 
-from lmcbench.data.cache import file_hashes
-from lmcbench.data.dataset import Dataset, ImageSet
-from lmcbench.data.find_files import Found, HubRepo, data_folder, download, parquet_files
-from lmcbench.data.parquet import ParquetSplit, unnamed
+from lmcbench.data.cache import file_hashes, open_split
+from lmcbench.data.dataset import Dataset, ImageSet, mark_every_fifth
+from lmcbench.data.find_files import HubRepo, SplitFiles, data_folder, download, find_parquet
+from lmcbench.data.parquet import ParquetSplit, default_names
 from lmcbench.data.shifted_sets import how_to_get
-from lmcbench.data.splits import every_fifth, open_split
-from lmcbench.data.user_datasets import find_own, open_own, own_name
+from lmcbench.data.user_datasets import find_user_dataset, open_user_dataset, user_dataset_name
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.datasets import SIZES
 from lmcbench.spec.evaluation_shifts import SHIFTED
 
 
 def load_digits() -> Dataset:
-    """1,797 digits of 8 x 8; every fifth of each class, in file order, is the test split.
+    """Load scikit-learn's 1,797 digits of 8 x 8; every fifth of each class is the test split.
 
-    Grey levels 0..16 are spread over 0..255, so that everything defined on 8-bit images applies.
+    Grey levels 0..16 are scaled to 0..255, so that everything defined for 8-bit images applies.
     """
     from sklearn import datasets
 
     pixels, labels = datasets.load_digits(return_X_y=True)
     images = np.round(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
     labels = labels.astype(np.int64)
-    test = every_fifth(labels)
+    test = mark_every_fifth(labels)
     return Dataset(
         "digits",
         ImageSet(images[~test], labels[~test]),
         ImageSet(images[test], labels[test]),
-        tuple(str(c) for c in range(10)),
+        default_names(10),
         source="scikit-learn",
     )
 
@@ -47,16 +46,16 @@ class Source:
     Attributes:
         summary: what it is, in a line.
         licence: as its authors state it.
-        classes: how many.
+        classes: number of classes.
         shape: channels, height, width.
         sizes: images of the training and the test split.
-        embedded: how to load it, where it ships with a package.
-        hub: where it is published, else.
+        load: loads it, if it is part of a package.
+        hub: where it is published otherwise.
         image: name of the image column.
         label: name of the label column.
         splits: names of the training and the test split.
-        lossless: published as PNG, so JPEG images cannot be it.
-        sha256: hashes of the parquet files, of a set that only these files are.
+        lossless: published as PNG; JPEG images are refused.
+        sha256: hashes of the parquet files, if the set is defined by these files.
         folders: further names of its folder in the user's data folder.
     """
 
@@ -65,7 +64,7 @@ class Source:
     classes: int
     shape: tuple[int, int, int]
     sizes: tuple[int, int]
-    embedded: Callable[[], Dataset] | None = None
+    load: Callable[[], Dataset] | None = None
     hub: HubRepo | None = None
     image: str = "image"
     label: str = "label"
@@ -83,7 +82,7 @@ SOURCES: dict[str, Source] = {
         10,
         (1, 8, 8),
         SIZES["digits"],
-        embedded=load_digits,
+        load=load_digits,
     ),
     "mnist": Source(
         "handwritten digits (LeCun et al. 1998)",
@@ -176,81 +175,71 @@ SOURCES: dict[str, Source] = {
 
 
 def open_dataset(name: str, data_dir: Path | None = None) -> Dataset:
-    """The data set `name`; nothing is downloaded.
+    """Open the data set `name`; nothing is downloaded.
 
-    A name in the table is looked for in the data folder (`data_dir`, else LMCBENCH_DATA), then in the
-    hub's cache. Any other name is the user's own: a path, or a folder or parquet file in the data folder.
+    A name in the table is looked for in the data folder (`data_dir`, else LMCBENCH_DATA), then in the hub's
+    cache. Any other name is the user's own: a path, or a folder or parquet file in the data folder.
 
     Raises:
-        UserError: for an unknown name, data that are not there, or data that cannot be read.
+        UserError: for an unknown name, or data that are missing or unreadable.
     """
     folder = data_folder(data_dir)
     if name not in SOURCES:
-        own = find_own(name, folder)
-        if own is None:
-            if name and Path(name).exists():
-                raise UserError(
-                    f"Unknown data set {name!r}. There is {name} in this folder: write ./{name} for a path."
-                )
-            refusal = unknown("data set", name, SOURCES)
-            raise UserError(f"{refusal} Your own is named by its path, as ./{Path(name).name}.")
-        _refuse_taken(own)
-        return open_own(own)
+        return _open_own(name, folder)
     source = SOURCES[name]
-    if source.embedded is not None:
-        return source.embedded()
-    found, refused = find(name, folder)
+    if source.load is not None:
+        return source.load()
+    found, refused = find_source(name, folder)
     if found is None:
-        raise UserError(_missing(name, folder, refused))
+        places = ", ".join(map(str, _places(name, folder)))
+        looked = f"Looked for parquet files in {places}." if places else ""
+        parts = [f"Data set {name} was not found.", looked, *refused, how_to_get_source(name)]
+        raise UserError(" ".join(filter(None, parts)))
     return _open_found(name, found)
 
 
 def settle_dataset(name: str, data_dir: Path | None = None) -> None:
-    """See to it that `open_dataset` will find `name`, decoded; what ships with a package is always there.
-
-    Raises:
-        UserError: as `open_dataset`.
-    """
-    if name not in SOURCES or SOURCES[name].embedded is None:
-        open_dataset(name, data_dir)
+    """Check that `open_dataset` finds `name`; decode it if necessary."""
+    open_dataset(name, data_dir)
 
 
 def fetch_dataset(name: str) -> Dataset:
     """Download `name` at its pinned revision, decode it into the cache and open it.
 
     Raises:
-        UserError: for an unknown name, a set that is not on the hub (how to get it), or a hub out of reach.
+        UserError: for an unknown name, a set that is not on the hub, or if the hub cannot be reached.
     """
     if name in SHIFTED:
         raise UserError(f"{name} is not on the hub. {how_to_get(name)}")
     if name not in SOURCES:
         raise unknown("data set", name, SOURCES)
     source = SOURCES[name]
-    if source.embedded is not None:
-        return source.embedded()
+    if source.load is not None:
+        return source.load()
     if source.hub is None:
-        raise UserError(_missing(name, None, []))
+        raise UserError(f"Data set {name} cannot be fetched. {how_to_get_source(name)}")
     try:
-        found = parquet_files(source.hub.snapshot, source.splits, source.hub.config)
-    except UserError:  # an interrupted download is gone on with
+        found = find_parquet(source.hub.snapshot, source.splits, source.hub.config)
+    except UserError:  # an interrupted download is completed
         found = None
-    if found is None:
-        files = download(source.hub, source.splits)
-        found = Found(source.hub.snapshot, files[source.splits[0]], files[source.splits[1]])
-    return _open_found(name, found)
+    return _open_found(name, found or download(source.hub, source.splits))
 
 
-def find(name: str, folder: Path | None) -> tuple[Found | None, list[str]]:
-    """Where the files of a data set of the table are, and why what was found elsewhere is not it."""
+def find_source(name: str, folder: Path | None) -> tuple[SplitFiles | None, list[str]]:
+    """Find the files of a data set of the table.
+
+    Returns:
+        The files, None if there are none, and why files in other places were refused.
+    """
     source = SOURCES[name]
     refused: list[str] = []
     for place in _places(name, folder):
         try:
-            found = parquet_files(place, source.splits, None if source.hub is None else source.hub.config)
+            found = find_parquet(place, source.splits, None if source.hub is None else source.hub.config)
         except UserError as error:
             if source.hub is None or place != source.hub.snapshot:
                 raise
-            refused.append(str(error))  # an interrupted download, which fetching goes on with
+            refused.append(str(error))  # an interrupted download, which `fetch_dataset` completes
             continue
         if found is None:
             continue
@@ -265,15 +254,27 @@ def find(name: str, folder: Path | None) -> tuple[Found | None, list[str]]:
     return None, refused
 
 
-def _places(name: str, folder: Path | None) -> list[Path]:
-    """Folders that may hold it, the user's before the hub's cache."""
+def how_to_get_source(name: str) -> str:
+    """Return the instruction for obtaining a data set of the table that is missing."""
     source = SOURCES[name]
+    train, test = source.splits
+    put = f"put {train}-*.parquet and {test}-*.parquet into DIR/{name.replace('-', '_')}"
+    if source.hub is not None:
+        way = f"Run 'lmcbench data fetch {name}' where the Hugging Face hub can be reached, or {put}"
+    else:
+        way = f"It is not on the hub: {put}, with the sha256 that the table of sources has,"
+    return f"{way} and pass DIR as --data-dir or LMCBENCH_DATA."
+
+
+def _places(name: str, folder: Path | None) -> list[Path]:
+    """Return the folders that may have the set: the user's before the hub's cache."""
+    hub = SOURCES[name].hub
     places = [] if folder is None else [folder / n for n in _folder_names(name)]
-    return places if source.hub is None else [*places, source.hub.snapshot]
+    return places if hub is None else [*places, hub.snapshot]
 
 
 def _folder_names(name: str) -> list[str]:
-    """Names that its folder may have: ours, the hub's repository, the hub's cache."""
+    """Return the names its folder may have: the table's, the hub repository's, the hub cache's."""
     source = SOURCES[name]
     names = [name, name.replace("-", "_"), *source.folders]
     if source.hub is not None:
@@ -281,7 +282,7 @@ def _folder_names(name: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _open_found(name: str, found: Found) -> Dataset:
+def _open_found(name: str, found: SplitFiles) -> Dataset:
     source = SOURCES[name]
     train, test = (
         open_split(
@@ -293,42 +294,33 @@ def _open_found(name: str, found: Found) -> Dataset:
         )
         for files, split in zip((found.train, found.test), ("train", "test"), strict=True)
     )
-    if train.classes != test.classes and unnamed(source.classes) not in (train.classes, test.classes):
+    if train.classes != test.classes and default_names(source.classes) not in (train.classes, test.classes):
         raise UserError(f"{found.folder}: the classes of {name} have other names in train than in test.")
-    from_hub = source.hub is not None and found.folder == source.hub.snapshot
+    hub = source.hub if source.hub is not None and found.folder == source.hub.snapshot else None
     return Dataset(
         name,
         train.images,
         test.images,
         train.classes,
-        source=f"hub:{source.hub.repo}" if source.hub is not None and from_hub else "parquet",
-        revision=source.hub.revision if source.hub is not None and from_hub else None,
+        source="parquet" if hub is None else f"hub:{hub.repo}",
+        revision=None if hub is None else hub.revision,
     )
 
 
-def _refuse_taken(own: Path) -> None:
-    """A user's data set must not go by the name of a published one: its numbers would pass for theirs."""
-    for name in SOURCES:
-        if own_name(own) in _folder_names(name):
+def _open_own(name: str, folder: Path | None) -> Dataset:
+    """Open a user's data set, unless it has the name of a published one, whose results it would pass for."""
+    path = find_user_dataset(name, folder)
+    if path is None:
+        refusal = unknown("data set", name, SOURCES)
+        if name and Path(name).exists():
             raise UserError(
-                f"{own} has the name of a published data set. For that one, say {name!r} and name the folder "
-                f"above it by --data-dir; for your own, give the folder another name."
+                f"Unknown data set {name!r}. For the folder or file of this name, write ./{name}."
             )
-
-
-def _missing(name: str, folder: Path | None, refused: list[str]) -> str:
-    """Where it was looked for and what to do."""
-    source = SOURCES[name]
-    looked = ", ".join(str(p) for p in _places(name, folder))
-    lines = [f"Data set {name} was not found."]
-    if looked:
-        lines.append(f"Looked for parquet files in {looked}.")
-    lines += refused
-    train, test = source.splits
-    put = f"put {train}-*.parquet and {test}-*.parquet into DIR/{name.replace('-', '_')}"
-    if source.hub is not None:
-        lines.append(f"Run 'lmcbench data fetch {name}' where the Hugging Face hub can be reached, or {put}")
-    else:
-        lines.append(f"It is not on the hub: {put}, with the sha256 of the table,")
-    lines.append("and name DIR by --data-dir or LMCBENCH_DATA.")
-    return " ".join(lines)
+        raise UserError(f"{refusal} Your own data set is named by its path, such as ./{Path(name).name}.")
+    for published in SOURCES:
+        if user_dataset_name(path) in _folder_names(published):
+            raise UserError(
+                f"{path} has the name of a published data set. For that one, use the name {published!r} and "
+                "pass the folder above it as --data-dir; for your own, rename the folder."
+            )
+    return open_user_dataset(path)

@@ -1,4 +1,8 @@
-"""A user's own image folder: train/CLASS/*.png and test/CLASS/*.png."""
+"""A user's own data set: a folder of images, a folder of parquet files, or one parquet file.
+
+Image folders are read here rather than by the `imagefolder` builder of `datasets`, which names a class by the
+last folder of a path, so that `cat/2024/1.png` becomes class 2024, and skips a class without images.
+"""
 
 from __future__ import annotations
 
@@ -8,62 +12,61 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lmcbench.data.cache import CachedSplit
+from lmcbench.data.cache import CachedSplit, Reader, open_split
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.decode import Item
-from lmcbench.data.find_files import belongs, parquet_files
-from lmcbench.data.parquet import ParquetSplit
-from lmcbench.data.splits import Reader, open_split
-from lmcbench.errors import UserError
+from lmcbench.data.find_files import belongs_to, find_parquet
+from lmcbench.data.parquet import BATCH, ParquetSplit
+from lmcbench.errors import UserError, reading
 from lmcbench.spec.datasets import is_path
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-BATCH = 1000
-"""Images decoded at a time."""
+
+TEST_NAMES = ("test", "val", "valid", "validation")
+"""Names of a test split, in order of preference."""
 
 
 @dataclass(frozen=True)
 class FolderSplit:
-    """The reader of a folder that holds one folder of images for each class, labels in name order."""
+    """Reader of a folder with one folder of images per class; labels follow the names of the classes."""
 
     folder: Path
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The classes: the sub-folders, sorted by name."""
-        return tuple(
-            sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-        )
+        """The class names: the sub-folders that are not hidden, sorted."""
+        folders = (p.name for p in self.folder.iterdir() if p.is_dir())
+        return tuple(sorted(name for name in folders if not name.startswith(".")))
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
-        """All images, class by class, sorted by path.
+        """All images, class by class, sorted by path; hidden files and folders are ignored.
 
         Raises:
             UserError: for a class without images.
         """
         found: list[Path] = []
         for name in self.names:
-            paths = (self.folder / name).rglob("*")
-            images = sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not self._hidden(p))
+            images = sorted(
+                p
+                for p in (self.folder / name).rglob("*")
+                if p.suffix.lower() in SUFFIXES
+                and not any(part.startswith(".") for part in p.relative_to(self.folder).parts)
+            )
             if not images:
                 raise UserError(f"{self.folder / name} is a class without images ({', '.join(SUFFIXES)}).")
             found += images
         return tuple(found)
 
-    def _hidden(self, path: Path) -> bool:
-        """Whether a file or a folder above it is hidden: what programs keep there is none of the images."""
-        return any(part.startswith(".") for part in path.relative_to(self.folder).parts)
-
     def settings(self) -> dict[str, Any]:
-        """The class of each file, which its content does not tell."""
+        """Return the class of each file, which its content does not tell."""
         return {"classes_of_files": [f.relative_to(self.folder).parts[0] for f in self.files]}
 
     def load(self, classes: int | None) -> tuple[int, tuple[str, ...], Iterator[list[Item]]]:
         """See `Reader`.
 
         Raises:
-            UserError: where the number of classes is another than `classes`.
+            UserError: if there are not `classes` classes.
         """
         if classes is not None and classes != len(self.names):
             raise UserError(f"{self.folder} has {len(self.names)} classes, but there must be {classes}.")
@@ -72,79 +75,68 @@ class FolderSplit:
     def _items(self) -> Iterator[list[Item]]:
         labels = {name: i for i, name in enumerate(self.names)}
         for start in range(0, len(self.files), BATCH):
-            yield [
-                Item(file, None, _read(file), labels[file.relative_to(self.folder).parts[0]])
-                for file in self.files[start : start + BATCH]
-            ]
+            items = []
+            for file in self.files[start : start + BATCH]:
+                with reading(file):
+                    data = file.read_bytes()
+                items.append(Item(file, None, data, labels[file.relative_to(self.folder).parts[0]]))
+            yield items
 
 
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}.") from None
-
-
-TEST_NAMES = ("test", "val", "valid", "validation")
-"""Names a held-out split goes by, the first that is there."""
-
-
-def find_own(name: str, folder: Path | None) -> Path | None:
-    """The path that `name` means: itself if it is written as one, else NAME or NAME.parquet in `folder`.
+def find_user_dataset(name: str, folder: Path | None) -> Path | None:
+    """Return the path that `name` means: a path itself, else NAME or NAME.parquet in `folder`, or None.
 
     Raises:
-        UserError: for a path where there is nothing.
+        UserError: for a path that does not exist.
     """
     if is_path(name):
         path = Path(name).expanduser()
         if not path.exists():
-            # a path in a suite's file starts at the folder that is worked in, not at the file
+            # a path in a suite file is relative to the working folder, not to the file
             place = "" if path.is_absolute() else f" in {Path.cwd()}"
             raise UserError(
                 f"No data at {path}{place}. Give an image folder, a folder of parquet files or one file."
             )
         return path
-    for candidate in [] if folder is None else [folder / name, folder / f"{name}.parquet"]:
-        if candidate.exists():
-            return candidate
-    return None
+    candidates = [] if folder is None else [folder / name, folder / f"{name}.parquet"]
+    return next((path for path in candidates if path.exists()), None)
 
 
-def own_name(path: Path) -> str:
-    """The name a user's data set goes by: the last part of its path, which says nothing of the machine."""
+def user_dataset_name(path: Path) -> str:
+    """Return the name of the data set at `path`: the last part, which tells nothing about the machine."""
     return path.resolve().name.removesuffix(".parquet")
 
 
-def open_own(path: Path) -> Dataset:
-    """The user's data set at `path`, named by the last part of it.
+def open_user_dataset(path: Path) -> Dataset:
+    """Open the user's data set at `path`, named by the last part of it.
 
-    - one parquet file: every fifth image of each class, in file order, is the test split (with fewer than
-      five in every class there is none);
+    - one parquet file: every fifth image of each class, in file order, is the test split (there is none if
+      all classes have fewer than five images);
     - a folder of parquet files: train-*.parquet, and test-*, val-* or valid*-*;
     - a folder of images: train/CLASS/*, and test/CLASS/* (or val, valid, validation).
 
     Raises:
         UserError: for a folder of another layout, or images and labels that cannot be read.
     """
-    name = own_name(path)
+    name = user_dataset_name(path)
     train, test, source = _readers(path)
     first = open_split(train, f"{name}, train")
     second = open_split(test, f"{name}, test", first.images.images.shape[1], len(first.classes))
-    _agree(path, first, second)
+    _check_agreement(path, first, second)
     return Dataset(name, first.images, second.images, first.classes, source=source)
 
 
 def _readers(path: Path) -> tuple[Reader, Reader, str]:
     if path.is_file():
         return ParquetSplit((path,), part="train"), ParquetSplit((path,), part="test"), "parquet"
-    held_out = next((t for t in TEST_NAMES if (path / t).is_dir() and any((path / t).iterdir())), None)
-    if (path / "train").is_dir() and held_out is not None:
-        train, test = FolderSplit(path / "train"), FolderSplit(path / held_out)
+    test_name = next((t for t in TEST_NAMES if (path / t).is_dir() and any((path / t).iterdir())), None)
+    if (path / "train").is_dir() and test_name is not None:
+        train, test = FolderSplit(path / "train"), FolderSplit(path / test_name)
         if train.names and test.names:
             return train, test, "folder"
     for split in TEST_NAMES:
-        if any(belongs(p.relative_to(path), split) for p in path.rglob("*.parquet")):
-            found = parquet_files(path, ("train", split))
+        if any(belongs_to(p.relative_to(path), split) for p in path.rglob("*.parquet")):
+            found = find_parquet(path, ("train", split))
             if found is not None:
                 return ParquetSplit(found.train), ParquetSplit(found.test), "parquet"
     raise UserError(
@@ -153,8 +145,8 @@ def _readers(path: Path) -> tuple[Reader, Reader, str]:
     )
 
 
-def _agree(path: Path, train: CachedSplit, test: CachedSplit) -> None:
-    """One size and the same classes in both splits."""
+def _check_agreement(path: Path, train: CachedSplit, test: CachedSplit) -> None:
+    """Refuse splits that differ in classes or image size."""
     if train.classes != test.classes:
         raise UserError(
             f"{path}: the splits have different classes, {', '.join(train.classes[:5])} ... in train and "
