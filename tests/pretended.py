@@ -1,9 +1,8 @@
-"""A pretended CUDA device: the CPU's tensors with a label on their memory, and an error where CUDA has one.
+"""A simulated CUDA device: CPU tensors whose memory is labelled, with CUDA's device errors.
 
-What is computed there is computed by the CPU, so that its numbers must be the CPU's, bit for bit. It
-raises for two devices in one operation, NumPy's view of a tensor that is there, a tensor here indexed by
-one there. What crosses over, and what waits for the device, is counted. It says nothing of kernels, speed
-or memory.
+The CPU computes everything, so results must equal the CPU's bit for bit. Mixed devices in one operation,
+NumPy views of device tensors and CPU tensors indexed by device tensors raise, as on CUDA. Copies between
+devices and operations that wait for the device are counted. Kernels, speed and memory are not simulated.
 """
 
 from __future__ import annotations
@@ -29,26 +28,26 @@ WAITS = {
     aten.masked_select.default,
 }
 MAY_MIX = {aten.copy_.default}
-"""What takes tensors of two devices."""
+"""Operators that accept tensors of two devices."""
 INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
-"""What takes index tensors from here for a tensor that is there."""
+"""Operators that index a device tensor by CPU tensors."""
 NO_SCALARS = {aten.cat.default, aten.stack.default, aten.mm.default, aten.index_select.default}
-"""What refuses even a tensor without dimensions from here."""
+"""Operators that refuse even a zero-dimensional CPU tensor."""
 
 
 class MixedDevicesError(RuntimeError):
-    """CUDA would have refused."""
+    """CUDA would raise."""
 
 
 def memory(t: Tensor) -> torch.UntypedStorage | None:
-    """What a tensor's values are kept in, behind what vmap and grad wrap around it."""
+    """Return the storage of a tensor inside the wrappers of vmap and grad."""
     while functorch.is_functorch_wrapped_tensor(t):
         t = functorch.get_unwrapped(t)
     return None if t.device.type == "meta" or t.layout != torch.strided else t.untyped_storage()
 
 
 class Labels:
-    """The memory that is on the pretended device; `crossings` counts copies and waits by kind."""
+    """The storages on the simulated device; `crossings` counts copies and waits by kind."""
 
     def __init__(self) -> None:
         # a weak reference keeps the address from being used again
@@ -72,7 +71,7 @@ def tensors_in(*trees):
 
 
 class Operations(TorchDispatchMode):
-    """Every operation as a device meets it: devices must agree, and what comes out is where it was made."""
+    """Check that the tensors of every operation are on one device, and label its outputs."""
 
     def __init__(self, labels, calls):
         super().__init__()
@@ -106,7 +105,7 @@ class Operations(TorchDispatchMode):
 
 
 class Calls(TorchFunctionMode):
-    """Every call as Python makes it: what asks for a device, or names one."""
+    """Intercept Python calls that ask for a device or name one."""
 
     def __init__(self, labels):
         super().__init__()
@@ -141,7 +140,7 @@ class Calls(TorchFunctionMode):
         return self.made(there, func, *args, **kwargs)
 
     def made(self, there, func, *args, **kwargs):
-        """What `func` makes of nothing, inside its operations too, is made there or here."""
+        """Call `func`; tensors that it creates are labelled as on the device if `there`."""
         before, self.making_there = self.making_there, there
         try:
             return func(*args, **kwargs)
@@ -182,7 +181,7 @@ class Autocast(torch.autocast):
 
 @contextlib.contextmanager
 def pretended_cuda(total_memory=80 * 2**30):
-    """torch finds one CUDA device; yields its `Labels`. Each look at the memory finds a MiB more."""
+    """Make torch find one CUDA device, and yield its `Labels`. Each query of the memory peak adds a MiB."""
     labels = Labels()
     calls = Calls(labels)
     state = {"seed": 0, "peak": 0}

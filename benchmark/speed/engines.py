@@ -66,10 +66,10 @@ def compare(work: Work, device: torch.device, counts: list[int], repeats: int, s
         "shape": list(work.shape),
         "batch_size": work.batch_size,
         "mflop": step_flop(network, work.shape, 2) / 2e6,
-        "reason_not_stackable": reason_not_stackable(network, work.shape),
+        "why_not_stacked": reason_not_stackable(network, work.shape),
         "fleets": {},
     }
-    if row["reason_not_stackable"] is not None:
+    if row["why_not_stacked"] is not None:
         return row
     for count in counts:
         model, states, feed = fleet(work, count, recipe, device)
@@ -86,7 +86,7 @@ def compare(work: Work, device: torch.device, counts: list[int], repeats: int, s
 def line(row: dict[str, Any]) -> str:
     """A row for a person."""
     what = f"{row['name']} {row['kwargs'] or ''} {row['shape']}, {row['mflop']:.2f} MFLOP an image"
-    if row["reason_not_stackable"] is not None:
+    if row["why_not_stacked"] is not None:
         return f"{what}: not stacked: {row['reason_not_stackable']}"
     ratios = ", ".join(f"{t['reference'] / t['stacked']:.2f} ({n})" for n, t in row["fleets"].items())
     return f"{what}: stacked is {ratios} times as fast as the reference (members)"

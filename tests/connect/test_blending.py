@@ -1,4 +1,4 @@
-"""Blending and checking of states (design 3.1, 3.4)."""
+"""Blending and checking of states (docs/design.md, section 3)."""
 
 from __future__ import annotations
 

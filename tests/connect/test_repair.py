@@ -32,7 +32,7 @@ def test_moments_of_every_layer_are_interpolated(nets, name) -> None:
 
 
 def test_without_repair_the_deviations_collapse(nets) -> None:
-    """[R]'s finding, which the test above would not notice were the repair a no-op."""
+    """The variance collapse of Jordan et al. (2023), without which the test above would prove nothing."""
     a, b, (x, _) = nets.trained("mlp", 0), nets.trained("mlp", 1), nets.images(50)
     network = Network(nets.build("mlp"))
     middle = {k: (v + b[k]) / 2 for k, v in a.items()}
@@ -61,7 +61,7 @@ def test_with_batchnorm_it_is_recalibration(nets) -> None:
 
 @pytest.mark.parametrize(("name", "width"), [("mlp", 16), ("mlp", 64), ("cnn", 16)])
 def test_repair_lowers_the_barrier_of_independent_networks(nets, name, width) -> None:
-    """[R]'s effect, on both networks' training images."""
+    """The effect found by Jordan et al. (2023), on both networks' training images."""
     model = nets.build(name, width=width)
     a, b = (nets.train(name, seed, width=width) for seed in (0, 1))
     (xa, ya), (xb, yb) = nets.images(80, 100), nets.images(80, 101)

@@ -1,4 +1,4 @@
-"""[S]'s toy landscape: oracle 4, in NumPy alone."""
+"""The toy landscape of Singh et al. (2024), in NumPy alone (docs/oracles.md, 4)."""
 
 from __future__ import annotations
 

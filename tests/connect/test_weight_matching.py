@@ -1,4 +1,4 @@
-"""PermutationSpec read from graphs, and weight matching: oracle 8."""
+"""Permutation specifications of traced networks, and weight matching (docs/oracles.md, 8)."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_a_network_with_itself_stays(nets) -> None:
 
 
 def test_alignment_lowers_the_barrier_of_wide_networks(nets) -> None:
-    """[G]'s effect, on an MLP: independent initialisations, the same task."""
+    """The effect found by Ainsworth et al. (2023), on an MLP: independent initialisations, the same task."""
     model = nets.build("mlp", width=64)
     a, b = (nets.train("mlp", seed, width=64) for seed in (0, 1))
     split = {"s": nets.images(80, 100)}

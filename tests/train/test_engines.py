@@ -80,7 +80,7 @@ def distance(a, b):
 @pytest.mark.parametrize("engine", ["reference", "stacked"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_trunk_then_sibling_equals_one_run(name, engine, recipe, tmp_path):
-    """A fork copies everything (design 3.5), by way of a file too."""
+    """A fork copies everything, also through a file."""
     whole = train(engine, name, RECIPES[recipe], [(1, 2), (3, 4)])
     trunk = train(engine, name, RECIPES[recipe], [(1, 2), (3, 4)], stop=5)
     save_state(trunk.states[0], tmp_path / "trunk")
@@ -155,7 +155,7 @@ def test_the_table_is_what_was_measured(path):
     device = "cpu" if path.stem == "engines-cpu" else "cuda"
     for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
         most = STACKED.get((row["name"], device))
-        if row["reason_not_stackable"] is not None or most is None:
+        if row["why_not_stacked"] is not None or most is None:
             continue
         ratios = [seconds["reference"] / seconds["stacked"] for seconds in row["fleets"].values()]
         gain = math.prod(ratios) ** (1 / len(ratios))

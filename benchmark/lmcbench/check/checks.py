@@ -21,7 +21,7 @@ from lmcbench.errors import counted
 from lmcbench.train.checkpoints import load_checkpoint
 from lmcbench.train.cost import step_flop
 from lmcbench.train.stackability import reason_not_stackable
-from lmcbench.train.train_state import holders, save_tensors, state_dict
+from lmcbench.train.train_state import named_tensors, save_tensors, state_dict
 
 TOLERANCE = 1e-3
 """Largest difference between an image alone and in a batch, relative to the largest logit."""
@@ -109,8 +109,8 @@ def _logits(trial: Trial) -> Outcome:
     "set no seed: lmcbench sets it.",
 )
 def _seeds(trial: Trial) -> Outcome:
-    first, other = (holders(trial.build(seed)) for seed in (0, 1))
-    again = holders(trial.build_anew())
+    first, other = (named_tensors(trial.build(seed)) for seed in (0, 1))
+    again = named_tensors(trial.build_anew())
     for name, value in first.items():
         if not torch.equal(value, again[name]):
             raise NotReadyError(f"two networks built from one seed differ in {name}")
@@ -128,14 +128,14 @@ def _seeds(trial: Trial) -> Outcome:
 )
 def _repeatable(trial: Trial) -> Outcome:
     model = trial.build()
-    before = {name: value.detach().clone() for name, value in holders(model).items()}
+    before = {name: value.detach().clone() for name, value in named_tensors(model).items()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         # the generator is not reset between the two passes, so random draws differ
         first, second = (model(trial.images[:BATCH]) for _ in range(2))
     if not torch.equal(first, second):
         gap = float((first - second).abs().max())
         raise NotReadyError(f"in eval mode the same images give other logits the second time, by {gap:.2g}")
-    for name, value in holders(model).items():
+    for name, value in named_tensors(model).items():
         if not torch.equal(before[name], value):
             raise NotReadyError(f"{name} changes in eval mode")
     return Outcome("the same bits for the same images")
@@ -283,7 +283,7 @@ def _recalibrates(trial: Trial) -> Outcome:
         for name, value in trial.full_run[1].buffers.items()
         if value.is_floating_point()
         and not name.startswith(norms)
-        and not torch.equal(value, holders(trial.build())[name])
+        and not torch.equal(value, named_tensors(trial.build())[name])
     ]
     note = f"{moved[0]} changes in training and is interpolated, not recalibrated" if moved else ""
     if not norms:

@@ -25,9 +25,9 @@ from lmcbench.train.stackability import choose_engine
 from lmcbench.train.train_state import (
     Tensors,
     TrainState,
-    holders,
     initial_state,
     load_state,
+    named_tensors,
     save_state,
     state_dict,
 )
@@ -210,7 +210,7 @@ class Trial:
     def with_state(self, state: TrainState) -> nn.Module:
         """Return the network with a training state, including buffers that its state dict lacks."""
         model = self.build()
-        own = holders(model)
+        own = named_tensors(model)
         with torch.no_grad():
             for name, value in (state.params | state.buffers).items():
                 own[name].copy_(value)

@@ -24,7 +24,7 @@ from lmcbench.spec.recipe import EngineName, Recipe
 from lmcbench.train.cost import device_budget, fleet_limit, step_flop
 from lmcbench.train.engines import advance
 from lmcbench.train.stackability import choose_engine
-from lmcbench.train.train_state import holders, save_tensors, state_dict
+from lmcbench.train.train_state import named_tensors, save_tensors, state_dict
 
 DID_NOT_LEARN = 0.98
 """A final training loss of at least this share of ln(classes) counts as a failed training."""
@@ -182,7 +182,7 @@ def _conditions(engine: EngineName, data: FamilyData) -> str:
         "engine": engine,
         "device": data.device.type,
         "data": data.dataset.train.sha256,
-        "tensors": {name: list(tensor.shape) for name, tensor in holders(data.model).items()},
+        "tensors": {name: list(tensor.shape) for name, tensor in named_tensors(data.model).items()},
     }
     return digest(parts)[:16]
 

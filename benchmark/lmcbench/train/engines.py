@@ -1,6 +1,6 @@
-"""Engines: advance a fleet of networks in lock step, one after another or stacked.
+"""Engines: advance a fleet of networks, one after another (`reference`) or all at once (`stacked`).
 
-Both take and return whole training states; they differ in speed and in the last bits.
+Both map training states to training states; they differ in speed and in the last bits.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from lmcbench.spec.recipe import EngineName, Recipe
 from lmcbench.spec.seeds import random_words
 from lmcbench.train.fused import Fused
 from lmcbench.train.optimizer import update
-from lmcbench.train.train_state import Tensors, TrainState, holders
+from lmcbench.train.train_state import Tensors, TrainState, named_tensors
 
 
 class BatchSource(Protocol):
     """Batches of some members for steps start..stop-1: images `[N, B, c, h, w]`, labels `[N, B]`."""
 
     def __call__(self, members: Sequence[int], start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches, one a step."""
+        """Yield one batch per step."""
         ...
 
 
@@ -39,8 +39,8 @@ class Advanced:
     Attributes:
         states: one per member.
         losses: mini-batch losses in nats (label smoothing included), `[N, steps]` on the CPU.
-        fleet: the most members that were in one pass at once.
-        limit: the most that may be, to go on with: as given, or less after running out of memory.
+        fleet: the largest number of members in one pass.
+        limit: the maximum for the next call: as given, or less after running out of memory.
     """
 
     states: list[TrainState]
@@ -63,20 +63,20 @@ def advance(
 ) -> Advanced:
     """Train each of `states` from step `start` to `stop` of its training.
 
-    A stacked fleet larger than `limit` is advanced in chunks, each over all the steps. Where memory
-    runs out, the chunk is halved and tried again from where it started.
+    A stacked fleet larger than `limit` is advanced in chunks, each over all steps. If memory runs out, the
+    chunk is halved and restarted.
 
     Args:
-        engine: which engine; `choose_engine` knows the committed choice.
-        model: the network, on the states' device; its own weights are scratch.
-        states: one per member; not changed.
+        engine: the engine; see `choose_engine` for the committed choice.
+        model: the network, on the states' device; its own weights are overwritten.
+        states: one per member; not modified.
         feed: batches by member number.
-        recipe: everything else that changes weights.
-        lengths: T in steps, which the schedule is stretched over, one per member.
-        layer_seeds: one per member, for dropout and its kin; re-keyed every step.
+        recipe: optimizer, schedule, precision and so on.
+        lengths: length T of each member's schedule, in steps.
+        layer_seeds: one per member, for dropout and other random layers; keyed by the step.
         start: first step, counted from the beginning of training.
-        stop: one past the last.
-        limit: members in one pass at most; None: all of them.
+        stop: one past the last step.
+        limit: maximum number of members in one pass; None: all.
     """
     if start == stop:
         return Advanced([state.copy() for state in states], torch.zeros(len(states), 0), 0, limit)
@@ -96,7 +96,7 @@ def advance(
                 if len(chunk) == 1 or not is_out_of_memory(error):
                     raise
                 done = None
-            if done is None:  # outside of the handler: the error keeps the pass's tensors alive
+            if done is None:  # outside the handler, because the error keeps the pass's tensors alive
                 limit = math.ceil(len(chunk) / 2)
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
@@ -108,7 +108,7 @@ def advance(
 
 
 def _next_chunk(first: int, count: int, limit: int | None) -> range:
-    """Members from `first` on to advance together: what is left in equal parts of at most `limit`."""
+    """Return the next members to advance together: the rest in equal chunks of at most `limit`."""
     left = count - first
     parts = 1 if limit is None else math.ceil(left / limit)
     return range(first, first + math.ceil(left / parts))
@@ -128,10 +128,10 @@ def _reference(
     start: int,
     stop: int,
 ) -> tuple[list[TrainState], Tensor]:
-    """The one member of `chunk`, trained by the model itself."""
+    """Train the only member of `chunk`, with the model itself."""
     (member,) = chunk
     model.train()
-    own = holders(model)
+    own = named_tensors(model)
     slots = states[member].copy().slots
     with torch.no_grad():
         for name, value in (states[member].params | states[member].buffers).items():
@@ -145,14 +145,14 @@ def _reference(
         with torch.no_grad():
             update(recipe, params, grads, slots, recipe.lr_at(step, lengths[member]), step)
         history.append(loss.detach())
-    own = holders(model)  # again: a layer may have put new tensors in the place of its buffers
+    own = named_tensors(model)  # again, because a layer may have replaced its buffers
     buffers = {name: own[name] for name in states[member].buffers}
     trained = TrainState(params, buffers, slots).map(lambda t: t.detach().clone())
     return [trained], torch.stack(history)[None]
 
 
 def _rekey(seed: int, step: int, device: torch.device) -> None:
-    """Seed the generators, of `device` too, for layers that know no other, with a word of (seed, step)."""
+    """Seed the global generators, which random layers use, with a word of (seed, step)."""
     word = int(random_words(seed, step, 1)[0]) >> 1
     torch.default_generator.manual_seed(word)
     if device.type == "cuda":
@@ -173,19 +173,18 @@ def _stacked(
     start: int,
     stop: int,
 ) -> tuple[list[TrainState], Tensor]:
-    """The members of `chunk` by one vmapped forward and backward pass, the optimizer on stacked tensors.
+    """Train the members of `chunk` by one vmapped forward and backward pass per step.
 
-    On a CPU a lone member is run twice over: from two on, a member's bits do not depend on how many
-    others there are nor on its place among them (tests hold this for the networks of the table), so
-    that a run extended later, or made in other chunks, equals one made at once. With one, other
-    kernels are chosen.
+    On a CPU a single member is run as two copies. In fleets of two or more, a member's bits depend neither on
+    the number of members nor on its position (tested for the networks in `STACKED`), so that a run made
+    in pieces equals a run made at once. A fleet of one would use other kernels.
     """
     model.train()
     device = next(model.parameters()).device
     twice = len(chunk) == 1 and device.type == "cpu"
     members = [*chunk, *chunk] if twice else list(chunk)
     stacked = _stack([states[m] for m in members], model.state_dict().keys())
-    # what is not saved are constants, once for all; a network that changes them is refused (see probe)
+    # non-persistent buffers are shared constants; `reason_not_stackable` excludes networks that change them
     unsaved = {n: t.clone() for n, t in states[chunk[0]].buffers.items() if n not in stacked.buffers}
 
     def loss_of(params: Tensors, buffers: Tensors, images: Tensor, labels: Tensor) -> Tensor:
@@ -201,10 +200,10 @@ def _stacked(
     history = []
     for step, (images, labels) in zip(range(start, stop), feed(members, start, stop), strict=True):
         with warnings.catch_warnings(), Fused():
-            # an operator without a batching rule runs once per member: slower, but right
+            # an operator without a batching rule runs once per member: slower, same result
             warnings.filterwarnings("ignore", message="There is a performance drop")
             loss = losses_of(stacked.params, stacked.buffers, images, labels)
-        # one backward pass over all members, whose losses have nothing to do with each other
+        # one backward pass over all members, whose losses are independent
         ones = torch.ones_like(loss)
         grads = torch.autograd.grad(loss, weights, ones, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
@@ -215,7 +214,7 @@ def _stacked(
 
 
 def _stack(states: Sequence[TrainState], saved: Collection[str]) -> TrainState:
-    """States as one along a new first dimension, without the buffers that are not `saved`."""
+    """Stack states along a new first axis, without the buffers that are not in `saved`."""
 
     def join(parts: Sequence[Tensors]) -> Tensors:
         return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
@@ -235,6 +234,6 @@ def _member(stacked: TrainState, unsaved: Tensors, index: int) -> TrainState:
 
 
 def _loss(recipe: Recipe, network: Callable[[Tensor], Any], images: Tensor, labels: Tensor) -> Tensor:
-    """Mini-batch loss in nats; with precision bf16 the forward pass computes in bf16 on fp32 weights."""
+    """Return the mini-batch loss in nats; bf16 precision autocasts the forward pass, weights stay fp32."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
         return F.cross_entropy(network(images), labels, label_smoothing=recipe.label_smoothing)

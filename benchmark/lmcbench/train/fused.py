@@ -1,4 +1,4 @@
-"""Operators of a stacked fleet in one call, where the rules of vmap take several passes over the data."""
+"""Faster operators for stacked fleets, where vmap's own rules take several passes over the data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class Fused(TorchFunctionMode):
-    """While active, the functions of `TABLE` run as ours; for use around a vmap of N networks."""
+    """Replace the functions in `TABLE` around a vmap of N networks."""
 
     def __torch_function__(
         self,
@@ -22,7 +22,7 @@ class Fused(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call ours in the place of `func`, or `func`."""
+        """Call the replacement of `func`, or `func` itself."""
         return TABLE.get(func, func)(*args, **(kwargs or {}))
 
 
@@ -36,10 +36,10 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`F.batch_norm` of a fleet: N networks of C channels are one of N C, exactly.
+    """Compute `F.batch_norm` of N networks with C channels as one of N C channels, which is exact.
 
-    vmap's own rule applies weight and bias in passes of their own, and keeps one more tensor of each
-    layer for the backward pass.
+    vmap's own rule applies weight and bias in separate passes and saves one more tensor per layer for the
+    backward pass.
     """
     statistics = (running_mean, running_var)
     if not training or not _batched(x) or any(t is not None and not _batched(t) for t in statistics):
@@ -53,9 +53,9 @@ def batch_norm(
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """`F.scaled_dot_product_attention` of a fleet: N batches of B are one of N B.
+    """Compute `F.scaled_dot_product_attention` of N batches of B as one batch of N B.
 
-    vmap has no rule for the CPU's kernel and would run it once per network. Masks are left to it.
+    vmap has no rule for the CPU's kernel and would run it once per network. Masks are left to vmap.
     """
     heads = (query, key, value)
     if args or kwargs.get("attn_mask") is not None or not all(_batched(t) and t.ndim == 4 for t in heads):
@@ -77,12 +77,12 @@ def _batched(t: Tensor) -> bool:
 
 
 def _unwrapped(t: Tensor, to: int) -> Tensor:
-    """The tensor of all networks behind what vmap shows of one, the networks along dimension `to`."""
+    """Return the tensor of all networks that vmap wraps, with the networks along dimension `to`."""
     return torch.movedim(functorch.get_unwrapped(t), functorch.maybe_get_bdim(t), to)
 
 
 def _channels(t: Tensor | None, n: int) -> Tensor | None:
-    """Values per channel of all networks, `[N C]`; a view, so that statistics are updated in place."""
+    """Return all networks' values per channel, `[N C]`; a view, so that statistics are updated in place."""
     if t is None:
         return None
     return _unwrapped(t, 0).reshape(-1) if _batched(t) else t.repeat(n)

@@ -69,12 +69,12 @@ def initial_state(model: nn.Module, slot_names: tuple[str, ...]) -> TrainState:
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     owned = {id(p) for p in trainable.values()}
     params = {name: p.detach().clone() for name, p in trainable.items()}
-    buffers = {n: t.detach().clone() for n, t in holders(model).items() if id(t) not in owned}
+    buffers = {n: t.detach().clone() for n, t in named_tensors(model).items() if id(t) not in owned}
     slots = {slot: {n: torch.zeros_like(p) for n, p in params.items()} for slot in slot_names}
     return TrainState(params, buffers, slots)
 
 
-def holders(model: nn.Module) -> Tensors:
+def named_tensors(model: nn.Module) -> Tensors:
     """Return the model's own tensors under all of their names, non-persistent buffers included."""
     unsaved = dict(model.named_buffers(remove_duplicate=False))
     return {**unsaved, **model.state_dict(keep_vars=True)}
