@@ -7,7 +7,7 @@ import pytest
 
 from builders import make_record, toy_cell, write_run
 from further import probed_record
-from lmcbench.draw_landscapes import Toy, find_record, kind_of, toy_text
+from lmcbench.draw_landscapes import find_record, picture_format, toy_landscape, toy_text
 from lmcbench.errors import UserError
 
 
@@ -19,16 +19,17 @@ def landscape(lmcbench):
 @pytest.mark.parametrize(
     ("toy", "barrier"),
     [
-        (Toy(), 0.25),  # d = 2, s = 4 each: 16 / 64
-        (Toy(distance=4.0), 4.0),  # the fourth power of the distance
-        (Toy(sharpness_a=3.0, sharpness_b=2.0), 1.5),
-        (Toy(roundness=9.0), 0.25),  # across the line nothing counts
-        (Toy(roundness=3.0, turn=90.0), 0.75),  # but for a turned well
+        ({}, 0.25),  # d = 2, s = 4 each: 16 / 64
+        ({"distance": 4.0}, 4.0),  # the fourth power of the distance
+        ({"sharpness_a": 3.0, "sharpness_b": 2.0}, 1.5),
+        ({"roundness": 9.0}, 0.25),  # across the line nothing counts
+        ({"roundness": 3.0, "turn": 90.0}, 0.75),  # but for a turned well
     ],
 )
 def test_the_barrier_by_hand(toy, barrier):
-    assert toy.landscape().barrier == pytest.approx(barrier)
-    said = toy_text(toy)
+    landscape = toy_landscape(**toy)
+    assert landscape.barrier == pytest.approx(barrier)
+    said = toy_text(landscape)
     closed, measured, predicted = (float(line.split(":")[1].split()[0]) for line in said.splitlines())
     assert closed == pytest.approx(barrier)
     assert measured == pytest.approx(barrier)
@@ -36,7 +37,8 @@ def test_the_barrier_by_hand(toy, barrier):
     assert "(4 times)" in said
 
 
-def test_the_toy_is_drawn(landscape, tmp_path):
+def test_the_toy_is_drawn(landscape, tmp_path, monkeypatch):
+    monkeypatch.setattr("lmcbench.draw_landscapes.GRID", 21)
     for kind, head in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
         code, out, _ = landscape("toy", "--turn", "30", "--out", tmp_path / f"toy.{kind}")
         assert code == 0
@@ -76,8 +78,8 @@ def test_cells_are_drawn_from_their_records(landscape, tmp_path):
         assert target.read_bytes().startswith(b"\x89PNG")
     for record, message in (
         (apart, "has no plane: Independent networks have no fork"),
-        (plain, "'lmcbench run FILE.toml --measure plane' takes it from the stored weights"),
-        (dead, "has no plane: it diverged"),
+        (plain, "'lmcbench run FILE.toml --measure plane' adds it"),
+        (dead, "has no plane: its status is 'diverged'"),
     ):
         code, _, err = landscape("plane", tmp_path / "run", record.key)
         assert code == 2
@@ -88,5 +90,5 @@ def test_cells_are_drawn_from_their_records(landscape, tmp_path):
     with pytest.raises(UserError, match="Give a run folder"):
         find_record(tmp_path, "ab")
     with pytest.raises(UserError, match="pictures are png, svg, pdf"):
-        kind_of(tmp_path / "x")
+        picture_format(tmp_path / "x")
     assert np.isfinite(cell.pairs[0].model_extra["plane"]["anchors"]).all()

@@ -1,4 +1,4 @@
-"""What there is to choose from: suites, shifts and architectures, as data and as text (torch-free)."""
+"""List suites, shifts, data sets and architectures, as data and as text (torch-free)."""
 
 from __future__ import annotations
 
@@ -23,52 +23,49 @@ if TYPE_CHECKING:
 
 
 def list_suites() -> list[dict[str, Any]]:
-    """Every published suite in brief."""
-    listed = []
-    for name in published_suites():
-        suite = load_suite(name)
-        listed.append(
-            {
-                **suite.identity(),
-                "description": suite.description,
-                "data": suite.data.name,
-                "cells": len(expand(suite)),
-                "cost": suite.cost,
-            }
-        )
-    return listed
+    """Return a summary of every published suite."""
+    return [
+        {
+            **suite.identity(),
+            "description": suite.description,
+            "data": suite.data.name,
+            "cells": len(expand(suite)),
+            "cost": suite.cost,
+        }
+        for suite in map(load_suite, published_suites())
+    ]
 
 
 def suites_text(listed: list[dict[str, Any]]) -> str:
-    """The same as a table."""
+    """Return them as a table."""
     rows = [[s["name"], s["version"], s["data"], s["cells"], s["cost"], s["description"]] for s in listed]
     table = tabulate(
         rows,
-        headers=["suite", "version", "data", "cells", "cost", "what it is"],
+        headers=["suite", "version", "data", "cells", "cost", "description"],
         maxcolwidths=[None, None, None, None, 24, 50],
     )
     return f"{table}\n\n'lmcbench suites NAME' shows one; 'lmcbench run NAME' runs it."
 
 
 def describe_suite(suite: Suite) -> dict[str, Any]:
-    """Name, version, digest and every cell with its key."""
+    """Return name, version, digest, and every cell with its key."""
     return {**suite.identity(), "cells": [cell.summary() for cell in expand(suite)]}
 
 
 def needed_data(suite: Suite) -> list[str]:
-    """The data set of a suite, and the shifted test sets among its evaluation shifts."""
+    """Return the data set of a suite, and the shifted test sets among its evaluation shifts."""
     shifted = (parse_shifted(name).family for name in filter(is_shifted, suite.evaluations))
     return list(dict.fromkeys([suite.data.name, *shifted]))
 
 
 def suite_text(suite: Suite, where: Mapping[str, str]) -> str:
-    """One suite for a person: what it runs, at what cost, and `where` each of its `needed_data` is.
+    """Return a description of one suite; `where` says where each of its `needed_data` is.
 
     Raises:
-        UserError: where the file or module of a network is not there.
+        UserError: if the file or module of a network is missing.
     """
     for architecture in suite.architectures:
-        _ = architecture.fingerprint  # says what is missing, as a run would
+        _ = architecture.fingerprint  # raises if the file or module is missing
     cells = expand(suite)
     own, *shifted = needed_data(suite)
     facts = {
@@ -90,14 +87,14 @@ def suite_text(suite: Suite, where: Mapping[str, str]) -> str:
     }
     networks = tabulate(
         [[a.label, a.recipe, _recipe_text(suite, a.recipe)] for a in suite.architectures],
-        headers=["architecture", "recipe", "its settings, where not the defaults"],
+        headers=["architecture", "recipe", "settings that differ from the defaults"],
     )
     head = f"{suite.name} version {suite.version}: {suite.description}"
     return f"{head}\n\n{tabulate(list(facts.items()), tablefmt='plain')}\n\n{networks}"
 
 
 def _comparators(suite: Suite) -> dict[str, str]:
-    """Where the comparators of cost are not under every shift, under which they are."""
+    """Return the shifts of the equal-cost comparators, if they are not all shifts."""
     if suite.comparator_shifts is None:
         return {}
     priced = " and ".join(fork.name for fork in suite.fork_list if fork.is_cost_matched)
@@ -105,7 +102,7 @@ def _comparators(suite: Suite) -> dict[str, str]:
 
 
 def _data_text(suite: Suite) -> str:
-    """The data set and how much of it is used."""
+    """Return the data set and how much of it is used."""
     spec = suite.data
     parts = [
         text
@@ -120,13 +117,13 @@ def _data_text(suite: Suite) -> str:
 
 
 def _recipe_text(suite: Suite, name: str) -> str:
-    """The settings of a recipe that are not defaults."""
+    """Return the settings of a recipe that differ from the defaults."""
     settings = suite.recipes[name].model_dump(mode="json", exclude_defaults=True)
     return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def list_shifts() -> list[dict[str, Any]]:
-    """The table of training shifts."""
+    """Return the table of training shifts."""
     return [
         {"name": name, "params": kind.defaults, "summary": kind.summary, "source": kind.source}
         for name, kind in SHIFTS.items()
@@ -134,7 +131,7 @@ def list_shifts() -> list[dict[str, Any]]:
 
 
 def shifts_text(listed: list[dict[str, Any]], transforms: list[dict[str, Any]]) -> str:
-    """The same as a table, with the controls, and the table of evaluation shifts."""
+    """Return the training shifts with their controls, and the evaluation shifts, as tables."""
     rows = [
         [
             s["name"],
@@ -144,31 +141,31 @@ def shifts_text(listed: list[dict[str, Any]], transforms: list[dict[str, Any]]) 
         ]
         for s in listed
     ]
-    table = tabulate(rows, headers=["shift", "parameters", "what each sibling sees", "source"])
+    table = tabulate(rows, headers=["shift", "parameters", "training data of each sibling", "source"])
     aliases = ", ".join(f"{name} = {target}" for name, target in ALIASES.items())
     shown = tabulate(
         [[t["name"], t["summary"], t["source"]] for t in transforms],
-        headers=["evaluation shift", "what it does to a test image", "source"],
+        headers=["evaluation shift", "effect on a test image", "source"],
     )
     return (
         f"{table}\n\nEvery shift s has the control same(s), in which all siblings share one view of s "
         f"({aliases}).\nNoise mode: own (default) or shared.\n\n{shown}\n\n"
         f"Sets with a CORRUPTION have those above and {', '.join(CIFAR_C[len(CORRUPTIONS) :])}. "
-        "They are test sets of their own, with their own\nlabels, taken whole; 'lmcbench data' says "
-        "whether they are here and how to get them. A suite lists evaluation shifts:\n"
+        "They are separate test sets with\ntheir own labels, used whole; 'lmcbench data' says "
+        "where they were found or how to get them. A suite lists evaluation shifts:\n"
         'evaluations = ["gaussian_noise-3", "cifar10-c:fog-3", "cifar10.1:v6"]'
     )
 
 
 OWN_DATA = """\
-Your own data are named by their path, as ./birds, for 'measure --data' and as 'name' under [data] of a suite:
-./birds          a folder of images, train/CLASS/*.png and test/CLASS/*.png (or val; other formats too),
+Your own data are named by their path, in 'measure --data' and as 'name' under [data] of a suite:
+./birds          a folder of images, train/CLASS/*.png and test/CLASS/*.png (or val; also other formats),
                  or of parquet files, train-*.parquet and test-*.parquet (or val-*), with an image and a label
-./birds.parquet  one file, of which every fifth image of a class is the test set"""
+./birds.parquet  one file, of which every fifth image of a class is used for testing"""
 
 
 def datasets_text(listed: Sequence[Listing]) -> str:
-    """Every data set as a table, and below it what to do about those that are missing."""
+    """Return every data set as a table, and below it how to get the missing ones."""
     rows = [
         [
             d.name,
@@ -186,15 +183,15 @@ def datasets_text(listed: Sequence[Listing]) -> str:
         headers=["data set", "train + test images", "shape", "classes", "on disk", "licence", "found in"],
     )
     missing = [[d.name, d.hint] for d in listed if d.found is None]
-    todo = "\n\nWhat to do about those that are missing:\n" + tabulate(missing, tablefmt="plain")
+    todo = "\n\nHow to get the missing data sets:\n" + tabulate(missing, tablefmt="plain")
     return f"{table}{todo if missing else ''}\n\n{OWN_DATA}"
 
 
 def list_architectures(pattern: str | None) -> list[dict[str, Any]]:
-    """Our own networks and, with a pattern, those of timm's registry that match.
+    """Return the built-in networks or, with a pattern, the networks here and in timm that match it.
 
     Raises:
-        UserError: where nothing matches, or timm is not installed.
+        UserError: if nothing matches, or timm is needed and not installed.
     """
     own = [
         {"name": name, "source": "lmcbench", "summary": text}
@@ -216,13 +213,14 @@ def list_architectures(pattern: str | None) -> list[dict[str, Any]]:
 
 
 def architectures_text(listed: list[dict[str, Any]], pattern: str | None) -> str:
-    """The same as a table, with how to name others."""
-    about = any(a["summary"] for a in listed)
-    columns = {"name": "name", "source": "from", **({"summary": "what it is"} if about else {})}
+    """Return them as a table, and how to name other networks."""
+    columns = {"name": "name", "source": "source"}
+    if any(a["summary"] for a in listed):
+        columns["summary"] = "description"
     table = tabulate([[a[key] for key in columns] for a in listed], headers=list(columns.values()))
     if pattern is not None:
         return table
     return (
-        f"{table}\n\nAlso every network of timm (search: lmcbench archs 'resnet*') and your own factory,\n"
-        "written module:function or file.py:function; run one with --arch NAME --recipe RECIPE."
+        f"{table}\n\nEvery network of timm can be used too (search: lmcbench archs 'resnet*'), and your own\n"
+        "factory as module:function or file.py:function: run --arch NAME --recipe RECIPE."
     )

@@ -1,4 +1,4 @@
-"""What a run would find on this machine: device, versions, data."""
+"""Describe what a run would use on this machine: device, versions, data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lmcbench.results.provenance import source_revision, versions
 
 
 def examine(data_dir: Path | None = None) -> dict[str, Any]:
-    """Device, driver, cores, versions, source revision and data; torch is asked where it is installed."""
+    """Return device, versions, source revision and data; works without torch."""
     device: dict[str, Any] = {"cpu_cores": usable_cores(), "cuda": None}
     if find_spec("torch") is not None:
         import torch
@@ -26,34 +26,26 @@ def examine(data_dir: Path | None = None) -> dict[str, Any]:
                 "memory_bytes": properties.total_memory,
                 "runtime": torch.version.cuda,
             }
+    listed = [*list_datasets(data_dir), *list_shifted(data_dir)]
     return {
         "device": device,
         "versions": versions(),
         "source": source_revision(),
-        "data": {
-            d.name: {"found": d.found, "hint": d.hint}
-            for d in (*list_datasets(data_dir), *list_shifted(data_dir))
-        },
+        "data": {d.name: {"found": d.found, "hint": d.hint} for d in listed},
     }
 
 
 def report_text(found: dict[str, Any]) -> str:
-    """The same for a person, with what to do about what is missing."""
-    device = found["device"]
-    cuda = device["cuda"]
-    rows = [["cores", device["cpu_cores"]]]
-    if cuda is None:
-        rows.append(["CUDA", "none found: runs go to the CPU"])
-    else:
-        rows.append(
-            ["CUDA", f"{cuda['name']}, {cuda['memory_bytes'] / 2**30:.0f} GiB, runtime {cuda['runtime']}"]
-        )
+    """Return the same as a table, with advice on what is missing."""
+    device, source = found["device"], found["source"]
+    cuda = "none found: runs use the CPU"
+    if (gpu := device["cuda"]) is not None:
+        cuda = f"{gpu['name']}, {gpu['memory_bytes'] / 2**30:.0f} GiB, runtime {gpu['runtime']}"
+    rows = {"cores": device["cpu_cores"], "CUDA": cuda}
     for package, version in found["versions"].items():
-        missing = f"not installed: pip install {package}"
-        rows.append([package, version if version is not None else missing])
-    source = found["source"]
+        rows[package] = version if version is not None else f"not installed: pip install {package}"
     if source is not None:
-        rows.append(["source", f"{source['commit']}{' with changes' if source['dirty'] else ''}"])
-    for name, place in found["data"].items():
-        rows.append([name, place["found"] if place["found"] is not None else f"missing. {place['hint']}"])
-    return tabulate(rows, tablefmt="plain")
+        rows["source"] = f"{source['commit']}{' with changes' if source['dirty'] else ''}"
+    for name, data in found["data"].items():
+        rows[name] = data["found"] if data["found"] is not None else f"missing. {data['hint']}"
+    return tabulate(list(rows.items()), tablefmt="plain")

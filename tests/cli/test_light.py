@@ -1,7 +1,7 @@
 """The command line where nothing is trained: what it prints, and what it refuses without leaving a trace."""
 
+import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -481,51 +481,39 @@ def test_findings_are_written_beside_the_report(lmcbench, tmp_path):
 # --- terminals and file systems ------------------------------------------------------------------
 
 
+def narrow_terminal(monkeypatch, encoding):
+    """Make standard output a terminal that lacks characters; return it."""
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    return sys.stdout
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_tables_are_shown_where_the_terminal_lacks_their_characters(tmp_path, encoding):
+def test_tables_are_shown_where_the_terminal_lacks_their_characters(
+    lmcbench, tmp_path, monkeypatch, encoding
+):
     write_run(tmp_path / "run", [make_record(status="diverged")])  # its table has a dash, no number
-    said = subprocess.run(
-        [sys.executable, "-m", "lmcbench", "leaderboard", "run"],
-        cwd=tmp_path,
-        capture_output=True,
-        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
-        timeout=60,
-    )
-    assert (said.returncode, said.stderr) == (0, b"")
-    assert said.stdout.count(b"\n") > 10
+    terminal = narrow_terminal(monkeypatch, encoding)
+    assert lmcbench("leaderboard", "run") == (0, "", "")
+    terminal.flush()
+    assert terminal.buffer.getvalue().count(b"\n") > 10
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_run_stores_its_table_whatever_the_terminal(tmp_path, encoding):
+def test_a_run_stores_its_table_whatever_the_terminal(lmcbench, tmp_path, monkeypatch, encoding):
     (tmp_path / "toy.toml").write_text(SUITE_TOML)
     cells = expand(load_suite(str(tmp_path / "toy.toml")))
     folder = write_run(tmp_path / "run", [make_record(cell) for cell in cells])
-    said = subprocess.run(
-        [sys.executable, "-m", "lmcbench", "run", "toy.toml", "--out", "run"],
-        cwd=tmp_path,
-        capture_output=True,
-        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
-        timeout=60,
-    )
-    assert (said.returncode, said.stderr) == (0, b"")
+    narrow_terminal(monkeypatch, encoding)
+    assert lmcbench("run", "toy.toml", "--out", "run") == (0, "", "")
     assert "±" in folder.table.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [(["report", "run", "--out", "file"], "file"), (["report", "run", "--out", "file/below"], "file")],
-)
-def test_what_the_system_refuses_is_one_message(tmp_path, arguments, named):
+@pytest.mark.parametrize("target", ["file", "file/below"])
+def test_what_the_system_refuses_is_one_message(lmcbench, tmp_path, target):
     write_run(tmp_path / "run", [make_record(toy_cell(replicate=r)) for r in range(2)])
     (tmp_path / "file").write_text("mine")
     before = content(tmp_path)
-    said = subprocess.run(
-        [sys.executable, "-m", "lmcbench", *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (said.returncode, said.stdout) == (2, "")
-    assert re.fullmatch(rf"Error: {named}[^:]*: (Not a directory|File exists)\.\n", said.stderr)
+    code, out, err = lmcbench("report", "run", "--out", target)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"Error: file[^:]*: (Not a directory|File exists)\.\n", err)
     assert content(tmp_path) == before
