@@ -169,7 +169,7 @@ def test_a_record_of_another_suite_is_not_taken_for_a_finished_cell(lmcbench, tm
     path.write_text(path.read_text().replace(toy_suite().digest, "0" * 64))
     code, out, err = lmcbench("run", "toy.toml", "--out", "out")
     assert (code, out) == (2, "")
-    assert f"{path.name} is of suite digest 000000000000, its folder of {toy_suite().digest[:12]}" in err
+    assert f"{path.name} has suite digest 000000000000, its folder has {toy_suite().digest[:12]}" in err
 
 
 def test_a_finished_run_has_nothing_to_do(lmcbench, tmp_path):
