@@ -407,7 +407,7 @@ def test_json_holds_no_nan_and_all_there_is():
 
 def test_markdown_for_a_pull_request():
     found = compare(side(), side([b + 0.3 for b in BASE_BARRIERS]))
-    text = render(found, "digits-v1", markdown=True)
+    text = render(found, "digits-v2", markdown=True)
     assert text.startswith(
         "### lmcbench: changed\n\nA tested measure moved by more than its margin (error_mid).\n"
     )

@@ -4,6 +4,6 @@ from golden.make import FILES, HERE, text
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_identifies_results_is_as_it_was(name):
-    """Meant to change? `python tests/golden/make.py` writes the files anew."""
+def test_seeds_digests_and_keys_are_unchanged(name):
+    """If the change is intended, run `python tests/golden/make.py`."""
     assert (HERE / name).read_text() == text(FILES[name]())

@@ -314,5 +314,4 @@ def test_the_caption_says_why_shifts_have_no_comparators():
 
 
 def test_the_caption_says_nothing_of_comparators_that_every_shift_has():
-    assert cost_caption(load_suite("digits-v1")) == ""
     assert cost_caption(toy_suite(forks=[0, "independent-equal-cost", "whole-budget"])) == ""

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from builders import SUITE_TOML, toy_cell, toy_suite
 from lmcbench.errors import UserError
+from lmcbench.spec import suite_files
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import expand
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.shift_rules import SHIFTS
 from lmcbench.spec.suite import Probe, Protocol
-from lmcbench.spec.suite_files import command_name, load_suite, parse_suite, published_suites
+from lmcbench.spec.suite_files import command_name, load_suite, parse_suite, published_suites, read_suite
 
 
 def parse(text):
@@ -301,8 +302,14 @@ def test_bytes_that_are_no_text_are_refused():
 # --- finding -------------------------------------------------------------------------------------
 
 
-def test_a_suite_of_a_record_is_named_as_commands_take_it():
-    for name, version, named in (("digits", 2, "digits"), ("digits", 1, "digits-v1")):
+def test_an_older_version_of_a_suite_is_named_with_its_version(tmp_path, monkeypatch):
+    text = read_suite("digits-v2")[0].decode()
+    for version in (2, 3):
+        content = text.replace("version = 2", f"version = {version}", 1)
+        (tmp_path / f"digits-v{version}.toml").write_text(content)
+    monkeypatch.setattr(suite_files, "files", lambda _: tmp_path)
+    assert {name: file.name for name, file in published_suites().items()} == {"digits": "digits-v3.toml"}
+    for name, version, named in (("digits", 3, "digits"), ("digits", 2, "digits-v2")):
         digest = load_suite(f"{name}-v{version}").digest
         assert command_name(name, version, digest) == named
         assert load_suite(named).digest == digest
