@@ -55,7 +55,7 @@ PARAMS = {"lmc_linear": 650, "lmc_mlp": 42000}
 
 
 def toy_suite(**changes: Any) -> Suite:
-    """The suite above with some of its top-level fields changed."""
+    """Return the toy suite with some top-level fields replaced."""
     return Suite.model_validate(tomllib.loads(SUITE_TOML) | changes)
 
 
@@ -66,14 +66,14 @@ def toy_cell(
     replicate: int = 0,
     suite: Suite | None = None,
 ) -> Cell:
-    """One cell of the toy suite, or of another."""
+    """Return one cell of the toy suite or of `suite`."""
     replicates = range(replicate, replicate + 1)
     [cell] = expand(suite or toy_suite(), Selection([architecture], [shift], [fork], replicates))
     return cell
 
 
 def cell_table(cell: Cell, *, images: tuple[int, int], siblings: int, params: int) -> dict[str, Any]:
-    """What the record of a cell says before anything is measured; `images`: of training and test set."""
+    """Return the fields of a record that do not depend on results; `images`: of training and test set."""
     suite, fork, recipe = cell.suite, cell.fork, cell.recipe
     seeds = Seeds.of(suite.name, suite.version, cell.replicate, siblings)._asdict()
     trunk = fork.epoch is not None
@@ -124,10 +124,10 @@ def make_record(
     disagreement: float = 0.03,
     **other: Any,
 ) -> Record:
-    """A whole record of `cell` with these numbers on the test split; `other` replaces whole fields.
+    """Return a record of `cell` with these numbers on the test split; `other` replaces whole fields.
 
-    Every pair has the same numbers. Both members have `member_error` and the line rises above it by
-    `barrier_error` at its middle (losses: 0.2 and `barrier_loss`).
+    All pairs have the same numbers. Both members have `member_error`, and the curve exceeds it by
+    `barrier_error` at alpha 1/2 (losses: 0.2 and `barrier_loss`).
     """
     cell = cell if cell is not None else toy_cell()
     suite = cell.suite
@@ -175,7 +175,7 @@ def make_record(
 
 
 def write_run(root: Path, records: Iterable[Record]) -> RunFolder:
-    """A run folder of records of one suite, as `lmcbench run` leaves it."""
+    """Write a run folder of records of one suite, as `lmcbench run` does."""
     folder = RunFolder(root)
     for record in records:
         folder.claim(record.suite.model_dump(), record.data)

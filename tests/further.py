@@ -1,4 +1,4 @@
-"""Records with further measures of known shape."""
+"""Records with analyses of known shape."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def bump(height: float, alphas: list[float]) -> list[float]:
 
 
 def further(height: float, independent: bool) -> dict[str, Any]:
-    """All measures, with barriers of `height` nats."""
+    """Return all analyses of a pair, with barriers of `height` nats."""
     fine, coarse = [i / 20 for i in range(21)], [i / 10 for i in range(11)]
     line = {"loss": bump(height, coarse), "error": [0.0] * 11}
     layer = {
@@ -65,7 +65,7 @@ def further(height: float, independent: bool) -> dict[str, Any]:
 def probed_record(
     architecture: str, fork: str, height: float, replicate: int = 0, suite: Suite | None = None
 ) -> Record:
-    """A cell of the toy suite, or of another, with all of them."""
+    """Return the record of a cell of the toy suite or of `suite`, with all analyses."""
     table = json.loads(
         make_record(
             toy_cell(architecture, fork=fork, replicate=replicate, suite=suite),

@@ -1,4 +1,4 @@
-"""Whole submissions of made-up numbers: a suite with every kind of cell, and entries that differ.
+"""Synthetic submissions for a suite with every kind of cell.
 
 `python tests/synthetic.py FOLDER ENTRIES` writes a leaderboard of them.
 """
@@ -39,7 +39,7 @@ NAMES = (
 
 
 def synthetic_suite(**changes: Any) -> Suite:
-    """A suite with every shift, forks, comparators and evaluation shifts: 60 cells a replicate."""
+    """Return a suite with every shift, forks, comparators and evaluation shifts: 60 cells per replicate."""
     table: dict[str, Any] = {
         "name": "synthetic",
         "version": 1,
@@ -57,7 +57,7 @@ def synthetic_suite(**changes: Any) -> Suite:
 
 
 def synthetic_cells(index: int, suite: Suite, replicates: int = 5) -> list[Cell]:
-    """The cells of the entry `index`; number 0 is the baseline."""
+    """Return the cells of entry `index`; entry 0 is the baseline."""
     kwargs = {} if index < len(NAMES) else {"width": index}
     network = Architecture(name=NAMES[index % len(NAMES)], recipe="sgd", kwargs=kwargs)
     if network.name == "lmc_linear" and kwargs:
@@ -67,7 +67,7 @@ def synthetic_cells(index: int, suite: Suite, replicates: int = 5) -> list[Cell]
 
 
 def synthetic_table(cell: Cell, index: int) -> dict[str, Any]:
-    """A record of made-up numbers: a function of entry, shift, fork and replicate."""
+    """Return a synthetic record that depends on entry, shift, fork and replicate only."""
     suite, fork, shift = cell.suite, cell.fork.name, cell.shift.label
     rng = np.random.default_rng([index, cell.replicate, zlib.crc32(f"{shift}|{fork}".encode())])
     own = np.random.default_rng(index)

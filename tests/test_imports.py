@@ -1,6 +1,8 @@
-"""Imports point one way, and what lists and shows needs no torch."""
+"""Imports point one way, light commands need no torch, and examples in docstrings run."""
 
 import ast
+import doctest
+import importlib
 import json
 import subprocess
 import sys
@@ -16,11 +18,11 @@ PACKAGE = Path(lmcbench.__file__).parent
 STAGES = {"data", "train", "connect", "ensemble", "stats"}
 HEAVY = {"torch", "torchvision", "timm", "datasets", "sklearn"}
 ABSENT = HEAVY | {"pyarrow"}
-"""What listing data sets does without; pandas takes pyarrow where it is."""
+"""Not needed to list data sets; pandas uses pyarrow if it is installed."""
 READERS = {"report": set(), "gate": set(), "leaderboard": {"gate"}}
-"""Packages that turn records into pages and verdicts, each with the others that it may import."""
+"""Packages that turn records into pages and verdicts -> other readers that each may import."""
 COMPOSERS = {"running", "check", "submission"}
-"""Composers that are several modules."""
+"""Composers of several modules."""
 TORCH_FREE = {
     "errors",
     "untrusted",
@@ -42,7 +44,7 @@ MODULES = {
 
 
 def imported(source: str, modules=MODULES) -> set[str]:
-    """Every module that a file imports, wherever the import stands; names of ours in full."""
+    """Return every module that a file imports, at any place in it; names of this package in full."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -66,11 +68,11 @@ RANKS = {
     "__main__": 7,
     "__init__": 7,
 }
-"""Layers from the bottom up; every other part is a composer, rank 5."""
+"""Layer of each part, from the bottom up; all other parts are composers, rank 5."""
 
 
 def layer(module: str) -> tuple[int, str]:
-    """Rank of a module of ours, and the part it belongs to."""
+    """Return rank and part of a module of this package."""
     part = module.split(".")[1] if "." in module else "__init__"
     return RANKS.get(part, 5), part if part in RANKS else "composers"
 
@@ -85,7 +87,7 @@ def may_import(importer: str, target: str) -> bool:
 
 
 def runs_up(importer: str, target: str) -> bool:
-    """Among composers, the main job imports no other; checks and submissions do not import each other."""
+    """Return whether a composer imports another one against the rule: only `running` may be imported."""
     inner, outer = (f"{name}.".split(".")[1] for name in (importer, target))
     return inner in COMPOSERS and outer in COMPOSERS and inner != outer and outer != "running"
 
@@ -126,7 +128,7 @@ def test_the_rule_itself(importer, target, allowed):
     assert may_import(importer, target) is allowed
 
 
-def test_imports_are_seen_wherever_they_stand():
+def test_imports_are_found_at_any_place():
     source = (
         "from lmcbench import catalogue, UserError\n"
         "if TYPE_CHECKING:\n    from lmcbench.spec.suite import Suite\n"
@@ -147,7 +149,7 @@ def test_imports_point_one_way(module):
     assert {target for target in OURS[module] if not may_import(module, target)} == set()
 
 
-def test_no_module_imports_itself_by_a_detour():
+def test_there_is_no_import_cycle():
     done, path = set(), []
 
     def visit(module):
@@ -168,12 +170,12 @@ def test_no_module_imports_itself_by_a_detour():
 )
 def test_light_modules_name_no_heavy_library(module):
     names = {name.split(".")[0] for name in imported(MODULES[module].read_text(encoding="utf-8"))}
-    # a search of timm's registry is the one light command with a heavy answer
+    # only the search of timm's registry imports timm
     allowed = {"timm"} if module == "lmcbench.catalogue" else set()
     assert names & HEAVY <= allowed
 
 
-def test_every_public_name_loads_from_its_home():
+def test_every_public_name_loads_from_its_module():
     assert set(lmcbench._HOMES) == set(lmcbench.__all__)
     assert set(lmcbench.__all__) <= set(dir(lmcbench))
     for name, home in lmcbench._HOMES.items():
@@ -183,6 +185,11 @@ def test_every_public_name_loads_from_its_home():
     with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
         _ = lmcbench.no_such_name
     assert issubclass(lmcbench.UserError, ValueError)
+
+
+@pytest.mark.parametrize("home", sorted(set(lmcbench._HOMES.values())))
+def test_examples_of_the_public_api_run(home):
+    assert doctest.testmod(importlib.import_module(f"lmcbench.{home}")).failed == 0
 
 
 def test_importing_the_package_loads_nothing_else():
