@@ -1,8 +1,8 @@
-"""Is timm ready: `lmcbench check` on one small member of each of its module families; a table of the answers.
+"""Run `lmcbench check` on a small member of each of timm's module families, and write a table.
 
 python benchmark/families/run.py                    all families, most of an hour on two cores
-python benchmark/families/run.py --family vgg       these only, the others as they were found
-python benchmark/families/run.py --render           only the table, from what was found
+python benchmark/families/run.py --family vgg       only these; the other results are kept
+python benchmark/families/run.py --render           only the table, from the stored results
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from lmcbench.results.provenance import versions
 from lmcbench.spec.architectures import Architecture
 
 SIDES = (32, 64, 224, 240, 256)
-"""Pixels a side: the next is tried where nothing can be built for the one before."""
+"""Pixels a side, tried in this order until a member is ready."""
 
 MEMBERS = 2
-"""Members of a family that are tried, from the smallest on."""
+"""Members of a family that are tried, smallest first."""
 
 HEAVIEST = 150_000_000
-"""Weights of the largest network that is trained here."""
+"""Weights of the largest network that is tried."""
 
 HERE = Path(__file__).parent
 FOUND = HERE / "results.json"
@@ -42,14 +42,14 @@ TABLE = HERE.parent / "families.md"
 
 
 def main() -> None:
-    """Parse, check, write."""
+    """Parse the options, check, and write the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--family", nargs="+", choices=timm.list_modules(), metavar="NAME", help="these only")
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each (2)")
     parser.add_argument("--limit", type=int, default=240, help="processor seconds for a family (240)")
-    parser.add_argument("--render", action="store_true", help="only write the table anew")
+    parser.add_argument("--render", action="store_true", help="only write the table")
     options = parser.parse_args()
     found: dict[str, Any] = json.loads(FOUND.read_text()) if FOUND.exists() else {"families": {}}
     if not options.render:
@@ -70,14 +70,14 @@ def main() -> None:
 
 
 def write(found: dict[str, Any]) -> None:
-    """What was found, what was not tried yet, and the table of it."""
+    """Write the results, the families that are missing, and the table."""
     found["untried"] = [name for name in timm.list_modules() if name not in found["families"]]
     FOUND.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     TABLE.write_text(render(found), encoding="utf-8")
 
 
 def examine_all(names: Sequence[str], jobs: int, limit: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The answer for each family as it comes, each from a process of its own with so much processor time."""
+    """Yield the result of each family as it is ready; each has a process with limited processor time."""
     context = multiprocessing.get_context("fork")
     waiting = list(names)
     working: dict[str, tuple[Any, Connection]] = {}
@@ -107,8 +107,8 @@ def examine_all(names: Sequence[str], jobs: int, limit: int) -> Iterator[tuple[s
 
 
 def examine(family: str, limit: int, sender: Connection) -> None:
-    """Try sizes and members until one is ready; what is known so far is sent all along."""
-    # of processor time, so that the answer does not depend on what else the machine does
+    """Try sizes and members until one is ready; send intermediate results in case the process is killed."""
+    # processor time, so that the result does not depend on the load of the machine
     resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 10))
     answer: dict[str, Any] = {"status": "unfinished", "reason": "counting weights"}
     sender.send(answer)
@@ -143,7 +143,7 @@ def examine(family: str, limit: int, sender: Connection) -> None:
                 return
             failed = next(f for f in readiness.results if f.status == "failed")
             refusals[f"{name} at {side} x {side}"] = f"{failed.check}: {failed.found}"
-    # what fails beyond the building says the most, else what fails at the largest size
+    # prefer a failure after the network was built, then the largest size
     last = max(enumerate(refusals.items()), key=lambda item: (not item[1][1].startswith("builds"), item[0]))[
         1
     ]
@@ -152,7 +152,7 @@ def examine(family: str, limit: int, sender: Connection) -> None:
 
 
 def weights(name: str) -> int:
-    """How many a network has, without any memory."""
+    """Count the weights of a network without allocating them."""
     with torch.device("meta"):
         return sum(p.numel() for p in timm.create_model(name, num_classes=10).parameters())
 

@@ -1,6 +1,6 @@
-"""Time both engines on the same fleets: what the committed table of engines is made from.
+"""Time both engines on the same fleets; the engine table is derived from the results.
 
-python benchmark/speed/engines.py                  on this machine's best device, minutes
+python benchmark/speed/engines.py                  on CUDA if available; takes minutes
 python benchmark/speed/engines.py --device cuda    one GPU
 """
 
@@ -21,13 +21,13 @@ from lmcbench.train.engines import EngineName, advance
 from lmcbench.train.stackability import reason_not_stackable
 
 LENGTH = 10**6
-"""Steps of a whole training: far more than are timed."""
+"""Steps of a whole training; far fewer are timed."""
 
 ENGINES: tuple[EngineName, ...] = ("reference", "stacked")
 
 
 def main() -> None:
-    """Parse, measure, write."""
+    """Parse the options, measure, and write the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
     if device.type == "cpu":
-        torch.set_num_threads(1)  # as the benchmark itself runs (design 3.11)
+        torch.set_num_threads(1)  # as runs do
     compute_exactly(device)
     steps = options.steps or (12 if device.type == "cuda" else 2)
     chosen = [w for w in ENGINE_WORKS if options.network is None or w.name in options.network]
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def compare(work: Work, device: torch.device, counts: list[int], repeats: int, steps: int) -> dict[str, Any]:
-    """Seconds of a step of one member, by fleet size and engine; a reason where one engine cannot."""
+    """Return seconds per step and member by fleet size and engine, or why it cannot be stacked."""
     recipe = work.recipe("fp32")
     network = work.network(0).to(device)
     row: dict[str, Any] = {
@@ -84,7 +84,7 @@ def compare(work: Work, device: torch.device, counts: list[int], repeats: int, s
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row for a person."""
+    """Return a row as text."""
     what = f"{row['name']} {row['kwargs'] or ''} {row['shape']}, {row['mflop']:.2f} MFLOP an image"
     if row["why_not_stacked"] is not None:
         return f"{what}: not stacked: {row['reason_not_stackable']}"

@@ -1,4 +1,4 @@
-"""The numbers of one run of the benchmark as a table and a plot."""
+"""Write the numbers of one run of the benchmark as a table and a plot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def write_report(found: dict[str, Any], stem: Path) -> str:
-    """Write `STEM.md` and `STEM.png`; returns the table."""
+    """Write `STEM.md` and `STEM.png`, and return the table."""
     text = (
         "\n".join([*_head(found), *(line for n in found["networks"] for line in _network(n, found))]) + "\n"
     )
@@ -28,7 +28,7 @@ def _head(found: dict[str, Any]) -> list[str]:
         f"medians of {env['repeats']}, interleaved. Measured ceilings: "
         f"{best['matmul_flop_per_s'] / 1e12:.3g} TFLOP/s (fp32 matrix product), "
         f"{best['copy_bytes_per_s'] / 1e9:.3g} GB/s (copy, read and written).",
-        *(["", "**Quick: numbers of no worth.**"] if env["quick"] else []),
+        *(["", "**Quick run: the numbers are not meaningful.**"] if env["quick"] else []),
     ]
 
 
@@ -54,10 +54,10 @@ def _network(network: dict[str, Any], found: dict[str, Any]) -> list[str]:
     return [
         *rows,
         "",
-        f"Path: {network['path']['alphas']} alphas on {network['path']['images']} images in "
-        f"{path['ours']:.3g} s, {path['one after another'] / path['ours']:.2f} times as fast as one after "
-        "another. "
-        f"A fleet of {network['cost']['members']}: "
+        f"Path evaluation ({network['path']['alphas']} alphas, {network['path']['images']} images): "
+        f"{path['ours']:.3g} s, {path['one after another'] / path['ours']:.2f} times as fast as a loop over "
+        "alphas. "
+        f"Training a fleet of {network['cost']['members']}: "
         + ", ".join(f"{name} {seconds:.3g} s" for name, seconds in cost.items())
         + ".",
     ]

@@ -1,7 +1,7 @@
-"""Time the fleet engine and path evaluation against what others would write; JSON, a table and a plot.
+"""Time fleets and path evaluation against plain PyTorch loops; write JSON, a table and a plot.
 
-python benchmark/speed/run.py                      on this machine's best device, minutes
-python benchmark/speed/run.py --quick              does it run: seconds, numbers of no worth
+python benchmark/speed/run.py                      on CUDA if available; takes minutes
+python benchmark/speed/run.py --quick              only tests that it runs; takes seconds
 python benchmark/speed/run.py --device cuda        one GPU, under ten minutes
 """
 
@@ -31,13 +31,13 @@ COUNTS = (1, 2, 4, 8, 16, 32, 48)
 HERE = Path(__file__).parent
 
 LENGTH = 10**6
-"""Steps of a whole training: far more than are timed."""
+"""Steps of a whole training; far fewer are timed."""
 LOOP = 8
-"""Times the steps of a fleet that a serial loop takes: more than a DataLoader fetches ahead meanwhile."""
+"""Steps of a serial loop per step of a fleet: more than a DataLoader prefetches in between."""
 
 
 def main() -> None:
-    """Parse, measure, write."""
+    """Parse the options, measure, and write the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,8 +48,8 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="members of a fleet")
     parser.add_argument("--network", nargs="+", help="registry names, of those listed for the device")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--tf32", action="store_true", help="recorded; off otherwise, convolutions included")
-    parser.add_argument("--cudnn-benchmark", action="store_true", help="recorded; off otherwise")
+    parser.add_argument("--tf32", action="store_true", help="allow TF32, also in convolutions")
+    parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN time its algorithms")
     parser.add_argument("--plain", action="store_true", help="vmap's own rules for BatchNorm and attention")
     parser.add_argument("--out", type=Path, help="folder (benchmark/speed/results)")
     options = parser.parse_args()
@@ -57,9 +57,9 @@ def main() -> None:
         options.repeats, options.steps, options.counts = 1, 2, [1, 4]
     device = torch.device(options.device)
     if device.type == "cpu":
-        torch.set_num_threads(1)  # as the benchmark itself runs (design 3.11)
+        torch.set_num_threads(1)  # as runs do
     options.steps = options.steps or (12 if device.type == "cuda" else 4)
-    compute_exactly(device)  # as runs do, but for what is asked
+    compute_exactly(device)  # as runs do; the options below change it
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     torch.backends.cudnn.benchmark = options.cudnn_benchmark
     if options.plain:
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def measure(work: Work, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """Everything about one network; a reason where it cannot be built."""
+    """Return all measurements of one network, or the reason why it cannot be built."""
     print(f"{work.title} on {device.type} ...", flush=True)
     try:
         flop = step_flop(work.network(0).to(device), work.shape, work.batch_size)
@@ -96,7 +96,7 @@ def measure(work: Work, device: torch.device, options: argparse.Namespace) -> di
 
 
 def time_fleets(work: Work, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """Aggregate images per second: serial loops, and a fleet of each size, interleaved."""
+    """Return images per second of serial loops and of fleets of each size, interleaved."""
     recipe, steps = work.recipe(options.precision), options.steps
     loops: dict[str, Iterator[None]] = {"eager": eager_loop(work, recipe, device)}
     loops |= {f"dataloader {n}": dataloader_loop(work, recipe, device, n) for n in (0, 2)}
@@ -121,7 +121,7 @@ def time_fleets(work: Work, device: torch.device, options: argparse.Namespace) -
 
 
 def time_path(work: Work, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """Recalibration and loss at 21 alphas: ours, and one after another."""
+    """Time recalibration and loss at all alphas: by the package, and by a plain loop."""
     alphas = 5 if options.quick else 21
     count = 500 if options.quick else 1500 if device.type == "cpu" else 4000
     data = DeviceImages(*images(work), work.statistics(), device)
@@ -150,7 +150,7 @@ def time_path(work: Work, device: torch.device, options: argparse.Namespace) -> 
 
 
 def time_cost(work: Work, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of a fleet of 8 against steps (epochs) and image size."""
+    """Time a fleet of 8 by number of steps and image size."""
     recipe = work.recipe(options.precision)
     sizes = [work.pixels] if work.name == "lmc_mlp" else [work.pixels, work.pixels * 3 // 2, work.pixels * 2]
     jobs: dict[str, Callable[[], object]] = {}
@@ -163,7 +163,7 @@ def time_cost(work: Work, device: torch.device, options: argparse.Namespace) -> 
     for factor in (1, 2, 4):
         jobs[f"steps {factor * options.steps}"] = job(work, factor * options.steps)
     for size in sizes[1:]:
-        with suppress(Exception):  # a network of fixed size is measured at that one only
+        with suppress(Exception):  # networks of a fixed size
             other = Work(**{**work.__dict__, "pixels": size})
             other.network(0)
             jobs[f"pixels {size}"] = job(other, options.steps)
@@ -171,7 +171,7 @@ def time_cost(work: Work, device: torch.device, options: argparse.Namespace) -> 
 
 
 def ceilings(device: torch.device) -> dict[str, float]:
-    """What the device does at best: fp32 matrix products in FLOP/s, copies in bytes/s read and written."""
+    """Measure the device: fp32 matrix products in FLOP/s, copies in bytes/s read and written."""
     side, length = (8192, 2**28) if device.type == "cuda" else (1024, 2**25)
     a, b = torch.randn(2, side, side, device=device)
     source = torch.zeros(length, device=device)
@@ -184,7 +184,7 @@ def ceilings(device: torch.device) -> dict[str, float]:
 
 
 def environment(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """The machine, and how it was asked to compute."""
+    """Return the machine and the options."""
     found = machine(device)
     flags = {"tf32": options.tf32, "cudnn_benchmark": options.cudnn_benchmark, "plain": options.plain}
     marks = [k for k, v in flags.items() if v] + ([options.precision] if options.precision != "fp32" else [])

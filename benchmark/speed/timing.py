@@ -1,4 +1,4 @@
-"""How anything is timed here, and what is said of the machine that it was timed on."""
+"""Time jobs in turn, and describe the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lmcbench.results.provenance import source_revision, versions
 def interleaved(
     jobs: Mapping[str, Callable[[], object]], device: torch.device, repeats: int
 ) -> dict[str, list[float]]:
-    """Wall seconds of each job, all jobs in turn `repeats` times after a warm-up."""
+    """Return wall seconds of each job; all jobs run in turn, `repeats` times after a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for repeat in range(repeats + 1):
         for name, job in jobs.items():
@@ -34,7 +34,7 @@ def interleaved(
 
 
 def median(times: list[float]) -> float:
-    """The median."""
+    """Return the median."""
     return statistics.median(times)
 
 
@@ -45,7 +45,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Device, driver, versions and date."""
+    """Return device, versions, load and date."""
     cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if cuda else cpu_name(),
@@ -61,7 +61,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's name, where the system tells it."""
+    """Return the processor's name, or its architecture if the system does not provide a name."""
     with suppress(OSError):
         for entry in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if entry.startswith("model name"):

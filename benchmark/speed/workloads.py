@@ -1,4 +1,4 @@
-"""The work that is timed: networks, data, and the loops that others would write."""
+"""The networks, data and loops that are timed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lmcbench.train.train_state import TrainState, initial_state
 
 CLASSES = 10
 POOL = 4096
-"""Images, random: what they show does not change the time."""
+"""Number of random images."""
 
 STATISTICS = (np.full(3, 0.5), np.full(3, 0.25))
 
@@ -41,11 +41,11 @@ class Work:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an image, (c, h, w)."""
+        """Shape of an image, (c, h, w)."""
         return self.channels, self.pixels, self.pixels
 
     def recipe(self, precision: str) -> Recipe:
-        """SGD with momentum."""
+        """Return a recipe of SGD with momentum."""
         return Recipe(
             lr=0.01,
             batch_size=self.batch_size,
@@ -56,11 +56,11 @@ class Work:
         )
 
     def network(self, seed: int) -> nn.Module:
-        """The network on the CPU."""
+        """Build the network on the CPU."""
         return build(Architecture(name=self.name, recipe="r", kwargs=self.kwargs), self.shape, CLASSES, seed)
 
     def statistics(self) -> tuple[Any, Any]:
-        """Mean and deviation per channel."""
+        """Return mean and standard deviation per channel."""
         mean, std = STATISTICS
         return mean[: self.channels], std[: self.channels]
 
@@ -111,11 +111,11 @@ ENGINE_WORKS = [
     _grey("test_vit", patch_size=4),
     _colours("test_vit", patch_size=4),
 ]
-"""Networks of the suites, from small to large: where does stacking stop to pay?"""
+"""Networks of the suites, from small to large."""
 
 
 def images(work: Work) -> tuple[np.ndarray, np.ndarray]:
-    """Random images `[POOL, c, h, w]` uint8 and labels `[POOL]`."""
+    """Return random images `[POOL, c, h, w]` uint8 and labels `[POOL]`."""
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (POOL, *work.shape), dtype=np.uint8)
     return pixels, generator.integers(0, CLASSES, POOL)
@@ -124,7 +124,7 @@ def images(work: Work) -> tuple[np.ndarray, np.ndarray]:
 def fleet(
     work: Work, count: int, recipe: Recipe, device: torch.device
 ) -> tuple[nn.Module, list[TrainState], Feed]:
-    """A model, the states of `count` members and their batches."""
+    """Return a model, the states of `count` members and their batches."""
     pixels, labels = images(work)
     items = np.arange(POOL)
     streams = [make_stream(items, items, "own", i, i + 1, work.batch_size) for i in range(count)]
@@ -139,7 +139,7 @@ def fleet(
 
 
 def eager_loop(work: Work, recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """One network, PyTorch's own optimizer, data and augmentation on the device: a step at a time."""
+    """Train one network with PyTorch's optimizer, data and augmentation on the device, step by step."""
     pixels, labels = (torch.as_tensor(x).to(device) for x in images(work))
     mean, std = (torch.as_tensor(s).float().view(-1, 1, 1).to(device) for s in work.statistics())
     model, optimizer = _trainable(work, recipe, device)
@@ -157,7 +157,7 @@ def eager_loop(work: Work, recipe: Recipe, device: torch.device) -> Iterator[Non
 
 
 def dataloader_loop(work: Work, recipe: Recipe, device: torch.device, workers: int) -> Iterator[None]:
-    """One network from a DataLoader with torchvision's transforms, as most would write it."""
+    """Train one network from a DataLoader with torchvision's transforms, step by step."""
     from torchvision import transforms
 
     mean, std = work.statistics()
@@ -182,7 +182,7 @@ def dataloader_loop(work: Work, recipe: Recipe, device: torch.device, workers: i
 
 
 class Pictures(torch.utils.data.Dataset[Any]):
-    """Images as PIL pictures, the way torchvision's data sets give them."""
+    """Images as PIL images, as in torchvision's data sets."""
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, transform: Any) -> None:
         self.pixels = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
@@ -200,7 +200,7 @@ class Pictures(torch.utils.data.Dataset[Any]):
 def one_alpha_after_another(
     model: nn.Module, states: Sequence[dict[str, Tensor]], calibration: Tensor, test: tuple[Tensor, Tensor]
 ) -> list[float]:
-    """Losses on the line, written plainly: weights loaded, statistics taken anew, then the test set."""
+    """Return losses on the line by a plain loop: load weights, recalibrate, evaluate."""
     twin = copy.deepcopy(model)
     norms = [m for m in twin.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     found = []
