@@ -52,7 +52,7 @@ def test_a_blend_is_the_weighted_mean(a, b, alpha):
 
 
 def test_the_textbook_form_would_not_keep_constants():
-    # why the form matters (design 3.1): this is what the test above guards against
+    # the reason for the form of torch.lerp
     x = np.random.default_rng(0).normal(size=10_000).astype(np.float32)
     missed = [((np.float32(1 - a) * x + np.float32(a) * x) != x).mean() for a in GRID]
     assert max(missed) > 0.05
