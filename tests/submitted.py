@@ -54,16 +54,21 @@ def cli(*arguments: object) -> tuple[int, str, str]:
     return answer.exit_code, answer.stdout, answer.stderr
 
 
-@cache
-def linear_run() -> Path:
-    """The run folder of `lmcbench run digits --arch lmc_linear`, trained once for all tests."""
+def _train(selection: Selection) -> Path:
+    """A run folder of `lmcbench run digits`, removed when the tests end."""
     root = Path(tempfile.mkdtemp(prefix="lmcbench-tests-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     folder = RunFolder(root / "run")
-    plan = plan_run(expand(load_suite("digits"), Selection(["lmc_linear"])), folder)
+    plan = plan_run(expand(load_suite("digits"), selection), folder)
     for _ in run_plan(plan, folder, data_dir=None, device="cpu", jobs=1):
         pass
     return folder.root
+
+
+@cache
+def linear_run() -> Path:
+    """All cells of `lmc_linear`."""
+    return _train(Selection(["lmc_linear"]))
 
 
 def make_board(root: Path) -> Path:
@@ -74,27 +79,20 @@ def make_board(root: Path) -> Path:
 
 @cache
 def part_of_run() -> Path:
-    """The same run where only label-skew on replicates 0 and 1 is finished: 8 cells."""
-    part = RunFolder(linear_run().parent / "part")
-    part.claim(load_suite("digits").identity(), [])
-    whole = RunFolder(linear_run())
-    for cell in expand(load_suite("digits"), Selection(["lmc_linear"], ["label-skew"], (), range(2))):
-        for get in (RunFolder.record, RunFolder.predictions):
-            get(part, cell.key).parent.mkdir(exist_ok=True)
-            shutil.copy(get(whole, cell.key), get(part, cell.key))
-    return part.root
+    """Its cells of label-skew on replicates 0 and 1: 12 cells, which train faster."""
+    return _train(Selection(["lmc_linear"], ["label-skew"], (), range(2)))
 
 
 @cache
-def _submission(whole: bool) -> Path:
-    run = linear_run() if whole else part_of_run()
-    return submit(run, "linear", SAID, make_board(run.with_name(f"{run.name}-board"))).folder
+def _submission() -> Path:
+    run = part_of_run()
+    return submit(run, "linear", SAID, make_board(run.with_name("board"))).folder
 
 
-def linear_submission(root: Path, *, whole: bool = False) -> Path:
-    """A copy, under `root`, of the submission of that run; by default of a part of it, which is faster."""
+def linear_submission(root: Path) -> Path:
+    """A copy, under `root`, of the submission of `part_of_run`."""
     folder = make_board(root) / "submissions" / "linear"
-    shutil.copytree(_submission(whole), folder)
+    shutil.copytree(_submission(), folder)
     return folder
 
 

@@ -92,7 +92,7 @@ def test_a_whole_run_is_complete_and_its_files_are_copied_as_they_are(board):
 def test_what_is_said_is_written_and_nothing_of_this_machine(board):
     arguments = ["--title", "Mine é", "--author", "A", "--author", "B", "--licence", "MIT", "--notes", "a\nb"]
     arguments += ["--name", "mine", "--pretraining", "ImageNet"]
-    code, _, err = cli("submit", linear_run(), "--leaderboard", board, *arguments)
+    code, _, err = cli("submit", part_of_run(), "--leaderboard", board, *arguments)
     assert (code, err) == (0, "")
     meta = read_submission(board / "submissions" / "mine").meta
     assert (meta.title, meta.authors, meta.licence, meta.notes) == ("Mine é", ("A", "B"), "MIT", "a\nb")
@@ -101,7 +101,7 @@ def test_what_is_said_is_written_and_nothing_of_this_machine(board):
     everything = (folder / "submission.toml").read_bytes() + gzip.decompress(
         (folder / "records.jsonl.gz").read_bytes()
     )
-    for private in (str(linear_run()), str(Path.home()) + "/", os.uname().nodename):
+    for private in (str(part_of_run()), str(Path.home()) + "/", os.uname().nodename):
         assert private.encode() not in everything
 
 
@@ -212,7 +212,7 @@ def test_an_own_suite_of_own_images_is_submitted_checked_and_repeated(tmp_path, 
 
 @pytest.mark.parametrize("slug", ["../out", "A", "a b", "a/b", ""])
 def test_bad_names_are_refused(board, slug):
-    refused(board, "cannot name a submission. Use up to 60", linear_run(), "--name", slug)
+    refused(board, "cannot name a submission. Use up to 60", part_of_run(), "--name", slug)
 
 
 def test_an_existing_name_is_kept(board, run):

@@ -1,44 +1,98 @@
-"""Checks of a record, made one by one into faults."""
+"""Check that a record is a cell of its suite: identity, seeds, data, fork, status, splits and cost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from itertools import combinations
 from typing import Any
 
-from lmcbench.errors import UserError
-from lmcbench.leaderboard.entry import fork_of
+from pydantic import ValidationError
+
+from lmcbench.leaderboard.entry import Entry
 from lmcbench.leaderboard.files import Fault
 from lmcbench.leaderboard.predictions_file import count_images
 from lmcbench.results.record import Record
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.datasets import Pins, is_path
 from lmcbench.spec.evaluation_shifts import EVALUATION, is_shifted, parse_shifted
+from lmcbench.spec.recipe import Recipe
+from lmcbench.spec.seeds import Seeds
 
-Found = Iterator[tuple[str, str]]
-"""Field and message of what is wrong."""
+Problems = Iterator[tuple[str, str]]
+"""Field and message of each fault."""
 
-
-Check = Callable[[Record, Cell, Pins], Found]
-
-
-def collect(checks: Sequence[Check], record: Record, file: str, cell: Cell, pins: Pins) -> list[Fault]:
-    """The faults that some checks find in a record; one that its contents trip up is a fault too."""
-    faults = []
-    for check in checks:
-        try:
-            found = list(check(record, cell, pins))
-        except UserError as error:
-            found = [("data", str(error).rstrip("."))]
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            # extra keys of a record may hold anything
-            found = [("", f"cannot be checked: {type(error).__name__}: {error}")]
-        faults += [Fault(file=file, field=field, message=f"{message}.") for field, message in found]
-    return faults
+VIEWS = {
+    "train_a": ("view", None),
+    "train_b": (None, "view"),
+    "test_a": (None, None),
+    "test_b": (None, None),
+}
+"""Splits through one sibling's view, and the siblings' splits that their curves end at, if any."""
 
 
-def check_data(record: Record, cell: Cell, pins: Pins) -> Found:
-    """The suite's data, with the hashes and numbers of images that are pinned."""
+def find_cell(record: Record, file: str, entry: Entry) -> tuple[Cell | None, list[Fault]]:
+    """Return the cell that a record is of, None if the suite has no such cell, and contradictions to it."""
+    suite = entry.suite
+    shift = next((s.shift for s in suite.shifts if s.shift.identity() == _shift_of(record)), None)
+    fork = next((f for f in suite.fork_list if f.name == record.fork.name), None)
+    problems = list(_identity(record, entry))
+    cell = None
+    if shift is None:
+        known = ", ".join(spec.shift.label for spec in suite.shifts)
+        problems.append(("shift", f"found {_shown(record.shift.model_dump())}, the suite has {known}"))
+    if fork is None:
+        known = ", ".join(f.name for f in suite.fork_list)
+        problems.append(("fork.name", f"found {record.fork.name!r}, the suite has {known}"))
+    if shift is not None and fork is not None:
+        under = [s.label for s, f in suite.conditions if f == fork]
+        if shift.label in under:
+            cell = Cell(suite, entry.architecture, shift, fork, record.replicate)
+            problems += _differs("key", record.key, entry.key(cell))
+            problems += _differs("protocol.alphas", record.protocol.get("alphas"), suite.protocol.grid)
+        else:
+            has = f"found {fork.name!r} under {shift.label}, the suite has it under {', '.join(under)}"
+            problems.append(("fork.name", has))
+    return cell, [Fault(file=file, field=field, message=f"{message}.") for field, message in problems]
+
+
+def _shift_of(record: Record) -> dict[str, Any]:
+    return record.shift.model_dump(include={"name", "params", "noise"})
+
+
+def _identity(record: Record, entry: Entry) -> Problems:
+    """Compare suite, architecture, recipe and seeds."""
+    suite, name = entry.suite, entry.architecture.recipe
+    found = record.suite.model_dump(include={"name", "version", "digest"})
+    yield from _differs("suite", found, suite.identity())
+    network = record.architecture.model_dump(include={"name", "kwargs", "adapt", "fingerprint"})
+    yield from _differs("architecture", network, {"adapt": None, **entry.identity})
+    yield from _differs("architecture.source", record.architecture.source, entry.architecture.source)
+    yield from _differs("recipe.name", record.recipe["name"], name)
+    try:
+        recipe = Recipe.model_validate({key: v for key, v in record.recipe.items() if key != "name"})
+        for key, value in suite.recipes[name]:
+            yield from _differs(f"recipe.{key}", getattr(recipe, key), value)
+    except ValidationError as error:
+        for wrong in error.errors(include_url=False):
+            yield ".".join(map(str, ("recipe", *wrong["loc"]))), wrong["msg"]
+    seeds = Seeds.of(suite.name, suite.version, record.replicate, suite.siblings)._asdict()
+    for role, expected in seeds.items():
+        if record.seeds.get(role) != (list(expected) if isinstance(expected, tuple) else expected):
+            yield f"seeds.{role}", f"not as derived from the suite and replicate {record.replicate}"
+
+
+def _differs(field: str, found: object, expected: object) -> Problems:
+    if found != expected:
+        yield field, f"found {_shown(found)}, must be {_shown(expected)}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:120]}..."
+
+
+def check_data(record: Record, cell: Cell, pins: Pins) -> Problems:
+    """Compare the data with the suite's, and with the hashes and numbers of images that are pinned."""
     data = cell.suite.data
     expected = [
         ("train", data.name, pins.train, pins.train_n),
@@ -59,97 +113,98 @@ def check_data(record: Record, cell: Cell, pins: Pins) -> Found:
         if n is not None and entry["n"] != n:
             yield f"data.{split}.n", f"found {entry['n']}, the suite's has {n}"
         if pinned is not None and entry.get("sha256") != pinned:
-            yield (
-                f"data.{split}.sha256",
-                f"found {str(entry.get('sha256'))[:16]}, the suite's is {pinned[:16]}: other images",
-            )
+            found = str(entry.get("sha256"))[:16]
+            yield f"data.{split}.sha256", f"found {found}, the suite's is {pinned[:16]}: other images"
 
 
-def check_fork(record: Record, cell: Cell, pins: Pins) -> Found:
-    """The fork's epoch, step and share of training follow from suite and images."""
-    expected = fork_of(cell, count_images(record, "train"))
-    if record.cost is None:
-        expected = {"epoch": expected["epoch"]}
+def check_fork(record: Record, cell: Cell, pins: Pins) -> Problems:
+    """Compare the fork's epoch, step and share of training with those that follow from the suite."""
+    expected: dict[str, Any] = {"epoch": cell.fork.epoch}
+    if record.cost is not None:
+        n = count_images(record, "train")
+        step = None if cell.fork.epoch is None else cell.fork.step(cell.recipe.steps_per_epoch(n))
+        expected |= {"step": step, "fraction": None if step is None else step / cell.length(n)}
     for key, value in expected.items():
-        if getattr(record.fork, key) != value:
-            yield f"fork.{key}", f"found {getattr(record.fork, key)}, must be {value}"
+        yield from _differs(f"fork.{key}", getattr(record.fork, key), value)
 
 
-def check_status(record: Record, cell: Cell, pins: Pins) -> Found:
-    """A cell that is ok has everything; one that diverged has a reason and nothing else."""
-    if record.status == "failed":
-        yield "status", f"a failed cell is no result ({record.reason}); run it again"
-    if record.status == "ok":
-        if record.reason is not None:
-            yield "reason", "must be null for a cell that is ok"
-        if len(record.siblings) != cell.networks:
-            yield "siblings", f"found {len(record.siblings)}, the cell has {cell.networks}"
-        pairs = [(pair.i, pair.j) for pair in record.pairs]
-        if pairs != list(combinations(range(cell.networks), 2)):
-            yield "pairs", f"found {pairs}, must be all of {cell.networks} siblings"
-        if (record.ensemble is None or record.soup is None) and cell.networks > 1:
-            yield "ensemble" if record.ensemble is None else "soup", "must not be null for a cell that is ok"
-        if not isinstance(record.protocol.get("calibration"), dict):
-            yield "protocol.calibration", "is missing"
-        else:
-            yield from _calibration(record.protocol["calibration"], cell)
+def check_status(record: Record, cell: Cell, pins: Pins) -> Problems:
+    """Check that a cell that is ok is complete, and that any other has a reason and no measurements."""
+    if record.status != "ok":
+        if record.status == "failed":
+            yield "status", f"a failed cell is no result ({record.reason}); run it again"
+        if not record.reason:
+            yield "reason", f"must say why the cell is {record.status}"
+        for field in ("siblings", "pairs", "ensemble", "soup"):
+            if getattr(record, field) not in (None, []):
+                yield field, f"must be empty for a cell that is {record.status}"
         return
-    if not record.reason:
-        yield "reason", f"must say why the cell is {record.status}"
-    for field in ("siblings", "pairs"):
-        if getattr(record, field):
-            yield field, f"must be empty for a cell that is {record.status}"
+    if record.reason is not None:
+        yield "reason", "must be null for a cell that is ok"
+    if len(record.siblings) != cell.networks:
+        yield "siblings", f"found {len(record.siblings)}, the cell has {cell.networks}"
+    pairs = [(pair.i, pair.j) for pair in record.pairs]
+    if pairs != list(combinations(range(cell.networks), 2)):
+        yield "pairs", f"found {pairs}, must be all of {cell.networks} siblings"
     for field in ("ensemble", "soup"):
-        if getattr(record, field) is not None:
-            yield field, f"must be null for a cell that is {record.status}"
-
-
-def _calibration(found: Mapping[str, Any], cell: Cell) -> Found:
-    protocol = cell.suite.protocol
-    if not 1 <= found["n"] <= protocol.calibration:
-        yield "protocol.calibration.n", f"found {found['n']}, the suite asks for {protocol.calibration}"
-    if found.get("batches") != protocol.calibration_batches:
+        if getattr(record, field) is None and cell.networks > 1:
+            yield field, "must not be null for a cell that is ok"
+    calibration, protocol = record.protocol.get("calibration"), cell.suite.protocol
+    if not isinstance(calibration, dict):
+        yield "protocol.calibration", "is missing"
+        return
+    if not 1 <= calibration["n"] <= protocol.calibration:
+        found = calibration["n"]
+        yield "protocol.calibration.n", f"found {found}, the suite asks for {protocol.calibration}"
+    if calibration.get("batches") != protocol.calibration_batches:
+        found = calibration.get("batches")
         yield (
             "protocol.calibration.batches",
-            f"found {found.get('batches')}, the suite asks for {protocol.calibration_batches}",
+            f"found {found}, the suite asks for {protocol.calibration_batches}",
         )
 
 
-def train_steps(cell: Cell, n: int) -> int:
-    """Optimizer steps of all networks of a cell on `n` training images, a shared trunk counted once."""
-    fork_step = cell.fork.step(cell.recipe.steps_per_epoch(n))
-    return fork_step + cell.networks * (cell.length(n) - fork_step)
+def check_splits(record: Record, cell: Cell, pins: Pins) -> Problems:
+    """Check that everything is measured on the suite's splits.
+
+    A further split would enter the means over splits, and the rule of which logits are kept.
+    """
+    tests = {"test", *(f"{EVALUATION}{name}" for name in cell.suite.evaluations)}
+    found: list[tuple[str, Collection[str], set[str]]] = []
+    for s, sibling in enumerate(record.siblings):
+        found.append((f"siblings.{s}.splits", sibling.splits, {"train", "view", *tests}))
+    for p, pair in enumerate(record.pairs):
+        views = set(VIEWS) & pair.curves.keys()
+        found.append((f"pairs.{p}.curves", pair.curves, {"train", *tests, *views}))
+        found.append((f"pairs.{p}.disagreement", pair.disagreement, tests))
+    for field in ("ensemble", "soup"):
+        if (splits := getattr(record, field)) is not None:
+            found.append((field, splits, tests))
+    for field, splits, wanted in found:
+        for split in sorted(wanted ^ set(splits)):
+            yield field, f"split {split!r} is {'missing' if split in wanted else 'none of the suite'}"
 
 
-def check_cost(record: Record, cell: Cell, pins: Pins) -> Found:
-    """Steps follow from the recipe, FLOPs have a floor, and nothing is negative."""
+def check_cost(record: Record, cell: Cell, pins: Pins) -> Problems:
+    """Check that steps follow from the recipe and that FLOPs are not below a lower bound."""
     cost = record.cost
     if cost is None:
         if record.status == "ok":
             yield "cost", "must not be null for a cell that is ok"
         return
-    steps = train_steps(cell, count_images(record, "train"))
+    n = count_images(record, "train")
+    fork_step = cell.fork.step(cell.recipe.steps_per_epoch(n))
+    steps = fork_step + cell.networks * (cell.length(n) - fork_step)
     if cost.train_steps != steps:
         yield "cost.train_steps", f"found {cost.train_steps:,}, the suite's recipe takes {steps:,}"
-    floor = _flop_floor(record, cell) * steps
-    if cost.train_flop < floor or cost.train_flop <= 0:
-        yield "cost.train_flop", f"found {cost.train_flop:.4g}, the arithmetic's floor is {floor:.4g}"
+    # A weight of a matrix product or convolution takes a multiplication and an addition for each image
+    # forward, and again for its gradient: 4 B. Half of that allows for weights that enter no product
+    # (biases, normalisation, positions). A user's factory may share or skip weights, so it has no bound.
+    shipped = cell.architecture.source in ("lmcbench", "timm")
+    bound = 2.0 * cell.recipe.batch_size * (record.architecture.params or 0) * steps if shipped else 0.0
+    if cost.train_flop < bound or cost.train_flop <= 0:
+        yield "cost.train_flop", f"found {cost.train_flop:.4g}, the lower bound is {bound:.4g}"
     if cost.train_steps > 0 and cost.train_flop < 2**53 and cost.train_flop % cost.train_steps:
         yield "cost.train_flop", f"found {cost.train_flop!r}, not a whole number for each of the steps"
-    for field in ("train_s", "eval_s", "peak_bytes"):
-        if getattr(cost, field) < 0:
-            yield f"cost.{field}", f"found {getattr(cost, field)}, must not be negative"
     if record.architecture.params is None or record.architecture.params < 1:
         yield "architecture.params", f"found {record.architecture.params}, must be at least 1"
-
-
-def _flop_floor(record: Record, cell: Cell) -> float:
-    """The least floating point operations of one step of one network.
-
-    A weight of a matrix product or convolution takes a multiplication and an addition for each image
-    forward, and again for its gradient: 4 B. Half of that allows for the weights that enter no product
-    (biases, normalisation, positions). A user's factory may share or skip weights, so it has no floor.
-    """
-    if cell.architecture.source in ("lmcbench", "timm"):
-        return 2.0 * cell.recipe.batch_size * (record.architecture.params or 0)
-    return 0.0

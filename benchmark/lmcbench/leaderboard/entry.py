@@ -1,44 +1,41 @@
-"""What a submission's cells must be: identity, seeds, keys and completeness, derived from its suite."""
+"""Check a submission as a whole: its network and recipe, its replicates and cells, and what cells share."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from pydantic import ValidationError
-
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, counted
 from lmcbench.leaderboard.files import META, Fault, place_of
 from lmcbench.leaderboard.submission_file import Meta
 from lmcbench.leaderboard.trust import FIRST_CHOSEN, chosen_replicates
 from lmcbench.results.cell_values import architecture_label
+from lmcbench.results.cell_values import cell_text as record_text
 from lmcbench.results.record import Record
 from lmcbench.spec.architectures import Architecture, make_architecture
+from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.cells import Cell
-from lmcbench.spec.forks import Fork
-from lmcbench.spec.recipe import Recipe
-from lmcbench.spec.seeds import Seeds
-from lmcbench.spec.shifts import Shift
 from lmcbench.spec.suite import Suite
 
 _FACTORY = re.compile(r"([A-Za-z_][\w.-]*):([A-Za-z_]\w*)")
 
 _LOADS_WEIGHTS = ("pretrained", "checkpoint_path")
-"""Arguments of timm's factories, and of many others, that begin with trained weights."""
+"""Arguments by which factories of timm and of many others start from trained weights."""
 
 UNDISCLOSED = "none"
-"""What is said of pretraining and extra data where there was none."""
+"""The value of `pretraining` and `extra_data` where there was none."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One architecture with one recipe of a suite, as `submission.toml` and its source file say.
+    """One architecture with one recipe of a suite, as `submission.toml` and the source file define it.
 
     Attributes:
-        identity: of the architecture, as keys hold it.
+        identity: of the architecture, as keys contain it.
     """
 
     suite: Suite
@@ -46,7 +43,7 @@ class Entry:
     identity: dict[str, Any]
 
     def cells(self, replicates: Iterable[int]) -> list[Cell]:
-        """Every cell of the suite for this entry, on `replicates`."""
+        """Return every cell of the suite for this entry, on `replicates`."""
         return [
             Cell(self.suite, self.architecture, shift, fork, replicate)
             for replicate in replicates
@@ -54,202 +51,159 @@ class Entry:
         ]
 
     def key(self, cell: Cell) -> str:
-        """The key of one of them, found without importing anything."""
+        """Return the key of a cell, without importing anything."""
         return cell.key_of(self.identity)
 
 
 def make_entry(
-    suite: Suite, meta: Meta, sample: Record, sources: dict[str, bytes]
+    suite: Suite, meta: Meta, sample: Record, sources: Mapping[str, bytes]
 ) -> tuple[Entry | None, list[Fault]]:
-    """The entry that `sample` and all other records must be of; None where that cannot be told.
+    """Return the entry that all records must belong to, None if it cannot be determined, and faults.
 
     Args:
         suite: the suite.
-        meta: what is said of the submission.
-        sample: any of its records.
-        sources: its files `source/FILE.py`, path -> content.
+        meta: the content of `submission.toml`.
+        sample: any record of the submission.
+        sources: the contents of `source/FILE.py`, by path.
     """
-    claimed, place = sample.architecture, place_of(sample.key)
+    claimed, faults = sample.architecture, []
+
+    def fault(file: str, field: str, message: str) -> None:
+        faults.append(Fault(file=file, field=field, message=f"{message}."))
+
     try:
         architecture = make_architecture(claimed.name, meta.recipe, claimed.kwargs, claimed.adapt)
     except UserError as error:
-        return None, [Fault(file=place, field="architecture", message=str(error))]
-    faults = []
-    if architecture.source != meta.architecture.source:
-        faults.append(
-            _meta(
-                "architecture.source",
-                f"found {meta.architecture.source}, {claimed.name} is {architecture.source}",
-            )
-        )
-    label = architecture_label(sample)
+        return None, [Fault(file=place_of(sample.key), field="architecture", message=str(error))]
+    source, label = meta.architecture.source, architecture_label(sample)
+    if architecture.source != source:
+        fault(META, "architecture.source", f"found {source}, {claimed.name} is {architecture.source}")
     if label != meta.architecture.label:
-        faults.append(
-            _meta("architecture.label", f"found {meta.architecture.label!r}, the records are of {label!r}")
-        )
+        found = f"found {meta.architecture.label!r}, the records are of {label!r}"
+        fault(META, "architecture.label", found)
     if meta.recipe not in suite.recipes:
-        known = ", ".join(suite.recipes)
-        return None, [*faults, _meta("recipe", f"found {meta.recipe!r}, the suite has {known}")]
+        fault(META, "recipe", f"found {meta.recipe!r}, the suite has {', '.join(suite.recipes)}")
+        return None, faults
     loaded = [name for name in _LOADS_WEIGHTS if claimed.kwargs.get(name)]
     if loaded and meta.pretraining == UNDISCLOSED:
-        found = f"found {meta.pretraining!r}, but the network is asked for {' and '.join(loaded)}"
-        faults.append(_meta("pretraining", found))
-    fingerprint = claimed.fingerprint
+        asked = f"but the network is asked for {' and '.join(loaded)}"
+        fault(META, "pretraining", f"found {meta.pretraining!r}, {asked}")
+    wanted = f"source/{PurePosixPath(claimed.name.rpartition(':')[0]).name}"
     if architecture.source in ("lmcbench", "timm"):
         fingerprint = architecture.fingerprint
-        if sources:
-            faults.append(
-                _meta(
-                    "architecture.source", f"{claimed.name} needs no source file, found {', '.join(sources)}"
-                )
-            )
+    elif _FACTORY.fullmatch(claimed.name) is None:
+        fault(place_of(sample.key), "architecture.name", f"{claimed.name!r} is no module:function")
+        return None, faults
     else:
-        if _FACTORY.fullmatch(claimed.name) is None:
-            return None, [
-                *faults,
-                Fault(
-                    file=place, field="architecture.name", message=f"{claimed.name!r} is no module:function."
-                ),
-            ]
-        sha256 = meta.architecture.sha256 or ""
-        fingerprint = sha256[:16]
-        if architecture.source == "file":
-            faults += _source_faults(claimed.name, sources)
+        fingerprint = (meta.architecture.sha256 or "")[:16]
+        if architecture.source == "file" and wanted not in sources:
+            fault(wanted, "", f"is missing; it defines {claimed.name}")
+    for name in sources:
+        if architecture.source != "file" or name != wanted:
+            fault(name, "", f"is not the source of {claimed.name}")
     identity = {"name": claimed.name, "kwargs": claimed.kwargs, "fingerprint": fingerprint}
     if claimed.adapt is not None:
         identity["adapt"] = claimed.adapt
     return Entry(suite, architecture, identity), faults
 
 
-def _source_faults(name: str, sources: dict[str, bytes]) -> list[Fault]:
-    path = f"source/{PurePosixPath(name.rpartition(':')[0]).name}"
-    faults = [
-        Fault(file=other, field="", message=f"is not the source of {name}.")
-        for other in sources
-        if other != path
-    ]
-    if path not in sources:
-        faults.append(Fault(file=path, field="", message=f"is missing; it defines {name}."))
-    return faults
-
-
-def _meta(field: str, message: str) -> Fault:
-    return Fault(file=META, field=field, message=f"{message}.")
-
-
-def identity_faults(record: Record, file: str, entry: Entry) -> tuple[Cell | None, list[Fault]]:
-    """The cell that a record is of, None if it is none of the suite's, and where it contradicts that."""
-    suite, faults = entry.suite, []
-
-    def differs(field: str, found: object, expected: object) -> None:
-        if found != expected:
-            faults.append(
-                Fault(file=file, field=field, message=f"found {_shown(found)}, must be {_shown(expected)}.")
-            )
-
-    differs("suite", record.suite.model_dump(include={"name", "version", "digest"}), suite.identity())
-    network = record.architecture.model_dump(include={"name", "kwargs", "adapt", "fingerprint"})
-    differs("architecture", network, {"adapt": None, **entry.identity})
-    differs("architecture.source", record.architecture.source, entry.architecture.source)
-    name = entry.architecture.recipe
-    settings = {key: value for key, value in record.recipe.items() if key != "name"}
-    differs("recipe.name", record.recipe["name"], name)
-    try:
-        recipe = Recipe.model_validate(settings)
-        for key, value in suite.recipes[name]:
-            differs(f"recipe.{key}", getattr(recipe, key), value)
-    except ValidationError as error:
-        for wrong in error.errors(include_url=False):
-            key = ".".join(map(str, ("recipe", *wrong["loc"])))
-            faults.append(Fault(file=file, field=key, message=f"{wrong['msg']}."))
-    shift = _shift(record, suite)
-    if shift is None:
-        known = ", ".join(spec.shift.label for spec in suite.shifts)
-        shown = _shown(record.shift.model_dump())
-        faults.append(Fault(file=file, field="shift", message=f"found {shown}, the suite has {known}."))
-    fork = next((f for f in suite.fork_list if f.name == record.fork.name), None)
-    if fork is None:
-        known = ", ".join(f.name for f in suite.fork_list)
-        faults.append(
-            Fault(file=file, field="fork.name", message=f"found {record.fork.name!r}, the suite has {known}.")
-        )
-    seeds = Seeds.of(suite.name, suite.version, record.replicate, suite.siblings)._asdict()
-    for role, expected in seeds.items():
-        found = record.seeds.get(role)
-        if found != (list(expected) if isinstance(expected, tuple) else expected):
-            faults.append(
-                Fault(
-                    file=file,
-                    field=f"seeds.{role}",
-                    message=f"not as derived from the suite and replicate {record.replicate}.",
-                )
-            )
-    if shift is None or fork is None:
-        return None, faults
-    under = [s.label for s, f in suite.conditions if f == fork]
-    if shift.label not in under:
-        message = f"found {fork.name!r} under {shift.label}, the suite has it under {', '.join(under)}."
-        return None, [*faults, Fault(file=file, field="fork.name", message=message)]
-    cell = Cell(suite, entry.architecture, shift, fork, record.replicate)
-    differs("key", record.key, entry.key(cell))
-    differs("protocol.alphas", record.protocol.get("alphas"), suite.protocol.grid)
-    return cell, faults
-
-
-def _shift(record: Record, suite: Suite) -> Shift | None:
-    found = record.shift.model_dump(include={"name", "params", "noise"})
-    return next((s.shift for s in suite.shifts if s.shift.identity() == found), None)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:120]}..."
-
-
-def fork_of(cell: Cell, n: int) -> dict[str, Any]:
-    """Epoch, step and fraction of a cell's fork on `n` training images, as records have them."""
-    fork: Fork = cell.fork
-    if fork.epoch is None:
-        return {"epoch": None, "step": None, "fraction": None}
-    step = fork.step(cell.recipe.steps_per_epoch(n))
-    return {"epoch": fork.epoch, "step": step, "fraction": step / cell.length(n)}
-
-
 # --- completeness --------------------------------------------------------------------------------
 
 
 def replicates_of(suite: Suite, meta: Meta, records: Sequence[Record]) -> tuple[range, list[Fault]]:
-    """The replicates a submission is about, and a fault for each other one that it holds.
+    """Return the replicates that a submission must cover, and a fault for each other one.
 
-    From 0 up to the last one published, the suite's number at least: one between that is left out counts as
-    missing, so that nobody picks. A reproduction is about those that its nonce chose.
+    They are all from 0 to the last one submitted, and at least as many as the suite has: a replicate that is
+    left out in between counts as missing, so that nobody selects. A reproduction covers those that its nonce
+    chose.
     """
-    published = {r.replicate for r in records if r.replicate < FIRST_CHOSEN}
-    allowed = range(max(suite.replicates, 1 + max(published, default=0)))
-    if meta.reproduces is not None:
-        count = max(suite.replicates, len({r.replicate for r in records}))
+    found = {r.replicate for r in records}
+    if meta.reproduces is None:
+        published = [r for r in found if r < FIRST_CHOSEN]
+        allowed, which = range(max(suite.replicates, 1 + max(published, default=0))), "published ones"
+    else:
+        count = max(suite.replicates, len(found))
         allowed = chosen_replicates(meta.reproduces.submission_sha256, meta.reproduces.nonce, count)
+        which = f"those that nonce {meta.reproduces.nonce!r} chose"
     faults = []
-    for replicate in sorted({r.replicate for r in records} - set(allowed)):
-        why = (
-            "published ones"
-            if meta.reproduces is None
-            else f"those that nonce {meta.reproduces.nonce!r} chose"
-        )
+    for replicate in sorted(found - set(allowed)):
         tuning = replicate >= FIRST_CHOSEN and meta.reproduces is None
         hint = " (from 1000 up they are for tuning and reproductions)" if tuning else ""
         file = next(place_of(r.key) for r in records if r.replicate == replicate)
-        message = f"found {replicate}{hint}; {why} are {allowed.start} to {allowed.stop - 1}."
+        message = f"found {replicate}{hint}; {which} are {allowed.start} to {allowed.stop - 1}."
         faults.append(Fault(file=file, field="replicate", message=message))
     return allowed, faults
 
 
-def missing_cells(entry: Entry, replicates: range, records: Iterable[Record]) -> list[Cell]:
-    """Cells of the suite without a record."""
+def missing_cells(entry: Entry, replicates: range, records: Iterable[Record]) -> list[str]:
+    """Return the cells of the suite without a record, in words."""
     present = {record.key for record in records}
-    return [cell for cell in entry.cells(replicates) if entry.key(cell) not in present]
+    return [
+        f"{cell.shift.label}, fork {cell.fork.name}, replicate {cell.replicate}"
+        for cell in entry.cells(replicates)
+        if entry.key(cell) not in present
+    ]
 
 
-def cell_text(cell: Cell) -> str:
-    """A cell in words, beside others of its entry."""
-    return f"{cell.shift.label}, fork {cell.fork.name}, replicate {cell.replicate}"
+def completeness_faults(meta: Meta, records: int, missing: Sequence[str]) -> list[Fault]:
+    """Compare the number of records, and whether cells are missing, with `submission.toml`."""
+    faults = []
+    if meta.cells != records:
+        message = f"found {meta.cells}, must be {records}, the number of records."
+        faults.append(Fault(file=META, field="cells", message=message))
+    if meta.complete != (not missing):
+        shown = "; ".join(missing[:5]) + ("; ..." if len(missing) > 5 else "")
+        what = f"these cells of the suite are missing: {shown}" if missing else "no cell is missing"
+        message = f"found {str(meta.complete).lower()}, but {what}."
+        faults.append(Fault(file=META, field="complete", message=message))
+    return faults
+
+
+# --- what cells share ----------------------------------------------------------------------------
+
+
+def agreement_faults(records: Mapping[str, Record]) -> list[Fault]:
+    """Return a fault for each record that differs from most in what all cells of an entry share.
+
+    These are the data, the network's size and FLOPs of a step; and the views of a shift and replicate.
+
+    Args:
+        records: by file, all of one suite, architecture and recipe.
+    """
+    groups: dict[tuple[str, str], dict[str, str]] = {}
+    for file, record in records.items():
+        shared = {("architecture.params", ""): str(record.architecture.params)}
+        for split in {str(entry.get("split")) for entry in record.data}:
+            entries = [entry for entry in record.data if str(entry.get("split")) == split]
+            shared[f"data.{split}", ""] = canonical_json(entries)
+        if record.cost is not None and record.cost.train_steps > 0:
+            step = record.cost.train_flop / record.cost.train_steps
+            shared["cost.train_flop", ""] = f"{step:.9g} in a step"
+        where = canonical_json([record.shift.model_dump(), record.replicate])
+        shared["views_digest", where] = str(record.views_digest)
+        for name, value in shared.items():
+            groups.setdefault(name, {})[file] = value
+    faults = []
+    for (field, _), values in groups.items():
+        usual = Counter(values.values()).most_common()[0][0]
+        faults += [
+            Fault(file=file, field=field, message=f"found {value[:80]}; other cells have {usual[:80]}.")
+            for file, value in values.items()
+            if value != usual
+        ]
+    return faults
+
+
+def provenance_notes(records: Sequence[Record]) -> list[str]:
+    """Return what a reviewer should know of how the records were made, and is not a fault."""
+    notes = []
+    changed = sum(bool((r.env.get("git") or {}).get("dirty")) for r in records)
+    if changed:
+        notes.append(f"Made by a checkout with changes: {changed} of {counted(len(records), 'record')}.")
+    diverged = sorted(record_text(r) for r in records if r.status == "diverged")
+    if diverged:
+        notes.append(
+            f"{len(diverged)} of {counted(len(records), 'cell')} diverged, which counts as a result and "
+            f"is in no mean; --rerun takes them first: {'; '.join(diverged)}."
+        )
+    return notes

@@ -26,8 +26,9 @@ MB = 1_000_000
 PREDICTION_BYTES = 25 * MB
 """All logits of a submission together: GitHub lets a pull request attach files of up to 25 MB."""
 
+META_BYTES = 64_000
 KINDS = {
-    re.compile(re.escape(META)): 64_000,
+    re.compile(re.escape(META)): META_BYTES,
     re.compile(re.escape(RECORDS)): 25 * MB,
     re.compile(re.escape(PREDICTIONS)): PREDICTION_BYTES,
     re.compile(r"source/[A-Za-z0-9_][A-Za-z0-9_-]*\.py"): 256_000,

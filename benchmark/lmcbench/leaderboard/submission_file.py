@@ -6,14 +6,15 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lmcbench.errors import UserError
-from lmcbench.leaderboard.files import META, RECORDS, Fault, parse_records, read_files
+from lmcbench.errors import UserError, reading
+from lmcbench.leaderboard.files import META, META_BYTES, RECORDS, Fault, parse_records, read_files
 from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.record import NewerSchemaError, Record, check_schema
 from lmcbench.spec.architectures import Source
@@ -242,6 +243,20 @@ def label_of(submission: Submission) -> str:
     return architecture_label(submission.records[0])
 
 
+def read_meta(folder: Path) -> tuple[Meta, str]:
+    """Return `submission.toml` of a folder and its sha256; a file that is too large is not read.
+
+    Raises:
+        UserError: as `parse_meta`, or if the file cannot be read.
+    """
+    path = folder / META
+    with reading(path), path.open("rb") as file:
+        content = file.read(META_BYTES + 1)
+    if len(content) > META_BYTES:
+        raise UserError(f"{path} is too large: at most {META_BYTES:,} bytes are allowed.")
+    return parse_meta(content, str(path)), digest_bytes(content)
+
+
 def find_duplicate(records_sha256: str, submissions: Path, slug: str) -> str | None:
     """Return the other submission in `submissions` that has the same records file; None if there is none.
 
@@ -249,12 +264,9 @@ def find_duplicate(records_sha256: str, submissions: Path, slug: str) -> str | N
     read are skipped.
     """
     for path in sorted(submissions.glob(f"[!.]*/{META}")):
-        try:
-            same = parse_meta(path.read_bytes(), str(path)).sha256.records == records_sha256
-        except (OSError, UserError):
-            continue
-        if same and path.parent.name != slug:
-            return path.parent.name
+        with suppress(UserError):
+            if path.parent.name != slug and read_meta(path.parent)[0].sha256.records == records_sha256:
+                return path.parent.name
     return None
 
 

@@ -8,19 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import overload
 
-from lmcbench.errors import UserError, reading
-from lmcbench.leaderboard.files import META
+from lmcbench.errors import UserError
 from lmcbench.leaderboard.submission_file import (
     Submission,
     check_slug,
-    parse_meta,
+    read_meta,
     read_submission,
     refuse_duplicates,
 )
 from lmcbench.leaderboard.summary import Summary, read_summary, summarize
 from lmcbench.leaderboard.trust import TrustLevel, trust_of
 from lmcbench.results.record import Record
-from lmcbench.spec.canonical import digest_bytes
 
 SUBMISSIONS, RESULTS, SUMMARY = "submissions", "results", "summary.json"
 
@@ -115,17 +113,8 @@ def _read(board: Path, afresh: bool) -> Iterator[tuple[Submission, Summary, bool
 
 def _head(folder: Path) -> Submission:
     """Return the submission by its `submission.toml` alone; its records are read when one is needed."""
-    path = folder / META
-    with reading(path):
-        content = path.read_bytes()
-    return Submission(
-        slug=folder.name,
-        folder=folder,
-        meta=parse_meta(content, str(path)),
-        records=LazyRecords(folder),
-        sha256=digest_bytes(content),
-        sources={},
-    )
+    meta, sha256 = read_meta(folder)
+    return Submission(folder.name, folder, meta, LazyRecords(folder), sha256, sources={})
 
 
 def _known(path: Path, head: Submission) -> Summary | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lmcbench.errors import UserError, counted, reading
-from lmcbench.leaderboard.entry import cell_text, make_entry, missing_cells, replicates_of
+from lmcbench.leaderboard.entry import make_entry, missing_cells, replicates_of
 from lmcbench.leaderboard.files import META, PREDICTIONS, RECORDS, encode_records
 from lmcbench.leaderboard.predictions_file import pack_predictions
 from lmcbench.leaderboard.submission_file import (
@@ -175,7 +175,7 @@ def submit(
     left_out = [record_text(record) for record in records if record.key not in cells]
     if not kept:
         raise _no_cell(run, suite, records, replicates)
-    missing = [cell_text(cell) for cell in missing_cells(entry, replicates, kept)]
+    missing = missing_cells(entry, replicates, kept)
     folder = RunFolder(run)
     content = encode_records(_tables(kept, folder))
     _check_new(digest_bytes(content), run, target)

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmcbench.errors import UserError, counted
-from lmcbench.leaderboard.check_consistency import (
+from lmcbench.leaderboard.check_measures import record_faults
+from lmcbench.leaderboard.check_protocol import find_cell
+from lmcbench.leaderboard.entry import (
     agreement_faults,
     completeness_faults,
-    provenance_notes,
-)
-from lmcbench.leaderboard.entry import (
-    cell_text,
-    identity_faults,
     make_entry,
     missing_cells,
+    provenance_notes,
     replicates_of,
 )
 from lmcbench.leaderboard.files import META, PREDICTIONS, RECORDS, Fault, parse_records, place_of, read_files
@@ -35,14 +33,13 @@ from lmcbench.leaderboard.submission_file import (
 )
 from lmcbench.leaderboard.summary_cache import SUBMISSIONS
 from lmcbench.leaderboard.trust import VERIFIED_SCHEMA, Verified
-from lmcbench.leaderboard.validate_record import soundness_faults
 from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.record import NewerSchemaError, Record
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.datasets import pins_of
 from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite
-from lmcbench.submission.rescoring import Rescoring, form_faults
+from lmcbench.submission.rescoring import Rescoring
 
 CLAIMED = (
     "the curves themselves, as blended too, siblings' training errors, the soups and the geometry (they need "
@@ -287,12 +284,11 @@ class _Verifier:
         replicates, faults = replicates_of(suite, meta, records)
         self.faults += faults
         for name, record in self.records.items():
-            cell, faults = identity_faults(record, name, entry)
+            cell, faults = find_cell(record, name, entry)
             self.faults += faults
             if cell is not None:
-                self.faults += soundness_faults(record, name, cell, pins)
-                self.faults += form_faults(record, name, cell, pins)
-        self.missing = [cell_text(cell) for cell in missing_cells(entry, replicates, records)]
+                self.faults += record_faults(record, name, cell, pins)
+        self.missing = missing_cells(entry, replicates, records)
         self.faults += completeness_faults(meta, len(records), self.missing)
         self.faults += agreement_faults(self.records)
         size = OWN_SIZE if entry.architecture.source in ("file", "module") else SIZE
