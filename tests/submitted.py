@@ -23,7 +23,6 @@ from typer.testing import CliRunner
 from lmcbench.cli import app
 from lmcbench.errors import UserError
 from lmcbench.leaderboard.files import encode_records, split_records
-from lmcbench.leaderboard.predictions_file import split_cells
 from lmcbench.results.record import Record, parse_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.plan import plan_run
@@ -31,6 +30,7 @@ from lmcbench.running.run import run_plan
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import load_suite
+from lmcbench.submission.predictions_file import split_cells
 from lmcbench.submission.submit import Statement, submit
 
 SAID = Statement("A linear softmax", ["A. Author"], "CC-BY-4.0", "none", "none", "")

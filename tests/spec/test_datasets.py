@@ -3,10 +3,10 @@
 import pytest
 
 from builders import make_record
-from lmcbench.leaderboard.check_protocol import check_data
 from lmcbench.spec.cells import expand
 from lmcbench.spec.datasets import pins_of
 from lmcbench.spec.suite_files import load_suite
+from lmcbench.submission.check_protocol import check_data
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import pytest
 
 from builders import make_record, toy_cell, toy_suite, write_submission
 from lmcbench.errors import UserError
-from lmcbench.leaderboard.compare_rerun import allowances, compare_cells
 from lmcbench.leaderboard.submission_file import read_submission
 from lmcbench.leaderboard.trust import (
     CellAgain,
@@ -24,6 +23,7 @@ from lmcbench.leaderboard.trust import (
 from lmcbench.results.run_folder import write_atomic
 from lmcbench.spec.gate_tests import MEASURES
 from lmcbench.spec.suite_files import load_suite
+from lmcbench.submission.compare_rerun import allowances, compare_cells
 from lmcbench.submission.rerun import rerun
 from submitted import NETWORK, cli, linear_submission
 

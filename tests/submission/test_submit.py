@@ -17,7 +17,6 @@ from safetensors.numpy import save
 
 from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run
 from lmcbench.errors import UserError
-from lmcbench.leaderboard.entry import replicates_of
 from lmcbench.leaderboard.render import render_leaderboard
 from lmcbench.leaderboard.submission_file import read_submission
 from lmcbench.results.cell_values import architecture_label
@@ -28,6 +27,7 @@ from lmcbench.running.run import run_plan
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.submission import submit as enclosures
+from lmcbench.submission.entry import replicates_of
 from lmcbench.submission.rerun import rerun
 from lmcbench.submission.submit import choose_network, submit
 from lmcbench.submission.verify import verify

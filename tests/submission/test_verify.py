@@ -13,12 +13,12 @@ import pytest
 from builders import make_record, toy_cell
 from lmcbench.data.sources import load_digits
 from lmcbench.errors import UserError
-from lmcbench.leaderboard.predictions_file import TENSOR_BYTES, kept_splits
 from lmcbench.leaderboard.ranking_table import rank_notes
 from lmcbench.results.record import read_record
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.datasets import DIGITS
 from lmcbench.spec.suite_files import load_suite
+from lmcbench.submission.predictions_file import TENSOR_BYTES, kept_splits
 from lmcbench.submission.text import explain
 from lmcbench.submission.verify import verify
 from submitted import (

@@ -9,8 +9,6 @@ from pathlib import Path
 from tabulate import tabulate
 
 from lmcbench.errors import UserError, counted
-from lmcbench.leaderboard.compare_rerun import allowances, compare_cells
-from lmcbench.leaderboard.entry import make_entry, replicates_of
 from lmcbench.leaderboard.submission_file import Submission
 from lmcbench.leaderboard.trust import RERUN_SCHEMA, CellAgain, Rerun, chosen_cells
 from lmcbench.results.record import Record, read_record
@@ -20,6 +18,8 @@ from lmcbench.running.run import run_plan
 from lmcbench.spec.architectures import make_architecture
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.suite import Suite
+from lmcbench.submission.compare_rerun import allowances, compare_cells
+from lmcbench.submission.entry import make_entry, replicates_of
 
 
 def rerun(

@@ -11,9 +11,14 @@ from numpy.typing import NDArray
 
 from lmcbench.ensemble.rescore import measure_logits
 from lmcbench.errors import UserError, counted
-from lmcbench.leaderboard.check_measures import ENSEMBLE_FRACTIONS, ENSEMBLE_POSITIVE, is_close
 from lmcbench.leaderboard.files import PREDICTIONS, Fault, place_of
-from lmcbench.leaderboard.predictions_file import (
+from lmcbench.results.cell_values import SPLIT
+from lmcbench.results.record import Record, Score
+from lmcbench.results.run_folder import labels_name
+from lmcbench.spec.canonical import digest_bytes
+from lmcbench.spec.datasets import Pins
+from lmcbench.submission.check_measures import ENSEMBLE_FRACTIONS, ENSEMBLE_POSITIVE, is_close
+from lmcbench.submission.predictions_file import (
     Logits,
     Tensors,
     cell_logits,
@@ -23,11 +28,6 @@ from lmcbench.leaderboard.predictions_file import (
     split_cells,
     test_splits,
 )
-from lmcbench.results.cell_values import SPLIT
-from lmcbench.results.record import Record, Score
-from lmcbench.results.run_folder import labels_name
-from lmcbench.spec.canonical import digest_bytes
-from lmcbench.spec.datasets import Pins
 
 _PREDICTED = {*ENSEMBLE_FRACTIONS, *ENSEMBLE_POSITIVE, "ensemble_gain", "error_overlap"}
 """The keys of every `ensemble` of schema 1; later keys are rescored if the record has them."""

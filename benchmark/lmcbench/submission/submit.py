@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lmcbench.errors import UserError, counted, reading
-from lmcbench.leaderboard.entry import make_entry, missing_cells, replicates_of
 from lmcbench.leaderboard.files import META, PREDICTIONS, RECORDS, encode_records
-from lmcbench.leaderboard.predictions_file import pack_predictions
 from lmcbench.leaderboard.submission_file import (
     SUBMISSION_SCHEMA,
     Hashes,
@@ -41,6 +39,8 @@ from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.forks import FROM
 from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite
+from lmcbench.submission.entry import make_entry, missing_cells, replicates_of
+from lmcbench.submission.predictions_file import pack_predictions
 from lmcbench.submission.verify import Verification, verify
 
 

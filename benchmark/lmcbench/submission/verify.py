@@ -9,18 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmcbench.errors import UserError, counted
-from lmcbench.leaderboard.check_measures import record_faults
-from lmcbench.leaderboard.check_protocol import find_cell
-from lmcbench.leaderboard.entry import (
-    agreement_faults,
-    completeness_faults,
-    make_entry,
-    missing_cells,
-    provenance_notes,
-    replicates_of,
-)
 from lmcbench.leaderboard.files import META, PREDICTIONS, RECORDS, Fault, parse_records, place_of, read_files
-from lmcbench.leaderboard.predictions_file import read_predictions
 from lmcbench.leaderboard.ranking_table import rank_notes
 from lmcbench.leaderboard.submission_file import (
     Meta,
@@ -39,6 +28,17 @@ from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.datasets import pins_of
 from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite
+from lmcbench.submission.check_measures import record_faults
+from lmcbench.submission.check_protocol import find_cell
+from lmcbench.submission.entry import (
+    agreement_faults,
+    completeness_faults,
+    make_entry,
+    missing_cells,
+    provenance_notes,
+    replicates_of,
+)
+from lmcbench.submission.predictions_file import read_predictions
 from lmcbench.submission.rescoring import Rescoring
 
 CLAIMED = (

@@ -12,7 +12,13 @@ import numpy as np
 
 from lmcbench.ensemble.sub_ensembles import PATH_MEMBERS, path_members
 from lmcbench.errors import UserError
-from lmcbench.leaderboard.check_protocol import (
+from lmcbench.leaderboard.files import Fault
+from lmcbench.results.curves import Curve, barrier, chord_area
+from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Record
+from lmcbench.spec.cells import Cell
+from lmcbench.spec.datasets import Pins
+from lmcbench.spec.recipe import noise_scale
+from lmcbench.submission.check_protocol import (
     VIEWS,
     Problems,
     check_cost,
@@ -21,13 +27,7 @@ from lmcbench.leaderboard.check_protocol import (
     check_splits,
     check_status,
 )
-from lmcbench.leaderboard.files import Fault
-from lmcbench.leaderboard.predictions_file import count_images
-from lmcbench.results.curves import Curve, barrier, chord_area
-from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Record
-from lmcbench.spec.cells import Cell
-from lmcbench.spec.datasets import Pins
-from lmcbench.spec.recipe import noise_scale
+from lmcbench.submission.predictions_file import count_images
 
 LOSS_SLACK = 1e-3
 """Relative difference of a loss computed in another batch: fp32 sums in another order, times a margin."""

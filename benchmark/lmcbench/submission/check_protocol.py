@@ -8,15 +8,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lmcbench.leaderboard.entry import Entry
 from lmcbench.leaderboard.files import Fault
-from lmcbench.leaderboard.predictions_file import count_images
 from lmcbench.results.record import Record
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.datasets import Pins, is_path
 from lmcbench.spec.evaluation_shifts import EVALUATION, is_shifted, parse_shifted
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.seeds import Seeds
+from lmcbench.submission.entry import Entry
+from lmcbench.submission.predictions_file import count_images
 
 Problems = Iterator[tuple[str, str]]
 """Field and message of each fault."""

@@ -3,7 +3,7 @@
 import numpy as np
 from safetensors.numpy import save
 
-from lmcbench.leaderboard.predictions_file import TENSOR_BYTES
+from lmcbench.submission.predictions_file import TENSOR_BYTES
 
 
 def test_a_file_of_many_splits_is_no_larger_than_it_is_counted():
