@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 
-from lmcbench.data.sources import open_dataset
-from lmcbench.errors import UserError
 from lmcbench.results.record import read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.plan import plan_run
@@ -17,9 +13,7 @@ from lmcbench.running.run import run_plan
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import expand
 from lmcbench.spec.suite_files import parse_suite
-
-# read once, before a test sets the variable for its own ends
-REAL = Path(os.environ.get("LMCBENCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
+from real_data import REAL, open_real, session_folder
 
 SUITE = """
 name = "reduced"
@@ -49,20 +43,15 @@ kwargs = {{ {kwargs} }}
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
+    return session_folder(tmp_path_factory)
 
 
 def measured(tmp_path, monkeypatch, cache, **settings):
-    """The records of a reduced suite by shift; skipped where the data are not here."""
+    """Return the records of a reduced suite by shift; skip the test if the data are missing."""
+    open_real(settings["data"], cache)
     monkeypatch.setenv("LMCBENCH_CACHE", str(cache))
-    if not REAL.is_dir():
-        pytest.skip(f"no real data: {REAL} does not exist (set LMCBENCH_DATA)")
-    try:
-        open_dataset(settings["data"], REAL)
-    except UserError as error:
-        pytest.skip(f"no real data: {error}")
     suite = parse_suite(SUITE.format(**settings).encode(), "reduced.toml")
     folder = RunFolder(tmp_path / "run")
     list(run_plan(plan_run(expand(suite), folder), folder, data_dir=REAL, device="cpu", jobs=1))
@@ -85,7 +74,7 @@ def test_fashion(tmp_path, monkeypatch, cache):
     assert records.keys() == {"none", "label-skew", "rotation"}
     for record in records.values():
         assert (record.status, record.reason) == ("ok", None)
-        # ten classes: better than chance by far after two epochs
+        # ten classes: far better than chance after two epochs
         assert record.siblings[0].splits["view"].error < 0.6
         assert [(d["split"], d["n"]) for d in record.data] == [("train", 300), ("test", 100)]
         curves = record.pairs[0].curves
@@ -93,7 +82,7 @@ def test_fashion(tmp_path, monkeypatch, cache):
         assert (curves["train"].n, curves["test"].n) == (60, 100)
         assert record.protocol["train_eval"]["n"] == 60
     none, skew, turned = (records[name] for name in ("none", "label-skew", "rotation"))
-    # the same part of the same images, whatever each sibling sees of them
+    # one part of the images, whichever of them each sibling sees
     assert none.protocol["train_eval"] == skew.protocol["train_eval"]
     assert len(none.protocol["train_eval"]["items"]) == len(digest([]))
     assert none.protocol["train_eval"] != turned.protocol["train_eval"]
@@ -120,7 +109,7 @@ def test_cifar10_as_jpeg_is_never_called_cifar10(tmp_path, monkeypatch, cache):
     [record] = records.values()
     assert (record.status, record.reason) == ("ok", None)
     assert {d["name"] for d in record.data} == {"cifar10-jpeg"}
-    # ten classes: better than chance by far, though each sibling sees one colour channel of 300 images
+    # ten classes: far better than chance, though each sibling sees one colour channel of 300 images
     assert max(sibling.splits["view"].error for sibling in record.siblings) < 0.8
     assert record.pairs[0].curves_uncalibrated is not None
     text = json.dumps(record.model_dump(mode="json"))

@@ -192,7 +192,7 @@ def write_shards(folder, names=("cat", "dog"), others=("cat", "dog"), labels=(0,
 
 def test_labels_mean_the_same_in_every_file(place):
     write_shards(place / "pets", others=("dog", "cat"))
-    with pytest.raises(UserError, match=r"train-00001-of-00002.parquet has other class names \(dog, cat\) than"):
+    with pytest.raises(UserError, match=r"train-00001-of-00002.* has other class names \(dog, cat\) than"):
         open_dataset("pets", place)
     write_shards(place / "birds", ("wren", "wren"), ("wren", "wren"))
     with pytest.raises(UserError, match=r"train-00000-of-00002.parquet: two classes have the name 'wren'"):
