@@ -6,7 +6,7 @@ from scipy import stats
 
 from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run
 from lmcbench.errors import UserError
-from lmcbench.gate.compare import compare, gate_of
+from lmcbench.gate.compare import compare, select_gate
 from lmcbench.gate.comparison import as_json
 from lmcbench.gate.matching import same_observations
 from lmcbench.gate.render import headline, render
@@ -209,7 +209,7 @@ def test_everything_else_is_described_and_not_judged():
 
 
 def test_the_gate_comes_from_the_suite(tmp_path):
-    assert gate_of(side()) == (
+    assert select_gate(side()) == (
         DEFAULT_GATE,
         "the defaults (the suite is not a published one; --suite FILE names yours)",
     )
@@ -217,7 +217,7 @@ def test_the_gate_comes_from_the_suite(tmp_path):
         '[[gate]]\nmeasure = "disagreement"\nkind = "equivalence"\nmargin = 0.02\nreason = "so"\nforks = [0]'
     )
     (tmp_path / "toy.toml").write_text(f"{SUITE_TOML}\n{own}\n")
-    [test], origin = gate_of(side(), str(tmp_path / "toy.toml"))
+    [test], origin = select_gate(side(), str(tmp_path / "toy.toml"))
     assert (test.measure, test.margin, test.forks) == ("disagreement", 0.02, ["0"])
     assert origin.endswith("toy.toml")
 

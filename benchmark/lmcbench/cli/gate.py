@@ -14,7 +14,7 @@ from lmcbench.errors import UserError
 
 
 class Inconclusive(StrEnum):
-    """What a comparison that cannot tell is to its caller."""
+    """Exit code of an inconclusive comparison: failure or warning."""
 
     fail = "fail"
     warn = "warn"
@@ -56,7 +56,7 @@ def compare(
     if as_json and markdown:
         raise UserError("Choose either --json or --markdown.")
     old, new = read_records(base), read_records(head)
-    tests, origin = gate.gate_of(new, suite)
+    tests, origin = gate.select_gate(new, suite)
     found = gate.compare(old, new, tests, across or (), (str(base), str(head)))
     code = found.exit_code
     written = not as_json and (markdown or bool(found.tests) or code == 0)
@@ -64,7 +64,7 @@ def compare(
         print_json(comparison.as_json(found))
     elif written:
         typer.echo(gate_text.render(found, origin, markdown), nl=False)
-    # beside a document or a file; a person who reads it on a terminal has read it
+    # on a terminal the rendered text has said it already
     if code > EXIT_CHECK and not (written and sys.stdout.isatty()):
         typer.echo(f"lmcbench compare: {gate_text.headline(found)}", err=True)
     raise typer.Exit(0 if code == EXIT_INCONCLUSIVE and inconclusive is Inconclusive.warn else code)
@@ -99,7 +99,8 @@ def calibrate(
 ) -> None:
     """Measure run-to-run noise by repeating cells.
 
-    They are repeated under other engines, threads and devices; said is how far every measure strays.
+    Cells are repeated under other engines, threads and devices, and the deviation of every measure is
+    reported.
     """
     from lmcbench.calibrate import repeat_runs
     from lmcbench.errors import counted

@@ -1,4 +1,4 @@
-"""Repeats of the same cells under conditions that should not matter: how far each measure strays."""
+"""Run-to-run deviations of measures, from repeats under other engines, threads and devices."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from lmcbench.results.record import Record
 from lmcbench.spec.gate_tests import MEASURES, GateTest
 
 FACTOR = 2.0
-"""A margin must exceed this many run-to-run deviations, or the gate would judge noise."""
+"""Fewest run-to-run deviations in a margin: with a smaller margin the gate would judge noise."""
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """A measure of a cell over repeats, in the measure's unit.
+    """The spread of a measure over repeats, in its unit.
 
     Attributes:
         deviation: standard deviation over repeats, pooled over cells.
-        largest: the greatest distance between two repeats of a cell.
-        cells: how many were repeated; `equal` of them came out the same to the last bit every time.
+        largest: the largest difference between two repeats of a cell.
+        cells: number of repeated cells.
+        equal: cells whose repeats are all equal to the last bit.
     """
 
     measure: str
@@ -38,7 +39,7 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Margin:
-    """A headline test: `deviation` is that of one replicate's mean over the cells it looks at."""
+    """A headline test; `deviation` is that of a replicate's mean over the tested cells."""
 
     measure: str
     margin: float
@@ -49,7 +50,7 @@ class Margin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Run-to-run deviations; `conditions` of each repeat in words, `unstable` cells diverged in some."""
+    """Run-to-run deviations, the conditions of each repeat, and cells that diverged in some repeats."""
 
     suite: dict[str, Any]
     conditions: list[str]
@@ -59,10 +60,9 @@ class Calibration:
 
 
 def calibrate(repeats: Sequence[Sequence[Record]], gate: Sequence[GateTest]) -> Calibration:
-    """Deviations over `repeats`, each holding the same cells.
+    """Return the deviations over `repeats` of the same cells.
 
-    A repeat whose conditions a cell has seen before (a network that cannot be stacked has one engine) is
-    not counted for that cell.
+    Repeats of a cell under the same conditions count once: a network that cannot be stacked has one engine.
     """
     by_key = [{r.key: r for r in repeat} for repeat in repeats]
     common = [key for key in by_key[0] if all(key in other for other in by_key)]
@@ -97,7 +97,7 @@ def _deviation(measure: str, cells: Sequence[Sequence[Record]]) -> Deviation | N
 
 
 def _margin(test: GateTest, cells: Sequence[Sequence[Record]]) -> Margin | None:
-    """How far the mean over a replicate's cells strays, which is what the gate's test sees."""
+    """Return the deviation of the mean over a replicate's cells, which the gate tests."""
     chosen = [
         cell
         for cell in cells
@@ -111,7 +111,7 @@ def _margin(test: GateTest, cells: Sequence[Sequence[Record]]) -> Margin | None:
             sums.setdefault(cell[0].replicate, []).append(values)
     if not sums:
         return None
-    # cells with fewer conditions than others bound how many repeats their replicate has
+    # a replicate has as many repeats as its cell with the fewest conditions
     means = []
     for columns in sums.values():
         repeats = min(map(len, columns))
@@ -121,15 +121,15 @@ def _margin(test: GateTest, cells: Sequence[Sequence[Record]]) -> Margin | None:
 
 
 def _pooled(groups: Sequence[Sequence[float]]) -> float:
-    # from the first value on: equal values deviate by exactly nothing
+    # relative to the first value: equal values have a deviation of exactly 0
     squares = sum(float(np.var(np.subtract(g, g[0]), ddof=1)) * (len(g) - 1) for g in groups)
     return float(np.sqrt(squares / sum(len(g) - 1 for g in groups)))
 
 
 def _conditions(record: Record) -> str:
     threads = (record.env.get("flags") or {}).get("threads")
-    told = "threads unknown" if threads is None else counted(threads, "thread")
-    return f"{record.env.get('engine')}, {record.env.get('device')}, {told}"
+    threads_text = "threads unknown" if threads is None else counted(threads, "thread")
+    return f"{record.env.get('engine')}, {record.env.get('device')}, {threads_text}"
 
 
 def _conditions_of(repeat: Sequence[Record]) -> str:
@@ -137,12 +137,12 @@ def _conditions_of(repeat: Sequence[Record]) -> str:
 
 
 def as_json(calibration: Calibration) -> dict[str, Any]:
-    """The calibration as one JSON document."""
+    """Return the calibration as one JSON document."""
     return {"schema": "lmcbench/calibration/1", "factor": FACTOR, **asdict(calibration)}
 
 
 def _verdict(margin: Margin) -> str:
-    """Whether a margin is enough, where the deviation is known well enough to say so."""
+    """Return whether a margin is large enough, if the deviation is known."""
     if margin.replicates < 2:
         return "not known: from 1 replicate"
     if margin.deviation == 0:
@@ -151,7 +151,7 @@ def _verdict(margin: Margin) -> str:
 
 
 def render(calibration: Calibration, style: str) -> str:
-    """The calibration as text, in a format of tabulate."""
+    """Return the calibration as text in a format of tabulate."""
     c = calibration
     conditions = "\n".join(f"{i}. {text}" for i, text in enumerate(c.conditions, 1))
     measures = tabulate(

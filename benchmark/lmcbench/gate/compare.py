@@ -1,19 +1,19 @@
-"""Two runs in, one verdict out: the regression gate."""
+"""Compare two runs cell by cell: the regression gate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from lmcbench.errors import UserError, counted, unknown
-from lmcbench.gate.comparison import CLAIMS, Comparison, Described, Overall, Side, Tested
+from lmcbench.gate.comparison import DECIDED_BY_ONE, Comparison, Described, Overall, Side, Tested
 from lmcbench.gate.differences import Differences
 from lmcbench.gate.matching import (
     FIELDS,
     Matched,
     cell_label,
+    check_one_suite,
+    find_obstacles,
     match,
-    obstacles,
-    one_suite,
     same_observations,
     suite_text,
 )
@@ -24,15 +24,15 @@ from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.inference import Rule, judge
 
 
-def gate_of(records: Sequence[Record], suite: str | None = None) -> tuple[Sequence[GateTest], str]:
-    """The headline tests for `records`, and where they come from.
+def select_gate(records: Sequence[Record], suite: str | None = None) -> tuple[Sequence[GateTest], str]:
+    """Return the headline tests for `records`, and their origin in words.
 
     Args:
         records: of one suite.
-        suite: a published suite or a file that declares them; by default the records' own, if published.
+        suite: a published suite or a file that declares them; default: the records' own, if published.
 
     Raises:
-        UserError: where there is no such suite.
+        UserError: if there is no such suite.
     """
     if suite is not None:
         chosen = load_suite(suite)
@@ -61,17 +61,17 @@ def compare(
         head: records of the run in question.
         gate: the headline tests, at most three.
         across: fields in which the runs differ on purpose.
-        names: what to call the two.
+        names: of the two runs, for messages.
 
     Raises:
-        UserError: for a side that is not one run, or an ambiguous match.
+        UserError: if a side is not one run, or cells match ambiguously.
     """
     across = tuple(dict.fromkeys(across))
     for field in across:
         if field not in FIELDS:
             raise unknown("field to compare across", field, FIELDS)
     for records, name in zip((base, head), names, strict=True):
-        one_suite(records, name)
+        check_one_suite(records, name)
     sides = _side(base, names[0]), _side(head, names[1])
     if "suite" not in across and base[0].suite.digest != head[0].suite.digest:
         return _refused(
@@ -93,9 +93,9 @@ def compare(
                 "--across architecture|recipe|suite|seeds compares over a field on purpose"
             ],
         )
-    hindered = obstacles(matched, across)
-    if hindered:
-        return _refused(sides, across, hindered)
+    obstacles = find_obstacles(matched, across)
+    if obstacles:
+        return _refused(sides, across, obstacles)
     return _compare(matched, sides, gate, across)
 
 
@@ -158,7 +158,7 @@ def _compare(
 
 
 def _headline(table: Differences, gate: Sequence[GateTest], seeds: bool) -> tuple[list[Tested], list[str]]:
-    """The gate's tests, judged together, and what must be said about them."""
+    """Return the gate's tests, judged together, and notes about them."""
     notes: list[str] = []
     asked = []
     everything = table.groups
@@ -204,7 +204,7 @@ def _headline(table: Differences, gate: Sequence[GateTest], seeds: bool) -> tupl
 
 
 def _largest(table: Differences, test: GateTest, chosen: set[str]) -> str | None:
-    """Where the difference is largest, if it is anywhere."""
+    """Return the cells with the largest difference, if there is any."""
     by_group = {
         g: found[2].estimate for g in sorted(chosen) if (found := table.difference(test.measure, {g}))
     }
@@ -225,7 +225,7 @@ def _overall(tests: Sequence[Tested], identical: bool) -> tuple[Overall, list[st
     if identical:
         return "identical", []
     verdicts = {t.judgement.verdict for t in tests}
-    for verdict in CLAIMS:
+    for verdict in DECIDED_BY_ONE:
         if verdict in verdicts:
             return verdict, []
     if not tests:

@@ -1,4 +1,4 @@
-"""What a comparison of two runs found, as values and as one JSON document."""
+"""The result of comparing two runs, as values and as one JSON document."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Overall = Literal[
     "not comparable",
 ]
 
-CLAIMS: tuple[Overall, ...] = ("regressed", "changed", "inconclusive", "improved")
-"""What a single test makes the verdict of all, the gravest first; the others must hold of every test."""
+DECIDED_BY_ONE: tuple[Overall, ...] = ("regressed", "changed", "inconclusive", "improved")
+"""Verdicts that a single test decides, worst first; the others need every test."""
 
 EXIT_CODES: dict[Overall, int] = {
     "identical": 0,
@@ -36,7 +36,7 @@ EXIT_CODES: dict[Overall, int] = {
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two runs, in words."""
+    """One of the two runs."""
 
     name: str
     suite: str
@@ -47,7 +47,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Tested:
-    """A headline test and its outcome; `cells` in words, `base` and `head` means over replicates."""
+    """A headline test and its result; `base` and `head` are means over replicates."""
 
     test: GateTest
     cells: str
@@ -70,10 +70,10 @@ class Described:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All there is to say about two runs.
+    """The comparison of two runs.
 
     Attributes:
-        reasons: what made the verdict, where the tests did not.
+        reasons: of the verdict, if the tests did not decide it.
         diverged: cells that diverged on one side only, in words.
     """
 
@@ -93,19 +93,19 @@ class Comparison:
 
     @property
     def deciding(self) -> list[str]:
-        """The measures whose tests made the verdict; none where it was made otherwise."""
-        if self.reasons or self.verdict not in CLAIMS:
+        """The measures whose tests decided the verdict."""
+        if self.reasons or self.verdict not in DECIDED_BY_ONE:
             return []
         return [t.test.measure for t in self.tests if t.judgement.verdict == self.verdict]
 
     @property
     def exit_code(self) -> int:
-        """The command's exit code (design section 5)."""
+        """The command's exit code."""
         return EXIT_CODES[self.verdict]
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as one JSON document."""
+    """Return the comparison as one JSON document."""
     c = comparison
     return {
         "schema": "lmcbench/comparison/1",

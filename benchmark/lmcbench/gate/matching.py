@@ -1,4 +1,4 @@
-"""Which cells of two runs answer to each other, and whether the runs can be compared at all."""
+"""Match the cells of two runs, and check that the runs are comparable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lmcbench.results.record import Record
 from lmcbench.spec.canonical import canonical_json
 
 FIELDS = ("architecture", "recipe", "suite", "seeds")
-"""What a comparison may deliberately go across."""
+"""Fields in which compared runs may differ on purpose."""
 
 _COORDINATES: dict[str, Callable[[Record], Any]] = {
     "architecture": lambda r: r.architecture.model_dump(include={"name", "kwargs", "adapt", "fingerprint"}),
@@ -29,9 +29,11 @@ class Matched:
     """Cells of base and head side by side.
 
     Attributes:
-        pairs: cells that answer to each other; across seeds none do, and `base` and `head` hold them.
-        base: every matched cell of the base; head: likewise.
-        missing_in_base: cells that only the head has, in words; missing_in_head: likewise.
+        pairs: matched cells; empty across seeds.
+        base: every matched cell of the base.
+        head: every matched cell of the head.
+        missing_in_base: cells that only the head has, in words.
+        missing_in_head: cells that only the base has, in words.
     """
 
     pairs: list[tuple[Record, Record]]
@@ -42,26 +44,26 @@ class Matched:
 
 
 def cell_label(record: Record) -> str:
-    """A cell in words."""
+    """Return a cell in words."""
     return f"{group_label(record)} | replicate {record.replicate}"
 
 
 def group_label(record: Record) -> str:
-    """A cell in words, whichever its replicate."""
+    """Return a cell in words, without its replicate."""
     network = f"{architecture_label(record)} ({record.recipe['name']})"
     return f"{network} | {shift_label(record)} | fork {record.fork.name}"
 
 
 def suite_text(record: Record) -> str:
-    """The suite of a record in words."""
+    """Return the suite of a record in words."""
     return f"{record.suite.name} version {record.suite.version} (digest {record.suite.digest[:12]})"
 
 
-def one_suite(records: Sequence[Record], name: str) -> None:
-    """Refuse a side that is not one run of one suite.
+def check_one_suite(records: Sequence[Record], name: str) -> None:
+    """Check that a side is one run of one suite.
 
     Raises:
-        UserError: where there are several suites, or a cell is there twice.
+        UserError: for several suites, or a cell that occurs twice.
     """
     suites = sorted({suite_text(record) for record in records})
     if len(suites) > 1:
@@ -76,10 +78,10 @@ def one_suite(records: Sequence[Record], name: str) -> None:
 def match(
     base: Sequence[Record], head: Sequence[Record], across: Sequence[str], names: Sequence[str]
 ) -> Matched:
-    """Match by key or, across fields, by the coordinates that remain.
+    """Match cells by key or, across fields, by the other coordinates.
 
     Raises:
-        UserError: where two cells of one side would answer to the same cell of the other.
+        UserError: if several cells of one side match the same cell of the other.
     """
     if not across:
         return _join({r.key: r for r in base}, {r.key: r for r in head})
@@ -110,15 +112,15 @@ def match(
     return _join({where(r): r for r in base}, {where(r): r for r in head})
 
 
-def obstacles(matched: Matched, across: Sequence[str]) -> list[str]:
-    """Why the matched cells cannot be compared: other data or another protocol, said once each."""
+def find_obstacles(matched: Matched, across: Sequence[str]) -> list[str]:
+    """Return why the matched cells cannot be compared: other data or another protocol."""
     found: dict[str, None] = {}
     if "suite" in across:
         return []
     pairs = matched.pairs or [(matched.base[0], r) for r in matched.head]
     for old, new in pairs:
         described = [("data", _data(old), _data(new))]
-        # a cell that was not measured says only what was asked
+        # a cell that was not measured has the requested protocol only
         if old.status == new.status == "ok":
             described.append(("protocol", _protocol(old), _protocol(new)))
         for kind, a, b in described:
@@ -128,7 +130,7 @@ def obstacles(matched: Matched, across: Sequence[str]) -> list[str]:
 
 
 def same_observations(old: Record, new: Record) -> bool:
-    """Whether everything that both records measured is equal to the last bit."""
+    """Return whether everything that both records measured is equal to the last bit."""
     return _equal(*({k: v for k, v in r.model_dump().items() if k in _OBSERVED} for r in (old, new)))
 
 
@@ -136,7 +138,7 @@ def _equal(a: Any, b: Any) -> bool:
     if a is None or b is None:
         return True  # not measured (design section 6)
     if isinstance(a, dict) and isinstance(b, dict):
-        # a measure that only one version of the program, or only one run, takes is no difference
+        # a measure that only one of the runs took is no difference
         return all(_equal(a[key], b[key]) for key in a.keys() & b.keys())
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(_equal, a, b))
@@ -162,7 +164,7 @@ def _groups(records: Iterable[Record], where: Callable[[Record], str]) -> dict[s
 
 
 def _data(record: Record) -> Any:
-    """The content of each split; by its revision where it was not hashed. Where it lay does not matter."""
+    """Return the content hash of each split, or its revision if it was not hashed."""
     return {
         str(entry.get("split")): {
             "n": entry.get("n"),
@@ -173,7 +175,7 @@ def _data(record: Record) -> Any:
 
 
 def _protocol(record: Record) -> Any:
-    """How it was measured; which images the statistics came of is what was done, not what was asked."""
+    """Return the requested protocol, without the calibration images that were drawn."""
     calibration = record.protocol.get("calibration")
     if isinstance(calibration, dict):
         calibration = {key: calibration.get(key) for key in ("n", "batches")}

@@ -1,4 +1,4 @@
-"""A comparison as text: for a terminal, and as the Markdown of a pull request comment."""
+"""Render a comparison for a terminal, or as Markdown for a pull request comment."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ MEANING = {
 
 
 def headline(comparison: Comparison) -> str:
-    """The verdict in one line."""
+    """Return the verdict in one line."""
     return f"{comparison.verdict.capitalize()}: {_meaning(comparison)}"
 
 
 def _meaning(comparison: Comparison) -> str:
-    """The verdict as a sentence: what it means, and what made it."""
+    """Return the verdict as a sentence with its reasons."""
     c = comparison
     meaning = MEANING[c.verdict]
     if c.verdict == "identical":
@@ -40,11 +40,11 @@ def _meaning(comparison: Comparison) -> str:
 
 
 def render(comparison: Comparison, gate: str, markdown: bool = False) -> str:
-    """The comparison as text.
+    """Return the comparison as text.
 
     Args:
-        comparison: what was found.
-        gate: where the margins come from.
+        comparison: of two runs.
+        gate: the origin of the margins, in words.
         markdown: for a pull request comment.
     """
     c = comparison
@@ -101,11 +101,11 @@ def _tests(tests: Sequence[Tested], style: str) -> str:
 
 
 def _remark(tested: Tested) -> str | None:
-    """Where it happened, or what it would take to tell."""
+    """Return where a change is largest, or how many replicates a decision needs."""
     t, name = tested.judgement, tested.test.measure
     if t.verdict == "inconclusive":
         if tested.difference.error is None:
-            return None  # a note says it of all tests
+            return None  # one replicate: a note covers all tests
         if t.replicates_needed is None:
             return f"{name}: more than {MOST_REPLICATES} replicates would be needed to tell."
         return (

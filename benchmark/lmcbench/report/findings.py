@@ -17,7 +17,7 @@ from lmcbench.stats.cells import Cells, join_control
 from lmcbench.stats.estimates import CONFIDENCE, ROUNDING, Contrast, Estimate, pool
 from lmcbench.stats.stability import stability_table
 
-Verdict = Literal["supported", "not supported", "contrary", "not testable here"]
+ClaimVerdict = Literal["supported", "not supported", "contrary", "not testable here"]
 
 DEMONSTRATION = (
     "The recipes of this suite were chosen to make effects visible: what it shows is a demonstration, "
@@ -46,7 +46,7 @@ class Finding:
     effect: Estimate
     contrasts: int
     excluded: int
-    verdict: Verdict
+    verdict: ClaimVerdict
     reason: str
 
 
@@ -139,7 +139,7 @@ def _judge(tested: Tested, architectures: Collection[str]) -> list[Finding]:
     ]
 
 
-def _verdict(effect: Estimate) -> tuple[Verdict, str]:
+def _verdict(effect: Estimate) -> tuple[ClaimVerdict, str]:
     if effect.mean is None:
         return "not testable here", "the records do not hold what it needs"
     if effect.half_width is None:
@@ -180,7 +180,7 @@ def _number(value: float | None, unit: str) -> str:
     if value is None:
         return "–"
     scaled, digits = (100 * value, 2) if unit.startswith("points") else (value, 3)
-    # -0.00 is below zero: an interval that starts there contains zero; zero up to rounding has no sign
+    # -0.00 is below zero, so an interval that starts there contains zero; zero up to rounding has no sign
     return f"{scaled if abs(scaled) > ROUNDING else 0.0:+.{digits}f}"
 
 

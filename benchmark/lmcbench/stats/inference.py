@@ -1,8 +1,8 @@
-"""Judging a difference between two runs: t intervals, equivalence and non-inferiority, Holm's correction.
+"""Tests of a difference between two runs: t intervals, equivalence, non-inferiority, Holm's correction.
 
-One value per replicate goes in. Changed, improved and regressed are claims that any of the tests may make,
-so their p-values are corrected together (Holm 1979); equivalence is granted only where every test grants
-it, an intersection-union test, which needs no correction (Berger 1982).
+The input is one value per replicate. A change may be claimed by any of the tests, so their p-values are
+corrected together (Holm, 1979). Equivalence needs all tests: an intersection-union test, which needs no
+correction (Berger, 1982).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from lmcbench.spec.gate_tests import Better, Kind
 
 ALPHA = 0.05
 POWER = 0.8
-"""Chance of a decision that `replicates_needed` is reckoned for."""
+"""Chance of a decision at `replicates_needed`."""
 
 MOST_REPLICATES = 10_000
 
-Verdict = Literal[
+TestVerdict = Literal[
     "identical", "equivalent", "non-inferior", "improved", "inconclusive", "changed", "regressed"
 ]
 
@@ -35,10 +35,10 @@ class Difference:
     Attributes:
         n: replicates of base and head.
         estimate: the difference, in the measure's unit.
-        variance: of one replicate's share in it; None where there are too few replicates to tell.
-        error: standard error of the estimate; None likewise.
+        variance: of one replicate's difference; None with too few replicates.
+        error: standard error of the estimate; None with too few replicates.
         df: degrees of freedom of the error.
-        exact: whether every replicate is the same on both sides, to the last bit.
+        exact: whether every replicate is equal on both sides to the last bit.
         paired: whether replicates were compared one by one.
     """
 
@@ -51,22 +51,22 @@ class Difference:
     paired: bool
 
     def interval(self, confidence: float) -> tuple[float, float] | None:
-        """The two-sided Student t interval; None where there are too few replicates."""
+        """Return the two-sided Student t interval; None with too few replicates."""
         if self.error is None:
             return None
         half = float(stdtrit(self.df, (1 + confidence) / 2)) * self.error
         return self.estimate - half, self.estimate + half
 
     def p_above(self, bound: float) -> float:
-        """One-sided p-value for the true difference being above `bound`; 1 with too few replicates."""
+        """Return the one-sided p-value for a true difference above `bound`; 1 with too few replicates."""
         return self._tail(self.estimate - bound)
 
     def p_below(self, bound: float) -> float:
-        """The same for below."""
+        """Return the one-sided p-value for a true difference below `bound`."""
         return self._tail(bound - self.estimate)
 
     def p_change(self) -> float:
-        """Two-sided p-value for a difference."""
+        """Return the two-sided p-value for a difference."""
         return min(1.0, 2 * self._tail(abs(self.estimate)))
 
     def _tail(self, distance: float) -> float:
@@ -78,10 +78,10 @@ class Difference:
 
 
 def paired(base: Sequence[float], head: Sequence[float]) -> Difference:
-    """Replicate by replicate: the t interval of the mean of head - base.
+    """Return the mean of head - base over replicates that share their seeds.
 
     Raises:
-        ValueError: without replicates, or where there are not equally many.
+        ValueError: without replicates, or for different numbers of them.
     """
     if len(base) != len(head) or len(base) == 0:
         raise ValueError(f"paired replicates are needed, found {len(base)} and {len(head)}")
@@ -96,10 +96,10 @@ def paired(base: Sequence[float], head: Sequence[float]) -> Difference:
 
 
 def welch(base: Sequence[float], head: Sequence[float]) -> Difference:
-    """Of replicates that share no seeds: Welch's unequal variances, Satterthwaite's degrees of freedom.
+    """Return the difference of the means of independent replicates (Welch, Satterthwaite).
 
     Raises:
-        ValueError: where one side has no replicates.
+        ValueError: if one side has no replicates.
     """
     n = (len(base), len(head))
     if min(n) < 1:
@@ -117,7 +117,7 @@ def welch(base: Sequence[float], head: Sequence[float]) -> Difference:
 
 @dataclass(frozen=True)
 class Rule:
-    """How a difference is judged: by kind, absolute margin, and which way is better (if any is)."""
+    """Kind of test, absolute margin, and the better direction (if there is one)."""
 
     kind: Kind
     margin: float
@@ -126,17 +126,18 @@ class Rule:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What can be said of one difference.
+    """The verdict on one difference.
 
     Attributes:
-        p_change: two-sided, for any difference; `p_holm` the same corrected over the comparison's tests.
-        p_margin: for lying inside the margin (equivalence: both sides; non-inferiority: the bad one).
-        power: chance of calling a change of twice the margin, at the spread found; None without a spread.
-        replicates_needed: for a decision, if estimate and spread stay; None where it is decided, cannot be
-            told, or would take more than `MOST_REPLICATES`.
+        p_change: two-sided p-value for any difference.
+        p_holm: `p_change` corrected over the comparison's tests.
+        p_margin: p-value for lying inside the margin (equivalence: both sides; non-inferiority: the bad one).
+        power: chance of calling a change of twice the margin at the observed spread; None without a spread.
+        replicates_needed: for a decision, if estimate and spread stay; None if it is decided, unknown, or
+            more than `MOST_REPLICATES`.
     """
 
-    verdict: Verdict
+    verdict: TestVerdict
     p_change: float
     p_holm: float
     p_margin: float
@@ -154,7 +155,7 @@ def judge(differences: Sequence[Difference], rules: Sequence[Rule]) -> list[Judg
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values, in the order given: [0.01, 0.04, 0.03] -> [0.03, 0.06, 0.06]."""
+    """Return Holm's adjusted p-values in the given order: [0.01, 0.04, 0.03] -> [0.03, 0.06, 0.06]."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted, highest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(order):
@@ -169,7 +170,7 @@ def _judge(difference: Difference, rule: Rule, p_holm: float, tests: int) -> Jud
     bad_side = {"higher": p_low, "lower": p_high}
     either = max(p_low, p_high)
     p_margin = either if rule.kind == "equivalence" or rule.better is None else bad_side[rule.better]
-    verdict: Verdict = "inconclusive"
+    verdict: TestVerdict = "inconclusive"
     if difference.exact:
         verdict = "identical"
     elif p_holm <= ALPHA and abs(estimate) > m:
@@ -185,7 +186,7 @@ def _judge(difference: Difference, rule: Rule, p_holm: float, tests: int) -> Jud
 
 
 def _needed(difference: Difference, rule: Rule, tests: int) -> int | None:
-    """The fewest replicates (a side) that decide with a chance of `POWER` if estimate and spread stay."""
+    """Return the fewest replicates (a side) that decide with a chance of `POWER`."""
     m, estimate, variance = rule.margin, difference.estimate, difference.variance
     if variance is None:
         return None
@@ -212,13 +213,13 @@ def _needed(difference: Difference, rule: Rule, tests: int) -> int | None:
 
 
 def _power(difference: Difference, size: float, margin: float, tests: int) -> float | None:
-    """Chance of calling a true difference of `size` at Holm's first and hardest step."""
+    """Return the chance of calling a true difference of `size` at Holm's first and hardest step."""
     if difference.error is None:
         return None
     if difference.error == 0:
         return 1.0
     quantile = float(stdtrit(difference.df, 1 - ALPHA / 2 / tests))
     shift = size / difference.error
-    # past its test statistic the estimate must pass the margin too; the rarer of the two decides
+    # a change must be significant and larger than the margin; the rarer of the two decides
     significant = 1 - float(nctdtr(difference.df, shift, quantile))
     return min(significant, float(ndtr((size - margin) / difference.error)))
