@@ -115,7 +115,7 @@ def test_a_terminal_shows_the_verdict_once(gate, monkeypatch):
 
 def test_nothing_there(gate, tmp_path):
     (tmp_path / "empty").mkdir()
-    for head, message in (("empty", "Error: No records in empty."), ("none", "Error: There is no none.")):
+    for head, message in (("empty", "Error: No records in empty."), ("none", "Error: none does not exist")):
         code, out, err = gate(head)
         assert (code, out) == (2, "")
         assert err.startswith(message)
