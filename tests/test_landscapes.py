@@ -1,4 +1,4 @@
-"""Pictures of landscapes: the toy's closed form, and cells' planes and paths from their records."""
+"""Pictures of landscapes: the toy's closed form, and planes and paths from records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two checkpoints of one's own: the API's numbers, one clear refusal, nothing executed."""
+"""`lmcbench measure`: its numbers are the API's, bad files give one message, nothing is executed."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_numbers_are_those_of_the_api(files, measure):
         assert found["curves"][split]["loss"] == pytest.approx(curve.loss.tolist(), rel=1e-6)
         assert found["curves"][split]["error"] == pytest.approx(curve.error.tolist(), abs=1e-3)
         assert found["curves"][split]["n"] == curve.n
-        held = lmcbench.Curve(found["alphas"], **found["curves"][split])
-        assert vars(lmcbench.barrier(held)) == found["barriers"][split]
+        curve = lmcbench.Curve(found["alphas"], **found["curves"][split])
+        assert vars(lmcbench.barrier(curve)) == found["barriers"][split]
     expected = lmcbench.geometry(None, a, b).to_json()
     assert found["geometry"] == expected
     for kind, gradients in (("predicted", False), ("predicted_with_gradients", True)):
@@ -98,14 +98,14 @@ def test_numbers_are_those_of_the_api(files, measure):
         assert sibling["splits"]["test"]["loss"] == pytest.approx(found["curves"]["test"]["loss"][end])
 
 
-def test_statistics_are_taken_anew_unless_told_otherwise(files, measure):
+def test_statistics_are_recalibrated_unless_calibration_is_0(files, measure):
     arguments = (files["resnet0"], files["resnet1"], *RESNET, "--json", "--alphas", "3", "--device", "cpu")
-    anew = json.loads(measure(*arguments, "--calibration", "50")[1])
+    recalibrated = json.loads(measure(*arguments, "--calibration", "50")[1])
     blended = json.loads(measure(*arguments, "--calibration", "0")[1])
     assert blended["curves_uncalibrated"] is None
-    assert anew["curves_uncalibrated"] == blended["curves"]
-    assert anew["curves"] != blended["curves"]
-    assert anew["siblings"][0]["as_trained"] == blended["siblings"][0]["splits"]
+    assert recalibrated["curves_uncalibrated"] == blended["curves"]
+    assert recalibrated["curves"] != blended["curves"]
+    assert recalibrated["siblings"][0]["as_trained"] == blended["siblings"][0]["splits"]
     a, b = states(files, "resnet")
     curve = lmcbench.trace_path(network("lmc_resnet"), a, b, {"test": digits()}, 3)["test"]
     assert blended["curves"]["test"]["loss"] == pytest.approx(curve.loss.tolist(), rel=1e-5)
@@ -293,8 +293,8 @@ def on_raw_pixels(tmp_path_factory):
     return path
 
 
-def test_wrong_preprocessing_shows_in_the_table_and_is_warned_of(on_raw_pixels, measure, monkeypatch):
-    """Statistics taken anew make up for it: only the error as trained tells.
+def test_wrong_preprocessing_shows_in_the_table_and_gives_a_warning(on_raw_pixels, measure, monkeypatch):
+    """Recalibration hides it: only the error as trained shows it.
 
     A table that is kept in a file has the warning too, and a person who reads it on a terminal reads it once.
     """
@@ -312,8 +312,8 @@ def test_wrong_preprocessing_shows_in_the_table_and_is_warned_of(on_raw_pixels, 
     assert (code, err) == (0, f"{warning}\n")
     found = json.loads(document)
     a = found["siblings"][0]
-    raw, anew = a["as_trained"]["test"]["error"], a["splits"]["test"]["error"]
-    assert raw > anew + 0.05
+    raw, recalibrated = a["as_trained"]["test"]["error"], a["splits"]["test"]["error"]
+    assert raw > recalibrated + 0.05
     [row] = [line.split() for line in out.splitlines() if line.startswith("A as trained")]
     assert row[3] == f"{100 * raw:.2f}"
     assert found["normalisation"]["mean"] == {
@@ -515,6 +515,6 @@ def test_a_channel_of_one_value_needs_statistics_from_the_user(measure, tmp_path
     assert "channel 2 has the value 7 in every pixel of all training images" in err
     code, out, _ = measure(*call, "--mean", "0.5", "--std", "0.2,0.3,0.4")
     assert code == 0
-    said = json.loads(out)["normalisation"]
-    assert said["mean"] == {"values": [0.5, 0.5, 0.5], "from": "given"}
-    assert said["std"] == {"values": [0.2, 0.3, 0.4], "from": "given"}
+    used = json.loads(out)["normalisation"]
+    assert used["mean"] == {"values": [0.5, 0.5, 0.5], "from": "given"}
+    assert used["std"] == {"values": [0.2, 0.3, 0.4], "from": "given"}

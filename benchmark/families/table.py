@@ -32,7 +32,8 @@ def render(found: dict[str, Any]) -> str:
         "All results are in [families/results.json](families/results.json).",
         "",
         "*Learns with*: the optimizers with which the loss fell on made-up images; for networks of more than",
-        "10 million weights, AdamW is tried only if SGD fails. *Stacked*: whether the stacked engine supports it.",
+        "10 million weights, AdamW is tried only if SGD fails. *Stacked*: whether the stacked engine",
+        "supports it.",
         "",
         tabulate(rows, headers=headers, tablefmt="github"),
     ]

@@ -1,4 +1,4 @@
-"""The readiness check: each kind of fault is found by the check that is for it, and by no other."""
+"""The readiness check: each fault fails its own check, and no other."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def test_a_sound_network_passes_and_leaves_no_trace(tmp_path):
     assert statuses(plain)["recalibrates"] == "not needed"
 
 
-def test_own_statistics_that_are_blended_as_they_are_get_a_note(tmp_path):
+def test_statistics_that_are_not_recalibrated_get_a_note(tmp_path):
     file = tmp_path / "mine.py"
     body = (
         "    def __init__(self, *sizes):\n        super().__init__(*sizes)\n"
@@ -270,7 +270,7 @@ def test_own_statistics_that_are_blended_as_they_are_get_a_note(tmp_path):
     assert found == "1 BatchNorm layer; mean changes in training and is interpolated, not recalibrated"
 
 
-def test_dropout_is_trained_one_network_after_another(tmp_path):
+def test_dropout_is_not_stacked(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
         of("    def features(self, x):\n        return F.dropout(super().features(x), 0.1, self.training)")
@@ -299,7 +299,7 @@ def test_the_first_that_fits_is_taken():
     assert list(refused.refused) == ["patch4"]
 
 
-def test_what_fits_nowhere_near_is_told_where_it_would(tmp_path):
+def test_a_network_that_does_not_fit_gets_a_size_that_fits(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
         "from torch import nn\n\ndef big(num_classes, in_chans):\n"

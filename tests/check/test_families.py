@@ -1,4 +1,4 @@
-"""The table of timm's families: whole, made of what was found, and still true (that only when asked for)."""
+"""The table of timm's families: complete, generated from the results, and reproducible (with -m families)."""
 
 from __future__ import annotations
 

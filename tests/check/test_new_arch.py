@@ -1,4 +1,4 @@
-"""A file to start from: what it holds is ready and learns; nothing is written where it is refused."""
+"""`lmcbench new-arch`: its network is ready and learns; a refused name writes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line where nothing is trained: what it prints, and what it refuses without leaving a trace."""
+"""The command line without training: what it prints, and bad input that leaves no trace."""
 
 import io
 import json
