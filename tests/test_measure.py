@@ -473,7 +473,7 @@ def test_bad_files_are_refused_in_one_message(files, measure, tmp_path, make, me
         (["--alphas", "4"], "alphas must be an odd number of at least 3, found 4"),
         (["--split", "tset"], "Unknown split 'tset'. Did you mean 'test'"),
         (["--measure", "curve"], "Unknown measure 'curve'"),
-        (["--arch-kwargs", "width"], "Architecture argument 'width': write NAME=VALUE"),
+        (["--arch-kwargs", "width"], "write NAME=VALUE"),
         (["--mean", "a"], "--mean 'a': write one number per channel"),
         (["--mean", "0,1"], "--mean: 2 numbers for 1 channel"),
         (["--std", "0"], "--std must be above 0"),
