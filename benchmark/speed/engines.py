@@ -46,7 +46,7 @@ def main() -> None:
     chosen = [w for w in ENGINE_WORKS if options.network is None or w.name in options.network]
     rows = []
     for work in chosen:
-        rows.append(compare(work, device, options.counts, options.repeats, steps))
+        rows.append(compare_engines(work, device, options.counts, options.repeats, steps))
         print(line(rows[-1]), flush=True)
     found = {"machine": machine(device), "repeats": options.repeats, "steps": steps, "rows": rows}
     options.out.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,9 @@ def main() -> None:
     print(f"Wrote {path}.")
 
 
-def compare(work: Work, device: torch.device, counts: list[int], repeats: int, steps: int) -> dict[str, Any]:
+def compare_engines(
+    work: Work, device: torch.device, counts: list[int], repeats: int, steps: int
+) -> dict[str, Any]:
     """Return seconds per step and member by fleet size and engine, or why it cannot be stacked."""
     recipe = work.recipe("fp32")
     network = work.network(0).to(device)
