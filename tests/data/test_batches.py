@@ -18,7 +18,7 @@ DIGITS = open_dataset("digits")
 
 
 def splitmix(x):
-    """SplitMix64's output function with Python's integers: the naive twin."""
+    """SplitMix64's output function with Python's integers."""
     limit = 2**64
     x = (x + 0x9E3779B97F4A7C15) % limit
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % limit

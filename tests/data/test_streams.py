@@ -44,7 +44,7 @@ def test_steps_may_be_asked_for_in_any_order():
 
 
 def test_neighbouring_seeds_share_nothing():
-    """seed + epoch would have one replay the other a pass later (design 3.6)."""
+    """seed + epoch would have one replay the other a pass later."""
     a, b = (make_stream(np.arange(64), np.arange(64), "own", seed, 0, 64) for seed in (5, 6))
     passes_a, passes_b = seen(a, range(4)), seen(b, range(4))
     assert not (passes_a[:, None] == passes_b[None]).all(-1).any()
@@ -68,7 +68,7 @@ def test_own_noise_keeps_a_subsets_order_with_holes():
 
 
 def test_shared_noise_draws_the_same_positions():
-    """Siblings on disjoint views of equal size draw the same positions at every step (design 3.7)."""
+    """Siblings on disjoint views of equal size draw the same positions at every step."""
     source = np.arange(40)
     a = make_stream(np.arange(0, 40, 2), source, "shared", 9, 0, 5)
     b = make_stream(np.arange(1, 40, 2), source, "shared", 9, 0, 5)

@@ -198,11 +198,6 @@ def open_dataset(name: str, data_dir: Path | None = None) -> Dataset:
     return _open_found(name, found)
 
 
-def settle_dataset(name: str, data_dir: Path | None = None) -> None:
-    """Check that `open_dataset` finds `name`; decode it if necessary."""
-    open_dataset(name, data_dir)
-
-
 def fetch_dataset(name: str) -> Dataset:
     """Download `name` at its pinned revision, decode it into the cache and open it.
 
