@@ -31,9 +31,9 @@ from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.submission.predictions_file import split_cells
-from lmcbench.submission.submit import Statement, submit
+from lmcbench.submission.submit import Declaration, submit
 
-SAID = Statement("A linear softmax", ["A. Author"], "CC-BY-4.0", "none", "none", "")
+SAID = Declaration("A linear softmax", ["A. Author"], "CC-BY-4.0", "none", "none", "")
 
 
 NETWORK = """

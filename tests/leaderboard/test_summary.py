@@ -132,7 +132,7 @@ def test_more_than_one_entry_is_refused():
     suite = toy_suite()
     two = [make_record(toy_cell(name)) for name in ("lmc_mlp", "lmc_linear")]
     with pytest.raises(
-        UserError, match=r"mixed holds more than one entry: .*lmc_linear, slow; .*lmc_mlp, fast"
+        UserError, match=r"mixed contains more than one entry: .*lmc_linear, slow; .*lmc_mlp, fast"
     ):
         summarize("mixed", MANIFEST, two)
     recipes = [

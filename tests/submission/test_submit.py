@@ -250,7 +250,7 @@ def test_without_a_leaderboard_one_is_begun_unless_it_was_named(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     code, out, err = cli("submit", part_of_run(), "--name", "part")
     assert (code, err) == (0, "")
-    assert out.startswith("There was no leaderboard here: began one, leaderboard.\nWrote leaderboard/sub")
+    assert out.startswith("There was no leaderboard here: started one, leaderboard.\nWrote leaderboard/sub")
     assert "copy the folder to the same place in a clone of lmcbench's repository" in out
     assert verify(Path("leaderboard/submissions/part")).sound
     code, out, _ = cli("leaderboard")
@@ -282,7 +282,7 @@ def test_siblings_of_a_given_checkpoint_are_no_submission(board, run):
         key = path.stem[::-1]
         edit_json(path, lambda t, key=key: t.update(key=key, fork={**t["fork"], "name": f"from:{key}.st"}))
         path.rename(path.with_stem(key))
-    refused(board, "holds siblings of given checkpoints only (label-skew, fork from:", run, "--name", "a")
+    refused(board, "contains only siblings of given checkpoints (label-skew, fork from:", run, "--name", "a")
 
 
 def test_one_of_several_architectures_must_be_chosen(board, tmp_path):
@@ -406,7 +406,7 @@ def own_run(tmp_path):
 
 def test_an_own_networks_source_is_part_of_its_submission(board, own_run, tmp_path, monkeypatch):
     file = tmp_path / "nets" / "mine.py"
-    refused(board, "and mine.py is not there. Say where it is: --source PATH/mine.py", own_run, "--name", "a")
+    refused(board, "but mine.py is not there. Give its place: --source PATH/mine.py", own_run, "--name", "a")
     boards = [tmp_path / name / "leaderboard" for name in ("by-source", "by-arch", "here")]
     for other in boards:
         (other / "submissions").mkdir(parents=True)
@@ -424,7 +424,7 @@ def test_an_own_networks_source_is_part_of_its_submission(board, own_run, tmp_pa
         assert "which have no floor in a network of the author's own" in size
     with monkeypatch.context() as patch:
         patch.setattr(enclosures, "imports_beside", lambda file: ["blocks.py"])
-        refused(board, "mine.py imports blocks.py beside it, which is no part of", own_run, "--name", "d")
+        refused(board, "mine.py imports blocks.py beside it, which is not part of", own_run, "--name", "d")
     file.write_text(NETWORK + "\n# tuned\n")
     refused(board, "mine.py was changed since the run (fingerprint ", own_run, "--name", "d")
 
@@ -521,7 +521,7 @@ def test_whatever_a_run_writes_verifies_and_reruns_alike(board, tmp_path):
         pass
     made = submit(folder.root, "odd", SAID, board, suite_file=toml)
     assert (made.missing, made.verification.faults) == ([], [])
-    assert made.verification.notes[0] == "The suite is no published one; such a submission is not merged."
+    assert made.verification.notes[0] == "The suite is not a published one; such a submission is not merged."
     assert "that the test labels are the data set's (the same in all cells)" in made.verification.claimed
     report = rerun(read_submission(made.folder), suite, 3, "x", device="cpu", jobs=1)
     assert [cell.verdict for cell in report.cells] == ["identical"] * 3

@@ -1,4 +1,4 @@
-"""The leaderboard."""
+"""The commands leaderboard, submit and verify."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lmcbench.cli.app import EXIT_CHECK, EXIT_INPUT, DataDir, Device, Json, app,
 from lmcbench.errors import UserError
 
 STDOUT = Path("-")
-"""The file name that stands for standard output."""
+"""The file name that means standard output."""
 
 
 @app.command()
@@ -36,9 +36,9 @@ def leaderboard(
 ) -> None:
     """Render the leaderboard, or print the table of one run.
 
-    From the submissions it writes README.md, index.html and, under results/, what was derived from each
-    submission. --check derives everything anew. --csv and --json export every number instead and change
-    nothing in the folder.
+    Writes README.md, index.html and a summary of each submission under results/. --check recomputes
+    everything from the records. --csv and --json export every number instead and write nothing to the
+    folder.
     """
     if path is not None:
         if check or as_json or csv is not None:
@@ -78,7 +78,7 @@ def _export(board_dir: Path, csv: Path | None, as_json: bool) -> None:
 def _render(board_dir: Path, check: bool) -> None:
     from lmcbench.leaderboard.render import render_leaderboard
 
-    # a derived file that was tampered with must not vouch for the page
+    # a stored summary may have been changed
     rendered = render_leaderboard(board_dir, afresh=check)
     if not check:
         written = rendered.write()
@@ -98,20 +98,18 @@ def _render(board_dir: Path, check: bool) -> None:
 
 SuiteFile = Annotated[
     Path | None,
-    typer.Option("--suite", metavar="FILE.toml", help="The suite, where it is not a published one."),
+    typer.Option("--suite", metavar="FILE.toml", help="The suite, if it is not a published one."),
 ]
 
 
 @app.command()
 def submit(
-    run_folder: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run folder, as 'lmcbench run' made it.")
-    ],
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder of 'lmcbench run'.")],
     name: Annotated[str, typer.Option(metavar="SLUG", help="Name of the submission: a-z, 0-9, hyphens.")],
     arch: Annotated[
         str | None,
         typer.Option(
-            metavar="LABEL", help="Which of the run's architectures, as tables show it, where it has several."
+            metavar="LABEL", help="Which of the run's architectures, as tables show it, if it has several."
         ),
     ] = None,
     title: Annotated[
@@ -121,47 +119,48 @@ def submit(
         list[str] | None, typer.Option(metavar="NAME", help="Who made it (repeatable).")
     ] = None,
     licence: Annotated[
-        str, typer.Option(metavar="SPDX", help="Of records and predictions, an SPDX name.")
+        str, typer.Option(metavar="SPDX", help="Licence of records and predictions, an SPDX name.")
     ] = "CC-BY-4.0",
     pretraining: Annotated[
-        str, typer.Option(metavar="TEXT", help="What the network had seen before.")
+        str, typer.Option(metavar="TEXT", help="What the network was pretrained on.")
     ] = "none",
     extra_data: Annotated[
         str, typer.Option(metavar="TEXT", help="Data beyond the suite's that it was trained on.")
     ] = "none",
     notes: Annotated[str, typer.Option(metavar="TEXT", help="Anything a reader should know.")] = "",
     source: Annotated[
-        Path | None, typer.Option(metavar="FILE.py", help="The network's source, where it has been moved.")
+        Path | None, typer.Option(metavar="FILE.py", help="The network's source, if it was moved.")
     ] = None,
     reproduces: Annotated[
-        str | None, typer.Option(metavar="SLUG", help="The submission that this one repeats (with --nonce).")
+        str | None,
+        typer.Option(metavar="SLUG", help="The submission that it reproduces (with --nonce)."),
     ] = None,
     nonce: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="The maintainer's word that chose the replicates.")
+        str | None, typer.Option(metavar="TEXT", help="The maintainer's nonce that chose the replicates.")
     ] = None,
     board_dir: Annotated[
         Path | None,
         typer.Option(
             "--leaderboard",
             metavar="DIR",
-            help="The leaderboard's folder; default: leaderboard, begun here if need be.",
+            help="The leaderboard's folder; default: leaderboard, created if it does not exist.",
         ),
     ] = None,
     suite: SuiteFile = None,
 ) -> None:
     """Make a submission of a run for the leaderboard.
 
-    Writes one new folder, checked as 'verify' does, and says how to send it. Fewer cells than the suite
-    has are accepted; such a submission is shown and not ranked.
+    Writes one new folder, verifies it, and prints how to send it. Fewer cells than the suite has are
+    accepted; such a submission is shown without a rank.
     """
     from lmcbench.leaderboard.trust import ANONYMOUS
-    from lmcbench.submission.submit import Statement
+    from lmcbench.submission.submit import Declaration
     from lmcbench.submission.submit import submit as make
     from lmcbench.submission.text import next_steps, summary
 
     if (reproduces is None) != (nonce is None):
         raise UserError("--reproduces SLUG and --nonce TEXT go together.")
-    said = Statement(
+    declared = Declaration(
         title,
         author or [ANONYMOUS],
         licence,
@@ -172,7 +171,7 @@ def submit(
     )
     board = board_dir if board_dir is not None else Path("leaderboard")
     made = make(
-        run_folder, name, said, board, found=board_dir is None, arch=arch, source=source, suite_file=suite
+        run_folder, name, declared, board, found=board_dir is None, arch=arch, source=source, suite_file=suite
     )
     typer.echo(summary(made))
     typer.echo(f"\n{next_steps(made)}")
@@ -186,32 +185,33 @@ def verify(
     ] = None,
     nonce: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="A word, said after submission, that picks them."),
+        typer.Option(metavar="TEXT", help="A word announced after submission, which chooses the cells."),
     ] = None,
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Let --rerun import the submitted network. Read it first.")
     ] = False,
     reproduce: Annotated[
         int | None,
-        typer.Option(min=2, metavar="N", help="Print how another author repeats it on N replicates."),
+        typer.Option(min=2, metavar="N", help="Print how another author reproduces it on N replicates."),
     ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The predictions to rescore; default: those in PATH, if any."),
     ] = None,
     record: Annotated[
-        bool, typer.Option("--record", help="Keep what was found under results/SLUG/, for the leaderboard.")
+        bool,
+        typer.Option("--record", help="Write the verifier's statement to results/SLUG/ (maintainers)."),
     ] = False,
     suite: SuiteFile = None,
-    device: Annotated[Device, typer.Option(help="Where --rerun computes.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="Device of --rerun.")] = Device.auto,
     jobs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes of --rerun.")] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Check a submission without running anything of it.
+    """Check a submission without executing anything of it.
 
-    Names every fault and exits with 1 if there is one. With --rerun, some of its cells are trained again
-    besides.
+    Reports every fault and exits with 1 if there is one. Its predictions are rescored if they are there;
+    without them the submission is claimed. With --rerun, some of its cells are trained again.
     """
     from lmcbench.leaderboard import trust
     from lmcbench.submission import verify as checks
@@ -268,7 +268,7 @@ def verify(
 
 
 def _results(path: Path) -> Path:
-    """Where what is derived of a submission belongs: beside the folder of submissions."""
+    """Return the folder of results, beside that of submissions."""
     submissions = path.resolve().parent
     if submissions.name != "submissions":
         raise UserError(f"--record writes beside a leaderboard's submissions; {path} is not in one.")

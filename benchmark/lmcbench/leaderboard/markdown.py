@@ -1,4 +1,4 @@
-"""Tables in, the leaderboard's README out."""
+"""Render tables as the leaderboard's README."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Trust: {"; ".join(f"*{level}*: {meaning}" for level, meaning in words.TRUST.item
 
 
 def render_markdown(tables: Sequence[SuiteTable], about: Mapping[str, tuple[Meta, TrustLevel]]) -> str:
-    """The page: a section per suite and version, in it a table for each group of columns."""
+    """Return the page: a section per suite and version, with a table for each group of columns."""
     sections = [INTRODUCTION, *(_section(table, about) for table in tables)]
     if not tables:
         sections.append("There are no submissions yet.\n")
@@ -108,7 +108,7 @@ def _row(
 
 
 def len_cells(standing: Standing) -> int:
-    """Cells of an entry that have a record."""
+    """Return the number of cells of an entry that have a record."""
     return sum(standing.entry.count(status) for status in ("ok", "diverged", "failed"))
 
 
@@ -122,7 +122,7 @@ def _link(standing: Standing) -> str:
 
 
 def number(value: Estimate, column: Column, n: int) -> str:
-    """An estimate in print, `12.3 ± 1.4`; of fewer than n replicates it says so."""
+    """Return an estimate as `12.3 ± 1.4`, followed by its number of replicates if that is not n."""
     if value.mean is None:
         return "–"
     if column.unit == "flop":
@@ -133,7 +133,7 @@ def number(value: Estimate, column: Column, n: int) -> str:
 
 
 def tenths(fraction: float, *, sign: bool = False) -> str:
-    """A fraction in percent with one digit, rounded as the page does, from whole units: 0.1234 -> 12.3."""
+    """Return a fraction in percent with one digit, rounded as on the page: 0.1234 -> 12.3."""
     whole = cut(fraction)
     digits = (abs(whole) + 5) // 10
     mark = "" if digits == 0 else "−" if whole < 0 else "+" if sign else ""
@@ -141,7 +141,7 @@ def tenths(fraction: float, *, sign: bool = False) -> str:
 
 
 def stability(point: Stability) -> str:
-    """The median replicate's stability point with the earliest and latest: `1 (0 to 3)`, in epochs."""
+    """Return the median replicate's stability point with the earliest and latest: `1 (0 to 3)`, in epochs."""
     if not point.n:
         return "–"
     first, last = point.interval or (point.median, point.median)
@@ -153,6 +153,6 @@ def _epoch(onset: StabilityPoint | None) -> str:
 
 
 def escape(text: str) -> str:
-    """Text of a submission as Markdown that shows it, whatever is in it, on one line of a table."""
+    """Return untrusted text as Markdown that shows it literally, on one line of a table."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]()#!|~@$])|(?<=\w)(:)(?=//)", r"\\\1\2", text)

@@ -1,4 +1,4 @@
-"""Tables in, the JSON value out that the page draws from: whole numbers and packed curves, to stay small.
+"""Make the JSON value of the page from tables, as whole numbers and packed curves, to keep it small.
 
 Fractions are in units of `UNIT` (0.01 percentage points), losses of `LOSS_UNIT`, both cut off (see `cut`);
 FLOPs of `FLOP_UNIT`. An estimate is `[mean]`, `[mean, half]` or, of other replicates than the row's n,
@@ -31,23 +31,23 @@ LOSS_UNIT = 1e-4
 FLOP_UNIT = 1e3
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 EVERY = "*"
-"""The view under the suite's training shifts together."""
+"""The name of the view over all training shifts of the suite."""
 
 BARRIERS = ("error_chord", "error_mean", "error_floor", "error_mid", "loss_chord")
 WORTH = ("disagreement", "member", "ensemble", "soup")
 PLACE = ("fork", "cells", *BARRIERS, *WORTH, "flop", "error", "loss")
-"""What a place is a list of: the fork by its number in the suite; cells ok, diverged and failed, null where
+"""The items of a place's list: the fork by its number in the suite; cells ok, diverged and failed, null where
 all are ok; estimates; curves."""
 
 
 def make_payload(
     tables: Sequence[SuiteTable], about: Mapping[str, tuple[Meta, TrustLevel]]
 ) -> dict[str, Any]:
-    """What the page holds.
+    """Return the page's value.
 
     Args:
         tables: one per suite.
-        about: by slug, what is said of an entry besides its numbers.
+        about: by slug, `submission.toml` and the trust level.
     """
     return {
         "unit": UNIT,
@@ -100,12 +100,12 @@ def _suite(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) -> d
 
 
 def _settings(entry: Summary) -> dict[str, Any]:
-    """The recipe without what is off."""
+    """Return the recipe without settings that are off."""
     return {key: value for key, value in entry.recipe.items() if value not in (None, False, 0, [])}
 
 
 def _shift_order(table: SuiteTable) -> Callable[[str], tuple[bool, int, str]]:
-    """The headline's shifts first, then no shift and the controls, each in the suite's order."""
+    """Return the headline's shifts first, then no shift and the controls, each in the suite's order."""
     listed = [] if table.published is None else [spec.shift.label for spec in table.published.shifts]
     order = {label: i for i, label in enumerate(listed)}
     return lambda label: (label not in table.headline, order.get(label, len(order)), label)
@@ -159,13 +159,13 @@ def _entry(
 
 
 def _scores(scores: Scores, n: int) -> list[Any]:
-    """The columns in their order, then the stability point."""
+    """Return the columns in their order, then the stability point."""
     values = [_estimate(scores.columns[c.key], n, FLOP_UNIT if c.unit == "flop" else UNIT) for c in COLUMNS]
     return [*values, _stability(scores.stability)]
 
 
 def _stability(point: Stability) -> list[Any] | None:
-    """Median, earliest and latest replicate, how many, and how many never; epochs, null: never."""
+    """Return median, earliest and latest replicate, their number, and how many never; epochs, null: never."""
     if not point.n:
         return None
     ends = point.interval or (point.median, point.median)
@@ -179,14 +179,14 @@ def _epoch(onset: StabilityPoint | None) -> float | None:
 
 
 def _evaluation(view: View, split: str, n: int) -> list[Any]:
-    """Member, ensemble and soup at the latest fork, and the ensemble against equal cost."""
+    """Return member, ensemble and soup at the latest fork, and the ensemble against equal cost."""
     own = [view.worth(name, view.latest, [split]) for name in ("member", "ensemble", "soup")]
     equal = view.over_equal_cost("ensemble", [split])
     return [_estimate(estimate(list(series.values())), n, UNIT) for series in (*own, equal)]
 
 
 def _place(place: Place, n: int, forks: Sequence[str]) -> list[Any]:
-    """The values of `PLACE`."""
+    """Return the values of `PLACE`."""
     worth = place.worth.get(SPLIT)
     cells = [place.status.count(status) for status in ("ok", "diverged", "failed")]
     barriers = []
@@ -225,7 +225,7 @@ def _estimate(value: Estimate, n: int, unit: float) -> list[Any] | None:
 
 
 def cut(value: float, unit: float = UNIT) -> int:
-    """A value in whole units, what is less than one cut off.
+    """Return a value in whole units, rounded towards zero.
 
     Rounded here, it would be rounded twice where less digits are shown: 74.648 to 74.65 to 74.7.
     """
@@ -233,12 +233,12 @@ def cut(value: float, unit: float = UNIT) -> int:
 
 
 def _whole(value: float, unit: float) -> int:
-    """In whole units, FLOPs to four digits."""
+    """Return a value in whole units, FLOPs to four digits."""
     return int(float(f"{round(value / unit):.4g}")) if unit == FLOP_UNIT else cut(value, unit)
 
 
 def _band(band: Band | None, with_half: bool) -> list[Any] | None:
-    """The largest mean and the means packed as shares of it; the same for the half-widths, more coarsely."""
+    """Return the largest mean and the means packed as shares of it; half-widths likewise, more coarsely."""
     if band is None:
         return None
     packed = [*_packed(band.mean, letters=2)]
@@ -251,9 +251,9 @@ def _packed(values: Sequence[float], letters: int) -> list[Any]:
 
 
 def pack(values: Iterable[float], top: float, letters: int) -> str:
-    """So many letters of `ALPHABET`, the coarse ones first, for each value of 0 to `top`.
+    """Return `letters` letters of `ALPHABET`, most significant first, for each value of 0 to `top`.
 
-    Two are finer than a pixel of any figure, one is as fine as the edge of a shade needs to be.
+    Two are finer than a pixel of any figure, one is enough for the edge of a shaded band.
     """
     words = _words(letters)
     most = len(words) - 1

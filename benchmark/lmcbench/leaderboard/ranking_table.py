@@ -1,8 +1,8 @@
-"""Scores of entries in, ranks out: as intervals, as wide as the replicates leave them.
+"""Rank entries by their scores; ranks are intervals.
 
-Entries share seeds, so that they are compared replicate by replicate: a paired t test for every two of them,
-all p-values corrected together (Holm 1979). With probability 0.95 no entry is called better than another
-that it is not better than, and then every interval holds its entry's true rank (all that true ties share).
+Entries share seeds, so they are compared replicate by replicate: a paired t test for every two of them, all
+p-values corrected together (Holm, 1979). With probability 0.95 no entry is called better than another without
+being better, and then every interval contains its entry's true rank (all ranks that true ties share).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from lmcbench.stats.inference import ALPHA, holm, paired
 from lmcbench.stats.stability import Stability
 
 MIN_REPLICATES = 5
-"""Replicates that a rank needs, and that two entries must have in common to be told apart."""
+"""Replicates that a rank needs, and that two entries must have in common to be compared."""
 
 
 class RankInterval(NamedTuple):
-    """The ranks that an entry may have, 1 is best; first == last: told apart from all others.
+    """The ranks that an entry may have; 1 is best.
 
     Attributes:
         first: 1 + the number of entries that are significantly better.
@@ -46,7 +46,7 @@ class RankInterval(NamedTuple):
 
 
 def rank_intervals(scores: Mapping[str, Mapping[int, float]]) -> dict[str, RankInterval]:
-    """The rank interval of every entry, lower scores being better.
+    """Return the rank interval of every entry; lower scores are better.
 
     Args:
         scores: by entry, then by replicate.
@@ -65,7 +65,7 @@ def rank_intervals(scores: Mapping[str, Mapping[int, float]]) -> dict[str, RankI
 
 
 def rank_notes(records: Sequence[Record]) -> list[str]:
-    """What keeps a whole submission from a rank: too few replicates; the baseline takes none anyway."""
+    """Return why a complete submission has no rank: too few replicates. The baseline is never ranked."""
     count = len({r.replicate for r in records})
     if count >= MIN_REPLICATES or is_baseline(records[0]):
         return []
@@ -73,12 +73,12 @@ def rank_notes(records: Sequence[Record]) -> list[str]:
 
 
 def _compare(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[float, float]:
-    """Mean of b - a over common replicates and its two-sided p-value, 1 with too few of them."""
+    """Return the mean of b - a over common replicates and its two-sided p-value, 1 with too few of them."""
     common = sorted(a.keys() & b.keys())
     if len(common) < MIN_REPLICATES:
         return 0.0, 1.0
     difference = paired([a[r] for r in common], [b[r] for r in common])
-    # equal means of other numbers differ by the rounding of those, perhaps alike in every replicate
+    # means that are equal may differ by the rounding of the values, perhaps equally in every replicate
     alike = abs(difference.estimate) < 10.0**-DIGITS
     return difference.estimate, 1.0 if alike else difference.p_change()
 
@@ -101,11 +101,11 @@ class Standing:
     """An entry's row.
 
     Attributes:
-        entry: whose.
+        entry: its summary.
         n: replicates that have the headline's value.
-        missing: cells of the suite without a record, for the replicates from 0 up that it should have.
-        unranked: why it has no rank, in order of weight; empty for ranked ones and the baseline.
-        rank: None for those and for the baseline.
+        missing: cells of the suite without a record, on the replicates that it must cover.
+        unranked: why it has no rank; empty for ranked entries and the baseline.
+        rank: None for unranked entries and the baseline.
         scores: under the suite's training shifts together.
         by_shift: under each training shift, by label.
     """
@@ -120,19 +120,19 @@ class Standing:
 
     @property
     def baseline(self) -> bool:
-        """Whether it is the permanent baseline, which takes no rank."""
+        """Whether it is the baseline, which is never ranked."""
         return _is_baseline(self.entry)
 
 
 @dataclass(frozen=True)
 class SuiteTable:
-    """One suite and version.
+    """The table of one suite and version.
 
     Attributes:
         suite: by name and content.
-        published: its definition; None where this version of lmcbench ships none with this digest.
-        headline: the training shifts that connectivity is a mean over; empty where it is not published.
-        standings: ranked ones and the baseline by score, then the others.
+        published: its definition; None if this version of lmcbench has none with this digest.
+        headline: the training shifts that connectivity is a mean over; empty if it is not published.
+        standings: ranked entries and the baseline by score, then the others.
     """
 
     suite: SuiteId
@@ -142,38 +142,38 @@ class SuiteTable:
 
     @property
     def name(self) -> str:
-        """As addresses and headings have it; the digest tells apart what nobody published."""
+        """The name in addresses and headings; with the digest if the suite is not published."""
         known = f"{self.suite.name}-v{self.suite.version}"
         return known if self.published is not None else f"{known}-{self.suite.digest[:12]}"
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """Those of the headline's shifts that comparators of cost are trained under."""
+        """The headline's shifts that have comparators of equal cost."""
         under = None if self.published is None else self.published.comparator_shifts
         return tuple(label for label in self.headline if under is None or label in under)
 
     @property
     def comparison(self) -> str:
-        """Under which of the headline's shifts ensembles are compared, as a sentence; empty: under all."""
+        """A sentence that says under which of the headline's shifts ensembles are compared; empty: all."""
         if self.compared == self.headline:
             return ""
         if not self.compared:
-            return "Under none of them ensembles are held against independent ones."
-        return f"Ensembles are held against independent ones under {', '.join(self.compared)} only."
+            return "No shift of this suite has an equal-cost comparison with independent networks."
+        return f"Ensembles are compared with independent ones under {', '.join(self.compared)} only."
 
     @property
     def ranked(self) -> int:
-        """Entries with a rank."""
+        """The number of entries with a rank."""
         return sum(standing.rank is not None for standing in self.standings)
 
 
 def make_tables(entries: Iterable[Summary]) -> list[SuiteTable]:
-    """A table per suite, version and digest, sorted by name; the newest version first."""
+    """Return a table per suite, version and digest, sorted by name, the newest version first."""
     by_suite: dict[tuple[str, int, str], list[Summary]] = {}
     for entry in sorted(entries, key=lambda e: e.slug):
         s = entry.suite
         by_suite.setdefault((s.name, -s.version, s.digest), []).append(entry)
-    return [_table(held) for _, held in sorted(by_suite.items())]
+    return [_table(group) for _, group in sorted(by_suite.items())]
 
 
 def _table(entries: list[Summary]) -> SuiteTable:
@@ -199,7 +199,7 @@ def _table(entries: list[Summary]) -> SuiteTable:
 
 
 def headline_shifts(suite: Suite) -> tuple[str, ...]:
-    """The training shifts that connectivity is a mean over: all but none and controls.
+    """Return the training shifts that connectivity is a mean over: all but none and controls.
 
     A suite without any is ranked by the barrier without shift.
     """
@@ -209,14 +209,15 @@ def headline_shifts(suite: Suite) -> tuple[str, ...]:
 
 
 def count_missing(entry: Summary, cells: Set[tuple[str, str]], replicates: int) -> int:
-    """Cells that the suite has and the entry lacks, of as many replicates as the suite has, or its last one.
+    """Return the number of cells that the entry lacks.
 
-    Leaving a replicate out is no way to a better score: those between count as missing.
+    It must cover the replicates from 0 to its last one, and at least as many as the suite has, so that
+    leaving a replicate out does not improve a score.
 
     Args:
-        entry: whose.
+        entry: the entry.
         cells: shift and fork of every cell that the suite has of a replicate.
-        replicates: of the suite; an entry that is on other ones only (a reproduction) lacks none of them.
+        replicates: of the suite. An entry with other replicates only (a reproduction) lacks none.
     """
     published = [r for r in entry.replicates if r < FIRST_CHOSEN]
     last = max(replicates - 1, *published) if published else -1
@@ -230,7 +231,7 @@ def count_missing(entry: Summary, cells: Set[tuple[str, str]], replicates: int) 
 
 
 def own_shifts(entry: Summary) -> list[str]:
-    """What connectivity is a mean over where nobody published the suite."""
+    """Return the shifts that connectivity is a mean over if the suite is not published."""
     return entry.labels("shift") or entry.labels("none")
 
 
@@ -243,7 +244,7 @@ def _is_baseline(entry: Summary) -> bool:
 
 
 def _reasons(entry: Summary, suite: Suite | None, scores: Scores, missing: int) -> list[str]:
-    """Why the entry is not ranked, in words; empty if it is."""
+    """Return why the entry is not ranked, in words; empty if it is."""
     if suite is None:
         return ["suite not published with this version of lmcbench"]
     reasons = []
@@ -266,6 +267,6 @@ def _reasons(entry: Summary, suite: Suite | None, scores: Scores, missing: int) 
 
 
 def _place(standing: Standing) -> tuple[bool, float, str]:
-    """Sort key: those without a rank last, then by score; equal ones by name."""
+    """Return a sort key: unranked entries last, then by score, then by name."""
     score = standing.scores.columns[CONNECTIVITY].mean
     return bool(standing.unranked), math.inf if score is None else score, standing.entry.slug

@@ -1,4 +1,4 @@
-"""The page's value in, one file of HTML out that needs nothing else."""
+"""Render the leaderboard: README.md, index.html, the summaries, and exports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lmcbench.stats.stability import StabilityPoint
 
 
 def render_html(payload: Mapping[str, Any]) -> str:
-    """The page: style and script inlined, the numbers as JSON that holds no `<`, and no other text."""
+    """Return the page, with style, script and numbers in one file; the JSON contains no `<`."""
     template = _environment().get_template("leaderboard.html.j2")
     folder = files("lmcbench.leaderboard").joinpath("templates")
     text = template.render(
@@ -58,13 +58,13 @@ def _environment() -> Environment:
 
 
 HEADLINE = "headline"
-"""The `shift` of the row under the suite's training shifts together."""
+"""The `shift` of the row that is a mean over the suite's training shifts."""
 
 
 def export_rows(
     tables: Sequence[SuiteTable], about: Mapping[str, tuple[Meta, TrustLevel]]
 ) -> list[dict[str, Any]]:
-    """A row per entry and training shift; `shift` is `headline` where it is a mean over them.
+    """Return a row per entry and training shift; `shift` is `headline` for the mean over them.
 
     Every column KEY comes with KEY_half (half-width of the 95 % t interval) and KEY_n (replicates).
     """
@@ -78,7 +78,7 @@ def export_rows(
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as CSV with a header; empty cells were not measured."""
+    """Return the rows as CSV with a header; empty cells were not measured."""
     if not rows:
         return ""
     text = io.StringIO()
@@ -89,7 +89,7 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    # a spreadsheet would run text of these beginnings as a formula
+    # a spreadsheet would evaluate text that begins like this as a formula
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return f"'{value}"
     return value
@@ -146,13 +146,13 @@ MARKDOWN, HTML = "README.md", "index.html"
 
 @dataclass(frozen=True)
 class Rendered:
-    """A leaderboard.
+    """A rendered leaderboard.
 
     Attributes:
-        files: path -> content of what was rendered and derived now.
-        leftovers: derived files of submissions that are no more.
+        files: path -> content.
+        leftovers: summaries of submissions that no longer exist.
         tables: one per suite and version.
-        about: by slug, what is said of an entry besides its numbers.
+        about: by slug, `submission.toml` and the trust level.
     """
 
     files: Mapping[Path, str]
@@ -161,12 +161,12 @@ class Rendered:
     about: Mapping[str, tuple[Meta, TrustLevel]]
 
     def outdated(self) -> list[Path]:
-        """Committed files that are not what they should be, are missing, or should not be there."""
+        """Return the files that differ from what was rendered, are missing, or should not exist."""
         changed = [path for path, content in self.files.items() if _read(path) != content.encode()]
         return sorted([*changed, *self.leftovers])
 
     def write(self) -> list[Path]:
-        """Write what is out of date and remove what is left over; returns those paths."""
+        """Write what is out of date, remove leftovers, and return these paths."""
         outdated = self.outdated()
         for path in outdated:
             if path in self.files:
@@ -177,21 +177,21 @@ class Rendered:
 
 
 def render_leaderboard(board: Path, *, afresh: bool = False) -> Rendered:
-    """Everything that is rendered from a leaderboard's submissions.
+    """Render a leaderboard from its submissions.
 
     Args:
         board: its folder.
-        afresh: trust no entry that was derived before, as a check must not.
+        afresh: recompute every summary, as a check must.
 
     Raises:
-        UserError: where `board` is no leaderboard, or a submission in it is not sound.
+        UserError: if `board` is no leaderboard, or a submission in it is not sound.
     """
     rows = read_rows(board, afresh=afresh)
     return render_rows(board, rows)
 
 
 def render_rows(board: Path, rows: list[Row]) -> Rendered:
-    """The same for submissions that were read."""
+    """Render submissions that were read."""
     about = {row.entry.slug: (row.submission.meta, row.trust) for row in rows}
     tables = make_tables(row.entry for row in rows)
     files = {summary_path(board, row.entry.slug): row.entry.to_json() for row in rows if not row.known}

@@ -1,4 +1,4 @@
-"""An entry in, the numbers of its row out; nothing here knows of other entries."""
+"""Compute the numbers of an entry's row from its summary alone."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Series = dict[int, float]
 
 
 class View:
-    """An entry under some training shifts: every value is a mean over them, replicate by replicate.
+    """An entry under some training shifts: every value is a mean over them, per replicate.
 
     Attributes:
-        entry: whose.
+        entry: its summary.
         labels: of the shifts; a replicate that lacks one of them has no value.
-        suite: the definition of the entry's suite, where it is known.
+        suite: the definition of the entry's suite, if it is published.
     """
 
     def __init__(self, entry: Summary, labels: Sequence[str], suite: Suite | None = None) -> None:
@@ -45,11 +45,11 @@ class View:
         return max(epochs)[1] if epochs else None
 
     def barrier(self, name: str) -> Series:
-        """A field of `Barrier` on the test split, of siblings that fork at initialisation."""
+        """Return a field of `Barrier` on the test split, of siblings that fork at initialisation."""
         return self._mean(HEADLINE_FORK, lambda place: place.barriers[name])
 
     def worth(self, name: str, fork: str | None, splits: Sequence[str] = (SPLIT,)) -> Series:
-        """A field of `Worth`, averaged over splits."""
+        """Return a field of `Worth`, averaged over splits."""
 
         def pick(split: str) -> Callable[[Place], Values | None]:
             return lambda place: getattr(place.worth[split], name) if split in place.worth else None
@@ -57,11 +57,11 @@ class View:
         return average([self._mean(fork, pick(split)) for split in splits])
 
     def flop(self, fork: str | None) -> Series:
-        """Training FLOPs of a cell."""
+        """Return the training FLOPs of a cell."""
         return self._mean(fork, lambda place: place.flop)
 
     def stability(self) -> Stability:
-        """From which fork on a replicate is connected under every one of the shifts."""
+        """Return from which fork on replicates are connected under all of the shifts."""
         found = [self.entry.shifts[label].onsets for label in self.labels if label in self.entry.shifts]
         whole = len(found) == len(self.labels) and len(found) > 0
         common = sorted(set.intersection(*(set(onsets) for onsets in found))) if whole else []
@@ -71,15 +71,16 @@ class View:
         return Stability(line, (), onsets, len(self.entry.replicates) - len(onsets))
 
     def over_equal_cost(self, name: str, splits: Sequence[str] = (SPLIT,)) -> Series:
-        """A field of `Worth` at the latest fork less the accuracy of an ensemble of independent networks
-        that cost as much, over those of the shifts under which the suite has such networks; where it is not
-        known, the entry.
+        """Return a field of `Worth` at the latest fork minus an independent ensemble of equal cost.
+
+        It is a mean over the shifts under which the suite (if it is not published, the entry) has such
+        ensembles.
         """
-        # siblings that leave at initialisation share nothing: independent networks cost the same
+        # siblings that fork at initialisation share no training: independent networks cost the same
         other = INDEPENDENT if self.latest == HEADLINE_FORK else EQUAL_COST
         if self.suite is None:
             held = {label for label, place in self.entry.places if place.fork == other}
-        else:  # what an entry leaves out is missing, and no reason to average over the others
+        else:  # a cell that the entry lacks is missing: the mean is not taken over the others
             held = {shift.label for shift, fork in self.suite.conditions if fork.name == other}
         both = View(self.entry, [label for label in self.labels if label in held])
         return minus(both.worth(name, self.latest, splits), both.worth("ensemble", other, splits))
@@ -89,14 +90,14 @@ class View:
 
 
 def average(series: Iterable[Series]) -> Series:
-    """Mean of several values by replicate; of the replicates that have all of them."""
+    """Return the mean of several values per replicate, for replicates that have all of them."""
     found = list(series)
     common = set.intersection(*(set(one) for one in found)) if found else set()
     return {r: math.fsum(one[r] for one in found) / len(found) for r in sorted(common)}
 
 
 def minus(a: Series, b: Series) -> Series:
-    """Paired differences, of the replicates that have both."""
+    """Return paired differences, for replicates that have both."""
     return {r: a[r] - b[r] for r in sorted(a.keys() & b.keys())}
 
 
@@ -124,13 +125,13 @@ class Column:
     """One number of a row.
 
     Attributes:
-        key: in exports and addresses.
+        key: its name in exports and addresses.
         group: the set of columns it is shown with.
-        title: at its head.
+        title: its heading.
         unit: percent; points: a barrier or a difference of barriers, in percentage points; gain: signed
             difference of accuracies, in percentage points; flop: floating point operations.
-        better: which way is better, where one is.
-        help: what it is, in a sentence.
+        better: which direction is better, if one is.
+        help: a sentence that describes it.
         series: its values by replicate.
     """
 
@@ -143,7 +144,7 @@ class Column:
     series: Callable[[View], Series]
 
     def score(self, view: View) -> Estimate:
-        """Mean over replicates with its 95 % t interval, in fractions (or operations)."""
+        """Return the mean over replicates with its 95 % t interval, in fractions (or operations)."""
         return estimate(list(self.series(view).values()))
 
 
@@ -158,7 +159,7 @@ def _over_plain(view: View, name: str) -> Series:
 def _worth_columns(
     group: Group, prefix: str, where: str, splits: Callable[[View], Sequence[str]]
 ) -> list[Column]:
-    """Accuracy of ensemble and soup at the latest fork, with what they gain."""
+    """Return columns of the accuracy and gain of ensemble and soup at the latest fork."""
 
     def own(name: str) -> Callable[[View], Series]:
         return lambda view: view.worth(name, view.latest, splits(view))
@@ -223,9 +224,9 @@ COLUMNS: tuple[Column, ...] = (
            "Floating point operations of training the siblings of the latest fork, their trunk once.",
            lambda view: view.flop(view.latest)),
 )  # fmt: skip
-"""The one list of numbers: the page, the Markdown and the exports show these."""
+"""The columns of the page, the Markdown and the exports."""
 
 
 def column(key: str) -> Column:
-    """A column by its key."""
+    """Return a column by its key."""
     return next(c for c in COLUMNS if c.key == key)

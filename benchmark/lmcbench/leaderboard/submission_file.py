@@ -1,4 +1,4 @@
-"""A submission: one architecture's records of a suite, who made them, and what was used."""
+"""Read a submission: one architecture's records of a suite, and `submission.toml`, which describes them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Text = Annotated[str, AfterValidator(_printable), Field(max_length=5000)]
 
 
 class Part(BaseModel):
-    """A table of `submission.toml`: frozen, and every key must be known."""
+    """A table of `submission.toml`; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -64,8 +64,8 @@ class ArchitectureMeta(Part):
 
     Attributes:
         label: as tables show it.
-        source: where its definition is from.
-        sha256: of the source file of a user's factory; None for ours and timm's.
+        source: where it is defined.
+        sha256: of the source file of a user's factory; None for networks of lmcbench and timm.
     """
 
     label: Line
@@ -75,12 +75,12 @@ class ArchitectureMeta(Part):
     @model_validator(mode="after")
     def _hashed(self) -> ArchitectureMeta:
         if (self.sha256 is not None) != (self.source in ("file", "module")):
-            raise ValueError("sha256 is that of the source file of a module or file, and of nothing else")
+            raise ValueError("sha256 is that of the source file, given for sources module and file only")
         return self
 
 
 class Reproduction(Part):
-    """The submission that this one repeats on replicates its author could not choose."""
+    """The submission that this one reproduces, on replicates that no author could choose."""
 
     slug: Line
     submission_sha256: str = Field(pattern=SHA256)
@@ -107,8 +107,8 @@ class Meta(Part):
     authors: tuple[Line, ...] = Field(min_length=1, strict=False)
     licence: Line = Field(description="of records and predictions, as an SPDX name")
     recipe: Line = Field(description="of the suite, by name")
-    pretraining: Line = Field(description="what the network had seen before; 'none'")
-    extra_data: Line = Field(description="what it was trained on beyond the suite's data; 'none'")
+    pretraining: Line = Field(description="what the network was pretrained on; 'none'")
+    extra_data: Line = Field(description="training data beyond the suite's; 'none'")
     notes: Text = ""
     cells: int = Field(ge=1, description="records")
     complete: bool = Field(description="whether no cell of the suite is missing; others are not ranked")
@@ -118,7 +118,7 @@ class Meta(Part):
     reproduces: Reproduction | None = None
 
     def to_toml(self) -> str:
-        """The file, in the order of the fields."""
+        """Return the file's text, in the order of the fields."""
         table = self.model_dump(by_alias=True, mode="json", exclude_none=True)
         tops = {key: value for key, value in table.items() if not isinstance(value, dict)}
         lines = _assignments(tops)
@@ -129,7 +129,7 @@ class Meta(Part):
 
 
 def _assignments(table: dict[str, Any]) -> list[str]:
-    # JSON's strings, lists and integers are TOML's too
+    # strings, lists and integers have the same form in JSON and TOML
     return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items()]
 
 
@@ -153,7 +153,7 @@ class Submission:
 
 
 def check_slug(slug: str) -> None:
-    """Refuse a name that cannot be a submission's folder, branch and address.
+    """Check that a name can be a submission's folder, branch and address.
 
     Raises:
         UserError: for anything but words of a-z and 0-9 with hyphens between them.
@@ -166,7 +166,7 @@ def check_slug(slug: str) -> None:
 
 
 def parse_meta(content: bytes, origin: str) -> Meta:
-    """`submission.toml` from its bytes; `origin` names the file in errors.
+    """Return `submission.toml` from its bytes; `origin` names the file in errors.
 
     Raises:
         UserError: naming the file and, for each fault, the key.
@@ -234,12 +234,12 @@ def hash_faults(meta: Meta, contents: Mapping[str, bytes]) -> list[Fault]:
 
 
 def refusal(folder: Path, faults: list[Fault]) -> str:
-    """All faults of a submission as one message."""
+    """Return all faults of a submission as one message."""
     return "\n".join([f"{folder} is no sound submission:", *(f"  {fault}" for fault in faults)])
 
 
 def label_of(submission: Submission) -> str:
-    """The architecture of a submission in print."""
+    """Return the label of a submission's architecture."""
     return architecture_label(submission.records[0])
 
 

@@ -1,6 +1,6 @@
-"""One submission's records in, their summary out: everything that a leaderboard shows of it, and small.
+"""Summarize a submission's records: everything that the leaderboard shows of it.
 
-What comparisons need is kept replicate by replicate, as entries share seeds; curves are averaged. Sums are
+Values that are compared are stored per replicate, because entries share seeds; curves are averaged. Sums are
 exact (`math.fsum`) and numbers rounded to `DIGITS` decimals, so that every machine writes the same bytes.
 """
 
@@ -31,7 +31,7 @@ BARRIERS = tuple(
     for kind in ("error", "loss")
     for form in ("chord", "chord_interior", "mid", "mean", "floor")
 )
-"""The fields of `Barrier` that a summary holds."""
+"""The fields of `Barrier` in a summary."""
 
 Values = list[float | None]
 """One value per replicate of a place; null: diverged, failed or not measured."""
@@ -40,13 +40,13 @@ Kind = Literal["none", "control", "shift"]
 
 
 class Part(BaseModel):
-    """A part of a summary: frozen, and every key must be known."""
+    """A part of a summary; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Worth(Part):
-    """What the networks are worth on one split, fractions."""
+    """Accuracies and disagreement on one split, fractions."""
 
     member: Values = Field(description="accuracy, mean over the siblings (or of the one network)")
     ensemble: Values = Field(description="accuracy")
@@ -75,21 +75,21 @@ class Place(Part):
 
 
 class Shifted(Part):
-    """One training shift: what was measured at each fork, and from which on siblings are connected."""
+    """One training shift: the measures at each fork, and the stability points."""
 
-    kind: Kind = Field(description="none; a control, whose siblings have one view (design 3.8); or a shift")
+    kind: Kind = Field(description="none; a control, whose siblings share one view; or a shift")
     places: list[Place] = Field(description="epochs first, then checkpoints, then comparators")
     onsets: dict[int, tuple[float, float] | None] = Field(
         description="stability point by replicate, as epoch and fraction of training; null: never connected"
     )
 
     def place(self, fork: str) -> Place | None:
-        """What was measured at a fork."""
+        """Return the measures at a fork; None if there are none."""
         return next((p for p in self.places if p.fork == fork), None)
 
 
 class Network(Part):
-    """Which network, as its records have it."""
+    """The network, as in its records."""
 
     label: str
     name: str
@@ -99,7 +99,7 @@ class Network(Part):
 
 
 class SuiteId(Part):
-    """Which suite, by name and content."""
+    """The suite, by name and digest."""
 
     name: str
     version: int
@@ -107,7 +107,7 @@ class SuiteId(Part):
 
 
 class Summary(Part):
-    """What a leaderboard shows of one submission, from its records alone.
+    """What the leaderboard shows of one submission, derived from its records alone.
 
     `submission_sha256` is that of `submission.toml`, which names the sha256 of the records.
     """
@@ -122,12 +122,12 @@ class Summary(Part):
     shifts: dict[str, Shifted] = Field(description="by label")
 
     def to_json(self) -> str:
-        """Canonical: the same bytes on every machine."""
+        """Return canonical JSON, the same bytes on every machine."""
         return canonical_json(self.model_dump(by_alias=True, mode="json")) + "\n"
 
     @cached_property
     def places(self) -> list[tuple[str, Place]]:
-        """Every shift's label with each of its places."""
+        """The label of a shift with each of its places."""
         return [(label, place) for label, shifted in self.shifts.items() for place in shifted.places]
 
     @cached_property
@@ -136,11 +136,11 @@ class Summary(Part):
         return sorted({r for _, place in self.places for r in place.replicates})
 
     def count(self, status: Status) -> int:
-        """Cells of a status."""
+        """Return the number of cells of a status."""
         return sum(place.status.count(status) for _, place in self.places)
 
     def labels(self, kind: Kind) -> list[str]:
-        """Training shifts of a kind."""
+        """Return the training shifts of a kind."""
         return [label for label, shifted in self.shifts.items() if shifted.kind == kind]
 
     @cached_property
@@ -151,7 +151,7 @@ class Summary(Part):
 
 
 def read_summary(content: bytes) -> Summary | None:
-    """A summary from its JSON; None for what is damaged or of another schema, which is derived anew."""
+    """Return a summary from its JSON; None if it is damaged or of another schema, and must be recomputed."""
     try:
         return Summary.model_validate_json(content)
     except ValidationError:
@@ -159,7 +159,7 @@ def read_summary(content: bytes) -> Summary | None:
 
 
 def summarize(slug: str, submission_sha256: str, records: Iterable[Record]) -> Summary:
-    """The summary of a submission.
+    """Return the summary of a submission.
 
     Args:
         slug: the submission's folder.
@@ -167,7 +167,7 @@ def summarize(slug: str, submission_sha256: str, records: Iterable[Record]) -> S
         records: all of one suite, architecture and recipe, in any order.
 
     Raises:
-        UserError: for records that are not, or none.
+        UserError: if they are not, or there are none.
     """
     records = sorted(records, key=lambda r: (Fork.parse(r.fork.name).order, r.replicate, r.key))
     if not records:
@@ -183,7 +183,7 @@ def summarize(slug: str, submission_sha256: str, records: Iterable[Record]) -> S
             for suite, version, digest, architecture, _, recipe in sorted(named)
         )
         raise UserError(
-            f"Submission {slug} holds more than one entry: {listed}. "
+            f"Submission {slug} contains more than one entry: {listed}. "
             "An entry is one architecture with one recipe on one suite; submit each by itself."
         )
     one = records[0]
@@ -228,7 +228,7 @@ def _onset(onset: StabilityPoint) -> tuple[float, float]:
 
 
 def _place(records: Sequence[Record]) -> Place:
-    """Of one shift and fork, ordered by replicate."""
+    """Summarize the records of one shift and fork, ordered by replicate."""
 
     def values(of: Callable[[Record], float | None]) -> Values:
         found = [of(r) if r.status == "ok" else None for r in records]

@@ -25,9 +25,9 @@ SUBMISSIONS, RESULTS, SUMMARY = "submissions", "results", "summary.json"
 
 @dataclass(frozen=True)
 class Row:
-    """A submission, how far it is trusted, and its entry.
+    """A submission, its trust level, and its summary.
 
-    `known` says that the entry was derived before and is on disk.
+    `known`: the stored summary is up to date.
     """
 
     submission: Submission
@@ -58,14 +58,14 @@ class LazyRecords(Sequence[Record]):
 
 
 def read_rows(board: Path, *, afresh: bool = False) -> list[Row]:
-    """Every submission of a leaderboard with its entry, sorted by slug.
+    """Return every submission of a leaderboard with its summary, sorted by slug.
 
     Args:
         board: the leaderboard's folder.
-        afresh: derive every entry from its records, whatever was derived before.
+        afresh: recompute every summary from its records.
 
     Raises:
-        UserError: where `board` is no leaderboard, a submission in it is not sound, or two have the very same
+        UserError: if `board` is no leaderboard, a submission in it is not sound, or two have the same
             records.
     """
     found = list(_read(board, afresh))
@@ -75,7 +75,7 @@ def read_rows(board: Path, *, afresh: bool = False) -> list[Row]:
 
 
 def summary_path(board: Path, slug: str) -> Path:
-    """Where the summary of a submission lies."""
+    """Return the path of a submission's summary."""
     return board / RESULTS / slug / SUMMARY
 
 
@@ -89,9 +89,7 @@ def _read(board: Path, afresh: bool) -> Iterator[tuple[Submission, Summary, bool
         )
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
         if folder.is_symlink():
-            raise UserError(
-                f"{folder} is a link: what it leads to would stand in the tables twice. Remove it."
-            )
+            raise UserError(f"{folder} is a link, so tables would show its target twice. Remove it.")
         check_slug(folder.name)
         head = _head(folder)
         entry = None if afresh else _known(summary_path(board, folder.name), head)
@@ -105,8 +103,8 @@ def _read(board: Path, afresh: bool) -> Iterator[tuple[Submission, Summary, bool
             except (LookupError, TypeError, ValueError) as error:
                 # rendering does not verify first, and extra keys of a record may have any value
                 raise UserError(
-                    f"{folder} holds records that nothing can be derived of ({type(error).__name__}: "
-                    f"{error}). See what is wrong with them: lmcbench verify {folder}"
+                    f"{folder} contains records that cannot be summarized ({type(error).__name__}: "
+                    f"{error}). Find out what is wrong: lmcbench verify {folder}"
                 ) from None
         yield head, entry, known
 

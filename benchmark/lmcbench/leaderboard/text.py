@@ -1,4 +1,4 @@
-"""What a reader of the leaderboard must know, in the words that the page and the Markdown share."""
+"""Explanations that the page and the Markdown share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from lmcbench.leaderboard.ranking_table import MIN_REPLICATES
 TITLE = "Linear mode connectivity under data shift"
 
 LEAD = (
-    "Two copies of a network leave a common training run and go on with different noise, on differently "
+    "Two copies of a network leave a common training run and continue with different noise, on differently "
     "shifted data. How much does the error rise on the straight line between their weights?"
 )
 
@@ -21,17 +21,17 @@ MEANS = (
 
 MEANS_NOT = (
     "Connectivity is not quality. A network that has learned little is well connected, and so is a "
-    "linear softmax, whose loss is convex: it stands in every table as the baseline. Accuracy, "
+    "linear softmax, whose loss is convex: it is the baseline of every table. Accuracy, "
     "ensembles and cost have their own columns, and a rank needs accuracy above the suite's floor."
 )
 
 RANKS = (
     "A number is a mean over replicates, the independent repeats, ± the half-width of its 95 % Student "
-    "t interval. Entries of a suite share seeds, so that every two of them are compared replicate by "
+    "t interval. Entries of a suite share seeds, so every two of them are compared replicate by "
     "replicate (paired t test, all p-values corrected together by Holm's method). A rank is an "
     "interval: from 1 + the number of entries that are significantly better, to the number of entries "
     "less those that are significantly worse. Overlapping intervals are ties, and their order in the "
-    "table means nothing. Scores do not depend on who else is in the table; the width of an interval "
+    "table means nothing. Scores do not depend on the other entries; the width of an interval "
     "does, because more comparisons need more evidence."
 )
 
@@ -48,9 +48,9 @@ LATEST = (
 )
 
 TRUST = {
-    "claimed": "as submitted",
+    "claimed": "as submitted; the predictions were not checked",
     "rescored": "every derived number was recomputed from the submitted curves and predictions",
     "re-run": "at least five cells, chosen after submission, were trained again and agreed",
     "reproduced": "another author trained replicates that were chosen after submission, and agreed",
 }
-"""What each level of trust means."""
+"""The meaning of each trust level."""

@@ -1,4 +1,4 @@
-"""How far a submission's numbers can be trusted: claimed, rescored, re-run or reproduced."""
+"""Determine the trust level of a submission: claimed, rescored, re-run or reproduced."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RERUN_SCHEMA = "lmcbench/rerun/2"
 VERIFIED = "verified.json"
 
 RERUN_CELLS = 5
-"""Cells that must have been trained again, none of them outside, for `re-run`."""
+"""Number of cells that must have been trained again, none of them outside, for the level `re-run`."""
 
 FIRST_CHOSEN, CHOSEN = 1000, 1_000_000
 """Reproductions start at one of so many replicates from here on, where recipes are tuned too (design 3.12);
@@ -128,9 +128,9 @@ class Rerun(Evidence):
 def chosen_cells(
     submission_sha256: str, nonce: str, keys: Sequence[str], count: int, diverged: Collection[str] = ()
 ) -> list[str]:
-    """The `count` of `keys` that a nonce picks: nobody can know them before the nonce is said.
+    """Return the `count` keys that a nonce chooses; they are unknown before the nonce is announced.
 
-    Those that `diverged` come before all others: nothing else shows that they did, and they are in no mean.
+    Those that `diverged` come first: nothing else confirms that they did, and they are in no mean.
     """
 
     def place(key: str) -> tuple[bool, str]:
@@ -140,7 +140,7 @@ def chosen_cells(
 
 
 def chosen_replicates(submission_sha256: str, nonce: str, count: int) -> range:
-    """The `count` replicates, from 1000 up, on which a nonce has a submission reproduced."""
+    """Return the `count` replicates, from 1000 up, that a nonce chooses for a reproduction."""
     first = FIRST_CHOSEN + int(_hash(f"replicates|{submission_sha256}|{nonce}")[:15], 16) % CHOSEN
     return range(first, first + count)
 
@@ -150,18 +150,18 @@ def _hash(text: str) -> str:
 
 
 def rerun_file(nonce: str) -> str:
-    """The name of the report of a re-run."""
+    """Return the file name of the report of a re-run."""
     return f"rerun-{_hash(f'rerun|{nonce}')[:12]}.json"
 
 
 def trust_of(submission: Submission, results_dir: Path, everyone: Sequence[Submission]) -> TrustLevel:
-    """The highest level whose evidence is under `results_dir` (or in another's submission) and holds.
+    """Return the highest level with valid evidence under `results_dir` or in another author's submission.
 
-    Evidence of another version of the submission does not count. Each level needs the ones before it, but for
-    `reproduced`, which needs no re-run: it is the stronger of the two.
+    Evidence of another version of the submission does not count. Each level needs the ones before it,
+    except that `reproduced` needs no re-run.
 
     Raises:
-        UserError: for a file of evidence that cannot be read.
+        UserError: if a file of evidence cannot be read.
     """
     if not is_verified(submission, results_dir):
         return "claimed"
@@ -212,10 +212,10 @@ def _read(path: Path, model: type[Read], schema: str) -> Read:
 
 
 def reproduces(other: Submission, original: Submission) -> bool:
-    """Whether `other` confirms `original`: another author, chosen replicates, intervals that overlap.
+    """Return whether `other` confirms `original`: another author, chosen replicates, intervals that overlap.
 
-    It must be complete: whoever leaves cells out chooses what agrees, and two replicates of one cell have an
-    interval that overlaps with anything.
+    It must be complete: leaving cells out would select what agrees, and the interval of two replicates of one
+    cell overlaps with almost anything.
     """
     claim = other.meta.reproduces
     if (
@@ -234,7 +234,7 @@ def reproduces(other: Submission, original: Submission) -> bool:
 
 
 def same_entry(a: Submission, b: Submission) -> bool:
-    """Whether both are of one suite, architecture and recipe."""
+    """Return whether both are of one suite, architecture and recipe."""
 
     def entry(s: Submission) -> str:
         record = s.records[0]
@@ -249,20 +249,20 @@ def _names(submission: Submission) -> set[str]:
 
 
 def headline_estimates(a: Submission, b: Submission) -> dict[str, tuple[Estimate, Estimate]]:
-    """Each headline test's measure: mean over replicates and its interval in both submissions."""
+    """Return, for each headline test's measure, its mean and interval over replicates in both submissions."""
     gate = _gate(a.records[0])
     return {test.measure: (_estimate(a.records, test), _estimate(b.records, test)) for test in gate}
 
 
 def overlap(a: Estimate, b: Estimate) -> bool:
-    """Whether two intervals have a point in common; never without an interval on both sides."""
+    """Return whether two intervals overlap; False if either has no interval."""
     if a.mean is None or b.mean is None or a.half_width is None or b.half_width is None:
         return False
     return abs(a.mean - b.mean) <= a.half_width + b.half_width
 
 
 def _estimate(records: Sequence[Record], test: GateTest) -> Estimate:
-    """Over replicates of the mean over cells, of those cells that were measured in every replicate."""
+    """Return mean and interval over replicates of the mean over cells that every replicate has measured."""
     found = (
         Contrast(record.replicate, (shift_label(record), record.fork.name), value)
         for record in records

@@ -1,4 +1,4 @@
-"""A cell beside itself, trained again: each measure identical, within the noise of rounding, or outside."""
+"""Compare a cell with itself trained again: each measure is identical, within the allowance, or outside."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from lmcbench.spec.gate_tests import MEASURES
 from lmcbench.spec.suite import Suite
 
 CALIBRATIONS = "calibration"
-"""Folder beside the suites, with what `lmcbench calibrate SUITE --json` printed as `NAME-vVERSION.json`."""
+"""Folder beside the suites, with the output of `lmcbench calibrate SUITE --json` as `NAME-vVERSION.json`."""
 
 _ORDER: tuple[Verdict, ...] = ("identical", "within", "outside")
 
 
 def allowances(suite: Suite) -> dict[str, float]:
-    """The difference that rounding explains, by measure, in its unit; empty for a suite never calibrated.
+    """Return the allowed difference by measure, in its unit; empty for a suite that was never calibrated.
 
-    Twice the calibrated run-to-run deviation. That is one run's about their mean; the difference of two runs
-    has sqrt(2) times as much. Never less than the largest difference seen while calibrating: the
-    deviation is pooled over cells, of which some vary much more than others. (Measured, 96 cells of digits,
-    reference against stacked engine, 2026-11-22: 14 % of honest differences are beyond twice one run's
-    deviation, in 56 cells; 6 % beyond sqrt(2) times that, in 30.)
+    It is twice the calibrated run-to-run deviation of a difference, which is sqrt(2) times that of one run,
+    and at least the largest difference seen in calibration, because the deviation is pooled over cells of
+    which some vary much more than others. (Measured on 96 cells of digits, reference against stacked engine,
+    2026-11-22: 14 % of differences exceed twice one run's deviation, in 56 cells; 6 % exceed sqrt(2) times
+    that, in 30.)
     """
     file = files("lmcbench.suites") / CALIBRATIONS / f"{suite.name}-v{suite.version}.json"
     if not file.is_file():
@@ -42,9 +42,9 @@ def allowances(suite: Suite) -> dict[str, float]:
 
 
 def compare_cells(submitted: Record, rerun: Record, allowed: dict[str, float]) -> CellAgain:
-    """Every measure of the gate's table before and after; the cell's verdict is the worst of them.
+    """Compare every measure of the gate's table; the cell's verdict is the worst of theirs.
 
-    Identical is a cell all of whose observations are, to the last bit; a cell that diverged once is outside.
+    A cell is identical if all its observations are, to the last bit. One that diverged only once is outside.
     """
     measures = [
         found for measure in MEASURES if (found := _measure(measure, submitted, rerun, allowed)) is not None

@@ -1,4 +1,4 @@
-"""Train some cells of a submission again, chosen by a word that its author could not know."""
+"""Train some cells of a submission again, chosen by a nonce that its author could not know."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def rerun(
 ) -> Rerun:
     """Train `count` cells of a verified submission again, in a temporary folder, and compare.
 
-    The cells are the first by sha256 of submission, nonce and key, those that diverged before the others:
-    choose the nonce after the submission is in.
+    The cells are the first by sha256 of submission, nonce and key, diverged cells before the others. Choose
+    the nonce after the submission is merged.
 
     Raises:
-        UserError: where submitted code would have to be run and `allow_code` is not given, or the data or
-            the network are not to be had here.
+        UserError: if submitted code would be executed and `allow_code` is not given, or the data or the
+            network are not available.
     """
     by_key = {record.key: record for record in submission.records}
     diverged = {key for key, record in by_key.items() if record.status == "diverged"}
@@ -48,11 +48,11 @@ def rerun(
     allowed = allowances(suite)
     with tempfile.TemporaryDirectory(prefix="lmcbench-rerun-") as scratch:
         cells = _cells(submission, suite, keys, Path(scratch), allow_code)
-        # by the engines that they say: another is another draw of noise (design 3.11)
+        # by the engine that each record names: with another one it is another draw of SGD noise
         engines = {cell.key: by_engine(by_key[cell.key].env.get("engine")) for cell in cells}
         again: dict[str, Record] = {}
         for i, conditions in enumerate(dict.fromkeys(engines.values())):
-            # a folder each, because cells of one family share what is trained
+            # one folder per engine, because the cells of a family share a trunk
             folder = RunFolder(Path(scratch) / f"run-{i}")
             plan = plan_run([cell for cell in cells if engines[cell.key] == conditions], folder)
             for _ in run_plan(
@@ -78,14 +78,14 @@ def rerun(
 def _cells(
     submission: Submission, suite: Suite, keys: list[str], scratch: Path, allow_code: bool
 ) -> list[Cell]:
-    """The cells with these keys, their network's source where it can be imported from."""
+    """Return the cells with these keys; submitted source is written to `scratch` for import."""
     network, meta = submission.records[0].architecture, submission.meta
     name = network.name
     if meta.architecture.source in ("file", "module"):
         if not allow_code:
             raise UserError(
                 f"{submission.slug} is of {name}: to train it again, its author's code must run on this "
-                "machine. Read it first, then give --allow-code, best where there is nothing to lose."
+                "machine. Read it first, then give --allow-code, on a machine without anything of value."
             )
         for file, content in submission.sources.items():
             (scratch / Path(file).name).write_bytes(content)
@@ -93,8 +93,8 @@ def _cells(
     architecture = make_architecture(name, meta.recipe, network.kwargs, network.adapt)
     if architecture.fingerprint != network.fingerprint:
         raise UserError(
-            f"{network.name} is another version here (fingerprint {architecture.fingerprint}, the submission "
-            f"has {network.fingerprint}). Install the one that was submitted."
+            f"{network.name} has another version here (fingerprint {architecture.fingerprint}, the "
+            f"submission has {network.fingerprint}). Install the one that was submitted."
         )
     replicates, _ = replicates_of(suite, meta, submission.records)
     entry, _ = make_entry(suite, meta, submission.records[0], {})
@@ -113,21 +113,21 @@ def _conditions(record: Record) -> str:
 
 
 def render(found: Rerun) -> str:
-    """The report for a person: each cell, then the measures that stray."""
+    """Return the report: each cell, then the measures that differ."""
     lines = [
         f"{counted(len(found.cells), 'cell')} chosen by nonce {found.nonce!r}, trained again "
         f"({found.conditions}):",
         "",
     ]
     lines.append(tabulate([[c.verdict, _place(c)] for c in found.cells], tablefmt="plain"))
-    strays = _strays(found)
-    if strays:
+    differing = _differing(found)
+    if differing:
         headers = ["cell", "measure", "submitted", "trained again", "allowed", ""]
-        lines += ["", tabulate(strays, headers, tablefmt="simple", disable_numparse=True)]
+        lines += ["", tabulate(differing, headers, tablefmt="simple", disable_numparse=True)]
     if not found.calibrated:
         lines += [
             "",
-            "This suite was never calibrated, so that only identical measures count as confirmed. "
+            "This suite was never calibrated, so only identical measures count as confirmed. "
             "Calibrate it: lmcbench calibrate SUITE --json > suites/calibration/NAME-vVERSION.json",
         ]
     outside = sum(c.verdict == "outside" for c in found.cells)
@@ -137,12 +137,12 @@ def render(found: Rerun) -> str:
 
 
 def _place(cell: CellAgain) -> str:
-    """The cell without its architecture, which all have in common."""
+    """Return the cell without its architecture, which is the same for all."""
     return cell.cell.partition(" | ")[2]
 
 
-def _strays(found: Rerun) -> list[list[str]]:
-    """The measures outside or, where there are none, those that are not identical."""
+def _differing(found: Rerun) -> list[list[str]]:
+    """Return the measures outside the allowance or, if there are none, those that are not identical."""
     outside = any(cell.verdict == "outside" for cell in found.cells)
     return [
         [_place(cell), m.measure, _number(m.submitted), _number(m.rerun), _number(m.allowed), m.verdict]

@@ -125,7 +125,7 @@ class Rescoring:
             self._fault(file, "evidence.predictions.sha256", f"is not that of {name}.")
 
     def _check_labels(self, labels: Mapping[str, Mapping[str, str]], pins: Pins) -> None:
-        """The labels of one split are the same in all files; of the test set also those that are known."""
+        """Check that the labels of a split are the same in all cells, and those of the test set as pinned."""
         for field, hashes in sorted(labels.items()):
             known = pins.labels if field == labels_name(SPLIT) else None
             expected = known or Counter(hashes.values()).most_common(1)[0][0]
@@ -146,7 +146,7 @@ class Rescoring:
         logits: Mapping[str, Logits],
         labels: Mapping[str, NDArray[np.int64]],
     ) -> None:
-        """Everything about predictions, by the function that wrote it; scores of fp32 within bounds."""
+        """Recompute the measures of predictions exactly, and check the scores of fp32 within bounds."""
         try:
             again = measure_logits(logits, labels)
         except UserError as error:
@@ -178,10 +178,10 @@ class Rescoring:
     def _check_score(
         self, file: str, field: str, score: Score, logits: Logits, labels: NDArray[np.int64]
     ) -> None:
-        """Error and loss of the fp32 evaluation against bounds that its fp16 logits leave.
+        """Check error and loss of the fp32 evaluation against bounds from its fp16 logits.
 
-        Rounding keeps order, so that only images whose top logits are equal in fp16 are open; it moves a
-        logit by 2^-11 of its size, hence a cross-entropy by twice that.
+        Rounding keeps the order of logits, so only images whose top logits are equal in fp16 are undecided.
+        It changes a logit by at most 2^-11 of its size, hence a cross-entropy by at most twice that.
         """
         n = len(labels)
         top = logits == logits.max(-1, keepdims=True)
@@ -193,7 +193,7 @@ class Rescoring:
             self._fault(file, f"{field}.error", f"found {score.error}, the stored logits give {between}.")
         size = np.abs(logits.astype(np.float64)).max(-1)
         if size.max() >= np.finfo(np.float16).max:
-            return  # clamped: what was beyond fp16's range is not known
+            return  # logits beyond the range of fp16 were clamped
         shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
         loss = float((np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(n), labels]).mean())
         slack = float((size * 2.0**-10 + 2.0**-23).mean()) + 1e-5 * (1 + loss)
@@ -209,7 +209,7 @@ class Rescoring:
 
 
 def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A table of tables by dotted names."""
+    """Return nested tables as one table with dotted names."""
     found: dict[str, Any] = {}
     for key, value in table.items():
         inner = {f".{k}": v for k, v in _flat(value).items()} if isinstance(value, Mapping) else {"": value}

@@ -1,4 +1,4 @@
-"""What a submission holds beside its records: the network's source and the stored logits."""
+"""Make a submission of a run: one verified folder, written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ from lmcbench.submission.verify import Verification, verify
 def network_source(
     sample: Record, arch: str | None, given: Path | None
 ) -> tuple[dict[str, bytes], str | None]:
-    """The source file of a user's network as the run had it, and its sha256.
+    """Return the source file of a user's network, by its path in the submission, and its sha256.
 
     Raises:
-        UserError: where it is not there, was changed since the run, imports code beside it, or can be none.
+        UserError: if it is missing, was changed since the run, or imports code beside it.
     """
     network = sample.architecture
     definition = make_architecture(network.name, sample.recipe["name"], network.kwargs, network.adapt)
@@ -64,8 +64,8 @@ def network_source(
         candidates = [p for p in (given, asked, named) if p is not None and p.is_file()]
         if not candidates:
             raise UserError(
-                f"The source of {network.name} is part of its submission, and {given or named} is not there. "
-                f"Say where it is: --source PATH/{named.name}"
+                f"The source of {network.name} is part of its submission, but {given or named} is not there. "
+                f"Give its place: --source PATH/{named.name}"
             )
         file = candidates[0]
     with reading(file):
@@ -80,9 +80,9 @@ def network_source(
         return {}, sha256
     if beside := imports_beside(file):
         raise UserError(
-            f"{file} imports {', '.join(beside)} beside it, which is no part of a submission: nobody could "
-            f"train it again. A network is one file: put what it needs into {file.name}, and run the suite "
-            "again."
+            f"{file} imports {', '.join(beside)} beside it, which is not part of a submission, so nobody "
+            f"could train it again. A network is one file: put what it needs into {file.name}, and run the "
+            "suite again."
         )
     return {f"source/{Path(network.name.rpartition(':')[0]).name}": content}, sha256
 
@@ -91,11 +91,11 @@ EXIT_CELLS = 5
 
 
 @dataclass(frozen=True)
-class Statement:
-    """What the submitter says.
+class Declaration:
+    """What the submitter declares.
 
     Attributes:
-        reproduces: slug of the submission that this one repeats, and the nonce that chose its replicates.
+        reproduces: slug of the reproduced submission, and the nonce that chose the replicates.
     """
 
     title: str | None
@@ -109,14 +109,14 @@ class Statement:
 
 @dataclass(frozen=True)
 class Submitted:
-    """What was written.
+    """A submission that was written.
 
     Attributes:
         bytes: of all files.
         missing: cells of the suite without a record, in words.
-        left_out: records of the run that are no cells of the submission, in words.
-        reduced: what was left out of the logits, if anything.
-        founded: whether there was no leaderboard, so that one was begun with it.
+        left_out: records of the run that are not cells of the submission, in words.
+        reduced: what was left out of the logits, in words.
+        founded: whether a new leaderboard was started with it.
     """
 
     folder: Path
@@ -132,7 +132,7 @@ class Submitted:
 def submit(
     run: Path,
     slug: str,
-    said: Statement,
+    declared: Declaration,
     leaderboard: Path,
     *,
     found: bool = False,
@@ -145,15 +145,15 @@ def submit(
     Args:
         run: a run folder; nothing in it is changed.
         slug: the submission's name.
-        said: what no record holds.
+        declared: what is not in the records.
         leaderboard: the folder with `submissions/`.
-        found: begin a leaderboard there, where there is nothing of that name.
-        arch: label or name (glob) of the architecture, where the run has several.
-        source: the file of a `file.py:function` network; by default looked for where it was.
-        suite_file: the suite's file, where it is not a published one.
+        found: start a leaderboard there if `leaderboard` does not exist.
+        arch: label or name (glob) of the architecture, if the run has several.
+        source: the file of a `file.py:function` network, if it was moved.
+        suite_file: the suite's file, if it is not a published one.
 
     Raises:
-        UserError: for anything that is not fit to be submitted, or cannot be written; nothing is left behind.
+        UserError: if the run cannot be submitted, or the folder not be written; nothing is left behind.
     """
     check_slug(slug)
     target = leaderboard / "submissions" / slug
@@ -163,9 +163,9 @@ def submit(
     _check_target(leaderboard, target, founded)
     records = choose_network(read_records(run), arch)
     _check_measured(records, run)
-    reproduction = _reproduction(leaderboard, said)
+    reproduction = _reproduction(leaderboard, declared)
     sources, sha256 = network_source(records[0], arch, source)
-    meta = _meta(said, suite, records, sha256, reproduction)
+    meta = _meta(declared, suite, records, sha256, reproduction)
     entry, faults = make_entry(suite, meta, records[0], sources)
     if entry is None or faults:
         raise UserError("\n".join(map(str, faults)))
@@ -197,7 +197,7 @@ def _check_target(leaderboard: Path, target: Path, founded: bool) -> None:
     if founded:
         if not os.access(leaderboard.resolve().parent, os.W_OK):
             raise UserError(
-                f"{leaderboard} cannot be made: the folder is read-only. Name one with --leaderboard DIR."
+                f"{leaderboard} cannot be created: the folder is read-only. Name one with --leaderboard DIR."
             )
         return
     if not target.parent.is_dir():
@@ -215,29 +215,34 @@ def _suite(run: Path, suite_file: Path | None) -> Suite:
     header = RunFolder(run).header
     if not header.is_file():
         raise UserError(f"{run} is no run folder: it has no run.json. Make one with 'lmcbench run SUITE'.")
-    held = read_header(header)["suite"]
+    found = read_header(header)["suite"]
     try:
-        suite = load_suite(f"{held['name']}-v{held['version']}" if suite_file is None else str(suite_file))
+        suite = load_suite(f"{found['name']}-v{found['version']}" if suite_file is None else str(suite_file))
     except UserError as error:
         if suite_file is not None:
             raise
         raise UserError(
-            f"{run} is a run of {held['name']} version {held['version']}, which is not published. {error} "
+            f"{run} is a run of {found['name']} version {found['version']}, which is not published. {error} "
             "Submissions are of published suites."
         ) from None
-    if held["digest"] != suite.digest:
+    if found["digest"] != suite.digest:
         raise UserError(
-            f"{run} is a run of {held['name']} version {held['version']} with digest {held['digest'][:12]}; "
-            f"the published one has {suite.digest[:12]}. They are not comparable: run the published one."
+            f"{run} is a run of {found['name']} version {found['version']} with digest "
+            f"{found['digest'][:12]}; the published one has {suite.digest[:12]}. "
+            "They are not comparable: run the published one."
         )
     return suite
 
 
 def choose_network(records: Sequence[Record], arch: str | None) -> list[Record]:
-    """The records of one architecture with one recipe: `arch` is a label, `LABEL/RECIPE`, a name or a glob.
+    """Return the records of one architecture with one recipe.
+
+    Args:
+        records: of a run.
+        arch: a label, `LABEL/RECIPE`, a name or a glob; None if the run has one architecture.
 
     Raises:
-        UserError: where it fits none or several of them.
+        UserError: if it matches none or several.
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
@@ -251,7 +256,7 @@ def choose_network(records: Sequence[Record], arch: str | None) -> list[Record]:
         called = (label, f"{label}/{recipe}", members[0].architecture.name)
         if wanted is None or any(name == wanted or fnmatchcase(name, wanted) for name in called):
             chosen[label, recipe] = members
-    # a name in full is that one, though others with arguments begin like it
+    # a full name takes precedence over the same name with arguments
     exact = {place: members for place, members in chosen.items() if place[0] == wanted}
     chosen = exact or chosen
     if not chosen:
@@ -278,35 +283,35 @@ def _check_measured(records: Iterable[Record], run: Path) -> None:
         )
 
 
-def _reproduction(leaderboard: Path, said: Statement) -> Reproduction | None:
-    if said.reproduces is None:
+def _reproduction(leaderboard: Path, declared: Declaration) -> Reproduction | None:
+    if declared.reproduces is None:
         return None
-    slug, nonce = said.reproduces
+    slug, nonce = declared.reproduces
     check_slug(slug)
     original = read_submission(leaderboard / "submissions" / slug)
     return Reproduction(slug=slug, submission_sha256=original.sha256, nonce=nonce)
 
 
 def _meta(
-    said: Statement,
+    declared: Declaration,
     suite: Suite,
     records: Sequence[Record],
     sha256: str | None,
     reproduction: Reproduction | None,
 ) -> Meta:
-    """What the submission says of itself, as if all records were kept; `sha256` is the network's file's."""
+    """Return `submission.toml` for these records; `sha256` is that of the network's file."""
     one = records[0]
     label = architecture_label(one)
     return Meta.model_validate(
         {
             "schema": SUBMISSION_SCHEMA,
-            "title": said.title if said.title is not None else f"{label} on {suite.name}",
-            "authors": tuple(said.authors),
-            "licence": said.licence,
+            "title": declared.title if declared.title is not None else f"{label} on {suite.name}",
+            "authors": tuple(declared.authors),
+            "licence": declared.licence,
             "recipe": one.recipe["name"],
-            "pretraining": said.pretraining,
-            "extra_data": said.extra_data,
-            "notes": said.notes,
+            "pretraining": declared.pretraining,
+            "extra_data": declared.extra_data,
+            "notes": declared.notes,
             "cells": len(records),
             "complete": False,
             "suite": one.suite.model_dump(),
@@ -318,14 +323,14 @@ def _meta(
 
 
 def _no_cell(run: Path, suite: Suite, records: Sequence[Record], replicates: range) -> UserError:
-    """Why none of the records can be submitted."""
+    """Return the error that says why none of the records can be submitted."""
     if all(record.fork.name.startswith(FROM) for record in records):
         return UserError(
-            f"{run} holds siblings of given checkpoints only ({record_text(records[0])}), which cannot be "
-            f"submitted: they are no cells of suite {suite.name}, and nobody else has the checkpoint."
+            f"{run} contains only siblings of given checkpoints ({record_text(records[0])}), which cannot be "
+            f"submitted: they are not cells of suite {suite.name}, and nobody else has the checkpoint."
         )
     return UserError(
-        f"{run} holds no cell of suite {suite.name} on replicates {replicates.start} to "
+        f"{run} contains no cell of suite {suite.name} on replicates {replicates.start} to "
         f"{replicates.stop - 1} for {architecture_label(records[0])}: "
         f"{'; '.join(map(record_text, records[:3]))}."
     )
@@ -349,7 +354,7 @@ def _check_new(records_sha256: str, run: Path, target: Path) -> None:
 
 
 def _put(contents: Mapping[str, bytes], target: Path, suite_file: Path | None) -> Verification:
-    """All files into a hidden folder beside `target`; under its name only when they verify."""
+    """Write all files to a hidden folder, verify it, and rename it to `target` if it has no fault."""
     partial = target.parent / f".{target.name}.{os.getpid()}.partial"
     began = [folder for folder in (target.parent, target.parent.parent) if not folder.exists()]
     try:
@@ -361,7 +366,7 @@ def _put(contents: Mapping[str, bytes], target: Path, suite_file: Path | None) -
             more = f"\n  and {len(found.faults) - 20} more" if len(found.faults) > 20 else ""
             raise UserError(
                 f"The run does not verify, so nothing was written:\n{shown}{more}\n"
-                "Records and predictions are written by 'lmcbench run' and not edited."
+                "Records and predictions are written by 'lmcbench run' and must not be edited."
             )
         partial.rename(target)
     except OSError as error:
@@ -372,6 +377,6 @@ def _put(contents: Mapping[str, bytes], target: Path, suite_file: Path | None) -
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         for folder in began:
-            with suppress(OSError):  # it holds the submission, as it should
+            with suppress(OSError):  # not empty after success
                 folder.rmdir()
     return found

@@ -1,4 +1,4 @@
-"""What a person reads of a submission: how it was written, sent, checked, and how it is repeated."""
+"""The texts of `submit` and `verify`: what was written and found, how to send it, how to reproduce it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmcbench.errors import counted
+from lmcbench.leaderboard.files import PREDICTIONS
 from lmcbench.leaderboard.submission_file import read_submission
 from lmcbench.leaderboard.trust import chosen_replicates
 from lmcbench.spec.architectures import architecture_label
@@ -16,11 +17,11 @@ from lmcbench.submission.verify import Verification
 
 
 def summary(made: Submitted) -> str:
-    """What was written and what was declared in it, for the person who answers for it."""
+    """Return what was written and what was declared in it."""
     meta = made.meta
     lines = []
     if made.founded:
-        lines.append(f"There was no leaderboard here: began one, {made.folder.parent.parent}.")
+        lines.append(f"There was no leaderboard here: started one, {made.folder.parent.parent}.")
     lines += [
         f"Wrote {made.folder}: {counted(meta.cells, 'cell')}, {made.bytes / 1e6:.1f} MB; "
         "'lmcbench verify' accepts it."
@@ -29,7 +30,7 @@ def summary(made: Submitted) -> str:
         lines.append(f"{_missing(made.missing)}, so it is shown but not ranked: " + _some(made.missing))
     if made.left_out:
         lines.append(
-            f"Left out: {counted(len(made.left_out), 'record')} of no cell of the submission: "
+            f"Left out: {counted(len(made.left_out), 'record')} that are not cells of the submission: "
             + _some(made.left_out)
         )
     lines += made.verification.notes
@@ -46,27 +47,32 @@ def summary(made: Submitted) -> str:
 
 
 def next_steps(found: Submitted) -> str:
-    """How it is looked at and sent: the commands that make a pull request of it."""
+    """Return the commands that send it as a pull request."""
     slug, folder = found.folder.name, found.folder.as_posix()
-    told = "Send it as a pull request:"
+    send = "Send it as a pull request:"
     if found.founded:
-        told = (
+        send = (
             "'lmcbench leaderboard' shows it on a page of your own. To send it, copy the folder to the same "
             "place in a clone of lmcbench's repository, and make a pull request there:"
         )
     return "\n".join(
         [
-            f"{told}\n",
+            f"{send}\n",
             f"  git switch -c submit-{slug}",
             f"  git add {shlex.quote(folder)}",
             f'  git commit -m "Submit {slug}"',
             f"  git push -u origin submit-{slug}",
         ]
+        + [
+            f"\nGit ignores {PREDICTIONS}: attach it to the pull request (as .zip or .gz), or link it. "
+            "Without it the numbers are only claimed."
+        ]
+        * (found.meta.sha256.predictions is not None)
     )
 
 
 def explain(found: Verification) -> str:
-    """What was found, for a person."""
+    """Return the result of a verification."""
     lines = []
     if found.faults:
         lines.append(f"{found.slug}: refused, {counted(len(found.faults), 'fault')}:")
@@ -88,7 +94,7 @@ def explain(found: Verification) -> str:
 
 
 def reproduction(folder: Path, found: Verification, nonce: str, count: int) -> list[str]:
-    """The commands by which another author repeats a submission on replicates that `nonce` chooses."""
+    """Return the commands by which another author repeats a submission on replicates chosen by `nonce`."""
     submission = read_submission(folder)
     meta, network = submission.meta, submission.records[0].architecture
     chosen = chosen_replicates(found.submission_sha256, nonce, count)
@@ -117,5 +123,5 @@ def _missing(cells: Sequence[str]) -> str:
 
 
 def _some(items: Sequence[str]) -> str:
-    """The first three."""
+    """Return the first three items."""
     return "; ".join(items[:3]) + ("; ..." if len(items) > 3 else "")

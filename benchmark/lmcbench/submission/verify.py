@@ -1,4 +1,4 @@
-"""Check a submission without running anything of it: every fault at once, and what stays a claim."""
+"""Check a submission without executing anything of it: report every fault, and what remains a claim."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ OWN_SIZE = (
     "the network's number of weights and its FLOPs of a step, which have no floor in a network of the "
     "author's own (they are the same in all cells)"
 )
-"""What cannot be told without building the network, which would run submitted code."""
+"""Claims that could only be checked by building the network, which would execute submitted code."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def verify(
     slug: str | None = None,
     predictions: Path | None = None,
 ) -> Verification:
-    """Check the submission in `folder`, from its files' names down to each number.
+    """Check the submission in `folder`, from the names of its files to each number.
 
     Args:
         folder: the submission.
@@ -259,10 +259,14 @@ class _Verifier:
         except UserError as error:
             if self.suite_file is not None:
                 raise
-            self.fault(META, "suite", f"{error} A suite of your own: --suite FILE.toml, to check it only.")
+            self.fault(
+                META,
+                "suite",
+                f"{error} For a suite of your own give --suite FILE.toml; such a submission is only checked.",
+            )
             return None
         if self.suite_file is not None:
-            self.notes.append("The suite is no published one; such a submission is not merged.")
+            self.notes.append("The suite is not a published one; such a submission is not merged.")
         if meta.suite.model_dump() != suite.identity():
             self.fault(
                 META,
@@ -314,6 +318,6 @@ class _Verifier:
 
 
 def suite_of(submission: Submission, suite_file: Path | None = None) -> Suite:
-    """The suite of a verified submission."""
-    held = submission.meta.suite
-    return load_suite(f"{held.name}-v{held.version}" if suite_file is None else str(suite_file))
+    """Return the suite of a verified submission."""
+    found = submission.meta.suite
+    return load_suite(f"{found.name}-v{found.version}" if suite_file is None else str(suite_file))
