@@ -58,11 +58,11 @@ def test_what_was_freed_and_kept_goes_back_to_the_system():
     last = held[-1]
     full = resident()
     del held
-    assert machine.give_back_memory()
+    assert machine.release_memory()
     assert full - resident() > 150e6
     assert len(last) == 60_000
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
-    assert machine.give_back_memory() is False
+    assert machine.release_memory() is False

@@ -1,4 +1,4 @@
-"""Run the same cells several times under changed, irrelevant conditions: engine, threads, device."""
+"""Repeat the same cells under other conditions (engine, threads, device) to measure run-to-run noise."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import count, islice
 from pathlib import Path
 
 from lmcbench.errors import UserError
+from lmcbench.machine import has_cuda
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.plan import Conditions, plan_run
@@ -17,10 +18,10 @@ from lmcbench.spec.suite import Suite
 
 
 def narrowed(suite: Suite, selection: Selection) -> Selection:
-    """`selection`, by default of the cells that the suite's gate looks at: its shifts, its forks."""
+    """Return `selection` with the shifts and forks of the suite's gate where it names none."""
     shifts = [name for test in suite.gate for name in test.shifts]
     forks = [name for test in suite.gate for name in test.forks] or [suite.fork_list[0].name]
-    if selection.shifts:  # a comparator that the gate looks at under another shift was not asked for
+    if selection.shifts:  # leave out comparators that the gate tests under other shifts only
         there = {cell.fork.name for cell in expand(suite, replace(selection, forks=()))}
         forks = [name for name in forks if name in there] or forks
     return Selection(
@@ -33,7 +34,7 @@ def narrowed(suite: Suite, selection: Selection) -> Selection:
 
 
 def conditions(device: str) -> Iterator[tuple[str, Conditions]]:
-    """Device and conditions of the first repeat, the second, ...: no end, and no two the same."""
+    """Yield device and conditions of each repeat, without end; no two are the same."""
     for threads in count(1):
         for how in (Conditions("reference", threads), Conditions("stacked", threads)):
             yield "cpu", how
@@ -51,16 +52,16 @@ def repeat_runs(
     device: str,
     jobs: int | None,
 ) -> Iterator[tuple[str, list[Record]]]:
-    """Each repeat's conditions in words and its records, as it is finished; runs are kept under `root`.
+    """Yield the conditions of each repeat, in words, and its records; run folders are under `root`.
 
     Raises:
         UserError: for fewer than two repeats, or bad input found on the way.
     """
     if repeats < 2:
-        raise UserError(f"A deviation needs at least 2 repeats, found {repeats}.")
+        raise UserError(f"Calibration needs at least 2 repeats, found {repeats}.")
     cells = expand(suite, narrowed(suite, selection))
     if device == "auto":
-        device = "cuda" if _has_cuda() else "cpu"
+        device = "cuda" if has_cuda() else "cpu"
     for where, how in islice(conditions(device), repeats):
         threads = f"{how.threads} thread{'s' if how.threads > 1 else ''}"
         name = f"{where}-{how.engine}-{how.threads}"
@@ -70,9 +71,3 @@ def repeat_runs(
             pass
         records = [read_record(folder.record(cell.key)) for cell in cells]
         yield f"{where}, {how.engine} engine, {threads}", records
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

@@ -1,9 +1,11 @@
-"""What this machine can work with: cores, memory, and whether a GPU is there (torch-free at import)."""
+"""Cores, memory and devices of this machine (torch is imported only where it is needed)."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lmcbench.errors import UserError
@@ -16,8 +18,8 @@ NVML = "libnvidia-ml.so.1"
 
 ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
-HOARD = 2**26
-"""Freed bytes that the C library may keep for the next use: giving back less costs more than it is worth."""
+RELEASE_BYTES = 2**26
+"""Freed bytes below which returning them to the system costs more than it is worth."""
 
 
 class _Mallinfo2(ctypes.Structure):
@@ -31,43 +33,51 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: those it is bound to, where the system says."""
+    """Return how many cores this process may use: those it is bound to, if the system has such a notion."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def has_cuda() -> bool:
-    """Whether torch will find a CUDA device, without initialising CUDA in this process.
+@contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Set environment variables inside, and restore them afterwards."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
-    torch takes seconds to import and is asked only where an NVIDIA driver is installed; it may be built for
-    CPUs only all the same. It asks the driver's management library then, so that processes can be started.
+
+def has_cuda() -> bool:
+    """Return whether torch finds a CUDA device, without initialising CUDA in this process.
+
+    Importing torch takes seconds, so it is asked only if an NVIDIA driver is installed. It asks the driver's
+    management library, because processes cannot be started once CUDA is initialised.
     """
     if not _can_load(NVML):
         return False
     import torch
 
-    before = os.environ.get(ASK_NVML)
-    os.environ[ASK_NVML] = "1"
-    try:
+    with environment(**{ASK_NVML: "1"}):
         return torch.cuda.is_available()
-    finally:
-        if before is None:
-            del os.environ[ASK_NVML]
-        else:
-            os.environ[ASK_NVML] = before
 
 
-def give_back_memory() -> bool:
-    """Return to the system what was freed and the C library hoards, where it is glibc; whether it was done.
+def release_memory() -> bool:
+    """Return freed memory that glibc keeps to the system; the result says whether that was done.
 
-    After training it keeps the activations' memory for good: 290 MB of a ResNet-8 of width 16 on batches of
-    128 images of 32 x 32, which would come on top of what measuring needs.
+    After training, glibc keeps the memory of activations: 290 MB for a ResNet-8 of width 16 on batches of 128
+    images of 32 x 32, on top of what evaluation needs.
     """
     try:
         library = ctypes.CDLL(None)
         library.mallinfo2.restype = _Mallinfo2
-        if library.mallinfo2().fordblks < HOARD:
+        if library.mallinfo2().fordblks < RELEASE_BYTES:
             return False
         return bool(library.malloc_trim(0))
     except (OSError, AttributeError, TypeError):  # another C library
@@ -83,24 +93,24 @@ def _can_load(library: str) -> bool:
 
 
 def choose_device(name: str) -> torch.device:
-    """`cpu`, `cuda`, or what is there for `auto`.
+    """Return the device `cpu` or `cuda`; `auto` is CUDA if there is a device.
 
     Raises:
-        UserError: for CUDA where there is none.
+        UserError: if there is no CUDA device.
     """
     import torch
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("No CUDA device was found. Use --device cpu, or --device auto to take what is there.")
+        raise UserError("No CUDA device was found. Use --device cpu or --device auto.")
     return torch.device(name)
 
 
 def compute_exactly(device: torch.device) -> None:
-    """On CUDA, for the whole process: fp32 means fp32 (design 3.2), and reruns give the same bits (3.11).
+    """On CUDA, compute fp32 without TF32 and deterministically, for the whole process.
 
-    Left to itself cuDNN rounds to TF32 in convolutions, and takes algorithms whose sums have no fixed order.
+    By default cuDNN rounds to TF32 in convolutions and uses algorithms whose sums have no fixed order.
     """
     if device.type == "cuda":
         import torch
@@ -110,7 +120,7 @@ def compute_exactly(device: torch.device) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """What records call it: the GPU's own name, or `cpu`."""
+    """Return the device's name in records: the GPU's own name, or `cpu`."""
     if device.type != "cuda":
         return "cpu"
     import torch

@@ -28,6 +28,8 @@ forks = [0.5, 1.5, "independent"]
 replicates = 1
 [data]
 name = "digits"
+train_size = 480
+test_size = 100
 [protocol]
 alphas = 3
 calibration = 100
@@ -116,8 +118,8 @@ def test_cut_off_anywhere_nothing_is_lost(whole, pieces, steps, tmp_path):
     run(tmp_path / "cut", engine)
     assert measures(tmp_path / "cut") == expected
     assert interims(tmp_path / "cut") == []
-    # 22 steps an epoch: the trunk to 1.5, two siblings each from 0.5 and 1.5 to 2, two independent ones
-    assert 0 < first < sum(steps) == 33 + 2 * 33 + 2 * 11 + 2 * 44
+    # 7 steps an epoch: the trunk to 1.5, two siblings each from 0.5 and 1.5 to 2, two independent ones
+    assert 0 < first < sum(steps) == 10 + 2 * 11 + 2 * 4 + 2 * 14
 
 
 def test_cut_off_again_and_again(whole, steps, tmp_path):

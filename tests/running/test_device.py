@@ -100,7 +100,7 @@ images = 20
 [recipes.sgd]
 lr = 0.1
 batch_size = 16
-epochs = 4
+epochs = 2
 augmentation = ["shift1"]
 weight_decay = 0.001
 label_smoothing = 0.1
@@ -111,7 +111,7 @@ optimizer = "adamw"
 lr = 0.003
 weight_decay = 0.05
 batch_size = 16
-epochs = 4
+epochs = 2
 precision = "bf16"
 [[architectures]]
 name = "NETWORK"

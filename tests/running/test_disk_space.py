@@ -21,6 +21,8 @@ forks = [0, 1, "independent", "whole-budget"]
 replicates = 1
 [data]
 name = "digits"
+train_size = 300
+test_size = 60
 [probe]
 shifts = ["label-skew"]
 [protocol]

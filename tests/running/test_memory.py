@@ -35,6 +35,8 @@ forks = [0, "independent"]
 replicates = 1
 [data]
 name = "digits"
+train_size = 300
+test_size = 100
 [probe]
 shifts = ["label-skew"]
 images = 50

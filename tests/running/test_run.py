@@ -263,17 +263,22 @@ def test_pieces_equal_the_whole(whole, tmp_path):
     """Stopped, resumed, extended: the same measures to the last bit."""
     root, _ = whole
     work(suite(), tmp_path / "r", Selection(architectures=["lmc_resnet"], shifts=["none"], forks=["1"]))
-    work(suite(), tmp_path / "r", stop_after=3)
-    assert 3 < len(list((tmp_path / "r" / "records").iterdir())) < 18
+    some = Selection(shifts=["none", "label-skew"])
+    work(suite(), tmp_path / "r", some, stop_after=3)
+    assert 3 < len(list((tmp_path / "r" / "records").iterdir())) < 12
     work(suite(), tmp_path / "r", Selection(shifts=["label-skew"]))
-    work(suite(), tmp_path / "r")
-    assert measures(tmp_path / "r") == measures(root)
+    work(suite(), tmp_path / "r", some)
+    found, expected = measures(tmp_path / "r"), measures(root)
+    assert len(found) == 12
+    assert found == {key: expected[key] for key in found}
 
 
 def test_processes_equal_one_process(whole, tmp_path):
     root, _ = whole
-    work(suite(), tmp_path / "r", jobs=2)
-    assert measures(tmp_path / "r") == measures(root)
+    work(suite(), tmp_path / "r", Selection(shifts=["label-skew"], forks=["1", "independent"]), jobs=2)
+    found, expected = measures(tmp_path / "r"), measures(root)
+    assert len(found) == 2 * 2
+    assert found == {key: expected[key] for key in found}
 
 
 def test_a_torn_record_and_a_lost_checkpoint_are_made_again(whole, tmp_path):
@@ -536,8 +541,7 @@ def test_siblings_of_a_checkpoint_start_from_its_weights(whole, tmp_path):
     assert other.key not in {one.key, two.key}
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_checkpoint_that_is_written_to_during_a_run_is_refused(whole, tmp_path, jobs):
+def test_a_checkpoint_that_is_written_to_during_a_run_is_refused(whole, tmp_path):
     """As a training script does with its last one."""
     root, _ = whole
     given = next(
@@ -551,7 +555,7 @@ def test_a_checkpoint_that_is_written_to_during_a_run_is_refused(whole, tmp_path
     plan = plan_run(expand(suite(), selection), folder)
     file.write_bytes(second.read_bytes())
     with pytest.raises(UserError, match=r"last.safetensors was changed since the run began \(sha256"):
-        list(run_plan(plan, folder, data_dir=None, device="cpu", jobs=jobs))
+        list(run_plan(plan, folder, data_dir=None, device="cpu", jobs=1))
     assert not folder.records.exists()
 
 

@@ -51,17 +51,17 @@ def run(
     ] = None,
     measure: Annotated[
         list[str] | None,
-        typer.Option(metavar="all|NAME", help="Further measures on the suite's probe cells (repeatable)."),
+        typer.Option(metavar="all|NAME", help="Run analyses on the suite's probe cells (repeatable)."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; default: runs/SUITE.")] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     engine: Annotated[
         Engine,
         typer.Option(
-            help="How the networks of a family advance: one after another (reference), all in one pass "
-            "(stacked; those that cannot be go one after another), or as was measured to be faster (auto; on "
-            "CUDA nothing was measured yet, and auto is reference). The last bits differ, stacked perhaps "
-            "with the fleet's size too."
+            help="How networks are trained: one after another (reference), all in one pass (stacked; those that "
+            "cannot be stacked use reference), or the faster one as measured (auto; on CUDA reference, "
+            "nothing was measured there). Engines differ in the last bits, stacked also with the number of "
+            "networks."
         ),
     ] = Engine.auto,
     jobs: Annotated[
@@ -72,13 +72,13 @@ def run(
     ] = None,
     data_dir: DataDir = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be run and what the suite costs, and stop.")
+        bool, typer.Option("--dry-run", help="Print what would be run and the suite's cost, and stop.")
     ] = False,
 ) -> None:
     """Run a suite: train siblings and measure their connectivity.
 
-    Shows a line per finished cell, and the tables at the end. The same command again goes on where it was
-    stopped; asking for more extends the run.
+    Prints a line per finished cell, and tables at the end. Run the same command again to resume, or ask for
+    more cells to extend the run.
     """
     from lmcbench.results.run_folder import RunFolder
     from lmcbench.running.plan import by_engine, plan_run

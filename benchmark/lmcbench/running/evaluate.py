@@ -21,7 +21,7 @@ from lmcbench.ensemble.predictions import softmax
 from lmcbench.ensemble.rescore import Logits, measure_logits
 from lmcbench.ensemble.sub_ensembles import path_ensembles
 from lmcbench.errors import UserError
-from lmcbench.machine import give_back_memory
+from lmcbench.machine import release_memory
 from lmcbench.results.curves import Array, chord_area
 from lmcbench.results.record import PairRecord, Score, SiblingRecord, barrier_records, curve_records
 from lmcbench.results.run_folder import labels_name
@@ -80,7 +80,7 @@ def evaluate(
     images = data.train.split(torch.as_tensor(listed))[0].whole()
     # before the lines, whose many points take as much memory again
     noise = _noise(cell, data, fork, images if network.norms else None)
-    give_back_memory()
+    release_memory()
 
     def recalibrate(stack: Stack) -> Stack:
         return network.recalibrate(stack, images, protocol.calibration_batches)

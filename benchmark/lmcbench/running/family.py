@@ -15,7 +15,7 @@ from lmcbench.connect.isolation import copy_model
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.selection import open_suite_data
 from lmcbench.errors import UserError, describe
-from lmcbench.machine import choose_device, compute_exactly, give_back_memory
+from lmcbench.machine import choose_device, compute_exactly, release_memory
 from lmcbench.results.curves import NotFiniteError
 from lmcbench.results.record import Record, Status
 from lmcbench.results.run_folder import RunFolder, write_atomic
@@ -70,7 +70,7 @@ def run_family(task: Task, dataset: Dataset) -> Iterator[Event]:
         yield Progress((1 - done) * len(untrained) * share)
 
     for cell in family.cells:
-        give_back_memory()
+        release_memory()
         record = records[cell.key] or _record(cell, evaluated, folder, failure)
         if cell.has_analyses:
             record = add_analyses(record, task.measures, cell, evaluated, folder)

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from lmcbench.errors import UserError
+from lmcbench.machine import environment
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 """Seconds between checks that the workers are alive."""
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Variables that numerical libraries read when a worker loads them: one thread each."""
 
 EXIT_S = 5
 """Seconds that a terminated worker has to end before it is killed."""
@@ -47,7 +51,7 @@ def run_in_processes(tasks: Sequence[Task], jobs: int) -> Iterator[Event]:
     workers = [context.Process(target=_work, args=(todo, events), daemon=True) for _ in range(running)]
     remaining = iter(tasks)
     try:
-        with _signals_blocked(), _one_thread_each():
+        with _signals_blocked(), environment(**dict.fromkeys(THREADS, "1")):
             for worker in workers:
                 worker.start()
         while running:
@@ -140,19 +144,3 @@ def _signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Set the thread variables that numerical libraries read when a worker loads them."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
