@@ -58,8 +58,8 @@ def run(
     engine: Annotated[
         Engine,
         typer.Option(
-            help="How networks are trained: one after another (reference), all in one pass (stacked; those that "
-            "cannot be stacked use reference), or the faster one as measured (auto; on CUDA reference, "
+            help="How networks are trained: one after another (reference), all in one pass (stacked; those "
+            "that cannot be stacked use reference), or the faster one as measured (auto; on CUDA reference, "
             "nothing was measured there). Engines differ in the last bits, stacked also with the number of "
             "networks."
         ),
