@@ -227,6 +227,7 @@ def bench(changed=None):
 SHARED = SUITE.replace(
     'shifts = ["label-skew"]\nforks', 'shifts = ["same-half", "disjoint-halves"]\nforks'
 ).replace('shifts = ["label-skew"]\nreplicates', 'shifts = ["disjoint-halves"]\nreplicates')
+SHARED = SHARED.replace('[0.5, 1.5, "independent"]', "[0.5]")
 
 
 def test_states_on_the_way_are_kept_for_a_cell_that_is_asked_for_later(tmp_path):

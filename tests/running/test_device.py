@@ -111,7 +111,7 @@ optimizer = "adamw"
 lr = 0.003
 weight_decay = 0.05
 batch_size = 16
-epochs = 2
+epochs = 4
 precision = "bf16"
 [[architectures]]
 name = "NETWORK"

@@ -44,7 +44,7 @@ images = 50
 alphas = 11
 [recipes.short]
 lr = 0.05
-batch_size = 64
+batch_size = 16
 epochs = 1
 [[architectures]]
 name = "lmc_resnet"

@@ -89,6 +89,7 @@ def evaluate(
     recalibrated = pass_siblings(network, recalibrate(stack), splits)
     # networks with normalisation statistics are also evaluated without recalibration, on the plain test set
     as_trained = pass_siblings(network, stack, splits, [None]) if network.norms else None
+    del stack
     labels = {name: splits.tests[t][1].cpu().numpy() for name, t in splits.named.items()}
     logits = {name: to_stored(recalibrated.tests[t]) for name, t in splits.named.items()}
     predicted = measure_logits(logits, labels)
@@ -100,7 +101,7 @@ def evaluate(
             inner.append(pass_line(network, recalibrate(points), splits, alphas))
             if as_trained is not None:
                 blended.append(pass_line(network, points, splits, alphas, [None]))
-            del points  # before the next stretch is made
+            del points  # before the next chunk is made
         path = recalibrated.line(i, j, inner)
         curves = path.curves(splits, grid, i, j)
         uncalibrated = None
