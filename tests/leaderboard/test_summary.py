@@ -15,7 +15,7 @@ from lmcbench.spec.cells import Selection, expand
 from lmcbench.stats.estimates import estimate
 from synthetic import EVALUATIONS, synthetic_cells, synthetic_suite, synthetic_table
 
-MANIFEST = "f" * 64
+SUBMISSION_SHA256 = "f" * 64
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def whole():
 
 @pytest.fixture(scope="module")
 def summary(whole):
-    return summarize("one", MANIFEST, whole)
+    return summarize("one", SUBMISSION_SHA256, whole)
 
 
 def test_every_cell_is_in_one_place(whole, summary):
@@ -81,14 +81,14 @@ def test_pairs_of_a_cell_are_averaged():
     record = make_record(cell, barrier_error=0.1)
     for pair, height in zip(record.pairs, (0.1, 0.2, 0.6), strict=True):
         pair.barriers["test"] = pair.barriers["test"].model_copy(update={"error_chord": height})
-    place = summarize("one", MANIFEST, [record]).shifts["none"].place("0")
+    place = summarize("one", SUBMISSION_SHA256, [record]).shifts["none"].place("0")
     assert place.barriers["error_chord"] == [0.3]
 
 
 def test_diverged_and_failed_cells_are_counted_and_have_no_value():
     statuses = ["ok", "diverged", "failed"]
     records = [make_record(toy_cell(replicate=r), status=status) for r, status in enumerate(statuses)]
-    summary = summarize("one", MANIFEST, records)
+    summary = summarize("one", SUBMISSION_SHA256, records)
     place = summary.shifts["none"].place("0")
     assert place.status == statuses
     assert place.barriers["error_chord"] == [pytest.approx(0.1), None, None]
@@ -104,14 +104,17 @@ def test_stability_points_come_with_it():
         for f, h in heights.items()
         for r in (0, 1)
     ]
-    assert summarize("one", MANIFEST, records).shifts["none"].onsets == {0: (2.0, 0.5), 1: (2.0, 0.5)}
+    assert summarize("one", SUBMISSION_SHA256, records).shifts["none"].onsets == {
+        0: (2.0, 0.5),
+        1: (2.0, 0.5),
+    }
     records = [make_record(toy_cell(fork=f), barrier_error=0.1) for f in heights]
-    assert summarize("one", MANIFEST, records).shifts["none"].onsets == {0: None}
+    assert summarize("one", SUBMISSION_SHA256, records).shifts["none"].onsets == {0: None}
 
 
 def test_the_order_of_records_does_not_matter(whole, summary):
     shuffled = [whole[i] for i in np.random.default_rng(0).permutation(len(whole))]
-    assert summarize("one", MANIFEST, shuffled).to_json() == summary.to_json()
+    assert summarize("one", SUBMISSION_SHA256, shuffled).to_json() == summary.to_json()
 
 
 def test_it_reads_what_it_wrote_and_nothing_else(summary):
@@ -134,12 +137,12 @@ def test_more_than_one_entry_is_refused():
     with pytest.raises(
         UserError, match=r"mixed contains more than one entry: .*lmc_linear, slow; .*lmc_mlp, fast"
     ):
-        summarize("mixed", MANIFEST, two)
+        summarize("mixed", SUBMISSION_SHA256, two)
     recipes = [
         make_record(expand(suite, Selection(["lmc_mlp"], ["none"], ["0"], range(1), recipe))[0])
         for recipe in ("slow", "fast")
     ]
     with pytest.raises(UserError, match="one architecture with one recipe on one suite"):
-        summarize("mixed", MANIFEST, recipes)
+        summarize("mixed", SUBMISSION_SHA256, recipes)
     with pytest.raises(UserError, match="Submission none has no records"):
-        summarize("none", MANIFEST, [])
+        summarize("none", SUBMISSION_SHA256, [])
