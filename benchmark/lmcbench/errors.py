@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import re
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+SHOWN = 200
+"""Characters of one foreign value that a message or a table shows."""
+
+LINE_LENGTH = 1_000
+"""Longest line of a message; what it quotes may be longer."""
+
 
 class UserError(ValueError):
     """Bad input. The message says what was found, what is allowed and what to do next.
 
-    The command line prints the message without a traceback and exits with `exit_code`.
+    The command line prints the message without a traceback and exits with `exit_code`. Control characters
+    other than line breaks become visible escapes, and long lines are cut.
 
     Example:
         >>> UserError("No folder runs/digits. Start it with 'lmcbench run digits'.").exit_code
@@ -20,8 +28,31 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str, *, exit_code: int = 2) -> None:
-        super().__init__(message)
+        super().__init__("\n".join(printable(line, LINE_LENGTH) for line in message.split("\n")))
         self.exit_code = exit_code
+
+
+def printable(text: str, limit: int = SHOWN) -> str:
+    r"""Return foreign text as one line that a terminal prints as it reads.
+
+    Control characters, escape sequences, line breaks and characters that change the direction of text
+    become visible escapes; text of more than `limit` characters is cut in the middle.
+
+    >>> printable("a\x1b[31mb\n")
+    'a\\x1b[31mb\\n'
+    """
+    # a long text is cut before its characters are replaced, which only lengthens it
+    ends = text if len(text) <= 2 * limit else text[:limit] + text[-limit:]
+    shown = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), ends)
+    if len(shown) <= limit:
+        return shown
+    head = (limit - 3) * 2 // 3
+    return f"{shown[:head]}...{shown[len(shown) - (limit - 3 - head) :]}"
+
+
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
 
 
 @contextmanager
@@ -80,11 +111,12 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     """Return the error for a name that is not in a table; it suggests close names or lists the table."""
     names = sorted(set(allowed))
     folded = {known.lower(): known for known in names}
-    near = [folded[low] for low in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)]
+    # difflib takes quadratic time
+    near = [folded[low] for low in difflib.get_close_matches(name[:SHOWN].lower(), folded, n=3, cutoff=0.5)]
     if near:
         hint = f"Did you mean {' or '.join(repr(n) for n in near)}?"
     elif len(names) <= 20:
         hint = f"Known: {', '.join(names)}."
     else:
         hint = f"{len(names)} names are known."
-    return UserError(f"Unknown {kind} {name!r}. {hint}")
+    return UserError(f"Unknown {kind} {printable(name)!r}. {hint}")

@@ -16,12 +16,14 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmcbench.errors import UserError, counted, reading
+from lmcbench.errors import printable as printable  # of foreign text, wherever it is shown
 
 MB = 2**20
 
@@ -49,10 +51,6 @@ DIGITS = 40
 DOTS = 16
 """Most dots in one dotted TOML key; tomllib takes quadratic time in them."""
 
-SHOWN = 200
-"""Characters of one foreign value that a message or a table shows."""
-
-
 # --- files ---------------------------------------------------------------------------------------
 
 
@@ -68,30 +66,43 @@ def read_bytes(path: Path, *, limit: int = JSON_BYTES, within: Path | None = Non
         UserError: for a missing or unreadable file, a folder, device, pipe or socket, a file that is too
             large, and a link that leads out of `within`.
     """
-    if "\0" in str(path):
-        raise UserError(f"{printable(str(path))} cannot be read: no file has such a name.")
     if within is not None:
         check_within(path, within)
+    with open_regular(path, limit=limit) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(_too_large(str(path), len(content), limit))
+    return content
+
+
+@contextmanager
+def open_regular(path: Path, *, limit: int) -> Iterator[io.BufferedReader]:
+    """Open a regular file of at most `limit` bytes for reading; an `OSError` inside the block names it.
+
+    Raises:
+        UserError: as in `read_bytes`.
+    """
+    if "\0" in str(path):
+        raise UserError(f"{path} cannot be read: no file has such a name.")
     with reading(path):
         # a pipe without a writer must not block, and a device must not be read
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                raise UserError(f"{path} cannot be read: Is a directory.")
             if not stat.S_ISREG(status.st_mode):
                 raise UserError(f"{path} is not a regular file.")
             if status.st_size > limit:
                 raise UserError(_too_large(str(path), status.st_size, limit))
-            content = file.read(limit + 1)
-    if len(content) > limit:
-        raise UserError(_too_large(str(path), len(content), limit))
-    return content
+            yield file
 
 
 def check_within(path: Path, folder: Path) -> None:
     """Raise `UserError` where `path`, with its links resolved, lies outside of `folder`."""
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # a loop of links
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or a name no file has
         inside = False
     if not inside:
         raise UserError(f"{path} is a link that leads out of {folder}. Put the file itself there.")
@@ -143,7 +154,7 @@ def parse_json(content: bytes | str, origin: str, *, limit: int = JSON_BYTES) ->
     raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     if len(raw) > limit:
         raise UserError(_too_large(origin, len(raw), limit))
-    if _is_deeper(raw, DEPTH):
+    if is_deeper(raw):
         raise UserError(f"{origin} is damaged: lists and objects nest more than {DEPTH} levels.")
     keys = _KeyCounter()
     try:
@@ -176,18 +187,32 @@ def parse_toml(content: bytes, origin: str) -> dict[str, Any]:
     """Return the table of a TOML document.
 
     Raises:
-        UserError: where it is not TOML, is too large or too deep, or has too many dots in a key.
+        UserError: where it is not TOML, is too large or too deep, has too many dots in a key, or a number of
+            too many digits.
     """
     if len(content) > TOML_BYTES:
         raise UserError(_too_large(origin, len(content), TOML_BYTES))
-    if _is_deeper(content, DEPTH):
+    if is_deeper(content):
         raise UserError(f"{origin} is not read: lists and tables nest more than {DEPTH} levels.")
     if _LONG_KEY.search(content):
         raise UserError(f"{origin} is not read: a key has more than {DOTS} dots.")
     try:
-        return tomllib.loads(content.decode("utf-8-sig"))
+        table = tomllib.loads(content.decode("utf-8-sig"))
+        check_values(table)
     except (ValueError, RecursionError) as error:  # also a number with thousands of digits
-        raise UserError(f"{origin} is not TOML: {printable(str(error))}.") from None
+        raise UserError(f"{origin} is not TOML: {printable(str(error)).rstrip('.')}.") from None
+    return table
+
+
+def check_values(value: Any, depth: int = DEPTH) -> None:
+    """Raise `ValueError` for nesting beyond `depth` and for a number of too many digits."""
+    if isinstance(value, dict | list | tuple | set):
+        if depth == 0:
+            raise ValueError(f"lists and tables nest more than {DEPTH} levels")
+        for inner in value.values() if isinstance(value, dict) else value:
+            check_values(inner, depth - 1)
+    elif isinstance(value, int) and abs(value) >= 10**DIGITS:
+        raise ValueError(f"a number of more than {DIGITS} digits")
 
 
 def safetensors_header(content: bytes, origin: str) -> dict[str, Any]:
@@ -205,28 +230,8 @@ def safetensors_header(content: bytes, origin: str) -> dict[str, Any]:
     return header
 
 
-# --- text ----------------------------------------------------------------------------------------
+# --- bounds --------------------------------------------------------------------------------------
 
-
-def printable(text: str, limit: int = SHOWN) -> str:
-    r"""Return foreign text as one line that a terminal prints as it reads.
-
-    Control characters, escape sequences, line breaks and characters that change the direction of text
-    become visible escapes; text of more than `limit` characters is cut in the middle.
-
-    >>> printable("a\x1b[31mb\n")
-    'a\\x1b[31mb\\n'
-    """
-    shown = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
-    if len(shown) <= limit:
-        return shown
-    head = (limit - 3) * 2 // 3
-    return f"{shown[:head]}...{shown[len(shown) - (limit - 3 - head) :]}"
-
-
-_UNPRINTABLE = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
-)
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
 _QUOTED = re.compile(rb'"[^"]*"')
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{}'))
@@ -236,8 +241,8 @@ _STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
 _LONG_KEY = re.compile(rb"(?<![A-Za-z0-9_\"'-])(?:[A-Za-z0-9_\"'-]++[ \t]*+\.[ \t]*+){%d}" % (DOTS + 1))
 
 
-def _is_deeper(content: bytes, depth: int) -> bool:
-    """Whether brackets outside of double-quoted strings nest more than `depth` levels."""
+def is_deeper(content: bytes, depth: int = DEPTH) -> bool:
+    """Return whether brackets outside of double-quoted strings nest more than `depth` levels."""
     text = _ESCAPED.sub(b"", content) if b"\\" in content else content
     structure = _QUOTED.sub(b"", text.translate(None, _NOT_STRUCTURE))
     brackets = np.frombuffer(structure, dtype=np.uint8)

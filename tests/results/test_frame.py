@@ -156,7 +156,7 @@ def test_a_damaged_record_is_named(tmp_path):
     folder = write_run(tmp_path, [make_record()])
     path = folder.record("0" * 16)
     path.write_text("{")
-    with pytest.raises(UserError, match=f"{path} is truncated"):
+    with pytest.raises(UserError, match=f"{path} is damaged"):
         load_records(str(tmp_path))
 
 

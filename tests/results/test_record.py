@@ -76,7 +76,7 @@ def test_nan_and_infinity_are_refused_wherever_they_stand(path, constant):
         holder = holder[part]
     holder[path[-1]] = "HERE"
     text = json.dumps(broken).replace('"HERE"', constant)
-    with pytest.raises(UserError, match=f"x.json is truncated or not JSON: {constant} is not JSON"):
+    with pytest.raises(UserError, match=f"x.json is damaged: {constant} is not JSON"):
         parse_record(text, "x.json")
 
 
@@ -90,7 +90,7 @@ def test_nan_is_not_written():
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_half_a_file_is_no_record(share):
     text = make_record().to_json().encode()
-    with pytest.raises(UserError, match=r"^cut\.json is truncated or not JSON: "):
+    with pytest.raises(UserError, match=r"^cut\.json is damaged: "):
         parse_record(text[: int(share * len(text))], "cut.json")
 
 

@@ -93,7 +93,7 @@ def test_a_checkpoint_is_what_is_in_it(tmp_path):
 
 def test_a_checkpoint_that_is_not_there_is_refused_by_name(tmp_path):
     fork = Fork.parse(f"from:{tmp_path}/no.safetensors")
-    with pytest.raises(UserError, match=r"no\.safetensors: No such file"):
+    with pytest.raises(UserError, match=r"no\.safetensors cannot be read: No such file"):
         _ = fork.identity
     with pytest.raises(UserError, match=r"from:FILE\.safetensors"):
         Fork.parse("from:weights.pt")

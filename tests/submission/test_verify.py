@@ -318,7 +318,7 @@ def test_an_infinity_among_unknown_keys_is_refused_too(folder):
 
 def test_a_key_given_twice_is_refused(folder):
     edit_line(folder, a_pair(folder), lambda t: t.replace('"status":"ok"', '"status":"failed","status":"ok"'))
-    assert "key 'status' is repeated" in "\n".join(map(str, verify(folder).faults))
+    assert "key 'status' is there twice" in "\n".join(map(str, verify(folder).faults))
 
 
 # --- a forger's logits ---------------------------------------------------------------------------

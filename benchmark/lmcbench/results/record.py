@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lmcbench.errors import UserError, reading
+from lmcbench.errors import UserError, printable
 from lmcbench.results.curves import Barrier, Curve, barrier
+from lmcbench.untrusted import parse_json, read_bytes
 
 SCHEMA = "lmcbench/cell/1"
 Status = Literal["ok", "diverged", "failed"]
@@ -260,10 +262,7 @@ def parse_record(content: bytes | str, origin: str) -> Record:
     Raises:
         UserError: if it is truncated or invalid, or of a newer schema.
     """
-    try:
-        table = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{origin} is truncated or not JSON: {error}.") from None
+    table = parse_json(content, origin)
     check_schema(table, origin)
     try:
         return Record.model_validate(table)
@@ -272,19 +271,6 @@ def parse_record(content: bytes | str, origin: str) -> Record:
         key = ".".join(str(part) for part in fault["loc"])
         message = f"{key}: {fault['msg']}" if key else fault["msg"].removeprefix("Value error, ")
         raise UserError(f"{origin} is not a valid record: {message}.") from None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON; use null for a missing value")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice!r} is repeated")
-    return table
 
 
 class NewerSchemaError(UserError):
@@ -296,11 +282,12 @@ def check_schema(table: object, origin: str, schema: str = SCHEMA) -> None:
     found = table.get("schema") if isinstance(table, dict) else None
     stem, _, version = schema.rpartition("/")
     if not isinstance(found, str) or not found.startswith(f"{stem}/"):
-        raise UserError(f"{origin} is not a {stem} file: its schema is {found!r}.")
+        raise UserError(f"{origin} is not a {stem} file: its schema is {printable(repr(found))}.")
     number = found.rpartition("/")[2]
-    if not number.isdecimal() or int(number) > int(version):
+    # a number of many digits is a later one, too
+    if not re.fullmatch(r"[0-9]{1,9}", number) or int(number) > int(version):
         raise NewerSchemaError(
-            f"{origin} has schema {found}; this lmcbench reads up to {schema}. "
+            f"{origin} has schema {printable(found)}; this lmcbench reads up to {schema}. "
             "Upgrade: pip install -U lmcbench."
         )
 
@@ -311,6 +298,4 @@ def read_record(path: Path) -> Record:
     Raises:
         UserError: if the file cannot be read, or as in `parse_record`.
     """
-    with reading(path):
-        content = path.read_bytes()
-    return parse_record(content, str(path))
+    return parse_record(read_bytes(path), str(path))

@@ -14,10 +14,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from lmcbench.errors import UserError, unknown
+from lmcbench.errors import UserError, printable, unknown
 from lmcbench.spec.canonical import canonical_json
+from lmcbench.untrusted import MB, check_values, is_deeper, is_regular, read_bytes
 
 Source = Literal["lmcbench", "timm", "module", "file"]
+
+ARGUMENTS_LENGTH = 4_000
+"""Longest text of a network's keyword arguments, in characters."""
+
+SOURCE_BYTES = 4 * MB
+"""Largest file with a network's factory."""
 
 OWN_PREFIX = "lmc_"
 """Prefix of the package's own networks; no timm name has it."""
@@ -78,10 +85,13 @@ class Architecture(BaseModel):
         if ":" in name:
             return name
         if name.endswith(".py"):
-            raise UserError(f"Architecture {name!r} has no function name. Write {name}:FUNCTION.")
+            raise UserError(
+                f"Architecture {printable(name)!r} has no function name. Write {printable(name)}:FUNCTION."
+            )
         if not re.fullmatch(r"[\w.-]+", name):
             raise UserError(
-                f"Architecture {name!r} is not a valid name. Allowed are letters, digits, '_', '-' and '.'. "
+                f"Architecture {printable(name)!r} is not a valid name. "
+                "Allowed are letters, digits, '_', '-' and '.'. "
                 "Write arguments as NAME(K=V,...) on the command line and as kwargs = {...} in a suite file."
             )
         if name.startswith(OWN_PREFIX) and name not in OWN_NETWORKS:
@@ -92,11 +102,14 @@ class Architecture(BaseModel):
     @classmethod
     def _check_kwargs(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
         try:
-            canonical_json(kwargs)
+            check_values(kwargs)
+            length = len(canonical_json(kwargs))
         except (TypeError, ValueError):
             raise ValueError(
                 "must be finite numbers, strings, booleans, or lists and tables of them"
             ) from None
+        if length > ARGUMENTS_LENGTH:
+            raise ValueError(f"have {length:,} characters; at most {ARGUMENTS_LENGTH:,} are allowed")
         return kwargs
 
     @field_validator("adapt")
@@ -141,7 +154,7 @@ class Architecture(BaseModel):
         if self.source in ("lmcbench", "timm"):
             text = f"{self.source}:{self.name}:{OWN_REVISIONS.get(self.name, 1)}".encode()
         else:
-            text = source_file(self.name).read_bytes()
+            text = read_bytes(source_file(self.name), limit=SOURCE_BYTES)
         return fingerprint_of(text)
 
     def identity(self) -> dict[str, Any]:
@@ -172,6 +185,11 @@ def parse_architecture(text: str, recipe: str, kwargs: Mapping[str, Any] | None 
         UserError: for an invalid name, an unknown adaptation or malformed arguments.
     """
     settings = dict(kwargs or {})
+    if len(text) > ARGUMENTS_LENGTH:
+        raise UserError(
+            f"Architecture {printable(text, 60)!r} has {len(text):,} characters; "
+            f"at most {ARGUMENTS_LENGTH:,} are allowed."
+        )
     call = re.fullmatch(r"([^()]+)\((.*)\)", text)
     if call is not None:
         text = call[1]
@@ -199,7 +217,7 @@ def make_architecture(name: str, recipe: str, kwargs: Mapping[str, Any], adapt: 
         if isinstance(refusal, UserError):
             raise refusal from None
         message = fault["msg"].removeprefix("Value error, ")
-        raise UserError(f"Architecture {name!r}: {fault['loc'][0]}: {message}.") from None
+        raise UserError(f"Architecture {printable(name)!r}: {fault['loc'][0]}: {message}.") from None
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -213,17 +231,21 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not equals or not name.isidentifier() or name in settings:
             raise UserError(
-                f"Architecture argument {text!r} is malformed or repeated: write NAME=VALUE, each name once."
+                f"Architecture argument {printable(text)!r} is malformed or repeated: "
+                "write NAME=VALUE, each name once."
             )
         settings[name] = _value(value)
     return settings
 
 
 def _value(text: str) -> Any:
+    brackets = text.replace("(", "[").replace(")", "]").encode("utf-8", "replace")
+    if len(text) > ARGUMENTS_LENGTH or is_deeper(brackets):
+        raise UserError(f"Architecture argument {printable(text, 60)!r} is too long or too deep.")
     for read in (json.loads, ast.literal_eval):
         try:
             return read(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # the last: of the parser
             continue
     return text
 
@@ -253,8 +275,8 @@ def imports_beside(file: Path) -> list[str]:
     names.
     """
     try:
-        tree = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError):
+        tree = ast.parse(read_bytes(file, limit=SOURCE_BYTES))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     imported: set[str] = set()
     for node in ast.walk(tree):
@@ -288,16 +310,17 @@ def source_file(name: str) -> Path:
     where, _, function = name.rpartition(":")
     if not re.fullmatch(r"[A-Za-z_]\w*", function):
         raise UserError(
-            f"Architecture {name!r} has no function name. Write module:function or file.py:function."
+            f"Architecture {printable(name)!r} has no function name. "
+            "Write module:function or file.py:function."
         )
     if where.endswith(".py"):
-        if not Path(where).is_file():
-            raise UserError(f"Architecture {name!r}: file {where} does not exist.")
+        if not is_regular(Path(where)):
+            raise UserError(f"Architecture {printable(name)!r}: file {printable(where)} does not exist.")
         return Path(where)
     try:
         spec = importlib.util.find_spec(where)
     except (ImportError, ValueError):
         spec = None
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise UserError(f"Architecture {name!r}: module {where!r} is not on the import path.")
+    if spec is None or spec.origin is None or not is_regular(Path(spec.origin)):
+        raise UserError(f"Architecture {printable(name)!r}: module {where!r} is not on the import path.")
     return Path(spec.origin)

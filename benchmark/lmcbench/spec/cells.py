@@ -16,7 +16,7 @@ from lmcbench.spec.forks import WHOLE_BUDGET, Fork, equal_share
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.seeds import Seeds
 from lmcbench.spec.shifts import Shift, short_name
-from lmcbench.spec.suite import Suite
+from lmcbench.spec.suite import MAX_CELLS, Suite
 from lmcbench.spec.suite_files import explain_new_suite
 
 MAX_REPLICATES = 10_000
@@ -177,6 +177,8 @@ def expand(suite: Suite, selection: Selection = Selection()) -> list[Cell]:
     places = suite.conditions_of(shifts, forks)
     _check_each_has_cells(suite, selection, forks, places)
     replicates = range(suite.replicates) if selection.replicates is None else selection.replicates
+    if (count := len(replicates) * len(architectures) * len(places)) > MAX_CELLS:
+        raise UserError(f"{count:,} cells are selected; at most {MAX_CELLS:,} are allowed. Select fewer.")
     return [
         Cell(suite, architecture, shift, fork, replicate)
         for replicate in replicates

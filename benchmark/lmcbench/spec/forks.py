@@ -10,7 +10,8 @@ from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, printable
+from lmcbench.untrusted import open_regular
 
 INDEPENDENT = "independent"
 EQUAL_COST = "independent-equal-cost"
@@ -26,6 +27,10 @@ COMPARATORS = {
 FROM = "from:"
 SUFFIX = ".safetensors"
 _CHECKPOINT = re.compile(rf"{FROM}(.+?)(?:@([0-9a-f]{{8}}))?")
+_EPOCH = re.compile(r"\d{1,9}(\.\d{1,12})?", re.ASCII)
+
+CHECKPOINT_BYTES = 2**36
+"""Largest checkpoint that siblings start from; only its hash is computed here, part by part."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,19 @@ class Fork:
         Raises:
             UserError: if it is not an epoch of at least 0, a comparator or `from:FILE.safetensors`.
         """
-        if text in COMPARATORS:
-            return cls(None, comparator=str(text))
-        given = _CHECKPOINT.fullmatch(str(text))
+        if isinstance(text, str) and text in COMPARATORS:
+            return cls(None, comparator=text)
+        is_number = isinstance(text, int | float) and not isinstance(text, bool)
+        # long numbers have no decimal text
+        name = str(text) if isinstance(text, str) or (is_number and abs(text) < 10**9) else ""
+        given = _CHECKPOINT.fullmatch(name)
         if given is not None and given[1].endswith(SUFFIX):
             return cls(None, checkpoint=Path(given[1]), mark=given[2])
-        if isinstance(text, bool) or not re.fullmatch(r"\d+(\.\d+)?", str(text)):
+        if not _EPOCH.fullmatch(name):
             names = ", ".join(f"'{name}'" for name in COMPARATORS)
+            found = printable(repr(text)) if isinstance(text, str | int | float) else type(text).__name__
             raise UserError(
-                f"Unknown fork {text!r}. Allowed: an epoch (0, 2, 0.5) or {names}; "
+                f"Unknown fork {found}. Allowed: an epoch (0, 2, 0.5) or {names}; "
                 f"on the command line also {FROM}FILE{SUFFIX}."
             )
         return cls(float(text))
@@ -91,9 +100,10 @@ class Fork:
         """
         assert self.checkpoint is not None
         try:
-            return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()
-        except OSError as error:
-            raise UserError(f"Fork {FROM}{self.checkpoint}: {error.strerror}.") from None
+            with open_regular(self.checkpoint, limit=CHECKPOINT_BYTES) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except UserError as error:
+            raise UserError(f"Fork {FROM}{error}") from None
 
     def step(self, steps_per_epoch: int) -> int:
         """Return the step at which siblings start, rounded down; 0 without a trunk."""

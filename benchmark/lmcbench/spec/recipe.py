@@ -19,27 +19,25 @@ class Recipe(BaseModel):
     keep their digest.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(gt=0, allow_inf_nan=False, description="peak learning rate")
+    lr: float = Field(gt=0, description="peak learning rate")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
     nesterov: bool = False
     betas: tuple[float, float] = Field(default=(0.9, 0.999), strict=False, description="of AdamW")
-    eps: float = Field(default=1e-8, gt=0, allow_inf_nan=False, description="of AdamW")
-    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    eps: float = Field(default=1e-8, gt=0, description="of AdamW")
+    weight_decay: float = Field(default=0.0, ge=0)
     decay_vectors: bool = Field(default=True, description="decay biases and norm weights too")
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     milestones: tuple[float, ...] = Field(
         default=(), strict=False, description="fractions of training at which 'step' divides lr by 10"
     )
     warmup_epochs: float = Field(default=0.0, ge=0, description="linear, from lr / warm-up steps")
-    batch_size: int = Field(ge=1)
-    epochs: int = Field(ge=1, description="passes over the full training set; sets T")
+    batch_size: int = Field(ge=1, le=10**9)
+    epochs: int = Field(ge=1, le=10**9, description="passes over the full training set; sets T")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    clip_norm: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="of the whole gradient"
-    )
+    clip_norm: float | None = Field(default=None, gt=0, description="of the whole gradient")
     augmentation: tuple[Literal["flip", "shift1", "crop4", "crop4-reflect"], ...] = Field(
         default=(), strict=False
     )

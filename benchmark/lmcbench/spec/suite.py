@@ -28,13 +28,19 @@ from lmcbench.spec.shifts import Noise, Shift
 DEMONSTRATIONS = frozenset({"digits", "noise-grid"})
 """Suites whose recipes were chosen to make effects visible: their results are not evidence."""
 
-SLUG = r"^[a-z0-9][a-z0-9-]*$"
+SLUG = r"^[a-z0-9][a-z0-9-]{0,99}$"
+
+MAX_CELLS = 200_000
+"""Most cells of a suite or a run: a typing error would fill the memory with them."""
+
+COUNT = 10**9
+"""Largest number of images, epochs and the like."""
 
 
 class SuiteTable(BaseModel):
     """A table of a suite file. It is frozen and rejects unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DataSpec(SuiteTable):
@@ -46,8 +52,8 @@ class DataSpec(SuiteTable):
     shifted_sha256: dict[str, str] = Field(
         default_factory=dict, description="expected sha256 of shifted test sets, by evaluation shift"
     )
-    train_size: int | None = Field(default=None, ge=1, description="images, stratified; null: all")
-    test_size: int | None = Field(default=None, ge=1, description="images, stratified; null: all")
+    train_size: int | None = Field(default=None, ge=1, le=COUNT, description="images, stratified; null: all")
+    test_size: int | None = Field(default=None, ge=1, le=COUNT, description="images, stratified; null: all")
     holdout: float = Field(
         default=0.0,
         ge=0,
@@ -62,12 +68,15 @@ class DataSpec(SuiteTable):
 class Protocol(SuiteTable):
     """How curves are measured (docs/design.md, section 3)."""
 
-    alphas: int = Field(default=21, ge=3, description="number of points on the line, odd")
-    calibration: int = Field(default=1000, ge=2, description="images for normalisation statistics")
-    calibration_batches: int = Field(default=1, ge=1, description="number of batches of these images")
+    alphas: int = Field(default=21, ge=3, le=10_001, description="number of points on the line, odd")
+    calibration: int = Field(default=1000, ge=2, le=COUNT, description="images for normalisation statistics")
+    calibration_batches: int = Field(
+        default=1, ge=1, le=COUNT, description="number of batches of these images"
+    )
     train_eval: int | None = Field(
         default=None,
         ge=1,
+        le=COUNT,
         description="number of training items, stratified, for train curves; more if a view would have "
         "fewer than 10 of them; null: all",
     )
@@ -112,10 +121,12 @@ class Probe(SuiteTable):
     """The cells with analyses: snapshots of their siblings are stored during training."""
 
     shifts: list[str] = Field(default_factory=list, description="names of training shifts; all forks")
-    replicates: int = Field(default=1, ge=1, description="number of replicates, from 0")
-    images: int = Field(default=500, ge=2, description="images of each of training and test set, stratified")
+    replicates: int = Field(default=1, ge=1, le=COUNT, description="number of replicates, from 0")
+    images: int = Field(
+        default=500, ge=2, le=COUNT, description="images of each of training and test set, stratified"
+    )
     snapshots: int = Field(
-        default=12, ge=1, description="maximal number of snapshots of a sibling after its first"
+        default=12, ge=1, le=COUNT, description="maximal number of snapshots of a sibling after its first"
     )
 
     def logged(self, start: int, length: int, per_epoch: int) -> list[int]:
@@ -157,7 +168,7 @@ class Suite(SuiteTable):
     """Architectures, training shifts, forks and replicates on one data set, and how they are measured."""
 
     name: str = Field(pattern=SLUG)
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, le=COUNT)
     description: str
     citation: str = ""
     cost: str = Field(default="", description="measured time and the machine")
@@ -175,8 +186,8 @@ class Suite(SuiteTable):
         default_factory=list,
         description="evaluation shifts: transforms of the test set, or shifted test sets",
     )
-    siblings: int = Field(default=2, ge=2, description="K, siblings per cell")
-    replicates: int = Field(default=3, ge=1)
+    siblings: int = Field(default=2, ge=2, le=100, description="K, siblings per cell")
+    replicates: int = Field(default=3, ge=1, le=COUNT)
     protocol: Protocol = Protocol()
     probe: Probe = Probe()
     floor: float = Field(default=0.0, ge=0, le=1, description="mean member accuracy required for a rank")
@@ -186,6 +197,13 @@ class Suite(SuiteTable):
 
     @model_validator(mode="after")
     def _agree(self) -> Suite:
+        # before anything is combined; comparators may be under fewer shifts
+        cells = len(self.architectures) * len(self.shifts) * len(self.forks) * self.replicates
+        if cells > MAX_CELLS:
+            raise ValueError(
+                f"has {cells:,} cells (architectures x shifts x forks x replicates); at most {MAX_CELLS:,} "
+                "are allowed"
+            )
         for architecture in self.architectures:
             if architecture.recipe not in self.recipes:
                 raise ValueError(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import tomllib
 from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -11,11 +11,15 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from lmcbench.errors import UserError, reading, unknown
+from lmcbench.errors import UserError, unknown
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.gate_tests import GateTest
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.suite import DataSpec, Probe, Protocol, ShiftSpec, Suite
+from lmcbench.untrusted import TOML_BYTES, parse_toml, printable, read_bytes
+
+FAULTS = 10
+"""Faults of one file that a message lists."""
 
 
 def published_suites() -> dict[str, Traversable]:
@@ -52,13 +56,11 @@ def read_suite(name: str) -> tuple[bytes, str]:
         UserError: if it does not exist or cannot be read.
     """
     if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
+        if not os.path.lexists(name):
             raise UserError(
-                f"No suite file {name}. Give a path, or a published name (see 'lmcbench suites')."
+                f"No suite file {printable(name)}. Give a path, or a published name (see 'lmcbench suites')."
             )
-        with reading(name):
-            return path.read_bytes(), name
+        return read_bytes(Path(name), limit=TOML_BYTES), name
     published = published_suites()
     versioned = {stem: file for stem, _, file in _suite_files()}
     if name not in published and name not in versioned:
@@ -100,10 +102,7 @@ def parse_suite(content: bytes, origin: str) -> Suite:
     Raises:
         UserError: naming the file and the key of each fault.
     """
-    try:
-        table = tomllib.loads(content.decode("utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{origin} is not TOML: {error}.") from None
+    table = parse_toml(content, origin)
     try:
         return Suite.model_validate(table)
     except ValidationError as error:
@@ -111,23 +110,26 @@ def parse_suite(content: bytes, origin: str) -> Suite:
 
 
 def explain(error: ValidationError, origin: str, model: type[BaseModel]) -> str:
-    """Return a pydantic error as one line for each fault: file, key, fault, value found."""
+    """Return a pydantic error as one line for each of the first faults: file, key, fault, value found."""
     lines = []
-    for fault in error.errors(include_url=False):
-        key = ".".join(str(part) for part in fault["loc"])
+    faults = error.errors(include_url=False)
+    for fault in faults[:FAULTS]:
+        key = ".".join(printable(str(part), 60) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
             lines.append(f"{origin}: {key}: unknown key. {_suggest_key(fault['loc'], model)}".rstrip())
         elif fault["type"] == "missing":
             lines.append(f"{origin}: {key}: required key is missing.")
         elif fault["type"] in ("model_type", "dict_type"):
-            lines.append(f"{origin}: {key}: must be a table, found {fault['input']!r}.")
+            lines.append(f"{origin}: {key}: must be a table, found {printable(repr(fault['input']))}.")
         else:
-            message = fault["msg"].removeprefix("Value error, ").rstrip(".")
-            found = fault["input"]
-            scalar = isinstance(found, (str, int, float, bool))
-            shown = f" (found {found!r})" if scalar and repr(found) not in message else ""
+            message = printable(fault["msg"].removeprefix("Value error, ").rstrip("."), 600)
+            found = printable(repr(fault["input"]), 100)
+            scalar = isinstance(fault["input"], (str, int, float, bool))
+            shown = f" (found {found})" if scalar and found not in message else ""
             end = "" if message.endswith("?") and not shown else "."
             lines.append(f"{origin}: {f'{key}: ' if key else ''}{message}{shown}{end}")
+    if len(faults) > FAULTS:
+        lines.append(f"{origin}: {len(faults) - FAULTS} more faults.")
     return "\n".join(lines)
 
 
