@@ -308,12 +308,12 @@ def test_a_barrier_forged_together_with_its_curve_contradicts_the_soup_or_the_si
 def test_what_is_not_finite_is_refused(folder, text):
     edit_line(folder, a_pair(folder), lambda t: re.sub(r'"train_s":[0-9.e-]+', f'"train_s":{text}', t))
     [fault] = [str(f) for f in verify(folder).faults if "#line " in f.file]
-    assert "NaN is not JSON" in fault or "Infinity is not JSON" in fault or "finite number" in fault
+    assert re.search("NaN is not JSON|Infinity is not JSON|beyond the range", fault)
 
 
 def test_an_infinity_among_unknown_keys_is_refused_too(folder):
     edit_line(folder, a_pair(folder), lambda t: t.replace('"env":{', '"novel":[1e999],"env":{'))
-    assert "novel.0: found inf; what was not measured is null" in "\n".join(map(str, verify(folder).faults))
+    assert "beyond the range of floating point numbers" in "\n".join(map(str, verify(folder).faults))
 
 
 def test_a_key_given_twice_is_refused(folder):
@@ -636,7 +636,7 @@ def test_a_gigabyte_is_refused_before_it_is_read(folder, name, monkeypatch):
 
 def test_deep_json_is_refused(folder):
     edit_line(folder, a_pair(folder), lambda _: "[" * 500_000)
-    assert "is truncated" in "\n".join(map(str, verify(folder).faults))
+    assert "is damaged" in "\n".join(map(str, verify(folder).faults))
 
 
 def test_all_faults_are_reported_at_once(folder):
