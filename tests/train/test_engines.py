@@ -105,6 +105,16 @@ def test_same_seeds_same_data_same_bits(name):
     assert distance(a, other) > 0
 
 
+@pytest.mark.parametrize("name", ["lmc_cnn", "lmc_resnet"])
+def test_bits_do_not_change_where_kernels_do(name):
+    """oneDNN takes the kernel of a first layer (one input channel, with and without bias) by the fleet."""
+    members = [(i, 10 + i) for i in range(25)]
+    whole = train("stacked", name, RECIPES["sgd"], members, stop=2).states
+    for count in (1, 2, 7, 8, 9, 15, 16, 17, 24):
+        fewer = train("stacked", name, RECIPES["sgd"], members[:count], stop=2).states
+        assert_equal(whole[count - 1], fewer[-1])
+
+
 @pytest.mark.parametrize("name", [name for name, device in sorted(STACKED) if device == "cpu"])
 def test_bits_do_not_depend_on_the_fleet(name):
     """Neither the number of the others nor the place among them changes a network of the table."""

@@ -176,6 +176,16 @@ def labels_name(split: str) -> str:
     return f"{shown_split(split)}.labels"
 
 
+def midpoint_name(split: str, i: int, j: int) -> str:
+    """Return the name of the tensor with the logits halfway between siblings i and j."""
+    return f"{split}.midpoint-{i}-{j}"
+
+
+def soup_name(split: str) -> str:
+    """Return the name of the tensor with the soup's logits; two siblings' soup is their midpoint."""
+    return f"{split}.soup"
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """Read a `run.json`.
 

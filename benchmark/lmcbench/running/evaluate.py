@@ -24,7 +24,7 @@ from lmcbench.errors import UserError
 from lmcbench.machine import release_memory
 from lmcbench.results.curves import Array, chord_area
 from lmcbench.results.record import PairRecord, Score, SiblingRecord, barrier_records, curve_records
-from lmcbench.results.run_folder import labels_name
+from lmcbench.results.run_folder import labels_name, midpoint_name, soup_name
 from lmcbench.running.family_data import FamilyData
 from lmcbench.running.splits import Splits, pass_line, pass_siblings, score_logits, to_stored
 from lmcbench.spec.canonical import digest
@@ -93,6 +93,7 @@ def evaluate(
     labels = {name: splits.tests[t][1].cpu().numpy() for name, t in splits.named.items()}
     logits = {name: to_stored(recalibrated.tests[t]) for name, t in splits.named.items()}
     predicted = measure_logits(logits, labels)
+    inside: dict[str, Logits] = {}  # of midpoints and the soup, so that others can recompute their scores
 
     def pair_record(i: int, j: int, grid: Array) -> PairRecord:
         inner, blended = [], []
@@ -104,6 +105,8 @@ def evaluate(
             del points  # before the next chunk is made
         path = recalibrated.line(i, j, inner)
         curves = path.curves(splits, grid, i, j)
+        for name, t in splits.named.items():
+            inside[midpoint_name(name, i, j)] = to_stored(path.tests[t][len(grid) // 2])
         uncalibrated = None
         if as_trained is not None:
             uncalibrated = curve_records(as_trained.line(i, j, blended).curves(splits, grid, i, j))
@@ -129,8 +132,15 @@ def evaluate(
         )
 
     grid = alpha_grid(protocol.alphas)
+    pairs = [pair_record(i, j, grid) for i, j in combinations(range(len(states)), 2)]
+    soup: dict[str, Score] | None = None
+    if len(states) > 1:
+        souped = pass_soup(network, recalibrate(network.prepare([average(states)])), splits)
+        soup = {name: score_logits(souped[t], splits.tests[t][1]) for name, t in splits.named.items()}
+        if len(states) > 2:
+            inside |= {soup_name(name): to_stored(souped[t]) for name, t in splits.named.items()}
     return Evaluation(
-        pairs=[pair_record(i, j, grid) for i, j in combinations(range(len(states)), 2)],
+        pairs=pairs,
         siblings=[
             SiblingRecord(
                 splits=recalibrated.scores(splits, i),
@@ -140,12 +150,14 @@ def evaluate(
             for i, loss in enumerate(train_losses)
         ],
         ensemble=predicted.ensemble,
-        soup=_soup(network, recalibrate(network.prepare([average(states)])), splits)
-        if len(states) > 1
-        else None,
+        soup=soup,
         functions=predicted.functions,
         noise=noise,
-        predictions={**logits, **{labels_name(n): found.astype(np.int16) for n, found in labels.items()}},
+        predictions={
+            **logits,
+            **inside,
+            **{labels_name(n): found.astype(np.int16) for n, found in labels.items()},
+        },
         calibration={
             "n": len(listed),
             "batches": protocol.calibration_batches,
@@ -157,12 +169,9 @@ def evaluate(
     )
 
 
-def _soup(network: Network, average_state: Stack, splits: Splits) -> dict[str, Score]:
-    found = {}
-    for name, transform in splits.named.items():
-        images, labels = splits.tests[transform]
-        found[name] = score_logits(network.logits(average_state, images)[0], labels)
-    return found
+def pass_soup(network: Network, soup: Stack, splits: Splits) -> dict[str | None, Tensor]:
+    """Return the soup's logits on every test split's images, `[n, classes]`, by transform."""
+    return {t: network.logits(soup, splits.tests[t][0])[0] for t in {*splits.named.values()}}
 
 
 def _calibration_items(cell: Cell, data: FamilyData, n: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -66,8 +67,43 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: A
     return functorch._add_batch_dim(out.view(*q.shape[:2], *out.shape[1:]), 0, level)
 
 
+FEW_CHANNELS = 16
+"""Input channels of all networks of a fleet together, below which a convolution with 1 to 3 of them a network
+may run on another kernel, with other last bits. Measured with oneDNN 3.13 on AVX2 (2026-11-29): the kernel
+changes at 8 channels in all; with 4 or more input channels a network, all fleets of 2 to 24 have equal bits.
+A block of AVX-512 has 16 channels."""
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+    """Convolve as `F.conv2d`, with bits that do not depend on how many networks there are.
+
+    A small fleet is padded with networks of zeros up to `FEW_CHANNELS`, because oneDNN chooses its kernel by
+    the number of channels of all networks together.
+    """
+    few = all(map(_batched, (x, weight))) and weight.shape[1] < 4 and x.shape[1] == weight.shape[1]
+    if not few or x.device.type != "cpu":
+        return F.conv2d(x, weight, bias, *args, **kwargs)
+    level, n = functorch.maybe_get_level(x), _unwrapped(weight, 0).shape[0]
+    missing = math.ceil(FEW_CHANNELS / weight.shape[1]) - n
+    if missing <= 0:
+        return F.conv2d(x, weight, bias, *args, **kwargs)
+
+    def pad(t: Tensor) -> Tensor:
+        values = _unwrapped(t, 0)
+        zeros = values.new_zeros(missing, *values.shape[1:])
+        return functorch._add_batch_dim(torch.cat([values, zeros]), 0, level)
+
+    shift = pad(bias) if bias is not None and _batched(bias) else bias
+    padded = F.conv2d(pad(x), pad(weight), shift, *args, **kwargs)
+    axis = functorch.maybe_get_bdim(padded)
+    # contiguous, as without padding: the next operator may choose its kernel by the layout
+    out = functorch.get_unwrapped(padded).narrow(axis, 0, n).contiguous()
+    return functorch._add_batch_dim(out, axis, level)
+
+
 TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
     F.batch_norm: batch_norm,
+    F.conv2d: conv2d,
     F.scaled_dot_product_attention: attention,
 }
 
