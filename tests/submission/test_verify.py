@@ -745,7 +745,7 @@ def test_logits_are_left_out_by_a_rule_and_not_by_choice():
     large = [widened(r, 10_000) for r in found if len(r.siblings) == 2]
     kept = kept_splits(large, 100)
     whole = [r for r in large if kept[r.key]]
-    assert len(whole) == int(25e6 // (2 * 10_000 * 100 * 2 + 20_000 + 3 * TENSOR_BYTES))
+    assert len(whole) == int(25e6 // (3 * 10_000 * 100 * 2 + 20_000 + 4 * TENSOR_BYTES))
     assert max(r.replicate for r in whole) <= min(r.replicate for r in large if not kept[r.key])
 
 

@@ -14,7 +14,7 @@ from lmcbench.errors import UserError, counted, reading
 from lmcbench.leaderboard.files import MB, PREDICTION_BYTES
 from lmcbench.results.cell_values import SPLIT
 from lmcbench.results.record import Record
-from lmcbench.results.run_folder import RunFolder, labels_name
+from lmcbench.results.run_folder import RunFolder, labels_name, midpoint_name, soup_name
 from lmcbench.spec.evaluation_shifts import shown_split
 
 TENSOR_BYTES = 180
@@ -53,6 +53,15 @@ def test_splits(record: Record) -> list[str]:
     return sorted(record.siblings[0].splits.keys() - {"train", "view"})
 
 
+def inner_names(record: Record, split: str) -> list[str]:
+    """Return the tensors `[n, classes]` of a split with logits between the siblings: midpoints and the soup.
+
+    Two siblings' soup is their midpoint.
+    """
+    soup = [soup_name(split)] if len(record.siblings) > 2 else []
+    return [*(midpoint_name(split, pair.i, pair.j) for pair in record.pairs), *soup]
+
+
 def classes_of(labels: Mapping[str, NDArray[np.integer]]) -> int:
     """Return the number of classes of the test labels `[n]`; logits of more classes add nothing."""
     return int(labels[SPLIT].max()) + 1
@@ -61,9 +70,13 @@ def classes_of(labels: Mapping[str, NDArray[np.integer]]) -> int:
 def _bytes(record: Record, splits: Sequence[str], classes: int) -> int:
     """Return an upper bound of what the logits of `splits` (fp16) and their labels (int16) take."""
     shown = {shown_split(split) for split in splits}
-    logits = sum(len(record.siblings) * count_images(record, split) * classes for split in splits)
+    names = {split: inner_names(record, split) for split in splits}
+    logits = sum(
+        (len(record.siblings) + len(names[split])) * count_images(record, split) * classes for split in splits
+    )
     labels = sum(count_images(record, split) for split in shown)
-    return TENSOR_BYTES * (1 + len(splits) + len(shown)) + 2 * (logits + labels)
+    tensors = 1 + len(splits) + len(shown) + sum(map(len, names.values()))
+    return TENSOR_BYTES * tensors + 2 * (logits + labels)
 
 
 def count_images(record: Record, split: str) -> int:
@@ -85,7 +98,8 @@ def count_images(record: Record, split: str) -> int:
 def pack_predictions(records: Sequence[Record], run: RunFolder) -> tuple[bytes | None, str | None]:
     """Return one safetensors file of the logits to keep, and in words what was left out, if anything.
 
-    Tensors are named KEY/SPLIT and KEY/SPLIT.labels. The file is None if no cell was measured.
+    Tensors are named KEY/SPLIT, KEY/SPLIT.labels, KEY/SPLIT.midpoint-I-J and KEY/SPLIT.soup. The file is
+    None if no cell was measured.
 
     Raises:
         UserError: if predictions of the run are missing or damaged.
@@ -112,7 +126,11 @@ def pack_predictions(records: Sequence[Record], run: RunFolder) -> tuple[bytes |
     kept = kept_splits(measured, classes_of({SPLIT: cells[measured[0].key][labels_name(SPLIT)]}))
     tensors: dict[str, NDArray[Any]] = {}
     for record in measured:
-        wanted = {name for split in kept[record.key] for name in (split, labels_name(split))}
+        wanted = {
+            name
+            for split in kept[record.key]
+            for name in (split, labels_name(split), *inner_names(record, split))
+        }
         tensors |= {f"{record.key}/{n}": value for n, value in cells[record.key].items() if n in wanted}
     without = sum(not splits for splits in kept.values())
     left_out = None
