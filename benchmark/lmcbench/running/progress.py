@@ -179,7 +179,8 @@ def cell_line(record: Record) -> str:
         f"replicate {record.replicate}"
     )
     if record.status != "ok":
-        return f"{name}: {record.status}: {record.reason}"
+        learned = " did not learn" not in (record.reason or "")
+        return f"{name}: {f'{record.status}: ' if learned else ''}{record.reason}"
     if record.ensemble is None or record.soup is None:
         return f"{name}: one network; accuracy {_percent(1 - record.siblings[0].splits['test'].error)}"
     loss = barrier_value(record, "loss_chord")

@@ -29,6 +29,10 @@ from lmcbench.train.train_state import named_tensors, save_tensors, state_dict
 DID_NOT_LEARN = 0.98
 """A final training loss of at least this share of ln(classes) counts as a failed training."""
 
+IF_NOT_FINITE = "try a smaller learning rate, a warm-up or gradient clipping"
+IF_NOT_LEARNING = "try a smaller or larger learning rate, more epochs or another recipe"
+"""Advice for the two ways in which training goes wrong; part of a record's reason."""
+
 CHUNK_S = 2.0
 """Seconds of training, about, between two reports of progress and chances to store checkpoints."""
 
@@ -250,13 +254,13 @@ def _outcome(siblings: Sequence[Sibling], per_epoch: int, classes: int) -> dict[
         bad = torch.nonzero(~torch.isfinite(losses))
         last = float(losses[-per_epoch:].double().mean())
         if len(bad):
-            reasons.append(f"sibling {i}: the loss is not finite at step {sibling.start + int(bad[0])}")
+            where = f"the loss is not finite at step {sibling.start + int(bad[0])}"
+            reasons.append(f"sibling {i}: {where}; {IF_NOT_FINITE}")
         elif not sibling.state.finite:
-            reasons.append(f"sibling {i}: a weight is not finite at the end of training")
+            reasons.append(f"sibling {i}: a weight is not finite at the end of training; {IF_NOT_FINITE}")
         elif last >= DID_NOT_LEARN * math.log(classes):
-            reasons.append(
-                f"sibling {i}: the final training loss is {last:.3f}, chance is {math.log(classes):.3f}"
-            )
+            scores = f"final training loss {last:.3f}, chance {math.log(classes):.3f}"
+            reasons.append(f"sibling {i} did not learn: {scores}; {IF_NOT_LEARNING}")
         final.append(last if math.isfinite(last) else None)
     status = "diverged" if reasons else "ok"
     return {"status": status, "reason": "; ".join(reasons) or None, "train_losses": final}
