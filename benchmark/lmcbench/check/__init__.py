@@ -1,1 +1,1 @@
-"""Check whether an architecture is ready to run."""
+"""Check whether an architecture is ready to run, and write a template of one."""

@@ -69,7 +69,7 @@ class Device(StrEnum):
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", envvar="LMCBENCH_DATA", help="Folder with data sets as parquet files."),
+    typer.Option(metavar="DIR", envvar="LMCBENCH_DATA", help="Folder that contains the data sets."),
 ]
 ArchKwargs = Annotated[
     list[str] | None,
@@ -100,14 +100,14 @@ def main() -> None:
     """Run the command line and exit with its code; bad input gives one message and no traceback."""
     handle_signals()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a Latin-1 or ASCII terminal has no ±
+        if isinstance(stream, io.TextIOWrapper):  # a Latin-1 or ASCII terminal cannot show every character
             stream.reconfigure(errors="replace")
     try:
         app(prog_name="lmcbench")
     except UserError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    except OSError as error:  # of the file system: no permission, no space, a file where a folder is needed
+    except OSError as error:  # from the file system: no permission, no space, a file where a folder is needed
         if error.strerror is None:
             raise
         typer.echo(f"Error: {error.filename or 'The system'}: {error.strerror}.", err=True)
@@ -136,7 +136,7 @@ REPEAT_S = 10.0
 
 
 def handle_signals() -> None:
-    """Raise `KeyboardInterrupt` on the signals, except those that are ignored (as under nohup)."""
+    """Raise `KeyboardInterrupt` on `SIGNALS`, except those that the process ignores (as under nohup)."""
     ignored_until = -math.inf
 
     def interrupt(signum: int, frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""Commands that list suites, shifts, architectures and data sets, and describe this machine."""
+"""Commands that list suites, shifts, architectures and data sets, fetch data, and describe this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def suites(
 ) -> None:
     """List the published suites, or describe one.
 
-    The description has the suite's cells, data sets and where they were found, cost and digest.
+    The description shows the suite's cells, its cost and digest, and where its data sets were found.
     """
     from lmcbench import catalogue
     from lmcbench.spec.suite_files import load_suite, read_suite
@@ -66,11 +66,15 @@ def shifts(as_json: Json = False) -> None:
 @app.command(epilog="Example: lmcbench archs 'resnet*'")
 def archs(
     pattern: Annotated[
-        str | None, typer.Argument(metavar="GLOB", help="Also search timm's registry, as in 'resnet*'.")
+        str | None,
+        typer.Argument(
+            metavar="GLOB",
+            help="Show those that match, here and in timm's registry; default: the built-in ones.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the built-in architectures, or search timm's with GLOB."""
+    """List the built-in architectures, or search them and timm's with GLOB."""
     from lmcbench import catalogue
 
     listed = catalogue.list_architectures(pattern)
@@ -83,7 +87,7 @@ app.add_typer(data_app, name="data")
 
 @data_app.callback(invoke_without_command=True)
 def data(context: typer.Context, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """List every data set, where it was found, or how to get it."""
+    """List the data sets: where each was found, or how to get it."""
     if context.invoked_subcommand is not None:
         return
     from lmcbench import catalogue

@@ -13,7 +13,9 @@ landscape = typer.Typer(rich_markup_mode=None)
 app.add_typer(landscape, name="landscape")
 Picture = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Picture to write (.png, .svg or .pdf); default: a .png here."),
+    typer.Option(
+        metavar="FILE", help="Picture to write (.png, .svg or .pdf); default: a .png in this folder."
+    ),
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Key = Annotated[
@@ -39,7 +41,9 @@ def toy(
     roundness: Annotated[
         float, typer.Option(help="Curvature across the line as a multiple of that along it; 1: round wells.")
     ] = 1.0,
-    turn: Annotated[float, typer.Option(help="Degrees by which the axes of B's well are turned.")] = 0.0,
+    turn: Annotated[
+        float, typer.Option(help="Angle by which the axes of B's well are turned, degrees.")
+    ] = 0.0,
     out: Picture = None,
 ) -> None:
     """Draw a toy landscape whose barrier has a closed form.

@@ -26,7 +26,7 @@ def check(
     ] = None,
     arch_kwargs: ArchKwargs = None,
     image_size: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Pixels a side; default: the suite's.")
+        int | None, typer.Option(min=1, metavar="N", help="Images of N x N pixels; default: the suite's.")
     ] = None,
     channels: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Channels of the images; default: the suite's.")
@@ -39,9 +39,9 @@ def check(
 ) -> None:
     """Check whether an architecture is ready to be run.
 
-    Needs no data and less than a minute on a CPU. Builds the network, trains it for a few steps on made-up
-    images, forks it, interpolates two siblings, and gives advice on each check that fails. Exits with 0 if
-    the network is ready and with 1 if it is not.
+    Needs no data, and usually less than a minute on a CPU. Builds the network, trains it for a few steps on
+    synthetic images, forks it, interpolates two siblings, and gives advice on each check that fails. Exits
+    with 0 if the network is ready and with 1 if it is not.
     """
     from lmcbench.check.check import Readiness, conclusion, find_targets, row_texts, run_checks
     from lmcbench.spec.architectures import parse_architecture, parse_settings

@@ -12,7 +12,7 @@ from lmcbench.cli.app import EXIT_INTERRUPTED, DataDir, Device, app
 
 
 class Engine(StrEnum):
-    """How the networks of a family advance."""
+    """How the networks of a family are trained."""
 
     auto = "auto"
     reference = "reference"
@@ -43,7 +43,10 @@ def run(
         list[str] | None, typer.Option(metavar="GLOB", help="Only these shifts (glob, repeatable).")
     ] = None,
     fork: Annotated[
-        list[str] | None, typer.Option(metavar="FORK", help="Only these forks (repeatable).")
+        list[str] | None,
+        typer.Option(
+            metavar="FORK", help="Only these forks (repeatable); from:FILE starts from a checkpoint."
+        ),
     ] = None,
     replicates: Annotated[
         str | None,
@@ -58,10 +61,9 @@ def run(
     engine: Annotated[
         Engine,
         typer.Option(
-            help="How networks are trained: one after another (reference), all in one pass (stacked; those "
-            "that cannot be stacked use reference), or the faster one as measured (auto; on CUDA reference, "
-            "nothing was measured there). Engines differ in the last bits, stacked also with the number of "
-            "networks."
+            help="reference: train networks one after another; stacked: train all in one pass, except those "
+            "that cannot be stacked; auto: the one that was measured to be faster (reference on CUDA, where "
+            "nothing was measured). Results of the engines differ in their last bits."
         ),
     ] = Engine.auto,
     jobs: Annotated[

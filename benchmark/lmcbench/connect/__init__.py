@@ -1,1 +1,1 @@
-"""Weights in, curves out."""
+"""Measures on weights: curves, curvature, single layers, geometry, planes, REPAIR, weight matching."""

@@ -38,7 +38,10 @@ class Scores:
     wrong: Tensor
 
     def curve(self, alphas: Array, subset: Tensor | None = None) -> Curve:
-        """Return the means over all images, or over those at positions `subset` `[m]`, a point per state."""
+        """Return the curve of means over all images, or over those at positions `subset` `[m]`.
+
+        State s is the point at `alphas[s]`.
+        """
         loss, wrong = (
             (self.loss, self.wrong) if subset is None else (self.loss[:, subset], self.wrong[:, subset])
         )
@@ -151,7 +154,7 @@ def prepare_path(
     batch_size: int,
     device: str | torch.device | None,
 ) -> PathInputs:
-    """Check the arguments that all paths have in common (see `trace_path`)."""
+    """Check the arguments that the functions on paths share (see `trace_path`)."""
     grid = alpha_grid(alphas)
     model = as_model(model)
     a, b = as_state(state_a, "state_a", model), as_state(state_b, "state_b", model)
@@ -166,7 +169,7 @@ def prepare_path(
 
 
 def chunk_points(points: Array, state: State) -> Iterator[Array]:
-    """Split `points` into equal chunks whose states, of the size of `state`, fit into memory together."""
+    """Split `points` into nearly equal chunks, so small that the states at a chunk's points fit in memory."""
     yield from np.array_split(points, -(-len(points) // states_per_chunk(state)))
 
 

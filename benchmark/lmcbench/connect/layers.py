@@ -28,7 +28,7 @@ _CHUNK = 8
 """Maximum number of mixed states in memory."""
 
 _SPLIT = "split"
-"""Name of the only split in error messages."""
+"""Name of the split in error messages."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class LayerPath:
     Attributes:
         from_a: from A to A with this layer of B.
         from_b: from B to B with this layer of A.
-        predicted_from_a: second-order prediction of the barrier of `from_a`, nats, `[A]`.
+        predicted_from_a: second-order prediction of the loss of `from_a` above its chord, nats, `[A]`.
         predicted_from_b: the same for `from_b`.
     """
 
@@ -109,7 +109,7 @@ def layerwise(
 
     Layer-wise linear mode connectivity of Adilova et al. (2023, arXiv 2307.06966): alpha 0 is A, alpha 1 is A
     with this layer of B. A layer is a module that owns parameters directly, with its buffers; a parameter of
-    the root is a layer of its own name. A tied weight moves in the layer of the curve and stays in others.
+    the root is a layer of its own name. A weight tied between layers moves only in the layer of the curve.
 
     Args:
         model: any classifier; not modified.
@@ -157,7 +157,7 @@ def layer_paths(
     *,
     device: str | torch.device | None = None,
 ) -> dict[str, LayerPath]:
-    """Return `layerwise` from both ends with the second-order prediction of each path.
+    """Return the curves of `layerwise` from both ends, each with its second-order prediction.
 
     Arguments and errors are those of `layerwise` and `predict_barrier`.
     """
@@ -236,7 +236,7 @@ def _moved(
     grid: Array,
     calibration: Tensor | None,
 ) -> Iterator[tuple[str, Curve]]:
-    """Yield each layer's curve; `base`, where all of them start, is scored once."""
+    """Yield the curve of each layer; `base`, the start of all curves, is scored once."""
     start = score_states(network, _calibrated(network, [base], calibration), *split, name="split")
     count = len(grid) - 1
     for layer, names in layers.items():

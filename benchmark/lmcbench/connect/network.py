@@ -20,7 +20,7 @@ from lmcbench.connect.parameter_swap import EvalCaches, ParameterSwap, graph_lea
 from lmcbench.errors import UserError, counted, describe, is_out_of_memory
 
 MAX_IMAGES = 500
-"""Images per forward pass by default."""
+"""Maximum number of images per forward pass if the caller gives no batch size."""
 
 
 class Images(Protocol):
@@ -76,7 +76,7 @@ class Network:
             raise UserError(f"The model cannot be copied: {describe(error)}") from error
         self._parameters = ParameterSwap(self.model)
         self._eval_caches = EvalCaches(self.model)
-        # no pass may compute with a parameter of the caller's model or of the copy
+        # a pass that computes with one of these parameters ignores the given weights
         self._own = {id(p): name for each in (model, self.model) for name, p in each.named_parameters()}
         # in inference mode there is no graph to check
         self._is_checked: bool = torch.is_inference_mode_enabled()
@@ -244,7 +244,7 @@ class Network:
         return fresh
 
     def chunked_convolutions(self) -> AbstractContextManager[object]:
-        """Save memory in passes of a batch that must not be split, on a CPU."""
+        """Return a context that saves memory on a CPU when a batch must not be split."""
         return ChunkedConv2d() if self.device.type == "cpu" else nullcontext()
 
     def _aliases(self) -> dict[str, list[str]]:

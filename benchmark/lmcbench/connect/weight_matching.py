@@ -17,7 +17,7 @@ Orders = dict[int, Tensor]
 """Group -> index of B's unit at each of A's positions, `[size]` int64."""
 
 _SWEEPS = 100
-"""Maximum number of sweeps of the authors' implementation; descent converges long before."""
+"""Maximum number of sweeps over all groups, as in the authors' code; descent converges long before."""
 
 
 def align(model: nn.Module, state_a: State, state_b: State) -> dict[str, Tensor]:
@@ -84,7 +84,7 @@ class _Matching:
                         self.places[group].append((name, dim))
 
     def forward(self) -> Orders:
-        """Match each group by the weights whose other groups are already matched."""
+        """Match each group by the weights whose other groups are already matched, from input to output."""
         orders: Orders = {}
         free = set(self.spec.free)
         for group in self.spec.free:

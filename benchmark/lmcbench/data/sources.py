@@ -1,4 +1,4 @@
-"""The data sets that suites name: what they are, where they are published, and how they are opened."""
+"""The table of data sets that suites can name, and functions that find, download and open them."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ def load_digits() -> Dataset:
 
 @dataclass(frozen=True)
 class Source:
-    """One entry of the table.
+    """An entry of `SOURCES`: a data set that suites can name.
 
     Attributes:
-        summary: what it is, in a line.
+        summary: one line that describes it.
         licence: as its authors state it.
         classes: number of classes.
         shape: channels, height, width.
         sizes: images of the training and the test split.
-        load: loads it, if it is part of a package.
-        hub: where it is published otherwise.
+        load: function that loads it from an installed package; None: it is read from parquet files.
+        hub: its repository on the Hugging Face hub; None: it is not there.
         image: name of the image column.
         label: name of the label column.
         splits: names of the training and the test split.
-        lossless: published as PNG; JPEG images are refused.
-        sha256: hashes of the parquet files, if the set is defined by these files.
-        folders: further names of its folder in the user's data folder.
+        lossless: whether it is published without loss (such as PNG), so that JPEG images are rejected.
+        sha256: split -> hash of its parquet file, if the data set is defined by these files.
+        folders: other names that its folder in the user's data folder may have.
     """
 
     summary: str
@@ -177,8 +177,9 @@ SOURCES: dict[str, Source] = {
 def open_dataset(name: str, data_dir: Path | None = None) -> Dataset:
     """Open the data set `name`; nothing is downloaded.
 
-    A name in the table is looked for in the data folder (`data_dir`, else LMCBENCH_DATA), then in the hub's
-    cache. Any other name is the user's own: a path, or a folder or parquet file in the data folder.
+    A data set of the table is looked for in the data folder (`data_dir`, else LMCBENCH_DATA), then in the
+    hub's cache. Any other name means a user's data set: a path, or a folder or parquet file in the data
+    folder.
 
     Raises:
         UserError: for an unknown name, or data that are missing or unreadable.
@@ -215,7 +216,7 @@ def fetch_dataset(name: str) -> Dataset:
         raise UserError(f"Data set {name} cannot be fetched. {how_to_get_source(name)}")
     try:
         found = find_parquet(source.hub.snapshot, source.splits, source.hub.config)
-    except UserError:  # an interrupted download is completed
+    except UserError:  # an interrupted download: complete it
         found = None
     return _open_found(name, found or download(source.hub, source.splits))
 
@@ -224,7 +225,7 @@ def find_source(name: str, folder: Path | None) -> tuple[SplitFiles | None, list
     """Find the files of a data set of the table.
 
     Returns:
-        The files, None if there are none, and why files in other places were refused.
+        The files (None: not found), and for each place with unsuitable files the reason, as a sentence.
     """
     source = SOURCES[name]
     refused: list[str] = []
@@ -250,7 +251,7 @@ def find_source(name: str, folder: Path | None) -> tuple[SplitFiles | None, list
 
 
 def how_to_get_source(name: str) -> str:
-    """Return the instruction for obtaining a data set of the table that is missing."""
+    """Return the sentence that says how to obtain a missing data set of the table."""
     source = SOURCES[name]
     train, test = source.splits
     put = f"put {train}-*.parquet and {test}-*.parquet into DIR/{name.replace('-', '_')}"
@@ -262,14 +263,14 @@ def how_to_get_source(name: str) -> str:
 
 
 def _places(name: str, folder: Path | None) -> list[Path]:
-    """Return the folders that may have the set: the user's before the hub's cache."""
+    """Return the folders that may contain the data set: the user's, then the hub's cache."""
     hub = SOURCES[name].hub
     places = [] if folder is None else [folder / n for n in _folder_names(name)]
     return places if hub is None else [*places, hub.snapshot]
 
 
 def _folder_names(name: str) -> list[str]:
-    """Return the names its folder may have: the table's, the hub repository's, the hub cache's."""
+    """Return the names that its folder may have: in the table, on the hub, and in the hub's cache."""
     source = SOURCES[name]
     names = [name, name.replace("-", "_"), *source.folders]
     if source.hub is not None:
@@ -303,7 +304,11 @@ def _open_found(name: str, found: SplitFiles) -> Dataset:
 
 
 def _open_own(name: str, folder: Path | None) -> Dataset:
-    """Open a user's data set, unless it has the name of a published one, whose results it would pass for."""
+    """Open a user's data set.
+
+    A folder with the name of a published data set is rejected, because its results would be mistaken for
+    results on the published one.
+    """
     path = find_user_dataset(name, folder)
     if path is None:
         refusal = unknown("data set", name, SOURCES)

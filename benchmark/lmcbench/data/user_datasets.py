@@ -28,7 +28,7 @@ TEST_NAMES = ("test", "val", "valid", "validation")
 
 @dataclass(frozen=True)
 class FolderSplit:
-    """Reader of a folder with one folder of images per class; labels follow the names of the classes."""
+    """Reader of a folder with one folder of images per class; label i is the i-th class name, sorted."""
 
     folder: Path
 
@@ -59,7 +59,7 @@ class FolderSplit:
         return tuple(found)
 
     def settings(self) -> dict[str, Any]:
-        """Return the class of each file, which its content does not tell."""
+        """Return the class of each file, which is given by its folder and not by its content."""
         return {"classes_of_files": [f.relative_to(self.folder).parts[0] for f in self.files]}
 
     def load(self, classes: int | None) -> tuple[int, tuple[str, ...], Iterator[list[Item]]]:
@@ -92,7 +92,7 @@ def find_user_dataset(name: str, folder: Path | None) -> Path | None:
     if is_path(name):
         path = Path(name).expanduser()
         if not path.exists():
-            # a path in a suite file is relative to the working folder, not to the file
+            # paths in a suite file are relative to the working folder, not to the file
             place = "" if path.is_absolute() else f" in {Path.cwd()}"
             raise UserError(
                 f"No data at {path}{place}. Give an image folder, a folder of parquet files or one file."
@@ -103,7 +103,7 @@ def find_user_dataset(name: str, folder: Path | None) -> Path | None:
 
 
 def user_dataset_name(path: Path) -> str:
-    """Return the name of the data set at `path`: the last part, which tells nothing about the machine."""
+    """Return the name of the data set at `path`: the last part, without folders of the machine."""
     return path.resolve().name.removesuffix(".parquet")
 
 
@@ -146,7 +146,7 @@ def _readers(path: Path) -> tuple[Reader, Reader, str]:
 
 
 def _check_agreement(path: Path, train: CachedSplit, test: CachedSplit) -> None:
-    """Refuse splits that differ in classes or image size."""
+    """Raise if the splits differ in classes or image size."""
     if train.classes != test.classes:
         raise UserError(
             f"{path}: the splits have different classes, {', '.join(train.classes[:5])} ... in train and "

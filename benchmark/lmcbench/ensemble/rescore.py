@@ -1,4 +1,4 @@
-"""All measures of predictions in a record, computed from stored logits."""
+"""Compute the measures of a record that follow from the siblings' stored logits."""
 
 from __future__ import annotations
 

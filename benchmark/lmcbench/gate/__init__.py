@@ -1,1 +1,1 @@
-"""The regression gate: two runs in, one verdict out (torch-free)."""
+"""The regression gate: compare two runs, and check its margins against run-to-run noise (no torch)."""

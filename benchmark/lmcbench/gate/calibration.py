@@ -16,7 +16,7 @@ from lmcbench.results.record import Record
 from lmcbench.spec.gate_tests import MEASURES, GateTest
 
 FACTOR = 2.0
-"""Fewest run-to-run deviations in a margin: with a smaller margin the gate would judge noise."""
+"""A margin must be larger than this many run-to-run deviations, or the gate would report noise."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Deviation:
         deviation: standard deviation over repeats, pooled over cells.
         largest: the largest difference between two repeats of a cell.
         cells: number of repeated cells.
-        equal: cells whose repeats are all equal to the last bit.
+        equal: number of cells whose repeats are all equal to the last bit.
     """
 
     measure: str
@@ -39,7 +39,13 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Margin:
-    """A headline test; `deviation` is that of a replicate's mean over the tested cells."""
+    """The margin of a headline test, and whether it is large enough.
+
+    Attributes:
+        deviation: run-to-run deviation of a replicate's mean over the tested cells.
+        replicates: number of replicates that `deviation` is estimated from.
+        enough: whether the margin is larger than `FACTOR` deviations.
+    """
 
     measure: str
     margin: float
@@ -50,7 +56,12 @@ class Margin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Run-to-run deviations, the conditions of each repeat, and cells that diverged in some repeats."""
+    """Run-to-run deviations of the measures of a suite.
+
+    Attributes:
+        conditions: engine, device and threads of each repeat.
+        unstable: cells that diverged or failed in some repeats only.
+    """
 
     suite: dict[str, Any]
     conditions: list[str]
@@ -62,7 +73,8 @@ class Calibration:
 def calibrate(repeats: Sequence[Sequence[Record]], gate: Sequence[GateTest]) -> Calibration:
     """Return the deviations over `repeats` of the same cells.
 
-    Repeats of a cell under the same conditions count once: a network that cannot be stacked has one engine.
+    Repeats of a cell under the same conditions count once: a network that cannot be stacked always uses the
+    reference engine.
     """
     by_key = [{r.key: r for r in repeat} for repeat in repeats]
     common = [key for key in by_key[0] if all(key in other for other in by_key)]
@@ -97,7 +109,7 @@ def _deviation(measure: str, cells: Sequence[Sequence[Record]]) -> Deviation | N
 
 
 def _margin(test: GateTest, cells: Sequence[Sequence[Record]]) -> Margin | None:
-    """Return the deviation of the mean over a replicate's cells, which the gate tests."""
+    """Return the margin of `test` and the deviation of a replicate's mean over cells, which it compares."""
     chosen = [
         cell
         for cell in cells
@@ -111,7 +123,7 @@ def _margin(test: GateTest, cells: Sequence[Sequence[Record]]) -> Margin | None:
             sums.setdefault(cell[0].replicate, []).append(values)
     if not sums:
         return None
-    # a replicate has as many repeats as its cell with the fewest conditions
+    # use as many repeats of a replicate as all its cells have
     means = []
     for columns in sums.values():
         repeats = min(map(len, columns))
@@ -121,6 +133,7 @@ def _margin(test: GateTest, cells: Sequence[Sequence[Record]]) -> Margin | None:
 
 
 def _pooled(groups: Sequence[Sequence[float]]) -> float:
+    """Return the standard deviation within groups, pooled over them."""
     # relative to the first value: equal values have a deviation of exactly 0
     squares = sum(float(np.var(np.subtract(g, g[0]), ddof=1)) * (len(g) - 1) for g in groups)
     return float(np.sqrt(squares / sum(len(g) - 1 for g in groups)))
@@ -142,7 +155,7 @@ def as_json(calibration: Calibration) -> dict[str, Any]:
 
 
 def _verdict(margin: Margin) -> str:
-    """Return whether a margin is large enough, if the deviation is known."""
+    """Return in words whether a margin is large enough, or why that is unknown."""
     if margin.replicates < 2:
         return "not known: from 1 replicate"
     if margin.deviation == 0:

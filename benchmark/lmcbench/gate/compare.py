@@ -25,11 +25,11 @@ from lmcbench.stats.inference import Rule, judge
 
 
 def select_gate(records: Sequence[Record], suite: str | None = None) -> tuple[Sequence[GateTest], str]:
-    """Return the headline tests for `records`, and their origin in words.
+    """Return the headline tests for `records`, and in words where they come from.
 
     Args:
         records: of one suite.
-        suite: a published suite or a file that declares them; default: the records' own, if published.
+        suite: name or file of the suite that declares the tests; default: that of the records, if published.
 
     Raises:
         UserError: if there is no such suite.
@@ -158,7 +158,7 @@ def _compare(
 
 
 def _headline(table: Differences, gate: Sequence[GateTest], seeds: bool) -> tuple[list[Tested], list[str]]:
-    """Return the gate's tests, judged together, and notes about them."""
+    """Return the results of the headline tests, and notes about them."""
     notes: list[str] = []
     asked = []
     everything = table.groups
@@ -204,7 +204,7 @@ def _headline(table: Differences, gate: Sequence[GateTest], seeds: bool) -> tupl
 
 
 def _largest(table: Differences, test: GateTest, chosen: set[str]) -> str | None:
-    """Return the cells with the largest difference, if there is any."""
+    """Return the cells with the largest difference, in words; None if no group of cells stands out."""
     by_group = {
         g: found[2].estimate for g in sorted(chosen) if (found := table.difference(test.measure, {g}))
     }
@@ -261,7 +261,7 @@ def _refused(sides: tuple[Side, Side], across: tuple[str, ...], reasons: list[st
     return Comparison("not comparable", *sides, across, 0, [], [], [], [], reasons, [], [], [])
 
 
-# --- in words -------------------------------------------------------------------------------
+# --- texts -----------------------------------------------------------------------------------
 
 
 def _side(records: Sequence[Record], name: str) -> Side:

@@ -47,7 +47,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Tested:
-    """A headline test and its result; `base` and `head` are means over replicates."""
+    """A headline test and its result.
+
+    Attributes:
+        cells: the tested cells, in words.
+        base: mean over the replicates of base.
+        head: mean over the replicates of head.
+        largest: the cells with the largest difference, in words; None if there are none to tell apart.
+    """
 
     test: GateTest
     cells: str
@@ -73,7 +80,9 @@ class Comparison:
     """The comparison of two runs.
 
     Attributes:
-        reasons: of the verdict, if the tests did not decide it.
+        matched: number of compared cells: matched pairs or, across seeds, the cells of both runs.
+        failed: cells that failed on either side, in words.
+        reasons: reasons of the verdict; empty if it follows from the tests.
         diverged: cells that diverged on one side only, in words.
     """
 
@@ -93,7 +102,7 @@ class Comparison:
 
     @property
     def deciding(self) -> list[str]:
-        """The measures whose tests decided the verdict."""
+        """The measures whose tests decided the verdict; empty if `reasons` did."""
         if self.reasons or self.verdict not in DECIDED_BY_ONE:
             return []
         return [t.test.measure for t in self.tests if t.judgement.verdict == self.verdict]

@@ -1,6 +1,6 @@
-"""Matched cells of two runs as one value per replicate and measure.
+"""Reduce the matched cells of two runs to one value per replicate and measure, and compare these.
 
-Reads records rather than the table of `load_records`: a comparison starts faster without pandas.
+This reads records instead of the table of `load_records`, because a comparison starts faster without pandas.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Differences:
     seeds the replicates of each side are independent, and those with a missing cell are excluded.
 
     Attributes:
-        groups: label of a cell without its replicate -> one such record of the head.
-        notes: what the reader must know about the cells.
-        unbalanced: why no verdict of equality is possible; None if it is.
+        groups: label of a cell without its replicate -> a record of the head with this label.
+        notes: notes for the reader, such as which cells are excluded.
+        unbalanced: the reason why the runs cannot be called equal; None if there is none.
     """
 
     def __init__(self, matched: Matched, seeds: bool) -> None:

@@ -29,11 +29,11 @@ class Matched:
     """Cells of base and head side by side.
 
     Attributes:
-        pairs: matched cells; empty across seeds.
+        pairs: matched cells (base, head); empty across seeds, where replicates do not correspond.
         base: every matched cell of the base.
         head: every matched cell of the head.
-        missing_in_base: cells that only the head has, in words.
-        missing_in_head: cells that only the base has, in words.
+        missing_in_base: labels of cells that only the head has.
+        missing_in_head: labels of cells that only the base has.
     """
 
     pairs: list[tuple[Record, Record]]
@@ -44,12 +44,12 @@ class Matched:
 
 
 def cell_label(record: Record) -> str:
-    """Return a cell in words."""
+    """Return the label of a cell: network, shift, fork and replicate."""
     return f"{group_label(record)} | replicate {record.replicate}"
 
 
 def group_label(record: Record) -> str:
-    """Return a cell in words, without its replicate."""
+    """Return the label of a cell without its replicate."""
     network = f"{architecture_label(record)} ({record.recipe['name']})"
     return f"{network} | {shift_label(record)} | fork {record.fork.name}"
 
@@ -60,7 +60,7 @@ def suite_text(record: Record) -> str:
 
 
 def check_one_suite(records: Sequence[Record], name: str) -> None:
-    """Check that a side is one run of one suite.
+    """Check that the records of one side are a single run of one suite.
 
     Raises:
         UserError: for several suites, or a cell that occurs twice.
@@ -78,7 +78,7 @@ def check_one_suite(records: Sequence[Record], name: str) -> None:
 def match(
     base: Sequence[Record], head: Sequence[Record], across: Sequence[str], names: Sequence[str]
 ) -> Matched:
-    """Match cells by key or, across fields, by the other coordinates.
+    """Match cells by key or, with `across`, by all coordinates except the fields in `across`.
 
     Raises:
         UserError: if several cells of one side match the same cell of the other.
@@ -113,7 +113,7 @@ def match(
 
 
 def find_obstacles(matched: Matched, across: Sequence[str]) -> list[str]:
-    """Return why the matched cells cannot be compared: other data or another protocol."""
+    """Return the reasons why matched cells cannot be compared: different data or protocols."""
     found: dict[str, None] = {}
     if "suite" in across:
         return []
@@ -136,9 +136,9 @@ def same_observations(old: Record, new: Record) -> bool:
 
 def _equal(a: Any, b: Any) -> bool:
     if a is None or b is None:
-        return True  # not measured (design section 6)
+        return True  # not measured (docs/design.md, section 6)
     if isinstance(a, dict) and isinstance(b, dict):
-        # a measure that only one of the runs took is no difference
+        # a measure that only one of the runs has is not a difference
         return all(_equal(a[key], b[key]) for key in a.keys() & b.keys())
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(_equal, a, b))
@@ -175,7 +175,7 @@ def _data(record: Record) -> Any:
 
 
 def _protocol(record: Record) -> Any:
-    """Return the requested protocol, without the calibration images that were drawn."""
+    """Return the requested protocol, without the digest of the calibration images."""
     calibration = record.protocol.get("calibration")
     if isinstance(calibration, dict):
         calibration = {key: calibration.get(key) for key in ("n", "batches")}

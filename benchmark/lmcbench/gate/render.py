@@ -44,8 +44,8 @@ def render(comparison: Comparison, gate: str, markdown: bool = False) -> str:
 
     Args:
         comparison: of two runs.
-        gate: the origin of the margins, in words.
-        markdown: for a pull request comment.
+        gate: where the margins come from, in words.
+        markdown: whether to write Markdown, for a pull request comment.
     """
     c = comparison
     style, bullet = ("github", "- ") if markdown else ("simple", "")

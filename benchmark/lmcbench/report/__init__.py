@@ -1,1 +1,1 @@
-"""A run's records in, its tables, findings and figures out (torch-free)."""
+"""Tables, findings and figures from a run's records (no torch)."""

@@ -1,1 +1,1 @@
-"""The main job: a suite's families are trained, measured and recorded."""
+"""The main job: train the families of a suite, evaluate their cells and write the records."""

@@ -32,7 +32,7 @@ from lmcbench.spec.cells import Cell
 from lmcbench.spec.recipe import noise_scale
 
 GRADIENT_IMAGES = 300
-"""Images of all views used for the gradient noise at the fork."""
+"""Maximum number of images, over all views, for the gradient noise at the fork."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ class Evaluation:
     """The parts of a record that come from evaluating a cell.
 
     Attributes:
-        functions: per test split, the result of `compare_errors` and, under `sizes`, `ensembles_by_size`.
-        noise: the recipe's noise scale on each view, and the gradient noise at the fork.
-        predictions: tensors of the predictions file.
+        functions: test split -> keys of `compare_errors`, and `sizes` from `ensembles_by_size`.
+        noise: the noise scale of the recipe on each view, and the gradient noise at the fork.
+        predictions: tensors of the predictions file: labels, and logits of the siblings, of the midpoint of
+            each pair and, for more than two siblings, of the soup.
         calibration: number, batches and digest of the calibration images.
         train_eval: number and digest of the train split's items, if they are a subset.
     """
@@ -78,7 +79,7 @@ def evaluate(
     network = Network(data.model, data.device, stacked=data.device.type == "cuda")
     splits = Splits.of(cell, data)
     images = data.train.split(torch.as_tensor(listed))[0].whole()
-    # before the lines, whose many points take as much memory again
+    # before the lines, whose many points need as much memory again
     noise = _noise(cell, data, fork, images if network.norms else None)
     release_memory()
 
@@ -93,7 +94,7 @@ def evaluate(
     labels = {name: splits.tests[t][1].cpu().numpy() for name, t in splits.named.items()}
     logits = {name: to_stored(recalibrated.tests[t]) for name, t in splits.named.items()}
     predicted = measure_logits(logits, labels)
-    inside: dict[str, Logits] = {}  # of midpoints and the soup, so that others can recompute their scores
+    inside: dict[str, Logits] = {}  # midpoints and soup: stored, so that their scores can be recomputed
 
     def pair_record(i: int, j: int, grid: Array) -> PairRecord:
         inner, blended = [], []
@@ -179,7 +180,10 @@ def _calibration_items(cell: Cell, data: FamilyData, n: int) -> np.ndarray:
 
 
 def _noise(cell: Cell, data: FamilyData, fork: State | None, calibration: Tensor | None) -> dict[str, Any]:
-    """Return the noise scale on each view (Hepburn et al., 2025, arXiv 2511.04514) and the gradient noise."""
+    """Return the noise scale on each view (Hepburn et al., 2025, arXiv 2511.04514) and the gradient noise.
+
+    The gradient noise is None without a fork, and for a single network.
+    """
     recipe, views = cell.recipe, data.views[cell.key].items
     scales = [noise_scale(recipe.lr, len(view), recipe.batch_size) for view in views]
     damping = 1 - recipe.momentum if recipe.optimizer == "sgd" else 1.0

@@ -31,9 +31,9 @@ from lmcbench.spec.cells import Cell
 
 
 def run_family(task: Task, dataset: Dataset) -> Iterator[Event]:
-    """Train and evaluate the cells of a family, write a record for each, and yield what was done.
+    """Train and evaluate the cells of a family, write a record for each, and yield events.
 
-    A cell that fails gets a record that says so.
+    A cell that fails gets a record with status `failed` and the reason.
 
     Raises:
         UserError: for bad input (no such device, a network that cannot be built), before anything is written.
@@ -44,7 +44,7 @@ def run_family(task: Task, dataset: Dataset) -> Iterator[Event]:
     compute_exactly(device)
     family, folder = task.family, task.folder
     data = prepare(family, task.views, dataset, device)
-    dataset.check_unchanged()  # now that its images were copied
+    dataset.check_unchanged()  # after its images were copied, so that a change before that is detected
     _check_params(task, data)
     records = {cell.key: folder.finished(cell.key) for cell in family.cells}
     untrained = [
@@ -94,7 +94,7 @@ def reopen_data(task: Task) -> Dataset:
 
 
 def _check_params(task: Task, data: FamilyData) -> None:
-    """Raise if the network differs in size from the one that the folder's records are of."""
+    """Raise if the number of parameters differs from that in the folder's records."""
     found = sum(p.numel() for p in data.model.parameters() if p.requires_grad)
     if task.params is not None and found != task.params:
         network = task.family.architecture
@@ -106,7 +106,7 @@ def _check_params(task: Task, data: FamilyData) -> None:
 
 
 def _record(cell: Cell, data: FamilyData, folder: RunFolder, failure: str | None) -> Record:
-    """Evaluate a trained cell and build its record; `failure` says why it was not trained."""
+    """Evaluate a trained cell and build its record; `failure` is the reason if training failed."""
     training = read_training(cell, folder)
     began = time.perf_counter()
     evaluation: Evaluation | None = None
@@ -156,13 +156,14 @@ def _write_predictions(cell: Cell, evaluation: Evaluation, folder: RunFolder) ->
 
 
 BACKWARD = 3
-"""Cost of a training image in forward passes: the backward pass costs about two."""
+"""Cost of training on one image, in forward passes: one forward pass, and a backward pass worth two."""
 
 
 def training_share(cells: Sequence[Cell], data: FamilyData) -> float:
-    """Return the share of training in the time of `cells`, by images passed; for the progress bar only.
+    """Return the fraction of the run time of `cells` that is training; for the progress bar only.
 
-    All cells are of one family. Batch sizes are ignored, and so is what cells share, but for the trunk.
+    Time is estimated by the number of images passed. All cells are of one family. The trunk counts once, but
+    a sibling that several cells share counts once per cell.
     """
     train, test, recipe = len(data.dataset.train), len(data.dataset.test), cells[0].recipe
     forks = [cell.fork.step(recipe.steps_per_epoch(train)) for cell in cells]

@@ -1,4 +1,4 @@
-"""What the cells of a family share in memory: the network, the images, and the siblings' views."""
+"""Prepare what the cells of a family share in memory: the network, the images, and the siblings' views."""
 
 from __future__ import annotations
 

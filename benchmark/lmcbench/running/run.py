@@ -1,4 +1,4 @@
-"""Run a plan: open the data, check that every cell fits them, and do the work of each family."""
+"""Run a plan: open the data set, check that it suits every cell, and run each family."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def run_plan(
     jobs: int | None,
     conditions: Conditions = DEFAULT_CONDITIONS,
 ) -> Iterator[Event]:
-    """Do the work of `plan`, yielding events; a record is in `folder` before its `Finished` event.
+    """Run the families of `plan` and yield events; a record is in `folder` before its `Finished` event.
 
-    One job works in this process, several in that many single-threaded worker processes. The default is one
-    per core, and a single one on CUDA, where a fleet fills the device.
+    A single job runs in this process. Several run in as many single-threaded worker processes. The default is
+    one job per core, and a single job on CUDA, where a fleet fills the device.
 
     Raises:
         UserError: for bad input, before anything is written.
@@ -75,7 +75,7 @@ def run_plan(
 
 
 def expand_views(families: Sequence[Family], dataset: Dataset) -> dict[int, Views]:
-    """Return the views of the training set by replicate and shift label, and check that the cells fit them.
+    """Return the views of the training set by replicate and shift label, and check that they suit the cells.
 
     Raises:
         UserError: if a view has no full batch or a transform does not suit the images, naming suite, shift,
@@ -109,12 +109,13 @@ def expand_views(families: Sequence[Family], dataset: Dataset) -> dict[int, View
 
 
 def _check_transform(name: str, dataset: Dataset) -> None:
-    """Transform one image: a transform refuses one image as it would refuse all."""
+    """Raise if a transform does not suit the images; one image decides for all of them."""
     apply_transform(name, dataset.train.images[:1], np.arange(1), 0, dataset.statistics[0])
 
 
 @contextmanager
 def _naming(place: str) -> Iterator[None]:
+    """Prefix the message of a `UserError` in the block with `place`."""
     try:
         yield
     except UserError as error:

@@ -90,9 +90,9 @@ def make_siblings(family: Family, cell: Cell, data: FamilyData) -> list[Sibling]
 
 
 def merge_duplicates(siblings: Mapping[str, Sequence[Sibling]]) -> dict[str, list[Sibling]]:
-    """Return the siblings by cell key with one object for all that are the same training.
+    """Return the siblings by cell key, with one shared object for all whose training is identical.
 
-    A control's siblings see a half that a sibling of the shift sees too, for example.
+    For example, the siblings of a control have a view that a sibling of the shift has too.
     """
     first: dict[tuple[object, ...], Sibling] = {}
     return {

@@ -34,7 +34,7 @@ IF_NOT_LEARNING = "try a smaller or larger learning rate, more epochs or another
 """Advice for the two ways in which training goes wrong; part of a record's reason."""
 
 CHUNK_S = 2.0
-"""Seconds of training, about, between two reports of progress and chances to store checkpoints."""
+"""Approximate seconds of training between two progress reports; checkpoints can be stored only then."""
 
 
 def train_family(
@@ -45,17 +45,18 @@ def train_family(
     engine: EngineName | None = None,
     reserve: int = 0,
 ) -> Iterator[float]:
-    """Train the siblings of `cells`, store their weights in `folder`, and yield the share done.
+    """Train the siblings of `cells`, store their weights in `folder`, and yield the fraction done.
 
-    Each network resumes from its last checkpoint: the trunk at its forks, all of them from time to time. The
-    training file of a cell is written last, so that its presence means that the siblings are complete.
+    Each network resumes from its last checkpoint. The trunk is stored at every fork, and all networks at
+    intervals of at least `checkpointing.INTERVAL`. The training file of a cell is written last, so that it
+    exists only if the siblings are complete.
 
     Args:
         family: the family of `cells`.
-        cells: those to train.
+        cells: the cells to train.
         data: the family's images and network.
         folder: the run folder.
-        engine: used instead of the committed choice, if given.
+        engine: the engine to use if the network supports it; None: chosen by `choose_engine`.
         reserve: bytes to keep free on the disk for what training writes.
     """
     n = len(data.dataset.train)
@@ -106,10 +107,10 @@ def train_family(
 
 
 class Fleet:
-    """Advances networks of a family by one engine.
+    """Train networks of a family with one engine.
 
-    Their states are in the host's memory between calls: a family may have eighty networks, and the reference
-    engine needs one at a time on the device.
+    Between calls their states are in host memory: a family may have eighty networks, and the reference engine
+    needs only one at a time on the device.
 
     Attributes:
         largest: the most networks advanced in one pass so far.
@@ -122,16 +123,16 @@ class Fleet:
         self.largest = 0
         self._budget = device_budget(data.device) if engine == "stacked" else None
         self._limit: int | None = None
-        self._pace: float | None = None  # seconds of the last chunk's steps, each of all networks
-        self._count = 0  # networks of that chunk
+        self._pace: float | None = None  # seconds per step in the last chunk, for all its networks
+        self._count = 0  # number of networks in that chunk
 
     def train(self, siblings: Sequence[Sibling], start: int, stop: int) -> Iterator[int]:
-        """Train `siblings` from step `start` to `stop`, in chunks that change no bits.
+        """Train `siblings` from step `start` to `stop` in chunks, whose sizes do not affect the result.
 
-        The stacked engine trains all of them together, the reference engine one after the other.
+        The stacked engine trains all of them together, the reference engine one after another.
 
         Yields:
-            Steps done since the last time, summed over networks, about every two seconds.
+            After each chunk, about every `CHUNK_S` seconds: its steps, summed over networks.
         """
         for some in [siblings] if self.engine == "stacked" else [[sibling] for sibling in siblings]:
             _move(some, self.data.device)
@@ -150,9 +151,10 @@ class Fleet:
             _move(some, torch.device("cpu"))
 
     def _chunk(self, count: int) -> int:
-        """Return how many steps of `count` networks take at most `CHUNK_S`, with any engine.
+        """Return the number of steps that `count` networks finish within `CHUNK_S`, from the last chunk.
 
-        Fewer networks than last time may take as long (stacked), more take up to a multiple.
+        The estimate is cautious for both engines: more networks take proportionally longer, but fewer
+        networks are not assumed to be faster.
         """
         if self._pace is None:
             return 1
@@ -178,9 +180,9 @@ def _move(siblings: Sequence[Sibling], device: torch.device) -> None:
 
 
 def _conditions(engine: EngineName, data: FamilyData) -> str:
-    """Return 16 hex digits over what changes a network in training and is part of no key.
+    """Return a hash (16 hex digits) of what affects training but is part of no key.
 
-    Data that no suite pins may have changed, and so may code that a user's network imports.
+    Data may change that the suite does not pin, and so may code that a user's network imports.
     """
     parts = {
         "engine": engine,
@@ -199,7 +201,7 @@ def _last_resumable(
 ) -> int:
     """Return the last step at which `sibling` may resume so that no snapshot of a probe cell is missing.
 
-    Snapshots are missing if only another cell that shares the sibling was asked for before.
+    They are missing if an earlier run asked only for another cell that shares the sibling.
     """
     missing = (
         step
@@ -215,7 +217,7 @@ def _last_resumable(
 def _store_cell(
     cell: Cell, siblings: Sequence[Sibling], fleet: Fleet, folder: RunFolder, flop: int, step_s: float
 ) -> None:
-    """Store a cell's siblings and how they were trained; a step costs `flop` and takes `step_s` seconds."""
+    """Store a cell's siblings and its training file; a step costs `flop` FLOPs and takes `step_s` seconds."""
     data, n = fleet.data, len(fleet.data.dataset.train)
     per_epoch, views = cell.recipe.steps_per_epoch(n), fleet.data.views[cell.key]
     fork = None if cell.fork.epoch is None else cell.fork.step(per_epoch)

@@ -1,1 +1,1 @@
-"""Values over replicates in, estimates and tests out (torch-free)."""
+"""Statistics over replicates: tables of cells, means and intervals, tests, the stability point (no torch)."""

@@ -1,4 +1,4 @@
-"""The cells of one suite as a table with one row per cell, and the analyses stored in their records."""
+"""The records of one suite: tables with one row per cell, and the analyses stored in the records."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Line(NamedTuple):
 
 
 class Cells:
-    """The records of one suite, and tables of them.
+    """The records of one suite and the tables made from them.
 
     Attributes:
         records: sorted by size of the network, replicate, shift (none first), fork and recipe.
@@ -51,7 +51,7 @@ class Cells:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """The table of `load_records`."""
+        """The table of `load_records`: one row per cell, pair of siblings and split."""
         return build_frame(self.records)
 
     def measured(self, split: str = SPLIT) -> pd.DataFrame:
@@ -70,25 +70,25 @@ class Cells:
         return {architecture_label(r) for r in self.records if is_baseline(r)}
 
     def architectures(self) -> list[str]:
-        """Return the labels, smallest network first."""
+        """Return the labels of the architectures, smallest network first."""
         size = self.rows.groupby("architecture")["params"].max().fillna(0)
         return sorted(map(str, size.index), key=lambda label: (size[label], label))
 
     def evaluations(self) -> list[str]:
-        """Return the test splits with an evaluation shift that any cell was measured on."""
+        """Return the names of the test splits with an evaluation shift, if any cell was measured on them."""
         return sorted(s for s in self.rows["split"].dropna().unique() if s.startswith(EVALUATION))
 
 
 def average_pairs(rows: pd.DataFrame, split: str = SPLIT) -> pd.DataFrame:
-    """Return one row per cell measured on `split`: its numbers are means over pairs.
+    """Return one row per cell measured on `split`, with numbers averaged over pairs.
 
     Args:
         rows: the table of `load_records`.
         split: a split of the records.
 
     Returns:
-        The columns of `rows` in another order, `siblings`, their number (NaN for a single network), and
-        `is_control`, whether all siblings have the same view. Rows are in the order of `rows`.
+        The columns of `rows` in another order, with two more: `siblings`, their number (NaN for a single
+        network), and `is_control`, whether all siblings have the same view. Rows are in the order of `rows`.
     """
     rows = rows[rows["split"] == split]
     groups = rows.groupby("key", sort=False)
@@ -97,7 +97,7 @@ def average_pairs(rows: pd.DataFrame, split: str = SPLIT) -> pd.DataFrame:
     names = table["shift_name"].astype(str)
     is_control = (names == "none") | names.str.startswith("same(")
     table = table.assign(siblings=groups["j"].max() + 1, is_control=is_control).join(numbers)
-    return table.reset_index().copy()  # the copy is one block a type, which is faster to select and merge
+    return table.reset_index().copy()  # the copy has one block per dtype, which is faster to select and merge
 
 
 def join_fork(cells: pd.DataFrame, fork: str, among: pd.DataFrame) -> pd.DataFrame:
@@ -146,14 +146,8 @@ def is_control(record: Record) -> bool:
 
 
 def prediction(record: Record, name: str, split: str = SPLIT) -> float | None:
-    """Return a key of `compare_predictions` on a split."""
+    """Return the value under a key of `compare_predictions` on a split; None if it was not measured."""
     return (record.ensemble or {}).get(split, {}).get(name)
-
-
-# --- analyses (`--measure`) ----------------------------------------------------------------------
-
-Grid = dict[str, dict[str, Record]]
-"""Architecture -> fork -> record."""
 
 
 def sort_records(records: Iterable[Record]) -> list[Record]:
@@ -168,17 +162,23 @@ def sort_records(records: Iterable[Record]) -> list[Record]:
     return sorted(records, key=rank)
 
 
+# --- analyses (`--measure`) ----------------------------------------------------------------------
+
+Grid = dict[str, dict[str, Record]]
+"""Architecture -> fork -> record."""
+
+
 def has_analysis(record: Record, name: str) -> bool:
-    """Return whether an analysis was made of the record's first pair, and not skipped."""
+    """Return whether the first pair of the record has the analysis, and it was not skipped."""
     found = (record.pairs[0].model_extra or {}).get(name) if record.pairs else None
     return isinstance(found, dict) and "skipped" not in found
 
 
 def analysis(record: Record, name: str) -> dict[str, Any]:
-    """Return an analysis of the record's first pair.
+    """Return an analysis of the first pair of the record.
 
     Raises:
-        KeyError: if it was not made.
+        KeyError: if the pair does not have it or it was skipped.
     """
     if not has_analysis(record, name):
         raise KeyError(name)
@@ -187,9 +187,9 @@ def analysis(record: Record, name: str) -> dict[str, Any]:
 
 
 def example_cells(records: Iterable[Record], name: str) -> Grid:
-    """Return all forks of one recipe, shift and replicate of each architecture that have the analysis.
+    """Choose one replicate, shift and recipe per architecture, and return its records that have the analysis.
 
-    The first replicate is preferred, and no shift over a shift.
+    The first replicate is preferred, then the shift `none`.
     """
     cells: Grid = {}
     chosen: dict[str, tuple[int, str, str]] = {}

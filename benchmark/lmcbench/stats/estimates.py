@@ -14,15 +14,14 @@ from scipy.special import stdtrit
 CONFIDENCE = 0.95
 
 FITTED = 0.02
-"""Training error that every sibling must reach for its cell to count: an underfit pair is not at a
-minimum."""
+"""Maximum training error of every sibling for its cell to count: underfit siblings are not at a minimum."""
 
 ROUNDING = 1e-12
-"""Numbers that differ by less are equal up to rounding: replicates without a spread have no interval, and
-ranked values are ties."""
+"""Numbers that differ by less count as equal: such ranked values are ties, and an interval this narrow means
+that the replicates do not differ."""
 
 MIN_POINTS = 3
-"""Fewest points of a rank correlation."""
+"""Minimum number of points for a rank correlation."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Contrast(NamedTuple):
 
     Attributes:
         replicate: its number.
-        what: names the contrast, the architecture first; the same in every replicate.
+        what: the contrast's name, architecture first; the same in every replicate.
         value: in its own unit; positive where it agrees with the claim.
     """
 
@@ -100,7 +99,7 @@ def spearman(x: Iterable[float], y: Iterable[float]) -> float | None:
 
     None for fewer than `MIN_POINTS` points, and if all of `x` or all of `y` are equal.
     """
-    # equal errors minus their chord differ in the last bits
+    # rounding makes values differ that are mathematically equal, such as errors minus their chord
     points = [pd.Series([round_ties(value) for value in values], dtype=float) for values in (x, y)]
     if len(points[0]) < MIN_POINTS or any(values.nunique() == 1 for values in points):
         return None

@@ -1,8 +1,8 @@
 """Tests of a difference between two runs: t intervals, equivalence, non-inferiority, Holm's correction.
 
-The input is one value per replicate. A change may be claimed by any of the tests, so their p-values are
-corrected together (Holm, 1979). Equivalence needs all tests: an intersection-union test, which needs no
-correction (Berger, 1982).
+The input is one value per replicate. Any of several tests may detect a change, so their p-values are
+corrected together (Holm, 1979). Equivalence requires that all tests pass; such an intersection-union test
+needs no correction (Berger, 1982).
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from lmcbench.spec.gate_tests import Better, Kind
 
 ALPHA = 0.05
 POWER = 0.8
-"""Chance of a decision at `replicates_needed`."""
+"""Probability of a decision with `Judgement.replicates_needed` replicates."""
 
 MOST_REPLICATES = 10_000
+"""Largest number of replicates that `Judgement.replicates_needed` reports."""
 
 TestVerdict = Literal[
     "identical", "equivalent", "non-inferior", "improved", "inconclusive", "changed", "regressed"
@@ -33,9 +34,9 @@ class Difference:
     """A mean difference, head - base.
 
     Attributes:
-        n: replicates of base and head.
+        n: number of replicates of base and of head.
         estimate: the difference, in the measure's unit.
-        variance: of one replicate's difference; None with too few replicates.
+        variance: variance of the difference of one replicate; None with too few replicates.
         error: standard error of the estimate; None with too few replicates.
         df: degrees of freedom of the error.
         exact: whether every replicate is equal on both sides to the last bit.
@@ -58,15 +59,18 @@ class Difference:
         return self.estimate - half, self.estimate + half
 
     def p_above(self, bound: float) -> float:
-        """Return the one-sided p-value for a true difference above `bound`; 1 with too few replicates."""
+        """Return the p-value of the one-sided test whose claim is a true difference above `bound`.
+
+        It is 1 with too few replicates.
+        """
         return self._tail(self.estimate - bound)
 
     def p_below(self, bound: float) -> float:
-        """Return the one-sided p-value for a true difference below `bound`."""
+        """Return the p-value of the one-sided test whose claim is a true difference below `bound`."""
         return self._tail(bound - self.estimate)
 
     def p_change(self) -> float:
-        """Return the two-sided p-value for a difference."""
+        """Return the two-sided p-value of the test whose claim is a true difference other than 0."""
         return min(1.0, 2 * self._tail(abs(self.estimate)))
 
     def _tail(self, distance: float) -> float:
@@ -78,7 +82,7 @@ class Difference:
 
 
 def paired(base: Sequence[float], head: Sequence[float]) -> Difference:
-    """Return the mean of head - base over replicates that share their seeds.
+    """Return the mean of head - base over matched replicates.
 
     Raises:
         ValueError: without replicates, or for different numbers of them.
@@ -117,7 +121,7 @@ def welch(base: Sequence[float], head: Sequence[float]) -> Difference:
 
 @dataclass(frozen=True)
 class Rule:
-    """Kind of test, absolute margin, and the better direction (if there is one)."""
+    """A test's kind, its absolute margin, and the direction that is better, if there is one."""
 
     kind: Kind
     margin: float
@@ -129,12 +133,14 @@ class Judgement:
     """The verdict on one difference.
 
     Attributes:
-        p_change: two-sided p-value for any difference.
-        p_holm: `p_change` corrected over the comparison's tests.
-        p_margin: p-value for lying inside the margin (equivalence: both sides; non-inferiority: the bad one).
-        power: chance of calling a change of twice the margin at the observed spread; None without a spread.
-        replicates_needed: for a decision, if estimate and spread stay; None if it is decided, unknown, or
-            more than `MOST_REPLICATES`.
+        p_change: two-sided p-value of a difference other than 0.
+        p_holm: `p_change`, corrected over the tests of the comparison.
+        p_margin: p-value of a difference within the margin (equivalence: on both sides; non-inferiority: on
+            the worse side only).
+        power: probability of detecting a change of twice the margin, given the observed spread; None with too
+            few replicates.
+        replicates_needed: number of replicates for a decision, if estimate and spread stay as they are; None
+            if the test is decided, the spread unknown, or the number above `MOST_REPLICATES`.
     """
 
     verdict: TestVerdict
@@ -146,7 +152,7 @@ class Judgement:
 
 
 def judge(differences: Sequence[Difference], rules: Sequence[Rule]) -> list[Judgement]:
-    """Judge the headline tests of one comparison together."""
+    """Return the verdict on each headline test of a comparison, with p-values corrected over all of them."""
     corrected = holm([difference.p_change() for difference in differences])
     return [
         _judge(difference, rule, p, len(differences))
@@ -186,7 +192,7 @@ def _judge(difference: Difference, rule: Rule, p_holm: float, tests: int) -> Jud
 
 
 def _needed(difference: Difference, rule: Rule, tests: int) -> int | None:
-    """Return the fewest replicates (a side) that decide with a chance of `POWER`."""
+    """Return the smallest number of replicates per side that leads to a decision with probability `POWER`."""
     m, estimate, variance = rule.margin, difference.estimate, difference.variance
     if variance is None:
         return None
@@ -213,13 +219,13 @@ def _needed(difference: Difference, rule: Rule, tests: int) -> int | None:
 
 
 def _power(difference: Difference, size: float, margin: float, tests: int) -> float | None:
-    """Return the chance of calling a true difference of `size` at Holm's first and hardest step."""
+    """Return the probability of detecting a true difference of `size`, at Holm's first and strictest step."""
     if difference.error is None:
         return None
     if difference.error == 0:
         return 1.0
     quantile = float(stdtrit(difference.df, 1 - ALPHA / 2 / tests))
     shift = size / difference.error
-    # a change must be significant and larger than the margin; the rarer of the two decides
+    # a change must be significant and larger than the margin; the less probable of the two bounds the power
     significant = 1 - float(nctdtr(difference.df, shift, quantile))
     return min(significant, float(ndtr((size - margin) / difference.error)))

@@ -35,9 +35,9 @@ class Stability:
 
     Attributes:
         line: architecture, recipe and shift.
-        forks: all measured forks as epochs, earliest first.
-        points: by replicate; None: not connected even at the last fork.
-        incomplete: replicates without a point because a fork is missing, diverged or failed.
+        forks: epochs of all forks in the records, earliest first.
+        points: replicate -> its point; None: not connected even at the last fork.
+        incomplete: number of excluded replicates: one of their forks is missing, diverged or failed.
     """
 
     line: Line
@@ -57,13 +57,13 @@ class Stability:
 
     @property
     def median(self) -> StabilityPoint | None:
-        """The median replicate, the later of the middle two; None: never, or no replicate."""
+        """The median point (of two in the middle the later); None: never connected, or no replicate."""
         ordered = self._ordered()
         return ordered[len(ordered) // 2] if ordered else None
 
     @property
     def interval(self) -> tuple[StabilityPoint | None, StabilityPoint | None] | None:
-        """Earliest and latest replicate (None: never); None for fewer than two replicates.
+        """The earliest and the latest point (None: never); None for fewer than two replicates.
 
         It contains the population median with probability `coverage`, for any distribution. A t interval
         would be meaningless: the points lie on a coarse grid of forks and are censored at its end.
@@ -73,7 +73,7 @@ class Stability:
 
     @property
     def coverage(self) -> float | None:
-        """1 - 2^(1-n); None for fewer than two replicates. Six are needed for 95 %."""
+        """Coverage of `interval`: 1 - 2^(1-n), so 95 % needs six replicates; None for fewer than two."""
         return 1 - 2.0 ** (1 - self.n) if self.n >= 2 else None
 
     def _ordered(self) -> list[StabilityPoint | None]:
@@ -81,11 +81,11 @@ class Stability:
 
 
 def stability_points(rows: pd.DataFrame, form: Form = "error_chord") -> list[Stability]:
-    """Return the stability points of every line with forks, sorted by line.
+    """Return the stability points of every architecture, recipe and shift with forks, sorted by them.
 
     Args:
         rows: the table of `load_records`.
-        form: of the error barrier that decides whether siblings are connected.
+        form: form of the error barrier that decides whether siblings are connected.
     """
     cells = rows[rows["fork_epoch"].notna()].drop_duplicates("key")
     lines: Any = cells.groupby(LINE, sort=True)

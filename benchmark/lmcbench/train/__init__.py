@@ -1,1 +1,1 @@
-"""Batches in, weights out."""
+"""Build networks and train them: adaptations, optimizers, engines, training states, cost."""

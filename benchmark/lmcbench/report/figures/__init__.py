@@ -1,1 +1,1 @@
-"""Records in, figures out."""
+"""Draw the figures of a report from records."""
