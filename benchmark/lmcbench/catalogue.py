@@ -1,4 +1,4 @@
-"""List suites, shifts, data sets and architectures, as data and as text (torch-free)."""
+"""List suites, shifts, data sets and architectures, as data and as text (no torch)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write the file that `lmcbench new-arch` starts a network with (torch-free)."""
+"""Write the file that `lmcbench new-arch` starts a network with (no torch)."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def archs(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the built-in architectures, or search them and timm's with GLOB."""
+    """List the built-in architectures, or search timm's with GLOB."""
     from lmcbench import catalogue
 
     listed = catalogue.list_architectures(pattern)
