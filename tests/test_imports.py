@@ -26,6 +26,7 @@ COMPOSERS = {"running", "check", "submission"}
 TORCH_FREE = {
     "errors",
     "untrusted",
+    "output",
     "spec",
     "results",
     "ensemble",
@@ -60,6 +61,7 @@ def imported(source: str, modules=MODULES) -> set[str]:
 RANKS = {
     "errors": -1,
     "untrusted": 0,
+    "output": 0.5,
     "spec": 1,
     "results": 2,
     **dict.fromkeys(STAGES, 3),
@@ -71,7 +73,7 @@ RANKS = {
 """Layer of each part, from the bottom up; all other parts are composers, rank 5."""
 
 
-def layer(module: str) -> tuple[int, str]:
+def layer(module: str) -> tuple[float, str]:
     """Return rank and part of a module of this package."""
     part = module.split(".")[1] if "." in module else "__init__"
     return RANKS.get(part, 5), part if part in RANKS else "composers"

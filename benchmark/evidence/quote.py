@@ -20,7 +20,6 @@ NOISE_TABLE = "## Does the noise scale set the barrier at fork 0?"
 
 FIGURE = "../benchmark/evidence/noise-grid-v1/figures/noise-scale.png"
 CONTROLS = "Training shift over control: "
-PAPERS = {"[H]": "Hepburn et al., 2025", "[S]": "Singh et al., 2024", "[F]": "Frankle et al., 2020"}
 
 SECTION = """{heading}
 
@@ -85,15 +84,16 @@ def claims_table() -> str:
     for suite in VERSIONS:
         for found in _table(_text(suite, "findings.md")):
             if "(test:" not in found["claim"]:
-                rows.setdefault((found[""], found["claim"]), {})[suite] = _cell(found, _replicates(suite))
+                rows.setdefault((found["paper"], found["claim"]), {})[suite] = _cell(
+                    found, _replicates(suite)
+                )
     heads = [
         f"[{suite}](../benchmark/evidence/{_folder(suite)}/findings.md), n = {_replicates(suite)}"
         for suite in VERSIONS
     ]
     lines = [("paper", "claim", *heads), ("---",) * (2 + len(VERSIONS))]
     lines += [
-        (PAPERS.get(paper, paper), claim, *(row.get(suite, "–") for suite in VERSIONS))
-        for (paper, claim), row in rows.items()
+        (paper, claim, *(row.get(suite, "–") for suite in VERSIONS)) for (paper, claim), row in rows.items()
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -121,7 +121,7 @@ def _cell(found: dict[str, str], replicates: int) -> str:
 def _table(markdown: str) -> list[dict[str, str]]:
     """The first table of a text, rows by column."""
     lines = re.split(r"\n\n", markdown[markdown.index("\n|") + 1 :], maxsplit=1)[0].splitlines()
-    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    head, _, *rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     return [dict(zip(head, row, strict=True)) for row in rows]
 
 

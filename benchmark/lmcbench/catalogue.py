@@ -7,9 +7,8 @@ from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
-
 from lmcbench.errors import UserError
+from lmcbench.output import make_table, one_line
 from lmcbench.spec.architectures import OWN_NETWORKS
 from lmcbench.spec.cells import expand, families
 from lmcbench.spec.evaluation_shifts import CIFAR_C, CORRUPTIONS, is_shifted, parse_shifted
@@ -39,7 +38,7 @@ def list_suites() -> list[dict[str, Any]]:
 def suites_text(listed: list[dict[str, Any]]) -> str:
     """Return them as a table."""
     rows = [[s["name"], s["version"], s["data"], s["cells"], s["cost"], s["description"]] for s in listed]
-    table = tabulate(
+    table = make_table(
         rows,
         headers=["suite", "version", "data", "cells", "cost", "description"],
         maxcolwidths=[None, None, None, None, 24, 50],
@@ -70,7 +69,8 @@ def suite_text(suite: Suite, where: Mapping[str, str]) -> str:
     own, *shifted = needed_data(suite)
     facts = {
         "data": f"{_data_text(suite)}; {where[own]}",
-        **({"shifted test sets": "\n".join(f"{name}; {where[name]}" for name in shifted)} if shifted else {}),
+        **({"shifted test sets": f"{shifted[0]}; {where[shifted[0]]}"} if shifted else {}),
+        **{f"and {name}": where[name] for name in shifted[1:]},
         "shifts": ", ".join(spec.shift.label for spec in suite.shifts),
         "forks (epoch)": ", ".join(fork.name for fork in suite.fork_list),
         **_comparators(suite),
@@ -85,12 +85,12 @@ def suite_text(suite: Suite, where: Mapping[str, str]) -> str:
         "digest": suite.digest,
         "citation": suite.citation,
     }
-    networks = tabulate(
+    networks = make_table(
         [[a.label, a.recipe, _recipe_text(suite, a.recipe)] for a in suite.architectures],
         headers=["architecture", "recipe", "settings that differ from the defaults"],
     )
-    head = f"{suite.name} version {suite.version}: {suite.description}"
-    return f"{head}\n\n{tabulate(list(facts.items()), tablefmt='plain')}\n\n{networks}"
+    head = f"{suite.name} version {suite.version}: {one_line(suite.description)}"
+    return f"{head}\n\n{make_table(list(facts.items()), style='plain')}\n\n{networks}"
 
 
 def _comparators(suite: Suite) -> dict[str, str]:
@@ -141,9 +141,9 @@ def shifts_text(listed: list[dict[str, Any]], transforms: list[dict[str, Any]]) 
         ]
         for s in listed
     ]
-    table = tabulate(rows, headers=["shift", "parameters", "training data of each sibling", "source"])
+    table = make_table(rows, headers=["shift", "parameters", "training data of each sibling", "source"])
     aliases = ", ".join(f"{name} = {target}" for name, target in ALIASES.items())
-    shown = tabulate(
+    shown = make_table(
         [[t["name"], t["summary"], t["source"]] for t in transforms],
         headers=["evaluation shift", "effect on a test image", "source"],
     )
@@ -178,12 +178,12 @@ def datasets_text(listed: Sequence[Listing]) -> str:
         ]
         for d in listed
     ]
-    table = tabulate(
+    table = make_table(
         rows,
         headers=["data set", "train + test images", "shape", "classes", "on disk", "licence", "found in"],
     )
     missing = [[d.name, d.hint] for d in listed if d.found is None]
-    todo = "\n\nHow to get the missing data sets:\n" + tabulate(missing, tablefmt="plain")
+    todo = "\n\nHow to get the missing data sets:\n" + make_table(missing, style="plain")
     return f"{table}{todo if missing else ''}\n\n{OWN_DATA}"
 
 
@@ -217,7 +217,7 @@ def architectures_text(listed: list[dict[str, Any]], pattern: str | None) -> str
     columns = {"name": "name", "source": "source"}
     if any(a["summary"] for a in listed):
         columns["summary"] = "description"
-    table = tabulate([[a[key] for key in columns] for a in listed], headers=list(columns.values()))
+    table = make_table([[a[key] for key in columns] for a in listed], headers=list(columns.values()))
     if pattern is not None:
         return table
     return (

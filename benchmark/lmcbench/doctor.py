@@ -6,10 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from lmcbench.data.listing import list_datasets, list_shifted
 from lmcbench.machine import usable_cores
+from lmcbench.output import make_table
 from lmcbench.results.provenance import source_revision, versions
 
 
@@ -48,4 +47,4 @@ def report_text(found: dict[str, Any]) -> str:
         rows["source"] = f"{source['commit']}{' with changes' if source['dirty'] else ''}"
     for name, data in found["data"].items():
         rows[name] = data["found"] if data["found"] is not None else f"missing. {data['hint']}"
-    return tabulate(list(rows.items()), tablefmt="plain")
+    return make_table(list(rows.items()), style="plain")

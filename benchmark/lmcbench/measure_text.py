@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
+from lmcbench.output import make_table
 from lmcbench.results.curves import chord_excess
 
 Result = Mapping[str, Any]
@@ -64,7 +64,7 @@ def measured_text(result: Result) -> str:
         *(f"{name} was skipped: {of['skipped']}" for name, of in taken.items() if "skipped" in of),
         *(f"Warning: {warning}" for warning in warnings_of(result)),
     ]
-    return "\n".join([tabulate(rows, tablefmt="plain", disable_numparse=True), "", *notes])
+    return "\n".join([make_table(rows, style="plain", disable_numparse=True), "", *notes])
 
 
 def normalisation_text(result: Result) -> str:

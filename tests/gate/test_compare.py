@@ -260,8 +260,50 @@ def test_diverged_on_both_sides_is_counted_and_in_no_mean():
     found = compare(one, two, [BARRIER])
     assert found.verdict == "equivalent"
     assert "1 cell diverged on both sides, in no mean." in found.notes[0]
+
+
+@pytest.mark.parametrize("across", [[], ["seeds"]])
+def test_where_every_cell_diverged_on_both_sides_nothing_was_compared(across):
     everything = [make_record(toy_cell(replicate=r), status="diverged") for r in range(2)]
-    assert compare(everything, everything).verdict == "identical"
+    found = compare(everything, everything, across=across)
+    assert (found.verdict, found.exit_code, found.measured) == ("inconclusive", 3, 0)
+    assert headline(found) == "Inconclusive: nothing was compared (all cells diverged or failed)."
+    assert as_json(found)["cells"]["measured"] == 0
+
+
+def test_cells_that_failed_on_both_sides_are_not_called_identical():
+    failed = [make_record(toy_cell(replicate=r), status="failed") for r in range(2)]
+    found = compare(failed, failed)
+    assert (found.verdict, found.exit_code) == ("incomplete", 5)
+    assert "identical" not in headline(found)
+
+
+def test_a_described_measure_that_moved_is_marked_and_counted():
+    """The tested measures are equivalent, and the calibration error of every network doubled."""
+
+    def double_ece(table):
+        for sibling in table["siblings"]:
+            sibling["splits"]["test"]["ece"] *= 2
+
+    head = [edited(record, double_ece) for record in side()]
+    found = compare(side(), head, [BARRIER, ACCURACY])
+    assert (found.verdict, found.exit_code, found.moved) == ("equivalent", 0, ["ece"])
+    assert "moved (95 % interval excludes 0): 1 measure (ece)" in headline(found)
+    for markdown in (False, True):
+        [row] = [
+            line for line in render(found, "x", markdown).splitlines() if "ece " in line and "moved" in line
+        ]
+        assert row.rstrip("| ").endswith("moved")
+    shown = as_json(found)
+    assert shown["moved"] == ["ece"]
+    assert {m["measure"] for m in shown["measures"] if m["moved"]} == {"ece"}
+
+
+def test_a_measure_that_is_judged_over_all_cells_is_not_counted_as_untested():
+    found = compare(side(), side([b + 0.3 for b in BASE_BARRIERS]), [BARRIER])
+    assert found.verdict == "changed"
+    assert "error_mid" not in found.moved
+    assert found.moved == [m.measure for m in found.measures if m.moved and m.measure != "error_mid"]
 
 
 def test_another_suite_is_not_comparable_unless_asked_for():
@@ -399,6 +441,7 @@ def test_json_holds_no_nan_and_all_there_is():
         "cells",
         "alpha",
         "tests",
+        "moved",
         "measures",
         "notes",
     ]
@@ -409,7 +452,7 @@ def test_markdown_for_a_pull_request():
     found = compare(side(), side([b + 0.3 for b in BASE_BARRIERS]))
     text = render(found, "digits-v2", markdown=True)
     assert text.startswith(
-        "### lmcbench: changed\n\nA tested measure moved by more than its margin (error_mid).\n"
+        "### lmcbench: changed\n\nA tested measure moved by more than its margin (error_mid). Not tested"
     )
     assert "| error_mid" in text
     assert "<details><summary>All measures" in text

@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from lmcbench.errors import UserError
+from lmcbench.output import print_text, shorten, terminal_text
 
 EXIT_CHECK, EXIT_INPUT, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -31,7 +34,7 @@ GROUPS = {
 
 
 class GroupedCommands(TyperGroup):
-    """List the commands under the headings of `GROUPS`; the others come last."""
+    """List the commands under the headings of `GROUPS`, the others last; quote bad usage safely."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write one section per group."""
@@ -44,6 +47,30 @@ class GroupedCommands(TyperGroup):
             if rows:
                 with formatter.section(heading):
                     formatter.write_dl(rows)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse the options before a command."""
+        with _safe_usage_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse the rest and run the command."""
+        with _safe_usage_errors():
+            return super().invoke(ctx)
+
+
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+"""Of click, or of the copy of click inside typer."""
+
+
+@contextmanager
+def _safe_usage_errors() -> Iterator[None]:
+    """Replace control characters and shorten the message of a usage error: it quotes the arguments."""
+    try:
+        yield
+    except _USAGE_ERROR as error:
+        error.message = shorten(terminal_text(error.message))
+        raise
 
 
 app = typer.Typer(
@@ -85,15 +112,15 @@ def _help(
     if version:
         from importlib.metadata import version as installed
 
-        typer.echo(f"lmcbench {installed('lmcbench')}")
+        print_text(f"lmcbench {installed('lmcbench')}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        print_text(context.get_help())
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on standard output."""
-    typer.echo(json.dumps(value, indent=1, allow_nan=False))
+    """Print one JSON document on standard output, in ASCII."""
+    print_text(json.dumps(value, indent=1, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 def main() -> None:
@@ -105,12 +132,12 @@ def main() -> None:
     try:
         app(prog_name="lmcbench")
     except UserError as error:
-        typer.echo(f"Error: {error}", err=True)
+        print_text(shorten(f"Error: {error}"), err=True)
         sys.exit(error.exit_code)
     except OSError as error:  # from the file system: no permission, no space, a file where a folder is needed
         if error.strerror is None:
             raise
-        typer.echo(f"Error: {error.filename or 'The system'}: {error.strerror}.", err=True)
+        print_text(shorten(f"Error: {error.filename or 'The system'}: {error.strerror}."), err=True)
         sys.exit(EXIT_INPUT)
 
 

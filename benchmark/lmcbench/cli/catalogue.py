@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lmcbench.cli.app import DataDir, Json, app, print_json
+from lmcbench.output import print_text
 
 
 @app.command(epilog="Example: lmcbench suites digits")
@@ -32,10 +33,10 @@ def suites(
     if toml:
         if name is None or as_json:
             raise typer.BadParameter("--toml needs the name of a suite and cannot be combined with --json")
-        typer.echo(read_suite(name)[0], nl=False)
+        print_text(read_suite(name)[0].decode("utf-8-sig", "replace"), nl=False)
     elif name is None:
         listed = catalogue.list_suites()
-        print_json(listed) if as_json else typer.echo(catalogue.suites_text(listed))
+        print_json(listed) if as_json else print_text(catalogue.suites_text(listed))
     else:
         suite = load_suite(name)
         if as_json:
@@ -44,7 +45,7 @@ def suites(
         from lmcbench.data.listing import describe_location
 
         needed = catalogue.needed_data(suite)
-        typer.echo(catalogue.suite_text(suite, {name: describe_location(name, data_dir) for name in needed}))
+        print_text(catalogue.suite_text(suite, {name: describe_location(name, data_dir) for name in needed}))
 
 
 @app.command()
@@ -60,7 +61,7 @@ def shifts(as_json: Json = False) -> None:
     if as_json:
         print_json({"shifts": listed, "transforms": transforms})
     else:
-        typer.echo(catalogue.shifts_text(listed, transforms))
+        print_text(catalogue.shifts_text(listed, transforms))
 
 
 @app.command(epilog="Example: lmcbench archs 'resnet*'")
@@ -78,7 +79,7 @@ def archs(
     from lmcbench import catalogue
 
     listed = catalogue.list_architectures(pattern)
-    print_json(listed) if as_json else typer.echo(catalogue.architectures_text(listed, pattern))
+    print_json(listed) if as_json else print_text(catalogue.architectures_text(listed, pattern))
 
 
 data_app = typer.Typer(rich_markup_mode=None)
@@ -97,7 +98,7 @@ def data(context: typer.Context, data_dir: DataDir = None, as_json: Json = False
     if as_json:
         print_json([asdict(listing) for listing in listed])
     else:
-        typer.echo(catalogue.datasets_text(listed))
+        print_text(catalogue.datasets_text(listed))
 
 
 @data_app.command(epilog="Example: lmcbench data fetch cifar10")
@@ -112,7 +113,7 @@ def fetch(
 
     found = fetch_dataset(name)
     sizes = f"{len(found.train):,} training and {len(found.test):,} test images"
-    typer.echo(f"{name} is here: {sizes} from {found.source}.")
+    print_text(f"{name} is here: {sizes} from {found.source}.")
 
 
 @app.command()
@@ -121,4 +122,4 @@ def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
     from lmcbench.doctor import examine, report_text
 
     found = examine(data_dir)
-    print_json(found) if as_json else typer.echo(report_text(found))
+    print_json(found) if as_json else print_text(report_text(found))

@@ -11,6 +11,7 @@ import typer
 
 from lmcbench.cli.app import EXIT_CHECK, EXIT_INCONCLUSIVE, DataDir, Device, Json, app, print_json
 from lmcbench.errors import UserError
+from lmcbench.output import print_text
 
 
 class Inconclusive(StrEnum):
@@ -63,10 +64,10 @@ def compare(
     if as_json:
         print_json(comparison.as_json(found))
     elif written:
-        typer.echo(gate_text.render(found, origin, markdown), nl=False)
+        print_text(gate_text.render(found, origin, markdown), nl=False)
     # on a terminal the rendered text has said it already
     if code > EXIT_CHECK and not (written and sys.stdout.isatty()):
-        typer.echo(f"lmcbench compare: {gate_text.headline(found)}", err=True)
+        print_text(f"lmcbench compare: {gate_text.headline(found)}", err=True)
     raise typer.Exit(0 if code == EXIT_INCONCLUSIVE and inconclusive is Inconclusive.warn else code)
 
 
@@ -116,10 +117,10 @@ def calibrate(
     for text, records in repeat_runs(
         chosen, selection, repeats, root, data_dir=data_dir, device=device.value, jobs=jobs
     ):
-        typer.echo(f"{counted(len(records), 'cell')}: {text}", err=True)
+        print_text(f"{counted(len(records), 'cell')}: {text}", err=True)
         runs.append(records)
     found = calibration.calibrate(runs, chosen.gate or DEFAULT_GATE)
     if as_json:
         print_json(calibration.as_json(found))
     else:
-        typer.echo(calibration.render(found, "github" if markdown else "simple"), nl=False)
+        print_text(calibration.render(found, "github" if markdown else "simple"), nl=False)

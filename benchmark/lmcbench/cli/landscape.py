@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lmcbench.cli.app import app
+from lmcbench.output import print_text
 
 landscape = typer.Typer(rich_markup_mode=None)
 app.add_typer(landscape, name="landscape")
@@ -28,7 +29,7 @@ Key = Annotated[
 def _help(context: typer.Context) -> None:
     """Draw a toy landscape, or planes and paths of siblings."""
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        print_text(context.get_help())
 
 
 @landscape.command(epilog="Example: lmcbench landscape toy --roundness 3 --turn 45")
@@ -62,7 +63,7 @@ def toy(
     kind = draw.picture_format(target)
     chosen = draw.toy_landscape(distance, sharpness_a, sharpness_b, roundness, turn)
     write_atomic(target, draw.draw_toy(chosen, kind))
-    typer.echo(f"{draw.toy_text(chosen)}\nWrote {target}.")
+    print_text(f"{draw.toy_text(chosen)}\nWrote {target}.")
 
 
 @landscape.command()
@@ -90,4 +91,4 @@ def _draw_cell(run_folder: Path, key: str, what: str, out: Path | None) -> None:
     record = draw.find_record(run_folder, key)
     target = out if out is not None else Path(f"{what}-{record.key}.png")
     write_atomic(target, draw.draw_cell(record, what, draw.picture_format(target)))
-    typer.echo(f"Wrote {target}.")
+    print_text(f"Wrote {target}.")

@@ -9,6 +9,7 @@ import typer
 
 from lmcbench.cli.app import EXIT_CHECK, EXIT_INPUT, DataDir, Device, Json, app, print_json
 from lmcbench.errors import UserError
+from lmcbench.output import print_text
 
 STDOUT = Path("-")
 """The file name that means standard output."""
@@ -45,7 +46,7 @@ def leaderboard(
             raise typer.BadParameter("--check, --csv and --json are of the leaderboard, not of one run")
         from lmcbench.report.tables import run_table
 
-        typer.echo(run_table(path, "simple"), nl=False)
+        print_text(run_table(path, "simple"), nl=False)
         return
     if check and (as_json or csv is not None):
         raise typer.BadParameter("--check writes nothing; leave out --csv and --json")
@@ -67,10 +68,10 @@ def _export(board_dir: Path, csv: Path | None, as_json: bool) -> None:
     tables = make_tables(row.entry for row in found)
     rows = export_rows(tables, {row.entry.slug: (row.submission.meta, row.trust) for row in found})
     if csv == STDOUT:
-        typer.echo(to_csv(rows), nl=False)
+        print_text(to_csv(rows), nl=False)
     elif csv is not None:
         write_atomic(csv, to_csv(rows))
-        typer.echo(f"Wrote {csv}.", err=True)
+        print_text(f"Wrote {csv}.", err=True)
     if as_json:
         print_json(rows)
 
@@ -83,17 +84,17 @@ def _render(board_dir: Path, check: bool) -> None:
     if not check:
         written = rendered.write()
         for file in written:
-            typer.echo(f"{'Wrote' if file.exists() else 'Removed'} {file}.")
+            print_text(f"{'Wrote' if file.exists() else 'Removed'} {file}.")
         if not written:
-            typer.echo(f"{board_dir} is up to date.")
+            print_text(f"{board_dir} is up to date.")
         return
     outdated = rendered.outdated()
     if outdated:
         for file in outdated:
-            typer.echo(f"{file} is out of date.", err=True)
-        typer.echo("Run 'lmcbench leaderboard' and commit what it writes.", err=True)
+            print_text(f"{file} is out of date.", err=True)
+        print_text("Run 'lmcbench leaderboard' and commit what it writes.", err=True)
         raise typer.Exit(EXIT_CHECK)
-    typer.echo(f"{board_dir} is up to date.")
+    print_text(f"{board_dir} is up to date.")
 
 
 SuiteFile = Annotated[
@@ -173,8 +174,8 @@ def submit(
     made = make(
         run_folder, name, declared, board, found=board_dir is None, arch=arch, source=source, suite_file=suite
     )
-    typer.echo(summary(made))
-    typer.echo(f"\n{next_steps(made)}")
+    print_text(summary(made))
+    print_text(f"\n{next_steps(made)}")
 
 
 @app.command()
@@ -225,7 +226,7 @@ def verify(
     found = checks.verify(path, suite, predictions=predictions)
     shown = found.as_json()
     if not as_json:
-        typer.echo(explain(found), nl=False, err=not found.sound)
+        print_text(explain(found), nl=False, err=not found.sound)
     elif not found.sound:
         print_json(shown)
     if not found.sound:
@@ -238,7 +239,7 @@ def verify(
         commands = reproduction(path, found, nonce, reproduce)
         shown["reproduction"] = commands
         if not as_json:
-            typer.echo("\nAnother author repeats it with:\n\n" + "\n".join(f"  {c}" for c in commands))
+            print_text("\nAnother author repeats it with:\n\n" + "\n".join(f"  {c}" for c in commands))
     if rerun is not None and nonce is not None:
         from lmcbench.leaderboard.submission_file import read_submission
         from lmcbench.submission.rerun import render
@@ -258,7 +259,7 @@ def verify(
         outside = any(cell.verdict == "outside" for cell in report.cells)
         shown["rerun"] = report.model_dump(by_alias=True)
         if not as_json:
-            typer.echo("\n" + render(report), nl=False)
+            print_text("\n" + render(report), nl=False)
         if results is not None:
             _keep(results / found.slug / trust.rerun_file(nonce), report.to_json(), as_json)
     if as_json:
@@ -282,4 +283,4 @@ def _keep(file: Path, content: str, quiet: bool) -> None:
         write_atomic(file, content)
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}.") from None
-    typer.echo(f"Wrote {file}.", err=quiet)
+    print_text(f"Wrote {file}.", err=quiet)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lmcbench.cli.app import EXIT_CHECK, EXIT_INTERRUPTED, ArchKwargs, DataDir, Json, app, print_json
+from lmcbench.output import print_text
 
 
 @app.command(epilog="Example: lmcbench check my_net.py:my_net")
@@ -56,8 +57,8 @@ def check(
                 list(results)
                 continue
             for number, row in enumerate(row_texts(results)):  # the first row may raise an error
-                typer.echo(row if number else f"{asked.label} for images {size.target}\n{row}")
-            typer.echo(conclusion(size) + ("\n" if size is not sizes[-1] else ""))
+                print_text(row if number else f"{asked.label} for images {size.target}\n{row}")
+            print_text(conclusion(size) + ("\n" if size is not sizes[-1] else ""))
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
     is_ready = all(size.is_ready for size in sizes)
@@ -74,5 +75,5 @@ def new_arch(
     from lmcbench.check.new_network import next_commands, write_network
 
     path = write_network(name, Path())
-    typer.echo(f"Wrote {path}, a network that is ready to run. Change it, then:\n")
-    typer.echo("\n".join(f"  {command}" for command in next_commands(name)))
+    print_text(f"Wrote {path}, a network that is ready to run. Change it, then:\n")
+    print_text("\n".join(f"  {command}" for command in next_commands(name)))

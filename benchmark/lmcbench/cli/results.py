@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lmcbench.cli.app import ArchKwargs, DataDir, Device, Json, app, parse_channels, print_json
+from lmcbench.output import print_text
 
 
 @app.command(
@@ -108,10 +109,10 @@ def measure(
         alphas=alphas,
     )
     result = measure_checkpoints(request, data_dir, device.value)
-    print_json(result) if as_json else typer.echo(measured_text(result))
+    print_json(result) if as_json else print_text(measured_text(result))
     if as_json or not sys.stdout.isatty():  # on a terminal the text already contains them
         for warning in warnings_of(result):
-            typer.echo(f"Warning: {warning}", err=True)
+            print_text(f"Warning: {warning}", err=True)
 
 
 @app.command(epilog="Example: lmcbench report runs/digits")
@@ -138,8 +139,8 @@ def report(
         first = records[0].suite
         title = f"# Findings: {first.name} version {first.version}"
         write_atomic(target / "findings.md", f"{title}\n\n{render_findings(records)}")
-        typer.echo(render_findings(records, "simple"), nl=False)
-        typer.echo(f"\nWrote {target / 'findings.md'}.")
+        print_text(render_findings(records, "simple"), nl=False)
+        print_text(f"\nWrote {target / 'findings.md'}.")
         return
     from lmcbench.report.document import make_report
 
@@ -148,4 +149,4 @@ def report(
         write_atomic(target / "figures" / name, content)
     write_atomic(target / "report.md", made.markdown)
     write_atomic(target / "report.html", made.html)
-    typer.echo(f"Wrote {target / 'report.html'}, {target / 'report.md'} and {len(made.figures)} figures.")
+    print_text(f"Wrote {target / 'report.html'}, {target / 'report.md'} and {len(made.figures)} figures.")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lmcbench.cli.app import EXIT_INTERRUPTED, DataDir, Device, app
+from lmcbench.output import print_text
 
 
 class Engine(StrEnum):
@@ -119,6 +120,6 @@ def run(
             ):
                 view.show(event)
     except KeyboardInterrupt:
-        typer.echo(view.interrupted(), err=True)
+        print_text(view.interrupted(), err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     raise typer.Exit(view.conclude())

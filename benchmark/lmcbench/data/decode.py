@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lmcbench.data.dataset import Labels, Pixels
 from lmcbench.errors import UserError
+from lmcbench.untrusted import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -82,13 +83,18 @@ def decode_batches(
     Raises:
         UserError: for an image that does not decode, has another size than the first, or loses information.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     bar = Progress(
         *columns, console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()
     )
     convert: Callable[[Item], Pixels] | None = None
     with bar, ThreadPoolExecutor(os.cpu_count()) as threads:
-        task = bar.add_task(title, total=n)
+        task = bar.add_task(printable(title), total=n)
         for items in batches:
             convert = convert or _converter(items[0], channels, lossless)
             images = np.stack(list(threads.map(convert, items)))

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from lmcbench.errors import counted
 from lmcbench.gate.matching import cell_label
+from lmcbench.output import GITHUB, escape_markdown, make_table, one_line
 from lmcbench.results.cell_values import cell_value, shift_label
 from lmcbench.results.record import Record
 from lmcbench.spec.gate_tests import MEASURES, GateTest
@@ -166,14 +166,15 @@ def _verdict(margin: Margin) -> str:
 def render(calibration: Calibration, style: str) -> str:
     """Return the calibration as text in a format of tabulate."""
     c = calibration
-    conditions = "\n".join(f"{i}. {text}" for i, text in enumerate(c.conditions, 1))
-    measures = tabulate(
+    safe = escape_markdown if style == GITHUB else one_line
+    conditions = "\n".join(f"{i}. {safe(text)}" for i, text in enumerate(c.conditions, 1))
+    measures = make_table(
         [[m.measure, f"{m.deviation:.3g}", f"{m.largest:.3g}", f"{m.equal}/{m.cells}"] for m in c.measures],
         ["measure", "deviation of a cell", "largest difference", "equal cells"],
-        tablefmt=style,
+        style,
         disable_numparse=True,
     )
-    margins = tabulate(
+    margins = make_table(
         [
             [
                 m.measure,
@@ -191,10 +192,14 @@ def render(calibration: Calibration, style: str) -> str:
             "margin",
             f"margin > {FACTOR:g} deviations",
         ],
-        tablefmt=style,
+        style,
         disable_numparse=True,
     )
-    parts = [f"Repeats of {c.suite['name']} version {c.suite['version']}:\n\n{conditions}", measures, margins]
+    parts = [
+        f"Repeats of {safe(c.suite['name'])} version {c.suite['version']}:\n\n{conditions}",
+        measures,
+        margins,
+    ]
     if c.unstable:
-        parts.append(f"Diverged in some repeats only: {'; '.join(c.unstable)}.")
+        parts.append(f"Diverged in some repeats only: {'; '.join(map(safe, c.unstable))}.")
     return "\n\n".join(parts) + "\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lmcbench.errors import UserError, counted, unknown
-from lmcbench.gate.comparison import DECIDED_BY_ONE, Comparison, Described, Overall, Side, Tested
+from lmcbench.gate.comparison import ALL_CELLS, DECIDED_BY_ONE, Comparison, Described, Overall, Side, Tested
 from lmcbench.gate.differences import Differences
 from lmcbench.gate.matching import (
     FIELDS,
@@ -122,7 +122,7 @@ def _compare(
     tests, notes = _headline(table, gate, seeds)
     notes = [*_remarks(matched, across), *table.notes, *notes]
     measures = [] if identical else _describe(table)
-    verdict, reasons = _overall(tests, identical)
+    verdict, reasons = _overall(tests, identical, table.measured)
     if seeds and table.unbalanced and verdict in ("identical", "equivalent", "improved"):
         verdict, reasons = "inconclusive", [table.unbalanced]
     if diverged:
@@ -146,6 +146,7 @@ def _compare(
         *sides,
         across,
         len(matched.pairs) or len(matched.base) + len(matched.head),
+        table.measured,
         matched.missing_in_base,
         matched.missing_in_head,
         failed,
@@ -177,7 +178,7 @@ def _headline(table: Differences, gate: Sequence[GateTest], seeds: bool) -> tupl
         if not chosen and everything:
             wanted = _cells_text(test.shifts, test.forks)
             notes.append(f"There are no cells of {wanted} here: {test.measure} is tested over all cells.")
-            chosen, cells = set(everything), "all cells"
+            chosen, cells = set(everything), ALL_CELLS
         found = table.difference(test.measure, chosen)
         if found is None:
             notes.append(f"{test.measure} was not measured on both sides: not tested.")
@@ -215,19 +216,20 @@ def _largest(table: Differences, test: GateTest, chosen: set[str]) -> str | None
 
 
 def _describe(table: Differences) -> list[Described]:
-    found = [
-        (name, table.difference(name, table.groups)) for name in (*MEASURES, "error_chord", "loss_chord")
-    ]
+    names = (*MEASURES, "ece", "soup_ece", "error_chord", "loss_chord")
+    found = [(name, table.difference(name, table.groups)) for name in names]
     return [Described(name, *value) for name, value in found if value is not None]
 
 
-def _overall(tests: Sequence[Tested], identical: bool) -> tuple[Overall, list[str]]:
+def _overall(tests: Sequence[Tested], identical: bool, measured: int) -> tuple[Overall, list[str]]:
     if identical:
         return "identical", []
     verdicts = {t.judgement.verdict for t in tests}
     for verdict in DECIDED_BY_ONE:
         if verdict in verdicts:
             return verdict, []
+    if not measured:
+        return "inconclusive", ["all cells diverged or failed"]
     if not tests:
         return "inconclusive", ["nothing that is tested was measured on both sides"]
     if min(min(t.difference.n) for t in tests) < 2:
@@ -241,7 +243,8 @@ def _identical(matched: Matched, seeds: bool) -> bool:
         pairs = [(old[k], new[k]) for k in old] if old.keys() == new.keys() else []
     else:
         pairs = matched.pairs
-    return bool(pairs) and all(same_observations(a, b) for a, b in pairs)
+    measured = any(a.status == b.status == "ok" for a, b in pairs)
+    return measured and all(same_observations(a, b) for a, b in pairs)
 
 
 def _remarks(matched: Matched, across: Sequence[str]) -> list[str]:
@@ -258,7 +261,7 @@ def _remarks(matched: Matched, across: Sequence[str]) -> list[str]:
 
 
 def _refused(sides: tuple[Side, Side], across: tuple[str, ...], reasons: list[str]) -> Comparison:
-    return Comparison("not comparable", *sides, across, 0, [], [], [], [], reasons, [], [], [])
+    return Comparison("not comparable", *sides, across, 0, 0, [], [], [], [], reasons, [], [], [])
 
 
 # --- texts -----------------------------------------------------------------------------------
@@ -286,7 +289,7 @@ def _cells_text(shifts: Sequence[str], forks: Sequence[str]) -> str:
     parts = [
         f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else "" for kind, names in named
     ]
-    return ", ".join(part for part in parts if part) or "all cells"
+    return ", ".join(part for part in parts if part) or ALL_CELLS
 
 
 def _missing(n: int, where: Side, elsewhere: Side) -> str:

@@ -22,6 +22,9 @@ Overall = Literal[
 DECIDED_BY_ONE: tuple[Overall, ...] = ("regressed", "changed", "inconclusive", "improved")
 """Verdicts that a single test decides, worst first; the others need every test."""
 
+ALL_CELLS = "all cells"
+"""Names the cells of a test that is not of certain shifts and forks."""
+
 EXIT_CODES: dict[Overall, int] = {
     "identical": 0,
     "equivalent": 0,
@@ -74,6 +77,12 @@ class Described:
     head: float
     difference: Difference
 
+    @property
+    def moved(self) -> bool:
+        """Whether the 95 % interval of the difference excludes 0."""
+        interval = self.difference.interval(1 - ALPHA)
+        return interval is not None and not interval[0] <= 0 <= interval[1]
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -81,6 +90,7 @@ class Comparison:
 
     Attributes:
         matched: number of compared cells: matched pairs or, across seeds, the cells of both runs.
+        measured: number of these that are in a mean; none that diverged or failed.
         failed: cells that failed on either side, in words.
         reasons: reasons of the verdict; empty if it follows from the tests.
         diverged: cells that diverged on one side only, in words.
@@ -91,6 +101,7 @@ class Comparison:
     head: Side
     across: tuple[str, ...]
     matched: int
+    measured: int
     missing_in_base: list[str]
     missing_in_head: list[str]
     failed: list[str]
@@ -106,6 +117,12 @@ class Comparison:
         if self.reasons or self.verdict not in DECIDED_BY_ONE:
             return []
         return [t.test.measure for t in self.tests if t.judgement.verdict == self.verdict]
+
+    @property
+    def moved(self) -> list[str]:
+        """The measures that no test judges over the same cells and whose 95 % interval excludes 0."""
+        judged = {t.test.measure for t in self.tests if t.cells == ALL_CELLS}
+        return [m.measure for m in self.measures if m.moved and m.measure not in judged]
 
     @property
     def exit_code(self) -> int:
@@ -126,6 +143,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "across": list(c.across),
         "cells": {
             "matched": c.matched,
+            "measured": c.measured,
             "missing_in_base": c.missing_in_base,
             "missing_in_head": c.missing_in_head,
             "failed": c.failed,
@@ -142,7 +160,11 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             }
             for t in c.tests
         ],
-        "measures": [{"measure": m.measure, **_numbers(m.base, m.head, m.difference)} for m in c.measures],
+        "moved": c.moved,
+        "measures": [
+            {"measure": m.measure, **_numbers(m.base, m.head, m.difference), "moved": m.moved}
+            for m in c.measures
+        ],
         "notes": c.notes,
     }
 

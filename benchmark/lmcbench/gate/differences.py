@@ -26,6 +26,7 @@ class Differences:
 
     Attributes:
         groups: label of a cell without its replicate -> a record of the head with this label.
+        measured: number of cells that are in a mean, across seeds on both sides together.
         notes: notes for the reader, such as which cells are excluded.
         unbalanced: the reason why the runs cannot be called equal; None if there is none.
     """
@@ -43,6 +44,7 @@ class Differences:
             if lost:
                 self.notes.append(f"{counted(lost, 'cell')} diverged on both sides, in no mean.")
         self._sides = sides
+        self.measured = len(sides[0]) + len(sides[1]) if seeds else len(sides[0])
         self.groups = {group_label(record): record for record in sides[1]}
 
     def difference(self, measure: str, groups: Container[str]) -> Means | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tabulate import tabulate
-
 from lmcbench.errors import counted
 from lmcbench.gate.comparison import Comparison, Side, Tested
+from lmcbench.output import GITHUB, escape_markdown, make_table, one_line
 from lmcbench.stats.inference import ALPHA, MOST_REPLICATES, POWER, Difference
 
 MEANING = {
@@ -24,7 +23,7 @@ MEANING = {
 
 def headline(comparison: Comparison) -> str:
     """Return the verdict in one line."""
-    return f"{comparison.verdict.capitalize()}: {_meaning(comparison)}"
+    return one_line(f"{comparison.verdict.capitalize()}: {_meaning(comparison)}")
 
 
 def _meaning(comparison: Comparison) -> str:
@@ -35,8 +34,20 @@ def _meaning(comparison: Comparison) -> str:
         meaning += f" in {_all_cells(c.matched)}"
     if c.verdict == "inconclusive" and 1 in (len(c.base.replicates), len(c.head.replicates)):
         meaning = "one replicate cannot tell"
+    if c.verdict == "inconclusive" and not c.measured:
+        meaning = "nothing was compared"
     made_by = "; ".join(c.reasons) or ", ".join(c.deciding)
-    return f"{meaning}{f' ({made_by})' if made_by else ''}."
+    return f"{meaning}{f' ({made_by})' if made_by else ''}.{_moved(c.moved)}"
+
+
+def _moved(measures: Sequence[str]) -> str:
+    """Return a sentence on the measures that moved without being tested, if there are any."""
+    if not measures:
+        return ""
+    named = ", ".join(measures[:5]) + (", ..." if len(measures) > 5 else "")
+    return (
+        f" Not tested, but moved (95 % interval excludes 0): {counted(len(measures), 'measure')} ({named})."
+    )
 
 
 def render(comparison: Comparison, gate: str, markdown: bool = False) -> str:
@@ -48,10 +59,11 @@ def render(comparison: Comparison, gate: str, markdown: bool = False) -> str:
         markdown: whether to write Markdown, for a pull request comment.
     """
     c = comparison
-    style, bullet = ("github", "- ") if markdown else ("simple", "")
-    meaning = _meaning(c)
+    style, bullet, safe = (GITHUB, "- ", escape_markdown) if markdown else ("simple", "", one_line)
+    meaning = safe(_meaning(c))
     title = f"### lmcbench: {c.verdict}\n\n{meaning[0].upper()}{meaning[1:]}" if markdown else headline(c)
-    sides = "\n".join(f"{bullet}{role} {_side(side)}" for role, side in (("BASE", c.base), ("HEAD", c.head)))
+    roles = (("BASE", c.base), ("HEAD", c.head))
+    sides = "\n".join(f"{bullet}{role} {safe(_side(side))}" for role, side in roles)
     parts = [title, sides]
     if c.tests and c.verdict != "identical":
         parts.append(_tests(c.tests, style))
@@ -61,9 +73,9 @@ def render(comparison: Comparison, gate: str, markdown: bool = False) -> str:
             f"Difference: HEAD - BASE, {method}; changes are called at Holm-corrected p <= {ALPHA:g} and "
             f"beyond the margin. Power: chance of calling a change of twice the margin. Margins: {gate}."
         )
-        parts.append("\n".join(f"{bullet}{line}" for line in [*remarks, *c.notes]))
+        parts.append("\n".join(f"{bullet}{safe(line)}" for line in [*remarks, *c.notes]))
     elif c.notes:
-        parts.append("\n".join(f"{bullet}{note}" for note in c.notes))
+        parts.append("\n".join(f"{bullet}{safe(note)}" for note in c.notes))
     if c.measures:
         parts.append(_measures(c, style, markdown))
     return "\n\n".join(parts) + "\n"
@@ -97,7 +109,7 @@ def _tests(tests: Sequence[Tested], style: str) -> str:
         for t in tests
     ]
     headers = ["measure", "cells", "base", "head", "difference", "90 %", "95 %", "margin", "power", "verdict"]
-    return tabulate(rows, headers, tablefmt=style, disable_numparse=True)
+    return make_table(rows, headers, style, disable_numparse=True)
 
 
 def _remark(tested: Tested) -> str | None:
@@ -124,13 +136,13 @@ def _measures(comparison: Comparison, style: str, markdown: bool) -> str:
             f"{m.base:.4f}",
             f"{m.head:.4f}",
             f"{m.difference.estimate:+.4f}",
-            _interval(m.difference, 1 - ALPHA),
+            _interval(m.difference, 1 - ALPHA) + (" moved" if m.moved else ""),
         ]
         for m in comparison.measures
     ]
     headers = ["measure", "base", "head", "difference", "95 %"]
-    table = tabulate(rows, headers, tablefmt=style, disable_numparse=True)
-    title = "All measures, over all cells (described, not tested)"
+    table = make_table(rows, headers, style, disable_numparse=True)
+    title = "All measures, over all cells (described, not tested; moved: the interval excludes 0)"
     return (
         f"<details><summary>{title}</summary>\n\n{table}\n\n</details>" if markdown else f"{title}\n\n{table}"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
@@ -13,6 +12,7 @@ from lmcbench.leaderboard.ranking_table import Standing, SuiteTable
 from lmcbench.leaderboard.scores import COLUMNS, Column
 from lmcbench.leaderboard.submission_file import Meta
 from lmcbench.leaderboard.trust import TrustLevel
+from lmcbench.output import escape_markdown
 from lmcbench.stats.estimates import Estimate
 from lmcbench.stats.stability import Stability, StabilityPoint
 
@@ -62,13 +62,14 @@ def _section(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) ->
             "No suite of this digest is published with this version of lmcbench: entries are not ranked."
         )
     else:
-        facts.append(f"{suite.description} Connectivity is over {', '.join(table.headline)}.")
+        shifts = escape_markdown(", ".join(table.headline))
+        facts.append(f"{escape_markdown(suite.description)} Connectivity is over {shifts}.")
         if table.comparison:
-            facts.append(table.comparison)
+            facts.append(escape_markdown(table.comparison))
         facts.append(
             f"Accuracy floor {100 * suite.floor:g} %. {table.ranked} of {len(table.standings)} ranked."
         )
-    parts = [f"## {escape(table.suite.name)} version {table.suite.version}", " ".join(facts)]
+    parts = [f"## {escape_markdown(table.suite.name)} version {table.suite.version}", " ".join(facts)]
     for group, title in GROUPS.items():
         columns = [column for column in COLUMNS if column.group == group]
         shown = [c for c in columns if any(s.scores.columns[c.key].n for s in table.standings)]
@@ -78,7 +79,9 @@ def _section(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) ->
                 rows, headers="keys", tablefmt="github", disable_numparse=True, colalign=_align(rows)
             )
             parts += [f"### {title}", text]
-    reasons = [f"- {_link(s)}: {escape('; '.join(s.unranked))}" for s in table.standings if s.unranked]
+    reasons = [
+        f"- {_link(s)}: {escape_markdown('; '.join(s.unranked))}" for s in table.standings if s.unranked
+    ]
     if reasons:
         parts += ["Not ranked:", "\n".join(reasons)]
     return "\n\n".join(parts) + "\n"
@@ -90,10 +93,13 @@ def _row(
     entry = standing.entry
     row = {
         "rank": "baseline" if standing.baseline else "–" if standing.rank is None else str(standing.rank),
-        "entry": f"{_link(standing)} {escape(meta.title)}",
+        "entry": f"{_link(standing)} {escape_markdown(meta.title)}",
     }
     if group == "barriers":
-        row |= {"architecture": escape(entry.network.label), "recipe": escape(entry.recipe["name"])}
+        row |= {
+            "architecture": escape_markdown(entry.network.label),
+            "recipe": escape_markdown(entry.recipe["name"]),
+        }
     for column in columns:
         row[column.title] = number(standing.scores.columns[column.key], column, standing.n)
     if group == "barriers":
@@ -150,9 +156,3 @@ def stability(point: Stability) -> str:
 
 def _epoch(onset: StabilityPoint | None) -> str:
     return "never" if onset is None else f"{onset.epoch:g}"
-
-
-def escape(text: str) -> str:
-    """Return untrusted text as Markdown that shows it literally, on one line of a table."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#!|~@$])|(?<=\w)(:)(?=//)", r"\\\1\2", text)

@@ -20,7 +20,7 @@ class Claim:
 
     Attributes:
         name: a slug.
-        source: the paper.
+        source: the paper: authors and year.
         statement: the claim, in words.
         unit: of the effect; `points` are percentage points.
         contrasts: the test.
@@ -35,72 +35,70 @@ class Claim:
     everywhere: bool = False
 
 
-PAPERS = (
-    "[H]: Hepburn et al., arXiv 2511.04514. [S]: Singh et al., arXiv 2406.16300. "
-    "[F]: Frankle et al., arXiv 1912.05671."
-)
-"""The abbreviated sources of the claims."""
+HEPBURN, SINGH, FRANKLE = "Hepburn et al., 2025", "Singh et al., 2024", "Frankle et al., 2020"
+PAPERS = {HEPBURN: "arXiv 2511.04514", SINGH: "arXiv 2406.16300", FRANKLE: "arXiv 1912.05671"}
+"""Papers of the claims -> where they are."""
 
 CLAIMS = (
     Claim(
         "shift-raises-barrier",
-        "[H]",
+        HEPBURN,
         "At a fixed recipe, a training shift raises the barrier over its same(...) control",
         "points",
         contrasts.shift_against_control,
     ),
     Claim(
         "noise-without-shift",
-        "[H]",
+        HEPBURN,
         "Smaller noise scale g lowers the barrier, without shift",
         "points per doubling of g",
         contrasts.noise_without_shift,
     ),
     Claim(
         "noise-with-shift",
-        "[H]",
+        HEPBURN,
         "Smaller noise scale g lowers the barrier, with training shift",
         "points per doubling of g",
         contrasts.noise_with_shift,
     ),
     Claim(
         "between-view-noise",
-        "[H]",
+        HEPBURN,
         "The barrier rises with the share of gradient noise that lies between the views",
         "correlation",
         contrasts.gradient_noise,
     ),
     Claim(
         "recalibration",
-        "[H]",
+        HEPBURN,
         "Recalibrating BatchNorm statistics recovers connectivity",
         "points",
         contrasts.recalibration,
     ),
     Claim(
         "disagree-less",
-        "[H]",
+        HEPBURN,
         "Connected siblings disagree less than independent networks",
         "points",
         contrasts.disagree_less,
     ),
     Claim(
         "overlap-more",
-        "[H]",
+        HEPBURN,
         "Connected siblings overlap more in their errors than independent networks",
         "points",
         contrasts.overlap_more,
     ),
     Claim(
         "gain-less",
-        "[H]",
+        HEPBURN,
         "Ensembles of connected siblings gain less than ensembles of as many independent networks",
         "points",
         contrasts.gain_less,
     ),
     Claim(
         "equal-cost",
-        "[H]",
+        HEPBURN,
         "At equal training cost, an ensemble of siblings beats one of independent networks",
         "points",
         contrasts.equal_cost,
@@ -108,37 +106,37 @@ CLAIMS = (
     ),
     Claim(
         "whole-budget",
-        "[H]",
+        HEPBURN,
         "At equal training cost, an ensemble of siblings beats one network",
         "points",
         contrasts.whole_budget,
         everywhere=True,
     ),
-    Claim("later-forks", "[S]", "Later forks lower the barrier", "points", contrasts.later_forks),
+    Claim("later-forks", SINGH, "Later forks lower the barrier", "points", contrasts.later_forks),
     Claim(
         "distance-falls",
-        "[S]",
+        SINGH,
         "Siblings of later forks end nearer to each other",
         "fraction",
         contrasts.distance_falls,
     ),
     Claim(
         "second-order",
-        "[S]",
+        SINGH,
         "The second-order form ranks barriers",
         "correlation",
         contrasts.second_order,
     ),
     Claim(
         "layer-ranking",
-        "[S]",
+        SINGH,
         "The second-order form ranks layers by the barrier that each gives alone",
         "correlation",
         contrasts.layer_ranking,
     ),
     Claim(
         "stable-early",
-        "[F]",
+        FRANKLE,
         "Networks become stable early: within the first fifth of training",
         "fraction",
         contrasts.stable_early,

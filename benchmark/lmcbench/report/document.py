@@ -11,6 +11,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lmcbench.errors import UserError, counted
+from lmcbench.output import GITHUB, escape_markdown, make_table, one_line
 from lmcbench.report.figures.draw import draw
 from lmcbench.report.figures.style import Drawing, picture
 from lmcbench.report.findings import DEMONSTRATION
@@ -164,12 +165,14 @@ def _number(value: Estimate) -> str:
 
 
 def _markdown(title: str, lead: list[str], tables: list[_Table], drawings: list[Drawing]) -> str:
-    parts = [f"# {title}", *lead]
+    parts = [f"# {escape_markdown(title)}", *map(escape_markdown, lead)]
     for table in tables:
-        rows = table.rows.to_markdown(index=False, tablefmt="github", disable_numparse=True)
-        parts += [f"## {table.title}", rows, "\n".join(f"- {note}" for note in table.notes)]
+        rows = make_table(table.rows.to_numpy(), list(table.rows.columns), GITHUB, disable_numparse=True)
+        notes = "\n".join(f"- {escape_markdown(note)}" for note in table.notes)
+        parts += [f"## {escape_markdown(table.title)}", rows, notes]
     for d in drawings:
-        parts += [f"## {d.title}", f"![{d.title}](figures/{d.name}.png)", d.caption]
+        name = escape_markdown(d.title)
+        parts += [f"## {name}", f"![{name}](figures/{d.name}.png)", escape_markdown(d.caption)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -183,6 +186,7 @@ def _html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["one_line"] = one_line
     return environment.get_template("report.html").render(
         title=title,
         lead=lead,

@@ -6,8 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tabulate import tabulate
-
+from lmcbench.output import GITHUB, escape_markdown, make_table, one_line
 from lmcbench.report.claims import CLAIMS, PAPERS, Claim
 from lmcbench.results.cell_values import SPLIT
 from lmcbench.results.record import Record
@@ -82,12 +81,13 @@ def render_findings(records: Iterable[Record], style: str = "github") -> str:
         UserError: for records of more than one suite.
     """
     cells = Cells(records)
+    safe = escape_markdown if style == GITHUB else one_line
     tested = _collect_contrasts(cells)
     names, baselines = cells.architectures(), cells.baselines()
     findings = _judge(tested, set(names) - baselines)
     table = [
         {
-            "": finding.claim.source,
+            "paper": finding.claim.source,
             "claim": _statement(finding),
             "effect": _number(finding.effect.mean, finding.claim.unit),
             f"{100 * CONFIDENCE:g} % interval": _interval(finding),
@@ -98,7 +98,7 @@ def render_findings(records: Iterable[Record], style: str = "github") -> str:
         }
         for finding in findings
     ]
-    parts = [tabulate(table, headers="keys", tablefmt=style, disable_numparse=True)]
+    parts = [make_table(table, style=style, disable_numparse=True)]
     if len(names) > 1 or baselines:
         by_name = {name: _judge(tested, {name}) for name in names}
         rows = [
@@ -106,13 +106,13 @@ def render_findings(records: Iterable[Record], style: str = "github") -> str:
             for i, finding in enumerate(findings)
         ]
         parts.append(_heading("By architecture", style))
-        parts.append(tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True))
+        parts.append(make_table(rows, style=style, disable_numparse=True))
     if cells.rows["fork_epoch"].notna().any():
         parts.append(_heading("Stability points: the fork from which on siblings are connected", style))
         parts.append(stability_table(cells.rows, style))
     parts.append(_heading("How each was tested", style))
     parts.append("\n".join(f"- {claim.statement}: {exact_test(claim)}" for claim in CLAIMS))
-    parts.append("\n".join(f"- {note}" for note in _notes(cells, findings)))
+    parts.append("\n".join(f"- {safe(note)}" for note in _notes(cells, findings)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -206,7 +206,7 @@ def _notes(cells: Cells, findings: Sequence[Finding]) -> list[str]:
     tested = sum(f.verdict != "not testable here" for f in findings)
     out = sum(r.status != "ok" for r in cells.records)
     notes = [
-        PAPERS,
+        f"Papers: {'; '.join(f'{paper}, {place}' for paper, place in PAPERS.items())}.",
         "Effect: positive is what the claim says; barriers, accuracies and disagreement in percentage "
         "points. Mean over replicates (n) with its Student t interval; a replicate's number is the mean "
         "of its contrasts. Only those that were measured in every replicate count; how many others there "

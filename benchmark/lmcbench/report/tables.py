@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from lmcbench.errors import UserError
+from lmcbench.output import GITHUB, escape_markdown, make_table, one_line
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import read_records
@@ -74,13 +75,14 @@ class Tables:
 
     def render(self, style: str) -> str:
         """Return the tables as text in a format of tabulate, such as `github` or `simple`."""
-        mark = "### " if style == "github" else ""
+        mark = "### " if style == GITHUB else ""
         parts = []
         for title, table in ((CONNECTIVITY, self.connectivity), (ENSEMBLES, self.ensembles)):
-            text = table.to_markdown(index=False, tablefmt=style, disable_numparse=True)
+            text = make_table(table.to_numpy(), list(table.columns), style, disable_numparse=True)
             parts.append(f"{mark}{title}\n\n{text}")
-        bullet = "- " if style == "github" else ""
-        return "\n\n".join([*parts, "\n".join(f"{bullet}{note}" for note in self.notes)]) + "\n"
+        bullet = "- " if style == GITHUB else ""
+        notes = map(escape_markdown, self.notes) if style == GITHUB else map(one_line, self.notes)
+        return "\n\n".join([*parts, "\n".join(f"{bullet}{note}" for note in notes)]) + "\n"
 
 
 def make_tables(records: Iterable[Record], floor: float = 0.0) -> Tables:

@@ -60,7 +60,7 @@ def cell_value(record: Record, measure: str) -> float | None:
         return barrier_value(record, measure)
     if measure == "disagreement":
         values = [p.disagreement.get(SPLIT) for p in record.pairs]
-    elif measure in ("error", "loss"):
+    elif measure in ("error", "loss", "ece"):
         values = [getattr(s.splits[SPLIT], measure) for s in record.siblings if SPLIT in s.splits]
     elif measure.startswith("soup_"):
         soup = (record.soup or {}).get(SPLIT)

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from functools import partial
 
 from rich.console import Console
 from rich.progress import (
@@ -19,12 +18,14 @@ from rich.progress import (
 )
 
 from lmcbench.errors import UserError, counted
+from lmcbench.output import escape_markdown, one_line, print_text, shorten
 from lmcbench.results.cell_values import architecture_label, barrier_value, error_barrier, shift_label
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import RunFolder, read_records, write_atomic
 from lmcbench.running.plan import Event, Finished, Plan
 from lmcbench.spec.cells import expand
 from lmcbench.spec.suite import Suite
+from lmcbench.untrusted import printable
 
 SILENCE = 60.0
 """Seconds without output after which the progress is printed."""
@@ -67,8 +68,6 @@ def _h_m_s(seconds: float) -> str:
 
 EXIT_OK, EXIT_INCOMPLETE = 0, 5
 
-_print = partial(print, flush=True)
-
 
 class RunView:
     """Prints a run: results on standard output, progress on standard error.
@@ -99,39 +98,40 @@ class RunView:
     def introduce(self) -> None:
         """Print what was asked for and how much of it is finished."""
         cells, families = len(self.plan.cells), len(self.plan.families)
-        _print(
+        print_text(
             f"{self.suite.name} version {self.suite.version}: {counted(cells, 'cell')}, in {self.folder.root}"
         )
         if self.plan.finished:
             done = len(self.plan.finished)
-            _print(f"{done} {'is' if done == 1 else 'are'} finished already, {cells - done} to do")
+            print_text(f"{done} {'is' if done == 1 else 'are'} finished already, {cells - done} to do")
         if families:
             names = dict.fromkeys(family.architecture.label for family in self.plan.families)
-            _print(f"{counted(families, 'family', 'families')} to train: {', '.join(reversed(names))}")
+            shown = ", ".join(printable(name) for name in reversed(names))
+            print_text(f"{counted(families, 'family', 'families')} to train: {shown}")
 
     def estimate(self, data: Mapping[str, str]) -> None:
         """Print where each set of `data` is, and the suite's stated cost, which is of the whole suite."""
         for name, where in data.items():
-            _print(f"Data: {name}, {where}")
+            print_text(f"Data: {printable(name)}, {where}")
         if not self.suite.cost:
-            _print("The suite does not state what it costs.")
+            print_text("The suite does not state what it costs.")
             return
         whole = counted(len(expand(self.suite)), "cell")
         on_top = "; further measures come on top" if self.plan.measures else ""
-        _print(f"The cost of the whole suite ({whole}) is {self.suite.cost}{on_top}.")
+        print_text(f"The cost of the whole suite ({whole}) is {printable(self.suite.cost)}{on_top}.")
 
     def show(self, event: Event) -> None:
         """Print the line of a finished cell; advance the bar, or print a line about the progress."""
         if isinstance(event, Finished):
             self.records[event.record.key] = event.record
-            _print(cell_line(event.record))
+            print_text(cell_line(event.record))
             if self.lines is not None:
                 self.lines.note_output()
             return
         self.bar.advance(self.task, event.cells)
         done = self.bar.tasks[self.task].completed
         if self.lines is not None and (line := self.lines.line(done, len(self.plan.cells))) is not None:
-            print(line, file=sys.stderr, flush=True)
+            print_text(line, err=True)
 
     def interrupted(self) -> str:
         """Return the message for a run that was interrupted."""
@@ -149,25 +149,28 @@ class RunView:
         from lmcbench.report.tables import make_tables
 
         wanted = [self.records[cell.key] for cell in self.plan.cells if cell.key in self.records]
-        _print("")
-        _print(make_tables(wanted, self.suite.floor).render("simple").rstrip())
+        print_text("")
+        print_text(make_tables(wanted, self.suite.floor).render("simple").rstrip())
         where = f"\nRecords and checkpoints are in {self.folder.root}"
         try:
             held = read_records(self.folder.root)
         except UserError as error:
-            _print(f"{where}.")
-            print(f"Warning: {self.folder.table} was not written: {error}", file=sys.stderr)
+            print_text(f"{where}.")
+            print_text(shorten(f"Warning: {self.folder.table} was not written: {error}"), err=True)
         else:
             text = make_tables(held, self.suite.floor).render("github")
-            write_atomic(self.folder.table, f"# {self.suite.name} version {self.suite.version}\n\n{text}")
+            write_atomic(
+                self.folder.table,
+                f"# {escape_markdown(self.suite.name)} version {self.suite.version}\n\n{text}",
+            )
             tables = "this table" if len(held) == len(wanted) else f"the table of all its {len(held)} cells"
-            _print(f"{where}, {tables} in {self.folder.table}.")
+            print_text(f"{where}, {tables} in {self.folder.table}.")
         failed = [r for r in wanted if r.status == "failed"]
         if failed or len(wanted) < len(self.plan.cells):
             missing = len(self.plan.cells) - len(wanted)
-            print(f"{counted(len(failed), 'cell')} failed, {missing} missing.", file=sys.stderr)
+            print_text(f"{counted(len(failed), 'cell')} failed, {missing} missing.", err=True)
             for reason in dict.fromkeys(r.reason for r in failed):
-                print(f"  {reason}", file=sys.stderr)
+                print_text(f"  {one_line(str(reason))}", err=True)
             return EXIT_INCOMPLETE
         return EXIT_OK
 
@@ -180,7 +183,8 @@ def cell_line(record: Record) -> str:
     )
     if record.status != "ok":
         learned = " did not learn" not in (record.reason or "")
-        return f"{name}: {f'{record.status}: ' if learned else ''}{record.reason}"
+        return one_line(f"{name}: {f'{record.status}: ' if learned else ''}{record.reason}")
+    name = one_line(name)
     if record.ensemble is None or record.soup is None:
         return f"{name}: one network; accuracy {_percent(1 - record.siblings[0].splits['test'].error)}"
     loss = barrier_value(record, "loss_chord")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
-from tabulate import tabulate
 
+from lmcbench.output import make_table
 from lmcbench.results.cell_values import Form
 from lmcbench.stats.cells import LINE, Line
 
@@ -122,7 +122,7 @@ def stability_table(rows: pd.DataFrame, style: str = "github") -> str:
     """
     both = zip(stability_points(rows), stability_points(rows, "error_mean"), strict=True)
     table = [_table_row(chord, mean) for chord, mean in both]
-    return tabulate(table, headers="keys", tablefmt=style, disable_numparse=True)
+    return make_table(table, style=style, disable_numparse=True)
 
 
 def _table_row(chord: Stability, mean: Stability) -> dict[str, Any]:

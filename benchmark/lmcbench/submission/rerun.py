@@ -6,11 +6,10 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from tabulate import tabulate
-
 from lmcbench.errors import UserError, counted
 from lmcbench.leaderboard.submission_file import Submission
 from lmcbench.leaderboard.trust import RERUN_SCHEMA, CellAgain, Rerun, chosen_cells
+from lmcbench.output import make_table
 from lmcbench.results.record import Record, read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.plan import by_engine, plan_run
@@ -119,11 +118,11 @@ def render(found: Rerun) -> str:
         f"({found.conditions}):",
         "",
     ]
-    lines.append(tabulate([[c.verdict, _place(c)] for c in found.cells], tablefmt="plain"))
+    lines.append(make_table([[c.verdict, _place(c)] for c in found.cells], style="plain"))
     differing = _differing(found)
     if differing:
         headers = ["cell", "measure", "submitted", "trained again", "allowed", ""]
-        lines += ["", tabulate(differing, headers, tablefmt="simple", disable_numparse=True)]
+        lines += ["", make_table(differing, headers, disable_numparse=True)]
     if not found.calibrated:
         lines += [
             "",

@@ -12,6 +12,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from lmcbench.errors import counted
@@ -121,6 +122,9 @@ def logarithmic(axis: Any, values: Any) -> None:
 
 def picture(figure: Figure, kind: str = "png") -> bytes:
     """Return the figure as the bytes of a file, without a date."""
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and "$" in text.get_text():  # of a label: it is no formula
+            text.set_parse_math(False)
     buffer = io.BytesIO()
     metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}.get(kind, {})
     with styled():
