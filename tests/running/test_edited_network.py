@@ -98,7 +98,7 @@ def test_an_edited_neighbour_is_found_by_the_number_of_weights(file, tmp_path, m
     monkeypatch.setattr("width_of_mine.WIDTH", 4)
     with pytest.raises(
         UserError,
-        match=r"mine.py:mine has 310 parameters, but 610 in .*run: code imported by mine",
+        match=r"mine.py:mine has 310 parameters, but 610 in .*run: the code that mine.py imports",
     ):
         run(file, tmp_path / "run", replicates=2)
     assert contents(tmp_path / "run") == before

@@ -86,7 +86,7 @@ def test_a_record_has_the_digest_of_transformed_bytes(tmp_path):
     [
         (
             {"batch": 150},
-            "shift same-half, replicate 0: a sibling sees 120 images, which is no full batch of recipe large",
+            "shift same-half, replicate 0: a sibling sees 120 images, fewer than one batch of recipe large",
         ),
         (
             {"shift": '{ name = "channels", params = { groups = "0/1" } }'},

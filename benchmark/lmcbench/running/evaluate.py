@@ -94,7 +94,7 @@ def evaluate(
     labels = {name: splits.tests[t][1].cpu().numpy() for name, t in splits.named.items()}
     logits = {name: to_stored(recalibrated.tests[t]) for name, t in splits.named.items()}
     predicted = measure_logits(logits, labels)
-    inside: dict[str, Logits] = {}  # midpoints and soup: stored, so that their scores can be recomputed
+    inner_logits: dict[str, Logits] = {}  # midpoints and soup: stored, so that their scores can be recomputed
 
     def pair_record(i: int, j: int, grid: Array) -> PairRecord:
         inner, blended = [], []
@@ -107,7 +107,7 @@ def evaluate(
         path = recalibrated.line(i, j, inner)
         curves = path.curves(splits, grid, i, j)
         for name, t in splits.named.items():
-            inside[midpoint_name(name, i, j)] = to_stored(path.tests[t][len(grid) // 2])
+            inner_logits[midpoint_name(name, i, j)] = to_stored(path.tests[t][len(grid) // 2])
         uncalibrated = None
         if as_trained is not None:
             uncalibrated = curve_records(as_trained.line(i, j, blended).curves(splits, grid, i, j))
@@ -139,7 +139,7 @@ def evaluate(
         souped = pass_soup(network, recalibrate(network.prepare([average(states)])), splits)
         soup = {name: score_logits(souped[t], splits.tests[t][1]) for name, t in splits.named.items()}
         if len(states) > 2:
-            inside |= {soup_name(name): to_stored(souped[t]) for name, t in splits.named.items()}
+            inner_logits |= {soup_name(name): to_stored(souped[t]) for name, t in splits.named.items()}
     return Evaluation(
         pairs=pairs,
         siblings=[
@@ -156,7 +156,7 @@ def evaluate(
         noise=noise,
         predictions={
             **logits,
-            **inside,
+            **inner_logits,
             **{labels_name(n): found.astype(np.int16) for n, found in labels.items()},
         },
         calibration={

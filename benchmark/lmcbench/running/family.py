@@ -98,10 +98,10 @@ def _check_params(task: Task, data: FamilyData) -> None:
     found = sum(p.numel() for p in data.model.parameters() if p.requires_grad)
     if task.params is not None and found != task.params:
         network = task.family.architecture
-        beside = f"imported by {network.path.name}" if network.path is not None else "that it is made of"
+        code = "that it is built from" if network.path is None else f"that {network.path.name} imports"
         raise UserError(
             f"{network.label} has {found:,} parameters, but {task.params:,} in the records in "
-            f"{task.folder.root}: code {beside} was changed. Run into another folder: --out DIR"
+            f"{task.folder.root}: the code {code} was changed. Run into another folder: --out DIR"
         )
 
 
@@ -155,7 +155,7 @@ def _write_predictions(cell: Cell, evaluation: Evaluation, folder: RunFolder) ->
     }
 
 
-BACKWARD = 3
+TRAINING_PASSES = 3
 """Cost of training on one image, in forward passes: one forward pass, and a backward pass worth two."""
 
 
@@ -168,7 +168,7 @@ def training_share(cells: Sequence[Cell], data: FamilyData) -> float:
     train, test, recipe = len(data.dataset.train), len(data.dataset.test), cells[0].recipe
     forks = [cell.fork.step(recipe.steps_per_epoch(train)) for cell in cells]
     steps = sum(cell.networks * (cell.length(train) - at) for cell, at in zip(cells, forks, strict=True))
-    training = BACKWARD * recipe.batch_size * (max(forks) + steps)
+    training = TRAINING_PASSES * recipe.batch_size * (max(forks) + steps)
     has_norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in data.model.modules())
     evaluating = 0
     for cell in cells:

@@ -101,7 +101,7 @@ def expand_views(families: Sequence[Family], dataset: Dataset) -> dict[int, View
         if smallest < cell.recipe.batch_size and cell.networks > 1:
             raise UserError(
                 f"Suite {suite.name}, shift {shift.label}, replicate {cell.replicate}: a sibling sees "
-                f"{counted(smallest, 'image')}, which is no full batch of recipe "
+                f"{counted(smallest, 'image')}, fewer than one batch of recipe "
                 f"{cell.architecture.recipe} ({cell.recipe.batch_size} images) of {cell.architecture.label}. "
                 "Choose a smaller batch, more training images, or other shifts (--shift)."
             )
