@@ -138,7 +138,7 @@ def make_record(
         split: Curve(
             grid,
             [0.2 + barrier_loss * m for m in middle],
-            [member_error + barrier_error * m for m in middle],
+            [min(max(member_error + barrier_error * m, 0.0), 1.0) for m in middle],
             n,
         )
         for split, n in (("train", 1437), ("test", 360))

@@ -27,7 +27,13 @@ def further(height: float, independent: bool) -> dict[str, Any]:
     angles = {"distance_a": None, "distance_b": None, "angle": None, "cosine": None}
     if not independent:
         angles = {"distance_a": 1.4, "distance_b": 1.4, "angle": 1.59, "cosine": -0.02}
-    spectrum = {"top": [2.0, 1.0], "trace": 9.0, "trace_standard_error": 0.5, "probes": 10}
+    spectrum = {
+        "top": [2.0, 1.0],
+        "residuals": [0.0, 0.0],
+        "trace": 9.0,
+        "trace_standard_error": 0.5,
+        "probes": 10,
+    }
     lines = {"n": {"train": 50, "test": 50}, "alphas": fine}
     curve = {"loss": bump(height, fine), "error": bump(height, fine)}
     kinds = {"train": curve, "test": curve}

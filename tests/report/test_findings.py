@@ -280,6 +280,7 @@ def test_equal_cost_is_tested_under_every_evaluation_shift():
             r,
             **{
                 "siblings__0__splits__test:noise-3": {"error": 0.1, "loss": 1, "ece": 0},
+                "siblings__1__splits__test:noise-3": {"error": 0.1, "loss": 1, "ece": 0},
                 "pairs__0__curves__test:noise-3": r.pairs[0].curves["test"].model_dump(),
                 "pairs__0__barriers__test:noise-3": r.pairs[0].barriers["test"].model_dump(),
                 "ensemble__test:noise-3": {
@@ -323,7 +324,20 @@ def test_later_forks_and_distances():
 
 
 def curvature(record, predicted, measured):
-    curve = {"alphas": [0, 0.5, 1], "loss": [0.1, 0.1 + measured, 0.1], "predicted": [0, predicted, 0]}
+    rise, point = (
+        [0, predicted, 0],
+        {"top": [], "residuals": [], "trace": 0, "trace_standard_error": 0, "probes": 1},
+    )
+    curve = {
+        "split": "train",
+        "n": 100,
+        "alphas": [0, 0.5, 1],
+        "loss": [0.1, 0.1 + measured, 0.1],
+        "error": [0, 0, 0],
+        "predicted": rise,
+        "predicted_with_gradients": rise,
+        "hessian": [{"alpha": alpha, **point} for alpha in (0, 0.5, 1)],
+    }
     return changed(record, pairs__0__curvature=curve)
 
 
@@ -399,16 +413,21 @@ def test_the_baseline_is_in_no_pooled_effect():
 
 
 def test_layers():
+    switched = {"layers": ["0"], "loss": [0, 0], "error": [0, 0]}
+
     def records(line):
         def layer(k, rank):
-            found, guess = {"loss": line(rank)}, [0, -k, 0]
+            found, guess = {"loss": line(rank), "error": [0, 0, 0]}, [0, -k, 0]
             return {"from_a": found, "from_b": found, "predicted_from_a": guess, "predicted_from_b": guess}
 
         return [
             changed(
                 r,
                 pairs__0__layers={
+                    "split": "train",
+                    "n": 100,
                     "alphas": [0, 0.5, 1],
+                    "cumulative": {"from_input": switched, "from_output": switched},
                     "layers": {f"{k}": layer(k, rank) for k, rank in enumerate(ORDERS[r.replicate])},
                 },
             )
@@ -429,7 +448,15 @@ def test_layers():
 
 def test_between_view_noise():
     records = [
-        changed(record, noise={"views": [100, 100], "gradient": {"between_share": share}})
+        changed(
+            record,
+            noise={
+                "views": [100, 100],
+                "g": [1, 1],
+                "g_momentum": [1, 1],
+                "gradient": {"between_share": share},
+            },
+        )
         for shift, share, height in (
             ("none", 0.0, 0.1),
             ("disjoint-halves", 0.01, 0.2),

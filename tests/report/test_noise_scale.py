@@ -102,7 +102,7 @@ def test_underfit_cells_are_shown_and_not_counted():
     def error(cell):
         return 0.05 if cell.recipe.batch_size == 64 else 0.02
 
-    records = grid_records(scale, error)
+    records = grid_records(lambda cell: 0.01 * scale(cell), error)
     row = correlations(points(records))[0]
     assert (row.counted, row.underfit) == (8, 4)
     cells = recipe_table(build_frame(records))

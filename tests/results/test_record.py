@@ -36,7 +36,7 @@ def test_numbers_keep_their_full_precision():
 
 
 def test_keys_of_later_measures_are_kept_at_every_level():
-    later = table(spectrum={"top": [1.5, None]}, protocol={"alphas": [0.0, 0.5, 1.0], "new": True})
+    later = table(spectrum={"top": [1.5, None]}, protocol={**table()["protocol"], "new": True})
     later["pairs"][0] |= {"layerwise": {"conv1": [0.1]}, "geometry": {"angle": 1.5, "layers": {"a": None}}}
     later["pairs"][0]["barriers"]["test"]["loss_new_form"] = 0.5
     later["siblings"][0]["splits"]["test"]["brier"] = 0.25
@@ -127,8 +127,32 @@ def test_an_older_schema_is_read():
             {"soup": {"test": {"error": None, "loss": 1, "ece": 0}}},
             "soup.test.error: Input should be a valid number",
         ),
-        ({"recipe": {"lr": 0.1}}, "recipe: name is missing"),
+        ({"recipe": {"lr": 0.1}}, "recipe.name: Field required"),
         ({"siblings": []}, "pairs.0: no siblings 0 and 1 among 0"),
+        ({"siblings": [], "pairs": []}, "siblings: must not be empty"),
+        ({"pairs": []}, "pairs: must not be empty"),
+        ({"status": "diverged"}, "must be empty for a cell that is diverged"),
+        ({"replicate": "0"}, "replicate: Input should be a valid integer"),
+        ({"replicate": 10**30}, "replicate: Input should be less"),
+        ({"key": "../x"}, "key: String should match"),
+        ({"evidence": {"predictions": ["x"]}}, "evidence.predictions: Input should be a valid dictionary"),
+        ({"evidence": {"predictions": {"path": "../x", "sha256": ""}}}, "must lie in the run folder"),
+        ({"env": {"git": "x"}}, "env.git: Input should be a valid dictionary"),
+        ({"env": {"versions": "x"}}, "env.versions: Input should be a valid dictionary"),
+        ({"data": []}, "data: must have"),
+        ({"data": table()["data"] * 2}, "data: two entries"),
+        ({"data": [{**table()["data"][0], "n": "many"}]}, "data.0.n: Input should be a valid integer"),
+        ({"cost": {**table()["cost"], "train_flop": 1e308}}, "cost.train_flop: Input should be less"),
+        ({"cost": {**table()["cost"], "train_steps": 10**39}}, "cost.train_steps: Input should be less"),
+        (
+            {"pairs": [{**table()["pairs"][0], "geometry": {"distance_ab": "x"}}]},
+            "geometry.distance_ab: Input",
+        ),
+        ({"pairs": [{**table()["pairs"][0], "align": 3}]}, "pairs.0: align.Input"),
+        ({"pairs": table()["pairs"] * 2}, "two are of the same siblings"),
+        ({"protocol": {"alphas": [0, 1]}}, "pairs.0.curves.train.loss: found 21 values, must be 2"),
+        ({"protocol": {"alphas": [0, 0.5, 0.5, 1]}}, "protocol.alphas: must increase"),
+        ({"fork": {**table()["fork"], "name": "from:a/b.safetensors@01234567"}}, "fork.name: must be from:"),
     ],
 )
 def test_a_field_that_is_wrong_is_named(changes, message):
@@ -136,6 +160,19 @@ def test_a_field_that_is_wrong_is_named(changes, message):
         parse_record(json.dumps(table(**changes)), "r.json")
     assert str(refused.value).startswith("r.json is not a valid record: ")
     assert message in str(refused.value)
+
+
+def test_a_message_quotes_foreign_text_in_short_printable_form():
+    for changes in (
+        {"schema": "x\x1b[31m" * 5000},
+        {"schema": "lmcbench/cell/" + "1" * 5000},
+        {"x\x1b" * 300: []},
+    ):
+        text = json.dumps(table(**changes) | {"env": {"versions": {"\x1b" * 200: 3}}})
+        with pytest.raises(UserError) as refused:
+            parse_record(text, "r.json")
+        assert len(str(refused.value)) < 1000
+        assert str(refused.value).isprintable()
 
 
 def test_missing_fields_and_barriers_are_named():

@@ -5,44 +5,88 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lmcbench.errors import UserError, printable
 from lmcbench.results.curves import Barrier, Curve, barrier
+from lmcbench.results.record_schema import (
+    ANALYSES,
+    KEYS,
+    LARGEST,
+    SLACK,
+    SPLITS,
+    Count,
+    DataFields,
+    EnvironmentFields,
+    EvidenceFields,
+    Fields,
+    ForkName,
+    Fraction,
+    FunctionFields,
+    GeometryFields,
+    Images,
+    Key,
+    Name,
+    NoiseFields,
+    PathEnsembleFields,
+    Positive,
+    ProtocolFields,
+    Real,
+    RecipeFields,
+    SeedsFields,
+    Settings,
+    SkippedFields,
+    Splits,
+    Text,
+    check_lengths,
+    checked,
+    describe_fault,
+)
 from lmcbench.untrusted import parse_json, read_bytes
 
 SCHEMA = "lmcbench/cell/1"
 Status = Literal["ok", "diverged", "failed"]
 
 
-class Fields(BaseModel):
-    """A part of a record. Unknown keys, added by later versions, are kept."""
-
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+BARRIER_FIELDS = tuple(field.name for field in fields(Barrier))
+MAX_SIBLINGS = 100
+Numbers = Annotated[dict[Name, Real | None], Field(max_length=KEYS)]
 
 
 class Score(Fields):
-    """One network on one split."""
+    """One network on one split. Further keys are numbers."""
 
-    error: float = Field(description="fraction misclassified")
-    loss: float = Field(description="mean cross-entropy, nats")
-    ece: float = Field(description="expected calibration error, 15 equal bins of top-1 confidence, fraction")
+    __pydantic_extra__: dict[str, Real | None] = Field(init=False)
+    error: Fraction = Field(description="fraction misclassified")
+    loss: Real = Field(description="mean cross-entropy, nats")
+    ece: Fraction = Field(
+        description="expected calibration error, 15 equal bins of top-1 confidence, fraction"
+    )
 
 
 class CurveRecord(Fields):
     """A curve at `protocol.alphas`."""
 
-    loss: list[float] = Field(description="mean cross-entropy, nats, one per alpha")
-    error: list[float] = Field(description="fraction misclassified, one per alpha")
-    n: int = Field(description="images")
+    loss: list[Real] = Field(description="mean cross-entropy, nats, one per alpha")
+    error: list[Fraction] = Field(description="fraction misclassified, one per alpha")
+    n: Images = Field(description="images")
 
 
 class BarrierRecord(Fields, Barrier):  # type: ignore[misc]  # pydantic takes over the fields only
     """The fields of `lmcbench.Barrier`."""
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> BarrierRecord:
+        for name in BARRIER_FIELDS:
+            value = getattr(self, name)
+            bound = 1 + SLACK if name.startswith("error_") or name.endswith("_argmax") else LARGEST
+            if value is not None and abs(value) > bound:
+                raise ValueError(f"{name}: found {value}, beyond {bound:g}")
+        return self
 
 
 class SiblingRecord(Fields):
@@ -52,11 +96,11 @@ class SiblingRecord(Fields):
     sibling's view. The splits `train_a` and `train_b` of a pair are the views of its siblings.
     """
 
-    splits: dict[str, Score] = Field(description="with recalibrated normalisation statistics")
-    as_trained: dict[str, Score] | None = Field(
+    splits: Splits[Score] = Field(description="with recalibrated normalisation statistics")
+    as_trained: Splits[Score] | None = Field(
         description="with normalisation statistics as trained; null without such layers"
     )
-    train_loss: float = Field(
+    train_loss: Real = Field(
         description="mean mini-batch loss, nats, over the last floor(N/B) steps, N of the full training set"
     )
 
@@ -95,54 +139,70 @@ class PairRecord(Fields):
       each end (`to_a`, `to_b`).
     """
 
-    i: int
-    j: int
-    curves: dict[str, CurveRecord]
-    curves_uncalibrated: dict[str, CurveRecord] | None = Field(
+    i: Count
+    j: Count
+    curves: Splits[CurveRecord]
+    curves_uncalibrated: Splits[CurveRecord] | None = Field(
         description="null without normalisation statistics"
     )
-    barriers: dict[str, BarrierRecord] = Field(description="of `curves`")
-    area: dict[str, dict[str, float]] | None = Field(
+    barriers: Splits[BarrierRecord] = Field(description="of `curves`")
+    area: Splits[Numbers] | None = Field(
         default=None,
         description="signed area between curve and chord: `loss` (nats), `error` (fraction)",
     )
-    disagreement: dict[str, float] = Field(description="fraction of images with different top-1")
-    path_ensemble: dict[str, dict[str, dict[str, Any]]] | None = Field(
+    disagreement: Splits[Fraction] = Field(description="fraction of images with different top-1")
+    path_ensemble: Splits[dict[Name, Annotated[dict[str, Any], checked(PathEnsembleFields)]]] | None = Field(
         default=None,
         description="ensembles of points on the path, by split and number of members: their alphas and the "
         "keys of `compare_predictions`, from fp32 logits",
     )
-    geometry: dict[str, Any] | None = Field(
+    geometry: Annotated[dict[str, Any], checked(GeometryFields)] | None = Field(
         default=None,
         description="Euclidean distances in weight space between the siblings and to their fork, angle at "
         "the fork (radians) and its cosine, for all weights and by layer; null without a fork",
     )
 
+    @model_validator(mode="after")
+    def _agree(self) -> PairRecord:
+        if self.barriers.keys() != self.curves.keys():
+            raise ValueError("barriers and curves have different splits")
+        others = (self.curves_uncalibrated, self.area, self.path_ensemble, self.disagreement)
+        if any(not self.curves.keys() >= (table or {}).keys() for table in others):
+            raise ValueError("a split is not among those of the curves")
+        for name, table in (self.model_extra or {}).items():
+            if name in ANALYSES:
+                skipped = isinstance(table, dict) and "skipped" in table
+                try:
+                    (SkippedFields if skipped else ANALYSES[name]).model_validate(table, strict=True)
+                except ValidationError as error:
+                    raise ValueError(f"{name}.{describe_fault(error)}") from None
+        return self
+
 
 class ArchitectureRecord(Fields):
     """The network."""
 
-    name: str
-    kwargs: dict[str, Any]
-    adapt: str | None = Field(default=None, description="adaptation to small images; null: none")
-    source: str
-    fingerprint: str
-    params: int | None = Field(description="number of trainable weights; null if the network was not built")
+    name: Name
+    kwargs: Settings
+    adapt: Name | None = Field(default=None, description="adaptation to small images; null: none")
+    source: Name
+    fingerprint: Name
+    params: Count | None = Field(description="number of trainable weights; null if the network was not built")
 
 
 class SuiteRecord(Fields):
     """The suite: name, version and digest of its content."""
 
-    name: str
-    version: int
-    digest: str
+    name: Name
+    version: Count
+    digest: Name
 
 
 class ShiftRecord(Fields):
     """The training shift."""
 
-    name: str
-    params: dict[str, Any]
+    name: Name
+    params: Settings
     noise: Literal["own", "shared"]
 
 
@@ -152,23 +212,23 @@ class ForkRecord(Fields):
     Siblings of a given checkpoint also have its `sha256`.
     """
 
-    name: str
-    epoch: int | float | None
-    step: int | None = Field(description="optimizer steps")
-    fraction: float | None = Field(description="of the full training")
+    name: ForkName
+    epoch: Annotated[int | float, Field(ge=0, le=10**9)] | None
+    step: Count | None = Field(description="optimizer steps")
+    fraction: Fraction | None = Field(description="of the full training")
 
 
 class CostRecord(Fields):
     """Cost of the cell. A trunk shared by cells is counted in each."""
 
-    train_flop: float = Field(
+    train_flop: Positive = Field(
         description="training FLOPs, trunk counted once: matrix products and convolutions, forward and "
         "backward (without gradients of the images), 2 for each multiply-add"
     )
-    train_steps: int = Field(description="optimizer steps, trunk counted once")
-    train_s: float = Field(description="device-seconds: the fleet's wall time in proportion to steps")
-    eval_s: float = Field(description="seconds of evaluation")
-    peak_bytes: int = Field(description="peak memory: resident set on CPU, allocated on CUDA")
+    train_steps: Count = Field(description="optimizer steps, trunk counted once")
+    train_s: Positive = Field(description="device-seconds: the fleet's wall time in proportion to steps")
+    eval_s: Positive = Field(description="seconds of evaluation")
+    peak_bytes: Count = Field(description="peak memory: resident set on CPU, allocated on CUDA")
 
 
 class Record(Fields):
@@ -179,38 +239,38 @@ class Record(Fields):
     """
 
     schema_: str = Field(default=SCHEMA, alias="schema")
-    key: str
+    key: Key
     status: Status
-    reason: str | None
+    reason: Text | None
     suite: SuiteRecord
     architecture: ArchitectureRecord
-    recipe: dict[str, Any]
+    recipe: Annotated[dict[str, Any], checked(RecipeFields)]
     shift: ShiftRecord
     fork: ForkRecord
-    replicate: int
-    seeds: dict[str, Any] = Field(
+    replicate: Count
+    seeds: Annotated[dict[str, Any], checked(SeedsFields)] = Field(
         description="seeds of this replicate; `init`, `order`, `augment` and `layer` are lists, the trunk's "
         "first. Evaluation shifts use seed `shift` of replicate 0 in every replicate"
     )
-    data: list[dict[str, Any]]
-    views_digest: str | None
-    protocol: dict[str, Any] = Field(
+    data: list[Annotated[dict[str, Any], checked(DataFields)]] = Field(max_length=SPLITS)
+    views_digest: Name | None
+    protocol: Annotated[dict[str, Any], checked(ProtocolFields)] = Field(
         description="`alphas`; `calibration` and, if train curves use part of the training items, "
         "`train_eval`: `n` and the sha256 of the positions as canonical JSON (by class, and sorted)"
     )
-    siblings: list[SiblingRecord]
+    siblings: list[SiblingRecord] = Field(max_length=MAX_SIBLINGS)
     pairs: list[PairRecord]
-    ensemble: dict[str, dict[str, float | None]] | None = Field(
+    ensemble: Splits[Numbers] | None = Field(
         description="keys of `compare_predictions` for each test split, from the stored fp16 logits; the "
         "`error` of siblings is from fp32 logits, so `accuracy_mean` may differ from it by an image or two"
     )
-    soup: dict[str, Score] | None
-    functions: dict[str, dict[str, Any]] | None = Field(
+    soup: Splits[Score] | None
+    functions: Splits[Annotated[dict[str, Any], checked(FunctionFields)]] | None = Field(
         default=None,
         description="for each test split, from the stored logits: the keys of `compare_errors`, and in "
         "`sizes` ensembles of 2 to K members",
     )
-    noise: dict[str, Any] | None = Field(
+    noise: Annotated[dict[str, Any], checked(NoiseFields)] | None = Field(
         default=None,
         description="`views`: images in each sibling's view; `g`: lr (N/B - 1) of each view, and "
         "`g_momentum`, g / (1 - momentum) (for a single network, those of the siblings it is compared with); "
@@ -219,19 +279,46 @@ class Record(Fields):
         "mean gradient and their ratio `scale`, in images; `between`: the part of the union's trace between "
         "the views, and `between_share`, its fraction",
     )
-    evidence: dict[str, Any] | None
+    evidence: Annotated[dict[str, Any], checked(EvidenceFields)] | None
     cost: CostRecord | None
-    env: dict[str, Any]
+    env: Annotated[dict[str, Any], checked(EnvironmentFields)]
 
     @model_validator(mode="after")
     def _agree(self) -> Record:
+        """Compare the parts of a record with each other."""
+        alphas = self.protocol["alphas"]
         for p, pair in enumerate(self.pairs):
             if not 0 <= pair.i < pair.j < len(self.siblings):
                 raise ValueError(f"pairs.{p}: no siblings {pair.i} and {pair.j} among {len(self.siblings)}")
-            if pair.barriers.keys() != pair.curves.keys():
-                raise ValueError(f"pairs.{p}: barriers and curves have different splits")
-        if "name" not in self.recipe:
-            raise ValueError("recipe: name is missing")
+            for kind, curves in (("curves", pair.curves), ("curves_uncalibrated", pair.curves_uncalibrated)):
+                for split, curve in (curves or {}).items():
+                    check_lengths(
+                        len(alphas),
+                        **{
+                            f"pairs.{p}.{kind}.{split}.loss": curve.loss,
+                            f"pairs.{p}.{kind}.{split}.error": curve.error,
+                        },
+                    )
+        if len({(pair.i, pair.j) for pair in self.pairs}) < len(self.pairs):
+            raise ValueError("pairs: two are of the same siblings")
+        if self.status == "ok" and not self.siblings:
+            raise ValueError("siblings: must not be empty for a cell that is ok")
+        if self.status == "ok" and len(self.siblings) > 1 and not self.pairs:
+            raise ValueError("pairs: must not be empty for a cell of several siblings")
+        if self.status != "ok" and (self.siblings or self.pairs or self.ensemble or self.soup):
+            raise ValueError(
+                f"siblings, pairs, ensemble and soup: must be empty for a cell that is {self.status}"
+            )
+        for s, sibling in enumerate(self.siblings):
+            if sibling.splits.keys() != self.siblings[0].splits.keys():
+                raise ValueError(f"siblings.{s}.splits: siblings have different splits")
+            if not sibling.splits.keys() >= (sibling.as_trained or {}).keys():
+                raise ValueError(f"siblings.{s}.as_trained: a split is not among those of splits")
+        splits = [entry["split"] for entry in self.data]
+        if not {"train", "test"} <= set(splits):
+            raise ValueError("data: must have an entry of split train and one of split test")
+        if len(set(splits)) < len(splits):
+            raise ValueError("data: two entries are of the same split")
         return self
 
     def to_json(self) -> str:
@@ -265,12 +352,9 @@ def parse_record(content: bytes | str, origin: str) -> Record:
     table = parse_json(content, origin)
     check_schema(table, origin)
     try:
-        return Record.model_validate(table)
+        return Record.model_validate(table, strict=True)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in fault["loc"])
-        message = f"{key}: {fault['msg']}" if key else fault["msg"].removeprefix("Value error, ")
-        raise UserError(f"{origin} is not a valid record: {message}.") from None
+        raise UserError(f"{origin} is not a valid record: {describe_fault(error)}.") from None
 
 
 class NewerSchemaError(UserError):
