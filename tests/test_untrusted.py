@@ -76,6 +76,7 @@ def test_any_text_is_a_value_or_one_user_error(text):
         ('{"a": 1e999}', "beyond the range"),
         ("1" * 5000, "5,000 digits"),
         ('{"a": 1, "a": 1}', "'a' is there twice"),
+        (r'["\ud800"]', "surrogates"),
         ('{"' + "k" * 1001 + '": 1}', "key of 1,001"),
         ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), "nest more than"),
         ('{"a":' * 100_000, "nest more than"),

@@ -158,13 +158,16 @@ def parse_json(content: bytes | str, origin: str, *, limit: int = JSON_BYTES) ->
         raise UserError(f"{origin} is damaged: lists and objects nest more than {DEPTH} levels.")
     keys = _KeyCounter()
     try:
-        return json.loads(
+        value = json.loads(
             raw.decode("utf-8"),
             parse_constant=_refuse_constant,
             parse_int=_parse_int,
             parse_float=_parse_float,
             object_pairs_hook=keys,
         )
+        if _SURROGATE.search(raw):  # half of a pair is no character and cannot be written
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError) as error:
         raise UserError(f"{origin} is damaged: {printable(str(error))}.") from None
 
@@ -232,6 +235,7 @@ def safetensors_header(content: bytes, origin: str) -> dict[str, Any]:
 
 # --- bounds --------------------------------------------------------------------------------------
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
 _QUOTED = re.compile(rb'"[^"]*"')
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{}'))
