@@ -35,7 +35,7 @@ def further(height: float, independent: bool) -> dict[str, Any]:
         "probes": 10,
     }
     lines = {"n": {"train": 50, "test": 50}, "alphas": fine}
-    curve = {"loss": bump(height, fine), "error": bump(height, fine)}
+    curve = {"loss": bump(height, fine), "error": [min(e, 1.0) for e in bump(height, fine)]}
     kinds = {"train": curve, "test": curve}
     return {
         "curvature": {

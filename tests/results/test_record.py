@@ -131,7 +131,6 @@ def test_an_older_schema_is_read():
         ({"siblings": []}, "pairs.0: no siblings 0 and 1 among 0"),
         ({"siblings": [], "pairs": []}, "siblings: must not be empty"),
         ({"pairs": []}, "pairs: must not be empty"),
-        ({"status": "diverged"}, "must be empty for a cell that is diverged"),
         ({"replicate": "0"}, "replicate: Input should be a valid integer"),
         ({"replicate": 10**30}, "replicate: Input should be less"),
         ({"key": "../x"}, "key: String should match"),

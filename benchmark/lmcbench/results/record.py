@@ -305,10 +305,6 @@ class Record(Fields):
             raise ValueError("siblings: must not be empty for a cell that is ok")
         if self.status == "ok" and len(self.siblings) > 1 and not self.pairs:
             raise ValueError("pairs: must not be empty for a cell of several siblings")
-        if self.status != "ok" and (self.siblings or self.pairs or self.ensemble or self.soup):
-            raise ValueError(
-                f"siblings, pairs, ensemble and soup: must be empty for a cell that is {self.status}"
-            )
         for s, sibling in enumerate(self.siblings):
             if sibling.splits.keys() != self.siblings[0].splits.keys():
                 raise ValueError(f"siblings.{s}.splits: siblings have different splits")
