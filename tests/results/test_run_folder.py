@@ -1,18 +1,23 @@
 import json
 import os
+import re
+import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from builders import make_record, toy_cell, toy_suite, write_run
 from lmcbench.errors import UserError
+from lmcbench.results import partial_files
+from lmcbench.results.partial_files import STALE, host_id, partial_path, remove_orphans
 from lmcbench.results.run_folder import (
-    STALE,
     RunFolder,
     find_records,
     read_header,
     read_records,
+    replacing,
     write_atomic,
 )
 
@@ -65,7 +70,8 @@ def test_the_partial_file_lies_beside_the_target_and_is_no_record(tmp_path, monk
     monkeypatch.setattr("os.fsync", look)
     with pytest.raises(KeyboardInterrupt):
         write_atomic(tmp_path / "records" / "k.json", "{}")
-    assert seen == [f".k.json.{os.getpid()}.partial"]
+    [name] = seen
+    assert re.fullmatch(rf"\.k\.json\.{host_id()}-{os.getpid()}-[0-9a-f]{{14}}\.partial", name)
     assert list((tmp_path / "records").iterdir()) == []
 
 
@@ -77,18 +83,89 @@ def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     assert done == [2, "k.json"]
 
 
-def test_what_killed_writers_left_is_swept_and_what_is_being_written_stays(tmp_path):
-    folder = RunFolder(tmp_path)
-    killed = [".run.json.7.partial", "records/.k.json.7.partial", "checkpoints/.k-0.safetensors.12.partial"]
-    written = ["records/.other.json.8.partial"]
-    theirs = ["records/k.json", "checkpoints/.mine.partial", "notes.7.partial"]
-    for name in killed + written + theirs:
-        write_atomic(tmp_path / name, "x")
-        age = STALE - 60 if name in written else STALE + 60
+@pytest.fixture
+def ended():
+    """The id of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_orphans_are_removed_and_files_being_written_stay(tmp_path, ended):
+    here, token = host_id(), "0123456789abcd"
+    mine = partial_path(tmp_path / "records" / "mine.json").name
+    young = [
+        f"records/{mine}",
+        f"records/.k.json.{here}-{os.getppid()}-{token}.partial",
+        f"records/.k.json.elsewhere_12345678-{ended}-{token}.partial",
+        f"records/.k.json.{ended}.partial",  # an earlier version
+        "records/k.json",
+    ]
+    orphans = [
+        f".run.json.{here}-{ended}-{token}.partial",
+        f"records/.k.json.{here}-{ended}-{token}.partial",
+        f"records/.k.json.{here}-{os.getpid()}-{token}.partial",  # an earlier process of the same id
+        f".digits.{here}-{ended}-{token}.partial/submission.toml",
+    ]
+    old = [f"checkpoints/.k-0.safetensors.elsewhere_12345678-7-{token}.partial", ".run.json.7.partial"]
+    others = ["checkpoints/.mine.partial", "notes.7.partial", "records/old.json"]
+    for name in young + orphans + old + others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+        age = STALE + 60 if name in old + others else STALE - 60
         os.utime(tmp_path / name, (time.time() - age,) * 2)
-    folder.remove_stale_files()
+    RunFolder(tmp_path).remove_stale_files()
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {*written, *theirs}
+    assert left == {*young, *others}
+
+
+def test_a_folder_is_orphaned_when_nothing_in_it_is_written(tmp_path):
+    folder = tmp_path / ".mine.elsewhere_12345678-7-0123456789abcd.partial"
+    (folder / "source").mkdir(parents=True)
+    (folder / "source" / "net.py").write_text("x")
+    target = tmp_path / "target"
+    target.mkdir()
+    link = tmp_path / ".link.7.partial"
+    link.symlink_to(target)
+    past = (time.time() - STALE - 60,) * 2
+    for path in (folder, folder / "source", link):
+        os.utime(path, past, follow_symlinks=False)
+    remove_orphans(tmp_path)
+    assert folder.exists()
+    assert (link.is_symlink(), target.exists()) == (False, True)
+    os.utime(folder / "source" / "net.py", past)
+    remove_orphans(tmp_path)
+    assert not folder.exists()
+
+
+def test_writers_with_equal_process_ids_and_host_names_do_not_meet(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    monkeypatch.setattr(partial_files, "host_id", lambda: "same_host")
+    path = tmp_path / "k.json"
+    with replacing(path) as first, replacing(path) as second:
+        assert first != second
+        first.write_text("a")
+        second.write_text("b")
+    assert content(tmp_path) == {"k.json": b"a"}  # the last to finish
+
+
+def test_hosts_and_containers_have_different_names(monkeypatch):
+    names = set()
+    for host in ("node1", "node2", "a.b-c é" * 40, "\ud800"):
+        monkeypatch.setattr("socket.gethostname", lambda name=host: name)
+        names.add(host_id.__wrapped__())
+        for link in ("pid:[1]", "pid:[2]"):
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, "readlink", lambda _, link=link: link)
+                names.add(host_id.__wrapped__())
+    assert len(names) == 12
+    assert all(re.fullmatch(r"[A-Za-z0-9_]{0,16}_[0-9a-f]{8}", name) for name in names)
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "\N{SNOWMAN}" * 85])
+def test_the_longest_names_can_be_written(tmp_path, name):
+    write_atomic(tmp_path / name, "x")
+    assert content(tmp_path) == {name: b"x"}
 
 
 # --- the folder ----------------------------------------------------------------------------------
@@ -130,11 +207,85 @@ def test_a_new_or_empty_folder_becomes_the_suites(tmp_path):
         assert json.loads(folder.header.read_bytes())["suite"] == SUITE
 
 
-def test_a_claim_is_not_made_twice(tmp_path):
+def test_of_several_claims_one_is_made_and_the_others_check_it(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.claim(SUITE, [])
-    folder.claim(SUITE | {"digest": "other"}, [])
+    assert folder.claim(SUITE, [])
+    assert not folder.claim(SUITE, [])
+    with pytest.raises(UserError, match="is a run of suite toy"):
+        folder.claim(SUITE | {"digest": "other"}, [])
     assert read_header(folder.header)["suite"] == SUITE
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_claim_made_between_check_and_write_is_kept(tmp_path, monkeypatch, links):
+    """The other process claims the folder when the first has seen that nobody did."""
+    folder, other = RunFolder(tmp_path / "r"), toy_suite(version=2).identity()
+    written = os.fsync
+
+    def meanwhile(number):
+        monkeypatch.setattr("os.fsync", written)
+        if not links:
+            monkeypatch.setattr(Path, "hardlink_to", unsupported)
+        folder.claim(other, [])
+
+    def unsupported(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.fsync", meanwhile)
+    if links:
+        with pytest.raises(UserError, match="is a run of suite toy version 2"):
+            folder.claim(SUITE, [])
+        assert read_header(folder.header)["suite"] == other
+    else:  # without links the last claim stands
+        folder.claim(SUITE, [])
+        assert read_header(folder.header)["suite"] == SUITE
+    assert [path.name for path in folder.root.iterdir()] == ["run.json"]
+
+
+def test_processes_that_claim_at_once_agree(tmp_path):
+    suites = [toy_suite(version=version).identity() for version in range(1, 9)]
+
+    def claim(suite):
+        try:
+            return RunFolder(tmp_path / "r").claim(suite, [])
+        except UserError:
+            return None
+
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(claim, suites))
+    assert made.count(True) == 1
+    assert read_header(tmp_path / "r" / "run.json")["suite"] == suites[made.index(True)]
+
+
+@pytest.mark.parametrize("name", [".run.json.7.partial", partial_path(Path("run.json")).name])
+def test_a_folder_whose_first_writer_was_killed_can_be_claimed(tmp_path, name):
+    (tmp_path / name).write_text('{"schema"')
+    folder = RunFolder(tmp_path)
+    folder.check(SUITE)
+    assert folder.claim(SUITE, [])
+    (tmp_path / "run.json").unlink()
+    (tmp_path / ".hidden").touch()
+    with pytest.raises(UserError, match="exists and is not a run folder"):
+        folder.check(SUITE)
+
+
+def test_a_claim_is_undone_when_the_run_does_not_begin(tmp_path):
+    new, empty, begun = (RunFolder(tmp_path / name) for name in ("runs/new", "empty", "begun"))
+    empty.root.mkdir()
+
+    def fail(folder, written=False):
+        with folder.claimed(SUITE, []):
+            assert folder.header.exists()
+            if written:
+                write_atomic(folder.record("k"), "{}")
+            raise UserError("no such device")
+
+    for folder, written in ((new, False), (empty, False), (begun, True), (begun, False)):
+        with pytest.raises(UserError, match="no such device"):
+            fail(folder, written)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "empty"]
+    assert not list(empty.root.iterdir())
+    assert begun.header.exists()
 
 
 def test_other_data_than_a_folder_was_made_with_are_refused(tmp_path):

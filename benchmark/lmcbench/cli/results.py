@@ -129,10 +129,12 @@ def report(
 
     report.html is one self-contained file; report.md refers to the pictures in figures/.
     """
+    from lmcbench.results.partial_files import remove_orphans
     from lmcbench.results.run_folder import read_records, write_atomic
 
     records = read_records(run_folder)
     target = out if out is not None else run_folder
+    remove_orphans(target)
     if findings:
         from lmcbench.report.findings import render_findings
 

@@ -22,6 +22,7 @@ from lmcbench.leaderboard.scores import COLUMNS
 from lmcbench.leaderboard.submission_file import Meta
 from lmcbench.leaderboard.summary_cache import RESULTS, SUBMISSIONS, SUMMARY, Row, read_rows, summary_path
 from lmcbench.leaderboard.trust import TrustLevel
+from lmcbench.results.partial_files import remove_orphans
 from lmcbench.results.run_folder import write_atomic
 from lmcbench.stats.stability import StabilityPoint
 
@@ -168,6 +169,8 @@ class Rendered:
     def write(self) -> list[Path]:
         """Write what is out of date, remove leftovers, and return these paths."""
         outdated = self.outdated()
+        for folder in {path.parent for path in self.files}:
+            remove_orphans(folder)
         for path in outdated:
             if path in self.files:
                 write_atomic(path, self.files[path])

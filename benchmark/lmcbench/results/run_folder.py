@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,15 +14,11 @@ from typing import Any
 
 from lmcbench.errors import UserError, reading
 from lmcbench.results.cell_values import architecture_label, shift_label
+from lmcbench.results.partial_files import is_partial, partial_path, remove_orphans
 from lmcbench.results.record import Record, check_schema, read_record
 from lmcbench.spec.evaluation_shifts import shown_split
 
 RUN_SCHEMA = "lmcbench/run/1"
-
-STALE = 3600.0
-"""Seconds without a write after which a temporary file is orphaned: its writer was killed.
-
-The process id in its name cannot tell: folders may be shared between machines, and containers reuse ids."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +119,7 @@ class RunFolder:
                     f"{stored['digest'][:12]}, not {suite['name']} version {suite['version']} with digest "
                     f"{suite['digest'][:12]}. Choose another folder with --out{resume}."
                 )
-        elif self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+        elif self.root.exists() and (not self.root.is_dir() or not all(map(is_partial, self.root.iterdir()))):
             raise UserError(f"{self.root} exists and is not a run folder. Choose another with --out.")
         writable = next(p for p in (self.root, *self.root.resolve().parents) if p.exists())
         if not writable.is_dir():
@@ -156,19 +150,50 @@ class RunFolder:
                     "with --data-dir, or another folder with --out."
                 )
 
-    def claim(self, suite: dict[str, Any], data: Sequence[Mapping[str, Any]]) -> None:
-        """Write `run.json` for `suite` and `data` (as in records) if it does not exist."""
+    def claim(self, suite: dict[str, Any], data: Sequence[Mapping[str, Any]]) -> bool:
+        """Write `run.json` for `suite` and `data` (as in records) if it does not exist.
+
+        Of several processes that claim the folder at once, one writes the file and the others check it.
+
+        Returns:
+            Whether the file was written.
+
+        Raises:
+            UserError: if the folder is claimed for another suite or other data.
+        """
+        written = False
         if not self.header.exists():
             header = {"schema": RUN_SCHEMA, "suite": suite, "data": data}
-            write_atomic(self.header, json.dumps(header, indent=1) + "\n")
+            draft = partial_path(self.header)
+            try:
+                write_atomic(draft, json.dumps(header, indent=1) + "\n")
+                with suppress(FileExistsError):
+                    _create_from(draft, self.header)
+                    written = True
+            finally:
+                draft.unlink(missing_ok=True)
+        self.check(suite)
+        self.check_data(data, ())
+        return written
+
+    @contextmanager
+    def claimed(self, suite: dict[str, Any], data: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+        """Claim the folder for a run; a `UserError` before anything else is written undoes the claim."""
+        created = [path for path in (self.root, *self.root.parents) if not path.exists()]
+        written = self.claim(suite, data)
+        try:
+            yield
+        except UserError:
+            with suppress(OSError):  # another run uses a folder meanwhile
+                if written and list(self.root.iterdir()) == [self.header]:
+                    self.header.unlink()
+                    for path in created:
+                        path.rmdir()
+            raise
 
     def remove_stale_files(self) -> None:
-        """Remove orphaned temporary files of writers that were killed."""
-        now = time.time()
-        for path in [*self.root.glob(".*.partial"), *self.root.glob("*/.*.partial")]:
-            with suppress(OSError):  # removed meanwhile by its writer or by another run
-                if re.fullmatch(r"\..+\.\d+\.partial", path.name) and now - path.stat().st_mtime > STALE:
-                    path.unlink()
+        """Remove temporary files of writers that were killed."""
+        remove_orphans(self.root)
 
 
 def labels_name(split: str) -> str:
@@ -288,6 +313,16 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         partial.write_bytes(encoded)
 
 
+def _create_from(draft: Path, path: Path) -> None:
+    """Give `draft` the name `path` as well; raises `FileExistsError` if it is taken."""
+    try:
+        path.hardlink_to(draft)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, on which two processes cannot agree
+        draft.replace(path)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to, and rename it to `path` at the end; an `OSError` names `path`.
@@ -296,7 +331,7 @@ def replacing(path: Path) -> Iterator[Path]:
     which may only undo the rename.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_path(path)
     try:
         yield partial
         with partial.open("r+b") as file:

@@ -47,7 +47,6 @@ def run_plan(
     dataset = open_suite_data(plan.cells[0].suite, data_dir)
     identity = dataset.identity()
     folder.check_data(identity, plan.finished)
-    folder.remove_stale_files()
     views = expand_views(plan.families, dataset)
     tasks = [
         Task(
@@ -63,15 +62,17 @@ def run_plan(
         )
         for family in plan.families
     ]
-    if min(jobs, len(tasks)) > 1:
-        from lmcbench.running.workers import run_in_processes
+    with folder.claimed(plan.cells[0].suite.identity(), identity):
+        folder.remove_stale_files()
+        if min(jobs, len(tasks)) > 1:
+            from lmcbench.running.workers import run_in_processes
 
-        yield from run_in_processes(tasks, jobs)
-    else:
-        from lmcbench.running.family import run_family
+            yield from run_in_processes(tasks, jobs)
+        else:
+            from lmcbench.running.family import run_family
 
-        for task in tasks:
-            yield from run_family(task, dataset)
+            for task in tasks:
+                yield from run_family(task, dataset)
 
 
 def expand_views(families: Sequence[Family], dataset: Dataset) -> dict[int, Views]:

@@ -26,6 +26,7 @@ from lmcbench.leaderboard.submission_file import (
 )
 from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.cell_values import cell_text as record_text
+from lmcbench.results.partial_files import partial_path, remove_orphans
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import (
     RunFolder,
@@ -355,7 +356,8 @@ def _check_new(records_sha256: str, run: Path, target: Path) -> None:
 
 def _put(contents: Mapping[str, bytes], target: Path, suite_file: Path | None) -> Verification:
     """Write all files to a hidden folder, verify it, and rename it to `target` if it has no fault."""
-    partial = target.parent / f".{target.name}.{os.getpid()}.partial"
+    partial = partial_path(target)
+    remove_orphans(target.parent)
     began = [folder for folder in (target.parent, target.parent.parent) if not folder.exists()]
     try:
         for name, content in contents.items():

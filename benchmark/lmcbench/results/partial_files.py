@@ -1,0 +1,94 @@
+"""Temporary files of atomic writes: their names, and the removal of those whose writer was killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from lmcbench.spec.canonical import digest_bytes
+
+STALE = 3600.0
+"""Seconds without a write after which a temporary file of another host is orphaned: its writer was killed."""
+
+NAME_BYTES = 180
+"""Bytes of a file's name that its temporary file repeats; file systems allow 255 in all."""
+
+_PROCESS = secrets.token_hex(4)
+_PARTIAL = re.compile(
+    r"\..+\.(?:(?P<host>[A-Za-z0-9_]+)-(?P<pid>[0-9]{1,9})-(?P<token>[0-9a-f]{14})|[0-9]+)\.partial",
+    re.DOTALL,
+)
+"""With the process id alone: names of earlier versions."""
+
+
+def partial_path(path: Path) -> Path:
+    """Return a temporary path beside `path` that no other writer has: `.NAME.HOST-PID-TOKEN.partial`."""
+    name = path.name.encode("utf-8", "ignore")[:NAME_BYTES].decode("utf-8", "ignore")
+    token = _PROCESS + secrets.token_hex(3)
+    return path.with_name(f".{name}.{host_id()}-{os.getpid()}-{token}.partial")
+
+
+def is_partial(path: Path) -> bool:
+    """Return whether the name of `path` is one that `partial_path` returns, or did in earlier versions."""
+    return _PARTIAL.fullmatch(path.name) is not None
+
+
+@cache
+def host_id() -> str:
+    """Return a short name of the host, different for each set of process ids.
+
+    Containers may share a host name, but they have process ids of their own; so has a host after a restart.
+    """
+    name = socket.gethostname()
+    parts = [name]
+    with suppress(OSError):  # not on Linux
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        parts += [boot, str(Path("/proc/self/ns/pid").readlink())]
+    short = re.sub(r"[^A-Za-z0-9]+", "_", name)[:16]
+    return f"{short}_{digest_bytes(' '.join(parts).encode('utf-8', 'replace'))[:8]}"
+
+
+def remove_orphans(folder: Path) -> None:
+    """Remove temporary files and folders of killed writers from `folder` and its subfolders.
+
+    Those of this host are removed if their process has ended, all others after an hour without a write.
+    """
+    for path in [*folder.glob(".*.partial"), *folder.glob("*/.*.partial")]:
+        with suppress(OSError):  # removed meanwhile by its writer or by another run, or not ours to remove
+            if _is_orphaned(path):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+
+def _is_orphaned(path: Path) -> bool:
+    found = _PARTIAL.fullmatch(path.name)
+    if found is None:
+        return False
+    if found["host"] == host_id() and not _is_running(int(found["pid"]), found["token"]):
+        return True
+    paths = [path]
+    if path.is_dir() and not path.is_symlink():
+        paths += path.rglob("*")
+    last_write = max(p.lstat().st_mtime for p in paths)
+    return time.time() - last_write > STALE
+
+
+def _is_running(pid: int, token: str) -> bool:
+    if pid == os.getpid():  # an earlier process may have had the same id
+        return token.startswith(_PROCESS)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # a process of another user
+        pass
+    return True
