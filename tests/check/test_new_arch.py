@@ -117,7 +117,7 @@ def test_a_folder_that_is_read_only_or_full_is_one_message(tmp_path, monkeypatch
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lmcbench.check.new_network.write_atomic", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match=r"net\.py cannot be written: No space left on device"):
         write_network("net", tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import re
 import subprocess
 import time
@@ -14,6 +15,7 @@ from lmcbench.results import partial_files
 from lmcbench.results.partial_files import STALE, host_id, partial_path, remove_orphans
 from lmcbench.results.run_folder import (
     RunFolder,
+    WriteError,
     find_records,
     read_header,
     read_records,
@@ -47,16 +49,14 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, monkeyp
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    if fault == "write":
-        text = "\ud800"  # cannot be encoded
-        error = UnicodeEncodeError
-    else:
-        text, error = "after", OSError
-        monkeypatch.setattr("pathlib.Path.replace" if fault == "replace" else "os.fsync", fail)
-    with pytest.raises(error) as caught:
-        write_atomic(path, text)
-    if error is OSError:
-        assert caught.value.filename == str(path)
+    place = {"write": "pathlib.Path.write_bytes", "fsync": "os.fsync", "replace": "pathlib.Path.replace"}
+    monkeypatch.setattr(place[fault], fail)
+    with pytest.raises(WriteError) as caught:
+        write_atomic(path, "after")
+    assert str(caught.value) == f"{path} cannot be written: No space left on device."
+    assert pickle.loads(pickle.dumps(caught.value)).strerror == "No space left on device"
+    with pytest.raises(UnicodeEncodeError):
+        write_atomic(path, "\ud800")
     assert content(tmp_path) == {"record.json": b"before"}
 
 
@@ -338,6 +338,9 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     ("text", "message"),
     [
         ("{", "is damaged: Expecting"),
+        ('{"suite": NaN}', "is damaged: NaN"),
+        ("[" * 100_000, "is damaged: lists and objects nest"),
+        (" " * (17 * 2**20), "has 17.0 MB"),
         ("", "is damaged: Expecting"),
         ("[]", "is not a lmcbench/run file"),
         ('{"schema": "lmcbench/cell/1"}', "is not a lmcbench/run file"),
@@ -363,12 +366,14 @@ def test_results_are_finished_and_failures_are_tried_again(tmp_path, status, fin
     assert folder.finished("0" * 16) is None
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
-def test_a_record_cut_by_a_crash_is_made_again(tmp_path, share):
+def test_a_record_cut_by_a_crash_is_made_again(tmp_path):
     record = make_record()
     folder = write_run(tmp_path, [record])
     whole = folder.record(record.key).read_bytes()
-    folder.record(record.key).write_bytes(whole[: int(share * (len(whole) - 1))])
+    for length in range(0, len(whole) - 2, 1 + len(whole) // 200):
+        folder.record(record.key).write_bytes(whole[:length])
+        assert folder.finished(record.key) is None
+    folder.record(record.key).write_bytes(bytes(len(whole)))  # a power failure left zeros
     assert folder.finished(record.key) is None
 
 
@@ -388,9 +393,54 @@ def test_a_record_that_cannot_be_read_or_is_anothers_is_refused(tmp_path):
     folder.record(record.key).rename(folder.record("0" * 16))
     with pytest.raises(UserError, match=f"another cell, {record.key}"):
         folder.finished("0" * 16)
-    folder.record(record.key).mkdir()
-    with pytest.raises(UserError, match="cannot be read: Is a directory"):
-        folder.finished(record.key)
+
+
+def special_file(path, kind):
+    """Put something at `path` that is no regular file, or one that is too large to read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "fifo link":
+        os.mkfifo(path.with_suffix(".fifo"))
+        path.symlink_to(path.with_suffix(".fifo"))
+    else:
+        with path.open("wb") as file:
+            file.truncate(3 * 2**30)
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "device", "fifo link", "3 GB"])
+def test_special_and_huge_files_are_refused_by_name(tmp_path, kind):
+    """A pipe would block for ever and a device never ends."""
+    reason = {"3 GB": "has 3,072.0 MB", "folder": "cannot be read: Is a directory"}
+    message = f"run.json {reason.get(kind, 'is not a regular file')}"
+    special_file(tmp_path / "run" / "run.json", kind)
+    with pytest.raises(UserError, match=message):
+        RunFolder(tmp_path / "run").check(SUITE)
+    with pytest.raises(UserError, match=message):
+        read_records(tmp_path / "run")
+    folder = write_run(tmp_path / "records", [make_record()])
+    special_file(folder.record("0" * 16), kind)
+    message = message.replace("run.json", rf"{'0' * 16}\.json")
+    with pytest.raises(UserError, match=message):
+        folder.measured()
+    with pytest.raises(UserError, match=message):
+        read_records(folder.root)
+    with pytest.raises(UserError, match=message):
+        read_records(folder.record("0" * 16).parent)
+
+
+@pytest.mark.parametrize(
+    "text", ['{\n "a": NaN\n}\n', '{\n "a": 1,\n "a": 1\n}\n', '{\n "a": 1e999\n}', "null"]
+)
+def test_an_edited_record_is_refused_and_kept(tmp_path, text):
+    path = RunFolder(tmp_path).record("k")
+    write_atomic(path, text)
+    with pytest.raises(UserError, match=r"k\.json is (damaged|not|truncated)"):
+        RunFolder(tmp_path).finished("k")
 
 
 # --- finding -------------------------------------------------------------------------------------

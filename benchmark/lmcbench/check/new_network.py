@@ -73,10 +73,7 @@ def write_network(name: str, folder: Path) -> Path:
         raise UserError(f"{path} already exists and was not changed. Choose another name.")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{path} cannot be written: the folder is read-only.")
-    try:
-        write_atomic(path, TEMPLATE.replace("NAME", name))
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
+    write_atomic(path, TEMPLATE.replace("NAME", name))
     return path
 
 

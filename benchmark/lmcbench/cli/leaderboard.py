@@ -279,8 +279,5 @@ def _results(path: Path) -> Path:
 def _keep(file: Path, content: str, quiet: bool) -> None:
     from lmcbench.results.run_folder import write_atomic
 
-    try:
-        write_atomic(file, content)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}.") from None
+    write_atomic(file, content)
     print_text(f"Wrote {file}.", err=quiet)

@@ -12,11 +12,12 @@ from gzip import GzipFile
 from pathlib import Path
 from typing import Any
 
-from lmcbench.errors import UserError, reading
+from lmcbench.errors import UserError
 from lmcbench.results.cell_values import architecture_label, shift_label
 from lmcbench.results.partial_files import is_partial, partial_path, remove_orphans
-from lmcbench.results.record import Record, check_schema, read_record
+from lmcbench.results.record import Record, check_schema, parse_record, read_record
 from lmcbench.spec.evaluation_shifts import shown_split
+from lmcbench.untrusted import parse_json, read_bytes
 
 RUN_SCHEMA = "lmcbench/run/1"
 
@@ -74,20 +75,19 @@ class RunFolder:
         """Return the record of a finished cell; None if it is missing, failed, or truncated by a crash.
 
         Raises:
-            UserError: for a record of a newer schema, which must not be overwritten, a file that cannot be
-                read, or the record of another cell.
+            UserError: for a record of a newer schema, which must not be overwritten, an invalid one, one that
+                is no regular file or cannot be read, or the record of another cell.
         """
         path = self.record(key)
         if not path.exists():
             return None
+        content = read_bytes(path)
         try:
-            with reading(path):
-                json.loads(path.read_bytes())
+            record = parse_record(content, str(path))
         except UserError:
+            if _is_truncated(content):
+                return None
             raise
-        except ValueError:
-            return None
-        record = read_record(path)
         if record.key != key:
             raise UserError(
                 f"{path} contains the record of another cell, {record.key}. Rename it to {record.key}.json."
@@ -98,7 +98,7 @@ class RunFolder:
         """Return the records of all finished cells by key.
 
         Raises:
-            UserError: for a record of a newer schema.
+            UserError: as `finished`.
         """
         keys = sorted(path.stem for path in self.records.glob("[!.]*.json"))
         return {key: record for key in keys if (record := self.finished(key)) is not None}
@@ -171,7 +171,8 @@ class RunFolder:
                     _create_from(draft, self.header)
                     written = True
             finally:
-                draft.unlink(missing_ok=True)
+                with suppress(OSError):
+                    draft.unlink(missing_ok=True)
         self.check(suite)
         self.check_data(data, ())
         return written
@@ -196,6 +197,17 @@ class RunFolder:
         remove_orphans(self.root)
 
 
+def _is_truncated(content: bytes) -> bool:
+    """Return whether a crash cut a record short: the last line of a whole one is a brace."""
+    if content.rstrip().endswith(b"\n}"):
+        return False
+    try:
+        parse_json(content, "")
+    except UserError:
+        return True
+    return False
+
+
 def labels_name(split: str) -> str:
     """Return the name of the tensor with the labels of a split in a predictions file."""
     return f"{shown_split(split)}.labels"
@@ -215,15 +227,9 @@ def read_header(path: Path) -> dict[str, Any]:
     """Read a `run.json`.
 
     Raises:
-        UserError: if it is damaged or of a newer schema.
+        UserError: if it is damaged, no regular file, or of a newer schema.
     """
-    try:
-        with reading(path):
-            header: dict[str, Any] = json.loads(path.read_bytes())
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}.") from None
+    header: dict[str, Any] = parse_json(read_bytes(path), str(path))
     check_schema(header, str(path), RUN_SCHEMA)
     suite = header.get("suite")
     if not isinstance(suite, dict) or not suite.keys() >= {"name", "version", "digest"}:
@@ -237,7 +243,7 @@ def find_records(path: Path) -> list[Path]:
     Raises:
         UserError: if there are none.
     """
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         return [path]
     if not path.exists():
         raise UserError(f"{path} does not exist. Give a run folder, as written by 'lmcbench run'.")
@@ -260,7 +266,7 @@ def read_records(path: Path) -> list[Record]:
             newer schema, or different networks have the same label, so that tables would average over them.
     """
     header = RunFolder(path).header
-    if header.is_file():
+    if header.exists():
         read_header(header)
     records = [read_record(file) for file in find_records(path)]
     by_labels: dict[tuple[object, ...], list[Record]] = {}
@@ -306,39 +312,52 @@ def compress(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
+class WriteError(UserError):
+    """A file that cannot be written, as on a full disk; the file that was there before is unchanged."""
+
+    strerror: str | None = None
+    """The system's reason, as of an `OSError`."""
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file completely or not at all; an `OSError` names the file."""
+    """Write a file completely or not at all; raises `WriteError`."""
     encoded = content.encode() if isinstance(content, str) else content
     with replacing(path) as partial:
         partial.write_bytes(encoded)
 
 
 def _create_from(draft: Path, path: Path) -> None:
-    """Give `draft` the name `path` as well; raises `FileExistsError` if it is taken."""
+    """Give `draft` the name `path`; raises `FileExistsError` if that exists, or `WriteError`."""
     try:
         path.hardlink_to(draft)
     except FileExistsError:
         raise
-    except OSError:  # a file system without hard links, on which two processes cannot agree
-        draft.replace(path)
+    except OSError:  # a file system without hard links: the last of several processes wins
+        with replacing(path) as partial:
+            draft.replace(partial)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to, and rename it to `path` at the end; an `OSError` names `path`.
+    """Yield a temporary path to write to, and rename it to `path` at the end.
 
     The file is flushed to disk before it is renamed, so that `path` is complete even after a power failure,
     which may only undo the rename.
+
+    Raises:
+        WriteError: for an `OSError` in the block or in here; it names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         with partial.open("r+b") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # not the temporary file
-        raise
+        failed = WriteError(f"{path} cannot be written: {error.strerror or error}.")
+        failed.strerror = error.strerror
+        raise failed from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from lmcbench.data.batches import make_stream
 from lmcbench.errors import UserError, counted
-from lmcbench.results.run_folder import RunFolder
+from lmcbench.results.run_folder import RunFolder, WriteError
 from lmcbench.running.family_data import FamilyData
 from lmcbench.running.siblings import Sibling, new_state
 from lmcbench.spec.cells import Cell, Family
@@ -97,7 +97,7 @@ class TrainingCheckpoints:
                 if free < self.reserve + sum(t.nbytes for t in tensors.values()):
                     continue
                 save_tensors(tensors, self._path(sibling.name))
-            except (OSError, SafetensorError):  # such as a full disk: training continues without
+            except (OSError, WriteError):  # such as a full disk: training continues without
                 continue
             self.stored[sibling.name] = sibling.at
         self.last = self.clock()

@@ -18,7 +18,7 @@ from lmcbench.errors import UserError, describe
 from lmcbench.machine import choose_device, compute_exactly, release_memory
 from lmcbench.results.curves import NotFiniteError
 from lmcbench.results.record import Record, Status
-from lmcbench.results.run_folder import RunFolder, write_atomic
+from lmcbench.results.run_folder import RunFolder, WriteError, write_atomic
 from lmcbench.running.build_record import build_record
 from lmcbench.running.checkpointing import check_disk_space
 from lmcbench.running.evaluate import Evaluation, evaluate
@@ -123,6 +123,8 @@ def _record(cell: Cell, data: FamilyData, folder: RunFolder, failure: str | None
             fork = load_fork(cell, training["step"], folder, data.model)
             evaluation = evaluate(cell, data, states, fork, training["train_losses"])
             evidence = _write_predictions(cell, evaluation, folder)
+        except WriteError:
+            raise
         except NotFiniteError:
             status, reason = "diverged", "the loss is not finite on the path between two siblings"
         except Exception as error:

@@ -13,7 +13,7 @@ from lmcbench.data.selection import open_suite_data
 from lmcbench.data.transforms import apply_transform
 from lmcbench.errors import UserError, counted
 from lmcbench.machine import has_cuda, usable_cores
-from lmcbench.results.run_folder import RunFolder
+from lmcbench.results.run_folder import RunFolder, WriteError
 from lmcbench.running.plan import DEFAULT_CONDITIONS, Conditions, Event, Plan, Task
 from lmcbench.spec.cells import Family
 from lmcbench.spec.shift_rules import View
@@ -37,7 +37,8 @@ def run_plan(
     one job per core, and a single job on CUDA, where a fleet fills the device.
 
     Raises:
-        UserError: for bad input, before anything is written.
+        UserError: for bad input, before anything is written; with exit code 5, if a worker died or a file
+            cannot be written, as on a full disk.
     """
     if not plan.families:
         return
@@ -64,15 +65,19 @@ def run_plan(
     ]
     with folder.claimed(plan.cells[0].suite.identity(), identity):
         folder.remove_stale_files()
-        if min(jobs, len(tasks)) > 1:
-            from lmcbench.running.workers import run_in_processes
+        try:
+            if min(jobs, len(tasks)) > 1:
+                from lmcbench.running.workers import run_in_processes
 
-            yield from run_in_processes(tasks, jobs)
-        else:
-            from lmcbench.running.family import run_family
+                yield from run_in_processes(tasks, jobs)
+            else:
+                from lmcbench.running.family import run_family
 
-            for task in tasks:
-                yield from run_family(task, dataset)
+                for task in tasks:
+                    yield from run_family(task, dataset)
+        except WriteError as error:
+            message = f"{error} Finished cells are kept; run the same command again to resume."
+            raise UserError(message, exit_code=5) from None
 
 
 def expand_views(families: Sequence[Family], dataset: Dataset) -> dict[int, Views]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,13 +20,17 @@ from lmcbench.spec.cells import Cell, families
 from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.spec.shift_rules import Indices
 from lmcbench.train.train_state import Tensors, load_state, load_tensors, state_dict
+from lmcbench.untrusted import parse_json, read_bytes
 
 
 def read_training(cell: Cell, folder: RunFolder) -> dict[str, Any] | None:
     """Return how the cell's siblings were trained; None if they are not all stored."""
+    path = folder.training(cell.key)
     try:
-        training: dict[str, Any] = json.loads(folder.training(cell.key).read_bytes())
-    except (OSError, ValueError):
+        training = parse_json(read_bytes(path), str(path))
+    except UserError:  # missing, or damaged when the run was interrupted
+        return None
+    if not isinstance(training, dict) or not training.keys() >= {"status", "reason", "step", "train_losses"}:
         return None
     complete = all(folder.sibling(cell.key, i).exists() for i in range(cell.networks))
     return training if complete else None

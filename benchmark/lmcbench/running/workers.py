@@ -96,6 +96,8 @@ def _work(todo: multiprocessing.Queue[Task | None], events: multiprocessing.Queu
                 events.put(event)
         except UserError as error:
             events.put(error)
+        except OSError as error:  # as the command line reports it
+            events.put(UserError(f"{error.filename or 'The system'}: {error.strerror or error}."))
         except SystemExit as leaving:
             events.cancel_join_thread()  # the parent no longer reads
             # a network that exits with code 0 has not done its task

@@ -30,6 +30,7 @@ from lmcbench.results.partial_files import partial_path, remove_orphans
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import (
     RunFolder,
+    WriteError,
     find_records,
     read_header,
     read_records,
@@ -371,7 +372,7 @@ def _put(contents: Mapping[str, bytes], target: Path, suite_file: Path | None) -
                 "Records and predictions are written by 'lmcbench run' and must not be edited."
             )
         partial.rename(target)
-    except OSError as error:
+    except (OSError, WriteError) as error:
         raise UserError(
             f"{target} cannot be written: {error.strerror or error}. Nothing was left there; "
             "the run is as it was."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,10 +136,19 @@ def unflatten_state(flat: Tensors) -> TrainState:
 def save_tensors(
     tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors to a safetensors file atomically; tied ones are written once per name."""
+    """Write tensors to a safetensors file atomically; tied ones are written once per name.
+
+    Raises:
+        WriteError: as on a full disk.
+    """
     whole = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
     with replacing(path) as partial:
-        save_file(whole, partial, None if metadata is None else dict(metadata))
+        try:
+            save_file(whole, partial, None if metadata is None else dict(metadata))
+        except SafetensorError as error:
+            if found := re.search(r"os error ([0-9]+)", str(error)):
+                raise OSError(int(found[1]), os.strerror(int(found[1]))) from None
+            raise
 
 
 def load_tensors(path: Path) -> Tensors:
