@@ -179,12 +179,12 @@ class RunFolder:
 
     @contextmanager
     def claimed(self, suite: dict[str, Any], data: Sequence[Mapping[str, Any]]) -> Iterator[None]:
-        """Claim the folder for a run; a `UserError` before anything else is written undoes the claim."""
+        """Claim the folder for a run; an error before anything else is written undoes the claim."""
         created = [path for path in (self.root, *self.root.parents) if not path.exists()]
         written = self.claim(suite, data)
         try:
             yield
-        except UserError:
+        except (UserError, OSError):
             with suppress(OSError):  # another run uses a folder meanwhile
                 if written and list(self.root.iterdir()) == [self.header]:
                     self.header.unlink()
