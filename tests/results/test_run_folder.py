@@ -242,6 +242,19 @@ def test_a_claim_made_between_check_and_write_is_kept(tmp_path, monkeypatch, lin
     assert [path.name for path in folder.root.iterdir()] == ["run.json"]
 
 
+def test_a_claim_made_while_the_folder_is_looked_at_is_seen(tmp_path, monkeypatch):
+    folder, entries = RunFolder(tmp_path), Path.iterdir
+
+    def claimed_meanwhile(path):
+        monkeypatch.setattr(Path, "iterdir", entries)
+        folder.claim(SUITE, [])
+        return entries(path)
+
+    monkeypatch.setattr(Path, "iterdir", claimed_meanwhile)
+    folder.check(SUITE)
+    assert folder.header.exists()
+
+
 def test_processes_that_claim_at_once_agree(tmp_path):
     suites = [toy_suite(version=version).identity() for version in range(1, 9)]
 

@@ -109,6 +109,10 @@ class RunFolder:
         Raises:
             UserError: if it belongs to another suite, is not a run folder, or is not writable.
         """
+        # looked at before run.json, which another run may write meanwhile
+        is_foreign = self.root.exists() and (
+            not self.root.is_dir() or not all(map(is_partial, self.root.iterdir()))
+        )
         if self.header.exists():
             stored = read_header(self.header)["suite"]
             if stored["digest"] != suite["digest"]:
@@ -119,7 +123,7 @@ class RunFolder:
                     f"{stored['digest'][:12]}, not {suite['name']} version {suite['version']} with digest "
                     f"{suite['digest'][:12]}. Choose another folder with --out{resume}."
                 )
-        elif self.root.exists() and (not self.root.is_dir() or not all(map(is_partial, self.root.iterdir()))):
+        elif is_foreign:
             raise UserError(f"{self.root} exists and is not a run folder. Choose another with --out.")
         writable = next(p for p in (self.root, *self.root.resolve().parents) if p.exists())
         if not writable.is_dir():
@@ -180,16 +184,16 @@ class RunFolder:
     @contextmanager
     def claimed(self, suite: dict[str, Any], data: Sequence[Mapping[str, Any]]) -> Iterator[None]:
         """Claim the folder for a run; an error before anything else is written undoes the claim."""
-        created = [path for path in (self.root, *self.root.parents) if not path.exists()]
-        written = self.claim(suite, data)
+        created, written = [path for path in (self.root, *self.root.parents) if not path.exists()], False
         try:
+            written = self.claim(suite, data)
             yield
         except (UserError, OSError):
             with suppress(OSError):  # another run uses a folder meanwhile
                 if written and list(self.root.iterdir()) == [self.header]:
                     self.header.unlink()
-                    for path in created:
-                        path.rmdir()
+                for path in created:
+                    path.rmdir()  # if it is empty
             raise
 
     def remove_stale_files(self) -> None:
