@@ -230,7 +230,7 @@ def test_a_torn_record_of_another_cell_fails_no_run_that_did_not_ask_for_it(lmcb
     code, out, err = lmcbench("run", "toy.toml", "--out", "out", "--arch", "lmc_linear", "--replicates", "1")
     assert code == 0
     assert out.endswith("Records and checkpoints are in out.\n")
-    assert f"leaderboard.md was not written: out/records/{torn}.json is truncated" in err
+    assert f"leaderboard.md was not written: out/records/{torn}.json is damaged" in err
     assert folder.table.read_text() == page
 
 
