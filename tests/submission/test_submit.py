@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from lmcbench.errors import UserError
 from lmcbench.leaderboard.render import render_leaderboard
 from lmcbench.leaderboard.submission_file import read_submission
 from lmcbench.results.cell_values import architecture_label
+from lmcbench.results.partial_files import host_id
 from lmcbench.results.record import read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.plan import plan_run
@@ -103,6 +105,16 @@ def test_what_is_said_is_written_and_nothing_of_this_machine(board):
     )
     for private in (str(part_of_run()), str(Path.home()) + "/", os.uname().nodename):
         assert private.encode() not in everything
+
+
+def test_a_folder_left_by_a_killed_submit_is_removed_by_the_next_one(board):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    left = board / "submissions" / f".old.{host_id()}-{process.pid}-0123456789abcd.partial"
+    left.mkdir()
+    (left / "submission.toml").touch()
+    assert cli("submit", part_of_run(), "--name", "part", "--leaderboard", board)[0] == 0
+    assert [path.name for path in (board / "submissions").iterdir()] == ["part"]
 
 
 def test_fewer_cells_are_accepted_and_said_with_the_commands_that_follow(board):
