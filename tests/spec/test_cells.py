@@ -290,3 +290,10 @@ def test_cells_pass_to_other_processes():
     again = pickle.loads(pickle.dumps(cell))
     assert again == cell
     assert again.key == cell.key
+
+
+@pytest.mark.parametrize("kind", ["architectures", "shifts", "forks"])
+def test_long_patterns_are_refused_before_they_are_matched(kind):
+    with pytest.raises(UserError, match="has 60,008 characters") as refused:
+        expand(toy_suite(), Selection(**{kind: ["lmc_mlp(" + "[" * 60_000]}))
+    assert len(str(refused.value)) < 1000

@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from lmcbench.errors import UserError, unknown
-from lmcbench.spec.architectures import Architecture, parse_architecture
+from lmcbench.errors import UserError, printable, unknown
+from lmcbench.spec.architectures import ARGUMENTS_LENGTH, Architecture, parse_architecture
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.forks import WHOLE_BUDGET, Fork, equal_share
 from lmcbench.spec.recipe import Recipe
@@ -160,6 +160,12 @@ def expand(suite: Suite, selection: Selection = Selection()) -> list[Cell]:
         UserError: if a pattern matches nothing, or a selected shift or fork has no cell because the suite has
             cost-matched comparators only under some shifts.
     """
+    for pattern in (*selection.architectures, *selection.shifts, *selection.forks):
+        if len(pattern) > ARGUMENTS_LENGTH:  # fnmatch takes quadratic time
+            raise UserError(
+                f"{printable(pattern, 60)!r} has {len(pattern):,} characters; "
+                f"at most {ARGUMENTS_LENGTH:,} are allowed."
+            )
     architectures = _architectures(suite, selection)
     all_shifts = [spec.shift for spec in suite.shifts]
     labels = [shift.label for shift in all_shifts]
