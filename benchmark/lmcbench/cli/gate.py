@@ -24,12 +24,12 @@ class Inconclusive(StrEnum):
 @app.command()
 def compare(
     base: Annotated[Path, typer.Argument(metavar="BASE", help="The run to compare with.")],
-    head: Annotated[Path, typer.Argument(metavar="HEAD", help="The run in question.")],
+    head: Annotated[Path, typer.Argument(metavar="HEAD", help="The run to judge.")],
     across: Annotated[
         list[str] | None,
         typer.Option(
             metavar="architecture|recipe|suite|seeds",
-            help="Match cells over this field on purpose (repeatable).",
+            help="Match cells that differ in this field (repeatable).",
         ),
     ] = None,
     suite: Annotated[
@@ -39,12 +39,12 @@ def compare(
         ),
     ] = None,
     inconclusive: Annotated[
-        Inconclusive, typer.Option(help="Exit 3 (fail) or 0 (warn) where the replicates cannot tell.")
+        Inconclusive, typer.Option(help="Exit code of an inconclusive result: 3 (fail) or 0 (warn).")
     ] = Inconclusive.fail,
     as_json: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="For a pull request comment.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
 ) -> None:
-    """Say whether results changed between two runs.
+    """Compare the results of two runs and give a verdict.
 
     Cells of both are compared replicate by replicate. Exit codes: 0 identical, equivalent or improved; 1
     regressed or changed; 3 inconclusive; 4 not comparable; 5 cells missing or failed on one side.
@@ -79,24 +79,35 @@ def calibrate(
     ] = None,
     shift: Annotated[
         list[str] | None,
-        typer.Option(metavar="GLOB", help="These shifts (glob, repeatable); default: those the gate tests."),
+        typer.Option(
+            metavar="GLOB", help="Only these shifts (glob, repeatable); default: those that the gate tests."
+        ),
     ] = None,
     fork: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FORK", help="These forks (repeatable); default: those the gate tests, or the first."
+            metavar="FORK",
+            help="Only these forks (repeatable); default: those that the gate tests, or the first.",
         ),
     ] = None,
-    replicates: Annotated[str, typer.Option(metavar="N|A:B", help="Replicates to repeat.")] = "3",
-    repeats: Annotated[int, typer.Option(min=2, metavar="N", help="Runs, each under other conditions.")] = 3,
+    replicates: Annotated[
+        str, typer.Option(metavar="N|A:B", help="Replicates to repeat: 0 to N-1, or A to B-1.")
+    ] = "3",
+    repeats: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Number of runs; engine, threads or device differ.")
+    ] = 3,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the runs; default: runs/SUITE-calibration.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="auto: CUDA too, where there is one.")] = Device.auto,
-    jobs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes, one family each.")] = None,
+    device: Annotated[
+        Device, typer.Option(help="Where to compute; auto includes CUDA if available.")
+    ] = Device.auto,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes; each trains one family at a time.")
+    ] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Tables in Markdown.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print tables in Markdown.")] = False,
 ) -> None:
     """Measure run-to-run noise by repeating cells.
 

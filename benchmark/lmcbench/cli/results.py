@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lmcbench.cli.app import ArchKwargs, DataDir, Device, Json, app, parse_channels, print_json
-from lmcbench.output import print_text
+from lmcbench.output import escape_markdown, print_text
 
 
 @app.command(
@@ -139,7 +139,7 @@ def report(
         from lmcbench.report.findings import render_findings
 
         first = records[0].suite
-        title = f"# Findings: {first.name} version {first.version}"
+        title = f"# Findings: {escape_markdown(first.name)} version {first.version}"
         write_atomic(target / "findings.md", f"{title}\n\n{render_findings(records)}")
         print_text(render_findings(records, "simple"), nl=False)
         print_text(f"\nWrote {target / 'findings.md'}.")

@@ -227,5 +227,6 @@ def _power(difference: Difference, size: float, margin: float, tests: int) -> fl
     quantile = float(stdtrit(difference.df, 1 - ALPHA / 2 / tests))
     shift = size / difference.error
     # a change must be significant and larger than the margin; the less probable of the two bounds the power
-    significant = 1 - float(nctdtr(difference.df, shift, quantile))
+    missed = float(nctdtr(difference.df, shift, quantile))
+    significant = 1.0 if math.isnan(missed) else 1 - missed  # not a number where the shift is huge
     return min(significant, float(ndtr((size - margin) / difference.error)))

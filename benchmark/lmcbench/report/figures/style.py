@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from lmcbench.errors import counted
+from lmcbench.output import terminal_text
 from lmcbench.results.cell_values import shift_label
 from lmcbench.results.record import Record
 from lmcbench.spec.forks import Fork
@@ -123,8 +124,9 @@ def logarithmic(axis: Any, values: Any) -> None:
 def picture(figure: Figure, kind: str = "png") -> bytes:
     """Return the figure as the bytes of a file, without a date."""
     for text in figure.findobj(Text):
-        if isinstance(text, Text) and "$" in text.get_text():  # of a label: it is no formula
-            text.set_parse_math(False)
+        if isinstance(text, Text) and (label := text.get_text()):
+            text.set_text(terminal_text(label))
+            text.set_parse_math("$" not in label)  # of a name: it is no formula
     buffer = io.BytesIO()
     metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}.get(kind, {})
     with styled():
