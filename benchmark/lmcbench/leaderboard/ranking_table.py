@@ -14,9 +14,10 @@ from itertools import combinations
 from typing import NamedTuple
 
 from lmcbench.errors import counted
-from lmcbench.leaderboard.scores import COLUMNS, CONNECTIVITY, NO_SHIFT, View, column
+from lmcbench.leaderboard.scores import COLUMNS, CONNECTIVITY, HEADLINE_FORK, NO_SHIFT, View, column
 from lmcbench.leaderboard.summary import DIGITS, SuiteId, Summary
 from lmcbench.leaderboard.trust import FIRST_CHOSEN
+from lmcbench.results.cell_values import shift_label
 from lmcbench.results.record import Record
 from lmcbench.spec.architectures import BASELINE
 from lmcbench.spec.suite import Suite
@@ -206,6 +207,11 @@ def headline_shifts(suite: Suite) -> tuple[str, ...]:
     shifts = [spec.shift for spec in suite.shifts]
     real = [s.label for s in shifts if s.name != NO_SHIFT and not s.is_control]
     return tuple(real or [s.label for s in shifts if s.name == NO_SHIFT])
+
+
+def is_ranked_cell(record: Record, suite: Suite) -> bool:
+    """Return whether the rank of a suite is based on a cell."""
+    return record.fork.name == HEADLINE_FORK and shift_label(record) in headline_shifts(suite)
 
 
 def count_missing(entry: Summary, cells: Set[tuple[str, str]], replicates: int) -> int:

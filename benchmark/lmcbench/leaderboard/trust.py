@@ -52,7 +52,10 @@ class Evidence(BaseModel):
 
     def to_json(self) -> str:
         """Return the file's text."""
-        return json.dumps(self.model_dump(by_alias=True), indent=1, allow_nan=False) + "\n"
+        table = self.model_dump(by_alias=True)
+        if table.get("midpoints") is False:
+            del table["midpoints"]
+        return json.dumps(table, indent=1, allow_nan=False) + "\n"
 
     def is_of(self, submission: Submission) -> bool:
         """Return whether it was written about this submission as it is now."""
@@ -72,6 +75,7 @@ class Verified(Evidence):
         missing: cells of the suite that the submission lacks.
         rescored: what was recomputed and is equal.
         claimed: what cannot be recomputed.
+        midpoints: whether the midpoints of all cells that a rank is based on were recomputed; written if so.
     """
 
     level: Literal["rescored"]
@@ -80,6 +84,7 @@ class Verified(Evidence):
     missing: Count
     rescored: list[str]
     claimed: list[str]
+    midpoints: bool = False
 
 
 class MeasureAgain(BaseModel):

@@ -17,16 +17,17 @@ from lmcbench.results.curves import Curve, barrier, chord_area
 from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Record
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.datasets import Pins
-from lmcbench.spec.recipe import noise_scale
 from lmcbench.submission.check_protocol import (
     VIEWS,
     Problems,
     check_cost,
     check_data,
+    check_evidence,
     check_fork,
     check_splits,
     check_status,
 )
+from lmcbench.submission.check_views import all_close, check_images, check_noise
 from lmcbench.submission.predictions_file import count_images
 
 LOSS_SLACK = 1e-3
@@ -63,8 +64,8 @@ def record_faults(record: Record, file: str, cell: Cell, pins: Pins) -> list[Fau
     disagreement, ensembles of points on the path by the curve, steps and FLOPs of training.
     """
     checks = (
-        *(check_data, check_fork, check_status, check_cost, check_splits),
-        *(_check_leaves, _check_scores, _check_pairs, _check_noise, _check_path_ensembles),
+        *(check_data, check_fork, check_status, check_cost, check_evidence, check_splits),
+        *(_check_leaves, _check_scores, _check_pairs, check_noise, check_images, _check_path_ensembles),
     )
     faults = []
     for check in checks:
@@ -144,9 +145,11 @@ def _check_pairs(record: Record, cell: Cell, pins: Pins) -> Problems:
                     continue
                 if kind == "curves":
                     curves[split] = curve
-                n = _tested(record, split)
+                n, set_of = _tested(record, split), "test set"
+                if n is None and kind != "curves" and split in curves:
+                    n, set_of = curves[split].n, "recalibrated curve"
                 if n is not None and curve.n != n:
-                    yield f"{place}.n", f"found {curve.n}, the test set has {n} images"
+                    yield f"{place}.n", f"found {curve.n}, the {set_of} has {n} images"
                 if not all(_is_whole(value * curve.n) for value in curve.error):
                     yield f"{place}.error", f"contains a value that is no whole number of {curve.n} images"
         for split, curve in curves.items():
@@ -198,26 +201,6 @@ def _disagreement(record: Record, pair: PairRecord, field: str) -> Problems:
             yield f"{field}.disagreement.{split}", f"found {d}, {within}"
 
 
-def _check_noise(record: Record, cell: Cell, pins: Pins) -> Problems:
-    """Recompute the noise scales from the recipe and the sizes of the views."""
-    if record.noise is None or record.status != "ok":
-        return
-    views, recipe = record.noise["views"], cell.recipe
-    n = count_images(record, "train")
-    if len(views) != cell.suite.siblings or not all(isinstance(v, int) and 1 <= v <= n for v in views):
-        yield "noise.views", f"found {views}, must be {cell.suite.siblings} numbers of images up to {n}"
-        return
-    if min(views) < recipe.batch_size:
-        yield "noise.views", f"found {views}, a view has at least one batch of {recipe.batch_size}"
-        return
-    damping = 1 - recipe.momentum if recipe.optimizer == "sgd" else 1.0
-    scales = [noise_scale(recipe.lr, view, recipe.batch_size) for view in views]
-    for key, expected in (("g", scales), ("g_momentum", [g / damping for g in scales])):
-        found = record.noise.get(key)
-        if not _all_close(found, expected):
-            yield f"noise.{key}", f"found {found}, the recipe gives {expected} on views of {views} images"
-
-
 def _check_path_ensembles(record: Record, cell: Cell, pins: Pins) -> Problems:
     """Check the points of ensembles on the path, and their means and bounds by the curve at these points."""
     grid = np.asarray(cell.suite.protocol.grid)
@@ -230,7 +213,7 @@ def _check_path_ensembles(record: Record, cell: Cell, pins: Pins) -> Problems:
                 continue
             for size, points in expected.items():
                 alphas = grid[points].tolist()
-                if not _all_close(ensembles[size].get("alphas"), alphas):
+                if not all_close(ensembles[size].get("alphas"), alphas):
                     found = ensembles[size].get("alphas")
                     yield f"{place}.{size}.alphas", f"found {found}, must be {alphas}"
                 for key, message in _path_ensemble(ensembles[size], pair.curves[split], points):
@@ -265,11 +248,3 @@ def is_close(found: float | None, expected: float | None) -> bool:
     if found is None or expected is None:
         return found is expected
     return bool(np.isclose(found, expected, rtol=1e-9, atol=1e-9))
-
-
-def _all_close(found: object, expected: list[float]) -> bool:
-    return (
-        isinstance(found, list)
-        and len(found) == len(expected)
-        and bool(np.allclose(np.asarray(found, dtype=np.float64), expected, rtol=1e-9, atol=1e-12))
-    )

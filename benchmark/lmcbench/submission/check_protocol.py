@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from lmcbench.leaderboard.files import Fault
 from lmcbench.results.record import Record
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.datasets import Pins, is_path
 from lmcbench.spec.evaluation_shifts import EVALUATION, is_shifted, parse_shifted
@@ -208,3 +210,15 @@ def check_cost(record: Record, cell: Cell, pins: Pins) -> Problems:
         yield "cost.train_flop", f"found {cost.train_flop!r}, not a whole number for each of the steps"
     if record.architecture.params is None or record.architecture.params < 1:
         yield "architecture.params", f"found {record.architecture.params}, must be at least 1"
+
+
+def check_evidence(record: Record, cell: Cell, pins: Pins) -> Problems:
+    """Check that files of the run are named as `lmcbench run` names them."""
+    evidence = record.evidence or {}
+    run = RunFolder(Path())
+    if (predictions := evidence.get("predictions")) is not None:
+        expected = run.predictions(record.key).as_posix()
+        yield from _differs("evidence.predictions.path", predictions.get("path"), expected)
+    for i, entry in enumerate(evidence.get("checkpoints") or []):
+        expected = run.sibling(record.key, i).as_posix()
+        yield from _differs(f"evidence.checkpoints.{i}.path", entry.get("path"), expected)

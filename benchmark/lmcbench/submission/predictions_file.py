@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from lmcbench.errors import UserError, counted, reading
 from lmcbench.leaderboard.files import MB, PREDICTION_BYTES
+from lmcbench.leaderboard.scores import HEADLINE_FORK
 from lmcbench.results.cell_values import SPLIT
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import RunFolder, labels_name, midpoint_name, soup_name
 from lmcbench.spec.evaluation_shifts import shown_split
+from lmcbench.stats.cells import is_control
 
 TENSOR_BYTES = 180
 """Upper bound of a tensor's part of the header of a safetensors file: name, type, shape, offsets."""
@@ -30,8 +32,8 @@ def kept_splits(records: Sequence[Record], classes: int) -> dict[str, list[str]]
     """Return the splits whose logits each measured cell keeps, by key; none for cells that keep nothing.
 
     Everything, if that is at most 25 MB; else the test set without evaluation shifts; else that of as many
-    cells as fit, in order of replicate and key. The choice follows from the records alone, so that a
-    submitter cannot choose which cells cannot be rescored.
+    cells as fit: those that ranks are based on first, then in order of replicate and key. The choice follows
+    from the records alone, so that a submitter cannot choose which cells cannot be rescored.
 
     Args:
         records: of the submission.
@@ -42,7 +44,7 @@ def kept_splits(records: Sequence[Record], classes: int) -> dict[str, list[str]]
     if sum(_bytes(r, everything[r.key], classes) for r in measured) <= PREDICTION_BYTES:
         return everything
     kept, used = {}, 0
-    for record in measured:
+    for record in sorted(measured, key=lambda r: r.fork.name != HEADLINE_FORK or is_control(r)):
         used += _bytes(record, [SPLIT], classes)
         kept[record.key] = [SPLIT] if used <= PREDICTION_BYTES else []
     return kept
@@ -222,3 +224,36 @@ def cell_logits(
         if len(classes) > 1 or given.min() < 0 or given.max() >= min(classes):
             raise UserError(f"{labels_name(split)}: labels and classes of the splits do not agree.")
     return found, truth
+
+
+def has_midpoints(tensors: Tensors) -> bool:
+    """Return whether a cell has logits between its siblings; files of earlier versions have none."""
+    return any(".midpoint-" in name or name.endswith(".soup") for name in tensors)
+
+
+def inner_logits(tensors: Tensors, record: Record, logits: Mapping[str, Logits]) -> dict[str, Logits]:
+    """Return the logits `[n, classes]` of midpoints and soups, by tensor name.
+
+    Args:
+        tensors: of the cell.
+        record: of the cell.
+        logits: the siblings', `[K, n, classes]` by split.
+
+    Raises:
+        UserError: for anything but one tensor of finite fp16 logits for each midpoint and soup.
+    """
+    found = {}
+    for split, siblings in logits.items():
+        for name in inner_names(record, split):
+            inner = tensors.get(name)
+            if inner is None:
+                raise UserError(f"lacks the tensor {name!r}.")
+            if inner.dtype != np.float16 or inner.shape != siblings.shape[1:]:
+                raise UserError(
+                    f"{name}: must be fp16 logits {list(siblings.shape[1:])}, found {inner.dtype} "
+                    f"{list(inner.shape)}."
+                )
+            if not np.isfinite(inner).all():
+                raise UserError(f"{name}: contains a logit that is not finite.")
+            found[name] = inner
+    return found

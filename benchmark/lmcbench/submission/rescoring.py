@@ -14,20 +14,24 @@ from lmcbench.errors import UserError, counted
 from lmcbench.leaderboard.files import PREDICTIONS, Fault, place_of
 from lmcbench.results.cell_values import SPLIT
 from lmcbench.results.record import Record, Score
-from lmcbench.results.run_folder import labels_name
+from lmcbench.results.run_folder import labels_name, midpoint_name, soup_name
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.datasets import Pins
 from lmcbench.submission.check_measures import ENSEMBLE_FRACTIONS, ENSEMBLE_POSITIVE, is_close
+from lmcbench.submission.claimed import MIDPOINTS_CLAIMED
 from lmcbench.submission.predictions_file import (
     Logits,
     Tensors,
     cell_logits,
     classes_of,
+    has_midpoints,
+    inner_logits,
     kept_splits,
     load_tensors,
     split_cells,
     test_splits,
 )
+from lmcbench.submission.score_bounds import ScoreBounds, score_bounds
 
 _PREDICTED = {*ENSEMBLE_FRACTIONS, *ENSEMBLE_POSITIVE, "ensemble_gain", "error_overlap"}
 """The keys of every `ensemble` of schema 1; later keys are rescored if the record has them."""
@@ -40,6 +44,7 @@ class Rescoring:
         faults: what differs.
         rescored: what was recomputed and is equal, in words.
         claimed: what cannot be recomputed because its logits were left out, in words.
+        midpoints: keys of the cells whose midpoints on the test set were recomputed, for every pair.
     """
 
     def __init__(self, content: bytes, pins: Pins) -> None:
@@ -47,6 +52,7 @@ class Rescoring:
         self.faults: list[Fault] = []
         self.rescored: list[str] = []
         self.claimed: list[str] = []
+        self.midpoints: set[str] = set()
         self.cells: Mapping[str, Tensors] = {}
         try:
             self.cells, strange = split_cells(load_tensors(content))
@@ -71,6 +77,7 @@ class Rescoring:
             kept = kept_splits(list(measured.values()), classes) if classes is not None else {}
         except UserError:
             return  # another check reports records without the sizes of their data
+        between = any(has_midpoints(tensors) for tensors in self.cells.values())
         labels: dict[str, dict[str, str]] = {}
         whole = 0
         left_out = []
@@ -85,6 +92,7 @@ class Rescoring:
             tensors = self.cells[record.key]
             try:
                 logits, truth = cell_logits(tensors, record, splits or [SPLIT])
+                inner = inner_logits(tensors, record, logits) if between else {}
             except UserError as error:
                 self._fault(name, "", str(error))
                 continue
@@ -93,12 +101,17 @@ class Rescoring:
                 hashed = digest_bytes(given.astype("<i2").tobytes())
                 labels.setdefault(labels_name(split), {})[name] = hashed
             self._check_logits(file, name, record, logits, truth)
+            self._check_scores(file, record, logits, inner, truth)
+            if between and SPLIT in logits:
+                self.midpoints.add(record.key)
             whole += 1
         self._check_labels(labels, self.pins)
-        self.rescored.append(
-            f"ensembles, disagreements and siblings' test scores of {whole} of "
-            f"{counted(len(measured), 'cell')} from stored logits"
-        )
+        which = f"{whole} of {counted(len(measured), 'cell')} from stored logits"
+        self.rescored.append(f"ensembles, disagreements and siblings' test scores of {which}")
+        if between:
+            self.rescored.append(f"midpoints, their barriers and soups of {which}")
+        else:
+            self.claimed += MIDPOINTS_CLAIMED
         if left_out:
             self.claimed.append(
                 f"predictions of {counted(len(left_out), 'cell')}, as all logits exceed 25 MB together"
@@ -169,40 +182,49 @@ class Rescoring:
             for key, expected_value in _flat(functions).items():
                 if record.functions is not None and not is_close(held_functions.get(key), expected_value):
                     self._differs(file, f"functions.{split}.{key}", held_functions.get(key), expected_value)
+
+    def _check_scores(
+        self,
+        file: str,
+        record: Record,
+        logits: Mapping[str, Logits],
+        inner: Mapping[str, Logits],
+        labels: Mapping[str, NDArray[np.int64]],
+    ) -> None:
+        """Check scores of siblings, ends and midpoints of curves, and soups, within what fp16 leaves open."""
+        for split, stored in logits.items():
+            ends = [score_bounds(values, labels[split]) for values in stored]
             for s, sibling in enumerate(record.siblings):
                 if split in sibling.splits:
-                    score = sibling.splits[split]
-                    field = f"siblings.{s}.splits.{split}"
-                    self._check_score(file, field, score, logits[split][s], labels[split])
+                    self._compare(file, f"siblings.{s}.splits.{split}", sibling.splits[split], ends[s])
+            for p, pair in enumerate(record.pairs):
+                if (curve := pair.curves.get(split)) is None:
+                    continue
+                places: list[tuple[int, ScoreBounds]] = [(0, ends[pair.i]), (-1, ends[pair.j])]
+                middle = inner.get(midpoint_name(split, pair.i, pair.j))
+                if middle is not None:
+                    places.append((len(curve.loss) // 2, score_bounds(middle, labels[split])))
+                for at, bounds in places:
+                    for kind, values in (("loss", curve.loss), ("error", curve.error)):
+                        where = f"pairs.{p}.curves.{split}.{kind}.{at % len(values)}"
+                        self._within(file, where, values[at], getattr(bounds, kind))
+            if record.soup is None or split not in record.soup:
+                continue
+            if (own := inner.get(soup_name(split))) is not None:
+                self._compare(file, f"soup.{split}", record.soup[split], score_bounds(own, labels[split]))
+            elif (middle := inner.get(midpoint_name(split, 0, 1))) is not None and len(stored) == 2:
+                # two siblings' soup is their midpoint, up to the last bits of fp32
+                bounds = score_bounds(middle, labels[split], steps=2)
+                self._compare(file, f"soup.{split}", record.soup[split], bounds)
 
-    def _check_score(
-        self, file: str, field: str, score: Score, logits: Logits, labels: NDArray[np.int64]
-    ) -> None:
-        """Check error and loss of the fp32 evaluation against bounds from its fp16 logits.
+    def _compare(self, file: str, field: str, score: Score, bounds: ScoreBounds) -> None:
+        for kind in ("error", "loss", "ece"):
+            self._within(file, f"{field}.{kind}", getattr(score, kind), getattr(bounds, kind))
 
-        Rounding keeps the order of logits, so only images whose top logits are equal in fp16 are undecided.
-        It changes a logit by at most 2^-11 of its size, hence a cross-entropy by at most twice that.
-        """
-        n = len(labels)
-        top = logits == logits.max(-1, keepdims=True)
-        right = top[np.arange(n), labels]
-        tied = top.sum(-1) > 1
-        low, high = float((~right).mean()), float((~right | tied).mean())
-        if not low - 1e-9 <= score.error <= high + 1e-9:
-            between = f"{low}" if low == high else f"{low} to {high}"
-            self._fault(file, f"{field}.error", f"found {score.error}, the stored logits give {between}.")
-        size = np.abs(logits.astype(np.float64)).max(-1)
-        if size.max() >= np.finfo(np.float16).max:
-            return  # logits beyond the range of fp16 were clamped
-        shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-        loss = float((np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(n), labels]).mean())
-        slack = float((size * 2.0**-10 + 2.0**-23).mean()) + 1e-5 * (1 + loss)
-        if abs(score.loss - loss) > slack:
-            self._fault(
-                file,
-                f"{field}.loss",
-                f"found {score.loss}, the stored logits give {loss:.6f} within {slack:.1g}.",
-            )
+    def _within(self, file: str, field: str, found: float, bounds: tuple[float, float] | None) -> None:
+        if bounds is not None and not bounds[0] <= found <= bounds[1]:
+            low, high = (f"{bound:.8g}" for bound in bounds)
+            self._fault(file, field, f"found {found}, the stored logits give {low} to {high}.")
 
     def _differs(self, file: str, field: str, found: float | None, expected: float | None) -> None:
         self._fault(file, field, f"found {found}, the stored logits give {expected}.")

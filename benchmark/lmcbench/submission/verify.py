@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lmcbench.errors import UserError, counted
 from lmcbench.leaderboard.files import META, PREDICTIONS, RECORDS, Fault, parse_records, place_of, read_files
-from lmcbench.leaderboard.ranking_table import rank_notes
+from lmcbench.leaderboard.ranking_table import is_ranked_cell, rank_notes
 from lmcbench.leaderboard.submission_file import (
     Meta,
     Submission,
@@ -30,6 +30,7 @@ from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.submission.check_measures import record_faults
 from lmcbench.submission.check_protocol import find_cell
+from lmcbench.submission.claimed import CLAIMED, OWN_SIZE, PREDICTIONS_CLAIMED, SIZE
 from lmcbench.submission.entry import (
     agreement_faults,
     completeness_faults,
@@ -40,23 +41,6 @@ from lmcbench.submission.entry import (
 )
 from lmcbench.submission.predictions_file import read_predictions
 from lmcbench.submission.rescoring import Rescoring
-
-CLAIMED = (
-    "the curves themselves, as blended too, siblings' training errors, the soups and the geometry (they need "
-    "the weights)",
-    "the gradient noise at the fork, and the sizes of views that noise scales follow from (they need the "
-    "data)",
-    "ensembles of points on the path, but for their members' mean accuracy and loss",
-    "further measures (--measure)",
-    "seconds, memory, versions and device",
-)
-
-SIZE = "the network's number of weights, and its FLOPs of a step beyond the floor that follows from it"
-OWN_SIZE = (
-    "the network's number of weights and its FLOPs of a step, which have no floor in a network of the "
-    "author's own (they are the same in all cells)"
-)
-"""Claims that could only be checked by building the network, which would execute submitted code."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +57,7 @@ class Verification:
         rescored: what was recomputed and is equal.
         claimed: what cannot be recomputed from what is stored.
         notes: what a reviewer should see and is not a fault.
+        midpoints: whether the midpoints of all cells that a rank is based on were recomputed.
         newer: whether a file needs a later version of lmcbench.
     """
 
@@ -87,6 +72,7 @@ class Verification:
     rescored: list[str]
     claimed: list[str]
     notes: list[str]
+    midpoints: bool = False
     newer: bool = False
 
     @property
@@ -122,6 +108,7 @@ class Verification:
             missing=len(self.missing),
             rescored=self.rescored,
             claimed=self.claimed,
+            midpoints=self.midpoints,
         )
 
 
@@ -173,6 +160,7 @@ class _Verifier:
         self.rescored: list[str] = []
         self.claimed: list[str] = []
         self.notes: list[str] = []
+        self.midpoints = False
         self.records: dict[str, Record] = {}
 
     def verify(self) -> Verification:
@@ -204,6 +192,7 @@ class _Verifier:
             rescored=self.rescored,
             claimed=self.claimed,
             notes=self.notes,
+            midpoints=self.midpoints,
             newer=self.newer,
         )
 
@@ -295,8 +284,8 @@ class _Verifier:
         self.missing = missing_cells(entry, replicates, records)
         self.faults += completeness_faults(meta, len(records), self.missing)
         self.faults += agreement_faults(self.records)
-        size = OWN_SIZE if entry.architecture.source in ("file", "module") else SIZE
-        self.claimed += [*CLAIMED, size]
+        own = entry.architecture.source in ("file", "module")
+        self.claimed += [OWN_SIZE if own and words == SIZE else words for words in CLAIMED]
         self.rescored.append(
             f"barriers of {counted(sum(len(r.pairs) for r in records), 'pair')} from their curves"
         )
@@ -306,12 +295,12 @@ class _Verifier:
             self.faults += rescoring.faults
             self.rescored += rescoring.rescored
             self.claimed += rescoring.claimed
+            ranked = [r.key for r in records if r.status == "ok" and is_ranked_cell(r, suite)]
+            self.midpoints = bool(ranked) and rescoring.midpoints.issuperset(ranked)
         elif any(r.status == "ok" for r in records):
             if meta.sha256.predictions is None:
                 self.fault(META, "sha256.predictions", "is missing; measured cells have predictions.")
-            self.claimed.append(
-                "ensembles, disagreements and siblings' test scores (the predictions are not here)"
-            )
+            self.claimed += PREDICTIONS_CLAIMED
         self.notes += provenance_notes(records)
         if meta.reproduces is None:
             self.notes += rank_notes(records)

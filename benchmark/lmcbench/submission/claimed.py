@@ -1,0 +1,105 @@
+"""The numbers of a record that `lmcbench verify` cannot check: it lists them as claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+SIZE = "the network's number of weights, and its FLOPs of a step beyond the floor that follows from it"
+OWN_SIZE = (
+    "the network's number of weights and its FLOPs of a step, which have no floor in a network of the "
+    "author's own (they are the same in all cells)"
+)
+"""Claims that could only be checked by building the network, which would execute submitted code."""
+
+CLAIMED: dict[str, tuple[str, ...]] = {
+    "curves, as blended too, but for their ends and midpoints on the test set and under evaluation shifts "
+    "(they need the weights)": (
+        "pairs.*.curves.*.*.inner",
+        "pairs.*.curves.train*.*.*",
+        "pairs.*.curves.test_?.*.*",
+        "pairs.*.curves_uncalibrated.*.*.*",
+    ),
+    "siblings' training scores, and their scores without recalibration (they need the weights)": (
+        "siblings.*.splits.train.*",
+        "siblings.*.splits.view.*",
+        "siblings.*.as_trained.*.*",
+        "siblings.*.train_loss",
+    ),
+    "calibration errors of siblings and soups within what rounding to fp16 leaves open": (
+        "siblings.*.splits.test*.ece",
+        "soup.*.ece",
+    ),
+    "the geometry (it needs the weights)": ("pairs.*.geometry.**",),
+    "the gradient noise at the fork, and within bounds the sizes of views and of their parts in training "
+    "curves (they need the data)": (
+        "noise.gradient.**",
+        "noise.views.*",
+        "pairs.*.curves*.train_?.n",
+    ),
+    "ensembles of points on the path, but for their members' mean accuracy and loss, their gain and size": (
+        "pairs.*.path_ensemble.*.*.both_wrong",
+        "pairs.*.path_ensemble.*.*.brier_mean",
+        "pairs.*.path_ensemble.*.*.disagreement",
+        "pairs.*.path_ensemble.*.*.ensemble_accuracy",
+        "pairs.*.path_ensemble.*.*.ensemble_brier",
+        "pairs.*.path_ensemble.*.*.ensemble_ece",
+        "pairs.*.path_ensemble.*.*.ensemble_nll",
+        "pairs.*.path_ensemble.*.*.error_overlap",
+        "pairs.*.path_ensemble.*.*.js_divergence",
+        "pairs.*.path_ensemble.*.*.mutual_information",
+        "pairs.*.path_ensemble.*.*.same_wrong",
+    ),
+    "further measures (--measure), and keys that this version does not know": tuple(
+        f"pairs.*.{name}.**"
+        for name in ("align", "curvature", "features", "landscape", "layers", "plane", "repair")
+    ),
+    "seconds, memory, versions and device": ("cost.train_s", "cost.eval_s", "cost.peak_bytes", "env.**"),
+    SIZE: ("architecture.params", "cost.train_flop"),
+}
+"""What is claimed, in words, and the places of its numbers in a record (see `numbers`): `*` is any key, and
+`**` at the end any number of them."""
+
+MIDPOINTS_CLAIMED = ["midpoints and soups (the predictions have no logits of them)"]
+"""What is claimed besides where predictions were made by an earlier version."""
+
+PREDICTIONS_CLAIMED = [
+    "midpoints, soups, ensembles, disagreements and siblings' test scores (the predictions are not here)"
+]
+
+
+def is_claimed(place: Sequence[str]) -> bool:
+    """Return whether a place, as `numbers` yields it, is one that `verify` lists as claimed."""
+    return any(matches(place, pattern) for patterns in CLAIMED.values() for pattern in patterns)
+
+
+def matches(place: Sequence[str], pattern: str) -> bool:
+    """Return whether a place matches one pattern of `CLAIMED`."""
+    parts = pattern.split(".")
+    if parts[-1] == "**":
+        parts = parts[:-1]
+        place = place[: len(parts)]
+    return len(parts) == len(place) and all(map(fnmatchcase, place, parts))
+
+
+def numbers(table: Any) -> Iterator[tuple[list[str | int], list[str]]]:
+    """Yield every number of a record as parsed JSON: its path, and its place.
+
+    A place is the path in words; the points of a curve are `first`, `inner`, `middle` and `last`.
+    """
+    for path in _paths(table):
+        place = [str(part) for part in path]
+        if len(path) == 6 and path[2] == "curves":  # pairs, P, curves, SPLIT, loss, K
+            size = len(table["pairs"][path[1]]["curves"][path[3]][path[4]])
+            points = {0: "first", size // 2: "middle", size - 1: "last"}
+            place[5] = points.get(int(path[5]), "inner")
+        yield path, place
+
+
+def _paths(value: Any) -> Iterator[list[str | int]]:
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from ([key, *rest] for rest in _paths(inner))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield []
