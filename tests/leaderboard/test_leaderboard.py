@@ -29,10 +29,13 @@ from lmcbench.leaderboard.render import (
     to_csv,
 )
 from lmcbench.leaderboard.scores import COLUMNS, CONNECTIVITY, View, column
+from lmcbench.leaderboard.submission_file import read_submission
 from lmcbench.leaderboard.summary import summarize
 from lmcbench.leaderboard.summary_cache import read_rows, summary_path
+from lmcbench.leaderboard.trust import RERUN_SCHEMA, VERIFIED_SCHEMA, CellAgain, Rerun, Verified
 from lmcbench.output import escape_markdown
 from lmcbench.results.record import parse_record
+from lmcbench.results.run_folder import write_atomic
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.cells import Line
 from lmcbench.stats.estimates import estimate
@@ -63,10 +66,22 @@ def records_of(index, change=lambda table: table, replicates=5):
     return [parse_record(json.dumps(table), "synthetic") for table in changed if table is not None]
 
 
-def submit(board, index, slug=None, *, change=lambda table: table, replicates=5, **meta):
+def submit(board, index, slug=None, *, change=lambda table: table, replicates=5, checked=True, **meta):
     about = {"title": f"Network {index}", **meta}
     slug = slug or f"entry-{index}"
-    write_submission(board, slug, records_of(index, change, replicates), **about)
+    folder = write_submission(board, slug, records_of(index, change, replicates), **about)
+    if checked:
+        state(board, read_submission(folder))
+
+
+def state(board, submission, **changes):
+    """Write the verifier's statement that the submission's midpoints were recomputed."""
+    statement = Verified(
+        schema=VERIFIED_SCHEMA, slug=submission.slug, submission_sha256=submission.sha256,
+        records_sha256=submission.meta.sha256.records, predictions_sha256=None, lmcbench="0",
+        level="rescored", cells=1, missing=0, rescored=[], claimed=[], **{"midpoints": True, **changes},
+    )  # fmt: skip
+    write_atomic(board / "results" / submission.slug / "verified.json", statement.to_json())
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +101,7 @@ def board(four, tmp_path):
 
 
 def standing_of(board, slug):
-    [table] = make_tables(row.entry for row in read_rows(board))
+    [table], _ = tables_of(board)
     return next(s for s in table.standings if s.entry.slug == slug)
 
 
@@ -100,7 +115,7 @@ def test_connectivity_is_the_mean_over_shifts_at_fork_0(four):
     ]
     by_replicate = {}
     for r in records:
-        by_replicate.setdefault(r.replicate, []).append(r.pairs[0].barriers["test"].error_chord)
+        by_replicate.setdefault(r.replicate, []).append(r.pairs[0].barriers["test"].error_mid)
     expected = estimate([float(np.mean(values)) for values in by_replicate.values()])
     found = standing.scores.columns[CONNECTIVITY]
     assert (found.mean, found.half_width) == (
@@ -112,7 +127,7 @@ def test_connectivity_is_the_mean_over_shifts_at_fork_0(four):
 
 def test_differences_are_paired_by_replicate(four):
     view = View(standing_of(four, "entry-3").entry, ["label-skew"])
-    shifted, plain = view.barrier("error_chord"), View(view.entry, ["none"]).barrier("error_chord")
+    shifted, plain = view.barrier("error_mid"), View(view.entry, ["none"]).barrier("error_mid")
     expected = estimate([shifted[r] - plain[r] for r in range(5)])
     found = column("barrier_difference").score(view)
     assert (found.mean, found.half_width) == (expected.mean, expected.half_width)
@@ -124,7 +139,7 @@ def test_differences_are_paired_by_replicate(four):
 
 
 def test_the_baseline_is_shown_and_takes_no_rank(four):
-    [table] = make_tables(row.entry for row in read_rows(four))
+    [table], _ = tables_of(four)
     baseline = next(s for s in table.standings if s.baseline)
     assert baseline.entry.network.label == "lmc_linear"
     assert (baseline.rank, baseline.unranked) == (None, ())
@@ -192,6 +207,51 @@ def test_who_is_not_ranked_and_why(board, change, replicates, reason):
     assert escape_markdown("; ".join(standing.unranked)) in render_leaderboard(board).files[board / MARKDOWN]
 
 
+CLAIMED = ("claimed: its midpoints were neither recomputed from logits nor re-run",)
+
+
+def test_only_midpoints_that_were_recomputed_rank(board):
+    submit(board, 5, "late", checked=False)
+    assert (standing_of(board, "late").rank, standing_of(board, "late").unranked) == (None, CLAIMED)
+    late = read_submission(board / "submissions" / "late")
+    state(board, late, midpoints=False)
+    assert standing_of(board, "late").unranked == CLAIMED
+    rendered = render_leaderboard(board)
+    assert f"- [late](submissions/late): {CLAIMED[0]}" in rendered.files[board / MARKDOWN]
+    rows = export_rows(rendered.tables, rendered.about)
+    assert {(r["slug"], r["basis"]) for r in rows if r["shift"] == HEADLINE} >= {
+        ("late", "claimed"),
+        ("entry-1", "recomputed"),
+    }
+    state(board, late)
+    assert standing_of(board, "late").basis == "recomputed"
+    assert standing_of(board, "late").rank is not None
+
+
+@pytest.mark.parametrize(
+    ("left_out", "verdict", "basis"), [(0, "within", "re-run"), (1, "within", None), (0, "outside", None)]
+)
+def test_a_rerun_of_every_cell_that_the_rank_is_based_on_ranks(board, left_out, verdict, basis):
+    submit(board, 5, "late", checked=False)
+    late = read_submission(board / "submissions" / "late")
+    state(board, late, midpoints=False)
+    shifts = ("disjoint-halves", "label-skew")
+    based = [r.key for r in late.records if r.fork.name == "0" and r.shift.name in shifts]
+    others = [r.key for r in late.records if r.key not in based][:left_out]
+    assert len(based) == 10
+    cells = [
+        CellAgain(key=key, cell=key, verdict=verdict, measures=[]) for key in [*based[left_out:], *others]
+    ]
+    report = Rerun(
+        schema=RERUN_SCHEMA, slug="late", submission_sha256=late.sha256, lmcbench="0", chosen_by=late.sha256,
+        records_sha256=late.meta.sha256.records, nonce="a", asked=10, calibrated=True, conditions="",
+        cells=cells,
+    )  # fmt: skip
+    write_atomic(board / "results" / "late" / "rerun-0123456789ab.json", report.to_json())
+    assert standing_of(board, "late").basis == basis
+    assert (standing_of(board, "late").rank is None) == (basis is None)
+
+
 def test_a_diverged_cell_is_counted_and_six_replicates_survive_it(board):
     submit(board, 5, "late", change=diverged, replicates=6)
     standing = standing_of(board, "late")
@@ -202,7 +262,7 @@ def test_a_diverged_cell_is_counted_and_six_replicates_survive_it(board):
 
 def test_a_suite_that_nobody_published_has_no_ranks(four, monkeypatch):
     monkeypatch.setattr("lmcbench.spec.suite_files.load_suite", load_suite)
-    [table] = make_tables(row.entry for row in read_rows(four))
+    [table], _ = tables_of(four)
     assert table.ranked == 0
     assert table.name == f"synthetic-v1-{SUITE.digest[:12]}"
     reasons = {s.unranked for s in table.standings if not s.baseline}
@@ -225,7 +285,7 @@ def test_a_new_entry_moves_no_other_score(board):
 def tables_of(board):
     rows = read_rows(board)
     about = {row.entry.slug: (row.submission.meta, row.trust) for row in rows}
-    return make_tables(row.entry for row in rows), about
+    return make_tables((row.entry for row in rows), {row.entry.slug: row.basis for row in rows}), about
 
 
 # --- pages as a function of submissions ----------------------------------------------------------

@@ -65,7 +65,7 @@ def _export(board_dir: Path, csv: Path | None, as_json: bool) -> None:
     from lmcbench.results.run_folder import write_atomic
 
     found = read_rows(board_dir)
-    tables = make_tables(row.entry for row in found)
+    tables = make_tables((row.entry for row in found), {row.entry.slug: row.basis for row in found})
     rows = export_rows(tables, {row.entry.slug: (row.submission.meta, row.trust) for row in found})
     if csv == STDOUT:
         print_text(to_csv(rows), nl=False)

@@ -108,6 +108,7 @@ def _row(
             "n": str(standing.n),
             "diverged": f"{entry.count('diverged')}/{len_cells(standing)}",
             "trust": trust,
+            "rank is": standing.basis or "claimed",
             "digest": f"`{entry.submission_sha256[:12]}`",
         }
     return row
@@ -119,7 +120,7 @@ def len_cells(standing: Standing) -> int:
 
 
 def _align(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    left = {"rank", "entry", "architecture", "recipe", "trust", "digest"}
+    left = {"rank", "entry", "architecture", "recipe", "trust", "rank is", "digest"}
     return ["left" if name in left else "right" for name in rows[0]]
 
 

@@ -139,6 +139,7 @@ def _entry(
         "submission": entry.submission_sha256[:12],
         "baseline": standing.baseline,
         "rank": None if standing.rank is None else list(standing.rank),
+        "basis": standing.basis or "claimed",
         "unranked": list(standing.unranked),
         "n": n,
         "measured": standing.n,

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import NamedTuple
 
 from lmcbench.errors import counted
-from lmcbench.leaderboard.scores import COLUMNS, CONNECTIVITY, HEADLINE_FORK, NO_SHIFT, View, column
+from lmcbench.leaderboard.headline import headline_shifts
+from lmcbench.leaderboard.scores import COLUMNS, CONNECTIVITY, View, column
 from lmcbench.leaderboard.summary import DIGITS, SuiteId, Summary
-from lmcbench.leaderboard.trust import FIRST_CHOSEN
-from lmcbench.results.cell_values import shift_label
+from lmcbench.leaderboard.trust import FIRST_CHOSEN, Basis
 from lmcbench.results.record import Record
 from lmcbench.spec.architectures import BASELINE
 from lmcbench.spec.suite import Suite
@@ -106,6 +106,7 @@ class Standing:
         n: replicates that have the headline's value.
         missing: cells of the suite without a record, on the replicates that it must cover.
         unranked: why it has no rank; empty for ranked entries and the baseline.
+        basis: how its midpoints were checked; None: they are claimed, and it is not ranked.
         rank: None for unranked entries and the baseline.
         scores: under the suite's training shifts together.
         by_shift: under each training shift, by label.
@@ -115,6 +116,7 @@ class Standing:
     n: int
     missing: int
     unranked: tuple[str, ...]
+    basis: Basis | None
     rank: RankInterval | None
     scores: Scores
     by_shift: Mapping[str, Scores]
@@ -168,16 +170,23 @@ class SuiteTable:
         return sum(standing.rank is not None for standing in self.standings)
 
 
-def make_tables(entries: Iterable[Summary]) -> list[SuiteTable]:
-    """Return a table per suite, version and digest, sorted by name, the newest version first."""
+def make_tables(
+    entries: Iterable[Summary], bases: Mapping[str, Basis | None] | None = None
+) -> list[SuiteTable]:
+    """Return a table per suite, version and digest, sorted by name, the newest version first.
+
+    Args:
+        entries: summaries.
+        bases: by slug, how the midpoints were checked; an entry without is claimed.
+    """
     by_suite: dict[tuple[str, int, str], list[Summary]] = {}
     for entry in sorted(entries, key=lambda e: e.slug):
         s = entry.suite
         by_suite.setdefault((s.name, -s.version, s.digest), []).append(entry)
-    return [_table(group) for _, group in sorted(by_suite.items())]
+    return [_table(group, bases or {}) for _, group in sorted(by_suite.items())]
 
 
-def _table(entries: list[Summary]) -> SuiteTable:
+def _table(entries: list[Summary], bases: Mapping[str, Basis | None]) -> SuiteTable:
     named = entries[0].suite
     suite = published_suite(named.name, named.version, named.digest)
     headline = () if suite is None else headline_shifts(suite)
@@ -189,29 +198,13 @@ def _table(entries: list[Summary]) -> SuiteTable:
         by_shift = {label: _scores(View(entry, [label], suite)) for label in entry.shifts}
         series = column(CONNECTIVITY).series(view)
         missing = count_missing(entry, cells, suite.replicates) if suite is not None else 0
-        reasons = [] if _is_baseline(entry) else _reasons(entry, suite, scores, missing)
-        rows.append((Standing(entry, len(series), missing, tuple(reasons), None, scores, by_shift), series))
+        basis = bases.get(entry.slug)
+        reasons = [] if _is_baseline(entry) else _reasons(entry, suite, scores, missing, basis)
+        standing = Standing(entry, len(series), missing, tuple(reasons), basis, None, scores, by_shift)
+        rows.append((standing, series))
     ranks = rank_intervals({s.entry.slug: series for s, series in rows if not s.unranked and not s.baseline})
-    standings = [
-        Standing(s.entry, s.n, s.missing, s.unranked, ranks.get(s.entry.slug), s.scores, s.by_shift)
-        for s, _ in rows
-    ]
+    standings = [replace(s, rank=ranks.get(s.entry.slug)) for s, _ in rows]
     return SuiteTable(entries[0].suite, suite, headline, tuple(sorted(standings, key=_place)))
-
-
-def headline_shifts(suite: Suite) -> tuple[str, ...]:
-    """Return the training shifts that connectivity is a mean over: all but none and controls.
-
-    A suite without any is ranked by the barrier without shift.
-    """
-    shifts = [spec.shift for spec in suite.shifts]
-    real = [s.label for s in shifts if s.name != NO_SHIFT and not s.is_control]
-    return tuple(real or [s.label for s in shifts if s.name == NO_SHIFT])
-
-
-def is_ranked_cell(record: Record, suite: Suite) -> bool:
-    """Return whether the rank of a suite is based on a cell."""
-    return record.fork.name == HEADLINE_FORK and shift_label(record) in headline_shifts(suite)
 
 
 def count_missing(entry: Summary, cells: Set[tuple[str, str]], replicates: int) -> int:
@@ -249,11 +242,13 @@ def _is_baseline(entry: Summary) -> bool:
     return entry.network.source == "lmcbench" and entry.network.name == BASELINE
 
 
-def _reasons(entry: Summary, suite: Suite | None, scores: Scores, missing: int) -> list[str]:
+def _reasons(
+    entry: Summary, suite: Suite | None, scores: Scores, missing: int, basis: Basis | None
+) -> list[str]:
     """Return why the entry is not ranked, in words; empty if it is."""
     if suite is None:
         return ["suite not published with this version of lmcbench"]
-    reasons = []
+    reasons = [] if basis else ["claimed: its midpoints were neither recomputed from logits nor re-run"]
     failed = entry.count("failed")
     lacking = [f"{counted(n, 'cell')} {what}" for n, what in ((missing, "missing"), (failed, "failed")) if n]
     if lacking:

@@ -111,6 +111,7 @@ def _head(table: SuiteTable, standing: Standing, meta: Meta, trust: TrustLevel) 
         "baseline": standing.baseline,
         "rank_first": None if rank is None else rank.first,
         "rank_last": None if rank is None else rank.last,
+        "basis": standing.basis or "claimed",
         "unranked": "; ".join(standing.unranked),
         "replicates": len(entry.replicates),
         "cells_ok": entry.count("ok"),
@@ -196,7 +197,7 @@ def render_leaderboard(board: Path, *, afresh: bool = False) -> Rendered:
 def render_rows(board: Path, rows: list[Row]) -> Rendered:
     """Render submissions that were read."""
     about = {row.entry.slug: (row.submission.meta, row.trust) for row in rows}
-    tables = make_tables(row.entry for row in rows)
+    tables = make_tables((row.entry for row in rows), {row.entry.slug: row.basis for row in rows})
     files = {summary_path(board, row.entry.slug): row.entry.to_json() for row in rows if not row.known}
     files[board / MARKDOWN] = render_markdown(tables, about)
     files[board / HTML] = render_html(make_payload(tables, about))

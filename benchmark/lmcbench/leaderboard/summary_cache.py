@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import overload
 
 from lmcbench.errors import UserError
+from lmcbench.leaderboard.headline import HEADLINE_FORK, headline_shifts
 from lmcbench.leaderboard.submission_file import (
     Submission,
     check_slug,
@@ -17,8 +18,9 @@ from lmcbench.leaderboard.submission_file import (
     refuse_duplicates,
 )
 from lmcbench.leaderboard.summary import Summary, read_summary, summarize
-from lmcbench.leaderboard.trust import TrustLevel, trust_of
+from lmcbench.leaderboard.trust import Basis, TrustLevel, basis_of, trust_of
 from lmcbench.results.record import Record
+from lmcbench.spec.suite_files import published_suite
 
 SUBMISSIONS, RESULTS, SUMMARY = "submissions", "results", "summary.json"
 
@@ -27,13 +29,14 @@ SUBMISSIONS, RESULTS, SUMMARY = "submissions", "results", "summary.json"
 class Row:
     """A submission, its trust level, and its summary.
 
-    `known`: the stored summary is up to date.
+    `known`: the stored summary is up to date. `basis`: how what its rank is based on was checked.
     """
 
     submission: Submission
     trust: TrustLevel
     entry: Summary
     known: bool
+    basis: Basis | None
 
 
 class LazyRecords(Sequence[Record]):
@@ -71,7 +74,21 @@ def read_rows(board: Path, *, afresh: bool = False) -> list[Row]:
     found = list(_read(board, afresh))
     everyone = [submission for submission, _, _ in found]
     refuse_duplicates(everyone)
-    return [Row(s, trust_of(s, board / RESULTS, everyone), entry, known) for s, entry, known in found]
+    results = board / RESULTS
+    return [
+        Row(s, trust_of(s, results, everyone), entry, known, _basis(s, entry, results))
+        for s, entry, known in found
+    ]
+
+
+def _basis(submission: Submission, entry: Summary, results: Path) -> Basis | None:
+    named = entry.suite
+    suite = published_suite(named.name, named.version, named.digest)
+    if suite is None:
+        return None
+    shifts = headline_shifts(suite)
+    ranked = sum(p.status.count("ok") for s, p in entry.places if s in shifts and p.fork == HEADLINE_FORK)
+    return basis_of(submission, results, suite, ranked)
 
 
 def summary_path(board: Path, slug: str) -> Path:

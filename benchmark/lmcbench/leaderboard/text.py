@@ -14,7 +14,7 @@ LEAD = (
 MEANS = (
     "Connectivity is the error barrier between siblings that fork at initialisation and train on "
     "differently shifted data: how far the test error on the straight line between their weights rises "
-    "above the chord between its ends, at its highest point. 0 means that the line is no worse than its "
+    "above the chord between its ends, halfway. It is signed: 0 means that the midpoint is no worse than its "
     "ends. It is a mean over the training shifts of the suite (controls left out), in percentage "
     "points; lower is better connected."
 )
@@ -36,7 +36,10 @@ RANKS = (
 )
 
 UNRANKED = (
-    f"Shown without a rank: entries with fewer than {MIN_REPLICATES} replicates, with missing or failed "
+    "Ranks are based on midpoints that were checked, and the column ‘rank is’ says how: ‘recomputed’ by the "
+    "verifier from stored logits, or ‘re-run’, where every cell that the rank is a mean over was trained "
+    "again and agreed. Shown without a rank: entries whose midpoints are only ‘claimed’, entries with fewer "
+    f"than {MIN_REPLICATES} replicates, with missing or failed "
     "cells, or below the accuracy floor. Diverged cells are results: they are counted and never "
     "averaged."
 )

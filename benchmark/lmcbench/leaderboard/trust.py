@@ -11,13 +11,18 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmcbench.errors import UserError, reading
+from lmcbench.leaderboard.headline import is_ranked_cell
 from lmcbench.leaderboard.submission_file import Submission
 from lmcbench.results.cell_values import cell_value, shift_label
 from lmcbench.results.record import Record, check_schema
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.gate_tests import DEFAULT_GATE, GateTest
+from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.estimates import Contrast, Estimate, pool
+
+Basis = Literal["recomputed", "re-run"]
+"""How the numbers were checked that a rank is based on; an entry without any is claimed."""
 
 TrustLevel = Literal["claimed", "rescored", "re-run", "reproduced"]
 Verdict = Literal["identical", "within", "outside"]
@@ -185,11 +190,41 @@ def trust_of(submission: Submission, results_dir: Path, everyone: Sequence[Submi
 
 def is_verified(submission: Submission, results_dir: Path) -> bool:
     """Return whether a verifier's statement covers the submission and its predictions as they are now."""
+    return read_verified(submission, results_dir) is not None
+
+
+def read_verified(submission: Submission, results_dir: Path) -> Verified | None:
+    """Return the verifier's statement; None if there is none of the submission as it is now."""
     path = results_dir / submission.slug / VERIFIED
     if not path.exists():
-        return False
+        return None
     found = _read(path, Verified, VERIFIED_SCHEMA)
-    return found.is_of(submission) and found.predictions_sha256 == submission.meta.sha256.predictions
+    current = found.is_of(submission) and found.predictions_sha256 == submission.meta.sha256.predictions
+    return found if current else None
+
+
+def basis_of(submission: Submission, results_dir: Path, suite: Suite, ranked: int) -> Basis | None:
+    """Return how the midpoints of the cells that a rank is based on were checked; None: claimed.
+
+    They were recomputed from logits, or every one of these cells was trained again and agreed.
+
+    Args:
+        submission: the submission.
+        results_dir: the folder of statements.
+        suite: its suite.
+        ranked: the number of its measured cells that a rank is based on.
+    """
+    found = read_verified(submission, results_dir)
+    if found is None:
+        return None
+    if found.midpoints:
+        return "recomputed"
+    cells = [cell for report in read_reruns(submission, results_dir) for cell in report.cells]
+    again = {cell.key for cell in cells}
+    if not 0 < ranked <= len(again) or any(cell.verdict == "outside" for cell in cells):
+        return None
+    based = {r.key for r in submission.records if r.status == "ok" and is_ranked_cell(r, suite)}
+    return "re-run" if based <= again else None
 
 
 def read_reruns(submission: Submission, results_dir: Path) -> list[Rerun]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lmcbench.errors import UserError, counted, reading
 from lmcbench.leaderboard.files import MB, PREDICTION_BYTES
-from lmcbench.leaderboard.scores import HEADLINE_FORK
+from lmcbench.leaderboard.headline import HEADLINE_FORK
 from lmcbench.results.cell_values import SPLIT
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import RunFolder, labels_name, midpoint_name, soup_name

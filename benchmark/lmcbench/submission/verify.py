@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from lmcbench.errors import UserError, counted
 from lmcbench.leaderboard.files import META, PREDICTIONS, RECORDS, Fault, parse_records, place_of, read_files
-from lmcbench.leaderboard.ranking_table import is_ranked_cell, rank_notes
+from lmcbench.leaderboard.headline import is_ranked_cell
+from lmcbench.leaderboard.ranking_table import rank_notes
 from lmcbench.leaderboard.submission_file import (
     Meta,
     Submission,

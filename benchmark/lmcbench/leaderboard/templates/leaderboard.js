@@ -149,7 +149,7 @@
       columns.map((column) => header(column.key, column.title, column.help, false, column.better)),
       barriers ? header("stability", "stability point", "Earliest fork, in epochs, from which on siblings are connected (error barrier under 2 points) under all of the shifts: median, earliest and latest replicate") : null,
       header("n", "n", "Replicates"), header("diverged", "diverged", "Cells that diverged, of those that were run"),
-      header("trust", "trust", "How far the numbers were checked", true), h("th", { scope: "col", class: "text" }, "digest"));
+      header("trust", "trust", "How far the numbers were checked", true), h("th", { scope: "col", class: "text", title: "How the midpoints that ranks are based on were checked" }, "rank is"), h("th", { scope: "col", class: "text" }, "digest"));
     const top = Math.max(1, ...suite.entries.map((entry) => { const e = view(entry) && view(entry)[COLUMN.connectivity]; return e ? e[0] + (halfOf(e) || 0) : 0; }));
     const entries = sorted(matching(suite));
     const rows = entries.map((entry) => {
@@ -162,7 +162,7 @@
           entry.unranked.length ? h("small", {}, `not ranked: ${entry.unranked.join("; ")}`) : null)),
         columns.map((column) => { const e = scores[COLUMN[column.key]]; return estimateCell(e, column, column.key === "connectivity" && e ? strip(e, top) : null); }),
         barriers ? h("td", {}, stabilityText(scores[STABILITY])) : null,
-        h("td", {}, entry.measured), h("td", {}, `${diverged}/${ok + diverged + failed}`), h("td", { class: "text" }, entry.trust),
+        h("td", {}, entry.measured), h("td", {}, `${diverged}/${ok + diverged + failed}`), h("td", { class: "text" }, entry.trust), h("td", { class: "text" }, entry.basis),
         h("td", { class: "text" }, h("code", { title: "first digits of the sha256 of submission.toml" }, entry.submission.slice(0, 8))));
     });
     $("table").tHead.replaceChildren(head);
@@ -406,7 +406,7 @@
       h("div", { id: "curves" }, curvesFigure(suite, entry, shown)),
       h("h2", {}, "Numbers"), forkTable(suite, entry, shown), h("br"), shiftTable(suite, entry), h("br"), evaluationTable(suite, entry),
       h("h2", {}, "About"),
-      h("dl", { class: "facts" }, fact("trust", entry.trust), fact("source", `${entry.source}, fingerprint ${entry.fingerprint}`), fact("weights", entry.params === null ? null : entry.params.toLocaleString("en")),
+      h("dl", { class: "facts" }, fact("trust", entry.trust), fact("rank based on numbers", entry.basis), fact("source", `${entry.source}, fingerprint ${entry.fingerprint}`), fact("weights", entry.params === null ? null : entry.params.toLocaleString("en")),
         fact("cells", `${ok} ok, ${diverged} diverged, ${failed} failed, ${missing} missing`), fact("replicates", entry.replicates), fact("pretraining", entry.pretraining), fact("extra data", entry.extraData), fact("licence", entry.licence),
         fact("recipe", `${name}: ${Object.entries(settings).map(([k, v]) => `${k} ${Array.isArray(v) ? v.join(", ") : v}`).join(" · ")}`), fact("submission.toml", h("code", {}, entry.submission)), fact("folder", h("code", {}, `submissions/${entry.slug}`))),
       entry.notes ? h("p", { class: "text-block" }, entry.notes) : null]);
