@@ -207,7 +207,7 @@ def test_who_is_not_ranked_and_why(board, change, replicates, reason):
     assert escape_markdown("; ".join(standing.unranked)) in render_leaderboard(board).files[board / MARKDOWN]
 
 
-CLAIMED = ("claimed: its midpoints were neither recomputed from logits nor re-run",)
+CLAIMED = ("claimed: its midpoints were not recomputed from logits, nor all of their cells re-run",)
 
 
 def test_only_midpoints_that_were_recomputed_rank(board):

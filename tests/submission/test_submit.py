@@ -292,7 +292,12 @@ def test_a_leaderboard_that_could_not_be_begun_leaves_nothing(tmp_path, run, mon
 def test_siblings_of_a_given_checkpoint_are_no_submission(board, run):
     for path in run_records(run):
         key = path.stem[::-1]
-        edit_json(path, lambda t, key=key: t.update(key=key, fork={**t["fork"], "name": f"from:{key}.st"}))
+        edit_json(
+            path,
+            lambda t, key=key: t.update(
+                key=key, fork={**t["fork"], "name": f"from:{key}.safetensors@01234567"}
+            ),
+        )
         path.rename(path.with_stem(key))
     refused(board, "contains only siblings of given checkpoints (label-skew, fork from:", run, "--name", "a")
 

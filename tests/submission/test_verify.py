@@ -451,7 +451,7 @@ def test_other_predictions_than_the_submissions_are_refused(folder, tmp_path):
     )
     with other.open("r+b") as file:
         file.truncate(2**30)
-    with pytest.raises(UserError, match=r"has 1,073\.7 MB; at most 25 MB"):
+    with pytest.raises(UserError, match=r"has 1,024\.0 MB; at most 23\.8 MB"):
         verify(folder, predictions=other)
     with pytest.raises(UserError, match="There is no predictions file"):
         verify(folder, predictions=tmp_path)
@@ -483,16 +483,18 @@ def test_equal_records_give_equal_bytes(folder):
 def test_a_file_that_grows_without_bound_is_refused(folder, monkeypatch):
     bomb = gzip.compress(bytes(101_000_000))
     assert len(bomb) < 200_000
-    assert put_records(folder, bomb) == "records.jsonl.gz: decompresses to more than 100.0 MB."
+    assert (
+        put_records(folder, bomb) == "records.jsonl.gz: expands to more than 95.4 MB; that much is not read."
+    )
     assert "line 1 has 3.0 MB; at most 2.0 MB" in put_records(folder, gzip.compress(b" " * 3_000_000))
     assert "contains more than 5,000 records" in put_records(folder, gzip.compress(b"\n" * 5001))
 
 
 def test_a_file_that_is_not_one_gzip_stream_is_refused(folder):
     content = (folder / "records.jsonl.gz").read_bytes()
-    assert "records.jsonl.gz: is not gzip" in put_records(folder, b"{}\n")
-    assert "is not one complete gzip stream" in put_records(folder, content[:-20])
-    assert "is not one complete gzip stream" in put_records(folder, content + content)
+    assert "records.jsonl.gz: is not a whole gzip file" in put_records(folder, b"{}\n")
+    assert "is not a whole gzip file" in put_records(folder, content[:-20])
+    assert "is not in order of keys" in put_records(folder, content + content)
     assert "contains no record" in put_records(folder, gzip.compress(b""))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import zlib
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from lmcbench.errors import UserError, reading
+from lmcbench.errors import UserError
 from lmcbench.results.record import Record, parse_record
 from lmcbench.results.run_folder import compress
 from lmcbench.spec.canonical import canonical_json
+from lmcbench.untrusted import decompress, read_bytes
 
 META = "submission.toml"
 RECORDS = "records.jsonl.gz"
@@ -124,12 +124,10 @@ def read_file(folder: Path, name: str, size: int) -> bytes:
     """Return the content of a listed file.
 
     Raises:
-        UserError: if the file cannot be read, has become a link, or has another size than `size` by now.
+        UserError: if the file cannot be read, has become a link out of the folder, or has another size than
+            `size` by now.
     """
-    with reading(folder / name):
-        descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW)
-        with os.fdopen(descriptor, "rb") as file:
-            content = file.read(size + 1)
+    content = read_bytes(folder / name, limit=size, within=folder)
     if len(content) != size:
         raise UserError(f"{folder / name} changed while it was read.")
     return content
@@ -166,30 +164,23 @@ def encode_records(tables: Iterable[Mapping[str, Any]]) -> bytes:
     return compress("".join(f"{line}\n" for line in lines).encode())
 
 
-def split_records(content: bytes) -> list[bytes]:
+def split_records(content: bytes, origin: str = RECORDS) -> list[bytes]:
     """Return the lines of a records file, of which each is the JSON of one cell.
 
     Raises:
-        UserError: if it is not one complete gzip stream, or exceeds a limit.
+        UserError: naming `origin`, if it is not gzip, is cut short, or exceeds a limit.
     """
-    stream = zlib.decompressobj(wbits=31)
-    try:
-        text = stream.decompress(content, RECORDS_BYTES + 1)
-    except zlib.error as error:
-        raise UserError(f"is not gzip: {error}.") from None
-    if len(text) > RECORDS_BYTES:
-        raise UserError(f"decompresses to more than {_megabytes(RECORDS_BYTES)}.")
-    if not stream.eof or stream.unused_data:
-        raise UserError("is not one complete gzip stream.")
+    text = decompress(content, origin, limit=RECORDS_BYTES)
     if not text:
-        raise UserError("contains no record.")
+        raise UserError(f"{origin} contains no record.")
     if text.count(b"\n") > MAX_RECORDS:
-        raise UserError(f"contains more than {MAX_RECORDS:,} records.")
+        raise UserError(f"{origin} contains more than {MAX_RECORDS:,} records.")
     lines = text.removesuffix(b"\n").split(b"\n")
     for i, line in enumerate(lines, 1):
         if len(line) > RECORD_BYTES:
             raise UserError(
-                f"line {i} has {_megabytes(len(line))}; at most {_megabytes(RECORD_BYTES)} are allowed."
+                f"{origin} line {i} has {_megabytes(len(line))}; at most {_megabytes(RECORD_BYTES)} are "
+                "allowed."
             )
     return lines
 
@@ -197,9 +188,9 @@ def split_records(content: bytes) -> list[bytes]:
 def parse_records(content: bytes, origin: str) -> tuple[list[Record], list[tuple[str, UserError]]]:
     """Return the records of a records file that can be parsed, and place and error of everything else."""
     try:
-        lines = split_records(content)
+        lines = split_records(content, origin)
     except UserError as error:
-        return [], [(origin, UserError(f"{origin} {error}"))]
+        return [], [(origin, error)]
     records: list[Record] = []
     errors: list[tuple[str, UserError]] = []
     for i, line in enumerate(lines, 1):

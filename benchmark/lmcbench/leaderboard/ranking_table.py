@@ -31,6 +31,10 @@ MIN_REPLICATES = 5
 """Replicates that a rank needs, and that two entries must have in common to be compared."""
 
 
+CLAIMED = "claimed: its midpoints were not recomputed from logits, nor all of their cells re-run"
+"""Why an entry has no rank whose midpoints were not checked."""
+
+
 class RankInterval(NamedTuple):
     """The ranks that an entry may have; 1 is best.
 
@@ -248,7 +252,7 @@ def _reasons(
     """Return why the entry is not ranked, in words; empty if it is."""
     if suite is None:
         return ["suite not published with this version of lmcbench"]
-    reasons = [] if basis else ["claimed: its midpoints were neither recomputed from logits nor re-run"]
+    reasons = [] if basis else [CLAIMED]
     failed = entry.count("failed")
     lacking = [f"{counted(n, 'cell')} {what}" for n, what in ((missing, "missing"), (failed, "failed")) if n]
     if lacking:

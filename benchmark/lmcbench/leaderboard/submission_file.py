@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,13 +12,14 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lmcbench.errors import UserError, reading
+from lmcbench.errors import UserError
 from lmcbench.leaderboard.files import META, META_BYTES, RECORDS, Fault, parse_records, read_files
 from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.record import NewerSchemaError, Record, check_schema
 from lmcbench.spec.architectures import Source
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.suite_files import explain
+from lmcbench.untrusted import parse_toml, read_bytes
 
 SUBMISSION_SCHEMA = "lmcbench/submission/2"
 SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -171,10 +171,7 @@ def parse_meta(content: bytes, origin: str) -> Meta:
     Raises:
         UserError: naming the file and, for each fault, the key.
     """
-    try:
-        table = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{origin} is not TOML: {error}.") from None
+    table = parse_toml(content, origin)
     check_schema(table, origin, SUBMISSION_SCHEMA)
     try:
         return Meta.model_validate(table)
@@ -250,10 +247,7 @@ def read_meta(folder: Path) -> tuple[Meta, str]:
         UserError: as `parse_meta`, or if the file cannot be read.
     """
     path = folder / META
-    with reading(path), path.open("rb") as file:
-        content = file.read(META_BYTES + 1)
-    if len(content) > META_BYTES:
-        raise UserError(f"{path} is too large: at most {META_BYTES:,} bytes are allowed.")
+    content = read_bytes(path, limit=META_BYTES, within=folder)
     return parse_meta(content, str(path)), digest_bytes(content)
 
 

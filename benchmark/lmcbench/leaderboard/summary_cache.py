@@ -21,6 +21,7 @@ from lmcbench.leaderboard.summary import Summary, read_summary, summarize
 from lmcbench.leaderboard.trust import Basis, TrustLevel, basis_of, trust_of
 from lmcbench.results.record import Record
 from lmcbench.spec.suite_files import published_suite
+from lmcbench.untrusted import read_bytes
 
 SUBMISSIONS, RESULTS, SUMMARY = "submissions", "results", "summary.json"
 
@@ -135,8 +136,8 @@ def _head(folder: Path) -> Submission:
 def _known(path: Path, head: Submission) -> Summary | None:
     """Return the stored summary; None if it is missing, damaged, or of another version of the submission."""
     try:
-        entry = read_summary(path.read_bytes())
-    except OSError:
+        entry = read_summary(read_bytes(path))
+    except UserError:
         return None
     if entry is None or (entry.slug, entry.submission_sha256) != (head.slug, head.sha256):
         return None

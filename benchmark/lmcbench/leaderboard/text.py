@@ -14,9 +14,9 @@ LEAD = (
 MEANS = (
     "Connectivity is the error barrier between siblings that fork at initialisation and train on "
     "differently shifted data: how far the test error on the straight line between their weights rises "
-    "above the chord between its ends, halfway. It is signed: 0 means that the midpoint is no worse than its "
-    "ends. It is a mean over the training shifts of the suite (controls left out), in percentage "
-    "points; lower is better connected."
+    "above the chord between its ends, halfway. It is signed: 0 means that the midpoint lies on the chord, "
+    "and a negative value that it is better. It is a mean over the training shifts of the suite (controls "
+    "left out), in percentage points; lower is better connected."
 )
 
 MEANS_NOT = (

@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lmcbench.errors import UserError, reading
+from lmcbench.errors import UserError
 from lmcbench.leaderboard.headline import is_ranked_cell
 from lmcbench.leaderboard.submission_file import Submission
 from lmcbench.results.cell_values import cell_value, shift_label
@@ -20,6 +20,7 @@ from lmcbench.spec.gate_tests import DEFAULT_GATE, GateTest
 from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.estimates import Contrast, Estimate, pool
+from lmcbench.untrusted import parse_json, read_bytes
 
 Basis = Literal["recomputed", "re-run"]
 """How the numbers were checked that a rank is based on; an entry without any is claimed."""
@@ -235,17 +236,13 @@ def read_reruns(submission: Submission, results_dir: Path) -> list[Rerun]:
 
 
 def _read(path: Path, model: type[Read], schema: str) -> Read:
-    with reading(path):
-        content = path.read_bytes()
+    table = parse_json(read_bytes(path), str(path))
     try:
-        table: Any = json.loads(content)
         check_schema(table, str(path), schema)
         return model.model_validate(table)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         raise UserError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}.") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged: {error}.") from None
 
 
 # --- reproduction --------------------------------------------------------------------------------

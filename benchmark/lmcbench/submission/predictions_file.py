@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmcbench.errors import UserError, counted, reading
-from lmcbench.leaderboard.files import MB, PREDICTION_BYTES
+from lmcbench.leaderboard.files import PREDICTION_BYTES
 from lmcbench.leaderboard.headline import HEADLINE_FORK
 from lmcbench.results.cell_values import SPLIT
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import RunFolder, labels_name, midpoint_name, soup_name
 from lmcbench.spec.evaluation_shifts import shown_split
 from lmcbench.stats.cells import is_control
+from lmcbench.untrusted import is_regular, read_bytes, safetensors_header
 
 TENSOR_BYTES = 180
 """Upper bound of a tensor's part of the header of a safetensors file: name, type, shape, offsets."""
@@ -152,14 +153,9 @@ def read_predictions(path: Path) -> bytes:
     Raises:
         UserError: if it cannot be read, or is larger.
     """
-    if not path.is_file():
+    if not is_regular(path):
         raise UserError(f"There is no predictions file {path}.")
-    with reading(path), path.open("rb") as file:
-        content = file.read(PREDICTION_BYTES + 1)
-    if len(content) > PREDICTION_BYTES:
-        size = path.stat().st_size / MB
-        raise UserError(f"{path} has {size:,.1f} MB; at most {PREDICTION_BYTES / MB:.0f} MB are allowed.")
-    return content
+    return read_bytes(path, limit=PREDICTION_BYTES)
 
 
 def load_tensors(content: bytes) -> dict[str, NDArray[Any]]:
@@ -171,12 +167,13 @@ def load_tensors(content: bytes) -> dict[str, NDArray[Any]]:
     from safetensors.numpy import load
 
     try:
+        safetensors_header(content, "it")
         return load(content)
     except Exception as error:  # a Rust error without a public base, or a type that NumPy lacks
         # asked only now: the length that a safetensors file begins with may look like a pickle
         if content[:1] == b"\x80" or content[:2] == b"PK":
             raise UserError("is a pickle, not safetensors; pickles execute code when loaded.") from None
-        raise UserError(f"is not safetensors: {error}.") from None
+        raise UserError(f"is not safetensors: {str(error).rstrip('.')}.") from None
 
 
 def split_cells(tensors: Tensors) -> tuple[dict[str, dict[str, NDArray[Any]]], list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -13,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from lmcbench.errors import UserError, counted, reading
+from lmcbench.errors import UserError, counted
 from lmcbench.leaderboard.files import META, PREDICTIONS, RECORDS, encode_records
 from lmcbench.leaderboard.submission_file import (
     SUBMISSION_SCHEMA,
@@ -44,6 +43,7 @@ from lmcbench.spec.suite_files import load_suite
 from lmcbench.submission.entry import make_entry, missing_cells, replicates_of
 from lmcbench.submission.predictions_file import pack_predictions
 from lmcbench.submission.verify import Verification, verify
+from lmcbench.untrusted import parse_json, read_bytes
 
 
 def network_source(
@@ -70,8 +70,7 @@ def network_source(
                 f"Give its place: --source PATH/{named.name}"
             )
         file = candidates[0]
-    with reading(file):
-        content = file.read_bytes()
+    content = read_bytes(file)
     sha256 = digest_bytes(content)
     if sha256[:16] != network.fingerprint:
         raise UserError(
@@ -342,8 +341,7 @@ def _tables(records: Iterable[Record], folder: RunFolder) -> Iterator[dict[str, 
     """Yield the records as the run wrote them, parsed."""
     for record in records:
         path = folder.record(record.key)
-        with reading(path):
-            yield json.loads(path.read_bytes())
+        yield parse_json(read_bytes(path), str(path))
 
 
 def _check_new(records_sha256: str, run: Path, target: Path) -> None:
