@@ -223,11 +223,15 @@ def test_midpoints_of_one_cell_cannot_be_left_out(folder):
         ),
         (
             lambda t: t["evidence"]["predictions"].update(path="../../evil.safetensors"),
-            "evidence.predictions.path: found '../../evil.safetensors', must be 'predictions/",
+            "evidence.predictions: path: must lie in the run folder",
         ),
         (
-            lambda t: t["evidence"]["checkpoints"][0].update(path="/tmp/evil.safetensors"),
-            "evidence.checkpoints.0.path: found '/tmp/evil.safetensors', must be 'checkpoints/",
+            lambda t: t["evidence"]["predictions"].update(path="predictions/other.safetensors"),
+            "evidence.predictions.path: found 'predictions/other.safetensors', must be 'predictions/",
+        ),
+        (
+            lambda t: t["evidence"]["checkpoints"][0].update(path="checkpoints/other.safetensors"),
+            "evidence.checkpoints.0.path: found 'checkpoints/other.safetensors', must be 'checkpoints/",
         ),
         (
             lambda t: t["siblings"][1]["splits"]["test"].update(ece=0.2),

