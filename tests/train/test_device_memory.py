@@ -77,18 +77,21 @@ def test_other_errors_and_no_room_for_one_are_errors():
 
 @pytest.mark.parametrize("kind", ["mlp", "batchnorm resnet", "norm-free cnn", "vit"])
 def test_memory_is_linear_with_nearly_the_slope_of_one_network(kind):
-    """By the CPU's allocator; the batch large enough that activations are what counts."""
+    """By the CPU's allocator; the batch large enough that activations are what counts.
+
+    From 16 members on: first convolutions of smaller fleets are padded to 16 input channels.
+    """
     recipe = Recipe(lr=0.1, batch_size=64, epochs=1)
-    model, states, feed = fresh(kind, list(range(16)), recipe=recipe)
+    model, states, feed = fresh(kind, list(range(32)), recipe=recipe)
 
     def peak(engine, members):
         return peak_bytes(CPU, lambda: train(engine, model, states[:members], feed, 2, recipe) and None)
 
     peak("stacked", 2)
     one = peak("reference", 1)
-    four, eight, sixteen = (peak("stacked", n) for n in (4, 8, 16))
-    assert (sixteen - eight) / 8 == pytest.approx((eight - four) / 4, rel=0.05)
-    assert (sixteen - eight) / 8 <= 1.3 * one
+    few, some, many = (peak("stacked", n) for n in (16, 20, 32))
+    assert (many - some) / 12 == pytest.approx((some - few) / 4, rel=0.05)
+    assert (many - some) / 12 <= 1.3 * one
 
 
 def test_limit_from_a_budget():
@@ -98,7 +101,7 @@ def test_limit_from_a_budget():
     eight = peak_bytes(CPU, lambda: train("stacked", model, states, feed, 2) and None)
     own = sum(t.nbytes for t in [*states[0].params.values(), *states[0].slots["momentum"].values()])
     limit = fleet_limit(model, states[0], feed, RECIPE, eight + 8 * own)
-    assert 6 <= limit <= 8
+    assert 6 <= limit <= 9  # on a CPU, padding of small fleets is no part of the slope
     assert fleet_limit(model, states[0], feed, RECIPE, 4 * (eight + 8 * own)) == pytest.approx(
         4 * limit, abs=4
     )
