@@ -69,8 +69,7 @@ def suite_text(suite: Suite, where: Mapping[str, str]) -> str:
     own, *shifted = needed_data(suite)
     facts = {
         "data": f"{_data_text(suite)}; {where[own]}",
-        **({"shifted test sets": f"{shifted[0]}; {where[shifted[0]]}"} if shifted else {}),
-        **{f"and {name}": where[name] for name in shifted[1:]},
+        **{f"shifted test set {name}": where[name] for name in shifted},
         "shifts": ", ".join(spec.shift.label for spec in suite.shifts),
         "forks (epoch)": ", ".join(fork.name for fork in suite.fork_list),
         **_comparators(suite),

@@ -227,7 +227,8 @@ def test_the_suite_shows_where_they_are(place, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = cli("suites", place / "suite.toml", "--data-dir", place / "data")
     assert code == 0
-    assert f"cifar10.1; found in {place / 'data' / 'cifar10.1'}" in out
+    [line] = [line for line in out.splitlines() if line.startswith("shifted test set cifar10.1 ")]
+    assert line.endswith(f" found in {place / 'data' / 'cifar10.1'}")
 
 
 def test_reports_tables_and_summaries_show_it_like_any_other_evaluation_shift(place):
