@@ -256,7 +256,7 @@ def test_labels_past_64_bits_are_named_as_they_are(place):
 
 def test_a_file_too_small_for_a_test_split_says_so(place):
     path = write_parquet(place / "b.parquet", [encode(p) for p in pictures(6)], [0, 1] * 3, "image")
-    with pytest.raises(UserError, match=r"b, test: there are no images for it in .*b.parquet"):
+    with pytest.raises(UserError, match=r"b, test: no images found in .*b.parquet"):
         open_dataset(str(path))
 
 

@@ -39,8 +39,8 @@ def interpolate(state_a: State, state_b: State, alpha: float) -> dict[str, Tenso
         A state dict on A's device that shares no memory with the arguments.
 
     Raises:
-        UserError: if an argument is no state dict, the states are of different networks or not finite (the
-            message names the tensor), or alpha is outside [0, 1].
+        UserError: if an argument is not a state dict, if the states belong to different networks or contain
+            non-finite values (the message names the tensor), or if alpha is outside [0, 1].
 
     Example:
         >>> import torch

@@ -78,7 +78,7 @@ class Network:
         self._eval_caches = EvalCaches(self.model)
         # a pass that computes with one of these parameters ignores the given weights
         self._own = {id(p): name for each in (model, self.model) for name, p in each.named_parameters()}
-        # in inference mode there is no graph to check
+        # inference mode records no autograd graph, so the check is skipped
         self._is_checked: bool = torch.is_inference_mode_enabled()
         self.norms = {
             name: module

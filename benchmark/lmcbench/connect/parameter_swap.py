@@ -36,8 +36,8 @@ class ParameterSwap:
         """Have the module compute with the tensors of `state`, into which it may also write.
 
         Raises:
-            UserError: if a name of `state` is no parameter or buffer, for which the module would silently use
-                its own tensor.
+            UserError: if `state` has a name that is neither a parameter nor a buffer. The module would
+                silently use its own tensor for it.
         """
         before: list[tuple[Store, str, Tensor | None]] = []
         try:
@@ -92,7 +92,7 @@ class EvalCaches:
                 )
 
     def clear(self) -> None:
-        """Empty the caches; all modes stay as they are."""
+        """Clear the caches without changing the mode of any module."""
         for layer in self._layers:
             modes = [(module, module.training) for module in layer.modules()]
             layer.train(True)

@@ -80,7 +80,7 @@ def open_split(
         return cached
     n, names, batches = reader.load(classes)
     if n == 0:
-        raise UserError(f"{title}: there are no images for it in {', '.join(map(str, reader.files[:3]))}.")
+        raise UserError(f"{title}: no images found in {', '.join(map(str, reader.files[:3]))}.")
     write_split(key, n, decode_batches(batches, n, channels, lossless, title), names, {"settings": asked})
     stored = read_split(key)
     if stored is None:

@@ -94,7 +94,7 @@ class ImageSet:
         images: `[n, c, h, w]` uint8; may be memory-mapped and read-only.
         labels: `[n]` int64, 0 to classes - 1.
         stored_summary: the summary, if it is stored; computed on first use otherwise.
-        stamps: the user's files that `images` maps, as they were when opened.
+        stamps: size and modification time, at opening, of the user's files that `images` maps.
     """
 
     images: Pixels

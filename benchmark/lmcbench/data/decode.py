@@ -1,8 +1,8 @@
 """Stored images to uint8 pixels; an image that would lose information on the way is refused.
 
 Pillow (and so the `Image` feature of `datasets`) drops transparency, further frames and the lower half of
-16 bits without a message, and turns colour images grey on request. Two runs would then differ in pixels that
-nobody chose, so every image passes this check once, before it enters the cache.
+16 bits without a message, and turns colour images grey on request. Two runs could then
+train on different pixels unnoticed, so every image is checked once, before it enters the cache.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def data_folder(data_dir: Path | None) -> Path | None:
     """Return the user's data folder: `data_dir`, else LMCBENCH_DATA, else None.
 
     Raises:
-        UserError: if it is given and is no folder.
+        UserError: if the given path is not a folder.
     """
     given = data_dir if data_dir is not None else os.environ.get("LMCBENCH_DATA")
     if not given:
