@@ -238,3 +238,10 @@ def test_plain_text_stays_as_it_is():
     text = string.ascii_letters + string.digits + string.punctuation + " äöü–…日本"
     assert printable(text) == text
     assert printable("x" * 300) == "x" * 131 + "..." + "x" * 66
+
+
+def test_messages_of_user_errors_are_printable_and_each_line_is_cut():
+    lines = str(UserError("a\x1b[31mb\n" + "x" * 5000)).splitlines()
+    assert lines[0] == "a\\x1b[31mb"
+    assert len(lines[1]) <= 1000
+    assert lines[1].startswith("xxx")
