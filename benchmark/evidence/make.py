@@ -54,7 +54,7 @@ def main() -> None:
     write_atomic(options.folder / "report.md", made.markdown)
     title = f"# Findings: {one.name} version {one.version}"
     write_atomic(options.folder / "findings.md", f"{title}\n\n{render_findings(records)}")
-    table = run_table(options.run, "github")
+    table = run_table(records, options.run, "github")
     write_atomic(options.folder / "leaderboard.md", f"# {one.name} version {one.version}\n\n{table}")
     csv = build_frame(records).to_csv(index=False, float_format="%.6g")
     write_atomic(options.folder / "records.csv.gz", compress(csv.encode()))

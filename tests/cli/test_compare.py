@@ -70,7 +70,7 @@ def test_inconclusive_fails_or_warns(gate):
         (
             lambda: records(BARRIERS)[:2],
             5,
-            "Incomplete: cells are missing or failed (1 cell of base is missing",
+            "Incomplete: cells are missing, failed or cannot be read (1 cell of base is missing",
         ),
         (
             lambda: [*records(BARRIERS)[:2], make_record(toy_cell(replicate=2), status="failed")],

@@ -6,10 +6,9 @@ import pytest
 
 from builders import make_record, toy_cell, write_run
 from lmcbench.errors import UserError
-from lmcbench.report.tables import run_table
 from lmcbench.results.frame import load_records
 from lmcbench.results.record import read_record
-from lmcbench.results.run_folder import RunFolder, find_records, read_records
+from lmcbench.results.run_folder import RunFolder, find_records, read_records, scan_records
 from lmcbench.running.plan import plan_run
 from lmcbench.running.run import run_plan
 from lmcbench.spec.architectures import Architecture
@@ -119,7 +118,7 @@ def test_two_networks_that_are_called_alike_are_in_no_table(tmp_path):
         rf"the same label lmc_mlp and recipe fast, so tables would average over them "
         rf"\(records {one.key} and {'f' * 16}"
     )
-    for reader in (read_records, load_records, lambda path: run_table(path, "simple")):
+    for reader in (read_records, load_records, scan_records):
         with pytest.raises(UserError, match=message):
             reader(tmp_path)
     # a failed cell is no result beside one

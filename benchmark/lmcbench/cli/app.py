@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 from lmcbench.errors import UserError
 from lmcbench.output import print_text, shorten, terminal_text
 
-EXIT_CHECK, EXIT_INPUT, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_CHECK, EXIT_INPUT, EXIT_INCONCLUSIVE, EXIT_INCOMPLETE, EXIT_INTERRUPTED = 1, 2, 3, 5, 130
 
 GROUPS = {
     "Run and measure": ("run", "measure", "report", "landscape"),
@@ -121,6 +121,21 @@ def _help(
 def print_json(value: Any) -> None:
     """Print one JSON document on standard output, in ASCII."""
     print_text(json.dumps(value, indent=1, allow_nan=False).replace("\x7f", "\\u007f"))
+
+
+def name_damaged(path: Path, damaged: Sequence[UserError]) -> None:
+    """Name the records of a run that cannot be read, if there are any, on standard error."""
+    from lmcbench.results.run_folder import describe_damage
+
+    if damaged:
+        print_text(f"Left out: {describe_damage(path, damaged)}", err=True)
+
+
+def exit_if_damaged(path: Path, damaged: Sequence[UserError]) -> None:
+    """Name the records of a run that cannot be read and exit with `EXIT_INCOMPLETE`, if there are any."""
+    name_damaged(path, damaged)
+    if damaged:
+        raise typer.Exit(EXIT_INCOMPLETE)
 
 
 def main() -> None:

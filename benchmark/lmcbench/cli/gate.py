@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from lmcbench.cli.app import EXIT_CHECK, EXIT_INCONCLUSIVE, DataDir, Device, Json, app, print_json
+from lmcbench.cli.app import (
+    EXIT_CHECK,
+    EXIT_INCONCLUSIVE,
+    DataDir,
+    Device,
+    Json,
+    app,
+    name_damaged,
+    print_json,
+)
 from lmcbench.errors import UserError
 from lmcbench.output import print_text
 
@@ -47,24 +56,29 @@ def compare(
     """Compare the results of two runs and give a verdict.
 
     Cells of both are compared replicate by replicate. Exit codes: 0 identical, equivalent or improved; 1
-    regressed or changed; 3 inconclusive; 4 not comparable; 5 cells missing or failed on one side.
+    regressed or changed; 3 inconclusive; 4 not comparable; 5 cells missing or failed on one side, or records
+    that cannot be read.
     """
     from lmcbench.gate import compare as gate
     from lmcbench.gate import comparison
     from lmcbench.gate import render as gate_text
-    from lmcbench.results.run_folder import read_records
+    from lmcbench.results.run_folder import scan_records
 
     if as_json and markdown:
         raise UserError("Choose either --json or --markdown.")
-    old, new = read_records(base), read_records(head)
+    (old, damaged_base), (new, damaged_head) = scan_records(base), scan_records(head)
     tests, origin = gate.select_gate(new, suite)
-    found = gate.compare(old, new, tests, across or (), (str(base), str(head)))
+    found = gate.compare(
+        old, new, tests, across or (), (str(base), str(head)), (len(damaged_base), len(damaged_head))
+    )
     code = found.exit_code
     written = not as_json and (markdown or bool(found.tests) or code == 0)
     if as_json:
         print_json(comparison.as_json(found))
     elif written:
         print_text(gate_text.render(found, origin, markdown), nl=False)
+    name_damaged(base, damaged_base)
+    name_damaged(head, damaged_head)
     # on a terminal the rendered text has said it already
     if code > EXIT_CHECK and not (written and sys.stdout.isatty()):
         print_text(f"lmcbench compare: {gate_text.headline(found)}", err=True)

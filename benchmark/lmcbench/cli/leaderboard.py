@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lmcbench.cli.app import EXIT_CHECK, EXIT_INPUT, DataDir, Device, Json, app, print_json
+from lmcbench.cli.app import EXIT_CHECK, EXIT_INPUT, DataDir, Device, Json, app, exit_if_damaged, print_json
 from lmcbench.errors import UserError
 from lmcbench.output import print_text
 
@@ -45,8 +45,11 @@ def leaderboard(
         if check or as_json or csv is not None:
             raise typer.BadParameter("--check, --csv and --json are of the leaderboard, not of one run")
         from lmcbench.report.tables import run_table
+        from lmcbench.results.run_folder import scan_records
 
-        print_text(run_table(path, "simple"), nl=False)
+        records, damaged = scan_records(path)
+        print_text(run_table(records, path, "simple"), nl=False)
+        exit_if_damaged(path, damaged)
         return
     if check and (as_json or csv is not None):
         raise typer.BadParameter("--check writes nothing; leave out --csv and --json")

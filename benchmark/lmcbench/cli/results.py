@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from lmcbench.cli.app import ArchKwargs, DataDir, Device, Json, app, parse_channels, print_json
+from lmcbench.cli.app import (
+    ArchKwargs,
+    DataDir,
+    Device,
+    Json,
+    app,
+    exit_if_damaged,
+    parse_channels,
+    print_json,
+)
 from lmcbench.output import escape_markdown, print_text
 
 
@@ -130,9 +139,9 @@ def report(
     report.html is one self-contained file; report.md refers to the pictures in figures/.
     """
     from lmcbench.results.partial_files import remove_orphans
-    from lmcbench.results.run_folder import read_records, write_atomic
+    from lmcbench.results.run_folder import scan_records, write_atomic
 
-    records = read_records(run_folder)
+    records, damaged = scan_records(run_folder)
     target = out if out is not None else run_folder
     remove_orphans(target)
     if findings:
@@ -143,6 +152,7 @@ def report(
         write_atomic(target / "findings.md", f"{title}\n\n{render_findings(records)}")
         print_text(render_findings(records, "simple"), nl=False)
         print_text(f"\nWrote {target / 'findings.md'}.")
+        exit_if_damaged(run_folder, damaged)
         return
     from lmcbench.report.document import make_report
 
@@ -152,3 +162,4 @@ def report(
     write_atomic(target / "report.md", made.markdown)
     write_atomic(target / "report.html", made.html)
     print_text(f"Wrote {target / 'report.html'}, {target / 'report.md'} and {len(made.figures)} figures.")
+    exit_if_damaged(run_folder, damaged)

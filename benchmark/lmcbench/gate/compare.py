@@ -53,6 +53,7 @@ def compare(
     gate: Sequence[GateTest] = DEFAULT_GATE,
     across: Sequence[str] = (),
     names: tuple[str, str] = ("BASE", "HEAD"),
+    unreadable: tuple[int, int] = (0, 0),
 ) -> Comparison:
     """Compare two runs cell by cell; the replicate is the unit.
 
@@ -62,6 +63,7 @@ def compare(
         gate: the headline tests, at most three.
         across: fields in which the runs differ on purpose.
         names: of the two runs, for messages.
+        unreadable: damaged records of each run, which are missing in `base` and `head`.
 
     Raises:
         UserError: if a side is not one run, or cells match ambiguously.
@@ -96,14 +98,18 @@ def compare(
     obstacles = find_obstacles(matched, across)
     if obstacles:
         return _refused(sides, across, obstacles)
-    return _compare(matched, sides, gate, across)
+    return _compare(matched, sides, gate, across, unreadable)
 
 
 # --- the comparison ------------------------------------------------------------------------------
 
 
 def _compare(
-    matched: Matched, sides: tuple[Side, Side], gate: Sequence[GateTest], across: tuple[str, ...]
+    matched: Matched,
+    sides: tuple[Side, Side],
+    gate: Sequence[GateTest],
+    across: tuple[str, ...],
+    unreadable: tuple[int, int],
 ) -> Comparison:
     seeds = "seeds" in across
     failed = [
@@ -137,6 +143,11 @@ def _compare(
             (failed, "failed"),
         )
         if cells
+    ]
+    incomplete += [
+        f"{counted(n, 'record')} of {side.name} cannot be read"
+        for n, side in zip(unreadable, sides, strict=True)
+        if n
     ]
     if incomplete:
         reasons = [*incomplete, f"what both have is {verdict}"]

@@ -16,7 +16,7 @@ MEANING = {
     "inconclusive": "these replicates cannot tell",
     "changed": "a tested measure moved by more than its margin",
     "regressed": "a tested measure got worse by more than its margin",
-    "incomplete": "cells are missing or failed",
+    "incomplete": "cells are missing, failed or cannot be read",
     "not comparable": "the runs are not of one kind",
 }
 

@@ -13,7 +13,6 @@ from lmcbench.errors import UserError
 from lmcbench.output import GITHUB, escape_markdown, make_table, one_line
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
-from lmcbench.results.run_folder import read_records
 from lmcbench.spec.forks import INDEPENDENT, Fork
 from lmcbench.spec.suite_files import published_suite
 from lmcbench.stats.cells import LINE, average_pairs, sort_forks
@@ -222,13 +221,17 @@ def _percent(values: pd.Series[float], n: int, sign: bool = False) -> str:
     return f"{text}{interval}{f' ({mean.n})' if mean.n < n else ''}"
 
 
-def run_table(path: Path, style: str) -> str:
-    """Return the tables of a run folder or a folder of records as text.
+def run_table(records: Sequence[Record], path: Path, style: str) -> str:
+    """Return the tables of the records of a run folder as text.
+
+    Args:
+        records: at least one.
+        path: of the folder, for messages.
+        style: a format of tabulate.
 
     Raises:
-        UserError: for no records, or records of more than one suite.
+        UserError: for records of more than one suite.
     """
-    records = read_records(path)
     suites = {(r.suite.name, r.suite.version, r.suite.digest) for r in records}
     if len(suites) > 1:
         names = ", ".join(f"{name} v{version} ({digest[:12]})" for name, version, digest in sorted(suites))

@@ -73,7 +73,8 @@ def load_records(path: str | Path) -> pd.DataFrame:
           sibling's view, mean over siblings), `view_error` (the largest error of a sibling on its own view).
 
     Raises:
-        UserError: if there are no records, one cannot be read, or two different networks have the same label.
+        UserError: if there are no records, some cannot be read (the message names them; remove these files to
+            load the others), or two different networks have the same label.
 
     Example:
         >>> table = load_records("runs/digits")  # doctest: +SKIP

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from lmcbench.errors import UserError, printable
+from lmcbench.errors import UserError, counted, printable
 from lmcbench.results.curves import Barrier, Curve, barrier
 from lmcbench.results.record_schema import (
     ANALYSES,
+    KEY_PATTERN,
     KEYS,
     LARGEST,
     SLACK,
@@ -45,6 +46,7 @@ from lmcbench.results.record_schema import (
     check_lengths,
     checked,
     describe_fault,
+    list_faults,
 )
 from lmcbench.untrusted import parse_json, read_bytes
 
@@ -343,14 +345,43 @@ def parse_record(content: bytes | str, origin: str) -> Record:
         origin: name of the file in messages.
 
     Raises:
-        UserError: if it is truncated or invalid, or of a newer schema.
+        InvalidRecordError: if fields are missing, of the wrong type or out of bounds.
+        NewerSchemaError: if it is of a newer schema.
+        UserError: if it is no JSON or not of a record's schema.
     """
     table = parse_json(content, origin)
     check_schema(table, origin)
     try:
         return Record.model_validate(table, strict=True)
     except ValidationError as error:
-        raise UserError(f"{origin} is not a valid record: {describe_fault(error)}.") from None
+        key = table.get("key")
+        known = isinstance(key, str) and re.fullmatch(KEY_PATTERN, key)
+        raise InvalidRecordError(
+            origin, key if known else None, list_faults(error, SHOWN_FAULTS), error.error_count()
+        ) from None
+
+
+SHOWN_FAULTS = 20
+"""Most faults of one record that are named."""
+
+
+class InvalidRecordError(UserError):
+    """A record with fields that are missing, of the wrong type or out of bounds.
+
+    Attributes:
+        origin: the name of the file.
+        key: of the record, if it has a valid one.
+        faults: field and message of the first `SHOWN_FAULTS` faults.
+        count: the number of faults.
+    """
+
+    def __init__(self, origin: str, key: str | None, faults: Sequence[tuple[str, str]], count: int) -> None:
+        more = f" (and {counted(count - 1, 'more fault')})" if count > 1 else ""
+        super().__init__(f"{origin} is not a valid record: {': '.join(filter(None, faults[0]))}{more}.")
+        self.origin, self.key, self.faults, self.count = origin, key, faults, count
+
+    def __reduce__(self) -> tuple[type[InvalidRecordError], tuple[Any, ...]]:
+        return type(self), (self.origin, self.key, self.faults, self.count)
 
 
 class NewerSchemaError(UserError):

@@ -39,7 +39,8 @@ Count = Annotated[int, Field(ge=0, le=2**63)]
 Images = Annotated[int, Field(ge=1, le=2**53)]
 Name = Annotated[str, Field(max_length=300)]
 Text = Annotated[str, Field(max_length=10_000)]
-Key = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+KEY_PATTERN = r"^[0-9a-f]{16}$"
+Key = Annotated[str, Field(pattern=KEY_PATTERN)]
 
 
 class Fields(BaseModel):
@@ -78,12 +79,20 @@ def _check_settings(table: dict[str, Any]) -> dict[str, Any]:
     return table
 
 
+def list_faults(error: ValidationError, limit: int) -> list[tuple[str, str]]:
+    """Return field and message of the first `limit` faults of a pydantic error, as printable text."""
+    return [
+        (
+            ".".join(printable(str(part), 60) for part in fault["loc"]),
+            printable(fault["msg"].removeprefix("Value error, ").rstrip("."), 300),
+        )
+        for fault in error.errors(include_url=False, include_input=False)[:limit]
+    ]
+
+
 def describe_fault(error: ValidationError) -> str:
     """Return the first fault of a pydantic error as field and message, in one line."""
-    fault = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(printable(str(part), 60) for part in fault["loc"])
-    message = printable(fault["msg"].removeprefix("Value error, ").rstrip("."), 300)
-    return f"{field}: {message}" if field else message
+    return ": ".join(filter(None, list_faults(error, 1)[0]))
 
 
 Settings = Annotated[dict[str, Any], AfterValidator(_check_settings)]

@@ -12,10 +12,10 @@ from gzip import GzipFile
 from pathlib import Path
 from typing import Any
 
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, counted
 from lmcbench.results.cell_values import architecture_label, shift_label
 from lmcbench.results.partial_files import is_partial, partial_path, remove_orphans
-from lmcbench.results.record import Record, check_schema, parse_record, read_record
+from lmcbench.results.record import NewerSchemaError, Record, check_schema, parse_record, read_record
 from lmcbench.spec.evaluation_shifts import shown_split
 from lmcbench.untrusted import parse_json, read_bytes
 
@@ -266,13 +266,55 @@ def read_records(path: Path) -> list[Record]:
     again.
 
     Raises:
-        UserError: if there are none, one cannot be read, two files contain the same cell, the folder has a
-            newer schema, or different networks have the same label, so that tables would average over them.
+        UserError: as `scan_records`, or if a record cannot be read; the message names the damaged records.
+    """
+    records, damaged = scan_records(path)
+    if damaged:
+        raise UserError(describe_damage(path, damaged))
+    return records
+
+
+def scan_records(path: Path) -> tuple[list[Record], list[UserError]]:
+    """Read records as `read_records` and return them with the error of each record that cannot be read.
+
+    Raises:
+        UserError: if there are none, none can be read, two files contain the same cell, a file or the folder
+            has a newer schema, or different networks have the same label, so that tables would average over
+            them.
     """
     header = RunFolder(path).header
     if header.exists():
         read_header(header)
-    records = [read_record(file) for file in find_records(path)]
+    records, damaged = [], []
+    for file in find_records(path):
+        try:
+            records.append(read_record(file))
+        except NewerSchemaError:
+            raise
+        except UserError as error:
+            damaged.append(error)
+    if not records:
+        raise UserError(describe_damage(path, damaged))
+    return _distinct(path, records), damaged
+
+
+SHOWN_RECORDS = 10
+"""Most damaged records that a message names."""
+
+
+def describe_damage(path: Path, damaged: Sequence[UserError]) -> str:
+    """Return a message that names the first `SHOWN_RECORDS` damaged records of a folder, one a line."""
+    if len(damaged) == 1:
+        return str(damaged[0])
+    lines = [f"{counted(len(damaged), 'record')} of {path} cannot be read:"]
+    lines += [f"  {error}" for error in damaged[:SHOWN_RECORDS]]
+    if len(damaged) > SHOWN_RECORDS:
+        lines.append(f"  and {len(damaged) - SHOWN_RECORDS:,} more.")
+    return "\n".join(lines)
+
+
+def _distinct(path: Path, records: list[Record]) -> list[Record]:
+    """Return the records without failed cells that were run again; raise if labels are not unique."""
     by_labels: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
         by_labels.setdefault(_labels(record), []).append(record)
