@@ -18,6 +18,7 @@ from lmcbench.spec.seeds import Seeds
 from lmcbench.spec.shifts import Shift, short_name
 from lmcbench.spec.suite import MAX_CELLS, Suite
 from lmcbench.spec.suite_files import explain_new_suite
+from lmcbench.spec.sweep import TUNED
 
 MAX_REPLICATES = 10_000
 """Replicates in one run; guards against a typing error that would fill the memory with cells."""
@@ -43,7 +44,7 @@ class Cell:
         content = {
             "suite": self.suite.digest,
             "architecture": identity,
-            "recipe": self.architecture.recipe,
+            "recipe": recipe_identity(self.suite, self.architecture.recipe),
             "shift": self.shift.definition(),
             "fork": self.fork.identity,
             "replicate": self.replicate,
@@ -91,6 +92,13 @@ class Cell:
         }
 
 
+def recipe_identity(suite: Suite, name: str) -> Any:
+    """Return a recipe as in keys: its name, whose settings the digest contains, or a tuned one's settings."""
+    if name != TUNED:
+        return name
+    return suite.recipes[name].model_dump(mode="json", exclude_defaults=True)
+
+
 @dataclass(frozen=True)
 class Family:
     """All cells of one architecture, recipe and replicate. They share the trunk and are run together."""
@@ -106,7 +114,7 @@ class Family:
         identity = {
             "suite": self.suite.digest,
             "architecture": self.architecture.identity(),
-            "recipe": self.architecture.recipe,
+            "recipe": recipe_identity(self.suite, self.architecture.recipe),
             "replicate": self.replicate,
         }
         return digest(identity)[:16]
@@ -203,6 +211,11 @@ def families(cells: Sequence[Cell]) -> list[Family]:
 
 
 def _architectures(suite: Suite, selection: Selection) -> list[Architecture]:
+    if selection.recipe == TUNED and TUNED not in suite.recipes:
+        raise UserError(
+            f"Recipe {TUNED!r} is the choice of 'lmcbench tune' for one network. Give its file: "
+            "--tuning DIR/tuning.json"
+        )
     if selection.recipe is not None and selection.recipe not in suite.recipes:
         refusal = unknown(f"recipe of suite {suite.name}", selection.recipe, suite.recipes)
         raise UserError(f"{refusal} {explain_new_suite(suite)}")

@@ -5,30 +5,40 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lmcbench.errors import UserError
 
 
-class Recipe(BaseModel):
-    """Optimizer, learning rate, schedule, batch size, length, augmentation and precision.
+OptimizerName = Literal["sgd", "adamw"]
 
-    A new field needs a default that keeps the previous behaviour: digests omit defaults, so existing suites
-    keep their digest.
-    """
+
+class OptimizerSettings(BaseModel):
+    """An optimizer and its constants other than learning rate and weight decay."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(gt=0, description="peak learning rate")
+    optimizer: OptimizerName = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
     nesterov: bool = False
     betas: tuple[float, float] = Field(default=(0.9, 0.999), strict=False, description="of AdamW")
     eps: float = Field(default=1e-8, gt=0, description="of AdamW")
-    weight_decay: float = Field(default=0.0, ge=0)
     decay_vectors: bool = Field(default=True, description="decay biases and norm weights too")
+
+    @model_validator(mode="after")
+    def _check_betas(self) -> Self:
+        if any(not 0 <= b < 1 for b in self.betas):
+            raise ValueError("betas must lie in [0, 1)")
+        return self
+
+
+class TrainingSettings(BaseModel):
+    """Length, batch size, schedule, augmentation and precision: what a sweep has in common."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     milestones: tuple[float, ...] = Field(
         default=(), strict=False, description="fractions of training at which 'step' divides lr by 10"
@@ -44,16 +54,25 @@ class Recipe(BaseModel):
     precision: Literal["fp32", "bf16"] = "fp32"
 
     @model_validator(mode="after")
-    def _agree(self) -> Recipe:
+    def _check_schedule(self) -> Self:
         if (self.schedule == "step") != bool(self.milestones):
             raise ValueError("milestones are required with schedule 'step' and not allowed with others")
         if any(a >= b for a, b in pairwise((0.0, *self.milestones, 1.0))):
             raise ValueError("milestones must increase strictly inside (0, 1)")
         if self.warmup_epochs >= self.epochs:
             raise ValueError("warmup_epochs must be less than epochs")
-        if any(not 0 <= b < 1 for b in self.betas):
-            raise ValueError("betas must lie in [0, 1)")
         return self
+
+
+class Recipe(TrainingSettings, OptimizerSettings):
+    """Optimizer, learning rate, schedule, batch size, length, augmentation and precision.
+
+    A new field needs a default that keeps the previous behaviour: digests omit defaults, so existing suites
+    keep their digest.
+    """
+
+    lr: float = Field(gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=0.0, ge=0)
 
     def steps_per_epoch(self, n: int) -> int:
         """Return the number of full batches in `n` images; an incomplete last batch is dropped."""

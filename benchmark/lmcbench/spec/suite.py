@@ -24,6 +24,7 @@ from lmcbench.spec.forks import EQUAL_COST, WHOLE_BUDGET, Fork
 from lmcbench.spec.gate_tests import MAX_TESTS, GateTest
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.shifts import Noise, Shift
+from lmcbench.spec.sweep import TUNED, Sweep
 
 DEMONSTRATIONS = frozenset({"digits", "noise-grid"})
 """Suites whose recipes were chosen to make effects visible: their results are not evidence."""
@@ -174,6 +175,7 @@ class Suite(SuiteTable):
     cost: str = Field(default="", description="measured time and the machine")
     data: DataSpec
     recipes: dict[str, Recipe] = Field(min_length=1)
+    sweep: Sweep | None = Field(default=None, description="settings that 'lmcbench tune' compares")
     architectures: list[Architecture] = Field(min_length=1)
     shifts: list[ShiftSpec] = Field(min_length=1)
     forks: list[Annotated[str | int | float, BeforeValidator(_fork)]] = Field(min_length=1)
@@ -204,6 +206,8 @@ class Suite(SuiteTable):
                 f"has {cells:,} cells (architectures x shifts x forks x replicates); at most {MAX_CELLS:,} "
                 "are allowed"
             )
+        if TUNED in self.recipes:
+            raise ValueError(f"recipes: the name {TUNED!r} is reserved for the choice of 'lmcbench tune'")
         for architecture in self.architectures:
             if architecture.recipe not in self.recipes:
                 raise ValueError(
@@ -251,6 +255,8 @@ class Suite(SuiteTable):
             for name, recipe in self.recipes.items():
                 if fork.epoch is not None and fork.epoch >= recipe.epochs:
                     raise ValueError(f"fork {fork.name} is not before the end of recipe {name!r}")
+            if self.sweep is not None and fork.epoch is not None and fork.epoch >= self.sweep.epochs:
+                raise ValueError(f"fork {fork.name} is not before the end of training in the sweep")
             if fork.is_cost_matched and self.latest_fork is None:
                 raise ValueError(
                     f"fork {fork.name!r} has the cost of the latest fork of a trunk; list an epoch as well"
@@ -283,6 +289,34 @@ class Suite(SuiteTable):
         forks = [fork for fork in self.fork_list if fork.epoch is not None]
         return max(forks, key=lambda fork: fork.order) if forks else None
 
+    def with_tuned(self, recipe: Recipe) -> Suite:
+        """Return the suite with `recipe`, the choice of 'lmcbench tune' for a network, under the name TUNED.
+
+        The digest stays; keys of cells contain the recipe's settings instead of its name.
+        """
+        return self.model_copy(update={"recipes": {**self.recipes, TUNED: recipe}})
+
+    @cached_property
+    def tuning_digest(self) -> str:
+        """The sha256 of what the results of 'lmcbench tune' depend on: seeds, training data and sweep.
+
+        It stays when recipes, shifts or forks change, so that a suite's own recipes can be the choice of its
+        sweep.
+        """
+        data = self.data.model_dump(mode="json", exclude_defaults=True)
+        return digest(
+            {
+                "name": self.name,
+                "version": self.version,
+                "data": {
+                    k: v for k, v in data.items() if k not in ("test_sha256", "test_size", "shifted_sha256")
+                },
+                "sweep": None
+                if self.sweep is None
+                else self.sweep.model_dump(mode="json", exclude_defaults=True),
+            }
+        )
+
     def identity(self) -> dict[str, Any]:
         """Return the suite as in records and run folders."""
         return {"name": self.name, "version": self.version, "digest": self.digest}
@@ -295,6 +329,9 @@ class Suite(SuiteTable):
         """
         fields = {"name", "version", "data", "recipes", "evaluations", "siblings", "protocol"}
         content = self.model_dump(mode="json", include=fields, exclude_defaults=True)
+        content["recipes"].pop(TUNED, None)  # of one network, by a tuning file: part of keys instead
+        if self.sweep is not None:
+            content["sweep"] = self.sweep.model_dump(mode="json", exclude_defaults=True)
         content["shifts"] = [spec.shift.definition() for spec in self.shifts]
         content["forks"] = [fork.name for fork in self.fork_list]
         if self.comparator_shifts is not None:

@@ -16,6 +16,7 @@ from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.gate_tests import GateTest
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.suite import DataSpec, Probe, Protocol, ShiftSpec, Suite
+from lmcbench.spec.sweep import Sweep
 from lmcbench.untrusted import TOML_BYTES, parse_toml, printable, read_bytes
 
 FAULTS = 10
@@ -135,6 +136,7 @@ def explain(error: ValidationError, origin: str, model: type[BaseModel]) -> str:
 
 _TABLES: dict[str, type[BaseModel]] = {
     "recipes": Recipe,
+    "sweep": Sweep,
     "architectures": Architecture,
     "data": DataSpec,
     "protocol": Protocol,
