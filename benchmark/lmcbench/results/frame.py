@@ -11,6 +11,7 @@ import pandas as pd
 
 from lmcbench.results.cell_values import architecture_label, error_barrier, is_connected, shift_label
 from lmcbench.results.curves import Barrier
+from lmcbench.results.instability import add_instability
 from lmcbench.results.record import PairRecord, Record, Score
 from lmcbench.results.run_folder import read_records
 from lmcbench.spec.canonical import canonical_json
@@ -70,7 +71,11 @@ def load_records(path: str | Path) -> pd.DataFrame:
         - `architecture_name`; `shift_name` with aliases resolved (`same(disjoint-halves)`, not `same-half`),
           `shift_params` and `recipe_settings` (canonical JSON);
         - `lr` (peak), `batch_size`, `epochs`, `train_images` (of the whole training set), `view_images` (of a
-          sibling's view, mean over siblings), `view_error` (the largest error of a sibling on its own view).
+          sibling's view, mean over siblings), `view_error` (the largest error of a sibling on its own view);
+        - `fork_share`, the nominal share of training at the fork (0.03 for fork `3%`); on that split,
+          `midpoint_excess`, D: the loss at alpha = 1/2 minus the mean loss of the ends, nats, signed; and
+          `instability`, B: D over that of independent networks of the same shift and replicate with own
+          noise (mean over their pairs), clipped to [0, 1]; NaN if that is missing or at most 0.02 nats.
 
     Raises:
         UserError: if there are no records, some cannot be read (the message names them; remove these files to
@@ -90,7 +95,8 @@ def build_frame(records: Iterable[Record]) -> pd.DataFrame:
     named = {*_FIRST, *last}
     further = dict.fromkeys(name for row in rows for name in row if name not in named)
     table = pd.DataFrame(rows, columns=[*_FIRST, *further, *last])
-    return table.astype(dict.fromkeys((*_NUMBERS, *_SIZES), float))  # None alone would be object
+    table = table.astype(dict.fromkeys((*_NUMBERS, *_SIZES), float))  # None alone would be object
+    return add_instability(table)
 
 
 def _rows(record: Record) -> list[dict[str, Any]]:

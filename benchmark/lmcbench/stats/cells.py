@@ -93,11 +93,16 @@ def average_pairs(rows: pd.DataFrame, split: str = SPLIT) -> pd.DataFrame:
     rows = rows[rows["split"] == split]
     groups = rows.groupby("key", sort=False)
     numbers = groups[list(rows.select_dtypes(float))].mean()
+    numbers["fork_share"] = groups["fork_share"].first()  # a mean of equal numbers may differ in the last bit
     table = rows.drop(columns=numbers.columns).drop_duplicates("key").set_index("key")
-    names = table["shift_name"].astype(str)
-    is_control = (names == "none") | names.str.startswith("same(")
-    table = table.assign(siblings=groups["j"].max() + 1, is_control=is_control).join(numbers)
+    table = table.assign(siblings=groups["j"].max() + 1, is_control=have_one_view(table)).join(numbers)
     return table.reset_index().copy()  # the copy has one block per dtype, which is faster to select and merge
+
+
+def have_one_view(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Return for each row whether all siblings have the same view: without shift, and under `same(...)`."""
+    names = rows["shift_name"].astype(str)
+    return (names == "none") | names.str.startswith("same(")
 
 
 def join_fork(cells: pd.DataFrame, fork: str, among: pd.DataFrame) -> pd.DataFrame:
