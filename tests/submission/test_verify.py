@@ -203,7 +203,7 @@ def test_a_number_changed_in_a_record_is_found(folder, edit, message):
     found = faults(folder)
     assert message in found
     # a record that its schema refuses has no key yet
-    assert f"records.jsonl.gz#{key}" in found or "records.jsonl.gz#line " in found
+    assert f"records.jsonl.gz#{key}" in found or "records.jsonl.gz, record " in found
 
 
 def test_noise_scales_follow_from_the_recipe_and_their_views(folder):
@@ -308,7 +308,7 @@ def test_a_barrier_forged_together_with_its_curve_contradicts_the_soup_or_the_si
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "1e999"])
 def test_what_is_not_finite_is_refused(folder, text):
     edit_line(folder, a_pair(folder), lambda t: re.sub(r'"train_s":[0-9.e-]+', f'"train_s":{text}', t))
-    [fault] = [str(f) for f in verify(folder).faults if "#line " in f.file]
+    [fault] = [str(f) for f in verify(folder).faults if ", record " in f.file]
     assert re.search("NaN is not JSON|Infinity is not JSON|beyond the range", fault)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from lmcbench.errors import UserError
+from lmcbench.errors import LINE_LENGTH, UserError, printable
 from lmcbench.results.record import Record, parse_record
 from lmcbench.results.run_folder import compress
 from lmcbench.spec.canonical import canonical_json
@@ -49,7 +49,8 @@ class Fault(BaseModel):
     """One fault of a submission.
 
     Attributes:
-        file: path inside the submission; `records.jsonl.gz#KEY` is the record of one cell.
+        file: path inside the submission; `records.jsonl.gz#KEY` is the record of one cell, and
+            `records.jsonl.gz, record 12 (KEY)` a record that cannot be read, with its number from 1.
         field: place inside the file, empty for the file as a whole.
         message: what was found and what is expected.
     """
@@ -61,9 +62,9 @@ class Fault(BaseModel):
     message: str
 
     def __str__(self) -> str:
-        text = f"{self.file}: {f'{self.field}: ' if self.field else ''}{self.message}"
+        field = f"{printable(self.field)}: " if self.field else ""
         # the text quotes the submission, which must neither control a terminal nor add lines to the report
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return f"{printable(self.file)}: {field}{printable(self.message, LINE_LENGTH)}"
 
 
 def place_of(key: str, file: str = RECORDS) -> str:
@@ -194,7 +195,7 @@ def parse_records(content: bytes, origin: str) -> tuple[list[Record], list[tuple
     records: list[Record] = []
     errors: list[tuple[str, UserError]] = []
     for i, line in enumerate(lines, 1):
-        place = place_of(f"line {i}", origin)
+        place = f"{origin}, record {i}"
         try:
             records.append(parse_record(line, place))
         except UserError as error:

@@ -15,6 +15,9 @@ from lmcbench.spec.suite_files import command_name
 from lmcbench.submission.submit import Submitted
 from lmcbench.submission.verify import Verification
 
+SHOWN_FAULTS = 200
+"""Most faults of a submission that are printed."""
+
 
 def summary(made: Submitted) -> str:
     """Return what was written and what was declared in it."""
@@ -76,7 +79,9 @@ def explain(found: Verification) -> str:
     lines = []
     if found.faults:
         lines.append(f"{found.slug}: refused, {counted(len(found.faults), 'fault')}:")
-        lines += [f"  {fault}" for fault in found.faults]
+        lines += [f"  {fault}" for fault in found.faults[:SHOWN_FAULTS]]
+        if len(found.faults) > SHOWN_FAULTS:
+            lines.append(f"  and {len(found.faults) - SHOWN_FAULTS:,} more; --json lists all.")
         return "\n".join(lines) + "\n"
     lines.append(f"{found.slug}: sound, {counted(found.cells, 'cell')}.")
     if found.level == "claimed":

@@ -24,7 +24,7 @@ from lmcbench.leaderboard.submission_file import (
 from lmcbench.leaderboard.summary_cache import SUBMISSIONS
 from lmcbench.leaderboard.trust import VERIFIED_SCHEMA, Verified
 from lmcbench.results.cell_values import architecture_label
-from lmcbench.results.record import NewerSchemaError, Record
+from lmcbench.results.record import InvalidRecordError, NewerSchemaError, Record
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.datasets import pins_of
 from lmcbench.spec.suite import Suite
@@ -203,6 +203,13 @@ class _Verifier:
     def refuse(self, file: str, error: UserError) -> None:
         """Add a reader's message, which begins with the file's name."""
         self.newer |= isinstance(error, NewerSchemaError)
+        if isinstance(error, InvalidRecordError):
+            place = f"{file} ({error.key})" if error.key is not None else file
+            for field, message in error.faults:
+                self.fault(place, field, f"{message}.")
+            if (more := error.count - len(error.faults)) > 0:
+                self.fault(place, "", f"has {counted(more, 'more fault')}.")
+            return
         for line in str(error).splitlines():
             self.fault(file, "", line.removeprefix(file).removeprefix(":").strip())
 
