@@ -11,19 +11,29 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lmcbench.errors import UserError
-from lmcbench.results.checkpoint_contents import STATE_DICT_KEYS, unwrap_state_dict
+from lmcbench.results.checkpoint_contents import (
+    STATE_DICT_KEYS,
+    Target,
+    choose_weights,
+    unwrap_state_dict,
+)
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of weights that are converted to those of the network."""
 
 Split = tuple[Tensor, Tensor]
 """Floating images `[n, c, h, w]` and int64 labels `[n]`."""
 
 
 def as_state(given: object, argument: str, model: nn.Module | None = None) -> Mapping[str, Tensor]:
-    """Return a state dict (name -> tensor), also if it is nested under one of `STATE_DICT_KEYS`.
+    """Return a state dict (name -> tensor), also if it is nested in a checkpoint.
 
-    Given its `model`, prefixes of data parallel training and torch.compile are removed from the names.
+    Given its `model`, the weights are those of the checkpoint that fit the network, as `lmcbench measure`
+    finds them: nested in any way, under the names of wrappers, and with other values beside them. Half
+    precision is widened to the network's, double precision rounded.
 
     Raises:
-        UserError: for a network, or values other than tensors with values.
+        UserError: for a network, or values other than tensors with values; given a model, if nothing fits it.
     """
     if isinstance(given, nn.Module):
         raise UserError(
@@ -32,18 +42,33 @@ def as_state(given: object, argument: str, model: nn.Module | None = None) -> Ma
     if not isinstance(given, Mapping) or not given:
         found = "an empty one" if isinstance(given, Mapping) else _kind(given)
         raise UserError(f"{argument} must be a state dict (names to tensors), found {found}.")
-    state = unwrap_state_dict(given, None if model is None else model.state_dict())
+    target = None if model is None else Target.of(model)
+    if target is None:
+        state = unwrap_state_dict(given)
+    elif given.keys() == target.own.keys():
+        state = given
+    else:
+        state = choose_weights(given, target, argument, lambda value: isinstance(value, Tensor)).values
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise UserError(
                 f"{argument} is no state dict: {name!r} is {_kind(value)}, not a tensor. "
-                f"A state dict may be nested under {', '.join(STATE_DICT_KEYS)}."
+                f"A state dict may be nested under {', '.join(STATE_DICT_KEYS[:3])}."
             )
         if is_lazy(value):
             raise UserError(f"{argument}: {name!r} has no values yet: run the network on a batch first.")
         if value.is_meta:
             raise UserError(f"{argument}: {name!r} has no values, it is on the meta device.")
-    return {name: _differentiable(value) for name, value in state.items()}
+    state = {name: _differentiable(value) for name, value in state.items()}
+    if target is None:
+        return state
+    return {name: _in_precision_of(value, target.own[name]) for name, value in state.items()}
+
+
+def _in_precision_of(value: Tensor, own: Tensor) -> Tensor:
+    """Convert floating weights to a network's single or double precision; leave other types as they are."""
+    converts = value.dtype in FLOATING and own.dtype in (torch.float32, torch.float64)
+    return value.to(own.dtype) if converts else value
 
 
 def as_model(given: object) -> nn.Module:

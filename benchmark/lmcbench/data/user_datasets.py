@@ -98,7 +98,7 @@ def find_user_dataset(name: str, folder: Path | None) -> Path | None:
                 f"No data at {path}{place}. Give an image folder, a folder of parquet files or one file."
             )
         return path
-    candidates = [] if folder is None else [folder / name, folder / f"{name}.parquet"]
+    candidates = [] if folder is None or not name else [folder / name, folder / f"{name}.parquet"]
     return next((path for path in candidates if path.exists()), None)
 
 

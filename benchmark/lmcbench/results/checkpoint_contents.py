@@ -1,29 +1,354 @@
-"""Locate the state dict in the content of a checkpoint file."""
+"""Find a network's weights in the content of a checkpoint, whatever its training script put around them.
+
+Training scripts nest state dicts (`{"model": ..., "ema": {"state_dict": ...}}`), wrap networks, which gives
+every name a prefix (`module.`, `_orig_mod.`, Lightning's attribute), and store other tensors beside the
+weights. The weights are the tensors that fit the network's names exactly. Nothing here needs torch: values
+are compared by name and shape.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
-"""Keys of the state dict in checkpoints of training scripts, in order of preference."""
+from lmcbench.errors import UserError, counted
 
-WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes of all names after data parallel training and torch.compile."""
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "params", "weights")
+"""Keys of the plain weights in checkpoints of training scripts, in order of preference."""
+
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Attributes of wrappers: data parallel training, torch.compile, sharding, activation checkpointing."""
+
+AVERAGED = re.compile(r"(?i)(^|[^a-z])(ema|swa|averag[a-z]*|avg|shadow|teacher|polyak)([^a-z]|$)")
+"""Entries with this in their name hold averaged weights."""
+
+BOOKKEEPING = re.compile(r"(?i)^(n_averaged|[a-z_]*(loss|criterion|metric|accuracy|_acc\b|auroc)[a-z_]*\b)")
+"""Names of tensors beside the weights: the counter of `AveragedModel`, weights of a loss, metrics."""
+
+COUNTER = "num_batches_tracked"
+"""BatchNorm's counter, which checkpoints before torch 0.4.1 lack."""
+
+DEPTH = 6
+"""Deepest nesting that is searched."""
+
+SHOWN = 3
+"""Names that a message shows."""
 
 
-def unwrap_state_dict(content: Mapping[Any, Any], own: Collection[str] | None = None) -> Mapping[Any, Any]:
+@dataclass(frozen=True)
+class Target:
+    """The tensors of a network.
+
+    Attributes:
+        own: its state dict, in its order.
+        tied: name -> all names of the same tensor, for tensors with several names.
+        unsaved: names of buffers that the state dict leaves out, which older versions may have saved.
+    """
+
+    own: Mapping[str, Any]
+    tied: Mapping[str, tuple[str, ...]]
+    unsaved: frozenset[str]
+
+    @classmethod
+    def of(cls, model: Any) -> Target:
+        """Return the tensors of `model`, an `nn.Module`."""
+        kept = model.state_dict(keep_vars=True)
+        names: dict[int, list[str]] = {}
+        for name, value in kept.items():
+            names.setdefault(id(value), []).append(name)
+        groups = [tuple(group) for group in names.values() if len(group) > 1]
+        unsaved = {n for n, _ in model.named_buffers(remove_duplicate=False)} - kept.keys()
+        return cls(
+            {name: value.detach() for name, value in kept.items()},
+            {name: group for group in groups for name in group},
+            frozenset(unsaved),
+        )
+
+    def may_lack(self, name: str) -> bool:
+        """Whether a checkpoint may lack `name`: a counter, or a constant of integers."""
+        value = self.own[name]
+        return name.rpartition(".")[2] == COUNTER or not (value.is_floating_point() or value.is_complex())
+
+    def may_have(self, name: str) -> bool:
+        """Whether a checkpoint may have `name`, which the state dict does not have."""
+        return name in self.unsaved or name.rpartition(".")[2] == COUNTER or bool(BOOKKEEPING.match(name))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Tensors in a checkpoint that fit a network.
+
+    Attributes:
+        label: where they are: keys, then the prefix of the names, joined by dots; empty: at the top.
+        values: the network's name -> tensor, in the network's order; those that a checkpoint may lack may be
+            missing.
+        ignored: names in the same mapping that are not the network's.
+    """
+
+    label: str
+    values: dict[str, Any]
+    ignored: tuple[str, ...]
+
+    @property
+    def is_averaged(self) -> bool:
+        """Whether the label names averaged weights."""
+        return AVERAGED.search(self.label) is not None
+
+    @property
+    def rank(self) -> int:
+        """Order of preference among plain weights."""
+        last = self.label.rpartition(".")[2]
+        if last in STATE_DICT_KEYS:
+            return STATE_DICT_KEYS.index(last)
+        return len(STATE_DICT_KEYS) + (self.label != "")
+
+    @property
+    def shown(self) -> str:
+        """The label, for messages."""
+        return repr(self.label) if self.label else "the top level"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The entry of a checkpoint to read.
+
+    Attributes:
+        entry: its name in the file.
+        values: the network's name -> tensor, in the network's order and complete.
+        notes: sentences on what else the checkpoint has.
+    """
+
+    entry: str
+    values: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def unwrap_state_dict(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """Return the state dict in `content`: under one of `STATE_DICT_KEYS`, or `content` itself.
 
-    Args:
-        content: content of the checkpoint.
-        own: names of the network's tensors. Prefixes that no own name has and all names in the state dict
-            have are removed. Without `own`, names are unchanged.
+    For state dicts of an unknown network; see `choose_weights` for those of a known one.
     """
-    inner = next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)), content)
-    if own is None or not inner:
-        return inner
-    foreign = [p for p in WRAPPERS if not any(name.startswith(p) for name in own)]
-    while prefix := next((p for p in foreign if all(str(name).startswith(p) for name in inner)), None):
-        inner = {str(name).removeprefix(prefix): value for name, value in inner.items()}
-    return inner
+    return next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)), content)
+
+
+def choose_weights(
+    content: Mapping[Any, Any],
+    target: Target,
+    what: str,
+    is_tensor: Callable[[Any], bool],
+    weights: str | None = None,
+) -> Chosen:
+    """Return the tensors in `content` that are the network's weights.
+
+    Args:
+        content: mappings, nested in any way, with tensors in them; other values are ignored.
+        target: the network's tensors.
+        what: the file or argument, for messages.
+        is_tensor: whether a value is a tensor; it needs `.shape`.
+        weights: the entry to read: its name, its last part, or `ema` for averaged weights; None: plain
+            weights, and averaged ones if there are no others.
+
+    Raises:
+        UserError: if nothing fits the network, in names or shapes, or the choice is not unique.
+    """
+    mappings = find_tensors(content, is_tensor)
+    if not mappings:
+        raise UserError(f"{what} holds no weights: there is no tensor in it.")
+    found = [entry for label, tensors in mappings for entry in _fits(label, tensors, target)]
+    fitting = [entry for entry in found if not _other_shapes(entry.values, target)]
+    if not fitting:
+        raise _misfit(what, found, mappings, target)
+    entry = _choose(fitting, weights, what)
+    notes = []
+    others = [other for other in fitting if other is not entry]
+    averaged = [other.label for other in others if other.is_averaged]
+    if averaged and not entry.is_averaged:
+        name = "ema" if len(averaged) == 1 else averaged[0]
+        notes.append(
+            f"{what}: the plain weights are read ({entry.shown}); it also holds averaged (EMA) weights under "
+            f"{_listed(averaged)}: --weights {name}."
+        )
+    elif others:
+        labels = [other.label or "the top level" for other in others]
+        notes.append(f"{what}: {entry.shown} is read; it also holds weights under {_listed(labels)}.")
+    elif entry.is_averaged and weights is None:
+        notes.append(f"{what}: it holds averaged (EMA) weights alone, under {entry.shown}; these are read.")
+    inside = {f"{other.label}." for other in others}
+    ignored = [n for n in entry.ignored if not BOOKKEEPING.match(n) and not _is_under(n, inside)]
+    if ignored:
+        notes.append(
+            f"{what}: {counted(len(ignored), 'tensor')} beside the network's were ignored: "
+            f"{_listed(ignored)}."
+        )
+    return Chosen(entry.label, entry.values, tuple(notes))
+
+
+def find_tensors(
+    content: Mapping[Any, Any], is_tensor: Callable[[Any], bool]
+) -> list[tuple[str, dict[str, Any]]]:
+    """Return every mapping in `content` that has tensors: its keys joined by dots, and name -> tensor.
+
+    Breadth first, in the order of the file; each mapping once. The states of optimizers are not searched.
+    """
+    found: list[tuple[str, dict[str, Any]]] = []
+    level: list[tuple[str, Mapping[Any, Any]]] = [("", content)]
+    seen = {id(content)}
+    for _ in range(DEPTH):
+        below: list[tuple[str, Mapping[Any, Any]]] = []
+        for label, mapping in level:
+            tensors = {n: v for n, v in mapping.items() if isinstance(n, str) and is_tensor(v)}
+            if tensors:
+                found.append((label, tensors))
+            for key, value in mapping.items():
+                if isinstance(key, str) and isinstance(value, Mapping) and id(value) not in seen:
+                    seen.add(id(value))
+                    if not _OPTIMIZER.match(key):
+                        below.append((f"{label}.{key}" if label else key, value))
+        level = below
+    return found
+
+
+_OPTIMIZER = re.compile(r"(?i)^(optim|lr_sched|sched|scaler|loops|amp)")
+
+
+def _fits(label: str, tensors: Mapping[str, Any], target: Target) -> list[Entry]:
+    """Return the groups of tensors, one for each prefix, whose names fit the network exactly."""
+    named = _without_wrappers(tensors, target.own)
+    original = dict(zip(named, tensors, strict=True))
+    # of a tied tensor, one name is enough
+    required = sorted({target.tied.get(n, (n,)) for n in target.own if not target.may_lack(n)})
+    complete = [
+        prefix
+        for prefix in _prefixes(named, target.own)
+        if all(any(f"{prefix}{name}" in named for name in group) for group in required)
+    ]
+    entries = []
+    for prefix in complete:
+        others = [other for other in complete if other.startswith(prefix) and other != prefix]
+        inside = {n.removeprefix(prefix): v for n, v in named.items() if n.startswith(prefix)}
+        extra = [n for n in inside if n not in target.own]
+        if not all(target.may_have(n) or _is_under(f"{prefix}{n}", others) for n in extra):
+            continue
+        values = {}
+        for name in target.own:
+            kept = next((n for n in (name, *target.tied.get(name, ())) if n in inside), None)
+            if kept is not None:
+                values[name] = inside[kept]
+            elif name not in target.tied or target.may_lack(name):
+                values[name] = _default(name, target)
+        ignored = [original[n] for n in named if not n.startswith(prefix)]
+        ignored += [original[f"{prefix}{n}"] for n in extra if not target.may_have(n)]
+        parts = [part for part in (label, prefix.rstrip(".")) if part]
+        entries.append(Entry(".".join(parts), values, tuple(ignored)))
+    return entries
+
+
+def _default(name: str, target: Target) -> Any:
+    """Return the value of a tensor that the checkpoint lacks: a constant as it is, a counter of 0."""
+    value = target.own[name]
+    return value * 0 if name.rpartition(".")[2] == COUNTER else value
+
+
+def _without_wrappers(tensors: Mapping[str, Any], own: Iterable[str]) -> dict[str, Any]:
+    """Return the tensors with the attributes of wrappers removed from their names, at any place."""
+    parts_of_own = {part for name in own for part in name.split(".")}
+    foreign = [part for part in WRAPPERS if part not in parts_of_own]
+    renamed = {
+        ".".join(part for part in name.split(".") if part not in foreign): value
+        for name, value in tensors.items()
+    }
+    return renamed if len(renamed) == len(tensors) else dict(tensors)
+
+
+def _prefixes(names: Iterable[str], own: Mapping[str, Any]) -> list[str]:
+    """Return the prefixes before which names of the network occur, those of the most names first."""
+    votes: Counter[str] = Counter()
+    for name in names:
+        if name in own:
+            votes[""] += 1
+        for i, character in enumerate(name):
+            if character == "." and name[i + 1 :] in own:
+                votes[name[: i + 1]] += 1
+    return [prefix for prefix, _ in votes.most_common()]
+
+
+def _choose(entries: Sequence[Entry], weights: str | None, what: str) -> Entry:
+    """Return the entry that `weights` names; see `choose_weights`."""
+    listed = _listed([entry.label or "the top level" for entry in entries], len(entries))
+    if weights is not None:
+        found = [entry for entry in entries if entry.label == weights]
+        if not found:
+            found = [entry for entry in entries if weights in entry.label.split(".")]
+        if not found and weights == "ema":
+            found = [entry for entry in entries if entry.is_averaged]
+        if not found:
+            raise UserError(f"{what} has no weights {weights!r} (--weights). It has {listed}.")
+    else:
+        found = [entry for entry in entries if not entry.is_averaged] or list(entries)
+        best = min(entry.rank for entry in found)
+        found = [entry for entry in found if entry.rank == best]
+    if len(found) > 1:
+        same = _listed([entry.label for entry in found], len(found))
+        raise UserError(
+            f"{what} has several weights that fit the network: {same}. Choose one: --weights NAME."
+        )
+    return found[0]
+
+
+def _misfit(
+    what: str, found: Sequence[Entry], mappings: Sequence[tuple[str, dict[str, Any]]], target: Target
+) -> UserError:
+    """Return the error for a checkpoint without tensors that fit, with counts and the first names."""
+    if found:
+        other = _other_shapes(found[0].values, target)
+        name = other[0]
+        sizes = f"{list(found[0].values[name].shape)}, the network's is {list(target.own[name].shape)}"
+        # only the classifier, as after training on other classes
+        classes = " Is the checkpoint of another number of classes?" if len(other) <= 2 else ""
+        return UserError(
+            f"{what} does not fit the network: {counted(len(other), 'tensor')} of {len(target.own)} "
+            f"{'has another shape' if len(other) == 1 else 'have other shapes'}: {name!r} is {sizes}"
+            f"{f'; then {_listed(other[1:])}' if other[1:] else ''}.{classes}"
+        )
+    best: tuple[int, str, dict[str, Any]] | None = None
+    for _, tensors in mappings:
+        named = _without_wrappers(tensors, target.own)
+        for prefix in [*_prefixes(named, target.own)[:1], ""]:
+            matched = sum(f"{prefix}{name}" in named for name in target.own)
+            if best is None or matched > best[0] or (matched == best[0] == 0 and len(named) > len(best[2])):
+                best = matched, prefix, named
+    assert best is not None
+    _, prefix, named = best
+    missing = [n for n in target.own if f"{prefix}{n}" not in named and not target.may_lack(n)]
+    missing = [n for n in missing if not any(f"{prefix}{t}" in named for t in target.tied.get(n, ()))]
+    left = [n for n in named if n.removeprefix(prefix) not in target.own and not target.may_have(n)]
+    parts = []
+    if missing:
+        parts.append(
+            f"{len(missing)} of its {len(target.own)} tensors {_are(missing)} missing ({_listed(missing)})"
+        )
+    if left:
+        parts.append(
+            f"{len(left)} of the {len(named)} given {_are(left)} not the network's ({_listed(left)})"
+        )
+    return UserError(f"{what} does not fit the network: {', and '.join(parts)}. Is --arch the network's?")
+
+
+def _are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _other_shapes(values: Mapping[str, Any], target: Target) -> list[str]:
+    return [n for n, value in values.items() if tuple(value.shape) != tuple(target.own[n].shape)]
+
+
+def _is_under(name: str, prefixes: Iterable[str]) -> bool:
+    return any(name.startswith(prefix) for prefix in prefixes)
+
+
+def _listed(names: Sequence[str], shown: int = SHOWN) -> str:
+    """Return the first names, quoted, with dots if there are more."""
+    return ", ".join(repr(n) for n in names[:shown]) + (", ..." if len(names) > shown else "")

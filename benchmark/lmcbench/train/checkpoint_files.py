@@ -1,0 +1,218 @@
+"""Recognise a checkpoint file by its content, and read it without executing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from lmcbench.errors import UserError, reading
+from lmcbench.train.torch_files import (
+    LEGACY_MAGIC,
+    DamagedError,
+    Inert,
+    as_mapping,
+    read_legacy,
+    read_pickle,
+    read_zip,
+)
+from lmcbench.train.train_state import load_tensors
+from lmcbench.untrusted import HEADER_BYTES, parse_json, read_bytes
+
+FOLDER_NAMES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+)
+"""Files of weights in a folder that a trainer wrote, in order of preference."""
+
+SIGNS = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself. Fetch it: git lfs pull"),
+    (b"\x89HDF", "an HDF5 file, as Keras writes. Convert its weights to a torch state dict"),
+    (b"GGUF", "a GGUF file of quantised weights. Give the checkpoint that it was made from"),
+    (b"\x93NUMPY", "a NumPy array. Save a state dict: torch.save(STATE, OUT)"),
+    (b"\x1f\x8b", "compressed by gzip. Unpack it: gunzip"),
+    (b"\xfd7zXZ", "compressed by xz. Unpack it: unxz"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd. Unpack it: unzstd"),
+    (b"BZh", "compressed by bzip2. Unpack it: bunzip2"),
+)
+"""First bytes of files of other kinds, and what to do."""
+
+QUANTISED = (
+    "qweight",
+    "qzeros",
+    "SCB",
+    "quant_map",
+    "absmax",
+    "weight_scale",
+    "_packed_params",
+)
+"""Last parts of names that quantisation adds."""
+
+ADAPTER = ("lora_A", "lora_B", "lora_down", "lora_up", "lora_a", "lora_b", "hada_w1_a", "lokr_w1")
+"""Parts of names of adapters."""
+
+
+def read_content(path: Path) -> Mapping[Any, Any]:
+    """Return the content of a checkpoint: mappings, nested as in the file, with tensors or `StoredTensor`.
+
+    Args:
+        path: a safetensors file, the index of one in several parts, a file of `torch.save` of any version, or
+            a folder that a trainer wrote.
+
+    Raises:
+        UserError: naming what the file is and what to do, if it is no checkpoint, damaged, a program, or has
+            quantised weights or an adapter alone.
+    """
+    path = _file_of(path)
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty, perhaps because writing was interrupted. Save the weights again.")
+    with reading(path), path.open("rb") as file:
+        head = file.read(512)
+    try:
+        content = _parsed(path, head)
+    except DamagedError as error:
+        raise UserError(
+            f"{path} is damaged or incomplete ({error}). Copy or download it again, and compare the sizes."
+        ) from None
+    _check_weights(path, content)
+    return content
+
+
+def _file_of(path: Path) -> Path:
+    """Return the file of weights that a path means."""
+    if path.is_dir():
+        found = next((path / name for name in FOLDER_NAMES if (path / name).is_file()), None)
+        if found is not None:
+            return found
+        if any(path.glob("*.distcp")):
+            raise UserError(
+                f"{path} is a checkpoint of torch.distributed. Convert it: python -m "
+                "torch.distributed.checkpoint.format_utils dcp_to_torch DIR FILE."
+            )
+        raise UserError(
+            f"{path} is a folder without {', '.join(FOLDER_NAMES[:4])}. Give the file with the weights."
+        )
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+    return path
+
+
+def _parsed(path: Path, head: bytes) -> Mapping[Any, Any]:
+    """Return the content of a file that begins with `head`."""
+    for sign, what in SIGNS:
+        if head.startswith(sign):
+            raise UserError(f"{path} is {what}.")
+    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        raise UserError(f"{path} is a web page, perhaps of a failed download or a login. Download it again.")
+    if head[257:262] == b"ustar":
+        raise UserError(f"{path} is a tar archive. Unpack it and give the file with the weights.")
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and 2 <= length <= HEADER_BYTES:
+        return _read_safetensors(path, length)
+    if head.lstrip()[:1] == b"{":
+        return _read_parts(path)
+    if head.startswith(b"PK\x03\x04"):
+        content = read_zip(path)
+    elif head.startswith(LEGACY_MAGIC):
+        content = read_legacy(path)
+    elif head[:1] == b"\x80":
+        content = read_pickle(path)
+    else:
+        raise UserError(
+            f"{path} is no checkpoint: neither safetensors nor a file of torch.save. "
+            "Save the weights: torch.save(model.state_dict(), FILE)."
+        )
+    found = as_mapping(content)
+    if found is None:
+        origin = f"a {content.origin}" if isinstance(content, Inert) else f"a {type(content).__name__}"
+        raise UserError(
+            f"{path} holds {origin}, not a state dict. Save one: torch.save(model.state_dict(), FILE)."
+        )
+    return found
+
+
+def _read_safetensors(path: Path, length: int) -> Mapping[str, Any]:
+    """Return the tensors of a safetensors file, whose header has `length` bytes."""
+    with path.open("rb") as file:
+        header = file.read(8 + length)[8:]
+    if len(header) < length:
+        raise DamagedError("its header is cut short")
+    named = parse_json(header, f"{path}: its header", limit=HEADER_BYTES)
+    ends = [
+        value["data_offsets"][1]
+        for value in named.values()
+        if isinstance(value, dict) and isinstance(value.get("data_offsets"), list)
+    ]
+    expected, found = 8 + length + max(ends, default=0), path.stat().st_size
+    if found < expected:
+        raise DamagedError(f"it has {found:,} bytes, its header says {expected:,}")
+    try:
+        return load_tensors(path)
+    except (SafetensorError, OSError) as error:
+        raise DamagedError(str(error)) from None
+
+
+def _read_parts(path: Path) -> Mapping[str, Any]:
+    """Return the tensors of a checkpoint in several parts, given its index."""
+    index = parse_json(read_bytes(path, limit=HEADER_BYTES), str(path), limit=HEADER_BYTES)
+    parts = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(parts, dict) or not all(isinstance(name, str) for name in parts.values()):
+        raise UserError(f"{path} is a JSON file without a weight_map. Give the file with the weights.")
+    content: dict[str, Any] = {}
+    for name in dict.fromkeys(parts.values()):
+        if Path(name).name != name:
+            raise UserError(
+                f"{path} names a file in another folder: {name!r}. Put all parts beside the index."
+            )
+        if not (path.parent / name).is_file():
+            raise UserError(f"{path} names {name}, which is missing. Put all parts beside the index.")
+        content |= read_content(path.parent / name)
+    return content
+
+
+def _check_weights(path: Path, content: Mapping[Any, Any]) -> None:
+    """Raise `UserError` for quantised weights, and for an adapter without the network's weights."""
+    names, quantised = _names_in(content, 0)
+    parts = [name.split(".") for name in names]
+    if quantised or any(part[-1] in QUANTISED for part in parts):
+        raise UserError(
+            f"{path} has quantised weights, which cannot be averaged. Give the checkpoint before "
+            "quantisation, or save model.dequantize()."
+        )
+    adapters = [name for name, part in zip(names, parts, strict=True) if set(part) & set(ADAPTER)]
+    if adapters:
+        alone = len(adapters) == len(names)
+        raise UserError(
+            f"{path} {'is a LoRA adapter alone' if alone else 'has a LoRA adapter beside the weights'} "
+            f"({adapters[0]!r}, {len(adapters)} tensors). Merge it into its network and save that: "
+            "model.merge_and_unload() of peft."
+        )
+
+
+def _names_in(content: Mapping[Any, Any], depth: int) -> tuple[list[str], bool]:
+    """Return the names of all tensors in a content, and whether any of them is quantised."""
+    names: list[str] = []
+    quantised = False
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            if depth < 6:
+                inner, also = _names_in(value, depth + 1)
+                names, quantised = names + inner, quantised or also
+        elif hasattr(value, "dtype") and isinstance(name, str):
+            names.append(name)
+        quantised |= isinstance(value, Inert) and "_rebuild_qtensor" in value.origin
+    return names, quantised
+
+
+def shard_advice(path: Path) -> str:
+    """Return a sentence if the file is one of several parts; empty otherwise."""
+    if "-of-" not in path.name:
+        return ""
+    index = next(iter(sorted(path.parent.glob("*.index.json"))), None)
+    return f" It is one of several parts: give {index or 'the index (*.index.json)'}."
