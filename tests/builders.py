@@ -76,7 +76,7 @@ def cell_table(cell: Cell, *, images: tuple[int, int], siblings: int, params: in
     """Return the fields of a record that do not depend on results; `images`: of training and test set."""
     suite, fork, recipe = cell.suite, cell.fork, cell.recipe
     seeds = Seeds.of(suite.name, suite.version, cell.replicate, siblings)._asdict()
-    trunk = fork.epoch is not None
+    trunk = fork.has_trunk
     return {
         "schema": SCHEMA,
         "key": cell.key,
@@ -93,8 +93,8 @@ def cell_table(cell: Cell, *, images: tuple[int, int], siblings: int, params: in
         "fork": {
             "name": fork.name,
             "epoch": fork.epoch,
-            "step": fork.step(recipe.steps_per_epoch(images[0])) if trunk else None,
-            "fraction": fork.epoch / recipe.epochs if trunk else None,
+            "step": cell.fork_step(images[0]) if trunk else None,
+            "fraction": cell.fork_step(images[0]) / recipe.length(images[0]) if trunk else None,
         },
         "replicate": cell.replicate,
         "seeds": {role: list(s) if isinstance(s, tuple) else s for role, s in seeds.items()},

@@ -12,9 +12,10 @@ from lmcbench.output import make_table, one_line
 from lmcbench.spec.architectures import OWN_NETWORKS
 from lmcbench.spec.cells import expand, families
 from lmcbench.spec.evaluation_shifts import CIFAR_C, CORRUPTIONS, is_shifted, parse_shifted
+from lmcbench.spec.forks import Fork
 from lmcbench.spec.shift_rules import SHIFTS
 from lmcbench.spec.shifts import ALIASES
-from lmcbench.spec.suite import Suite
+from lmcbench.spec.suite import ShiftSpec, Suite
 from lmcbench.spec.suite_files import load_suite, published_suites
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ def suite_text(suite: Suite, where: Mapping[str, str]) -> str:
     facts = {
         "data": f"{_data_text(suite)}; {where[own]}",
         **{f"shifted test set {name}": where[name] for name in shifted},
-        "shifts": ", ".join(spec.shift.label for spec in suite.shifts),
-        "forks (epoch)": ", ".join(fork.name for fork in suite.fork_list),
+        "shifts": ", ".join(map(_shift_text, suite.shifts)),
+        "forks": ", ".join(Fork.parse(fork).name for fork in suite.forks),
         **_comparators(suite),
         "siblings": f"{suite.siblings} per cell",
         "replicates": suite.replicates,
@@ -90,6 +91,13 @@ def suite_text(suite: Suite, where: Mapping[str, str]) -> str:
     )
     head = f"{suite.name} version {suite.version}: {one_line(suite.description)}"
     return f"{head}\n\n{make_table(list(facts.items()), style='plain')}\n\n{networks}"
+
+
+def _shift_text(spec: ShiftSpec) -> str:
+    """Return a shift, and its forks if they are not the suite's."""
+    forks = spec.fork_list
+    own = "" if forks is None else f" (forks {', '.join(fork.name for fork in forks)})"
+    return f"{spec.shift.label}{own}"
 
 
 def _comparators(suite: Suite) -> dict[str, str]:

@@ -393,12 +393,19 @@ def test_three_siblings_make_three_pairs(tmp_path):
 
 def test_shared_noise_on_the_same_data_gives_the_same_networks(tmp_path):
     """Oracle 1: equal seeds and data, so distance, disagreement and barriers are exactly 0."""
-    shared = suite().model_copy(
-        update={"shifts": [type(suite().shifts[0])(name="none", noise="shared")], "forks": [0, 1]}
-    )
-    work(shared, tmp_path / "r")
+    late = '{ name = "same-half", noise = "shared", forks = ["30%"] }'
+    one = f'shifts = [{{ name = "none", noise = "shared" }}, {late}]'
+    text = SUITE.format(lr=0.1, extra="").replace('shifts = ["none", "same-half", "label-skew"]', one)
+    work(parse_suite(text.encode(), "shared.toml"), tmp_path / "r", Selection(forks=["0", "30%"]))
+    frame = load_records(tmp_path / "r").drop_duplicates("key")
+    assert sorted(zip(frame["shift"], frame["fork"], strict=True)) == [
+        *[("none[noise=shared]", "0")] * 2,
+        *[("same-half[noise=shared]", "30%")] * 2,
+    ]
     for path in (tmp_path / "r" / "records").iterdir():
         record = read_record(path)
+        if record.fork.name == "30%":  # of 2 epochs of 6 steps, rounded down
+            assert (record.fork.epoch, record.fork.step, record.fork.fraction) == (None, 3, 3 / 12)
         a, b = (load_file(tmp_path / "r" / file["path"]) for file in record.evidence["checkpoints"])
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])

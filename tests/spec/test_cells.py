@@ -69,6 +69,38 @@ def test_each_shift_and_fork_that_is_asked_for_has_a_cell_or_is_refused(shifts, 
     assert message in str(refused.value)
 
 
+OWN = {"name": "label-skew", "noise": "shared", "forks": [0, "30%"]}
+
+
+def test_a_shift_may_have_forks_of_its_own():
+    suite = toy_suite(shifts=["none", OWN], forks=[*PRICED, "3%"], comparator_shifts=["none"])
+    label = "label-skew[noise=shared]"
+    assert [f.name for f in suite.fork_list] == [*map(str, PRICED), "3%", "30%"]
+    places = [(s.label, f.name) for s, f in suite.conditions]
+    assert places == [("none", f) for f in (*map(str, PRICED), "3%")] + [(label, "0"), (label, "30%")]
+    later = expand(suite, Selection(["lmc_mlp"], forks=["30%"], replicates=range(1)))
+    assert [(c.shift.label, c.fork.name) for c in later] == [(label, "30%")]
+    # digits has 1437 images: 44 batches of 32 an epoch, 4 epochs
+    assert (later[0].fork_step(1437), later[0].length(1437)) == (52, 176)
+    with pytest.raises(UserError, match=r"has 3% only under none, none of which is selected"):
+        expand(suite, Selection(shifts=[label], forks=["3%"]))
+    with pytest.raises(ValueError, match=r"'label-skew\[noise=shared\]' has forks of its own"):
+        toy_suite(shifts=["none", OWN], forks=PRICED, comparator_shifts=["none", label])
+
+
+def test_cost_matched_networks_cost_what_siblings_of_the_latest_fork_do_for_each_recipe():
+    """The latest of a share and an epoch depends on the recipe's length."""
+    recipes = {
+        "slow": {"lr": 0.1, "batch_size": 32, "epochs": 4},
+        "fast": {"lr": 0.1, "batch_size": 32, "epochs": 40},
+    }
+    suite = toy_suite(forks=[0, "30%", 2, "whole-budget"], recipes=recipes)
+    for name, latest in (("lmc_linear", 88), ("lmc_mlp", 528)):
+        [cell] = expand(suite, Selection([name], ["none"], ["whole-budget"], range(1)))
+        full = cell.recipe.length(1437)
+        assert cell.length(1437) == latest + 2 * (full - latest)
+
+
 def test_keys_are_distinct_and_16_hex_digits():
     keys = [cell.key for cell in expand(toy_suite())]
     assert len(set(keys)) == len(ALL) == 48

@@ -10,7 +10,16 @@ from lmcbench.spec.forks import COMPARATORS, EQUAL_COST, INDEPENDENT, WHOLE_BUDG
 
 @pytest.mark.parametrize(
     ("text", "name", "epoch"),
-    [(0, "0", 0.0), ("2", "2", 2.0), (2.0, "2", 2.0), ("0.5", "0.5", 0.5), (INDEPENDENT, INDEPENDENT, None)],
+    [
+        *[(0, "0", 0.0), ("2", "2", 2.0), (2.0, "2", 2.0), ("0.5", "0.5", 0.5)],
+        *[
+            ("10%", "10%", None),
+            ("3.0%", "3%", None),
+            ("0.50%", "0.5%", None),
+            ("0.000001%", "0.000001%", None),
+        ],
+        *[("0%", "0", 0.0), (INDEPENDENT, INDEPENDENT, None)],
+    ],
 )
 def test_names_of_one_fork_agree(text, name, epoch):
     fork = Fork.parse(text)
@@ -18,25 +27,55 @@ def test_names_of_one_fork_agree(text, name, epoch):
     assert Fork.parse(fork.name) == fork
 
 
-@pytest.mark.parametrize("text", [-1, "-1", "", "x", True, float("nan"), float("inf"), "1e3", "Independent"])
+@pytest.mark.parametrize(
+    "text",
+    [-1, "-1", "", "x", True, float("nan"), float("inf"), "1e3", "Independent", "100%", "-3%", "3 %", "%"],
+)
 def test_anything_else_is_refused_with_what_is_allowed(text):
-    with pytest.raises(UserError, match=r"Unknown fork .*Allowed: an epoch \(0, 2, 0\.5\) or 'independent'"):
+    with pytest.raises(
+        UserError, match=r"Unknown fork .*Allowed: an epoch \(0, 2, 0\.5\), a share .*or 'independent'"
+    ):
         Fork.parse(text)
 
 
 def test_whole_epochs_fall_on_full_passes():
-    assert [Fork.parse(e).step(44) for e in (0, 1, 3, 0.5, INDEPENDENT)] == [0, 44, 132, 22, 0]
+    assert [Fork.parse(e).step(44, 440) for e in (0, 1, 3, 0.5, INDEPENDENT)] == [0, 44, 132, 22, 0]
 
 
 @example(29, 100)  # 28.999999999999996 in floating point
 @given(st.integers(0, 999), st.integers(1, 500))
 def test_steps_of_a_part_of_an_epoch_are_exact(hundredths, steps):
     fork = Fork.parse(f"{hundredths / 100:.2f}")
-    assert fork.step(steps) == Fraction(hundredths, 100) * steps // 1
+    assert fork.step(steps, 10 * steps) == Fraction(hundredths, 100) * steps // 1
+
+
+@example(29.0, 100)
+@given(st.integers(1, 99_999).map(lambda hundredths: hundredths / 1000), st.integers(1, 5000))
+def test_steps_of_a_share_of_training_are_exact_and_rounded_down(percent, length):
+    fork = Fork.parse(f"{percent:.3f}%")
+    assert fork.step(7, length) == Fraction(f"{percent:.3f}") * length // 100 < length
+    assert fork.share(10) == percent / 100
+    assert Fork.parse(fork.name) == fork
+
+
+def test_a_share_does_not_depend_on_the_length_of_a_recipe_and_an_epoch_does():
+    assert [Fork.parse(name).share(20) for name in ("3%", "2", "0", INDEPENDENT)] == [0.03, 0.1, 0.0, None]
+    assert [Fork.parse(name).step(44, 440) for name in ("3%", "2", "0", INDEPENDENT)] == [13, 88, 0, 0]
 
 
 def test_forks_sort_by_epoch_and_independent_is_last():
-    names = [WHOLE_BUDGET, EQUAL_COST, INDEPENDENT, "from:b.safetensors@00000000", "10", "2", "0.5", "0"]
+    names = [
+        WHOLE_BUDGET,
+        EQUAL_COST,
+        INDEPENDENT,
+        "from:b.safetensors@00000000",
+        "10",
+        "2",
+        "0.5",
+        "30%",
+        "3%",
+        "0",
+    ]
     assert [f.name for f in sorted(map(Fork.parse, names), key=lambda f: f.order)] == names[::-1]
 
 
@@ -71,7 +110,7 @@ def test_equal_cost_is_missed_by_half_a_step_a_network_at_most(k, siblings, more
 @pytest.mark.parametrize("name", COMPARATORS)
 def test_comparators_have_no_fork(name):
     fork = Fork.parse(name)
-    assert (fork.name, fork.identity, fork.epoch, fork.step(44)) == (name, name, None, 0)
+    assert (fork.name, fork.identity, fork.epoch, fork.step(44, 440)) == (name, name, None, 0)
     assert fork.is_cost_matched is (name != INDEPENDENT)
 
 
@@ -85,7 +124,7 @@ def test_a_checkpoint_is_what_is_in_it(tmp_path):
     assert fork.identity == same.identity == f"from:{fork.sha256}" != different.identity
     # no folder of this machine in the name, and enough to tell two files of one name apart
     assert fork.name == same.name == "from:w.safetensors@ba7816bf"
-    assert (fork.epoch, fork.step(44), fork.is_cost_matched) == (None, 0, False)
+    assert (fork.epoch, fork.step(44, 440), fork.is_cost_matched) == (None, 0, False)
     first.unlink()
     known = Fork.parse("from:w.safetensors@ba7816bf")
     assert known.name == "from:w.safetensors@ba7816bf"

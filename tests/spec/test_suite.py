@@ -119,6 +119,13 @@ important = st.one_of(
         .map(lambda s: {"name": "label-skew", "params": {"share": s}}),
     ),
     st.tuples(st.just(("forks",)), st.sampled_from([[0], [0, 1, "independent"], [0, 2]])),
+    st.tuples(st.just(("forks",)), st.sampled_from([[0, "3%"], [0, 2, "50%", "independent"]])),
+    st.tuples(
+        st.just(("shifts", 0)),
+        st.sampled_from([[0], [0, 2], ["3%"], [0, 2, "independent"]]).map(
+            lambda f: {"name": "none", "forks": f}
+        ),
+    ),
     st.tuples(st.just(("evaluations",)), st.sampled_from([["rotate-15"], ["gaussian_noise-3", "rotate-15"]])),
     st.tuples(st.just(("siblings",)), st.integers(3, 20)),
     st.tuples(
@@ -233,7 +240,17 @@ def test_a_rule_may_get_another_parameter_without_orphaning_results(monkeypatch)
         (edited("[0, 2,", "[0, 4,"), "fork 4 is not before the end of recipe 'slow'."),
         (
             edited("[0, 2,", "[0, -2,"),
-            "forks.1: Unknown fork -2. Allowed: an epoch (0, 2, 0.5) or 'independent', ",
+            "forks.1: Unknown fork -2. Allowed: an epoch (0, 2, 0.5), a share of training below 100% ('3%') ",
+        ),
+        (edited("[0, 2,", '["3%", "3.0%",'), "fork '3%' is listed twice."),
+        (edited("[0, 2,", '[0, "100%",'), "forks.1: Unknown fork '100%'."),
+        (
+            edited('"same-half"', '{name = "none", noise = "shared", forks = [0, "0%"]}'),
+            "shifts.1: fork of shift none '0' is listed twice.",
+        ),
+        (
+            edited('"same-half"', '{name = "none", noise = "shared", forks = [7]}'),
+            "fork 7 is not before the end of recipe 'slow'.",
         ),
         (edited("[0, 2,", "[0, true,"), "forks.1: Unknown fork True."),
         (
@@ -387,7 +404,7 @@ def test_a_probe_of_an_unknown_shift_is_refused():
 
 @pytest.mark.parametrize("name", ["independent-equal-cost", "whole-budget"])
 def test_comparators_of_equal_cost_need_siblings_to_be_equal_to(name):
-    with pytest.raises(UserError, match="list an epoch as well"):
+    with pytest.raises(UserError, match="list an epoch or a share of training as well"):
         parse(edited('forks = [0, 2, "independent"]', f'forks = ["independent", "{name}"]'))
 
 

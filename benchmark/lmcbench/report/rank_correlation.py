@@ -110,7 +110,7 @@ def rank_correlations(records: Iterable[Record]) -> list[RankCorrelation]:
 
 
 def _analysed(cells: Cells, name: str) -> Iterator[Record]:
-    return (r for r in cells.records if r.fork.epoch is not None and has_analysis(r, name))
+    return (r for r in cells.records if r.fork.fraction is not None and has_analysis(r, name))
 
 
 def _ranked(replicate: int, what: tuple[str, ...], points: Sequence[tuple[float, float]]) -> Iterator[Ranked]:

@@ -230,12 +230,12 @@ def check_disk_space(family: Family, cells: Sequence[Cell], data: FamilyData, fo
     weights: list[Path] = []
     trunks: set[Path] = set()
     for cell in cells:
-        start = cell.fork.step(per_epoch)
+        start = cell.fork_step(n)
         logged = cell.suite.probe.logged(start, length, per_epoch) if cell.has_analyses else []
         for i in range(cell.networks):
             weights.append(folder.sibling(cell.key, i))
             weights += [folder.snapshot(cell.key, i, step) for step in logged]
-        if cell.fork.epoch is not None:
+        if cell.fork.has_trunk:
             trunks.add(folder.trunk(family.key, start))
     of_weights: int = sum(t.nbytes for t in data.model.state_dict().values())
     of_trunk: int = sum(

@@ -168,7 +168,7 @@ def training_share(cells: Sequence[Cell], data: FamilyData) -> float:
     a sibling that several cells share counts once per cell.
     """
     train, test, recipe = len(data.dataset.train), len(data.dataset.test), cells[0].recipe
-    forks = [cell.fork.step(recipe.steps_per_epoch(train)) for cell in cells]
+    forks = [cell.fork_step(train) for cell in cells]
     steps = sum(cell.networks * (cell.length(train) - at) for cell, at in zip(cells, forks, strict=True))
     training = TRAINING_PASSES * recipe.batch_size * (max(forks) + steps)
     has_norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in data.model.modules())

@@ -64,7 +64,7 @@ def make_siblings(family: Family, cell: Cell, data: FamilyData) -> list[Sibling]
     """Return the networks of a cell, without states."""
     seeds, noise, views = family.seeds, cell.shift.noise, data.views[cell.key]
     n = len(data.dataset.train)
-    start, length = cell.fork.step(family.recipe.steps_per_epoch(n)), cell.length(n)
+    start, length = cell.fork_step(n), cell.length(n)
     siblings = []
     # a single network sees the union of the siblings' views
     for i, view in enumerate(views.items if cell.networks > 1 else [views.union]):
@@ -82,7 +82,7 @@ def make_siblings(family: Family, cell: Cell, data: FamilyData) -> list[Sibling]
         origin: int | str | None = None
         if cell.fork.checkpoint is not None:
             origin = cell.fork.sha256
-        elif cell.fork.epoch is None:
+        elif not cell.fork.has_trunk:
             origin = seeds.init[i + 1]
         name = f"{cell.key}-{i}"
         siblings.append(Sibling(name, start, length, length, sequence, seeds.layer[index], origin))

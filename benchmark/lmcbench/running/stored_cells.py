@@ -108,7 +108,7 @@ def analysis_input(cell: Cell, data: FamilyData, folder: RunFolder) -> AnalysisI
     views, protocol, probe = data.views[cell.key], cell.suite.protocol, cell.suite.probe
     n = len(data.dataset.train)
     per_epoch, length = cell.recipe.steps_per_epoch(n), cell.recipe.length(n)
-    steps = probe.logged(cell.fork.step(per_epoch), length, per_epoch)
+    steps = probe.logged(cell.fork_step(n), length, per_epoch)
     snapshots = load_snapshots(cell, steps, folder, data.model)
 
     def train(count: int) -> Split:

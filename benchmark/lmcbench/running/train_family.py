@@ -67,7 +67,7 @@ def train_family(
     flop = step_flop(data.model, data.dataset.shape, family.recipe.batch_size)
     engine = choose_engine(family.architecture, data.model, data.dataset.shape, data.device.type, engine)
     logged = {
-        cell.key: cell.suite.probe.logged(cell.fork.step(per_epoch), length, per_epoch)
+        cell.key: cell.suite.probe.logged(cell.fork_step(n), length, per_epoch)
         for cell in cells
         if cell.has_analyses
     }
@@ -220,7 +220,7 @@ def _store_cell(
     """Store a cell's siblings and its training file; a step costs `flop` FLOPs and takes `step_s` seconds."""
     data, n = fleet.data, len(fleet.data.dataset.train)
     per_epoch, views = cell.recipe.steps_per_epoch(n), fleet.data.views[cell.key]
-    fork = None if cell.fork.epoch is None else cell.fork.step(per_epoch)
+    fork = cell.fork_step(n) if cell.fork.has_trunk else None
     steps = (fork or 0) + sum(sibling.stop - sibling.start for sibling in siblings)
     training = {
         "engine": fleet.engine,

@@ -73,12 +73,15 @@ class Cell:
 
     def length(self, n: int) -> int:
         """Return the training steps of each network, the trunk's included, for `n` training images."""
-        full = self.recipe.length(n)
-        latest = self.suite.latest_fork
-        if not self.fork.is_cost_matched or latest is None:
+        full, per_epoch = self.recipe.length(n), self.recipe.steps_per_epoch(n)
+        if not self.fork.is_cost_matched:
             return full
-        fork_step = latest.step(self.recipe.steps_per_epoch(n))
-        return equal_share(fork_step, self.suite.siblings, full, self.networks)
+        latest = max(fork.step(per_epoch, full) for fork in self.suite.trunk_forks)
+        return equal_share(latest, self.suite.siblings, full, self.networks)
+
+    def fork_step(self, n: int) -> int:
+        """Return the step at which siblings start, for `n` training images; 0 without a trunk."""
+        return self.fork.step(self.recipe.steps_per_epoch(n), self.recipe.length(n))
 
     def summary(self) -> dict[str, Any]:
         """Return the cell as listed by `lmcbench suites NAME --json`."""
@@ -265,10 +268,11 @@ def _check_each_has_cells(
     suite: Suite, selection: Selection, forks: Sequence[Fork], places: Sequence[tuple[Shift, Fork]]
 ) -> None:
     """Raise if a selected fork or shift has no cell, which would be skipped silently otherwise."""
-    if not selection.forks:  # each shift has at least the forks that are not cost-matched
+    if not selection.forks:  # each shift has forks
         return
-    under = ", ".join(suite.comparator_shifts or [])
     idle = [fork.name for fork in forks if not any(fork == placed for _, placed in places)]
+    missing = idle or [fork.name for fork in forks]
+    under = ", ".join(dict.fromkeys(s.label for s, fork in suite.conditions if fork.name in missing))
     if idle:
         raise UserError(
             f"Suite {suite.name} has {' and '.join(idle)} only under {under}, none of which is selected. "

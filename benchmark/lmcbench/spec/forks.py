@@ -28,6 +28,7 @@ FROM = "from:"
 SUFFIX = ".safetensors"
 _CHECKPOINT = re.compile(rf"{FROM}(.+?)(?:@([0-9a-f]{{8}}))?")
 _EPOCH = re.compile(r"\d{1,9}(\.\d{1,12})?", re.ASCII)
+_SHARE = re.compile(r"(\d{1,2}(?:\.\d{1,6})?)%", re.ASCII)
 
 CHECKPOINT_BYTES = 2**36
 """Largest checkpoint that siblings start from; only its hash is computed here, part by part."""
@@ -35,10 +36,11 @@ CHECKPOINT_BYTES = 2**36
 
 @dataclass(frozen=True)
 class Fork:
-    """An epoch of the trunk, a comparator, or a checkpoint given in place of a trunk.
+    """A point of the trunk, a comparator, or a checkpoint given in place of a trunk.
 
     Attributes:
         epoch: epoch of the trunk, or None.
+        percent: share of training in percent, more than 0 and less than 100, or None.
         comparator: a key of `COMPARATORS`, or None.
         checkpoint: file of the weights that all siblings start from, or None.
         mark: the first 8 hex digits of the checkpoint's sha256, if the fork was read from a record.
@@ -48,13 +50,15 @@ class Fork:
     comparator: str | None = None
     checkpoint: Path | None = None
     mark: str | None = None
+    percent: float | None = None
 
     @classmethod
     def parse(cls, text: str | float) -> Fork:
         """Parse the name of a fork; the file of a checkpoint is not opened.
 
         Raises:
-            UserError: if it is not an epoch of at least 0, a comparator or `from:FILE.safetensors`.
+            UserError: if it is not an epoch of at least 0, a share of training (`3%`), a comparator or
+                `from:FILE.safetensors`.
         """
         if isinstance(text, str) and text in COMPARATORS:
             return cls(None, comparator=text)
@@ -64,27 +68,37 @@ class Fork:
         given = _CHECKPOINT.fullmatch(name)
         if given is not None and given[1].endswith(SUFFIX):
             return cls(None, checkpoint=Path(given[1]), mark=given[2])
+        share = _SHARE.fullmatch(name)
+        if share is not None and float(share[1]) > 0:
+            return cls(None, percent=float(share[1]))
+        if share is not None:  # the beginning of training has one name
+            return cls(0.0)
         if not _EPOCH.fullmatch(name):
             names = ", ".join(f"'{name}'" for name in COMPARATORS)
             found = printable(repr(text)) if isinstance(text, str | int | float) else type(text).__name__
             raise UserError(
-                f"Unknown fork {found}. Allowed: an epoch (0, 2, 0.5) or {names}; "
+                f"Unknown fork {found}. Allowed: an epoch (0, 2, 0.5), a share of training below "
+                f"100% ('3%') or {names}; "
                 f"on the command line also {FROM}FILE{SUFFIX}."
             )
         return cls(float(text))
 
     @property
     def name(self) -> str:
-        """The name in records and commands: `0`, `0.5`, `independent`, `from:FILE@MARK` without folder.
+        """The name in records and commands: `0`, `0.5`, `3%`, `independent`, `from:FILE@MARK`.
+
+        The folder of a checkpoint is no part of it.
 
         Raises:
             UserError: if the checkpoint cannot be read.
         """
         if self.checkpoint is not None:
             return f"{FROM}{self.checkpoint.name}@{self.mark or self.sha256[:8]}"
+        if self.percent is not None:
+            return f"{_short(self.percent)}%"
         if self.epoch is None:
             return self.comparator or INDEPENDENT
-        return str(int(self.epoch)) if self.epoch == int(self.epoch) else str(self.epoch)
+        return _short(self.epoch)
 
     @property
     def identity(self) -> str:
@@ -105,10 +119,28 @@ class Fork:
         except UserError as error:
             raise UserError(f"Fork {FROM}{error}") from None
 
-    def step(self, steps_per_epoch: int) -> int:
-        """Return the step at which siblings start, rounded down; 0 without a trunk."""
+    @property
+    def has_trunk(self) -> bool:
+        """Whether siblings leave a trunk: an epoch or a share of training."""
+        return self.epoch is not None or self.percent is not None
+
+    def step(self, steps_per_epoch: int, length: int) -> int:
+        """Return the step at which siblings start, rounded down; 0 without a trunk.
+
+        Args:
+            steps_per_epoch: full batches in the whole training set.
+            length: T, steps of a full training.
+        """
         # exact, because 0.29 * 100 is 28.99... in floating point
+        if self.percent is not None:
+            return math.floor(Fraction(str(self.percent)) * length / 100)
         return 0 if self.epoch is None else math.floor(Fraction(str(self.epoch)) * steps_per_epoch)
+
+    def share(self, epochs: float) -> float | None:
+        """Return the nominal share of training, 0 to 1, of a recipe of `epochs`; None without a trunk."""
+        if self.percent is not None:
+            return self.percent / 100
+        return None if self.epoch is None else self.epoch / epochs
 
     @property
     def is_cost_matched(self) -> bool:
@@ -116,13 +148,23 @@ class Fork:
         return self.comparator in (EQUAL_COST, WHOLE_BUDGET)
 
     @property
-    def order(self) -> tuple[float, int, str]:
-        """A sort key: epochs, then checkpoints, then comparators in the order of `COMPARATORS`."""
+    def order(self) -> tuple[int, float, str]:
+        """A sort key: fork 0, shares, other epochs, checkpoints, comparators in the order of `COMPARATORS`.
+
+        Which of a share and an epoch is later depends on the length of a recipe.
+        """
+        if self.percent is not None:
+            return 1, self.percent, ""
         if self.epoch is not None:
-            return self.epoch, 0, ""
+            return 0 if self.epoch == 0 else 2, self.epoch, ""
         if self.checkpoint is not None:
-            return math.inf, 0, self.name
-        return math.inf, 1 + list(COMPARATORS).index(self.name), ""
+            return 3, 0.0, self.name
+        return 4 + list(COMPARATORS).index(self.name), 0.0, ""
+
+
+def _short(number: float) -> str:
+    # without an exponent, which is no name of a fork
+    return f"{number:.12f}".rstrip("0").rstrip(".")
 
 
 def equal_share(fork_step: int, siblings: int, length: int, networks: int) -> int:

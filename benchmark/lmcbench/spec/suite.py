@@ -95,12 +95,28 @@ class Protocol(SuiteTable):
         return [i / (self.alphas - 1) for i in range(self.alphas)]
 
 
+def _fork(value: Any) -> Any:
+    if Fork.parse(value).checkpoint is not None:
+        raise ValueError(
+            "a suite cannot contain a checkpoint; give it to a run: --fork from:FILE.safetensors"
+        )
+    return value
+
+
+ForkList = Annotated[
+    list[Annotated[str | int | float, BeforeValidator(_fork)]], Field(min_length=1, max_length=1000)
+]
+
+
 class ShiftSpec(SuiteTable):
-    """A training shift of a suite: a name, or a table with parameters and noise mode."""
+    """A training shift of a suite: a name, or a table with parameters, noise mode and forks of its own."""
 
     name: str
     params: dict[str, Any] = Field(default_factory=dict)
     noise: Noise = "own"
+    forks: ForkList | None = Field(
+        default=None, description="in place of the suite's forks, comparators included; null: the suite's"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -110,12 +126,23 @@ class ShiftSpec(SuiteTable):
     @model_validator(mode="after")
     def _known(self) -> ShiftSpec:
         self.shift  # noqa: B018  (parsing validates)
+        _unique(f"fork of shift {self.name}", (f.name for f in self.fork_list or []))
         return self
 
     @property
     def shift(self) -> Shift:
         """The shift with all its parameters."""
         return Shift.parse(self.name, self.params, self.noise)
+
+    @property
+    def fork_list(self) -> list[Fork] | None:
+        """The forks of its own, parsed."""
+        return None if self.forks is None else [Fork.parse(fork) for fork in self.forks]
+
+    def definition(self) -> dict[str, Any]:
+        """Return the shift as in digests: without defaults."""
+        forks = self.fork_list
+        return self.shift.definition() | ({} if forks is None else {"forks": [f.name for f in forks]})
 
 
 class Probe(SuiteTable):
@@ -137,14 +164,6 @@ class Probe(SuiteTable):
         """
         ends = range((start // per_epoch + 1) * per_epoch, length, per_epoch)
         return [start, *ends[:: max(1, -(-len(ends) // self.snapshots))]]
-
-
-def _fork(value: Any) -> Any:
-    if Fork.parse(value).checkpoint is not None:
-        raise ValueError(
-            "a suite cannot contain a checkpoint; give it to a run: --fork from:FILE.safetensors"
-        )
-    return value
 
 
 def _evaluation(name: str) -> str:
@@ -178,7 +197,7 @@ class Suite(SuiteTable):
     sweep: Sweep | None = Field(default=None, description="settings that 'lmcbench tune' compares")
     architectures: list[Architecture] = Field(min_length=1)
     shifts: list[ShiftSpec] = Field(min_length=1)
-    forks: list[Annotated[str | int | float, BeforeValidator(_fork)]] = Field(min_length=1)
+    forks: ForkList
     comparator_shifts: list[str] | None = Field(
         default=None,
         min_length=1,
@@ -200,7 +219,8 @@ class Suite(SuiteTable):
     @model_validator(mode="after")
     def _agree(self) -> Suite:
         # before anything is combined; comparators may be under fewer shifts
-        cells = len(self.architectures) * len(self.shifts) * len(self.forks) * self.replicates
+        places = sum(len(self.forks if spec.forks is None else spec.forks) for spec in self.shifts)
+        cells = len(self.architectures) * places * self.replicates
         if cells > MAX_CELLS:
             raise ValueError(
                 f"has {cells:,} cells (architectures x shifts x forks x replicates); at most {MAX_CELLS:,} "
@@ -223,7 +243,7 @@ class Suite(SuiteTable):
                 raise ValueError(
                     f"data: {name!r} has an expected sha256, but is not a shifted test set of the suite"
                 )
-        _unique("fork", (f.name for f in self.fork_list))
+        _unique("fork", (Fork.parse(f).name for f in self.forks))
         _unique("gate measure", (test.measure for test in self.gate))
         labels, forks = [s.shift.label for s in self.shifts], [f.name for f in self.fork_list]
         for test in self.gate:
@@ -237,6 +257,11 @@ class Suite(SuiteTable):
                 if shift not in labels:
                     raise ValueError(f"{part}: the suite has no shift {shift!r}; it has {', '.join(labels)}")
         _unique("shift of the comparators", iter(compared))
+        for spec in self.shifts:
+            if spec.forks is not None and spec.shift.label in compared:
+                raise ValueError(
+                    f"comparator_shifts: {spec.shift.label!r} has forks of its own; list comparators there"
+                )
         if compared and not any(fork.is_cost_matched for fork in self.fork_list):
             raise ValueError(
                 f"comparator_shifts: no fork is {EQUAL_COST!r} or {WHOLE_BUDGET!r}; list one or drop this key"
@@ -249,7 +274,7 @@ class Suite(SuiteTable):
             ):
                 raise ValueError(
                     f"gate: {test.measure} has no cell, because fork {' and '.join(test.forks)} is not under "
-                    f"{', '.join(test.shifts)} (comparator_shifts)"
+                    f"{', '.join(test.shifts)} (comparator_shifts, or forks of a shift)"
                 )
         for fork in self.fork_list:
             for name, recipe in self.recipes.items():
@@ -257,16 +282,18 @@ class Suite(SuiteTable):
                     raise ValueError(f"fork {fork.name} is not before the end of recipe {name!r}")
             if self.sweep is not None and fork.epoch is not None and fork.epoch >= self.sweep.epochs:
                 raise ValueError(f"fork {fork.name} is not before the end of training in the sweep")
-            if fork.is_cost_matched and self.latest_fork is None:
+            if fork.is_cost_matched and not self.trunk_forks:
                 raise ValueError(
-                    f"fork {fork.name!r} has the cost of the latest fork of a trunk; list an epoch as well"
+                    f"fork {fork.name!r} has the cost of the latest fork of a trunk; list an epoch or a "
+                    "share of training as well"
                 )
         return self
 
     @property
     def fork_list(self) -> list[Fork]:
-        """The forks, parsed."""
-        return [Fork.parse(fork) for fork in self.forks]
+        """All forks, parsed: the suite's, then further ones of single shifts."""
+        own = (fork for spec in self.shifts for fork in spec.forks or [])
+        return list(dict.fromkeys(Fork.parse(fork) for fork in (*self.forks, *own)))
 
     @cached_property
     def conditions(self) -> list[tuple[Shift, Fork]]:
@@ -274,20 +301,34 @@ class Suite(SuiteTable):
         return self.conditions_of([spec.shift for spec in self.shifts], self.fork_list)
 
     def conditions_of(self, shifts: Iterable[Shift], forks: Iterable[Fork]) -> list[tuple[Shift, Fork]]:
-        """Combine shifts and forks; cost-matched comparators only under the suite's `comparator_shifts`."""
-        under, forks = self.comparator_shifts, list(forks)
+        """Return the combinations of `shifts` and `forks` that are cells; a given checkpoint is always one.
+
+        A shift has the forks of its own, or those of the suite: then cost-matched comparators only if it is
+        one of the suite's `comparator_shifts`.
+        """
+        forks, common = list(forks), [Fork.parse(fork) for fork in self.forks]
+        under = self.comparator_shifts
+        of_shift = {
+            spec.shift.label: [
+                fork
+                for fork in common
+                if under is None or not fork.is_cost_matched or spec.shift.label in under
+            ]
+            if spec.fork_list is None
+            else spec.fork_list
+            for spec in self.shifts
+        }
         return [
             (shift, fork)
             for shift in shifts
             for fork in forks
-            if under is None or not fork.is_cost_matched or shift.label in under
+            if fork.checkpoint is not None or fork in of_shift[shift.label]
         ]
 
     @property
-    def latest_fork(self) -> Fork | None:
-        """The latest fork of the trunk, which sets the length of cost-matched comparators."""
-        forks = [fork for fork in self.fork_list if fork.epoch is not None]
-        return max(forks, key=lambda fork: fork.order) if forks else None
+    def trunk_forks(self) -> list[Fork]:
+        """The forks of the trunk; the latest sets the length of cost-matched comparators."""
+        return [fork for fork in self.fork_list if fork.has_trunk]
 
     def with_tuned(self, recipe: Recipe) -> Suite:
         """Return the suite with `recipe`, the choice of 'lmcbench tune' for a network, under the name TUNED.
@@ -332,8 +373,8 @@ class Suite(SuiteTable):
         content["recipes"].pop(TUNED, None)  # of one network, by a tuning file: part of keys instead
         if self.sweep is not None:
             content["sweep"] = self.sweep.model_dump(mode="json", exclude_defaults=True)
-        content["shifts"] = [spec.shift.definition() for spec in self.shifts]
-        content["forks"] = [fork.name for fork in self.fork_list]
+        content["shifts"] = [spec.definition() for spec in self.shifts]
+        content["forks"] = [Fork.parse(fork).name for fork in self.forks]
         if self.comparator_shifts is not None:
             content["comparator_shifts"] = sorted(self.comparator_shifts)
         return digest(content)

@@ -63,7 +63,7 @@ class Cells:
     def forked(self, split: str = SPLIT) -> pd.DataFrame:
         """Return the measured cells whose siblings share a trunk."""
         table = self.measured(split)
-        return table[table["fork_epoch"].notna()]
+        return table[table["fork_fraction"].notna()]
 
     def baselines(self) -> set[str]:
         """Return the labels of the baseline, whose convex loss makes most measures constant."""

@@ -124,7 +124,7 @@ def check_fork(record: Record, cell: Cell, pins: Pins) -> Problems:
     expected: dict[str, Any] = {"epoch": cell.fork.epoch}
     if record.cost is not None:
         n = count_images(record, "train")
-        step = None if cell.fork.epoch is None else cell.fork.step(cell.recipe.steps_per_epoch(n))
+        step = cell.fork_step(n) if cell.fork.has_trunk else None
         expected |= {"step": step, "fraction": None if step is None else step / cell.length(n)}
     for key, value in expected.items():
         yield from _differs(f"fork.{key}", getattr(record.fork, key), value)
@@ -195,7 +195,7 @@ def check_cost(record: Record, cell: Cell, pins: Pins) -> Problems:
             yield "cost", "must not be null for a cell that is ok"
         return
     n = count_images(record, "train")
-    fork_step = cell.fork.step(cell.recipe.steps_per_epoch(n))
+    fork_step = cell.fork_step(n)
     steps = fork_step + cell.networks * (cell.length(n) - fork_step)
     if cost.train_steps != steps:
         yield "cost.train_steps", f"found {cost.train_steps:,}, the suite's recipe takes {steps:,}"
