@@ -16,7 +16,7 @@ from lmcbench.data import cache, decode, parquet
 from lmcbench.data.listing import list_datasets
 from lmcbench.data.sources import SOURCES, open_dataset
 from lmcbench.errors import UserError
-from real_data import REAL
+from real_data import EXCERPT, REAL
 
 from .images import encode, pictures, write_cifar10, write_parquet
 
@@ -379,7 +379,9 @@ def test_the_jpeg_copy_is_told_by_its_hashes(place, tmp_path, monkeypatch):
         open_dataset(str(place / "cifar10"))
 
 
-def test_the_real_jpeg_copy_opens_under_its_own_name_only(photographs):
+@pytest.mark.slow_tier
+def test_the_real_jpeg_copy_opens_under_its_own_name_only(whole_photographs):
+    photographs = whole_photographs
     assert photographs.shape == (3, 32, 32)
     assert [entry["n"] for entry in photographs.identity()] == [50_000, 10_000]
     mean, std = photographs.statistics
@@ -388,14 +390,28 @@ def test_the_real_jpeg_copy_opens_under_its_own_name_only(photographs):
     assert np.bincount(photographs.train.labels).tolist() == [5000] * 10
 
 
-def test_real_fashion_mnist_has_its_published_statistics(fashion):
+def test_the_first_real_images_open(fashion, photographs):
+    for opened, shape in ((fashion, (1, 28, 28)), (photographs, (3, 32, 32))):
+        assert opened.shape == shape
+        assert [entry["n"] for entry in opened.identity()] == list(EXCERPT.values())
+        assert set(opened.test.labels) == set(range(10))
+    # as over all images, within what a thousand are off
+    assert fashion.statistics[0] == pytest.approx([0.286], abs=0.01)
+    assert photographs.statistics[0] == pytest.approx([0.491, 0.482, 0.447], abs=0.02)
+
+
+@pytest.mark.slow_tier
+def test_real_fashion_mnist_has_its_published_statistics(whole_fashion):
+    fashion = whole_fashion
     mean, std = fashion.statistics
     assert (mean[0], std[0]) == (pytest.approx(0.2860, abs=5e-5), pytest.approx(0.3530, abs=5e-5))
     assert fashion.classes[9] == "Ankle boot"
     assert np.bincount(fashion.test.labels).tolist() == [1000] * 10
 
 
-def test_real_data_open_again_in_less_than_half_a_second(photographs, session_cache, monkeypatch):
+@pytest.mark.slow_tier
+@pytest.mark.usefixtures("whole_photographs")
+def test_real_data_open_again_in_less_than_half_a_second(session_cache, monkeypatch):
     monkeypatch.setenv("LMCBENCH_CACHE", str(session_cache))
     start = time.perf_counter()
     opened = open_dataset("cifar10-jpeg", REAL)
