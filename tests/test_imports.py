@@ -268,6 +268,47 @@ def test_light_commands_work_without_torch_and_never_import_it(tmp_path, blocked
     assert "12.3" in (tmp_path / "leaderboard" / "README.md").read_text(encoding="utf-8")
 
 
+SMALL = """
+name = "small"
+version = 1
+description = "for tests"
+shifts = ["label-skew"]
+forks = [0]
+replicates = 1
+[data]
+name = "digits"
+train_size = 480
+test_size = 100
+[protocol]
+alphas = 3
+calibration = 50
+train_eval = 50
+[recipes.short]
+lr = 0.05
+batch_size = 64
+epochs = 1
+[[architectures]]
+name = "lmc_linear"
+recipe = "short"
+"""
+
+
+def test_a_run_imports_neither_the_compiler_nor_scikit_learn(tmp_path):
+    """Each takes 0.3 to 1 s, once a process; gradient noise and the stacked engine do without."""
+    (tmp_path / "small.toml").write_text(SMALL)
+    run = ["run", "small.toml", "--device", "cpu", "--jobs", "1", "--out", "out"]
+    script = SCRIPT.format(heavy=["torch._dynamo", "sympy", "sklearn"], blocked=[], commands=[run])
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[:3] == [run, 0, []]
+    [path] = (tmp_path / "out" / "records").iterdir()
+    record = json.loads(path.read_text())
+    assert record["env"]["engine"] == "stacked"
+    assert record["noise"]["gradient"]["union"]["trace"] > 0
+
+
 @pytest.mark.parametrize("package", ["torch", "timm"])
 def test_measures_work_without_torch(package):
     script = (

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.func import vmap
+from torch.func import grad, vmap
 from torch.nn import functional as F  # noqa: N812
 
 from lmcbench.connect import gradient_noise as gradients
@@ -27,6 +27,14 @@ def one_by_one(model, state, split):
         F.cross_entropy(model(image[None]), label[None]).backward()
         rows.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     return torch.stack(rows).double().numpy()
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "softmax"])
+def test_gradients_have_the_bits_of_torch_func_grad(name, nets, monkeypatch):
+    state, split = nets.trained(name, 0), nets.images(N)
+    ours = gradient_noise(nets.build(name), state, split, VIEWS)
+    monkeypatch.setattr(gradients, "_gradient_of", grad)
+    assert gradient_noise(nets.build(name), state, split, VIEWS) == ours
 
 
 def brute(gradients):

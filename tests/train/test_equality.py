@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 
 from fleets import KINDS, RECIPE, distance, fresh, size, train
 from lmcbench.spec.recipe import Recipe
+from lmcbench.train import fused
 
 SLOW = {"layernorm convnext", "norm-free resnet"}
 ALL = [pytest.param(kind, marks=[pytest.mark.slow] if kind in SLOW else []) for kind in KINDS]
@@ -78,6 +80,18 @@ def test_bf16_keeps_weights_in_fp32_and_stays_close(kind, engine):
         assert state.finite
         tensors = {**state.params, **state.slots["momentum"]}
         assert {t.dtype for t in tensors.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_a_fleet_has_the_bits_of_torchs_own(smoothing, monkeypatch):
+    recipe = RECIPE.model_copy(update={"label_smoothing": smoothing})
+    model, states, feed = fresh("norm-free cnn", [1, 2, 3], recipe=recipe)
+    ours = train("stacked", model, states, feed, 5, recipe)
+    monkeypatch.delitem(fused.TABLE, F.cross_entropy)
+    theirs = train("stacked", model, states, feed, 5, recipe)
+    assert torch.equal(ours.losses, theirs.losses)
+    for a, b in zip(ours.states, theirs.states, strict=True):
+        assert all(torch.equal(t, b.params[name]) for name, t in a.params.items())
 
 
 def test_bf16_in_both_engines_alike():

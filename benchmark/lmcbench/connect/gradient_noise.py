@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, vmap
+from torch._functorch import eager_transforms as functorch
+from torch.func import vmap
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -152,9 +153,10 @@ def _moments(
 
     def loss(leaves: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         there = {**state, **{alias: leaves[name] for name, names in aliases.items() for alias in names}}
-        return F.cross_entropy(network.forward(there, image[None]), label[None])
+        # one image without a batch dimension: of a batch torch checks the size, and imports sympy for that
+        return F.cross_entropy(network.forward(there, image[None])[0], label)
 
-    gradients = vmap(grad(loss), in_dims=(None, 0, 0))
+    gradients = vmap(_gradient_of(loss), in_dims=(None, 0, 0))
     belongs = torch.zeros(len(views), len(images), dtype=torch.float64, device=network.device)
     for row, view in zip(belongs, views, strict=True):
         row[view.to(row.device)] = 1 / len(view)
@@ -173,6 +175,32 @@ def _moments(
                 totals[name] += belongs[:, rows].to(flat.dtype) @ flat
     products = torch.stack([total @ total.T for total in totals.values()]).sum(0)
     return squares.cpu(), products.cpu()
+
+
+def _gradient_of(loss: Callable[..., Tensor]) -> Callable[..., dict[str, Tensor]]:
+    """Return the gradient of `loss` in its first argument, tensors by name: `torch.func.grad`, same bits.
+
+    The public function enters a context of torch._dynamo, whose import takes a second; these are its other
+    steps.
+    """
+
+    def gradient(leaves: dict[str, Tensor], *rest: Tensor) -> dict[str, Tensor]:
+        with functorch.grad_increment_nesting() as level, torch.enable_grad():
+            leaves, rest = functorch._wrap_all_tensors((leaves, rest), level)
+            for leaf in leaves.values():
+                functorch._create_differentiable(leaf, level)
+            # with a graph as there: some operators have another backward pass without, with other bits
+            found = torch.autograd.grad(
+                loss(leaves, *rest),
+                list(leaves.values()),
+                create_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            found = functorch._undo_create_differentiable(found, level)
+        return dict(zip(leaves, found, strict=True))
+
+    return gradient
 
 
 def _trainable(model: nn.Module) -> dict[str, list[str]]:

@@ -203,9 +203,9 @@ def _stacked(
             # an operator without a batching rule runs once per member: slower, same result
             warnings.filterwarnings("ignore", message="There is a performance drop")
             loss = losses_of(stacked.params, stacked.buffers, images, labels)
-        # one backward pass over all members, whose losses are independent
-        ones = torch.ones_like(loss)
-        grads = torch.autograd.grad(loss, weights, ones, allow_unused=True, materialize_grads=True)
+        # one backward pass over all members, whose losses are independent; torch imports sympy where it is
+        # given gradients of the losses
+        grads = torch.autograd.grad(loss.sum(), weights, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             update(recipe, stacked.params, grads, stacked.slots, rates[step - start], step)
         history.append(loss.detach())

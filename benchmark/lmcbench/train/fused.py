@@ -101,9 +101,27 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **
     return functorch._add_batch_dim(out, axis, level)
 
 
+DEFAULTS = {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0}
+"""Options of `F.cross_entropy` as torch passes them on; all others are None by default."""
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, **kwargs: Any) -> Tensor:
+    """Compute `F.cross_entropy` without options, with the bits of vmap's own rule.
+
+    That rule checks sizes by a function that imports sympy (0.3 s), and looks for labels to ignore.
+    """
+    plain = all(value == DEFAULTS.get(name) for name, value in kwargs.items())
+    # in bf16 torch chooses where it rounds
+    exact = _batched(logits) and logits.ndim == 2 and logits.dtype in (torch.float32, torch.float64)
+    if not (plain and exact):
+        return F.cross_entropy(logits, labels, **kwargs)
+    return -F.log_softmax(logits, 1).gather(1, labels[:, None]).sum() / len(labels)
+
+
 TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
     F.batch_norm: batch_norm,
     F.conv2d: conv2d,
+    F.cross_entropy: cross_entropy,
     F.scaled_dot_product_attention: attention,
 }
 
