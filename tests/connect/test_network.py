@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+import lmcbench
 from lmcbench.connect.interpolation import alpha_grid, states_on_line
 from lmcbench.connect.network import Network
 from lmcbench.errors import UserError
@@ -227,3 +229,20 @@ def test_a_layer_that_runs_several_times_has_the_mean_over_its_calls(calls, alia
     assert torch.equal(fresh["unused.running_var"][0], torch.ones(4, dtype=torch.float64))
     assert network.model.norm.momentum is None
     assert not network.model._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    "form", [lambda y: (y, y), lambda y: {"logits": y}, lambda y: SimpleNamespace(logits=y)]
+)
+def test_logits_are_found_in_what_a_model_returns(form):
+    class Wrapped(torch.nn.Linear):
+        def forward(self, x):
+            return form(super().forward(x.flatten(1)))
+
+    torch.manual_seed(0)
+    plain, wrapped = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)), Wrapped(4, 3)
+    a, b = wrapped.state_dict(), {n: -v for n, v in wrapped.state_dict().items()}
+    split = {"test": (torch.randn(9, 1, 2, 2), torch.arange(9) % 3)}
+    found = lmcbench.trace_path(wrapped, a, b, split, 3)["test"]
+    a, b = ({f"1.{n}": v for n, v in state.items()} for state in (a, b))
+    assert found.loss.tolist() == lmcbench.trace_path(plain, a, b, split, 3)["test"].loss.tolist()

@@ -36,6 +36,35 @@ def test_source_is_told_by_the_name(name, source):
     assert named(name).source == source
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("timm/resnet18.a1_in1k", "resnet18.a1_in1k"),
+        ("hf-hub:timm/resnet18.a1_in1k", "resnet18.a1_in1k"),
+        ("hf_hub:timm/resnet18", "resnet18"),
+        ("https://huggingface.co/timm/resnet18.a1_in1k", "resnet18.a1_in1k"),
+        ("timm.resnet18", "resnet18"),
+        ("timm:resnet18", "resnet18"),
+        ("timm.models.resnet18", "resnet18"),
+        ("torchvision.models.resnet18", "torchvision.models:resnet18"),
+        ("torchvision.models:resnet18", "torchvision.models:resnet18"),
+        ("torchvision/resnet18", "torchvision.models:resnet18"),
+        ("torchvision.resnet18", "torchvision.models:resnet18"),
+        ("pytorch/vision:resnet18", "torchvision.models:resnet18"),
+        ("timm/resnet18+small-stem(drop_rate=0.1)", "resnet18"),
+        ("timm.py:net", "timm.py:net"),
+        ("torchvision.models.resnet:resnet18", "torchvision.models.resnet:resnet18"),
+    ],
+)
+def test_names_are_read_in_the_spellings_of_cards_and_scripts(text, name):
+    assert parse_architecture(text, "sgd").name == name
+
+
+def test_a_network_of_another_repository_is_refused_with_what_to_do():
+    with pytest.raises(UserError, match="the network of a repository on the hub is not known"):
+        parse_architecture("hf-hub:google/vit-base-patch16-224", "sgd")
+
+
 def test_labels_show_settings_in_order_and_no_folder():
     assert named("lmc_mlp", width=64, depth=2).label == "lmc_mlp(depth=2,width=64)"
     assert named("/home/me/nets/net.py:make").label == "net.py:make"

@@ -215,6 +215,107 @@ def test_a_users_file(tmp_path):
         build(arch(f"{tmp_path / 'bad.py'}:net"), (1, 8, 8), 10, 0)
 
 
+ANYBODYS = """
+from collections import namedtuple
+import torch
+from torch import nn
+
+Output = namedtuple("Output", ["logits", "aux_logits"])
+
+class Net(nn.Module):
+    def __init__(self, input_channels, n_classes=1000, *, image_size=224, out="tensor"):
+        super().__init__()
+        self.fc = nn.Linear(input_channels * image_size**2, n_classes)
+        self.out = out
+
+    def forward(self, x):
+        y = self.fc(x.flatten(1))
+        if self.out == "aux" and not self.training:
+            return y
+        return {"tensor": y, "tuple": (y, x), "dict": {"features": x, "logits": y}, "list": [[y]],
+                "object": Output(y, x), "aux": Output(y, x)}[self.out]
+
+class Auxiliary(Net):
+    def __init__(self, input_channels, image_size, n_classes):
+        super().__init__(input_channels, n_classes, image_size=image_size, out="aux")
+        self.AuxLogits = nn.Identity()
+
+def fixed():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+def passes_on(**kwargs):
+    return inner(**kwargs)
+
+def inner(num_classes, width=8):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, num_classes))
+
+def wide(num_classes, channels=64):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, channels), nn.Linear(channels, num_classes))
+
+def configured(config):
+    return inner(config.classes)
+
+def flat(num_classes):
+    return nn.Flatten()
+"""
+
+
+@pytest.fixture
+def anybodys(tmp_path):
+    (tmp_path / "anybodys.py").write_text(ANYBODYS)
+    return lambda name, **kwargs: build(
+        arch(f"{tmp_path / 'anybodys.py'}:{name}", **kwargs), (1, 8, 8), 10, 0
+    )
+
+
+@pytest.mark.parametrize("out", ["tensor", "tuple", "dict", "list", "object"])
+def test_a_class_is_given_what_it_takes_and_returns_logits(anybodys, out):
+    model = anybodys("Net", out=out)
+    assert isinstance(model(torch.zeros(3, 1, 8, 8)), torch.Tensor)
+    assert model(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+    assert list(model.state_dict()) == ["fc.weight", "fc.bias"]
+
+
+def test_logits_are_found_in_training_too(anybodys):
+    model = anybodys("Auxiliary")
+    assert model.train()(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+
+
+def test_only_arguments_that_a_factory_takes_are_passed(anybodys):
+    assert anybodys("fixed")[1].in_features == 64
+    assert anybodys("passes_on", width=4)[1].out_features == 4
+    assert anybodys("wide")[1].out_features == 64  # `channels` is a width here
+    with pytest.raises(BuildError, match="unexpected keyword argument 'widht'"):
+        anybodys("passes_on", widht=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("configured", "argument: 'config'"), ("flat", r"logits \[n, 10\], found \(2, 64\)")],
+)
+def test_a_network_that_cannot_be_called_gets_a_wrapper(anybodys, name, message):
+    with pytest.raises(UserError, match=message) as refused:
+        anybodys(name)
+    assert [line.strip() for line in str(refused.value).splitlines()[-3:]] == [
+        f"from anybodys import {name}",
+        "def net(num_classes, in_chans, img_size):",
+        f"return {name}(...)",
+    ]
+
+
+def test_networks_of_torchvision_are_built():
+    model = build(arch("torchvision.models.mobilenet_v3_small"), (3, 32, 32), 10, 0)
+    assert model.classifier[-1].out_features == 10
+    with pytest.raises(UserError, match=r"from torchvision\.models import ResNet") as refused:
+        build(arch("torchvision.models:ResNet"), (3, 32, 32), 10, 0)
+    assert "missing 2 required positional arguments" in str(refused.value)
+
+
+def test_a_dotted_name_of_a_module_is_told_how_to_write_it():
+    with pytest.raises(UserError, match=r"is named torch\.nn:Linear"):
+        build(arch("torch.nn.Linear"), (1, 8, 8), 10, 0)
+
+
 def test_unknown_names_get_a_suggestion():
     with pytest.raises(UserError, match=r"Unknown architecture 'resnet_18'.*resnet18"):
         build(arch("resnet_18"), (3, 32, 32), 10, 0)

@@ -18,6 +18,7 @@ from lmcbench.connect.blending import COUNTER, STATISTICS, Stack, State, check_m
 from lmcbench.connect.isolation import copy_model, isolated, without_autocast
 from lmcbench.connect.parameter_swap import EvalCaches, ParameterSwap, graph_leaves
 from lmcbench.errors import UserError, counted, describe, is_out_of_memory
+from lmcbench.results.logits import find_logits
 
 MAX_IMAGES = 500
 """Maximum number of images per forward pass if the caller gives no batch size."""
@@ -162,7 +163,7 @@ class Network:
         """
         try:
             with without_autocast(self.device), self._parameters.use(state):
-                out = self.model(batch.to(self.device, self.dtype))
+                out = find_logits(self.model(batch.to(self.device, self.dtype)))
         finally:
             self._eval_caches.clear()
         if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(batch):

@@ -67,8 +67,8 @@ class Architecture(BaseModel):
     """A network and the recipe it is trained with.
 
     `name` is one of the package's own networks, a timm registry name, `module:function` or
-    `file.py:function`. A factory is called as `f(num_classes=..., in_chans=..., **kwargs)`, with
-    `img_size=...` if it has this parameter.
+    `file.py:function`, function or class. A factory is given the number of classes, channels and image size
+    under the names that its signature has (`num_classes`, `in_chans` and `img_size`, or others in use).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -82,6 +82,7 @@ class Architecture(BaseModel):
     @classmethod
     def _check_name(cls, name: str) -> str:
         """Reject malformed names; whether timm has the network is checked when it is built."""
+        name = usual_name(name)
         if ":" in name:
             return name
         if name.endswith(".py"):
@@ -166,6 +167,38 @@ class Architecture(BaseModel):
             "fingerprint": self.fingerprint,
             **adapted,
         }
+
+
+def usual_name(text: str) -> str:
+    """Return a network's name from the spellings that cards and scripts use; other text as it is.
+
+    Raises:
+        UserError: for a repository of the Hugging Face hub whose network timm does not name.
+
+    Example:
+        >>> usual_name("hf-hub:timm/resnet18.a1_in1k"), usual_name("torchvision.models.resnet18")
+        ('resnet18.a1_in1k', 'torchvision.models:resnet18')
+    """
+    hub = _HUB.match(text)
+    if hub is not None:
+        owner, _, network = text[hub.end() :].partition("/")
+        if owner != "timm" or not network:
+            raise UserError(
+                f"Architecture {printable(text)!r}: the network of a repository on the hub is not known. "
+                "Name the network of timm, as 'lmcbench archs' lists it, or your function FILE.py:FUNCTION."
+            )
+        return network
+    for pattern, replacement in _SPELLINGS:
+        if found := pattern.fullmatch(text):
+            return found.expand(replacement)
+    return text
+
+
+_HUB = re.compile(r"(hf[-_]hub:|https?://huggingface\.co/|(?=timm/))")
+_SPELLINGS = (
+    (re.compile(r"timm(?:\.models)?[.:](\w[\w.-]*)"), r"\1"),
+    (re.compile(r"(?:torchvision(?:\.models)?[.:/]|pytorch/vision:)(\w+)"), r"torchvision.models:\1"),
+)
 
 
 def fingerprint_of(source: bytes) -> str:

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lmcbench.errors import UserError
 
-
 OptimizerName = Literal["sgd", "adamw"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
@@ -11,8 +13,10 @@ import torch
 from torch import nn
 
 from lmcbench.errors import UserError, describe, unknown
+from lmcbench.results.logits import find_logits, return_logits
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train.adapt import ADAPT, AdaptationError
+from lmcbench.train.factory_arguments import arguments_for, call_factory, wrapper_for
 from lmcbench.train.importing import import_source
 from lmcbench.train.networks import NETWORKS
 
@@ -51,16 +55,23 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
     """
     channels, height, width = shape
     factory = find_factory(architecture)
-    arguments: dict[str, Any] = {"num_classes": classes, "in_chans": channels, **architecture.kwargs}
-    if _takes_image_size(architecture, factory):
-        arguments.setdefault("img_size", height if height == width else (height, width))
+    given = architecture.kwargs
+    is_users = architecture.source in ("module", "file")
+    if is_users:
+        arguments = arguments_for(factory, shape, classes, given)
+        if architecture.name.startswith("torchvision."):  # its ViTs take it from their keywords
+            arguments.setdefault("image_size", height)
+    else:
+        arguments = {"num_classes": classes, "in_chans": channels, **given}
+        if _takes_image_size(architecture, factory):
+            arguments.setdefault("img_size", height if height == width else (height, width))
     adaptation = None if architecture.adapt is None else ADAPT[architecture.adapt]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
             if adaptation is not None:
                 arguments = adaptation.arguments(factory, arguments)
-            model = factory(**arguments)
+            model = call_factory(factory, arguments, given) if is_users else factory(**arguments)
             if not isinstance(model, nn.Module):
                 raise _UnusableError(f"it returned {type(model).__name__}, no torch.nn.Module")
             if adaptation is not None:
@@ -75,21 +86,39 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
                     )
             with torch.no_grad():
                 out = model.eval()(torch.zeros(2, *shape))
+                if is_users and (not isinstance(out, torch.Tensor) or _returns_more(model, shape)):
+                    model.register_forward_hook(return_logits)
+                    out = find_logits(out)
         except Exception as error:
             size = f"{channels} x {height} x {width}"
             is_ours = isinstance(error, (AdaptationError, _UnusableError))
+            needs_wrapper = isinstance(error, TypeError) or architecture.source == "module"
             reason = str(error) if is_ours else describe(error, architecture.path)
             raise BuildError(
                 f"Architecture {architecture.label} cannot be built for images {size} and {classes} classes: "
-                f"{reason}",
+                f"{reason}{_advice(architecture) if needs_wrapper else ''}",
                 reason,
             ) from error
     if not isinstance(out, torch.Tensor) or out.shape != (2, classes):
         found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         raise LogitsError(
             f"Architecture {architecture.label} must return logits [n, {classes}], found {found}."
+            f"{_advice(architecture)}"
         )
     return model
+
+
+def _advice(architecture: Architecture) -> str:
+    """Return the wrapper to write for a user's factory; empty for other networks."""
+    return f"\n{wrapper_for(architecture.name)}" if architecture.source in ("module", "file") else ""
+
+
+def _returns_more(model: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether a network that returns logits in eval mode returns more in training (Inception, GoogLeNet)."""
+    if not any("aux" in name.lower() for name, _ in model.named_children()):
+        return False
+    training = copy.deepcopy(model).train()
+    return not isinstance(training(torch.zeros(2, *shape)), torch.Tensor)
 
 
 def find_factory(architecture: Architecture) -> Callable[..., Any]:
@@ -105,7 +134,11 @@ def find_factory(architecture: Architecture) -> Callable[..., Any]:
         import timm
 
         if not timm.is_model(architecture.name):
-            raise unknown("architecture", architecture.name, [*NETWORKS, *timm.list_models()])
+            message = str(unknown("architecture", architecture.name, [*NETWORKS, *timm.list_models()]))
+            where, _, function = architecture.name.rpartition(".")
+            if where and _is_module(where):
+                message += f" A function or class of a module is named {where}:{function}."
+            raise UserError(message)
         return lambda **kwargs: timm.create_model(architecture.name, pretrained=False, **kwargs)
     where, _, function = architecture.name.rpartition(":")
     module = import_source(architecture)
@@ -119,6 +152,14 @@ def find_factory(architecture: Architecture) -> Callable[..., Any]:
         names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
         raise unknown(f"function in {where}", function, names)
     return cast(Callable[..., Any], factory)
+
+
+def _is_module(name: str) -> bool:
+    """Whether a module of this name can be found."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _takes_image_size(architecture: Architecture, factory: Callable[..., Any]) -> bool:
