@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from lmcbench.cli import catalogue, gate, landscape, leaderboard, networks, results, run
+from lmcbench.cli import catalogue, gate, landscape, leaderboard, networks, results, run, tune
 from lmcbench.cli.app import app, main
 
-__all__ = ["app", "catalogue", "gate", "landscape", "leaderboard", "main", "networks", "results", "run"]
+__all__ = [
+    "app",
+    "catalogue",
+    "gate",
+    "landscape",
+    "leaderboard",
+    "main",
+    "networks",
+    "results",
+    "run",
+    "tune",
+]

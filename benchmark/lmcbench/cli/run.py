@@ -37,7 +37,15 @@ def run(
     recipe: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Train with this recipe of the suite; needed for an unlisted --arch."
+            metavar="NAME",
+            help="Train with this recipe of the suite, or with 'tuned' (--tuning); needed for an unlisted "
+            "--arch.",
+        ),
+    ] = None,
+    tuning: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Use the recipe that 'lmcbench tune' chose for a network (DIR/tuning.json)."
         ),
     ] = None,
     shift: Annotated[
@@ -91,15 +99,24 @@ def run(
     from lmcbench.spec.suite_files import load_suite
 
     chosen = load_suite(suite)
+    tuned = None
+    if tuning is not None:
+        from lmcbench.running.tuned import TunedRecipe
+
+        tuned = TunedRecipe.read(tuning, chosen, recipe)
+        chosen, recipe = tuned.suite, tuned.recipe
     selection = Selection(
-        architectures=arch or (),
+        architectures=arch or (() if tuned is None else (tuned.architecture,)),
         shifts=shift or (),
         forks=fork or (),
         replicates=None if replicates is None else parse_replicates(replicates),
         recipe=recipe,
     )
     folder = RunFolder(out if out is not None else Path("runs") / chosen.name)
-    plan = plan_run(expand(chosen, selection), folder, measure or ())
+    cells = expand(chosen, selection)
+    if tuned is not None:
+        tuned.check_cells(cells)
+    plan = plan_run(cells, folder, measure or ())
     view = RunView(chosen, plan, folder)
     view.introduce()
     if dry_run:
@@ -119,6 +136,8 @@ def run(
                 conditions=by_engine(engine.value),
             ):
                 view.show(event)
+        if tuned is not None:
+            tuned.store(folder)
     except KeyboardInterrupt:
         print_text(view.interrupted(), err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None

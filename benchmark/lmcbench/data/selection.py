@@ -12,6 +12,7 @@ from lmcbench.data.dataset import Dataset, ImageSet
 from lmcbench.data.shifted_sets import open_all_shifted
 from lmcbench.data.sources import open_dataset
 from lmcbench.errors import UserError
+from lmcbench.spec.seeds import permutation
 from lmcbench.spec.shift_rules import Indices
 from lmcbench.spec.suite import DataSpec, Suite
 
@@ -81,6 +82,23 @@ def select_stratified(labels: np.ndarray, n: int) -> np.ndarray:
         members = np.flatnonzero(labels == label)
         chosen.append(members[(np.arange(take) * count) // max(take, 1)])
     return np.sort(np.concatenate(chosen))
+
+
+def split_held_out(labels: np.ndarray, share: float, seed: int) -> tuple[Indices, Indices]:
+    """Return the positions to train on and those held out: a stratified random split, each sorted.
+
+    Args:
+        labels: `[n]`.
+        share: of the images that are held out, rounded to whole images.
+        seed: the split is a function of it and of `labels`.
+    """
+    order = permutation(seed, HELD_OUT_STREAM, len(labels))
+    held = np.sort(order[select_stratified(labels[order], round(share * len(labels)))])
+    return np.setdiff1d(np.arange(len(labels)), held), held
+
+
+HELD_OUT_STREAM = 1 << 20
+"""Counter of the random stream of `split_held_out`; shifts draw from the first ones of the same seed."""
 
 
 def _take(images: ImageSet, index: np.ndarray) -> ImageSet:

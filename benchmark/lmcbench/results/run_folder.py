@@ -42,6 +42,10 @@ class RunFolder:
         """Path of the record of a cell."""
         return self.records / f"{key}.json"
 
+    def tuning(self, network: str) -> Path:
+        """Path of the tuning file of a network that was run with recipe `tuned`."""
+        return self.root / "tuning" / f"{network}.json"
+
     def predictions(self, key: str) -> Path:
         """Path of the fp16 test logits of a cell's siblings."""
         return self.root / "predictions" / f"{key}.safetensors"

@@ -40,10 +40,14 @@ class ProgressLines:
     Args:
         finished: cells that were finished before the run.
         clock: a monotonic clock, in seconds.
+        unit: what is counted.
     """
 
-    def __init__(self, finished: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, finished: int, clock: Callable[[], float] = time.monotonic, unit: str = "cell"
+    ) -> None:
         self.finished = finished
+        self.unit = unit
         self.clock = clock
         self.began = self.printed = clock()
 
@@ -59,7 +63,8 @@ class ProgressLines:
             return None
         self.printed = now
         left = f", about {_h_m_s(elapsed * (cells - done) / new)} left" if new > 0 else ""
-        return f"{done:.{1 if cells >= 10 else 2}f} of {counted(cells, 'cell')} after {_h_m_s(elapsed)}{left}"
+        shown = f"{done:.{1 if cells >= 10 else 2}f} of {counted(cells, self.unit)}"
+        return f"{shown} after {_h_m_s(elapsed)}{left}"
 
 
 def _h_m_s(seconds: float) -> str:

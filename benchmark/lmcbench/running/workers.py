@@ -19,7 +19,8 @@ from lmcbench.machine import environment
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-    from lmcbench.running.plan import Event, Task
+    from lmcbench.running.plan import Task
+    from lmcbench.running.tune_training import TuningTask
 
 POLL_S = 0.5
 """Seconds between checks that the workers are alive."""
@@ -38,7 +39,7 @@ class _State(Enum):
     DONE = 2
 
 
-def run_in_processes(tasks: Sequence[Task], jobs: int) -> Iterator[Event]:
+def run_in_processes(tasks: Sequence[Task] | Sequence[TuningTask], jobs: int) -> Iterator[Any]:
     """Yield the events of `tasks`, done by `jobs` single-threaded processes; they end with this generator.
 
     Raises:
@@ -78,7 +79,9 @@ def run_in_processes(tasks: Sequence[Task], jobs: int) -> Iterator[Event]:
             worker.kill()
 
 
-def _work(todo: multiprocessing.Queue[Task | None], events: multiprocessing.Queue[object]) -> None:
+def _work(
+    todo: multiprocessing.Queue[Task | TuningTask | None], events: multiprocessing.Queue[object]
+) -> None:
     """Run a worker: do tasks until there are none, or until the parent ends in any way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _exit_once)
@@ -86,13 +89,19 @@ def _work(todo: multiprocessing.Queue[Task | None], events: multiprocessing.Queu
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     from lmcbench.running.family import reopen_data, run_family
+    from lmcbench.running.tune_training import TuningTask, reopen_tuning_data, train_settings
 
     dataset = None
     events.put(_State.READY)
     while (task := todo.get()) is not None:
         try:
-            dataset = dataset or reopen_data(task)
-            for event in run_family(task, dataset):
+            if isinstance(task, TuningTask):
+                dataset = dataset or reopen_tuning_data(task)
+                work: Iterator[object] = train_settings(task, dataset)
+            else:
+                dataset = dataset or reopen_data(task)
+                work = run_family(task, dataset)
+            for event in work:
                 events.put(event)
         except UserError as error:
             events.put(error)

@@ -60,6 +60,7 @@ def advance(
     start: int,
     stop: int,
     limit: int | None = None,
+    rates: Sequence[float] | None = None,
 ) -> Advanced:
     """Train each of `states` from step `start` to `stop` of its training.
 
@@ -77,7 +78,11 @@ def advance(
         start: first step, counted from the beginning of training.
         stop: one past the last step.
         limit: maximum number of members in one pass; None: all.
+        rates: peak learning rate of each member; None: the recipe's.
     """
+    recipes = [recipe] * len(states)
+    if rates is not None:
+        recipes = [recipe.model_copy(update={"lr": lr}) for lr in rates]
     if start == stop:
         return Advanced([state.copy() for state in states], torch.zeros(len(states), 0), 0, limit)
     run = _stacked if engine == "stacked" else _reference
@@ -91,7 +96,7 @@ def advance(
         while len(trained) < len(states):
             chunk = _next_chunk(len(trained), len(states), limit)
             try:
-                done = run(model, states, chunk, feed, recipe, lengths, layer_seeds, start, stop)
+                done = run(model, states, chunk, feed, recipes, lengths, layer_seeds, start, stop)
             except (RuntimeError, MemoryError) as error:
                 if len(chunk) == 1 or not is_out_of_memory(error):
                     raise
@@ -122,7 +127,7 @@ def _reference(
     states: Sequence[TrainState],
     chunk: range,
     feed: BatchSource,
-    recipe: Recipe,
+    recipes: Sequence[Recipe],
     lengths: Sequence[int],
     layer_seeds: Sequence[int],
     start: int,
@@ -130,6 +135,7 @@ def _reference(
 ) -> tuple[list[TrainState], Tensor]:
     """Train the only member of `chunk`, with the model itself."""
     (member,) = chunk
+    recipe = recipes[member]
     model.train()
     own = named_tensors(model)
     slots = states[member].copy().slots
@@ -167,7 +173,7 @@ def _stacked(
     states: Sequence[TrainState],
     chunk: range,
     feed: BatchSource,
-    recipe: Recipe,
+    recipes: Sequence[Recipe],
     lengths: Sequence[int],
     layer_seeds: Sequence[int],
     start: int,
@@ -180,6 +186,7 @@ def _stacked(
     in pieces equals a run made at once. A fleet of one would use other kernels.
     """
     model.train()
+    recipe = recipes[chunk[0]]  # they differ in the learning rate only
     device = next(model.parameters()).device
     twice = len(chunk) == 1 and device.type == "cpu"
     members = [*chunk, *chunk] if twice else list(chunk)
@@ -194,7 +201,7 @@ def _stacked(
         return _loss(recipe, network, images, labels)
 
     losses_of = vmap(loss_of)
-    schedules = [[recipe.lr_at(step, lengths[m]) for m in members] for step in range(start, stop)]
+    schedules = [[recipes[m].lr_at(step, lengths[m]) for m in members] for step in range(start, stop)]
     rates = torch.tensor(schedules, dtype=next(iter(stacked.params.values())).dtype, device=device)
     weights = [w.requires_grad_() for w in stacked.params.values()]
     history = []

@@ -1,0 +1,216 @@
+"""`tune` trains every setting, resumes bit for bit, and a run uses its choice."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from builders import toy_suite
+from lmcbench.data.selection import split_held_out
+from lmcbench.errors import UserError
+from lmcbench.results.record import read_record
+from lmcbench.results.tuning import read_tuning
+from lmcbench.running import tune_training
+from lmcbench.running.tune import default_folder, plan_tuning
+from lmcbench.running.tune_training import Trained, group_members
+from lmcbench.spec.architectures import parse_architecture
+
+SWEEP = {
+    "batch_size": 32,
+    "epochs": 2,
+    "optimizers": [
+        {"optimizer": "sgd", "lr": [0.2, 0.4]},
+        {"optimizer": "adamw", "lr": [0.003, 1e-9, 1e30], "weight_decay": [0.01]},
+    ],
+}
+RECIPES = {name: {"lr": 0.1, "batch_size": 32, "epochs": 2} for name in ("slow", "fast")}
+SMALL = {"data": {"name": "digits", "train_size": 250, "test_size": 50}, "recipes": RECIPES, "forks": [0]}
+
+
+def small(**changes):
+    return toy_suite(**{"sweep": SWEEP, **SMALL, **changes})
+
+
+def tune(suite, folder, arch="lmc_mlp", engine=None, jobs=1, stop=None):
+    run = plan_tuning(suite, arch, folder, data_dir=None, device="cpu", engine=engine)
+    for count, event in enumerate(e for e in run.run(jobs) if isinstance(e, Trained)):
+        del event
+        if count + 1 == stop:
+            return None
+    return run.conclude()
+
+
+def without_cost(tuning):
+    return tuning.model_dump(exclude={"cost"})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, tune(small(), folder)
+
+
+def test_every_setting_has_its_accuracies_and_the_file_has_the_choice(whole):
+    folder, tuning = whole
+    assert read_tuning(folder) == tuning
+    statuses = [[one.status for one in s.trainings] for s in tuning.settings]
+    assert statuses == [["ok"] * 3, ["ok"] * 3, ["ok"] * 3, ["did-not-learn"] * 3, ["diverged"] * 3]
+    assert (tuning.data.trained_on, tuning.data.held_out) == (200, 50)
+    assert all(0.2 < a <= 1 for s in tuning.settings[:3] for a in s.accuracies)
+    assert tuning.cost.engine == "stacked"
+    assert tuning.cost.train_flop > 0
+    assert not (folder / "trainings").exists()
+
+
+def test_members_with_different_rates_equal_trainings_of_their_own(whole, tmp_path):
+    # a sweep of one learning rate is another suite with the same seeds
+    alone = SWEEP | {"optimizers": [{"optimizer": "sgd", "lr": [0.4]}]}
+    found = tune(small(sweep=alone), tmp_path)
+    assert found.settings[0] == whole[1].settings[1]
+
+
+def test_an_interrupted_tuning_resumes_with_equal_results(whole, tmp_path, monkeypatch):
+    assert tune(small(), tmp_path, stop=6) is None  # the fleet of sgd is finished
+    assert not (tmp_path / "tuning.json").exists()
+    assert len(list((tmp_path / "trainings").iterdir())) == 6
+    trained = []
+    real = tune_training.advance
+    monkeypatch.setattr(
+        tune_training, "advance", lambda *a, **k: trained.append(a[4].optimizer) or real(*a, **k)
+    )
+    again = tune(small(), tmp_path)
+    assert set(trained) == {"adamw"}
+    assert without_cost(again) == without_cost(whole[1])
+    trained.clear()
+    assert tune(small(), tmp_path) == again
+    assert not trained
+
+
+def test_the_reference_engine_resumes_each_training(tmp_path):
+    suite = small(sweep=SWEEP | {"epochs": 1, "optimizers": [{"lr": [0.2]}]}, recipes=RECIPES)
+    whole = tune(suite, tmp_path / "a", engine="reference")
+    assert tune(suite, tmp_path / "b", engine="reference", stop=1) is None
+    assert len(list((tmp_path / "b" / "trainings").iterdir())) == 1
+    assert without_cost(tune(suite, tmp_path / "b", engine="reference")) == without_cost(whole)
+    with pytest.raises(UserError, match="engine reference"):
+        tune(suite, tmp_path / "b", engine="stacked")
+
+
+@pytest.mark.parametrize("engine", [None, "reference"])
+def test_a_damaged_training_is_repeated(whole, tmp_path, engine):
+    suite = small(sweep=SWEEP | {"optimizers": [{"lr": [0.2]}]})
+    tune(suite, tmp_path, engine=engine, stop=3)
+    [first, *_] = sorted((tmp_path / "trainings").iterdir())
+    first.write_text(first.read_text()[:-30])
+    found = tune(suite, tmp_path, engine=engine)
+    if engine is None:
+        assert found.settings[0] == whole[1].settings[0]
+    assert [one.status for one in found.settings[0].trainings] == ["ok"] * 3
+
+
+def test_a_changed_suite_with_the_same_sweep_keeps_the_results(whole, tmp_path, monkeypatch):
+    (tmp_path / "tuning.json").write_text((whole[0] / "tuning.json").read_text())
+    monkeypatch.setattr(tune_training, "advance", None)
+    changed = small(shifts=["none"])
+    found = tune(changed, tmp_path)
+    assert found.suite.digest == changed.digest != whole[1].suite.digest
+    assert found.settings == whole[1].settings
+    found.check(changed, "tuning.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "arch", "reason"),
+    [
+        ({"sweep": None}, "lmc_mlp", r"no \[sweep\]"),
+        ({"sweep": SWEEP | {"epochs": 3}}, "lmc_mlp", "another sweep"),
+        ({"version": 2}, "lmc_mlp", "another sweep"),
+        ({}, "lmc_linear", "is the tuning of lmc_mlp"),
+        ({}, "lmc_*", "matches lmc_linear, lmc_mlp"),
+        ({}, "nothing*", "matches"),
+        ({"sweep": SWEEP | {"batch_size": 201}}, "lmc_cnn", "fewer than one batch"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(whole, changes, arch, reason):
+    with pytest.raises(UserError, match=reason):
+        plan_tuning(small(**changes), arch, whole[0], data_dir=None, device="cpu")
+
+
+def test_the_test_set_is_not_used_and_splits_are_stratified_and_keyed():
+    labels = np.repeat(np.arange(4), 25)
+    kept, held = split_held_out(labels, 0.2, 7)
+    assert sorted([*kept, *held]) == list(range(100))
+    assert np.bincount(labels[held]).tolist() == [5, 5, 5, 5]
+    assert held.tolist() == split_held_out(labels, 0.2, 7)[1].tolist()
+    assert held.tolist() != split_held_out(labels, 0.2, 8)[1].tolist()
+    assert len(split_held_out(np.arange(10) % 2, 0.2, 7)[1]) == 2
+
+
+def test_fleets_share_all_but_the_learning_rate():
+    settings = small().sweep.settings
+    every = [(i, r) for i in range(5) for r in (1000, 1001)]
+    assert group_members(settings, every, "stacked") == [tuple(every[:4]), tuple(every[4:])]
+    assert group_members(settings, every, "reference") == [(m,) for m in every]
+
+
+def test_the_default_folder_has_no_separators():
+    path = default_folder(small(), parse_architecture("nets/my.py:net(a='x/y')", "tuned"))
+    assert path.parent.as_posix() == "runs/toy-tuning"
+    assert "/" not in path.name
+    assert default_folder(small(), small().architectures[1]).name == "lmc_mlp"
+
+
+SUITE_TOML = """
+name = "toy"
+version = 1
+description = "small"
+shifts = ["none"]
+forks = [0]
+replicates = 1
+data = { name = "digits", train_size = 250, test_size = 50 }
+recipes.mlp = { lr = 0.2, batch_size = 32, epochs = 2 }
+
+[sweep]
+batch_size = 32
+epochs = 2
+optimizers = [{ optimizer = "sgd", lr = [0.2, 0.4] }]
+
+[[architectures]]
+name = "lmc_mlp"
+recipe = "mlp"
+"""
+
+
+def command(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "lmcbench", *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def test_tune_and_run_on_the_command_line(tmp_path):
+    (tmp_path / "toy.toml").write_text(SUITE_TOML)
+    ask = ["tune", "toy.toml", "--arch", "lmc_mlp", "--device", "cpu", "--jobs", "2", "--engine", "reference"]
+    done = command(tmp_path, *ask)
+    assert done.returncode == 0, done.stderr
+    assert "Choice: sgd, lr 0." in done.stdout
+    file = tmp_path / "runs/toy-tuning/lmc_mlp/tuning.json"
+    tuning = read_tuning(file)
+    tuned = ["run", "toy.toml", "--recipe", "tuned", "--jobs", "1", "--device", "cpu"]
+    refused = command(tmp_path, *tuned)
+    assert (refused.returncode, "--tuning" in refused.stderr) == (2, True)
+    done = command(tmp_path, *tuned, "--tuning", str(file))
+    assert done.returncode == 0, done.stderr
+    [record] = [read_record(path) for path in (tmp_path / "runs/toy/records").iterdir()]
+    assert record.recipe["name"] == "tuned"
+    assert record.recipe["lr"] == tuning.recipe.lr
+    [copy] = (tmp_path / "runs/toy/tuning").iterdir()
+    assert copy.read_text() == file.read_text()
+    table = json.loads(file.read_text())
+    table["suite"]["digest"] = "0" * 64
+    file.write_text(json.dumps(table))
+    refused = command(tmp_path, *tuned, "--tuning", str(file))
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    assert "digest" in refused.stderr
