@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 
@@ -397,6 +398,17 @@ def _empty(tmp_path):
     return tmp_path / "bad.safetensors"
 
 
+def _pipe(tmp_path):
+    os.mkfifo(tmp_path / "bad.safetensors")
+    return tmp_path / "bad.safetensors"
+
+
+def _deep(tmp_path):
+    header = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    (tmp_path / "bad.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    return tmp_path / "bad.safetensors"
+
+
 def _kind(tmp_path):
     (tmp_path / "bad.txt").write_text("weights")
     return tmp_path / "bad.txt"
@@ -421,6 +433,8 @@ def _kind(tmp_path):
         (_torn, "is damaged or incomplete"),
         (_kind, "is no checkpoint"),
         (lambda tmp_path: tmp_path / "absent.pt", "There is no file"),
+        (_pipe, "is not a regular file"),
+        (_deep, "nest more than 40 levels"),
     ],
 )
 def test_bad_files_are_refused_in_one_message(files, measure, tmp_path, make, message, place):

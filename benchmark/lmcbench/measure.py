@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from lmcbench.running.splits import score_logits, to_stored
 from lmcbench.spec.architectures import parse_architecture
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint
+from lmcbench.untrusted import check_regular
 
 SPLITS = ("test", "train")
 
@@ -84,8 +86,9 @@ def measure(request: Request, data_dir: Path | None = None, device: str = "auto"
     where = choose_device(device)
     compute_exactly(where)
     for path in (*request.checkpoints, *([] if request.fork is None else [request.fork])):
-        if not path.is_file():  # checked before anything slow
+        if not path.exists():  # checked before anything slow
             raise UserError(f"There is no file {path}.")
+        check_regular(path, limit=sys.maxsize)
     dataset = open_dataset(request.data, data_dir)
     channels, *sides = dataset.shape
     height, width = sides if request.image_size is None else (request.image_size, request.image_size)

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import stat
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,14 +89,24 @@ def open_regular(path: Path, *, limit: int) -> Iterator[io.BufferedReader]:
         # a pipe without a writer must not block, and a device must not be read
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if stat.S_ISDIR(status.st_mode):
-                raise UserError(f"{path} cannot be read: Is a directory.")
-            if not stat.S_ISREG(status.st_mode):
-                raise UserError(f"{path} is not a regular file.")
-            if status.st_size > limit:
-                raise UserError(_too_large(str(path), status.st_size, limit))
+            _check_status(path, os.fstat(descriptor), limit)
             yield file
+
+
+def check_regular(path: Path, *, limit: int) -> None:
+    """Raise `UserError` unless `path`, with links followed, is a regular file of at most `limit` bytes."""
+    with reading(path):
+        status = path.stat()
+    _check_status(path, status, limit)
+
+
+def _check_status(path: Path, status: os.stat_result, limit: int) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{path} cannot be read: Is a directory.")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is not a regular file.")
+    if status.st_size > limit:
+        raise UserError(_too_large(str(path), status.st_size, limit))
 
 
 def check_within(path: Path, folder: Path) -> None:
@@ -231,6 +242,23 @@ def safetensors_header(content: bytes, origin: str) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise UserError(f"{origin} is not a safetensors file: its header is no JSON object.")
     return header
+
+
+def check_safetensors(path: Path) -> None:
+    """Check that a file may be given to a parser of safetensors: a regular file with a bounded header.
+
+    Raises:
+        UserError: naming the file and what is wrong.
+    """
+    with open_regular(path, limit=sys.maxsize) as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > size - 8:
+            raise UserError(f"{path} is not a whole safetensors file.")
+        if length > HEADER_BYTES:
+            raise UserError(_too_large(f"{path}: its header", length, HEADER_BYTES))
+        safetensors_header(start + file.read(length), str(path))
 
 
 # --- bounds --------------------------------------------------------------------------------------

@@ -282,9 +282,29 @@ def write_empty_class(folder):
     (folder / "test" / "emu").mkdir()
 
 
+def write_device(folder):
+    write_folder(folder)
+    (folder / "train" / "cat" / "1.png").unlink()
+    (folder / "train" / "cat" / "1.png").symlink_to("/dev/zero")
+
+
+def write_pipe(folder):
+    write_folder(folder)
+    os.mkfifo(folder / "test" / "dog" / "9.png")
+
+
+def write_huge(folder):
+    write_folder(folder)
+    with (folder / "train" / "cat" / "1.png").open("wb") as file:
+        file.truncate(3 * 2**30)
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
+        (write_device, r"train/cat/1.png is not a regular file"),
+        (write_pipe, r"test/dog/9.png is not a regular file"),
+        (write_huge, r"train/cat/1.png has 3,072.0 MB; at most 128.0 MB are read"),
         (write_odd_size, r"train/cat/1.png: the image is 16 x 16 pixels, expected 20 x 16"),
         (write_broken, r"train/cat/1.png: the image does not decode"),
         (write_empty_class, r"test/emu is a class without images"),
@@ -308,6 +328,23 @@ def test_odd_folders_are_refused(place, write, message):
     write(place / "pets")
     with pytest.raises(UserError, match=message):
         open_dataset(str(place / "pets"))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "pets.parquet: its metadata is damaged: .* nest more than 40 levels"),
+        ("{", "pets.parquet: its metadata is damaged: Expecting"),
+        (json.dumps({"info": {"features": {"label": {"_type": "ClassLabel", "names": [[1], "b"]}}}}), "text"),
+        (json.dumps({"info": {"features": {"label": {"_type": "ClassLabel", "names": {"a": "b"}}}}}), "text"),
+        (json.dumps({"info": {"features": {"label": {"_type": "ClassLabel", "names": 3}}}}), "list of text"),
+    ],
+)
+def test_metadata_of_a_parquet_file_is_bounded_and_checked(place, metadata, message):
+    table = pa.table({"image": list(map(encode, pictures(10))), "label": [0, 1] * 5})
+    pq.write_table(table.replace_schema_metadata({"huggingface": metadata}), place / "pets.parquet")
+    with pytest.raises(UserError, match=message):
+        open_dataset("pets", place)
 
 
 def test_a_path_to_nowhere_is_refused(place):

@@ -1,9 +1,11 @@
 import os
 from pathlib import Path
 
+import pytest
 import torch
+from safetensors import SafetensorError
 
-from lmcbench.train.train_state import load_tensors, save_tensors
+from lmcbench.train.train_state import load_tensors, read_metadata, save_tensors
 
 
 def test_weights_are_on_the_disk_before_they_take_their_place(tmp_path, monkeypatch):
@@ -15,3 +17,27 @@ def test_weights_are_on_the_disk_before_they_take_their_place(tmp_path, monkeypa
     save_tensors({"weight": torch.ones(1000)}, path)
     assert done == [path.stat().st_size, "k-0.safetensors"]
     assert load_tensors(path)["weight"].equal(torch.ones(1000))
+
+
+@pytest.mark.parametrize(
+    ("content", "keyword"),
+    [
+        (b"", "not a whole safetensors file"),
+        (b"\xff" * 8, "not a whole safetensors file"),
+        ((2).to_bytes(8, "little") + b"[]", "JSON object"),
+        ((200_000).to_bytes(8, "little") + b"[" * 100_000 + b"]" * 100_000, "nest more than"),
+        ((17 * 2**20).to_bytes(8, "little") + bytes(17 * 2**20), "at most 16.0 MB"),
+        (None, "not a regular file"),
+    ],
+)
+def test_a_header_is_bounded_before_it_is_parsed(tmp_path, content, keyword):
+    path = tmp_path / "k-0.safetensors"
+    os.mkfifo(path) if content is None else path.write_bytes(content)
+    with pytest.raises(SafetensorError, match=keyword):
+        load_tensors(path)
+    assert read_metadata(path) == {}
+
+
+def test_a_missing_file_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_tensors(tmp_path / "k-0.safetensors")

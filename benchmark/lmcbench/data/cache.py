@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from lmcbench.data.dataset import ImageSet, Labels, Pixels, SplitSummary, Summar
 from lmcbench.data.decode import RULES, Item, decode_batches
 from lmcbench.errors import UserError, reading
 from lmcbench.spec.canonical import digest
+from lmcbench.untrusted import open_regular
 
 SCHEMA = "lmcbench/pixels/1"
 
@@ -233,7 +235,7 @@ def file_hashes(files: Sequence[Path]) -> list[str]:
             if isinstance(entry, list) and len(entry) == len(stamp) + 1 and entry[:-1] == stamp:
                 hashes.append(entry[-1])
             else:
-                with file.open("rb") as stream:
+                with open_regular(file, limit=sys.maxsize) as stream:
                     hashes.append(hashlib.file_digest(stream, "sha256").hexdigest())
         # a time of modification in the future was set by hand; the next write resets it
         settled = abs(now - state.st_mtime_ns) > SETTLED_NS and state.st_ctime_ns < now - SETTLED_NS

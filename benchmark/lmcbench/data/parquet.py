@@ -8,7 +8,6 @@ use the class names of the first file for all files.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from lmcbench.data.dataset import Labels, mark_every_fifth
 from lmcbench.data.decode import Item, StoredImage
 from lmcbench.errors import UserError
+from lmcbench.untrusted import HEADER_BYTES, parse_json
 
 if TYPE_CHECKING:
     from pyarrow import Array
@@ -94,18 +94,21 @@ class _Table:
         self.path = path
         with self._errors("is not a readable parquet file"):
             self._file = ParquetFile(path)
+            stored = (self._file.schema_arrow.metadata or {}).get(b"huggingface")
+        metadata = {} if stored is None else parse_json(stored, f"{path}: its metadata", limit=HEADER_BYTES)
         try:
-            metadata = json.loads((self._file.schema_arrow.metadata or {})[b"huggingface"])
             features = {n: f for n, f in metadata["info"]["features"].items() if isinstance(f, dict)}
-        except (KeyError, ValueError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError):  # of another kind
             features = {}
         self.image = self._pick("image", image, features, "Image", IMAGE_NAMES)
         self.label = self._pick("label", label, features, "ClassLabel", LABEL_NAMES)
         feature = features.get(self.label, {})
-        names = feature.get("names") if feature.get("_type") == "ClassLabel" else None
+        names = (feature.get("names") if feature.get("_type") == "ClassLabel" else None) or ()
         if isinstance(names, dict):  # older versions of datasets wrote {"0": "airplane", ...}
-            names = [names[str(i)] for i in range(len(names))]
-        self.names: tuple[str, ...] = tuple(names or ())
+            names = [names.get(str(i)) for i in range(len(names))]
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{path}: the names of classes of column {self.label!r} are not a list of text.")
+        self.names: tuple[str, ...] = tuple(names)
 
     @contextmanager
     def _errors(self, text: str) -> Iterator[None]:

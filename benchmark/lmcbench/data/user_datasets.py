@@ -17,10 +17,14 @@ from lmcbench.data.dataset import Dataset
 from lmcbench.data.decode import Item
 from lmcbench.data.find_files import belongs_to, find_parquet
 from lmcbench.data.parquet import BATCH, ParquetSplit
-from lmcbench.errors import UserError, reading
+from lmcbench.errors import UserError
 from lmcbench.spec.datasets import is_path
+from lmcbench.untrusted import check_regular, read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+
+IMAGE_BYTES = 128 * 2**20
+"""Largest file of one image."""
 
 TEST_NAMES = ("test", "val", "valid", "validation")
 """Names of a test split, in order of preference."""
@@ -43,7 +47,7 @@ class FolderSplit:
         """All images, class by class, sorted by path; hidden files and folders are ignored.
 
         Raises:
-            UserError: for a class without images.
+            UserError: for a class without images, and for an image that is not a regular file or too large.
         """
         found: list[Path] = []
         for name in self.names:
@@ -55,6 +59,8 @@ class FolderSplit:
             )
             if not images:
                 raise UserError(f"{self.folder / name} is a class without images ({', '.join(SUFFIXES)}).")
+            for image in images:
+                check_regular(image, limit=IMAGE_BYTES)
             found += images
         return tuple(found)
 
@@ -77,8 +83,7 @@ class FolderSplit:
         for start in range(0, len(self.files), BATCH):
             items = []
             for file in self.files[start : start + BATCH]:
-                with reading(file):
-                    data = file.read_bytes()
+                data = read_bytes(file, limit=IMAGE_BYTES)
                 items.append(Item(file, None, data, labels[file.relative_to(self.folder).parts[0]]))
             yield items
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.resources import files
 from typing import Any
 
@@ -13,6 +12,7 @@ from lmcbench.results.cell_values import cell_value
 from lmcbench.results.record import Record
 from lmcbench.spec.gate_tests import MEASURES
 from lmcbench.spec.suite import Suite
+from lmcbench.untrusted import parse_json
 
 CALIBRATIONS = "calibration"
 """Folder beside the suites, with the output of `lmcbench calibrate SUITE --json` as `NAME-vVERSION.json`."""
@@ -32,7 +32,7 @@ def allowances(suite: Suite) -> dict[str, float]:
     file = files("lmcbench.suites") / CALIBRATIONS / f"{suite.name}-v{suite.version}.json"
     if not file.is_file():
         return {}
-    found: dict[str, Any] = json.loads(file.read_bytes())
+    found: dict[str, Any] = parse_json(file.read_bytes(), file.name)
     if found["suite"]["digest"] != suite.digest:
         return {}
     return {

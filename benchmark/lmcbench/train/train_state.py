@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lmcbench.errors import UserError
 from lmcbench.results.run_folder import replacing
+from lmcbench.untrusted import check_safetensors
 
 Tensors = dict[str, Tensor]
 
@@ -100,7 +104,7 @@ def save_state(state: TrainState, path: Path, metadata: Mapping[str, str] | None
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata that `save_state` wrote; empty if there is none or the file is corrupt."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with _open(path) as file:
             return file.metadata() or {}
     except SafetensorError:  # loading the weights reports the corruption
         return {}
@@ -152,6 +156,23 @@ def save_tensors(
 
 
 def load_tensors(path: Path) -> Tensors:
-    """Read the tensors of a safetensors file, on the CPU."""
-    with safe_open(path, framework="pt") as file:
+    """Read the tensors of a safetensors file, on the CPU.
+
+    Raises:
+        SafetensorError: if it is not a regular file, or its header is damaged or exceeds the bounds of
+            `lmcbench.untrusted`.
+        OSError: if it cannot be opened.
+    """
+    with _open(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _open(path: Path) -> Any:
+    """Open a safetensors file whose header is bounded."""
+    try:
+        check_safetensors(path)
+    except UserError as error:
+        if not path.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+        raise SafetensorError(str(error).removeprefix(f"{path} ")) from None
+    return safe_open(path, framework="pt")
