@@ -88,7 +88,8 @@ def measure(request: Request, data_dir: Path | None = None, device: str = "auto"
     for path in (*request.checkpoints, *([] if request.fork is None else [request.fork])):
         if not path.exists():  # checked before anything slow
             raise UserError(f"There is no file {path}.")
-        check_regular(path, limit=sys.maxsize)
+        if not path.is_dir():
+            check_regular(path, limit=sys.maxsize)
     dataset = open_dataset(request.data, data_dir)
     channels, *sides = dataset.shape
     height, width = sides if request.image_size is None else (request.image_size, request.image_size)

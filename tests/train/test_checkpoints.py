@@ -25,6 +25,7 @@ import lmcbench
 from lmcbench import UserError
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train.build import build
+from lmcbench.train.checkpoint_files import read_content
 from lmcbench.train.checkpoints import load_checkpoint, read_checkpoint
 
 torch.set_num_threads(1)
@@ -532,3 +533,12 @@ def test_the_api_takes_the_same_checkpoints(model, tmp_path):
     found = lmcbench.trace_path(network(), half, other.state_dict(), split, 3)["test"]
     expected = lmcbench.trace_path(network(), wide, other.state_dict(), split, 3)["test"]
     assert found.loss.tolist() == expected.loss.tolist()
+
+
+@pytest.mark.parametrize("offsets", ["[]", "[0]", '["a", "b"]', "[[], {}]", "3", "null", "[0, 1e300]"])
+def test_odd_offsets_in_a_header_are_one_message(tmp_path, offsets):
+    header = f'{{"a": {{"dtype": "F32", "shape": [1], "data_offsets": {offsets}}}}}'.encode()
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(UserError, match=r"odd\.safetensors"):
+        read_content(path)

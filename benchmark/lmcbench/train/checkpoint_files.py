@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from lmcbench.train.torch_files import (
     read_zip,
 )
 from lmcbench.train.train_state import load_tensors
-from lmcbench.untrusted import HEADER_BYTES, parse_json, read_bytes
+from lmcbench.untrusted import HEADER_BYTES, check_regular, parse_json, read_bytes
 
 FOLDER_NAMES = (
     "model.safetensors.index.json",
@@ -98,8 +99,9 @@ def _file_of(path: Path) -> Path:
         raise UserError(
             f"{path} is a folder without {', '.join(FOLDER_NAMES[:4])}. Give the file with the weights."
         )
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"There is no file {path}.")
+    check_regular(path, limit=sys.maxsize)
     return path
 
 
@@ -144,11 +146,8 @@ def _read_safetensors(path: Path, length: int) -> Mapping[str, Any]:
     if len(header) < length:
         raise DamagedError("its header is cut short")
     named = parse_json(header, f"{path}: its header", limit=HEADER_BYTES)
-    ends = [
-        value["data_offsets"][1]
-        for value in named.values()
-        if isinstance(value, dict) and isinstance(value.get("data_offsets"), list)
-    ]
+    offsets = [value.get("data_offsets") for value in named.values() if isinstance(value, dict)]
+    ends = [o[1] for o in offsets if isinstance(o, list) and len(o) == 2 and isinstance(o[1], int)]
     expected, found = 8 + length + max(ends, default=0), path.stat().st_size
     if found < expected:
         raise DamagedError(f"it has {found:,} bytes, its header says {expected:,}")
