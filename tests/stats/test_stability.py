@@ -5,7 +5,7 @@ import pytest
 from builders import make_record, toy_cell, toy_suite
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import parse_record
-from lmcbench.stats.stability import StabilityPoint, stability_points, stability_table
+from lmcbench.stats.stability import stability_points, stability_table
 
 FORKS = toy_suite(forks=[0, 1, 2, 3, "independent"])
 
@@ -30,13 +30,13 @@ def only(records):
 @pytest.mark.parametrize(
     ("barriers", "onset"),
     [
-        ([0.01, 0.01, 0.01, 0.01], StabilityPoint(0, 0.0)),
-        ([0.3, 0.1, 0.01, 0.0], StabilityPoint(2, 0.5)),
+        ([0.01, 0.01, 0.01, 0.01], 0.0),
+        ([0.3, 0.1, 0.01, 0.0], 0.5),
         # connected once is not stable: it must stay so
-        ([0.01, 0.3, 0.01, 0.01], StabilityPoint(2, 0.5)),
+        ([0.01, 0.3, 0.01, 0.01], 0.5),
         ([0.01, 0.01, 0.01, 0.3], None),
         # the criterion is strict
-        ([0.02, 0.02, 0.02, 0.0199], StabilityPoint(3, 0.75)),
+        ([0.02, 0.02, 0.02, 0.0199], 0.75),
     ],
 )
 def test_earliest_fork_from_which_all_later_ones_are_connected(barriers, onset):
@@ -49,9 +49,9 @@ def test_earliest_fork_from_which_all_later_ones_are_connected(barriers, onset):
 def test_interval_over_replicates_counts_never_as_latest():
     early, late, never = [0, 0, 0, 0], [0.3, 0.3, 0.3, 0], [0.3] * 4
     point = only([*run(0, late), *run(1, never), *run(2, early)])
-    assert point.points == {0: StabilityPoint(3, 0.75), 1: None, 2: StabilityPoint(0, 0)}
-    assert point.median == StabilityPoint(3, 0.75)
-    assert point.interval == (StabilityPoint(0, 0), None)
+    assert point.points == {0: 0.75, 1: None, 2: 0.0}
+    assert point.median == 0.75
+    assert point.interval == (0.0, None)
     assert point.coverage == 0.75
     assert (point.n, point.never, point.incomplete) == (3, 1, 0)
     # of two, the later one
@@ -62,7 +62,7 @@ def test_a_fork_that_diverged_or_is_missing_leaves_the_replicate_without_a_point
     good = run(0, [0] * 4)
     diverged = run(1, [0] * 4, statuses={0: "diverged"})
     point = only([*good, *diverged, *run(2, [0] * 4)[1:]])
-    assert point.points == {0: StabilityPoint(0, 0)}
+    assert point.points == {0: 0.0}
     assert point.incomplete == 2
     none = only(diverged)
     assert (none.n, none.median, none.interval) == (0, None, None)
@@ -75,7 +75,7 @@ def test_independent_networks_are_no_fork_and_lines_are_apart():
     )
     assert [(p.line.shift, p.points) for p in points] == [
         ("label-skew", {0: None}),
-        ("none", {0: StabilityPoint(0, 0)}),
+        ("none", {0: 0.0}),
     ]
 
 
@@ -101,7 +101,7 @@ def test_the_mean_form_has_a_verdict_of_its_own():
         return parse_record(json.dumps(table), "x")
 
     records = [asymmetric(r) if r.fork.epoch == 3 else r for r in run(0, [0.3, 0.01, 0.01, 0.01])]
-    assert only(records).points == {0: StabilityPoint(1, 0.25)}
+    assert only(records).points == {0: 0.25}
     [beside] = stability_points(build_frame(records), "error_mean")
     assert beside.points == {0: None}
     header, _, row = stability_table(build_frame(records)).splitlines()

@@ -14,7 +14,7 @@ from lmcbench.leaderboard.submission_file import Meta
 from lmcbench.leaderboard.trust import TrustLevel
 from lmcbench.output import escape_markdown
 from lmcbench.stats.estimates import Estimate
-from lmcbench.stats.stability import Stability, StabilityPoint
+from lmcbench.stats.stability import Stability, share_text
 
 GROUPS = {
     "barriers": "Connectivity",
@@ -148,12 +148,9 @@ def tenths(fraction: float, *, sign: bool = False) -> str:
 
 
 def stability(point: Stability) -> str:
-    """Return the median replicate's stability point with the earliest and latest: `1 (0 to 3)`, in epochs."""
+    """Return the median replicate's stability point with the earliest and latest: `10 % (0 % to never)`."""
     if not point.n:
         return "–"
     first, last = point.interval or (point.median, point.median)
-    return _epoch(point.median) + ("" if first == last else f" ({_epoch(first)} to {_epoch(last)})")
-
-
-def _epoch(onset: StabilityPoint | None) -> str:
-    return "never" if onset is None else f"{onset.epoch:g}"
+    text = share_text(point.median)
+    return text + ("" if first == last else f" ({share_text(first)} to {share_text(last)})")

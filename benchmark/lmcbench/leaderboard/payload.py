@@ -24,7 +24,7 @@ from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.spec.forks import Fork
 from lmcbench.stats.estimates import Estimate, estimate
-from lmcbench.stats.stability import Stability, StabilityPoint
+from lmcbench.stats.stability import Stability
 
 UNIT = 1e-4
 LOSS_UNIT = 1e-4
@@ -166,17 +166,18 @@ def _scores(scores: Scores, n: int) -> list[Any]:
 
 
 def _stability(point: Stability) -> list[Any] | None:
-    """Return median, earliest and latest replicate, their number, and how many never; epochs, null: never."""
+    """Return median, earliest and latest replicate, their number, and how many never.
+
+    Points are in percent of training; null: never.
+    """
     if not point.n:
         return None
     ends = point.interval or (point.median, point.median)
-    return [_epoch(point.median), _epoch(ends[0]), _epoch(ends[1]), point.n, point.never]
+    return [*map(_percent, (point.median, *ends)), point.n, point.never]
 
 
-def _epoch(onset: StabilityPoint | None) -> float | None:
-    if onset is None:
-        return None
-    return int(onset.epoch) if onset.epoch == int(onset.epoch) else onset.epoch
+def _percent(onset: float | None) -> float | None:
+    return None if onset is None else float(f"{100 * onset:.3g}")
 
 
 def _evaluation(view: View, split: str, n: int) -> list[Any]:

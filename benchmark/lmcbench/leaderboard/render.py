@@ -24,7 +24,6 @@ from lmcbench.leaderboard.summary_cache import RESULTS, SUBMISSIONS, SUMMARY, Ro
 from lmcbench.leaderboard.trust import TrustLevel
 from lmcbench.results.partial_files import remove_orphans
 from lmcbench.results.run_folder import write_atomic
-from lmcbench.stats.stability import StabilityPoint
 
 
 def render_html(payload: Mapping[str, Any]) -> str:
@@ -131,16 +130,12 @@ def _numbers(scores: Scores) -> dict[str, Any]:
     point = scores.stability
     ends = point.interval or (None, None)
     return row | {
-        "stability_epoch": _epoch(point.median),
-        "stability_first": _epoch(ends[0]),
-        "stability_last": _epoch(ends[1]),
+        "stability_share": point.median,
+        "stability_first": ends[0],
+        "stability_last": ends[1],
         "stability_never": point.never,
         "stability_n": point.n,
     }
-
-
-def _epoch(onset: StabilityPoint | None) -> float | None:
-    return None if onset is None else onset.epoch
 
 
 MARKDOWN, HTML = "README.md", "index.html"

@@ -15,7 +15,7 @@ from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT
 from lmcbench.spec.suite import Suite
 from lmcbench.stats.cells import Line
 from lmcbench.stats.estimates import Estimate, estimate
-from lmcbench.stats.stability import Stability, StabilityPoint
+from lmcbench.stats.stability import Stability
 
 CONNECTIVITY = "connectivity"
 
@@ -64,8 +64,7 @@ class View:
         found = [self.entry.shifts[label].onsets for label in self.labels if label in self.entry.shifts]
         whole = len(found) == len(self.labels) and len(found) > 0
         common = sorted(set.intersection(*(set(onsets) for onsets in found))) if whole else []
-        latest = {r: max((o[r] for o in found), key=_epoch) for r in common}
-        onsets = {r: None if onset is None else StabilityPoint(*onset) for r, onset in latest.items()}
+        onsets = {r: max((o[r] for o in found), key=_onset) for r in common}
         line = Line(self.entry.network.label, self.entry.recipe["name"], ", ".join(self.labels))
         return Stability(line, (), onsets, len(self.entry.replicates) - len(onsets))
 
@@ -109,8 +108,8 @@ def _series(entry: Summary, label: str, fork: str | None, pick: Callable[[Place]
     return {r: v for r, v in zip(place.replicates, values, strict=True) if v is not None}
 
 
-def _epoch(onset: tuple[float, float] | None) -> float:
-    return math.inf if onset is None else onset[0]
+def _onset(onset: float | None) -> float:
+    return math.inf if onset is None else onset
 
 
 # --- the columns ---------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.spec.forks import Fork
 from lmcbench.stats.cells import Line, is_control, line_of, prediction
 from lmcbench.stats.estimates import estimate
-from lmcbench.stats.stability import StabilityPoint, stability_points
+from lmcbench.stats.stability import stability_points
 
 SCHEMA: Literal["lmcbench/summary/1"] = "lmcbench/summary/1"
 DIGITS = 9
@@ -79,8 +79,8 @@ class Shifted(Part):
 
     kind: Kind = Field(description="none; a control, whose siblings share one view; or a shift")
     places: list[Place] = Field(description="epochs first, then checkpoints, then comparators")
-    onsets: dict[int, tuple[float, float] | None] = Field(
-        description="stability point by replicate, as epoch and fraction of training; null: never connected"
+    onsets: dict[int, float | None] = Field(
+        description="stability point by replicate, as share of training; null: never connected"
     )
 
     def place(self, fork: str) -> Place | None:
@@ -197,7 +197,7 @@ def summarize(slug: str, submission_sha256: str, records: Iterable[Record]) -> S
         shifts[line.shift] = Shifted(
             kind=_kind(next(iter(forks.values()))[0]),
             places=[_place(held) for held in forks.values()],
-            onsets={r: None if onset is None else _onset(onset) for r, onset in found.items()},
+            onsets={r: None if onset is None else _round(onset) for r, onset in found.items()},
         )
     return Summary(
         slug=slug,
@@ -221,10 +221,6 @@ def _kind(record: Record) -> Kind:
     if record.shift.name == "none":
         return "none"
     return "control" if is_control(record) else "shift"
-
-
-def _onset(onset: StabilityPoint) -> tuple[float, float]:
-    return onset.epoch, _round(onset.fraction)
 
 
 def _place(records: Sequence[Record]) -> Place:

@@ -13,6 +13,8 @@ from lmcbench.stats.estimates import Contrast
 Contrasts = Callable[[Cells, str], Iterable[Contrast]]
 """Cells and a split -> contrasts; the docstring is printed as the exact test."""
 
+Unit = Literal["points", "points per 0.1 of share", "exponent", "fraction", "correlation"]
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -23,49 +25,86 @@ class Claim:
         source: the paper: authors and year.
         statement: the claim, in words.
         unit: of the effect; `points` are percentage points.
+        margin: effects that are certainly smaller than this, in the unit (points as fractions), are none.
         contrasts: the test.
         everywhere: also test it under every evaluation shift.
+        controlled: the convex baseline is a negative control: nothing depends on its connectivity, so that an
+            effect found there too is not one of connectivity.
     """
 
     name: str
     source: str
     statement: str
-    unit: Literal["points", "points per doubling of g", "fraction", "correlation"]
+    unit: Unit
+    margin: float
     contrasts: Contrasts
     everywhere: bool = False
+    controlled: bool = False
 
 
 HEPBURN, SINGH, FRANKLE = "Hepburn et al., 2025", "Singh et al., 2024", "Frankle et al., 2020"
 PAPERS = {HEPBURN: "arXiv 2511.04514", SINGH: "arXiv 2406.16300", FRANKLE: "arXiv 1912.05671"}
 """Papers of the claims -> where they are."""
 
+HEIGHT, WORTH, ORDER, EXPONENT, SHARE = 0.02, 0.01, 0.2, 0.2, 0.05
+"""Margins: of barriers (the criterion of connectivity, Frankle et al., 2020, section 3.1) and accuracies, as
+fractions; of correlations; of exponents; of shares of training and ratios of distances."""
+
 CLAIMS = (
     Claim(
         "shift-raises-barrier",
         HEPBURN,
-        "At a fixed recipe, a training shift raises the barrier over its same(...) control",
+        "A training shift raises the barrier over its same(...) control, own noise",
         "points",
+        HEIGHT,
         contrasts.shift_against_control,
     ),
     Claim(
-        "noise-without-shift",
+        "labels-raise-barrier",
         HEPBURN,
-        "Smaller noise scale g lowers the barrier, without shift",
-        "points per doubling of g",
-        contrasts.noise_without_shift,
+        "With shared noise, other labels raise the barrier over other images",
+        "points",
+        HEIGHT,
+        contrasts.labels_against_images,
     ),
     Claim(
-        "noise-with-shift",
+        "skew-dose",
         HEPBURN,
-        "Smaller noise scale g lowers the barrier, with training shift",
-        "points per doubling of g",
-        contrasts.noise_with_shift,
+        "With shared noise, more label-skew raises the barrier",
+        "points per 0.1 of share",
+        HEIGHT,
+        contrasts.dose_of_skew,
+    ),
+    Claim(
+        "learning-rate",
+        HEPBURN,
+        "A smaller learning rate lowers the barrier",
+        "exponent",
+        EXPONENT,
+        contrasts.learning_rate,
+    ),
+    Claim(
+        "batch-size",
+        HEPBURN,
+        "A larger batch lowers the barrier",
+        "exponent",
+        EXPONENT,
+        contrasts.batch_size,
+    ),
+    Claim(
+        "shift-and-noise",
+        HEPBURN,
+        "The barrier rises faster with the learning rate under shift",
+        "exponent",
+        EXPONENT,
+        contrasts.shift_and_noise,
     ),
     Claim(
         "between-view-noise",
         HEPBURN,
         "The barrier rises with the share of gradient noise that lies between the views",
         "correlation",
+        ORDER,
         contrasts.gradient_noise,
     ),
     Claim(
@@ -73,65 +112,92 @@ CLAIMS = (
         HEPBURN,
         "Recalibrating BatchNorm statistics recovers connectivity",
         "points",
+        HEIGHT,
         contrasts.recalibration,
     ),
     Claim(
-        "disagree-less",
+        "disagreement-follows",
         HEPBURN,
-        "Connected siblings disagree less than independent networks",
-        "points",
-        contrasts.disagree_less,
+        "Siblings with a higher barrier disagree more",
+        "correlation",
+        ORDER,
+        contrasts.disagreement_follows,
+        controlled=True,
     ),
     Claim(
-        "overlap-more",
+        "overlap-follows",
         HEPBURN,
-        "Connected siblings overlap more in their errors than independent networks",
-        "points",
-        contrasts.overlap_more,
+        "Siblings with a higher barrier overlap less in their errors",
+        "correlation",
+        ORDER,
+        contrasts.overlap_follows,
+        controlled=True,
     ),
     Claim(
-        "gain-less",
+        "gain-follows",
         HEPBURN,
-        "Ensembles of connected siblings gain less than ensembles of as many independent networks",
-        "points",
-        contrasts.gain_less,
+        "Ensembles of siblings with a higher barrier gain more",
+        "correlation",
+        ORDER,
+        contrasts.gain_follows,
+        controlled=True,
     ),
     Claim(
         "equal-cost",
         HEPBURN,
-        "At equal training cost, an ensemble of siblings beats one of independent networks",
+        "At equal training cost and data, an ensemble of siblings beats one of independent networks",
         "points",
+        WORTH,
         contrasts.equal_cost,
         everywhere=True,
     ),
     Claim(
         "whole-budget",
         HEPBURN,
-        "At equal training cost, an ensemble of siblings beats one network",
+        "At equal training cost and data, an ensemble of siblings beats one network",
         "points",
+        WORTH,
         contrasts.whole_budget,
         everywhere=True,
     ),
-    Claim("later-forks", SINGH, "Later forks lower the barrier", "points", contrasts.later_forks),
     Claim(
-        "distance-falls",
+        "later-forks",
         SINGH,
-        "Siblings of later forks end nearer to each other",
+        "Later forks lower the barrier",
+        "points",
+        HEIGHT,
+        contrasts.later_forks,
+    ),
+    Claim(
+        "separation-falls",
+        SINGH,
+        "Siblings of later forks separate less in proportion to the way they travel",
         "fraction",
-        contrasts.distance_falls,
+        SHARE,
+        contrasts.separation_falls,
     ),
     Claim(
         "second-order",
         SINGH,
-        "The second-order form ranks barriers",
+        "The second-order form ranks barriers better than distance does",
         "correlation",
+        ORDER,
         contrasts.second_order,
+    ),
+    Claim(
+        "second-order-gradients",
+        SINGH,
+        "The second-order form with gradients ranks barriers better than distance does",
+        "correlation",
+        ORDER,
+        contrasts.second_order_with_gradients,
     ),
     Claim(
         "layer-ranking",
         SINGH,
-        "The second-order form ranks layers by the barrier that each gives alone",
+        "The second-order form with gradients ranks layers by the barrier that each gives alone",
         "correlation",
+        ORDER,
         contrasts.layer_ranking,
     ),
     Claim(
@@ -139,6 +205,7 @@ CLAIMS = (
         FRANKLE,
         "Networks become stable early: within the first fifth of training",
         "fraction",
+        SHARE,
         contrasts.stable_early,
     ),
 )

@@ -1,6 +1,9 @@
 """The test of each claim: cells and a split in, one number per replicate and contrast out.
 
-The docstrings of the public functions are printed below the findings as the exact tests.
+A contrast compares cells that differ in what the claim is about and in nothing else. The docstrings of the
+public functions are printed below the findings as the exact tests. "Barrier" is the signed error barrier
+at alpha = 1/2, test error there minus the mean of the ends, unless another is named: it does not change when
+a network's logits are rescaled, and noise does not bias it upward as it does a maximum.
 """
 
 from __future__ import annotations
@@ -17,10 +20,15 @@ from lmcbench.report.rank_correlation import rank_cells, rank_layers
 from lmcbench.results.curves import Curve, barrier
 from lmcbench.results.record import Record
 from lmcbench.spec.canonical import canonical_json
-from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT, WHOLE_BUDGET
+from lmcbench.spec.forks import EQUAL_COST, WHOLE_BUDGET
 from lmcbench.stats.cells import LINE, Cells, join_control, join_fork
-from lmcbench.stats.estimates import FITTED, Contrast, spearman
+from lmcbench.stats.estimates import FITTED, MIN_POINTS, Contrast, spearman
 from lmcbench.stats.stability import stability_points
+
+BARRIER = "error_mid"
+
+EARLY_FORKS = 0.03
+"""Latest share of training of the forks at which an effect of the data is looked for."""
 
 EARLY = 0.2
 """Share of training within which a stability point counts as early: the latest that Frankle et al. (2020,
@@ -29,36 +37,75 @@ section 3.2) report, for ResNet-50 on ImageNet (read at second hand)."""
 MIN_FORKS = 2
 """Fewest forks of a stability point."""
 
+HALVES, SKEW = "disjoint-halves", "label-skew"
+EVEN_SHARE = 0.5
+"""Share of label-skew at which the views have equal labels: disjoint halves."""
+
 
 # --- Hepburn et al.: shift and noise -------------------------------------------------------------
 
 
 def shift_against_control(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Error barrier under shift s less that under same(s): same architecture, recipe, parameters and fork
-    of the trunk; shifts without such a control in the records are not compared.
+    """Barrier under shift s less that under same(s), own noise: same architecture, recipe, parameters and
+    fork; forks up to 3 % of training. Shifts without such a control in the records are not compared.
     """
-    both = join_control(cells.forked(split))
-    return _contrasts(both, both["error_chord"] - both["error_chord_other"])
+    both = join_control(_early(cells, split, "own"))
+    return _contrasts(both, both[BARRIER] - both[f"{BARRIER}_other"])
 
 
-def noise_without_shift(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Least-squares slope of the error barrier over log2 g, among recipes of one architecture that differ
-    in learning rate and batch size only; cells without shift and controls, by fork of the trunk, whose
-    siblings all reach 2 % error on their own view. g is taken with N of that view.
+def labels_against_images(cells: Cells, split: str) -> Iterator[Contrast]:
+    """Barrier under label-skew less that under disjoint-halves, shared noise: both have different images, and
+    only the first other labels; by share of skew; same architecture, recipe and fork up to 3 % of training.
     """
-    table = cells.forked(split)
-    return _noise_slopes(table[table["is_control"]])
+    table = _early(cells, split, "shared")
+    halves = table[table["shift_name"] == HALVES]
+    place = ["architecture", "recipe", "fork", "replicate"]
+    both = table[table["shift_name"] == SKEW].merge(halves, on=place, suffixes=("", "_other"))
+    return _contrasts(both, both[BARRIER] - both[f"{BARRIER}_other"])
 
 
-def noise_with_shift(cells: Cells, split: str) -> Iterator[Contrast]:
-    """The same slope among cells whose siblings have different views."""
-    table = cells.forked(split)
-    return _noise_slopes(table[~table["is_control"]])
+def dose_of_skew(cells: Cells, split: str) -> Iterator[Contrast]:
+    """Least-squares slope of the barrier over the share of label-skew, per 0.1 of share, shared noise; three
+    or more shares, of which disjoint-halves are 0.5; same architecture, recipe and fork up to 3 %.
+    """
+    for place, group in _graded(_early(cells, split, "shared")):
+        yield _contrast(place, float(np.polyfit(group["share"], group[BARRIER], 1)[0]) / 10)
+
+
+def learning_rate(cells: Cells, split: str) -> Iterator[Contrast]:
+    """Slope of log barrier over log learning rate at fork 0, among recipes that differ in learning rate only;
+    own noise, same shift. The barrier is in chord form, and at least half a test image. Siblings reach 2 %
+    error on their own view.
+    """
+    return _exponents(cells, split, "lr")
+
+
+def batch_size(cells: Cells, split: str) -> Iterator[Contrast]:
+    """The same over log batch size, with its sign reversed, among recipes that differ in batch size only: at
+    equal epochs.
+    """
+    return (Contrast(r, what, -value) for r, what, value in _exponents(cells, split, "batch_size"))
+
+
+def shift_and_noise(cells: Cells, split: str) -> Iterator[Contrast]:
+    """Slope of log barrier over log learning rate under shift s less that under same(s), same recipes: the
+    interaction of shift and noise scale.
+    """
+    slopes: dict[tuple[Any, ...], float] = {
+        (c.replicate, *c.what): c.value for c in _exponents(cells, split, "lr")
+    }
+    table = _fork_0(cells, split)
+    both = join_control(table)[["shift", "shift_other"]].drop_duplicates()
+    control = dict(zip(both["shift"], both["shift_other"], strict=True))
+    for (replicate, architecture, other, shift, fixed), value in slopes.items():
+        plain = slopes.get((replicate, architecture, other, control.get(str(shift)), fixed))
+        if plain is not None:
+            yield Contrast(replicate, (architecture, other, shift, fixed), value - plain)
 
 
 def recalibration(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Error barrier with BatchNorm statistics blended as they are, less that with statistics recalibrated
-    at every alpha; forks of the trunk of networks that have such layers.
+    """Error barrier (chord form) with BatchNorm statistics blended as they are, less that with statistics
+    recalibrated inside the line; the ends are as trained in both; forks of the trunk.
     """
     table = cells.forked(split)
     blended = {record.key: _blended_barrier(record, split) for record in cells.records}
@@ -66,53 +113,50 @@ def recalibration(cells: Cells, split: str) -> Iterator[Contrast]:
 
 
 def gradient_noise(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Rank correlation over training shifts (three or more, controls included) of the share of the gradient
-    covariance at the fork that lies between the views, with the error barrier; by architecture, recipe
-    and fork.
+    """Rank correlation, over disjoint-halves and label-skew of three or more shares together, of the share of
+    the gradient covariance at fork 0 that lies between the views with the barrier; by noise mode.
     """
-    table = cells.forked(split).dropna(subset=["gradient_between_share", "error_chord"])
-    groups: Any = table.groupby(["replicate", "architecture", "recipe", "fork"])
-    for (replicate, *what), group in groups:
-        correlation = spearman(group["gradient_between_share"], group["error_chord"])
-        if correlation is not None:
-            yield Contrast(replicate, tuple(what), correlation)
+    table = _fork_0(cells, split).dropna(subset=["gradient_between_share"])
+    for mode in ("own", "shared"):
+        for place, group in _graded(table[table["noise_mode"] == mode]):
+            correlation = spearman(group["gradient_between_share"], group[BARRIER])
+            if correlation is not None:
+                yield _contrast((*place, mode), correlation)
 
 
 # --- Hepburn et al.: what siblings are worth -----------------------------------------------------
 
 
-def disagree_less(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Disagreement of independent networks less that of connected siblings (error barrier under 2 %), on
-    the same shift; only shifts and forks that are connected in every replicate count.
+def disagreement_follows(cells: Cells, split: str) -> Iterator[Contrast]:
+    """Rank correlation of the barrier with the siblings' disagreement over three or more recipes of one
+    architecture; same shift, noise mode and replicate; fork 0.
     """
-    return _independent_less_siblings(cells, "disagreement", split)
+    return _dose_response(cells, split, "disagreement")
 
 
-def overlap_more(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Error overlap (both wrong over either wrong) of connected siblings less that of independent networks,
-    on the same shift; only shifts and forks that are connected in every replicate count.
-    """
-    return _independent_less_siblings(cells, "error_overlap", split, sign=-1)
+def overlap_follows(cells: Cells, split: str) -> Iterator[Contrast]:
+    """The same with the overlap of errors (both wrong over either wrong), with its sign reversed."""
+    return (Contrast(r, what, -v) for r, what, v in _dose_response(cells, split, "error_overlap"))
 
 
-def gain_less(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Ensemble gain over the mean member of independent networks less that of connected siblings, K of
-    each, on the same shift; only shifts and forks that are connected in every replicate count.
-    """
-    return _independent_less_siblings(cells, "ensemble_gain", split)
+def gain_follows(cells: Cells, split: str) -> Iterator[Contrast]:
+    """The same with the ensemble's gain over its mean member."""
+    return _dose_response(cells, split, "ensemble_gain")
 
 
 def equal_cost(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Ensemble accuracy of siblings less that of K independent networks with a full schedule each and,
-    together, the siblings' training steps (up to rounding).
+    """Ensemble accuracy of siblings less that of as many independent networks that saw the same data and
+    have, together, the siblings' training steps (up to rounding); without shift, because a trunk sees the
+    whole training set and independent networks under shift only their view. By number of members.
     """
     both = _join_equal_cost(cells, EQUAL_COST, split)
-    return _contrasts(both, _column(both, "ensemble_accuracy") - _column(both, "ensemble_accuracy_other"))
+    values = _column(both, "ensemble_accuracy") - _column(both, "ensemble_accuracy_other")
+    return _contrasts(both, values, [*LINE, "fork", "siblings"])
 
 
 def whole_budget(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Ensemble accuracy of siblings less the accuracy of one network trained for as many steps as all of
-    them and their trunk.
+    """Ensemble accuracy of siblings less the accuracy of one network that saw the same data and was trained
+    for as many steps as all of them and their trunk; cells as for independent networks.
     """
     both = _join_equal_cost(cells, WHOLE_BUDGET, split)
     return _contrasts(both, _column(both, "ensemble_accuracy") - (1 - both["error_other"]))
@@ -122,46 +166,64 @@ def whole_budget(cells: Cells, split: str) -> Iterator[Contrast]:
 
 
 def later_forks(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Error barrier at the line's earliest fork less that at its latest."""
+    """Barrier at the earliest fork less that at the latest, siblings of one view: under different labels
+    averaging lowers the error at late forks by itself.
+    """
     both = _join_latest(cells, split)
-    return _contrasts(both, both["error_chord"] - both["error_chord_other"], [*LINE, "fork", "fork_other"])
+    values = both[BARRIER] - both[f"{BARRIER}_other"]
+    return _contrasts(both, values, [*LINE, "fork", "fork_other"])
 
 
-def distance_falls(cells: Cells, split: str) -> Iterator[Contrast]:
-    """1 less the distance between siblings at the line's latest fork over that at its earliest."""
+def separation_falls(cells: Cells, split: str) -> Iterator[Contrast]:
+    """Distance between siblings over the distance that both travelled from the fork (1: opposite directions,
+    0.71: orthogonal ones), at the earliest fork less at the latest, siblings of one view. The distance alone
+    falls because there is less training left.
+    """
     both = _join_latest(cells, split)
-    both = both[both["distance_ab"] != 0]
-    fall = 1 - both["distance_ab_other"] / both["distance_ab"]
-    return _contrasts(both, fall, [*LINE, "fork", "fork_other"])
+    apart = separation(both) - separation(both, "_other")
+    return _contrasts(both, apart, [*LINE, "fork", "fork_other"])
 
 
 def second_order(cells: Cells, split: str) -> Iterator[Contrast]:
-    """Rank correlation over cells that leave the trunk (shifts and forks of one architecture and recipe) of
-    the largest loss that the published second-order form predicts inside the line (0 < alpha < 1, signed)
-    with the largest measured loss above the chord there, on the images that curvature was taken on.
+    """Over cells that leave the trunk (shifts and forks of one architecture and recipe), how much better the
+    published second-order form ranks the largest measured loss above the chord inside the line than the
+    distance between the siblings does: the difference of both rank correlations.
     """
-    return (ranked.contrast for ranked in rank_cells(cells))
+    return (ranked.contrast for ranked in rank_cells(cells, over_distance=True))
+
+
+def second_order_with_gradients(cells: Cells, split: str) -> Iterator[Contrast]:
+    """The same for the form with the gradients at both ends."""
+    found = rank_cells(cells, "predicted_with_gradients", over_distance=True)
+    return (ranked.contrast for ranked in found)
 
 
 def layer_ranking(cells: Cells, split: str) -> Iterator[Contrast]:
     """Rank correlation over a network's layers, moved alone from either end, of the largest loss that the
-    published second-order form predicts inside that line (signed) with the largest measured loss above
-    its chord there; forks of the trunk.
+    second-order form with gradients predicts inside that line (signed) with the largest measured loss above
+    its chord there; forks of the trunk. The published form is not testable here (premise violated): one end
+    of such a line is a network of mixed layers, which is not stationary.
     """
     return (ranked.contrast for ranked in rank_layers(cells))
 
 
 def stable_early(cells: Cells, split: str) -> Iterator[Contrast]:
-    """0.2 less the stability point as a fraction of training, without shift; a replicate that is never
+    """0.2 less the stability point as a share of training, without shift; a replicate that is never
     connected counts as 1. Forks set how finely it is known; of fewer than two nothing is said.
     """
     for stability in stability_points(cells.rows[cells.rows["shift_name"] == "none"]):
         if len(stability.forks) >= MIN_FORKS:
-            for replicate, point in stability.points.items():
-                yield Contrast(replicate, stability.line, EARLY - (1.0 if point is None else point.fraction))
+            for replicate, share in stability.points.items():
+                yield Contrast(replicate, stability.line, EARLY - (1.0 if share is None else share))
 
 
 # --- shared --------------------------------------------------------------------------------------
+
+
+def separation(table: pd.DataFrame, suffix: str = "") -> pd.Series[float]:
+    """Return the distance between siblings over the distance that both travelled from the fork."""
+    travelled = table[f"distance_a{suffix}"] + table[f"distance_b{suffix}"]
+    return table[f"distance_ab{suffix}"] / travelled.where(travelled > 0)
 
 
 def _contrasts(
@@ -174,45 +236,85 @@ def _contrasts(
         yield Contrast(int(replicate), what, value)
 
 
+def _contrast(place: tuple[Any, ...], value: float) -> Contrast:
+    replicate, *what = place
+    return Contrast(int(replicate), tuple(what), value)
+
+
 def _column(table: pd.DataFrame, name: str) -> pd.Series[float]:
     """Return a column; NaN if no record has the measure."""
     return table[name] if name in table else pd.Series(np.nan, index=table.index)
 
 
-def _independent_less_siblings(cells: Cells, name: str, split: str, sign: int = 1) -> Iterator[Contrast]:
+def _early(cells: Cells, split: str, noise: str) -> pd.DataFrame:
     table = cells.forked(split)
-    both = join_fork(table[table["connected"].eq(True)], INDEPENDENT, cells.measured(split))
-    return _contrasts(both, sign * (_column(both, f"{name}_other") - _column(both, name)))
+    return table[(table["fork_share"] <= EARLY_FORKS) & (table["noise_mode"] == noise)]
+
+
+def _fork_0(cells: Cells, split: str) -> pd.DataFrame:
+    table = cells.forked(split)
+    return table[table["fork_share"] == 0]
+
+
+def _graded(table: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """Yield (replicate, architecture, recipe, fork) and its cells of three or more shares of label-skew."""
+    table = table[table["shift_name"].isin([HALVES, SKEW])].dropna(subset=[BARRIER])
+    shares = [
+        EVEN_SHARE if name == HALVES else json.loads(params).get("share")
+        for name, params in zip(table["shift_name"], table["shift_params"], strict=True)
+    ]
+    table = table.assign(share=pd.Series(shares, index=table.index, dtype=float)).dropna(subset="share")
+    groups: Any = table.groupby(["replicate", "architecture", "recipe", "fork"])
+    for place, group in groups:
+        if group["share"].nunique() >= MIN_POINTS:
+            yield place, group
+
+
+def _dose_response(cells: Cells, split: str, response: str) -> Iterator[Contrast]:
+    table = _fork_0(cells, split)
+    table = table.assign(response=_column(table, response)).dropna(subset=[BARRIER, "response"])
+    groups: Any = table.groupby(["replicate", "architecture", "shift", "noise_mode"])
+    for place, group in groups:
+        correlation = spearman(group[BARRIER], group["response"])
+        if correlation is not None:
+            yield _contrast(place, correlation)
 
 
 def _join_equal_cost(cells: Cells, comparator: str, split: str) -> pd.DataFrame:
-    both = join_fork(cells.forked(split), comparator, cells.measured(split))
+    """Return cells beside comparators of equal cost that saw the same data."""
+    siblings = cells.forked(split)
+    both = join_fork(siblings[siblings["shift_name"] == "none"], comparator, cells.measured(split))
     # each network's length is a whole number of steps
     equal = (both["train_steps"] - both["train_steps_other"]).abs() <= both["siblings"] / 2
     return both[equal]
 
 
 def _join_latest(cells: Cells, split: str) -> pd.DataFrame:
-    """Return the cells of each line's earliest fork beside those of its latest, where these differ."""
+    """Return the cells of one view at each line's earliest fork beside those at its latest."""
     table = cells.forked(split)
-    epochs = cells.rows.groupby(LINE)["fork_epoch"].agg(["min", "max"]).reset_index()
-    table = table.merge(epochs[epochs["min"] < epochs["max"]], on=LINE)
-    last = table[table["fork_epoch"] == table["max"]]
-    return table[table["fork_epoch"] == table["min"]].merge(
+    table = table[table["is_control"]]
+    ends = cells.rows.groupby(LINE)["fork_share"].agg(["min", "max"]).reset_index()
+    table = table.merge(ends[ends["min"] < ends["max"]], on=LINE)
+    last = table[table["fork_share"] == table["max"]]
+    return table[table["fork_share"] == table["min"]].merge(
         last, on=[*LINE, "replicate"], suffixes=("", "_other")
     )
 
 
-def _noise_slopes(table: pd.DataFrame) -> Iterator[Contrast]:
-    table = table[(table["view_error"] <= FITTED) & (table["view_images"] > table["batch_size"])]
-    scale = table["lr"] * (table["view_images"].round() / table["batch_size"] - 1)
-    table = table.assign(log_scale=np.log2(scale), other=table["recipe_settings"].map(_other_settings))
-    place = ["replicate", "architecture", "other", "shift", "fork"]
-    groups: Any = table.dropna(subset="error_chord").groupby(place)
-    for (replicate, *what), group in groups:
-        if np.ptp(group["log_scale"]) > 0:
-            slope = float(np.polyfit(group["log_scale"], group["error_chord"], 1)[0])
-            yield Contrast(replicate, tuple(what), slope)
+def _exponents(cells: Cells, split: str, setting: str) -> Iterator[Contrast]:
+    """Yield slopes of log barrier over log `setting` among recipes that are otherwise the same."""
+    table = _fork_0(cells, split).dropna(subset="error_chord")
+    table = table[(table["view_error"] <= FITTED) & (table["noise_mode"] == "own")]
+    fixed = "batch_size" if setting == "lr" else "lr"
+    table = table.assign(
+        height=np.log2(np.maximum(table["error_chord"], 0.5 / table["n"])),
+        dose=np.log2(table[setting]),
+        other=table["recipe_settings"].map(_other_settings),
+    )
+    groups: Any = table.groupby(["replicate", "architecture", "other", "shift", fixed])
+    for place, group in groups:
+        if np.ptp(group["dose"]) > 0:
+            yield _contrast(place, float(np.polyfit(group["dose"], group["height"], 1)[0]))
 
 
 @lru_cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.record import Record
 from lmcbench.stats.cells import Cells, analysis, excess, has_analysis, interior_maximum, line_of
 from lmcbench.stats.estimates import Contrast, Estimate, pool, spearman
+
+DISTANCE = "distance"
+"""The null predictor: the distance between the siblings in weight space."""
 
 
 class Ranked(NamedTuple):
@@ -32,7 +35,7 @@ class RankCorrelation:
 
     Attributes:
         architecture: its label.
-        form: `as published` or `with gradients`.
+        form: `as published`, `with gradients`, or none: the distance alone.
         over: what is ranked.
         points: number of ranked cells or layers in a replicate (the fewest).
         correlation: Spearman's.
@@ -45,7 +48,7 @@ class RankCorrelation:
     correlation: Estimate
 
 
-def rank_cells(cells: Cells, form: str = "predicted") -> Iterator[Ranked]:
+def rank_cells(cells: Cells, form: str = "predicted", *, over_distance: bool = False) -> Iterator[Ranked]:
     """Rank the cells of one architecture and recipe with a shared trunk, over shifts and forks.
 
     Predicted and measured is the signed maximum at 0 < alpha < 1: with the ends included, all cells with a
@@ -53,17 +56,29 @@ def rank_cells(cells: Cells, form: str = "predicted") -> Iterator[Ranked]:
 
     Args:
         cells: records without `curvature` are ignored.
-        form: key of the prediction in records.
+        form: key of the prediction in records, or `DISTANCE`.
+        over_distance: subtract the rank correlation of the null predictor, the distance between the siblings,
+            over the same cells; cells without a distance are ignored.
     """
-    groups: dict[tuple[int, tuple[str, ...]], list[tuple[float, float]]] = {}
+    groups: dict[tuple[int, tuple[str, ...]], list[tuple[float, float, float | None]]] = {}
     for record in _analysed(cells, "curvature"):
         found = analysis(record, "curvature")
         measured = excess(found["alphas"], found["loss"])
         place = (record.replicate, (architecture_label(record), record.recipe["name"]))
-        point = interior_maximum(np.array(found[form])), interior_maximum(measured)
-        groups.setdefault(place, []).append(point)
+        distance: Any = (record.pairs[0].geometry or {}).get("distance_ab")
+        if distance is None and (over_distance or form == DISTANCE):
+            continue
+        predicted = float(distance) if form == DISTANCE else interior_maximum(np.array(found[form]))
+        groups.setdefault(place, []).append((predicted, interior_maximum(measured), distance))
     for (replicate, what), points in groups.items():
-        yield from _ranked(replicate, what, points)
+        own = list(_ranked(replicate, what, [(x, y) for x, y, _ in points]))
+        if not over_distance:
+            yield from own
+            continue
+        null = spearman([d for *_, d in points if d is not None], [y for _, y, _ in points])
+        for contrast, count in own:
+            if null is not None:
+                yield Ranked(contrast._replace(value=round(contrast.value - null, 12)), count)
 
 
 def rank_layers(cells: Cells, *, rise: bool = False) -> Iterator[Ranked]:
@@ -96,8 +111,9 @@ def rank_correlations(records: Iterable[Record]) -> list[RankCorrelation]:
     tables = [
         ("as published", "forks and shifts", list(rank_cells(cells))),
         ("with gradients", "forks and shifts", list(rank_cells(cells, "predicted_with_gradients"))),
-        ("as published", "layers: barrier", list(rank_layers(cells))),
-        ("as published", "layers: rise above the start", list(rank_layers(cells, rise=True))),
+        ("none: distance alone", "forks and shifts", list(rank_cells(cells, DISTANCE))),
+        ("with gradients", "layers: barrier", list(rank_layers(cells))),
+        ("with gradients", "layers: rise above the start", list(rank_layers(cells, rise=True))),
     ]
     results = []
     for label in cells.architectures():

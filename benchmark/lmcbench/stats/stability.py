@@ -1,11 +1,15 @@
-"""The stability point: the earliest fork from which siblings are connected at all later forks."""
+"""The stability point: the earliest fork from which siblings are connected at all later forks.
+
+A point is the share of training at that fork (Frankle et al., 2020, section 3), so that recipes of different
+length are compared. It is censored: None means that siblings are not connected even at the last fork.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -17,32 +21,20 @@ CONNECTED_BY: dict[Form, str] = {"error_chord": "connected", "error_mean": "conn
 """Form of the error barrier -> column of `load_records`."""
 
 
-class StabilityPoint(NamedTuple):
-    """The earliest fork from which a replicate is connected at all later forks (Frankle et al., 2020).
-
-    Attributes:
-        epoch: of the trunk.
-        fraction: of the full training.
-    """
-
-    epoch: float
-    fraction: float
-
-
 @dataclass(frozen=True)
 class Stability:
     """The stability points of one architecture, recipe and shift, by replicate.
 
     Attributes:
         line: architecture, recipe and shift.
-        forks: epochs of all forks in the records, earliest first.
-        points: replicate -> its point; None: not connected even at the last fork.
+        forks: shares of training at all forks in the records, earliest first.
+        points: replicate -> its point, a share of training; None: not connected even at the last fork.
         incomplete: number of excluded replicates: one of their forks is missing, diverged or failed.
     """
 
     line: Line
     forks: tuple[float, ...]
-    points: Mapping[int, StabilityPoint | None]
+    points: Mapping[int, float | None]
     incomplete: int
 
     @property
@@ -56,13 +48,13 @@ class Stability:
         return sum(point is None for point in self.points.values())
 
     @property
-    def median(self) -> StabilityPoint | None:
+    def median(self) -> float | None:
         """The median point (of two in the middle the later); None: never connected, or no replicate."""
         ordered = self._ordered()
         return ordered[len(ordered) // 2] if ordered else None
 
     @property
-    def interval(self) -> tuple[StabilityPoint | None, StabilityPoint | None] | None:
+    def interval(self) -> tuple[float | None, float | None] | None:
         """The earliest and the latest point (None: never); None for fewer than two replicates.
 
         It contains the population median with probability `coverage`, for any distribution. A t interval
@@ -76,8 +68,8 @@ class Stability:
         """Coverage of `interval`: 1 - 2^(1-n), so 95 % needs six replicates; None for fewer than two."""
         return 1 - 2.0 ** (1 - self.n) if self.n >= 2 else None
 
-    def _ordered(self) -> list[StabilityPoint | None]:
-        return sorted(self.points.values(), key=lambda point: math.inf if point is None else point.epoch)
+    def _ordered(self) -> list[float | None]:
+        return sorted(self.points.values(), key=lambda point: math.inf if point is None else point)
 
 
 def stability_points(rows: pd.DataFrame, form: Form = "error_chord") -> list[Stability]:
@@ -87,29 +79,27 @@ def stability_points(rows: pd.DataFrame, form: Form = "error_chord") -> list[Sta
         rows: the table of `load_records`.
         form: form of the error barrier that decides whether siblings are connected.
     """
-    cells = rows[rows["fork_epoch"].notna()].drop_duplicates("key")
+    cells = rows[rows["fork_share"].notna()].drop_duplicates("key")
     lines: Any = cells.groupby(LINE, sort=True)
     return [_stability(Line(*line), group, CONNECTED_BY[form]) for line, group in lines]
 
 
 def _stability(line: Line, cells: pd.DataFrame, connected: str) -> Stability:
-    forks = tuple(sorted(cells["fork_epoch"].unique()))
-    cells = cells.sort_values("fork_epoch", ascending=False)
+    forks = tuple(sorted(cells["fork_share"].unique()))
+    cells = cells.sort_values("fork_share", ascending=False)
     replicates: Any = cells[cells["status"] == "ok"].groupby("replicate")
     complete = {int(replicate): group for replicate, group in replicates if len(group) == len(forks)}
     points = {replicate: _earliest(group, connected) for replicate, group in complete.items()}
     return Stability(line, forks, points, cells["replicate"].nunique() - len(complete))
 
 
-def _earliest(cells: pd.DataFrame, connected: str) -> StabilityPoint | None:
+def _earliest(cells: pd.DataFrame, connected: str) -> float | None:
     """Return the point of one replicate from its cells, latest fork first."""
     point = None
-    for epoch, fraction, is_connected in zip(
-        cells["fork_epoch"], cells["fork_fraction"], cells[connected], strict=True
-    ):
+    for share, is_connected in zip(cells["fork_share"], cells[connected], strict=True):
         if is_connected is not True:
             break
-        point = StabilityPoint(epoch, fraction)
+        point = float(share)
     return point
 
 
@@ -129,7 +119,7 @@ def _table_row(chord: Stability, mean: Stability) -> dict[str, Any]:
     excluded = f" ({chord.incomplete} left out)" if chord.incomplete else ""
     return {
         **chord.line._asdict(),
-        "forks": ", ".join(f"{epoch:g}" for epoch in chord.forks),
+        "forks": ", ".join(map(share_text, chord.forks)),
         "median": _median_text(chord),
         "replicates": _range_text(chord),
         "median, mean form": _median_text(mean),
@@ -140,12 +130,13 @@ def _table_row(chord: Stability, mean: Stability) -> dict[str, Any]:
 
 
 def _median_text(stability: Stability) -> str:
-    return _point_text(stability.median) if stability.n else "–"
+    return share_text(stability.median) if stability.n else "–"
 
 
 def _range_text(stability: Stability) -> str:
-    return "–" if stability.interval is None else " to ".join(map(_point_text, stability.interval))
+    return "–" if stability.interval is None else " to ".join(map(share_text, stability.interval))
 
 
-def _point_text(point: StabilityPoint | None) -> str:
-    return "never" if point is None else f"{point.epoch:g} ({100 * point.fraction:.0f} %)"
+def share_text(share: float | None) -> str:
+    """Return a share of training as `3 %`; None as `never`."""
+    return "never" if share is None else f"{100 * share:.3g} %"

@@ -53,11 +53,11 @@
       column.alone ? null : h("span", { class: "half" }, half === null ? "" : `± ${tenths(half)}`),
       estimate.length > 2 ? h("span", { class: "few", title: `of ${estimate[2]} replicates` }, `(${estimate[2]})`) : null);
   }
-  const epochText = (epoch) => (epoch === null ? "never" : String(epoch));
+  const shareText = (share) => (share === null ? "never" : `${share} %`);
   function stabilityText(found) {
     if (!found) return DASH;
     const [median, first, last] = found;
-    return epochText(median) + (first === last ? "" : ` (${epochText(first)} to ${epochText(last)})`);
+    return shareText(median) + (first === last ? "" : ` (${shareText(first)} to ${shareText(last)})`);
   }
   function rankText(entry) {
     if (entry.baseline) return "baseline";
@@ -147,7 +147,7 @@
       header("rank", "rank", "Rank by connectivity over all training shifts, as an interval", true),
       header("entry", "entry", "Title, architecture and recipe", true),
       columns.map((column) => header(column.key, column.title, column.help, false, column.better)),
-      barriers ? header("stability", "stability point", "Earliest fork, in epochs, from which on siblings are connected (error barrier under 2 points) under all of the shifts: median, earliest and latest replicate") : null,
+      barriers ? header("stability", "stability point", "Earliest fork, as share of training, from which on siblings are connected (error barrier under 2 points) under all of the shifts: median, earliest and latest replicate") : null,
       header("n", "n", "Replicates"), header("diverged", "diverged", "Cells that diverged, of those that were run"),
       header("trust", "trust", "How far the numbers were checked", true), h("th", { scope: "col", class: "text", title: "How the midpoints that ranks are based on were checked" }, "rank is"), h("th", { scope: "col", class: "text" }, "digest"));
     const top = Math.max(1, ...suite.entries.map((entry) => { const e = view(entry) && view(entry)[COLUMN.connectivity]; return e ? e[0] + (halfOf(e) || 0) : 0; }));
@@ -238,7 +238,7 @@
     f.svg.append(s("line", { x1: f.left, x2: f.right, y1: f.y(2), y2: f.y(2), stroke: "var(--grey)", "stroke-dasharray": "2 3" }),
       s("text", { x: f.right, y: f.y(2) - 4, "text-anchor": "end" }, "connected below 2"));
     forks.forEach((fork, i) => f.svg.append(s("text", { x: f.left + slot * (i + 0.5), y: f.base + 15, "text-anchor": "middle" }, fork.name)));
-    f.svg.append(s("text", { x: f.left + f.span / 2, y: f.base + 30, "text-anchor": "middle" }, "fork (epoch at which siblings part)"));
+    f.svg.append(s("text", { x: f.left + f.span / 2, y: f.base + 30, "text-anchor": "middle" }, "fork (epoch or share of training at which siblings part)"));
     labels.forEach((label, k) => {
       const index = seriesIndex(suite, label);
       const at = forks.map((fork, i) => ({ p: place(suite, entry, label, fork.name), i, fork })).filter(({ p }) => p && p[PLACE.error_chord]);
@@ -376,7 +376,7 @@
     const columns = DATA.columns.filter((column) => column.group === "barriers");
     const rows = [EVERY, ...suite.shifts].filter((label) => entry.views[label]).map((label) => h("tr", {}, h("th", { scope: "row", class: "text pin" }, label === EVERY ? "all, mean" : label),
       columns.map((column) => estimateCell(entry.views[label][COLUMN[column.key]], column)), h("td", {}, stabilityText(entry.views[label][STABILITY]))));
-    return wrapTable("By training shift, fork 0; barriers and differences in percentage points, disagreement and accuracy in percent, stability point in epochs", ["training shift", ...columns.map((column) => column.title), "stability point"], rows);
+    return wrapTable("By training shift, fork 0; barriers and differences in percentage points, disagreement and accuracy in percent, stability point as share of training", ["training shift", ...columns.map((column) => column.title), "stability point"], rows);
   }
   function evaluationTable(suite, entry) {
     const found = Object.entries(entry.evaluations);
@@ -400,7 +400,7 @@
         fact("rank", entry.rank ? `${rankText(entry)} of ${suite.ranked}` : entry.baseline ? "baseline, takes no rank" : "not ranked", true),
         fact("connectivity, points", estimateText(every[COLUMN.connectivity]), true), fact("accuracy, %", estimateText(every[COLUMN.accuracy]), true),
         fact("ensemble gain, points", every[COLUMN.ensemble_gain] ? estimateText(every[COLUMN.ensemble_gain], true) : DASH, true),
-        fact("stability point, epoch", stabilityText(every[STABILITY]), true)),
+        fact("stability point, share of training", stabilityText(every[STABILITY]), true)),
       entry.unranked.length ? h("p", { class: "notice" }, `Not ranked: ${entry.unranked.join("; ")}.`) : null,
       h("div", { class: "two" }, barrierFigure(suite, entry), costFigure(suite, entry, shown)),
       h("div", { id: "curves" }, curvesFigure(suite, entry, shown)),
