@@ -39,7 +39,7 @@ from lmcbench.results.run_folder import write_atomic
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.cells import Line
 from lmcbench.stats.estimates import estimate
-from lmcbench.stats.stability import Stability, StabilityPoint
+from lmcbench.stats.stability import Stability
 from synthetic import synthetic_cells, synthetic_suite, synthetic_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -598,10 +598,9 @@ def test_a_table_says_under_which_of_its_shifts_ensembles_are_compared(monkeypat
 
 
 def test_stability_points_in_print():
-    def shown(*epochs):
-        onsets = {r: None if e is None else StabilityPoint(e, e / 10) for r, e in enumerate(epochs)}
-        return stability(Stability(Line("a", "r", "s"), (), onsets, 0))
+    def shown(*shares):
+        return stability(Stability(Line("a", "r", "s"), (), dict(enumerate(shares)), 0))
 
-    assert shown(1.0, 0.5, None) == "1 (0.5 to never)"
-    assert shown(3.0, 3.0) == shown(3.0) == "3"
+    assert shown(0.1, 0.005, None) == "10 % (0.5 % to never)"
+    assert shown(0.3, 0.3) == shown(0.3) == "30 %"
     assert shown() == "–"

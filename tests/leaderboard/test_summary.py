@@ -105,8 +105,8 @@ def test_stability_points_come_with_it():
         for r in (0, 1)
     ]
     assert summarize("one", SUBMISSION_SHA256, records).shifts["none"].onsets == {
-        0: (2.0, 0.5),
-        1: (2.0, 0.5),
+        0: 0.5,
+        1: 0.5,
     }
     records = [make_record(toy_cell(fork=f), barrier_error=0.1) for f in heights]
     assert summarize("one", SUBMISSION_SHA256, records).shifts["none"].onsets == {0: None}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from builders import make_record, toy_cell, toy_suite
 from lmcbench.results.frame import build_frame
-from lmcbench.results.instability import instability, nominal_share
+from lmcbench.results.instability import instability
 from lmcbench.results.record import parse_record
 from lmcbench.stats.cells import average_pairs
 from lmcbench.stats.instability import areas_by_shift, instability_area, instability_areas
@@ -103,24 +103,6 @@ def test_area_is_undefined_without_its_forks_or_its_scale(excess, independent):
 
 def test_a_missing_fork_after_the_last_does_not_matter():
     assert instability_area({0.0: 1.0, 0.3: 1.0, 0.5: None}, 2.0) == 0.5
-
-
-@pytest.mark.parametrize(
-    ("fork", "epochs", "share"),
-    [
-        ("0", 10, 0.0),
-        ("3", 10, 0.3),
-        ("0.3", 10, 0.03),
-        ("3%", 7, 0.03),
-        ("30%", None, 0.3),
-        ("0.5%", 4, 0.005),
-        ("3", None, None),
-        ("independent", 10, None),
-        ("whole-budget", 10, None),
-    ],
-)
-def test_nominal_share(fork, epochs, share):
-    assert nominal_share(fork, epochs) == share
 
 
 # --- the table of records ------------------------------------------------------------------------

@@ -7,9 +7,6 @@ D is the loss at alpha = 1/2 minus the mean loss of the ends. B = clip(D / D of 
 
 from __future__ import annotations
 
-import re
-from fractions import Fraction
-
 import pandas as pd
 
 from lmcbench.spec.forks import INDEPENDENT, Fork
@@ -19,8 +16,6 @@ LOSS_FLOOR = 0.02
 
 ERROR_FLOOR = 0.02
 """The same for errors, as a fraction."""
-
-_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,12})?)%")
 
 _NETWORKS = ("digest", "architecture", "recipe", "shift_name", "shift_params", "replicate")
 
@@ -43,31 +38,6 @@ def instability(excess: float | None, independent: float | None, floor: float = 
     return min(max(excess / independent, 0.0), 1.0)
 
 
-def nominal_share(fork: str, epochs: float | None) -> float | None:
-    """Return the share of training at which a fork leaves the trunk, as its name says.
-
-    The step at which it does is rounded down to a whole step, so that the actual share is a little smaller.
-
-    Args:
-        fork: name of the fork.
-        epochs: length of the recipe.
-
-    Returns:
-        A fraction; None for forks without a trunk.
-
-    Example:
-        >>> nominal_share("3%", 10), nominal_share("3", 10), nominal_share("independent", 10)
-        (0.03, 0.3, None)
-    """
-    found = _SHARE.fullmatch(fork)
-    if found is not None:
-        return float(Fraction(found[1]) / 100)
-    epoch = Fork.parse(fork).epoch
-    if epoch is None or epochs is None or not epochs > 0:
-        return None
-    return float(Fraction(str(epoch)) / Fraction(str(epochs)))
-
-
 def add_instability(table: pd.DataFrame) -> pd.DataFrame:
     """Add the columns `fork_share`, `midpoint_excess` and `instability` to the table of `load_records`.
 
@@ -79,7 +49,10 @@ def add_instability(table: pd.DataFrame) -> pd.DataFrame:
     """
     table = table.assign(
         fork_share=pd.Series(
-            [nominal_share(*named) for named in zip(table["fork"], table["epochs"], strict=True)],
+            [
+                Fork.parse(name).share(epochs)
+                for name, epochs in zip(table["fork"], table["epochs"], strict=True)
+            ],
             index=table.index,
             dtype=float,
         ),
@@ -91,10 +64,7 @@ def add_instability(table: pd.DataFrame) -> pd.DataFrame:
     # NaN would be a group of its own: controls without parameters have "{}"
     scale = far.groupby(place)["midpoint_excess"].mean().rename("scale")
     scale = table[place].join(scale, on=place)["scale"]
-    defined = (scale > LOSS_FLOOR) & ~table["fork"].map(_is_cost_matched).astype(bool)
+    priced = table["fork"].map(lambda name: Fork.parse(name).is_cost_matched).astype(bool)
+    defined = (scale > LOSS_FLOOR) & ~priced
     ratio = (table["midpoint_excess"] / scale.where(defined)).clip(0, 1)
     return table.assign(instability=ratio.astype(float))
-
-
-def _is_cost_matched(fork: str) -> bool:
-    return _SHARE.fullmatch(fork) is None and Fork.parse(fork).is_cost_matched
