@@ -115,6 +115,7 @@ def _data_text(suite: Suite) -> str:
         text
         for text, used in (
             (f"{spec.train_size} training images", spec.train_size is not None),
+            (f"{spec.resplit_test} of all images for testing", spec.resplit_test is not None),
             (f"{spec.test_size} test images", spec.test_size is not None),
             (f"{100 * spec.holdout:g} % held out as test set", spec.holdout > 0),
         )

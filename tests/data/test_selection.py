@@ -68,6 +68,18 @@ def test_holdout_replaces_the_test_set():
         select(data, DataSpec(name="digits", train_size=5000))
 
 
+def test_both_splits_are_joined_and_split_anew():
+    data = open_dataset("digits")
+    again = select(data, DataSpec(name="digits", resplit_test=599))
+    assert (len(again.train), len(again.test)) == (1198, 599)
+    counts = np.bincount(again.test.labels) - np.bincount(np.r_[data.train.labels, data.test.labels]) / 3
+    assert np.abs(counts).max() <= 1
+    pixels = [bytes(i) for part in (again.train, again.test) for i in part.images]
+    assert sorted(pixels) == sorted(bytes(i) for part in (data.train, data.test) for i in part.images)
+    with pytest.raises(UserError, match="1,797 images in all"):
+        select(data, DataSpec(name="digits", resplit_test=1797))
+
+
 def test_a_suite_opens_its_part_of_the_data():
     suite = load_suite("digits")
     part = suite.model_copy(update={"data": DataSpec(name="digits", train_size=50, test_size=20)})

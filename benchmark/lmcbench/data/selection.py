@@ -38,6 +38,8 @@ def select(dataset: Dataset, spec: DataSpec) -> Dataset:
         UserError: if `spec` asks for more images than there are, or pins another hash (exit code 4).
     """
     train, test = dataset.train, dataset.test
+    if spec.resplit_test is not None:
+        train, test = _resplit(train, test, spec)
     if spec.holdout:
         count = round(spec.holdout * len(train))
         held = select_stratified(train.labels, count)
@@ -63,6 +65,21 @@ def select(dataset: Dataset, spec: DataSpec) -> Dataset:
                 exit_code=4,
             )
     return replace(dataset, train=train, test=test)
+
+
+def _resplit(train: ImageSet, test: ImageSet, spec: DataSpec) -> tuple[ImageSet, ImageSet]:
+    """Return both splits joined and split anew; `spec.resplit_test` images are tested on."""
+    assert spec.resplit_test is not None
+    images = np.concatenate([train.images, test.images])
+    labels = np.concatenate([train.labels, test.labels])
+    if spec.resplit_test >= len(labels):
+        raise UserError(
+            f"Data set {spec.name}: resplit_test asks for {spec.resplit_test:,} test images, there are "
+            f"{len(labels):,} images in all. Leave some to train on."
+        )
+    tested = select_stratified(labels, spec.resplit_test)
+    everything = ImageSet(images, labels, stamps=(*train.stamps, *test.stamps))
+    return _take(everything, np.setdiff1d(np.arange(len(labels)), tested)), _take(everything, tested)
 
 
 def select_stratified(labels: np.ndarray, n: int) -> np.ndarray:

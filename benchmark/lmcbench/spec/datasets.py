@@ -50,10 +50,13 @@ def pins_of(data: DataSpec, published: bool = False) -> Pins:
         published: whether the suite is published. Only then must the size be that of the named data set: in a
             user's suite a small copy may have the same name.
     """
-    is_partial = data.holdout or data.train_size is not None or data.test_size is not None
+    parts = (data.resplit_test, data.train_size, data.test_size)
+    is_partial = data.holdout or any(part is not None for part in parts)
     known = Pins() if is_partial else KNOWN.get(data.name, Pins())
     if published and data.name in SIZES and not data.holdout:
         train_n, test_n = SIZES[data.name]
+        if data.resplit_test is not None:
+            train_n, test_n = train_n + test_n - data.resplit_test, data.resplit_test
         known = known._replace(train_n=data.train_size or train_n, test_n=data.test_size or test_n)
     return known._replace(train=data.train_sha256 or known.train, test=data.test_sha256 or known.test)
 

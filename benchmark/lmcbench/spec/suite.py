@@ -55,6 +55,13 @@ class DataSpec(SuiteTable):
     )
     train_size: int | None = Field(default=None, ge=1, le=COUNT, description="images, stratified; null: all")
     test_size: int | None = Field(default=None, ge=1, le=COUNT, description="images, stratified; null: all")
+    resplit_test: int | None = Field(
+        default=None,
+        ge=1,
+        le=COUNT,
+        description="images to test on, stratified over all images of both splits; the others are trained "
+        "on; null: the data set's own splits",
+    )
     holdout: float = Field(
         default=0.0,
         ge=0,
