@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lmcbench.connect.interpolation import trace_path
     from lmcbench.connect.layers import layerwise
     from lmcbench.connect.plane import Plane, plane
+    from lmcbench.connect.soups import recalibrate, soup
     from lmcbench.connect.weight_matching import align
     from lmcbench.ensemble.predictions import compare_predictions
     from lmcbench.errors import UserError
@@ -38,6 +39,8 @@ _HOMES = {
     "noise_scale": "spec.recipe",
     "plane": "connect.plane",
     "predict_barrier": "connect.curvature",
+    "recalibrate": "connect.soups",
+    "soup": "connect.soups",
     "trace_path": "connect.interpolation",
 }
 
@@ -57,6 +60,8 @@ __all__ = [
     "noise_scale",
     "plane",
     "predict_barrier",
+    "recalibrate",
+    "soup",
     "trace_path",
 ]
 

@@ -134,5 +134,5 @@ def test_refusals(nets) -> None:
     for call in (layerwise, layer_paths, cumulative_paths):
         with pytest.raises(UserError, match="Split 'split' is empty"):
             call(model, a, a, (x[:0], y[:0]))
-        with pytest.raises(UserError, match="different networks"):
+        with pytest.raises(UserError, match="does not fit the network"):
             call(model, a, nets.trained("cnn", 0), (x, y))

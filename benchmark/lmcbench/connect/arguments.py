@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import is_lazy as is_uninitialised
+from torch.utils.data import DataLoader, Dataset
 
+from lmcbench.connect.loaders import Images, LoaderImages, is_lazy, is_loader, whole
 from lmcbench.errors import UserError
 from lmcbench.results.checkpoint_contents import (
     STATE_DICT_KEYS,
@@ -23,6 +26,15 @@ FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 Split = tuple[Tensor, Tensor]
 """Floating images `[n, c, h, w]` and int64 labels `[n]`."""
+
+LazySplit = tuple[Images, Tensor]
+"""The same, of images that may be created on demand."""
+
+CalibrationLike = Images | DataLoader[Any] | Dataset[Any]
+"""What the public functions take as images for recalibration."""
+
+SplitLike = LazySplit | DataLoader[Any] | Dataset[Any]
+"""What the public functions take as a split: a pair of arrays too."""
 
 
 def as_state(given: object, argument: str, model: nn.Module | None = None) -> Mapping[str, Tensor]:
@@ -55,7 +67,7 @@ def as_state(given: object, argument: str, model: nn.Module | None = None) -> Ma
                 f"{argument} is no state dict: {name!r} is {_kind(value)}, not a tensor. "
                 f"A state dict may be nested under {', '.join(STATE_DICT_KEYS[:3])}."
             )
-        if is_lazy(value):
+        if is_uninitialised(value):
             raise UserError(f"{argument}: {name!r} has no values yet: run the network on a batch first.")
         if value.is_meta:
             raise UserError(f"{argument}: {name!r} has no values, it is on the meta device.")
@@ -85,7 +97,7 @@ def as_model(given: object) -> nn.Module:
     if any(isinstance(module, torch.jit.ScriptModule) for module in given.modules()):
         raise UserError("model is TorchScript, at least in part: pass the network that it was made from.")
     for name, value in (*given.named_parameters(), *given.named_buffers()):
-        if is_lazy(value):
+        if is_uninitialised(value):
             raise UserError(f"model: {name!r} has no values yet: run the network on a batch first.")
     return given
 
@@ -97,13 +109,29 @@ def _inside(model: nn.Module) -> str:
 
 
 def as_split(name: str, given: object) -> Split:
-    """Return images and int64 labels of the split `name`, from tensors or NumPy arrays.
+    """Return images and int64 labels of the split `name`, all of them in memory; see `as_lazy_split`."""
+    images, labels = as_lazy_split(name, given)
+    return whole(images), labels
+
+
+def as_lazy_split(name: str, given: object) -> LazySplit:
+    """Return images and int64 labels of the split `name`.
+
+    Args:
+        name: for messages.
+        given: a pair of images and labels, tensors or NumPy arrays; a `DataLoader` or a `Dataset` of such
+            pairs, in a fixed order; or a pair of images created on demand and labels.
 
     Raises:
         UserError: if the split is invalid.
     """
+    if is_loader(given):
+        loaded = LoaderImages(given, f"Split {name!r}")
+        if loaded.labels is None:
+            raise UserError(f"Split {name!r} has no labels: its items must be pairs (image, label).")
+        given = loaded, loaded.labels
     given = _pair(name, given)
-    images = as_images(given[0], f"Split {name!r}: images")
+    images = given[0] if is_lazy(given[0]) else as_images(given[0], f"Split {name!r}: images")
     labels = _tensor(given[1], f"Split {name!r}: labels")
     if len(images) == 0:
         raise UserError(f"Split {name!r} is empty.")
@@ -132,7 +160,7 @@ def as_examples(name: str, given: object) -> Split:
     return inputs, targets
 
 
-def as_splits(given: object) -> dict[str, Split]:
+def as_splits(given: object) -> dict[str, LazySplit]:
     """Return splits by name.
 
     Raises:
@@ -142,7 +170,7 @@ def as_splits(given: object) -> dict[str, Split]:
         raise UserError(f"splits must be a dict, name -> (images, labels), found {_kind(given)}.")
     if not given:
         raise UserError("No splits to measure on.")
-    return {name: as_split(name, split) for name, split in given.items()}
+    return {name: as_lazy_split(name, split) for name, split in given.items()}
 
 
 def as_images(given: object, what: str) -> Tensor:
@@ -163,14 +191,18 @@ def as_images(given: object, what: str) -> Tensor:
     return images
 
 
-def as_calibration(given: object) -> Tensor | None:
-    """Return images for recalibration; None: no recalibration.
+def as_calibration(given: object) -> Images | None:
+    """Return images for recalibration, also of a `DataLoader` or `Dataset`; None: no recalibration.
 
     Raises:
         UserError: as `as_images`, and for a pair of images and labels.
     """
     if given is None:
         return None
+    if is_loader(given):
+        return LoaderImages(given, "calibration")
+    if is_lazy(given):
+        return given
     if isinstance(given, tuple | list):
         raise UserError("calibration must be images alone, without labels, found a sequence.")
     return as_images(given, "calibration: images")

@@ -10,7 +10,15 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lmcbench.connect.arguments import Split, as_examples, as_model, as_split, as_state
+from lmcbench.connect.arguments import (
+    CalibrationLike,
+    Split,
+    SplitLike,
+    as_examples,
+    as_model,
+    as_split,
+    as_state,
+)
 from lmcbench.connect.blending import State, check_pair, unstack, weight_names
 from lmcbench.connect.interpolation import alpha_grid, check_labels
 from lmcbench.connect.isolation import isolated, without_autocast
@@ -45,7 +53,7 @@ class Objective:
     """
 
     def __init__(
-        self, network: Network, split: Split, names: Sequence[str], loss: Loss = cross_entropy
+        self, network: Network, split: SplitLike, names: Sequence[str], loss: Loss = cross_entropy
     ) -> None:
         checked = as_split if loss is cross_entropy else as_examples
         images, labels = checked("split", split)
@@ -119,7 +127,7 @@ def predict_barrier(
     split: Split,
     alphas: int | Sequence[float] = 21,
     gradients: bool = False,
-    calibration: Tensor | None = None,
+    calibration: CalibrationLike | None = None,
     *,
     loss: Loss = cross_entropy,
     batch_size: int = 500,

@@ -11,7 +11,8 @@ from torch.nn.utils import parametrize
 
 from lmcbench.connect.blending import Stack, unstack
 from lmcbench.connect.isolation import isolated
-from lmcbench.connect.network import MAX_IMAGES, Images, Network
+from lmcbench.connect.loaders import Images
+from lmcbench.connect.network import MAX_IMAGES, Network
 from lmcbench.errors import UserError
 
 

@@ -11,7 +11,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from lmcbench.connect.arguments import Split, as_integer, as_model, as_splits, as_state
+from lmcbench.connect.arguments import (
+    CalibrationLike,
+    LazySplit,
+    SplitLike,
+    as_integer,
+    as_model,
+    as_splits,
+    as_state,
+)
 from lmcbench.connect.blending import (
     Stack,
     State,
@@ -20,7 +28,8 @@ from lmcbench.connect.blending import (
     check_pair,
     states_per_chunk,
 )
-from lmcbench.connect.network import Images, Network
+from lmcbench.connect.loaders import Images
+from lmcbench.connect.network import Network
 from lmcbench.errors import UserError
 from lmcbench.results.curves import Array, Curve, NotFiniteError, check_alphas
 
@@ -61,9 +70,9 @@ def trace_path(
     model: nn.Module,
     state_a: State,
     state_b: State,
-    splits: Mapping[str, Split],
+    splits: Mapping[str, SplitLike],
     alphas: int | Sequence[float] = 21,
-    calibration: Tensor | None = None,
+    calibration: CalibrationLike | None = None,
     batch_size: int = 1000,
     device: str | torch.device | None = None,
 ) -> dict[str, Curve]:
@@ -79,7 +88,7 @@ def trace_path(
         state_a: state dict at alpha 0, also nested under `state_dict`, `model_state_dict` or `model`.
         state_b: state dict at alpha 1.
         splits: name -> (images `[n, c, h, w]` floating, labels `[n]` of any integer type), as tensors or
-            NumPy arrays.
+            NumPy arrays; or a `DataLoader` or `Dataset` of them in a fixed order, without augmentation.
         alphas: an odd number of evenly spaced points, or an increasing sequence that contains 0, 1/2 and 1.
         calibration: floating images `[m, c, h, w]` on which BatchNorm statistics are recalibrated at every
             alpha, both ends included; None: running statistics are blended like weights.
@@ -107,11 +116,11 @@ def trace_path(
         1.0986
     """
     p = prepare_path(model, state_a, state_b, splits, alphas, batch_size, device)
-    calibration = p.network.calibration(p.a, calibration)
+    checked = p.network.calibration(p.a, calibration)
 
     def states(alphas: Array) -> Stack:
         path = states_on_line(p.network, p.a, p.b, alphas)
-        return path if calibration is None else p.network.recalibrate(path, calibration)
+        return path if checked is None else p.network.recalibrate(path, checked)
 
     return p.curves(states)
 
@@ -131,7 +140,7 @@ class PathInputs:
     network: Network
     a: State
     b: State
-    splits: dict[str, Split]
+    splits: dict[str, LazySplit]
     grid: Array
 
     def curves(self, states: Callable[[Array], Stack]) -> dict[str, Curve]:
@@ -149,7 +158,7 @@ def prepare_path(
     model: nn.Module,
     state_a: State,
     state_b: State,
-    splits: Mapping[str, Split],
+    splits: Mapping[str, SplitLike],
     alphas: int | Sequence[float],
     batch_size: int,
     device: str | torch.device | None,

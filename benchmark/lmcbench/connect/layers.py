@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmcbench.connect.arguments import Split
+from lmcbench.connect.arguments import CalibrationLike, LazySplit
 from lmcbench.connect.blending import (
     Stack,
     State,
@@ -21,6 +21,7 @@ from lmcbench.connect.blending import (
 )
 from lmcbench.connect.curvature import Objective, predict
 from lmcbench.connect.interpolation import PathInputs, Scores, chunk_points, prepare_path, score_states
+from lmcbench.connect.loaders import Images
 from lmcbench.connect.network import Network
 from lmcbench.results.curves import Array, Curve
 
@@ -98,9 +99,9 @@ def layerwise(
     model: nn.Module,
     state_a: State,
     state_b: State,
-    split: Split,
+    split: LazySplit,
     alphas: int | Sequence[float] = 21,
-    calibration: Tensor | None = None,
+    calibration: CalibrationLike | None = None,
     *,
     batch_size: int = 1000,
     device: str | torch.device | None = None,
@@ -150,10 +151,10 @@ def layer_paths(
     model: nn.Module,
     state_a: State,
     state_b: State,
-    split: Split,
+    split: LazySplit,
     alphas: int | Sequence[float] = 21,
     gradients: bool = False,
-    calibration: Tensor | None = None,
+    calibration: Images | None = None,
     *,
     device: str | torch.device | None = None,
 ) -> dict[str, LayerPath]:
@@ -180,8 +181,8 @@ def cumulative_paths(
     model: nn.Module,
     state_a: State,
     state_b: State,
-    split: Split,
-    calibration: Tensor | None = None,
+    split: LazySplit,
+    calibration: Images | None = None,
     *,
     device: str | torch.device | None = None,
 ) -> tuple[CumulativePath, CumulativePath]:
@@ -215,7 +216,7 @@ def _prepare(
     model: nn.Module,
     state_a: State,
     state_b: State,
-    split: Split,
+    split: LazySplit,
     alphas: int | Sequence[float],
     *,
     batch_size: int = 1000,
@@ -232,9 +233,9 @@ def _moved(
     layers: Mapping[str, Sequence[str]],
     base: State,
     other: State,
-    split: Split,
+    split: LazySplit,
     grid: Array,
-    calibration: Tensor | None,
+    calibration: Images | None,
 ) -> Iterator[tuple[str, Curve]]:
     """Yield the curve of each layer; `base`, the start of all curves, is scored once."""
     start = score_states(network, _calibrated(network, [base], calibration), *split, name="split")
@@ -261,10 +262,10 @@ def _predicted(
     layers: Mapping[str, Sequence[str]],
     base: State,
     other: State,
-    split: Split,
+    split: LazySplit,
     grid: Array,
     gradients: bool,
-    calibration: Tensor | None,
+    calibration: Images | None,
 ) -> Iterator[tuple[str, Array]]:
     (start,) = unstack(_calibrated(network, [base], calibration))
     weights = set(weight_names(base))
@@ -282,6 +283,6 @@ def _mix(base: State, other: State, layers: Mapping[str, Sequence[str]], switche
     return {**base, **{name: other[name] for layer in switched for name in layers[layer]}}
 
 
-def _calibrated(network: Network, states: Sequence[State], calibration: Tensor | None) -> Stack:
+def _calibrated(network: Network, states: Sequence[State], calibration: Images | None) -> Stack:
     stacked = network.prepare(states)
     return stacked if calibration is None else network.recalibrate(stacked, calibration)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from lmcbench.connect.arguments import as_calibration, as_device, as_integer, as
 from lmcbench.connect.batchnorm_stats import ChunkedConv2d, pooled_moments, record_batch_statistics
 from lmcbench.connect.blending import COUNTER, STATISTICS, Stack, State, check_matches_model, stack, unstack
 from lmcbench.connect.isolation import copy_model, isolated, without_autocast
+from lmcbench.connect.loaders import Images, equal_parts, first_images
 from lmcbench.connect.parameter_swap import EvalCaches, ParameterSwap, graph_leaves
 from lmcbench.errors import UserError, counted, describe, is_out_of_memory
 from lmcbench.results.logits import find_logits
@@ -24,14 +24,11 @@ MAX_IMAGES = 500
 """Maximum number of images per forward pass if the caller gives no batch size."""
 
 
-class Images(Protocol):
-    """Floating images in batches `[b, c, h, w]`: a tensor, or an object that creates them on demand."""
+LARGE = 96 * 96
+"""Pixels of an image above which fewer images are passed at once on a CPU."""
 
-    def __len__(self) -> int: ...
-
-    def split(self, size: int, /) -> Iterable[Tensor]:
-        """Return batches of `size`; the last may be smaller."""
-        ...
+CALIBRATION_PIXELS = 2**22
+"""Most pixels of a batch for recalibration on a CPU: 1,000 images of 64 x 64, 83 of 224 x 224."""
 
 
 class Network:
@@ -95,24 +92,25 @@ class Network:
         return {name: value.to(self.device) for name, value in stack(listed).items()}
 
     @torch.no_grad()
-    def check_accepts(self, state: State, images: Tensor, what: str) -> None:
+    def check_accepts(self, state: State, images: Images, what: str) -> None:
         """Run the network on two of the images; `what` names them in the error.
 
         Raises:
             UserError: if the network fails, with its exception as the cause.
         """
         here = {name: value.to(self.device) for name, value in state.items()}
+        first = first_images(images, 2)
         try:
-            self._check_uses_state(here, images[:2])
+            self._check_uses_state(here, first)
         except UserError:
             raise
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            shape = list(images.shape[1:])
+            shape = list(first.shape[1:])
             raise UserError(f"{what}: the network fails on an image {shape}: {describe(error)}") from error
 
-    def calibration(self, state: State, given: object) -> Tensor | None:
+    def calibration(self, state: State, given: object) -> Images | None:
         """Check the images for recalibration that a caller gave; None stays None.
 
         Raises:
@@ -135,12 +133,19 @@ class Network:
         weights = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         states = {name: value if name in weights else value.clone() for name, value in states.items()}
         with isolated(self.device):
-            for part in images.split(self.batch_size or MAX_IMAGES):
+            for part in images.split(self.batch_size or self._images_per_part(images)):
                 for batch in torch.split(part, self.images_per_pass(part)):
                     logits = self._forward(states, batch.to(self.device, self.dtype))
                     if not self._is_checked:
                         self._check_uses_state(unstack(states)[0], batch[:2])
                     yield logits
+
+    def _images_per_part(self, images: Images) -> int:
+        """Return how many images are created at once: as many as a pass takes, if they are large."""
+        if isinstance(images, Tensor):
+            return MAX_IMAGES
+        first = first_images(images, 1)
+        return self.images_per_pass(first) if first[0, 0].numel() > LARGE else MAX_IMAGES
 
     def images_per_pass(self, images: Tensor) -> int:
         """Return the batch size: as requested, else 500, fewer for large images on a CPU (cache size).
@@ -153,7 +158,10 @@ class Network:
             return self.batch_size
         if self.device.type == "cuda":
             return MAX_IMAGES
-        return min(max(128_000 // images[0, 0].numel(), 125), MAX_IMAGES)
+        pixels = images[0, 0].numel()
+        if pixels > LARGE:  # activations of 125 images of 224 x 224 take 400 MB a layer
+            return max(8, 125 * LARGE // pixels)
+        return min(max(128_000 // pixels, 125), MAX_IMAGES)
 
     def forward(self, state: State, batch: Tensor) -> Tensor:
         """Return the logits `[b, classes]` of one state on one batch, differentiable in the state's tensors.
@@ -191,20 +199,23 @@ class Network:
             )
 
     @torch.no_grad()
-    def recalibrate(self, states: Stack, images: Tensor, batches: int = 1) -> Stack:
+    def recalibrate(self, states: Stack, images: Images, batches: int | None = None) -> Stack:
         """Return `states` with BatchNorm statistics computed on `images` `[n, c, h, w]`.
 
         `images` are split into `batches` of sizes equal up to one. Mean and unbiased variance are pooled by
         the law of total variance: exact at the first BatchNorm layer for any batching, and at every layer
-        for a single batch. A layer that runs several times in a pass gets the mean of its calls' statistics
-        (torch's cumulative average, momentum None); one that never runs keeps its statistics. Networks
-        without running statistics are returned unchanged.
+        for a single batch; None: as few batches as `CALIBRATION_PIXELS` allows. A layer that runs several
+        times in a pass gets the mean of its calls' statistics (torch's cumulative average, momentum None);
+        one that never runs keeps its statistics. Networks without running statistics are returned unchanged.
 
         Raises:
             UserError: for fewer than two images per batch.
         """
         if not self.norms:
             return states
+        if batches is None:
+            pixels = first_images(images, 1)[0, 0].numel() if len(images) else 0
+            batches = max(1, -(-len(images) * pixels // CALIBRATION_PIXELS))
         if len(images) < 2 * batches:
             raise UserError(
                 f"Calibration needs at least two images per batch, found {counted(len(images), 'image')} for "
@@ -226,7 +237,7 @@ class Network:
             isolated(self.device),
             self.chunked_convolutions(),
         ):
-            for batch in images.tensor_split(batches):
+            for batch in equal_parts(images, batches):
                 self._forward(fresh, batch.to(self.device, self.dtype))
                 for name in counts:
                     sizes[name].append(counts[name])

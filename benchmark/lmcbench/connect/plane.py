@@ -8,9 +8,16 @@ from numbers import Real
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lmcbench.connect.arguments import Split, as_integer, as_model, as_split, as_state
+from lmcbench.connect.arguments import (
+    CalibrationLike,
+    SplitLike,
+    as_integer,
+    as_model,
+    as_split,
+    as_state,
+)
 from lmcbench.connect.blending import STATISTICS, Stack, State, unstack
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.interpolation import Scores, chunk_points, score_states
@@ -54,9 +61,9 @@ def plane(
     state_fork: State,
     state_a: State,
     state_b: State,
-    split: Split,
+    split: SplitLike,
     size: int = 25,
-    calibration: Tensor | None = None,
+    calibration: CalibrationLike | None = None,
     *,
     margin: float = 0.25,
     batch_size: int = 1000,

@@ -94,7 +94,7 @@ def build_pool(
     if pending:
         images = np.empty((pixels, *train.images.shape[1:]), np.uint8)
         images[: len(train)] = train.images
-        _release_pages(train.images)
+        release_pages(train.images)
         for name, indices, first in pending:
             for start in range(0, len(indices), BATCH):
                 some = indices[start : start + BATCH]
@@ -124,7 +124,7 @@ def digest_shown(pool: Pool, items: Indices) -> str:
     return text.hexdigest()
 
 
-def _release_pages(images: Pixels) -> None:
+def release_pages(images: Pixels) -> None:
     """Release the memory of a mapped file that has been copied; later access reads the file again."""
     mapped = getattr(images, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):

@@ -334,7 +334,8 @@ def _misfit(
         parts.append(
             f"{len(left)} of the {len(named)} given {_are(left)} not the network's ({_listed(left)})"
         )
-    return UserError(f"{what} does not fit the network: {', and '.join(parts)}. Is --arch the network's?")
+    faults = ", and ".join(parts)
+    return UserError(f"{what} does not fit the network: {faults}. Is it a checkpoint of this network?")
 
 
 def _are(names: Sequence[str]) -> str:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lmcbench.connect.blending import Stack
 from lmcbench.connect.interpolation import Scores, score_states, scores_from_logits
-from lmcbench.connect.network import Images, Network
+from lmcbench.connect.loaders import Images
+from lmcbench.connect.network import Network
 from lmcbench.data.selection import select_stratified
 from lmcbench.ensemble.predictions import expected_calibration_error, softmax
 from lmcbench.ensemble.rescore import Logits

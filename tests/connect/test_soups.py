@@ -1,0 +1,73 @@
+"""Soups and recalibration against direct computations."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+import torch
+
+import lmcbench
+from lmcbench import UserError
+from lmcbench.connect.soups import greedy_soup
+
+
+def test_a_soup_is_the_weighted_mean_of_every_floating_tensor(nets):
+    a, b = (nets.build("resnet", 1).state_dict(), nets.build("resnet", 2).state_dict())
+    mixed = lmcbench.soup([a, b, b], weights=[2, 1, 1])
+    for name, value in a.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(mixed[name], (value + b[name]) / 2)
+        else:
+            assert torch.equal(mixed[name], b[name])
+    half = lmcbench.interpolate(a, b, 0.5)
+    uniform = lmcbench.soup([a, b])
+    assert all(torch.equal(uniform[name], half[name]) for name in half)
+
+
+@pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, float("nan")]])
+def test_other_weights_are_refused(nets, weights):
+    with pytest.raises(UserError, match="weights must be one finite number"):
+        lmcbench.soup((nets.build("mlp", 1).state_dict(), nets.build("mlp", 2).state_dict()), weights)
+
+
+def test_recalibration_takes_the_statistics_of_the_images(nets):
+    """As training mode computes them in one pass, with momentum 1."""
+    model, (x, _) = nets.build("resnet"), nets.images(30)
+    state = nets.build("resnet", 1).state_dict()
+    found = lmcbench.recalibrate(model, state, x)
+    model.load_state_dict(state)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    model.train()(x)
+    for name, value in model.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+        elif not name.endswith("tracked"):
+            assert torch.equal(found[name], value)
+    with pytest.raises(UserError, match="at least two images"):
+        lmcbench.recalibrate(nets.build("resnet"), state, x[:1])
+
+
+def naive_greedy(accuracies, accuracy_of):
+    """Recipe 1 of Wortsman et al. (2022), as it is written there."""
+    ranked = sorted(range(len(accuracies)), key=lambda i: accuracies[i], reverse=True)
+    ingredients = []
+    for i in ranked:
+        before = accuracy_of(frozenset(ingredients)) if ingredients else -1.0
+        if accuracy_of(frozenset([*ingredients, i])) >= before:
+            ingredients.append(i)
+    return ingredients
+
+
+def test_the_greedy_soup_is_that_of_a_naive_twin():
+    draw = random.Random(0)
+    for _ in range(50):
+        sets = [frozenset(s) for r in range(1, 6) for s in itertools.combinations(range(5), r)]
+        table = {s: draw.randrange(6) / 5 for s in sets}
+        alone = [table[frozenset([i])] for i in range(5)]
+        members, tried = greedy_soup(alone, lambda members, table=table: table[frozenset(members)])
+        assert members == naive_greedy(alone, table.__getitem__)
+        assert len(tried) == 4
