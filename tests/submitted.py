@@ -28,7 +28,7 @@ from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.plan import plan_run
 from lmcbench.running.run import run_plan
 from lmcbench.spec.canonical import canonical_json
-from lmcbench.spec.cells import Selection, expand
+from lmcbench.spec.cells import Cell, Selection, expand
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.submission.predictions_file import split_cells
 from lmcbench.submission.submit import Declaration, submit
@@ -54,21 +54,12 @@ def cli(*arguments: object) -> tuple[int, str, str]:
     return answer.exit_code, answer.stdout, answer.stderr
 
 
-def _train(selection: Selection) -> Path:
-    """A run folder of `lmcbench run digits`, removed when the tests end."""
-    root = Path(tempfile.mkdtemp(prefix="lmcbench-tests-"))
-    atexit.register(shutil.rmtree, root, ignore_errors=True)
-    folder = RunFolder(root / "run")
-    plan = plan_run(expand(load_suite("digits"), selection), folder)
-    for _ in run_plan(plan, folder, data_dir=None, device="cpu", jobs=1):
+def train(cells: list[Cell], root: Path) -> Path:
+    """Run cells into the folder `root`, in this process."""
+    folder = RunFolder(root)
+    for _ in run_plan(plan_run(cells, folder), folder, data_dir=None, device="cpu", jobs=1):
         pass
     return folder.root
-
-
-@cache
-def linear_run() -> Path:
-    """All cells of `lmc_linear`."""
-    return _train(Selection(["lmc_linear"]))
 
 
 def make_board(root: Path) -> Path:
@@ -79,8 +70,11 @@ def make_board(root: Path) -> Path:
 
 @cache
 def part_of_run() -> Path:
-    """Its cells of label-skew on replicates 0 and 1: 12 cells, which train faster."""
-    return _train(Selection(["lmc_linear"], ["label-skew"], (), range(2)))
+    """A run of digits, `lmc_linear` under label-skew on replicates 0 and 1: 12 cells. Removed at the end."""
+    root = Path(tempfile.mkdtemp(prefix="lmcbench-tests-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    chosen = Selection(["lmc_linear"], ["label-skew"], (), range(2))
+    return train(expand(load_suite("digits"), chosen), root / "run")
 
 
 @cache

@@ -29,6 +29,14 @@ def test_equals_the_definition_with_centred_kernels(n, dx, dy, seed):
     assert linear_cka(x, y) == pytest.approx(by_definition(x, y), rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("n", [7, 8, 9])
+def test_the_forms_for_few_and_for_many_images_meet(n):
+    """More features than images, as many, fewer; equal features give 1, in any order the same."""
+    x, y = features(n, (8, 8))
+    assert [linear_cka(x, y), linear_cka(y, x)] == pytest.approx([by_definition(x, y)] * 2, rel=1e-12)
+    assert linear_cka(x, x) == pytest.approx(1, rel=1e-15)
+
+
 def test_one_feature_each_gives_the_squared_correlation():
     x, y = features(d=(1, 1))
     assert linear_cka(x, y) == pytest.approx(np.corrcoef(x[:, 0], y[:, 0])[0, 1] ** 2)

@@ -43,13 +43,13 @@ from submitted import (
     edit_record,
     edit_records,
     keys,
-    linear_run,
     linear_submission,
     make_board,
     part_of_run,
     read_logits,
     read_tables,
     run_records,
+    train,
 )
 
 CELLS = 12
@@ -71,22 +71,45 @@ def run(tmp_path):
     return shutil.copytree(part_of_run(), tmp_path / "run")
 
 
-def test_a_whole_run_is_complete_and_its_files_are_copied_as_they_are(board):
-    before = content(linear_run())
-    made = submit(linear_run(), "linear", SAID, board)
+WHOLE = """
+name = "whole"
+version = 1
+description = "for tests"
+shifts = ["none", "label-skew"]
+forks = [0, 1, "independent"]
+replicates = 1
+[data]
+name = "digits"
+[recipes.short]
+lr = 0.1
+batch_size = 64
+epochs = 2
+[[architectures]]
+name = "lmc_linear"
+recipe = "short"
+"""
+
+
+def test_a_whole_run_is_complete_and_its_files_are_copied_as_they_are(board, tmp_path):
+    toml = tmp_path / "whole.toml"
+    toml.write_text(WHOLE)
+    suite, root = load_suite(str(toml)), tmp_path / "run"
+    train(expand(suite), root)
+    before = content(root)
+    made = submit(root, "linear", SAID, board, suite_file=toml)
     assert (made.missing, made.left_out, made.reduced) == ([], [], None)
     found = read_submission(made.folder)
     assert found.meta.complete
-    assert found.meta.cells == len(found.records) == len(list((linear_run() / "records").iterdir()))
+    assert found.meta.cells == len(found.records) == len(expand(suite)) == 6
     logits = read_logits(made.folder)
     for key, table in read_tables(made.folder).items():
-        assert table == json.loads((linear_run() / "records" / f"{key}.json").read_bytes())
-        assert save(logits[key]) == (linear_run() / "predictions" / f"{key}.safetensors").read_bytes()
-    checked = verify(made.folder)
+        assert table == json.loads((root / "records" / f"{key}.json").read_bytes())
+        assert save(logits[key]) == (root / "predictions" / f"{key}.safetensors").read_bytes()
+    checked = verify(made.folder, toml)
     assert checked.sound
     [size] = [claim for claim in checked.claimed if "FLOPs" in claim]
     assert size.endswith("FLOPs of a step beyond the floor that follows from it")
-    assert content(linear_run()) == before
+    assert content(root) == before
     assert [p.name for p in (board / "submissions").iterdir()] == ["linear"]
     assert made.bytes == sum(map(len, content(made.folder).values())) < 5e6
 

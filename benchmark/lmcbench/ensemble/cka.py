@@ -17,7 +17,8 @@ def linear_cka(x: ArrayLike, y: ArrayLike) -> float | None:
 
     It is |Y'X|^2 / (|X'X| |Y'Y|) of centred features in Frobenius norms (Kornblith et al., 2019, arXiv
     1905.00414, section 3): 1 for features equal up to rotation and scale, near 0 for unrelated features if
-    there are many more images than features. The cost is O(n d_x d_y).
+    there are many more images than features. The cost is O(n d_x d_y); with fewer images than features,
+    O(n^2 (d_x + d_y)).
 
     Args:
         x: features `[n, d_x]`.
@@ -50,11 +51,15 @@ def cka_matrix(features: Sequence[ArrayLike]) -> list[list[float | None]]:
 def _alignment(x: Array, y: Array) -> float | None:
     if len(x) != len(y):
         raise UserError(f"CKA compares features of the same images, found {len(x)} and {len(y)} images.")
-    scale = float(np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
-    if scale == 0:
-        return None
-    # rounding may exceed 1
-    return min(1.0, float(np.linalg.norm(y.T @ x) ** 2) / scale)
+    if len(x) < min(x.shape[1], y.shape[1]):
+        # |Y'X|^2 = <XX', YY'>, so n x n matrices are enough
+        x, y = x @ x.T, y @ y.T
+        scale, common = np.linalg.norm(x) * np.linalg.norm(y), np.vdot(x, y)
+    else:
+        scale = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+        common = np.linalg.norm(y.T @ x) ** 2
+    # rounding may leave [0, 1]
+    return None if scale == 0 else float(np.clip(common / scale, 0, 1))
 
 
 def _centred(features: ArrayLike, name: str) -> Array:
