@@ -13,7 +13,8 @@ from lmcbench.results.record import Record, read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.plan import Conditions, plan_run
 from lmcbench.running.run import run_plan
-from lmcbench.spec.cells import Selection, expand
+from lmcbench.spec.architectures import BASELINE
+from lmcbench.spec.cells import Cell, Selection, expand
 from lmcbench.spec.suite import Suite
 
 
@@ -33,6 +34,18 @@ def narrowed(suite: Suite, selection: Selection) -> Selection:
     )
 
 
+def baseline_cells(suite: Suite, replicates: range | None) -> list[Cell]:
+    """Return the cells of the convex baseline without shift at the first fork; empty if there are none."""
+    listed = [a.label for a in suite.architectures if a.name == BASELINE]
+    if not listed or all(spec.shift.label != NONE for spec in suite.shifts):
+        return []
+    return expand(suite, Selection(listed[:1], [NONE], [suite.fork_list[0].name], replicates))
+
+
+NONE = "none"
+"""The training shift that assigns everything to every sibling."""
+
+
 def conditions(device: str) -> Iterator[tuple[str, Conditions]]:
     """Yield device and conditions of each repeat, without end; no two are the same."""
     for threads in count(1):
@@ -40,6 +53,18 @@ def conditions(device: str) -> Iterator[tuple[str, Conditions]]:
             yield "cpu", how
             if device == "cuda" and threads == 1:
                 yield "cuda", how
+
+
+def measure_baseline(
+    suite: Suite, replicates: range | None, root: Path, *, data_dir: Path | None, jobs: int | None
+) -> list[Record]:
+    """Return the records of the cells of `baseline_cells`, run on the CPU in a folder under `root`."""
+    cells = baseline_cells(suite, replicates)
+    folder = RunFolder(root / "baseline")
+    if cells:
+        for _ in run_plan(plan_run(cells, folder), folder, data_dir=data_dir, device="cpu", jobs=jobs):
+            pass
+    return [read_record(folder.record(cell.key)) for cell in cells]
 
 
 def repeat_runs(

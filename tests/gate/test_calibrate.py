@@ -4,9 +4,10 @@ from itertools import islice
 
 import pytest
 
-from builders import toy_suite
-from lmcbench.calibrate import conditions, narrowed, repeat_runs
+from builders import make_record, toy_cell, toy_suite
+from lmcbench.calibrate import baseline_cells, conditions, narrowed, repeat_runs
 from lmcbench.errors import UserError
+from lmcbench.gate.calibration import calibrate, render
 from lmcbench.running.plan import Conditions
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import load_suite
@@ -66,3 +67,18 @@ def test_the_engine_and_the_threads_asked_for_are_used(tmp_path):
         for _, records in repeat_runs(suite, chosen, 3, tmp_path, data_dir=None, device="cpu", jobs=1)
     ]
     assert found == [[("reference", 1)], [("stacked", 1)], [("reference", 2)]]
+
+
+def test_the_baselines_accuracy_without_shift_is_reported():
+    cells = baseline_cells(toy_suite(), range(2))
+    found = [(c.architecture.label, c.shift.label, c.fork.name, c.replicate) for c in cells]
+    assert found == [("lmc_linear", "none", "0", 0), ("lmc_linear", "none", "0", 1)]
+    assert baseline_cells(toy_suite(shifts=["label-skew"]), range(2)) == []
+    assert baseline_cells(toy_suite(architectures=[{"name": "lmc_mlp", "recipe": "fast"}]), range(2)) == []
+    records = [make_record(toy_cell("lmc_linear", replicate=r)) for r in (0, 1)]
+    dead = make_record(toy_cell("lmc_linear", replicate=2), status="diverged")
+    expected = 1 - sum(s.splits["test"].error for r in records for s in r.siblings) / 4
+    calibration = calibrate([records, records], [], [*records, dead])
+    assert calibration.baseline_accuracy == pytest.approx(expected)
+    assert f"baseline_accuracy = {expected:.4f}" in render(calibration, "simple")
+    assert calibrate([records, records], []).baseline_accuracy is None

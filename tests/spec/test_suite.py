@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from builders import SUITE_TOML, toy_cell, toy_suite
 from lmcbench.errors import UserError
@@ -533,3 +534,13 @@ def test_the_noise_grid_is_of_equal_epochs_and_of_equal_steps():
         assert {r.batch_size for r in group} == {16, 32, 64, 128}
         assert len({(r.batch_size, r.lr) for r in group}) == len(group) == 12
     assert len(recipes) == len({(r.batch_size, r.lr, r.epochs) for r in recipes})
+
+
+def test_a_floor_may_be_above_the_stored_accuracy_of_the_baseline():
+    suite = toy_suite(floor="baseline+0.01", baseline_accuracy=0.95)
+    assert suite.floor == 0.96
+    assert suite.digest == toy_suite().digest
+    assert toy_suite(floor="baseline+0.1", baseline_accuracy=0.95).floor == 1.0
+    for floor, reason in (("baseline+0.01", "calibrate"), ("baseline-1", "write a number"), ("0.5", "write")):
+        with pytest.raises(ValidationError, match=reason):
+            toy_suite(floor=floor)

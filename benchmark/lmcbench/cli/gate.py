@@ -126,9 +126,10 @@ def calibrate(
     """Measure run-to-run noise by repeating cells.
 
     Cells are repeated under other engines, threads and devices, and the deviation of every measure is
-    reported.
+    reported. The accuracy of the convex baseline without shift is reported too, for a floor of the form
+    "baseline+x".
     """
-    from lmcbench.calibrate import repeat_runs
+    from lmcbench.calibrate import measure_baseline, repeat_runs
     from lmcbench.errors import counted
     from lmcbench.gate import calibration
     from lmcbench.spec.cells import Selection, parse_replicates
@@ -144,7 +145,8 @@ def calibrate(
     ):
         print_text(f"{counted(len(records), 'cell')}: {text}", err=True)
         runs.append(records)
-    found = calibration.calibrate(runs, chosen.gate or DEFAULT_GATE)
+    baseline = measure_baseline(chosen, selection.replicates, root, data_dir=data_dir, jobs=jobs)
+    found = calibration.calibrate(runs, chosen.gate or DEFAULT_GATE, baseline)
     if as_json:
         print_json(calibration.as_json(found))
     else:

@@ -61,6 +61,7 @@ class Calibration:
     Attributes:
         conditions: engine, device and threads of each repeat.
         unstable: cells that diverged or failed in some repeats only.
+        baseline_accuracy: of the convex baseline without shift, for floors above it; None: not measured.
     """
 
     suite: dict[str, Any]
@@ -68,13 +69,21 @@ class Calibration:
     measures: list[Deviation]
     margins: list[Margin]
     unstable: list[str]
+    baseline_accuracy: float | None = None
 
 
-def calibrate(repeats: Sequence[Sequence[Record]], gate: Sequence[GateTest]) -> Calibration:
+def calibrate(
+    repeats: Sequence[Sequence[Record]], gate: Sequence[GateTest], baseline: Sequence[Record] = ()
+) -> Calibration:
     """Return the deviations over `repeats` of the same cells.
 
     Repeats of a cell under the same conditions count once: a network that cannot be stacked always uses the
     reference engine.
+
+    Args:
+        repeats: records of each repeat.
+        gate: the tests whose margins are compared with the deviations.
+        baseline: records of the convex baseline without shift, for its accuracy.
     """
     by_key = [{r.key: r for r in repeat} for repeat in repeats]
     common = [key for key in by_key[0] if all(key in other for other in by_key)]
@@ -89,7 +98,20 @@ def calibrate(repeats: Sequence[Sequence[Record]], gate: Sequence[GateTest]) -> 
         [found for found in deviations if found is not None],
         [found for found in margins if found is not None],
         unstable,
+        _accuracy(baseline),
     )
+
+
+def _accuracy(baseline: Sequence[Record]) -> float | None:
+    """Return the mean accuracy of the siblings on the test set, over records that are `ok`."""
+    by_replicate: dict[int, list[float]] = {}
+    for record in baseline:
+        if record.status == "ok":
+            errors = [sibling.splits["test"].error for sibling in record.siblings]
+            by_replicate.setdefault(record.replicate, []).append(1 - float(np.mean(errors)))
+    if not by_replicate:
+        return None
+    return float(np.mean([np.mean(values) for values in by_replicate.values()]))
 
 
 def _distinct(cell: Sequence[Record]) -> list[Record]:
@@ -200,6 +222,8 @@ def render(calibration: Calibration, style: str) -> str:
         measures,
         margins,
     ]
+    if c.baseline_accuracy is not None:
+        parts.append(f"The convex baseline without shift: baseline_accuracy = {c.baseline_accuracy:.4f}")
     if c.unstable:
         parts.append(f"Diverged in some repeats only: {'; '.join(map(safe, c.unstable))}.")
     return "\n\n".join(parts) + "\n"

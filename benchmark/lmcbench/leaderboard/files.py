@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from lmcbench.errors import LINE_LENGTH, UserError, printable
 from lmcbench.results.record import Record, parse_record
 from lmcbench.results.run_folder import compress
+from lmcbench.results.tuning import TUNING, TUNING_BYTES
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.untrusted import decompress, read_bytes
 
@@ -31,6 +32,7 @@ KINDS = {
     re.compile(re.escape(META)): META_BYTES,
     re.compile(re.escape(RECORDS)): 25 * MB,
     re.compile(re.escape(PREDICTIONS)): PREDICTION_BYTES,
+    re.compile(re.escape(TUNING)): TUNING_BYTES,
     re.compile(r"source/[A-Za-z0-9_][A-Za-z0-9_-]*\.py"): 256_000,
 }
 """Every file a submission may contain, by its path in it, and its largest size in bytes."""
@@ -111,7 +113,8 @@ def _refusal(name: str, status: os.stat_result) -> str | None:
             return "may be a pickle, which executes code when it is loaded; logits are stored as safetensors"
         if _STATEMENT.fullmatch(name):
             return "is a verifier's statement; only the maintainers write it, under leaderboard/results/"
-        return f"is not a file of a submission; allowed are {META}, {RECORDS}, {PREDICTIONS}, source/FILE.py"
+        allowed = f"{META}, {RECORDS}, {PREDICTIONS}, {TUNING}, source/FILE.py"
+        return f"is not a file of a submission; allowed are {allowed}"
     if status.st_size > limit:
         return f"has {_megabytes(status.st_size)}; at most {_megabytes(limit)} are allowed"
     return None

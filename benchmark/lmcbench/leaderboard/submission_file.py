@@ -16,6 +16,7 @@ from lmcbench.errors import UserError
 from lmcbench.leaderboard.files import META, META_BYTES, RECORDS, Fault, parse_records, read_files
 from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.record import NewerSchemaError, Record, check_schema
+from lmcbench.results.tuning import TUNING
 from lmcbench.spec.architectures import Source
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.suite_files import explain
@@ -93,10 +94,12 @@ class Hashes(Part):
     Attributes:
         records: of `records.jsonl.gz`.
         predictions: of `predictions.safetensors`, which is not in the repository; None if no cell has any.
+        tuning: of `tuning.json`; None unless the recipe is `tuned`.
     """
 
     records: str = Field(pattern=SHA256)
     predictions: str | None = Field(default=None, pattern=SHA256)
+    tuning: str | None = Field(default=None, pattern=SHA256)
 
 
 class Meta(Part):
@@ -142,6 +145,7 @@ class Submission:
         records: one per cell, by key.
         sha256: of `submission.toml`, which names the sha256 of all other files.
         sources: the contents of `source/FILE.py`, by path.
+        tuning: the content of `tuning.json`, which defines recipe `tuned`.
     """
 
     slug: str
@@ -150,6 +154,7 @@ class Submission:
     records: Sequence[Record]
     sha256: str
     sources: Mapping[str, bytes]
+    tuning: bytes | None = None
 
 
 def check_slug(slug: str) -> None:
@@ -205,6 +210,7 @@ def read_submission(folder: Path) -> Submission:
         records=records,
         sha256=digest_bytes(contents[META]),
         sources=source_files(contents),
+        tuning=contents.get(TUNING),
     )
 
 
@@ -216,6 +222,8 @@ def source_files(contents: Mapping[str, bytes]) -> dict[str, bytes]:
 def hash_faults(meta: Meta, contents: Mapping[str, bytes]) -> list[Fault]:
     """Return a fault for each file whose sha256 is not the one in `submission.toml`."""
     expected = [("sha256.records", meta.sha256.records, RECORDS)]
+    if meta.sha256.tuning is not None:
+        expected.append(("sha256.tuning", meta.sha256.tuning, TUNING))
     if meta.architecture.source == "file":
         sha256 = meta.architecture.sha256 or ""
         expected += [("architecture.sha256", sha256, name) for name in source_files(contents)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from lmcbench.errors import unknown
+from lmcbench.errors import printable, unknown
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.evaluation_shifts import check_evaluations, is_shifted, parse_shifted, parse_transform
@@ -218,10 +219,40 @@ class Suite(SuiteTable):
     replicates: int = Field(default=3, ge=1, le=COUNT)
     protocol: Protocol = Protocol()
     probe: Probe = Probe()
-    floor: float = Field(default=0.0, ge=0, le=1, description="mean member accuracy required for a rank")
+    floor: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description='mean member accuracy required for a rank; in the file also "baseline+x", a number x '
+        "above baseline_accuracy",
+    )
+    baseline_accuracy: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="test accuracy of the convex baseline without shift, as 'lmcbench calibrate' measures it",
+    )
     gate: list[GateTest] = Field(
         default_factory=list, max_length=MAX_TESTS, description="tests of 'lmcbench compare'"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _floor_above_baseline(cls, table: Any) -> Any:
+        """Replace a floor of the form "baseline+x" by its number."""
+        floor = table.get("floor") if isinstance(table, dict) else None
+        if not isinstance(floor, str):
+            return table
+        added = re.fullmatch(r"baseline\+(0|0?\.\d{1,6})", floor)
+        if added is None:
+            raise ValueError(f'floor: write a number or "baseline+0.01" (found {printable(floor)!r})')
+        baseline = table.get("baseline_accuracy")
+        if not isinstance(baseline, int | float):
+            raise ValueError(
+                "floor: baseline_accuracy is missing. Set a number as floor, measure the baseline's accuracy "
+                "with 'lmcbench calibrate', and store it in the file"
+            )
+        return {**table, "floor": min(round(baseline + float(added[1]), 12), 1.0)}
 
     @model_validator(mode="after")
     def _agree(self) -> Suite:

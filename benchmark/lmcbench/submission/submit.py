@@ -35,13 +35,17 @@ from lmcbench.results.run_folder import (
     read_records,
     write_atomic,
 )
+from lmcbench.results.tuning import TUNING, TUNING_BYTES
+from lmcbench.running.tuned import tuning_key
 from lmcbench.spec.architectures import imports_beside, make_architecture, source_file
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.forks import FROM
 from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite
+from lmcbench.spec.sweep import TUNED
 from lmcbench.submission.entry import make_entry, missing_cells, replicates_of
 from lmcbench.submission.predictions_file import pack_predictions
+from lmcbench.submission.tuned import tuned_suite
 from lmcbench.submission.verify import Verification, verify
 from lmcbench.untrusted import parse_json, read_bytes
 
@@ -167,6 +171,10 @@ def submit(
     reproduction = _reproduction(leaderboard, declared)
     sources, sha256 = network_source(records[0], arch, source)
     meta = _meta(declared, suite, records, sha256, reproduction)
+    tuning = _tuning(RunFolder(run), records[0])
+    suite, _, faults = tuned_suite(suite, meta, tuning)
+    if faults:
+        raise UserError("\n".join(map(str, faults)))
     entry, faults = make_entry(suite, meta, records[0], sources)
     if entry is None or faults:
         raise UserError("\n".join(map(str, faults)))
@@ -182,16 +190,39 @@ def submit(
     _check_new(digest_bytes(content), run, target)
     predictions, reduced = pack_predictions(kept, folder)
     hashes = Hashes(
-        records=digest_bytes(content), predictions=None if predictions is None else digest_bytes(predictions)
+        records=digest_bytes(content),
+        predictions=None if predictions is None else digest_bytes(predictions),
+        tuning=None if tuning is None else digest_bytes(tuning),
     )
     meta = meta.model_copy(update={"cells": len(kept), "complete": not missing, "sha256": hashes})
     contents = sources | {RECORDS: content, META: meta.to_toml().encode()}
     if predictions is not None:
         contents[PREDICTIONS] = predictions
+    if tuning is not None:
+        contents[TUNING] = tuning
     verified = _put(contents, target, suite_file)
     return Submitted(
         target, meta, sum(map(len, contents.values())), missing, left_out, reduced, verified, founded
     )
+
+
+def _tuning(folder: RunFolder, sample: Record) -> bytes | None:
+    """Return the tuning file of a run with recipe `tuned`; None for other recipes.
+
+    Raises:
+        UserError: if the run folder does not have it.
+    """
+    if sample.recipe["name"] != TUNED:
+        return None
+    network = sample.architecture
+    identity = network.model_dump(include={"name", "kwargs", "fingerprint", "adapt"}, exclude_none=True)
+    file = folder.tuning(tuning_key(identity))
+    if not file.exists():
+        raise UserError(
+            f"{folder.root} does not have the tuning file of {architecture_label(sample)}. Run the suite "
+            "into it again, with --recipe tuned --tuning FILE; finished cells are not repeated."
+        )
+    return read_bytes(file, limit=TUNING_BYTES)
 
 
 def _check_target(leaderboard: Path, target: Path, founded: bool) -> None:

@@ -25,6 +25,7 @@ from lmcbench.leaderboard.summary_cache import SUBMISSIONS
 from lmcbench.leaderboard.trust import VERIFIED_SCHEMA, Verified
 from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.record import InvalidRecordError, NewerSchemaError, Record
+from lmcbench.results.tuning import TUNING
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.datasets import pins_of
 from lmcbench.spec.suite import Suite
@@ -42,6 +43,7 @@ from lmcbench.submission.entry import (
 )
 from lmcbench.submission.predictions_file import read_predictions
 from lmcbench.submission.rescoring import Rescoring
+from lmcbench.submission.tuned import CLAIMED_SWEEP, hash_fault, tuned_suite, tuning_faults
 
 
 @dataclass(frozen=True)
@@ -275,12 +277,16 @@ class _Verifier:
 
     def check_cells(self, meta: Meta, suite: Suite, contents: Mapping[str, bytes]) -> None:
         records = list(self.records.values())
+        suite, tuning, faults = tuned_suite(suite, meta, contents.get(TUNING))
+        self.faults += hash_fault(meta) + faults
         label = meta.architecture.label
         sample = next((r for r in records if architecture_label(r) == label), records[0])
         entry, faults = make_entry(suite, meta, sample, source_files(contents))
         self.faults += faults
         if entry is None:
             return
+        train = next((part.get("sha256") for part in sample.data if part.get("split") == "train"), None)
+        self.faults += tuning_faults(tuning, entry.identity, label, train)
         pins = pins_of(suite.data, published=self.suite_file is None)
         replicates, faults = replicates_of(suite, meta, records)
         self.faults += faults
@@ -294,6 +300,8 @@ class _Verifier:
         self.faults += agreement_faults(self.records)
         own = entry.architecture.source in ("file", "module")
         self.claimed += [OWN_SIZE if own and words == SIZE else words for words in CLAIMED]
+        if tuning is not None:
+            self.claimed.append(CLAIMED_SWEEP)
         self.rescored.append(
             f"barriers of {counted(sum(len(r.pairs) for r in records), 'pair')} from their curves"
         )
@@ -315,6 +323,7 @@ class _Verifier:
 
 
 def suite_of(submission: Submission, suite_file: Path | None = None) -> Suite:
-    """Return the suite of a verified submission."""
+    """Return the suite of a verified submission, with its tuned recipe if it has one."""
     found = submission.meta.suite
-    return load_suite(f"{found.name}-v{found.version}" if suite_file is None else str(suite_file))
+    suite = load_suite(f"{found.name}-v{found.version}" if suite_file is None else str(suite_file))
+    return tuned_suite(suite, submission.meta, submission.tuning)[0]
