@@ -148,7 +148,7 @@ def decompress(content: bytes, origin: str, *, limit: int) -> bytes:
 # --- JSON and TOML -------------------------------------------------------------------------------
 
 
-def parse_json(content: bytes | str, origin: str, *, limit: int = JSON_BYTES) -> Any:
+def parse_json(content: bytes | str, origin: str, *, limit: int = JSON_BYTES, most_keys: int = KEYS) -> Any:
     """Return the value of one JSON document.
 
     Refused beyond the standard: NaN and infinities (also as 1e999), doubled keys, and more depth, keys or
@@ -158,6 +158,7 @@ def parse_json(content: bytes | str, origin: str, *, limit: int = JSON_BYTES) ->
         content: UTF-8 bytes, or text.
         origin: the name of the file, for messages.
         limit: in bytes.
+        most_keys: of all objects together.
 
     Raises:
         UserError: naming `origin` and what is wrong.
@@ -167,7 +168,7 @@ def parse_json(content: bytes | str, origin: str, *, limit: int = JSON_BYTES) ->
         raise UserError(_too_large(origin, len(raw), limit))
     if is_deeper(raw):
         raise UserError(f"{origin} is damaged: lists and objects nest more than {DEPTH} levels.")
-    keys = _KeyCounter()
+    keys = _KeyCounter(most_keys)
     try:
         value = json.loads(
             raw.decode("utf-8"),
@@ -284,13 +285,13 @@ def is_deeper(content: bytes, depth: int = DEPTH) -> bool:
 class _KeyCounter:
     """Build objects from their pairs; raise for doubled, long and too many keys, in linear time."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, limit: int) -> None:
+        self.count, self.limit = 0, limit
 
     def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         self.count += len(pairs)
-        if self.count > KEYS:
-            raise ValueError(f"more than {KEYS:,} keys")
+        if self.count > self.limit:
+            raise ValueError(f"more than {self.limit:,} keys")
         table = dict(pairs)
         if len(table) < len(pairs):
             seen: set[str] = set()

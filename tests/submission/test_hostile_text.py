@@ -82,7 +82,7 @@ def test_all_schema_faults_of_a_record_are_named_up_to_twenty(tmp_path):
     places = re.findall(r"^  records\.jsonl\.gz, record (\d+) \((\w+)\): ([a-z_.]+): ", err, re.MULTILINE)
     assert {(n, k) for n, k, _ in places} == {(places[0][0], key)}
     assert {"replicate", "reason", "seeds.init", "cost.train_s"} <= {field for _, _, field in places}
-    edit_record(folder, key, lambda table: table["siblings"].extend([{}] * 90))
+    edit_record(folder, key, lambda t: t["soup"].update({f"split{i}": {} for i in range(40)}))
     correct_hashes(folder)
     _, _, err = cli("verify", folder)
     assert len(re.findall(rf"^  records\.jsonl\.gz, record \d+ \({key}\): ", err, re.MULTILINE)) == 21

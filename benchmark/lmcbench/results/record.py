@@ -54,6 +54,9 @@ SCHEMA = "lmcbench/cell/1"
 Status = Literal["ok", "diverged", "failed"]
 
 
+MOST_KEYS = 60_000
+"""Most keys of a record, in all of its objects together. One with all analyses has about 10,000."""
+
 BARRIER_FIELDS = tuple(field.name for field in fields(Barrier))
 MAX_SIBLINGS = 100
 Numbers = Annotated[dict[Name, Real | None], Field(max_length=KEYS)]
@@ -349,7 +352,7 @@ def parse_record(content: bytes | str, origin: str) -> Record:
         NewerSchemaError: if it is of a newer schema.
         UserError: if it is no JSON or not of a record's schema.
     """
-    table = parse_json(content, origin)
+    table = parse_json(content, origin, most_keys=MOST_KEYS)
     check_schema(table, origin)
     try:
         return Record.model_validate(table, strict=True)

@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from lmcbench.errors import printable
 from lmcbench.spec.canonical import canonical_json
@@ -43,10 +52,25 @@ KEY_PATTERN = r"^[0-9a-f]{16}$"
 Key = Annotated[str, Field(pattern=KEY_PATTERN)]
 
 
+def _stop_at_first_faults(schema: Any) -> None:
+    for inner in schema.values() if isinstance(schema, dict) else schema:
+        if isinstance(inner, dict | list):
+            _stop_at_first_faults(inner)
+    if isinstance(schema, dict) and schema.get("type") == "list":
+        schema["fail_fast"] = True
+
+
 class Fields(BaseModel):
     """A part of a record. Unknown keys, added by later versions, are kept."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Stop at the first fault of each list: a million wrong numbers would take gigabytes."""
+        schema = handler(source)
+        _stop_at_first_faults(schema)
+        return schema
 
 
 def checked(model: type[BaseModel]) -> AfterValidator:
