@@ -18,34 +18,37 @@ from lmcbench.leaderboard import ranking_table as standings
 from lmcbench.leaderboard import summary_cache as derived
 from lmcbench.leaderboard.markdown import stability, tenths
 from lmcbench.leaderboard.payload import ALPHABET, pack
-from lmcbench.leaderboard.ranking_table import count_missing, make_tables
+from lmcbench.leaderboard.ranking_table import RankInterval, count_missing, make_tables
 from lmcbench.leaderboard.render import (
     HEADLINE,
     HTML,
     MARKDOWN,
+    export_entries,
     export_rows,
     render_leaderboard,
     render_rows,
     to_csv,
 )
-from lmcbench.leaderboard.scores import COLUMNS, CONNECTIVITY, View, column
+from lmcbench.leaderboard.scores import AREA, COLUMNS, View, column
 from lmcbench.leaderboard.submission_file import read_submission
 from lmcbench.leaderboard.summary import summarize
 from lmcbench.leaderboard.summary_cache import read_rows, summary_path
 from lmcbench.leaderboard.trust import RERUN_SCHEMA, VERIFIED_SCHEMA, CellAgain, Rerun, Verified
 from lmcbench.output import escape_markdown
+from lmcbench.results.frame import build_frame
 from lmcbench.results.record import parse_record
 from lmcbench.results.run_folder import write_atomic
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.cells import Line
 from lmcbench.stats.estimates import estimate
+from lmcbench.stats.instability import instability_areas
 from lmcbench.stats.stability import Stability
 from synthetic import synthetic_cells, synthetic_suite, synthetic_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SUITE = synthetic_suite(
     shifts=["none", "same-half", "disjoint-halves", "label-skew"],
-    forks=[0, 3, "independent", "independent-equal-cost"],
+    forks=[0, 9, "independent", "independent-equal-cost"],  # 9 of 30 epochs: the area ends there
 )
 SCRIPT = "<script>alert(1)</script>"
 
@@ -108,34 +111,49 @@ def standing_of(board, slug):
 # --- ranks ---------------------------------------------------------------------------------------
 
 
-def test_connectivity_is_the_mean_over_shifts_at_fork_0(four):
+def test_the_area_is_the_mean_over_shifts(four):
     standing = standing_of(four, "entry-2")
-    records = [
-        r for r in records_of(2) if r.fork.name == "0" and r.shift.name in ("disjoint-halves", "label-skew")
-    ]
-    by_replicate = {}
-    for r in records:
-        by_replicate.setdefault(r.replicate, []).append(r.pairs[0].barriers["test"].error_mid)
-    expected = estimate([float(np.mean(values)) for values in by_replicate.values()])
-    found = standing.scores.columns[CONNECTIVITY]
-    assert (found.mean, found.half_width) == (
-        pytest.approx(expected.mean),
-        pytest.approx(expected.half_width),
-    )
+    values = instability_areas(build_frame(records_of(2))).set_index("replicate")["area"]
+    assert standing.areas == pytest.approx(values.to_dict(), abs=1e-8)
+    expected = estimate(values.tolist())
+    found = standing.scores.columns[AREA]
+    assert (found.mean, found.half_width) == pytest.approx((expected.mean, expected.half_width), abs=1e-7)
     assert found.n == standing.n == 5
+    [row] = [r for r in export_entries(*tables_of(four))["entries"] if r["entry"] == "entry-2"]
+    assert (row["suite"], row["rank"]) == ("synthetic", list(standing.rank))
+    assert row["instability_area"] == {str(r): area for r, area in standing.areas.items()}
+    assert row["shifts"].keys() == {"none", "same-half", "disjoint-halves", "label-skew"}
+    errors = instability_areas(build_frame(records_of(2)), "error_mid")["area"]
+    assert standing.scores.columns["area_errors"].mean == pytest.approx(errors.mean(), abs=1e-7)
 
 
 def test_differences_are_paired_by_replicate(four):
-    view = View(standing_of(four, "entry-3").entry, ["label-skew"])
-    shifted, plain = view.barrier("error_mid"), View(view.entry, ["none"]).barrier("error_mid")
+    view = View(standing_of(four, "entry-3").entry, ["disjoint-halves"])
+    shifted, plain = view.barrier("error_mid"), View(view.entry, ["same-half"]).barrier("error_mid")
     expected = estimate([shifted[r] - plain[r] for r in range(5)])
-    found = column("barrier_difference").score(view)
+    found = column("shift_effect").score(view)
     assert (found.mean, found.half_width) == (expected.mean, expected.half_width)
-    ensemble = view.worth("ensemble", "3")
+    ensemble = view.worth("ensemble", "9")
     equal = view.worth("ensemble", "independent-equal-cost")
     gain = column("ensemble_equal_cost").series(view)
     assert gain == {r: ensemble[r] - equal[r] for r in range(5)}
     assert set(gain) == set(range(5))
+    # label-skew has no control here
+    assert column("shift_effect").series(View(view.entry, ["label-skew"])) == {}
+
+
+def test_companions_by_hand(four):
+    view = View(standing_of(four, "entry-3").entry, ["disjoint-halves"])
+    ensemble, member, soup = (view.worth(name, "9") for name in ("ensemble", "member", "soup"))
+    trainings = view.entry.shifts["disjoint-halves"].place("9").trainings
+    gain = column("gain_per_training").series(view)
+    assert gain == pytest.approx({r: (ensemble[r] - member[r]) / trainings[r] for r in range(5)})
+    difference = column("soup_ensemble").series(view)
+    assert difference == pytest.approx({r: soup[r] - ensemble[r] for r in range(5)})
+    assert view.skill_lost() == {}  # without the error of chance
+    known = View(view.entry.model_copy(update={"chance": 0.9}), ["disjoint-halves"])
+    rise, at_0 = view.barrier("error_mid"), view.worth("member", "0")
+    assert known.skill_lost() == pytest.approx({r: rise[r] / (at_0[r] - 0.1) for r in range(5)})
 
 
 def test_the_baseline_is_shown_and_takes_no_rank(four):
@@ -189,11 +207,15 @@ def dead(table):
 @pytest.mark.parametrize(
     ("change", "replicates", "reason"),
     [
-        (without(lambda t: t["fork"]["name"] == "3" and t["replicate"] == 4), 5, "^4 cells missing$"),
+        (
+            without(lambda t: t["fork"]["name"] == "9" and t["replicate"] == 4),
+            5,
+            "^4 cells missing; the instability area of 1 rep",
+        ),
         (without(lambda t: t["replicate"] == 2), 6, "^16 cells missing$"),
         (failed, 5, "^4 cells failed$"),
-        (diverged, 5, "^4 measured replicates of the 5 that a rank needs$"),
-        (lambda t: t, 4, "^16 cells missing; 4 measured replicates of the 5 that a rank needs$"),
+        (diverged, 6, "^the instability area of 1 replicate is undefined: a cell was not measured"),
+        (lambda t: t, 4, "^16 cells missing; 4 replicates of the 5 that a rank needs$"),
         (dead, 5, r"^accuracy 20\.0 %, below the suite's floor of 70 %$"),
     ],
     ids=["a fork is missing", "a replicate is left out", "failed", "diverged", "four replicates", "dead"],
@@ -236,9 +258,10 @@ def test_a_rerun_of_every_cell_that_the_rank_is_based_on_ranks(board, left_out, 
     late = read_submission(board / "submissions" / "late")
     state(board, late, midpoints=False)
     shifts = ("disjoint-halves", "label-skew")
-    based = [r.key for r in late.records if r.fork.name == "0" and r.shift.name in shifts]
+    forks = ("0", "9", "independent")
+    based = [r.key for r in late.records if r.fork.name in forks and r.shift.name in shifts]
     others = [r.key for r in late.records if r.key not in based][:left_out]
-    assert len(based) == 10
+    assert len(based) == 30
     cells = [
         CellAgain(key=key, cell=key, verdict=verdict, measures=[]) for key in [*based[left_out:], *others]
     ]
@@ -252,12 +275,44 @@ def test_a_rerun_of_every_cell_that_the_rank_is_based_on_ranks(board, left_out, 
     assert (standing_of(board, "late").rank is None) == (basis is None)
 
 
-def test_a_diverged_cell_is_counted_and_six_replicates_survive_it(board):
+def test_a_diverged_cell_is_counted_and_its_replicate_has_no_area(board):
     submit(board, 5, "late", change=diverged, replicates=6)
     standing = standing_of(board, "late")
     assert standing.entry.count("diverged") == 1
-    assert standing.n == 5
-    assert standing.rank is not None
+    assert (standing.n, standing.areas[1], standing.rank) == (5, None, None)
+    assert standing.scores.columns[AREA].n == 5
+
+
+def convex(table):
+    """The record of a network whose averages are never worse than their ends."""
+    for pair in table["pairs"]:
+        for curve in pair["curves"].values():
+            ends = (curve["loss"][0] + curve["loss"][-1]) / 2
+            curve["loss"][len(curve["loss"]) // 2] = ends
+        for barrier in pair["barriers"].values():
+            barrier["loss_mid"] = 0.0
+    return table
+
+
+def test_a_convex_network_has_no_area_and_no_rank(board):
+    submit(board, 5, "late", change=convex)
+    standing = standing_of(board, "late")
+    assert standing.areas == dict.fromkeys(range(5))
+    assert standing.rank is None
+    assert "the instability area of every replicate is undefined" in "; ".join(standing.unranked)
+    assert standing_of(board, "entry-1").rank is not None
+
+
+def test_another_procedure_can_make_the_ranks(four):
+    rows = read_rows(four)
+    bases = {row.entry.slug: row.basis for row in rows}
+
+    def first(scores):
+        assert all(scores.values())
+        return {name: RankInterval(1, 1) for name in scores}
+
+    [table] = make_tables((row.entry for row in rows), bases, first)
+    assert {s.rank for s in table.standings if not s.baseline} == {(1, 1)}
 
 
 def test_a_suite_that_nobody_published_has_no_ranks(four, monkeypatch):
@@ -490,7 +545,7 @@ def test_the_export_has_every_number(four):
     read = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert len(read) == len(rows)
     [same] = [r for r in read if (r["slug"], r["shift"]) == ("entry-2", HEADLINE)]
-    assert float(same[CONNECTIVITY]) == row[CONNECTIVITY]
+    assert float(same[AREA]) == row[AREA]
     assert to_csv([]) == ""
 
 

@@ -63,20 +63,21 @@ def leaderboard(
 
 def _export(board_dir: Path, csv: Path | None, as_json: bool) -> None:
     from lmcbench.leaderboard.ranking_table import make_tables
-    from lmcbench.leaderboard.render import export_rows, to_csv
+    from lmcbench.leaderboard.render import export_entries, export_rows, to_csv
     from lmcbench.leaderboard.summary_cache import read_rows
     from lmcbench.results.run_folder import write_atomic
 
     found = read_rows(board_dir)
     tables = make_tables((row.entry for row in found), {row.entry.slug: row.basis for row in found})
-    rows = export_rows(tables, {row.entry.slug: (row.submission.meta, row.trust) for row in found})
+    about = {row.entry.slug: (row.submission.meta, row.trust) for row in found}
+    rows = [] if csv is None else export_rows(tables, about)
     if csv == STDOUT:
         print_text(to_csv(rows), nl=False)
     elif csv is not None:
         write_atomic(csv, to_csv(rows))
         print_text(f"Wrote {csv}.", err=True)
     if as_json:
-        print_json(rows)
+        print_json(export_entries(tables, about))
 
 
 def _render(board_dir: Path, check: bool) -> None:

@@ -1,25 +1,34 @@
-"""Which cells ranks are based on."""
+"""Which cells ranks are based on: those of the instability area (docs/design.md, section 9.3)."""
 
 from __future__ import annotations
 
 from lmcbench.results.cell_values import shift_label
 from lmcbench.results.record import Record
+from lmcbench.spec.forks import INDEPENDENT, Fork
 from lmcbench.spec.suite import Suite
+from lmcbench.stats.instability import LAST_SHARE
 
 HEADLINE_FORK = "0"
 NO_SHIFT = "none"
 
 
 def headline_shifts(suite: Suite) -> tuple[str, ...]:
-    """Return the training shifts that connectivity is a mean over: all but none and controls.
+    """Return the training shifts that the area is a mean over: with own noise, and no controls.
 
-    A suite without any is ranked by the barrier without shift.
+    A suite without any is ranked by the area without shift.
     """
-    shifts = [spec.shift for spec in suite.shifts]
+    shifts = [spec.shift for spec in suite.shifts if spec.shift.noise == "own"]
     real = [s.label for s in shifts if s.name != NO_SHIFT and not s.is_control]
     return tuple(real or [s.label for s in shifts if s.name == NO_SHIFT])
 
 
+def is_headline_fork(fork: str, share: float | None) -> bool:
+    """Return whether the area contains a fork: those up to 30 % of training, and independent networks."""
+    return fork == INDEPENDENT or (share is not None and share <= LAST_SHARE)
+
+
 def is_ranked_cell(record: Record, suite: Suite) -> bool:
     """Return whether the rank of a suite is based on a cell."""
-    return record.fork.name == HEADLINE_FORK and shift_label(record) in headline_shifts(suite)
+    fork = record.fork.name
+    share = Fork.parse(fork).share(record.recipe["epochs"])
+    return is_headline_fork(fork, share) and shift_label(record) in headline_shifts(suite)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 from tabulate import tabulate
 
@@ -13,12 +14,13 @@ from lmcbench.leaderboard.scores import COLUMNS, Column
 from lmcbench.leaderboard.submission_file import Meta
 from lmcbench.leaderboard.trust import TrustLevel
 from lmcbench.output import escape_markdown
+from lmcbench.results.record import Status
 from lmcbench.stats.estimates import Estimate
 from lmcbench.stats.stability import Stability, share_text
 
 GROUPS = {
-    "barriers": "Connectivity",
-    "forms": "The mean form of the barrier",
+    "barriers": "Instability",
+    "forms": "Forms of the barrier at fork 0",
     "worth": "Ensembles and soups of the latest fork, on the test set",
     "evaluation": "The same under evaluation shift, mean over those of the suite",
 }
@@ -63,7 +65,7 @@ def _section(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) ->
         )
     else:
         shifts = escape_markdown(", ".join(table.headline))
-        facts.append(f"{escape_markdown(suite.description)} Connectivity is over {shifts}.")
+        facts.append(f"{escape_markdown(suite.description)} The area is over {shifts}.")
         if table.comparison:
             facts.append(escape_markdown(table.comparison))
         facts.append(
@@ -100,12 +102,14 @@ def _row(
             "architecture": escape_markdown(entry.network.label),
             "recipe": escape_markdown(entry.recipe["name"]),
         }
+    n = standing.n or len(entry.replicates)
     for column in columns:
-        row[column.title] = number(standing.scores.columns[column.key], column, standing.n)
+        row[column.title] = number(standing.scores.columns[column.key], column, n)
     if group == "barriers":
         row |= {
             "stability point": stability(standing.scores.stability),
             "n": str(standing.n),
+            "did not learn": f"{entry.count('did-not-learn')}/{len_cells(standing)}",
             "diverged": f"{entry.count('diverged')}/{len_cells(standing)}",
             "trust": trust,
             "rank is": standing.basis or "claimed",
@@ -116,7 +120,7 @@ def _row(
 
 def len_cells(standing: Standing) -> int:
     """Return the number of cells of an entry that have a record."""
-    return sum(standing.entry.count(status) for status in ("ok", "diverged", "failed"))
+    return sum(standing.entry.count(status) for status in get_args(Status))
 
 
 def _align(rows: Sequence[Mapping[str, str]]) -> list[str]:

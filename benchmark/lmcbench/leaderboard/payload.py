@@ -35,8 +35,9 @@ EVERY = "*"
 
 BARRIERS = ("error_chord", "error_mean", "error_floor", "error_mid", "loss_chord")
 WORTH = ("disagreement", "member", "ensemble", "soup")
+STATUSES = ("ok", "did-not-learn", "diverged", "failed")
 PLACE = ("fork", "cells", *BARRIERS, *WORTH, "flop", "error", "loss")
-"""The items of a place's list: the fork by its number in the suite; cells ok, diverged and failed, null where
+"""The items of a place's list: the fork by its number in the suite; cells by `STATUSES`, null where
 all are ok; estimates; curves."""
 
 
@@ -74,7 +75,7 @@ def _column(column: Column) -> dict[str, Any]:
 def _suite(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) -> dict[str, Any]:
     suite = table.published
     entries = [standing.entry for standing in table.standings]
-    forks = {place.fork: place.epoch for entry in entries for _, place in entry.places}
+    forks = {place.fork: place.share is not None for entry in entries for _, place in entry.places}
     names = sorted(forks, key=lambda name: Fork.parse(name).order)
     recipes = sorted({canonical_json(_settings(entry)) for entry in entries})
     return {
@@ -88,7 +89,7 @@ def _suite(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) -> d
         "comparison": table.comparison,
         "shifts": sorted({label for entry in entries for label in entry.shifts}, key=_shift_order(table)),
         "forks": [
-            {"name": name, "epoch": forks[name], "priced": Fork.parse(name).is_cost_matched} for name in names
+            {"name": name, "trunk": forks[name], "priced": Fork.parse(name).is_cost_matched} for name in names
         ],
         "recipes": [json.loads(recipe) for recipe in recipes],
         "ranked": table.ranked,
@@ -144,7 +145,7 @@ def _entry(
         "n": n,
         "measured": standing.n,
         "replicates": len(entry.replicates),
-        "cells": [entry.count("ok"), entry.count("diverged"), entry.count("failed"), standing.missing],
+        "cells": [*(entry.count(status) for status in STATUSES), standing.missing],
         "latest": view.latest,
         "views": {EVERY: _scores(standing.scores, n)}
         | {label: _scores(scores, n) for label, scores in standing.by_shift.items()},
@@ -190,7 +191,7 @@ def _evaluation(view: View, split: str, n: int) -> list[Any]:
 def _place(place: Place, n: int, forks: Sequence[str]) -> list[Any]:
     """Return the values of `PLACE`."""
     worth = place.worth.get(SPLIT)
-    cells = [place.status.count(status) for status in ("ok", "diverged", "failed")]
+    cells = [place.count(status) for status in STATUSES]
     barriers = []
     for name in BARRIERS:
         estimated = _over(place.barriers[name], n, UNIT if name.startswith("error") else LOSS_UNIT)

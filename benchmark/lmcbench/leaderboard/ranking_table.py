@@ -8,16 +8,17 @@ being better, and then every interval contains its entry's true rank (all ranks 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import NamedTuple
 
 from lmcbench.errors import counted
 from lmcbench.leaderboard.headline import headline_shifts
-from lmcbench.leaderboard.scores import COLUMNS, CONNECTIVITY, View, column
+from lmcbench.leaderboard.scores import AREA, COLUMNS, View
 from lmcbench.leaderboard.summary import DIGITS, SuiteId, Summary
 from lmcbench.leaderboard.trust import FIRST_CHOSEN, Basis
+from lmcbench.results.instability import LOSS_FLOOR
 from lmcbench.results.record import Record
 from lmcbench.spec.architectures import BASELINE
 from lmcbench.spec.suite import Suite
@@ -107,7 +108,7 @@ class Standing:
 
     Attributes:
         entry: its summary.
-        n: replicates that have the headline's value.
+        areas: the instability area by replicate; None: undefined, or a cell is missing.
         missing: cells of the suite without a record, on the replicates that it must cover.
         unranked: why it has no rank; empty for ranked entries and the baseline.
         basis: how its midpoints were checked; None: they are claimed, and it is not ranked.
@@ -117,13 +118,18 @@ class Standing:
     """
 
     entry: Summary
-    n: int
+    areas: Mapping[int, float | None]
     missing: int
     unranked: tuple[str, ...]
     basis: Basis | None
     rank: RankInterval | None
     scores: Scores
     by_shift: Mapping[str, Scores]
+
+    @property
+    def n(self) -> int:
+        """Number of replicates that have an area."""
+        return sum(area is not None for area in self.areas.values())
 
     @property
     def baseline(self) -> bool:
@@ -138,7 +144,7 @@ class SuiteTable:
     Attributes:
         suite: by name and content.
         published: its definition; None if this version of lmcbench has none with this digest.
-        headline: the training shifts that connectivity is a mean over; empty if it is not published.
+        headline: the training shifts that the area is a mean over; empty if it is not published.
         standings: ranked entries and the baseline by score, then the others.
     """
 
@@ -174,23 +180,30 @@ class SuiteTable:
         return sum(standing.rank is not None for standing in self.standings)
 
 
+Ranking = Callable[[Mapping[str, Mapping[int, float]]], Mapping[str, RankInterval]]
+"""Scores by entry and replicate, lower is better -> the interval of ranks of every entry."""
+
+
 def make_tables(
-    entries: Iterable[Summary], bases: Mapping[str, Basis | None] | None = None
+    entries: Iterable[Summary],
+    bases: Mapping[str, Basis | None] | None = None,
+    ranking: Ranking = rank_intervals,
 ) -> list[SuiteTable]:
     """Return a table per suite, version and digest, sorted by name, the newest version first.
 
     Args:
         entries: summaries.
         bases: by slug, how the midpoints were checked; an entry without is claimed.
+        ranking: the procedure that makes rank intervals of the entries that are ranked.
     """
     by_suite: dict[tuple[str, int, str], list[Summary]] = {}
     for entry in sorted(entries, key=lambda e: e.slug):
         s = entry.suite
         by_suite.setdefault((s.name, -s.version, s.digest), []).append(entry)
-    return [_table(group, bases or {}) for _, group in sorted(by_suite.items())]
+    return [_table(group, bases or {}, ranking) for _, group in sorted(by_suite.items())]
 
 
-def _table(entries: list[Summary], bases: Mapping[str, Basis | None]) -> SuiteTable:
+def _table(entries: list[Summary], bases: Mapping[str, Basis | None], ranking: Ranking) -> SuiteTable:
     named = entries[0].suite
     suite = published_suite(named.name, named.version, named.digest)
     headline = () if suite is None else headline_shifts(suite)
@@ -200,14 +213,14 @@ def _table(entries: list[Summary], bases: Mapping[str, Basis | None]) -> SuiteTa
         view = View(entry, headline or own_shifts(entry), suite)
         scores = _scores(view)
         by_shift = {label: _scores(View(entry, [label], suite)) for label in entry.shifts}
-        series = column(CONNECTIVITY).series(view)
+        areas = view.areas()
         missing = count_missing(entry, cells, suite.replicates) if suite is not None else 0
         basis = bases.get(entry.slug)
-        reasons = [] if _is_baseline(entry) else _reasons(entry, suite, scores, missing, basis)
-        standing = Standing(entry, len(series), missing, tuple(reasons), basis, None, scores, by_shift)
-        rows.append((standing, series))
-    ranks = rank_intervals({s.entry.slug: series for s, series in rows if not s.unranked and not s.baseline})
-    standings = [replace(s, rank=ranks.get(s.entry.slug)) for s, _ in rows]
+        reasons = [] if _is_baseline(entry) else _reasons(entry, suite, scores, areas, missing, basis)
+        rows.append(Standing(entry, areas, missing, tuple(reasons), basis, None, scores, by_shift))
+    ranked = [s for s in rows if not s.unranked and not s.baseline]
+    ranks = ranking({s.entry.slug: {r: a for r, a in s.areas.items() if a is not None} for s in ranked})
+    standings = [replace(s, rank=ranks.get(s.entry.slug)) for s in rows]
     return SuiteTable(entries[0].suite, suite, headline, tuple(sorted(standings, key=_place)))
 
 
@@ -234,8 +247,9 @@ def count_missing(entry: Summary, cells: Set[tuple[str, str]], replicates: int) 
 
 
 def own_shifts(entry: Summary) -> list[str]:
-    """Return the shifts that connectivity is a mean over if the suite is not published."""
-    return entry.labels("shift") or entry.labels("none")
+    """Return the shifts that the area is a mean over if the suite is not published."""
+    own = [label for label in entry.labels("shift") if entry.shifts[label].noise == "own"]
+    return own or entry.labels("none")
 
 
 def _scores(view: View) -> Scores:
@@ -247,7 +261,12 @@ def _is_baseline(entry: Summary) -> bool:
 
 
 def _reasons(
-    entry: Summary, suite: Suite | None, scores: Scores, missing: int, basis: Basis | None
+    entry: Summary,
+    suite: Suite | None,
+    scores: Scores,
+    areas: Mapping[int, float | None],
+    missing: int,
+    basis: Basis | None,
 ) -> list[str]:
     """Return why the entry is not ranked, in words; empty if it is."""
     if suite is None:
@@ -260,11 +279,15 @@ def _reasons(
     own = [r for r in entry.replicates if r >= FIRST_CHOSEN]
     if own:
         reasons.append(f"replicates from {FIRST_CHOSEN} up, which recipes are tuned on")
-    n = scores.columns[CONNECTIVITY].n
-    if n == 0:
-        reasons.append(f"no replicate with all training shifts, of the {MIN_REPLICATES} that a rank needs")
-    elif n < MIN_REPLICATES:
-        reasons.append(f"{counted(n, 'measured replicate')} of the {MIN_REPLICATES} that a rank needs")
+    undefined = [r for r, area in areas.items() if area is None]
+    if undefined:
+        where = "every replicate" if len(undefined) == len(areas) else counted(len(undefined), "replicate")
+        reasons.append(
+            f"the instability area of {where} is undefined: a cell was not measured, there are no forks at 0 "
+            f"and 30 % of training, or independent networks are at most {LOSS_FLOOR:g} nats apart"
+        )
+    if len(areas) < MIN_REPLICATES:
+        reasons.append(f"{counted(len(areas), 'replicate')} of the {MIN_REPLICATES} that a rank needs")
     accuracy = scores.columns["accuracy"].mean
     if accuracy is not None and accuracy < suite.floor:
         reasons.append(f"accuracy {100 * accuracy:.1f} %, below the suite's floor of {100 * suite.floor:g} %")
@@ -273,5 +296,5 @@ def _reasons(
 
 def _place(standing: Standing) -> tuple[bool, float, str]:
     """Return a sort key: unranked entries last, then by score, then by name."""
-    score = standing.scores.columns[CONNECTIVITY].mean
+    score = standing.scores.columns[AREA].mean
     return bool(standing.unranked), math.inf if score is None else score, standing.entry.slug

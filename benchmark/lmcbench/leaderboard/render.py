@@ -77,6 +77,30 @@ def export_rows(
     return rows
 
 
+def export_entries(
+    tables: Sequence[SuiteTable], about: Mapping[str, tuple[Meta, TrustLevel]]
+) -> dict[str, Any]:
+    """Return all numbers as one JSON document, an item per entry.
+
+    `instability_area` has the area of every replicate, null where it is undefined; `rank` is null for entries
+    without. All other numbers are as in `export_rows`: of the headline, and by training shift in `shifts`.
+    """
+    return {
+        "entries": [
+            {
+                "entry": standing.entry.slug,
+                **_head(table, standing, *about[standing.entry.slug]),
+                "rank": None if standing.rank is None else list(standing.rank),
+                "instability_area": {str(r): area for r, area in standing.areas.items()},
+                **_numbers(standing.scores),
+                "shifts": {label: _numbers(scores) for label, scores in standing.by_shift.items()},
+            }
+            for table in tables
+            for standing in table.standings
+        ]
+    }
+
+
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows as CSV with a header; empty cells were not measured."""
     if not rows:

@@ -11,13 +11,18 @@ from typing import Literal
 from lmcbench.leaderboard.headline import HEADLINE_FORK, NO_SHIFT
 from lmcbench.leaderboard.summary import Place, Summary, Values
 from lmcbench.results.cell_values import SPLIT
+from lmcbench.results.instability import ERROR_FLOOR, LOSS_FLOOR
 from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT
 from lmcbench.spec.suite import Suite
 from lmcbench.stats.cells import Line
 from lmcbench.stats.estimates import Estimate, estimate
+from lmcbench.stats.instability import instability_area
 from lmcbench.stats.stability import Stability
 
-CONNECTIVITY = "connectivity"
+AREA = "area"
+
+EARLY_SHARE = 0.03
+"""Latest share of training of the forks at which an effect of the data is looked for."""
 
 Series = dict[int, float]
 """One value per replicate."""
@@ -40,12 +45,82 @@ class View:
     @cached_property
     def latest(self) -> str | None:
         """The latest fork of the trunk."""
-        epochs = [(p.epoch, p.fork) for _, p in self.entry.places if p.epoch is not None]
-        return max(epochs)[1] if epochs else None
+        shares = [(p.share, p.fork) for _, p in self.entry.places if p.share is not None]
+        return max(shares)[1] if shares else None
 
-    def barrier(self, name: str) -> Series:
-        """Return a field of `Barrier` on the test split, of siblings that fork at initialisation."""
-        return self._mean(HEADLINE_FORK, lambda place: place.barriers[name])
+    def barrier(self, name: str, fork: str = HEADLINE_FORK) -> Series:
+        """Return a field of `Barrier` on the test split, by default at fork 0."""
+        return self._mean(fork, lambda place: place.barriers[name])
+
+    def areas(self, measure: str = "loss_mid", floor: float = LOSS_FLOOR) -> dict[int, float | None]:
+        """Return the instability area of every replicate, None where it is undefined or a cell is missing.
+
+        Args:
+            measure: `loss_mid`, or `error_mid` for the area from errors.
+            floor: in the unit of `measure`.
+        """
+        replicates = sorted(
+            {r for label, place in self.entry.places if label in self.labels for r in place.replicates}
+        )
+        found = [self._areas_of(label, measure, floor) for label in self.labels]
+        areas: dict[int, float | None] = {}
+        for replicate in replicates:
+            values = [one.get(replicate) for one in found]
+            known = [value for value in values if value is not None]
+            areas[replicate] = math.fsum(known) / len(known) if known and len(known) == len(values) else None
+        return areas
+
+    def _areas_of(self, label: str, measure: str, floor: float) -> dict[int, float | None]:
+        """Return the area of every replicate under one shift; all forks of the suite must be there."""
+        places = self.entry.shifts[label].places if label in self.entry.shifts else []
+        held = {place.share: place for place in places if place.share is not None}
+        shares = set(held)
+        if self.suite is not None:
+            epochs = self.entry.recipe["epochs"]
+            wanted = {fork.share(epochs) for shift, fork in self.suite.conditions if shift.label == label}
+            shares |= {share for share in wanted if share is not None}
+        excess = {
+            share: _by_replicate(held[share], measure) if share in held else {} for share in sorted(shares)
+        }
+        shifted = self.entry.shifts.get(label)
+        far = None if shifted is None else shifted.place(INDEPENDENT)
+        scale = {} if far is None else _by_replicate(far, measure)
+        return {
+            r: instability_area({share: at.get(r) for share, at in excess.items()}, scale.get(r), floor)
+            for r in self.entry.replicates
+        }
+
+    def skill_lost(self) -> Series:
+        """Return (E(1/2) - E of the ends) / (E of chance - E of the ends) at fork 0, E the test error."""
+        chance = self.entry.chance
+        if chance is None:
+            return {}
+        rise, member = self.barrier("error_mid"), self.worth("member", HEADLINE_FORK)
+        skilled = [r for r in rise.keys() & member.keys() if member[r] > 1 - chance]
+        return {r: rise[r] / (chance - 1 + member[r]) for r in sorted(skilled)}
+
+    def shift_effect(self) -> Series:
+        """Return the error midpoint under shift less that under its control, forks up to 3 % of training."""
+        found = []
+        for label in self.labels:
+            control = self.entry.shifts[label].control if label in self.entry.shifts else None
+            if control is None:
+                return {}
+            for place in self.entry.shifts[label].places:
+                if place.share is not None and place.share <= EARLY_SHARE:
+                    plain = View(self.entry, [control]).barrier("error_mid", place.fork)
+                    found.append(minus(View(self.entry, [label]).barrier("error_mid", place.fork), plain))
+        return average(found)
+
+    def gain_per_training(self, splits: Sequence[str] = (SPLIT,)) -> Series:
+        """Return the ensemble's gain at the latest fork over the cost of all members and their trunk."""
+        gain = minus(self.worth("ensemble", self.latest, splits), self.worth("member", self.latest, splits))
+        cost = self._mean(self.latest, lambda place: place.trainings)
+        return {r: gain[r] / cost[r] for r in gain.keys() & cost.keys() if cost[r] > 0}
+
+    def separation(self) -> Series:
+        """Return the distance between siblings over the distance that both travelled, fork 0."""
+        return self._mean(HEADLINE_FORK, lambda place: place.separation)
 
     def worth(self, name: str, fork: str | None, splits: Sequence[str] = (SPLIT,)) -> Series:
         """Return a field of `Worth`, averaged over splits."""
@@ -108,6 +183,11 @@ def _series(entry: Summary, label: str, fork: str | None, pick: Callable[[Place]
     return {r: v for r, v in zip(place.replicates, values, strict=True) if v is not None}
 
 
+def _by_replicate(place: Place, measure: str) -> Series:
+    found = zip(place.replicates, place.barriers[measure], strict=True)
+    return {r: value for r, value in found if value is not None}
+
+
 def _onset(onset: float | None) -> float:
     return math.inf if onset is None else onset
 
@@ -150,8 +230,8 @@ def _plain(view: View) -> View:
     return View(view.entry, [NO_SHIFT])
 
 
-def _over_plain(view: View, name: str) -> Series:
-    return minus(view.barrier(name), _plain(view).barrier(name))
+def _defined(areas: dict[int, float | None]) -> Series:
+    return {r: area for r, area in areas.items() if area is not None}
 
 
 def _worth_columns(
@@ -185,20 +265,48 @@ def _worth_columns(
                    f"much training {where}, paired by replicate; under the shifts that the suite trains such "
                    "networks under.", equal(name)),
         ]  # fmt: skip
+    columns += [
+        Column(f"{prefix}soup_ensemble", group, "soup − ensemble", "gain", "higher",
+               f"The soup's accuracy minus the ensemble's {where}, by replicate.",
+               lambda view: minus(own("soup")(view), own("ensemble")(view))),
+        Column(f"{prefix}gain_per_training", group, "gain per training", "gain", "higher",
+               f"The ensemble's gain over its mean member {where}, over the training cost of members and "
+               "trunk in full trainings of one network.", lambda view: view.gain_per_training(splits(view))),
+        Column(f"{prefix}corrected_gain", group, "gain without priors", "gain", "higher",
+               f"The ensemble's gain over its mean member {where}, with the label prior of each member's "
+               "view taken out.", own("corrected_gain")),
+        Column(f"{prefix}path", group, "path ensemble", "percent", "higher",
+               f"Accuracy of the ensemble of points on the path between two siblings {where}, latest fork.",
+               own("path")),
+    ]  # fmt: skip
     return columns
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column(CONNECTIVITY, "barriers", "connectivity", "points", "lower",
-           "Error barrier halfway between siblings that fork at initialisation, under training shift: chord "
-           "form, signed, test split, mean over the suite's training shifts. Ranks are by it; it says "
-           "nothing of accuracy.",
+    Column(AREA, "barriers", "instability area", "percent", "lower",
+           "How far apart siblings are, in percent of how far apart independent networks are, over the first "
+           "30 % of training: mean over the suite's training shifts. Ranks are by it; it says nothing of "
+           "accuracy.",
+           lambda view: _defined(view.areas())),
+    Column("area_errors", "barriers", "area from errors", "percent", "lower",
+           "The same from errors instead of losses, which do not depend on a network's confidence.",
+           lambda view: _defined(view.areas("error_mid", ERROR_FLOOR))),
+    Column("skill_lost", "barriers", "skill lost", "points", "lower",
+           "Share of the members' advantage over chance that is lost halfway between siblings that fork at "
+           "initialisation, percent, signed.", lambda view: view.skill_lost()),
+    Column("barrier", "barriers", "barrier at 0", "points", "lower",
+           "Error barrier halfway between siblings that fork at initialisation, over the mean of the ends, "
+           "signed, mean over the suite's training shifts.",
            lambda view: view.barrier("error_mid")),
-    Column("barrier_none", "barriers", "no shift", "points", "lower",
+    Column("barrier_none", "barriers", "barrier at 0, no shift", "points", "lower",
            "The same without training shift.", lambda view: _plain(view).barrier("error_mid")),
-    Column("barrier_difference", "barriers", "shift − none", "points", "lower",
-           "What the shift adds: the first minus the second, paired by replicate.",
-           lambda view: _over_plain(view, "error_mid")),
+    Column("shift_effect", "barriers", "shift − control", "points", "lower",
+           "The barrier under shift minus that under its control, whose siblings see the same images; forks "
+           "up to 3 % of training.", lambda view: view.shift_effect()),
+    Column("separation", "barriers", "separation", "percent", None,
+           "Distance between siblings in percent of the distance that both travelled, fork at "
+           "initialisation: 71 for orthogonal directions, 100 for opposite ones.",
+           lambda view: view.separation()),
     Column("chord_form", "forms", "highest point", "points", "lower",
            "Error barrier at the highest point of the curve (chord form), under training shift, as claimed.",
            lambda view: view.barrier("error_chord")),
@@ -207,9 +315,6 @@ COLUMNS: tuple[Column, ...] = (
            lambda view: view.barrier("error_mean")),
     Column("mean_form_none", "forms", "mean form, no shift", "points", "lower",
            "The same without training shift.", lambda view: _plain(view).barrier("error_mean")),
-    Column("mean_form_difference", "forms", "mean form, shift − none", "points", "lower",
-           "The mean form with shift minus that without, paired by replicate.",
-           lambda view: _over_plain(view, "error_mean")),
     Column("floor", "forms", "floor", "points", None,
            "Half the difference between both ends' errors, which the mean form cannot fall below.",
            lambda view: view.barrier("error_floor")),
@@ -217,7 +322,7 @@ COLUMNS: tuple[Column, ...] = (
            "Test images on which two siblings' top-1 differ, fork at initialisation.",
            lambda view: view.worth("disagreement", HEADLINE_FORK)),
     Column("accuracy", "barriers", "accuracy", "percent", "higher",
-           "Mean test accuracy of the siblings that connectivity is of; a rank needs the suite's floor.",
+           "Mean test accuracy of the siblings that fork at initialisation; a rank needs the suite's floor.",
            lambda view: view.worth("member", HEADLINE_FORK)),
     *_worth_columns("worth", "", "on the test set", lambda view: (SPLIT,)),
     *_worth_columns("evaluation", "shifted_", "under evaluation shift (mean over those of the suite)",

@@ -7,24 +7,26 @@ exact (`math.fsum`) and numbers rounded to `DIGITS` decimals, so that every mach
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmcbench.errors import UserError
-from lmcbench.results.cell_values import SPLIT, cell_value
+from lmcbench.results.cell_values import SPLIT
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record, Status
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.spec.forks import Fork
-from lmcbench.stats.cells import Line, is_control, line_of, prediction
+from lmcbench.stats.cells import LINE, average_pairs, control_labels, full_trainings, have_one_view
 from lmcbench.stats.estimates import estimate
+from lmcbench.stats.separation import separation
 from lmcbench.stats.stability import stability_points
 
-SCHEMA: Literal["lmcbench/summary/1"] = "lmcbench/summary/1"
+SCHEMA: Literal["lmcbench/summary/2"] = "lmcbench/summary/2"
 DIGITS = 9
 BARRIERS = tuple(
     f"{kind}_{form}"
@@ -51,6 +53,8 @@ class Worth(Part):
     member: Values = Field(description="accuracy, mean over the siblings (or of the one network)")
     ensemble: Values = Field(description="accuracy")
     soup: Values = Field(description="accuracy")
+    path: Values = Field(description="accuracy of the ensemble of points on the path")
+    corrected_gain: Values = Field(description="ensemble less member, without the label priors of the views")
     disagreement: Values = Field(description="mean over pairs")
 
 
@@ -65,19 +69,29 @@ class Place(Part):
     """All replicates of one training shift and fork."""
 
     fork: str
-    epoch: float | None = Field(description="of the trunk; null: a comparator or a given checkpoint")
+    share: float | None = Field(
+        description="nominal share of training at the fork; null: a comparator or a given checkpoint"
+    )
     replicates: list[int]
     status: list[Status]
     barriers: dict[str, Values] = Field(description="test split, mean over pairs; keys: `BARRIERS`")
     worth: dict[str, Worth] = Field(description="by split: test, and every evaluation shift")
     flop: Values = Field(description="training FLOPs of the cell, its trunk included")
+    trainings: Values = Field(description="training steps in full trainings of one network, trunk included")
+    separation: Values = Field(description="distance between siblings over the distance that both travelled")
     curves: dict[str, Band] = Field(description="error (fractions) and loss (nats); empty without pairs")
+
+    def count(self, status: str) -> int:
+        """Return the number of cells of a status."""
+        return sum(found == status for found in self.status)
 
 
 class Shifted(Part):
     """One training shift: the measures at each fork, and the stability points."""
 
     kind: Kind = Field(description="none; a control, whose siblings share one view; or a shift")
+    noise: Literal["own", "shared"]
+    control: str | None = Field(description="the label of its control; null: there is none")
     places: list[Place] = Field(description="epochs first, then checkpoints, then comparators")
     onsets: dict[int, float | None] = Field(
         description="stability point by replicate, as share of training; null: never connected"
@@ -112,13 +126,14 @@ class Summary(Part):
     `submission_sha256` is that of `submission.toml`, which names the sha256 of the records.
     """
 
-    schema_: Literal["lmcbench/summary/1"] = Field(default=SCHEMA, alias="schema")
+    schema_: Literal["lmcbench/summary/2"] = Field(default=SCHEMA, alias="schema")
     slug: str
     submission_sha256: str
     suite: SuiteId
     network: Network
     recipe: dict[str, Any]
     alphas: list[float]
+    chance: float | None = Field(description="test error of always answering the commonest class")
     shifts: dict[str, Shifted] = Field(description="by label")
 
     def to_json(self) -> str:
@@ -135,9 +150,9 @@ class Summary(Part):
         """Replicates with any record."""
         return sorted({r for _, place in self.places for r in place.replicates})
 
-    def count(self, status: Status) -> int:
+    def count(self, status: str) -> int:
         """Return the number of cells of a status."""
-        return sum(place.status.count(status) for _, place in self.places)
+        return sum(place.count(status) for _, place in self.places)
 
     def labels(self, kind: Kind) -> list[str]:
         """Return the training shifts of a kind."""
@@ -169,34 +184,41 @@ def summarize(slug: str, submission_sha256: str, records: Iterable[Record]) -> S
     Raises:
         UserError: if they are not, or there are none.
     """
-    records = sorted(records, key=lambda r: (Fork.parse(r.fork.name).order, r.replicate, r.key))
+    records = list(records)
     if not records:
         raise UserError(f"Submission {slug} has no records.")
-    lines = {r.key: line_of(r) for r in records}
-    named = {
-        (*_suite(r), lines[r.key].architecture, r.architecture.fingerprint, lines[r.key].recipe)
-        for r in records
-    }
+    rows = build_frame(records)
+    cells = rows.drop_duplicates("key")
+    named = cells[NAMED].drop_duplicates().sort_values(NAMED)
     if len(named) > 1:
         listed = "; ".join(
             f"{suite} v{version} ({digest[:12]}), {architecture}, {recipe}"
-            for suite, version, digest, architecture, _, recipe in sorted(named)
+            for suite, version, digest, architecture, _, recipe in named.itertuples(index=False, name=None)
         )
         raise UserError(
             f"Submission {slug} contains more than one entry: {listed}. "
             "An entry is one architecture with one recipe on one suite; submit each by itself."
         )
     one = records[0]
-    onsets = {found.line: found.points for found in stability_points(build_frame(records))}
-    by_line: dict[Line, dict[str, list[Record]]] = {}
-    for record in records:
-        by_line.setdefault(lines[record.key], {}).setdefault(record.fork.name, []).append(record)
+    by_key = {record.key: record for record in records}
+    order = pd.Series([Fork.parse(fork).order for fork in cells["fork"]], index=cells.index)
+    cells = cells.assign(order=order, one_view=have_one_view(cells)).sort_values(
+        ["order", "replicate", "key"]
+    )
+    onsets = {found.line: found.points for found in stability_points(rows)}
+    controls = control_labels(cells)
+    tables = {split: _measured(rows, split) for split in rows["split"].dropna().unique() if _is_test(split)}
     shifts = {}
-    for line, forks in sorted(by_line.items()):
-        found = onsets.get(line, {})
-        shifts[line.shift] = Shifted(
-            kind=_kind(next(iter(forks.values()))[0]),
-            places=[_place(held) for held in forks.values()],
+    groups: Any = cells.groupby(LINE, sort=True)
+    for line, group in groups:
+        label = line[-1]
+        found = next((points for known, points in onsets.items() if tuple(known) == tuple(line)), {})
+        first = group.iloc[0]
+        shifts[label] = Shifted(
+            kind="none" if first["shift_name"] == "none" else "control" if first["one_view"] else "shift",
+            noise=first["noise_mode"],
+            control=controls.get(label),
+            places=[_place(place, tables, by_key) for _, place in group.groupby("fork", sort=False)],
             onsets={r: None if onset is None else _round(onset) for r, onset in found.items()},
         )
     return Summary(
@@ -204,52 +226,76 @@ def summarize(slug: str, submission_sha256: str, records: Iterable[Record]) -> S
         submission_sha256=submission_sha256,
         suite=SuiteId(**one.suite.model_dump(include={"name", "version", "digest"})),
         network=Network(
-            label=lines[one.key].architecture,
+            label=named["architecture"].iloc[0],
             **one.architecture.model_dump(include={"name", "source", "fingerprint", "params"}),
         ),
         recipe=one.recipe,
-        alphas=next((r.protocol["alphas"] for r in records if r.pairs), []),
+        alphas=next((r.protocol["alphas"] for r in sorted(records, key=lambda r: r.key) if r.pairs), []),
+        chance=next((entry.get("chance_error") for entry in one.data if entry["split"] == SPLIT), None),
         shifts=shifts,
     )
 
 
-def _suite(record: Record) -> tuple[str, int, str]:
-    return record.suite.name, record.suite.version, record.suite.digest
+NAMED = ["suite", "version", "digest", "architecture", "architecture_fingerprint", "recipe"]
+"""The columns in which all records of an entry agree."""
 
 
-def _kind(record: Record) -> Kind:
-    if record.shift.name == "none":
-        return "none"
-    return "control" if is_control(record) else "shift"
+def _is_test(split: str) -> bool:
+    return split == SPLIT or split.startswith(EVALUATION)
 
 
-def _place(records: Sequence[Record]) -> Place:
-    """Summarize the records of one shift and fork, ordered by replicate."""
+def _measured(rows: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Return the measured cells by key, with the columns that a summary takes from a split."""
+    table = average_pairs(rows, split)
+    table = table.reindex(columns=list(dict.fromkeys([*table.columns, *OPTIONAL])))
+    member = table["accuracy_mean"].astype(float).fillna(1 - table["error"])
+    soup = 1 - table["soup_error"].astype(float)
+    table = table.assign(
+        member=member, soup=soup, separation=separation(table), trainings=full_trainings(table)
+    )
+    return table.set_index("key")
 
-    def values(of: Callable[[Record], float | None]) -> Values:
-        found = [of(r) if r.status == "ok" else None for r in records]
-        return [None if value is None else _round(value) for value in found]
 
-    splits = {split for r in records for sibling in r.siblings for split in sibling.splits}
+OPTIONAL = (
+    *("accuracy_mean", "ensemble_accuracy", "soup_error", "path_ensemble_accuracy"),
+    "corrected_ensemble_gain",
+)
+"""Columns that a table of records may lack."""
+
+
+def _place(cells: pd.DataFrame, tables: Mapping[str, pd.DataFrame], records: Mapping[str, Record]) -> Place:
+    """Summarize the cells of one shift and fork, ordered by replicate."""
+    keys = list(cells["key"])
+
+    def values(name: str, split: str = SPLIT) -> Values:
+        table = tables.get(split)
+        found = [None] * len(keys) if table is None else table[name].reindex(keys).tolist()
+        return [None if value is None or math.isnan(value) else _round(value) for value in found]
+
     worth = {
         split: Worth(
-            member=values(lambda r, s=split: _member(r, s)),  # type: ignore[misc]
-            ensemble=values(lambda r, s=split: prediction(r, "ensemble_accuracy", s)),  # type: ignore[misc]
-            soup=values(lambda r, s=split: _soup(r, s)),  # type: ignore[misc]
-            disagreement=values(lambda r, s=split: _disagreement(r, s)),  # type: ignore[misc]
+            member=values("member", split),
+            ensemble=values("ensemble_accuracy", split),
+            soup=values("soup", split),
+            path=values("path_ensemble_accuracy", split),
+            corrected_gain=values("corrected_ensemble_gain", split),
+            disagreement=values("disagreement", split),
         )
-        for split in sorted(splits)
-        if split == SPLIT or split.startswith(EVALUATION)
+        for split in sorted(tables)
+        if len(tables[split].index.intersection(keys))
     }
+    share = cells["fork_share"].iloc[0]
     return Place(
-        fork=records[0].fork.name,
-        epoch=records[0].fork.epoch,
-        replicates=[r.replicate for r in records],
-        status=[r.status for r in records],
-        barriers={name: values(lambda r, n=name: cell_value(r, n)) for name in BARRIERS},  # type: ignore[misc]
+        fork=cells["fork"].iloc[0],
+        share=None if math.isnan(share) else float(share),
+        replicates=list(map(int, cells["replicate"])),
+        status=list(cells["status"]),
+        barriers={name: values(name) for name in BARRIERS},
         worth=worth,
-        flop=values(lambda r: None if r.cost is None else r.cost.train_flop),
-        curves=_curves([r for r in records if r.status == "ok" and r.pairs]),
+        flop=values("train_flop"),
+        trainings=values("trainings"),
+        separation=values("separation"),
+        curves=_curves([r for r in (records[key] for key in keys) if r.status == "ok" and r.pairs]),
     )
 
 
@@ -266,24 +312,6 @@ def _curves(records: Sequence[Record]) -> dict[str, Band]:
                 half=[_round(half) for half in halves] if halves else None,
             )
     return curves
-
-
-def _member(record: Record, split: str) -> float | None:
-    found = prediction(record, "accuracy_mean", split)
-    if found is not None:
-        return found
-    scores = [s.splits[split].error for s in record.siblings if split in s.splits]
-    return 1 - _mean(scores) if scores else None
-
-
-def _soup(record: Record, split: str) -> float | None:
-    score = (record.soup or {}).get(split)
-    return None if score is None else 1 - score.error
-
-
-def _disagreement(record: Record, split: str) -> float | None:
-    found = [p.disagreement[split] for p in record.pairs if split in p.disagreement]
-    return _mean(found) if found else None
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import overload
 
 from lmcbench.errors import UserError
-from lmcbench.leaderboard.headline import HEADLINE_FORK, headline_shifts
+from lmcbench.leaderboard.headline import headline_shifts, is_headline_fork
 from lmcbench.leaderboard.submission_file import (
     Submission,
     check_slug,
@@ -88,7 +88,9 @@ def _basis(submission: Submission, entry: Summary, results: Path) -> Basis | Non
     if suite is None:
         return None
     shifts = headline_shifts(suite)
-    ranked = sum(p.status.count("ok") for s, p in entry.places if s in shifts and p.fork == HEADLINE_FORK)
+    ranked = sum(
+        p.count("ok") for s, p in entry.places if s in shifts and is_headline_fork(p.fork, p.share)
+    )
     return basis_of(submission, results, suite, ranked)
 
 

@@ -12,42 +12,46 @@ LEAD = (
 )
 
 MEANS = (
-    "Connectivity is the error barrier between siblings that fork at initialisation and train on "
-    "differently shifted data: how far the test error on the straight line between their weights rises "
-    "above the chord between its ends, halfway. It is signed: 0 means that the midpoint lies on the chord, "
-    "and a negative value that it is better. It is a mean over the training shifts of the suite (controls "
-    "left out), in percentage points; lower is better connected."
+    "The instability area says how far apart two siblings are on average over the first 30 % of training, "
+    "as a share of how far apart independent networks are. D is the test loss halfway between two "
+    "siblings' weights minus the mean loss of both, as trained. At each fork, D is divided by that of "
+    "independent networks under the same training shift, and clipped to 0 (connected) and 1 (as far "
+    "apart). The area is the mean of this over the square root of the share of training at the fork, so "
+    "that early training weighs more, and over the training shifts of the suite that have own noise and "
+    "are no controls. It is in percent; smaller is more stable. It is undefined where independent networks "
+    "are at most 0.02 nats apart: always for a convex network."
 )
 
 MEANS_NOT = (
-    "Connectivity is not quality. A network that has learned little is well connected, and so is a "
-    "linear softmax, whose loss is convex: it is the baseline of every table. Accuracy, "
-    "ensembles and cost have their own columns, and a rank needs accuracy above the suite's floor."
+    "Stability is not quality. A network that has learned little is stable. Accuracy, ensembles and cost "
+    "have their own columns, and a rank needs accuracy above the suite's floor. Losses depend on a "
+    "network's confidence; the area from errors and the skill lost do not. The area depends on the recipe "
+    "as much as on the network."
 )
 
 RANKS = (
-    "A number is a mean over replicates, the independent repeats, ± the half-width of its 95 % Student "
-    "t interval. Entries of a suite share seeds, so every two of them are compared replicate by "
-    "replicate (paired t test, all p-values corrected together by Holm's method). A rank is an "
-    "interval: from 1 + the number of entries that are significantly better, to the number of entries "
-    "less those that are significantly worse. Overlapping intervals are ties, and their order in the "
-    "table means nothing. Scores do not depend on the other entries; the width of an interval "
-    "does, because more comparisons need more evidence."
+    "A number is a mean over replicates, the independent repeats, ± the half-width of its 95 % Student t "
+    "interval. Entries of a suite share seeds, so every two of them are compared replicate by replicate "
+    "(paired t test, all p-values corrected together by Holm's method). A rank is an interval: from 1 + "
+    "the number of entries that are significantly better, to the number of entries less those that are "
+    "significantly worse. Overlapping intervals are ties, and their order in the table means nothing. "
+    "Scores do not depend on the other entries; the width of an interval does, because more comparisons "
+    "need more evidence."
 )
 
 UNRANKED = (
-    "Ranks are based on midpoints that were checked, and the column ‘rank is’ says how: ‘recomputed’ by the "
-    "verifier from stored logits, or ‘re-run’, where every cell that the rank is a mean over was trained "
-    "again and agreed. Shown without a rank: entries whose midpoints are only ‘claimed’, entries with fewer "
-    f"than {MIN_REPLICATES} replicates, with missing or failed "
-    "cells, or below the accuracy floor. Diverged cells are results: they are counted and never "
-    "averaged."
+    "Ranks are based on midpoints that were checked, and the column ‘rank is’ says how: ‘recomputed’ by "
+    "the verifier from stored logits, or ‘re-run’, where every cell that the rank is a mean over was "
+    "trained again and agreed. Shown without a rank: entries whose midpoints are only ‘claimed’, entries "
+    f"with fewer than {MIN_REPLICATES} replicates, with missing or failed cells, with a replicate whose "
+    "area is undefined, or below the accuracy floor. Cells that diverged or did not learn are results: "
+    "they are counted and never averaged."
 )
 
 LATEST = (
     "Ensembles and soups are of the siblings of the latest fork, where sharing a trunk saves the most "
-    "training; ‘independent’ is an ensemble of as many networks of their own initialisations that "
-    "together cost the same training, measured in the same replicates. A dash: not measured."
+    "training; ‘independent’ is an ensemble of as many networks of their own initialisations that together "
+    "cost the same training, measured in the same replicates. A dash: not measured."
 )
 
 TRUST = {

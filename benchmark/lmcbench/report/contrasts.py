@@ -23,6 +23,7 @@ from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.forks import EQUAL_COST, WHOLE_BUDGET
 from lmcbench.stats.cells import LINE, Cells, join_control, join_fork
 from lmcbench.stats.estimates import FITTED, MIN_POINTS, Contrast, spearman
+from lmcbench.stats.separation import separation
 from lmcbench.stats.stability import stability_points
 
 BARRIER = "error_mid"
@@ -218,12 +219,6 @@ def stable_early(cells: Cells, split: str) -> Iterator[Contrast]:
 
 
 # --- shared --------------------------------------------------------------------------------------
-
-
-def separation(table: pd.DataFrame, suffix: str = "") -> pd.Series[float]:
-    """Return the distance between siblings over the distance that both travelled from the fork."""
-    travelled = table[f"distance_a{suffix}"] + table[f"distance_b{suffix}"]
-    return table[f"distance_ab{suffix}"] / travelled.where(travelled > 0)
 
 
 def _contrasts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ _NUMBERS = (
     *_GEOMETRY,
     *("loss_area", "error_area", "loss_as_trained", "error_as_trained"),
 )
+_PATH = ("path_members", "path_ensemble_accuracy")
 _SETTINGS = ("architecture_name", "shift_name", "shift_params", "recipe_settings")
 _SIZES = ("lr", "batch_size", "epochs", "train_images", "view_images", "view_error")
 
@@ -72,6 +73,8 @@ def load_records(path: str | Path) -> pd.DataFrame:
           `shift_params` and `recipe_settings` (canonical JSON);
         - `lr` (peak), `batch_size`, `epochs`, `train_images` (of the whole training set), `view_images` (of a
           sibling's view, mean over siblings), `view_error` (the largest error of a sibling on its own view);
+        - on that split: `path_members` and `path_ensemble_accuracy`, the size and accuracy of the largest
+          ensemble of points on the path between the siblings;
         - `fork_share`, the nominal share of training at the fork (0.03 for fork `3%`); on that split,
           `midpoint_excess`, D: the loss at alpha = 1/2 minus the mean loss of the ends, nats, signed; and
           `instability`, B: D over that of independent networks of the same shift and replicate with own
@@ -91,11 +94,11 @@ def load_records(path: str | Path) -> pd.DataFrame:
 def build_frame(records: Iterable[Record]) -> pd.DataFrame:
     """Return the table of `load_records` for records in memory."""
     rows = [row for record in records for row in _rows(record)]
-    last = (*_TEXTS, *_NUMBERS, *_SETTINGS, *_SIZES)
+    last = (*_TEXTS, *_NUMBERS, *_SETTINGS, *_SIZES, *_PATH)
     named = {*_FIRST, *last}
     further = dict.fromkeys(name for row in rows for name in row if name not in named)
     table = pd.DataFrame(rows, columns=[*_FIRST, *further, *last])
-    table = table.astype(dict.fromkeys((*_NUMBERS, *_SIZES), float))  # None alone would be object
+    table = table.astype(dict.fromkeys((*_NUMBERS, *_SIZES, *_PATH), float))  # None alone would be object
     return add_instability(table)
 
 
@@ -175,6 +178,18 @@ def _pair_columns(pair: PairRecord, split: str) -> dict[str, Any]:
         **pair.barriers[split].model_dump(include=set(BARRIER_FIELDS)),
         "disagreement": pair.disagreement.get(split),
         **{f"{kind}_area": area for kind, area in (pair.area or {}).get(split, {}).items()},
+        **_path_columns((pair.path_ensemble or {}).get(split, {})),
+    }
+
+
+def _path_columns(ensembles: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the size and accuracy of the largest ensemble of points on the path (Hepburn et al., 2025)."""
+    if not ensembles:
+        return {}
+    largest = max(ensembles.values(), key=lambda ensemble: len(ensemble["alphas"]))
+    return {
+        "path_members": len(largest["alphas"]),
+        "path_ensemble_accuracy": largest.get("ensemble_accuracy"),
     }
 
 

@@ -126,6 +126,21 @@ def join_control(cells: pd.DataFrame) -> pd.DataFrame:
     return shifted.merge(controls, on=[*place, "control"], suffixes=("", "_other"))
 
 
+def control_labels(cells: pd.DataFrame) -> dict[str, str]:
+    """Return for each label of a shift that of its control `same(shift)`, where the table has one."""
+    shifts = cells.drop_duplicates("shift").assign(is_control=have_one_view(cells))
+    place = ["shift_params", "noise_mode", "control"]
+    shifted = shifts[~shifts["is_control"]]
+    shifted = shifted.assign(control="same(" + shifted["shift_name"].astype(str) + ")")
+    both = shifted.merge(shifts.assign(control=shifts["shift_name"]), on=place, suffixes=("", "_other"))
+    return dict(zip(both["shift"], both["shift_other"], strict=True))
+
+
+def full_trainings(cells: pd.DataFrame) -> pd.Series[float]:
+    """Return the training steps of each cell, its trunk once, in full trainings of one network."""
+    return cells["train_steps"] / (cells["epochs"] * (cells["train_images"] // cells["batch_size"]))
+
+
 def sort_forks(names: Iterable[str]) -> list[str]:
     """Return the distinct forks, earliest first, independent networks and comparators last."""
     return sorted(set(names), key=lambda name: Fork.parse(name).order)

@@ -2,8 +2,9 @@
 
 An interval over replicates is about the network on these test images: all replicates share them, so that a
 lucky choice of images moves every replicate alike and does not widen the interval. With two crossed samples,
-replicates and images, the variance of a mean is the sum of both parts (Owen, 2007, Annals of Applied Statistics 1(2), section
-3). Replicates are few, and get Student's t; images are many, and are bootstrapped.
+replicates and images, the variance of a mean is the sum of both parts (Owen, 2007, The pigeonhole bootstrap,
+Annals of Applied Statistics 1(2)). Replicates are few, and get Student's t; images are many, and are
+bootstrapped.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
   const PLACE = Object.fromEntries(DATA.place.map((name, i) => [name, i]));
   const COLUMN = Object.fromEntries(DATA.columns.map((column, i) => [column.key, i]));
   const STABILITY = DATA.columns.length;
-  const SETS = [["barriers", "Connectivity"], ["forms", "Mean form"], ["worth", "Ensembles"], ["evaluation", "Evaluation shift"], ["all", "All"]];
+  const SETS = [["barriers", "Instability"], ["forms", "Forms"], ["worth", "Ensembles"], ["evaluation", "Evaluation shift"], ["all", "All"]];
   const DEFAULTS = { suite: DATA.suites.length ? DATA.suites[0].id : "", shift: EVERY, cols: "barriers", q: "", ranked: "", sort: "rank", dir: "asc", entry: "" };
   const state = { ...DEFAULTS };
 
@@ -108,7 +108,7 @@
     const value = (pick) => (entry) => (view(entry) ? pick(view(entry)) : null);
     const found = {
       rank: (entry) => entry.place, entry: (entry) => entry.title.toLowerCase(), n: (entry) => entry.measured,
-      diverged: (entry) => entry.cells[1], trust: (entry) => ["claimed", "rescored", "re-run", "reproduced"].indexOf(entry.trust),
+      diverged: (entry) => entry.cells[1] + entry.cells[2], trust: (entry) => ["claimed", "rescored", "re-run", "reproduced"].indexOf(entry.trust),
       stability: value((scores) => (scores[STABILITY] ? (scores[STABILITY][0] === null ? Infinity : scores[STABILITY][0]) : null)),
     };
     DATA.columns.forEach((column, i) => { found[column.key] = value((scores) => (scores[i] ? scores[i][0] : null)); });
@@ -144,25 +144,25 @@
   function renderTable(suite) {
     const columns = shownColumns(), barriers = state.cols === "barriers" || state.cols === "all";
     const head = h("tr", {},
-      header("rank", "rank", "Rank by connectivity over all training shifts, as an interval", true),
+      header("rank", "rank", "Rank by instability area over all training shifts, as an interval", true),
       header("entry", "entry", "Title, architecture and recipe", true),
       columns.map((column) => header(column.key, column.title, column.help, false, column.better)),
       barriers ? header("stability", "stability point", "Earliest fork, as share of training, from which on siblings are connected (error barrier under 2 points) under all of the shifts: median, earliest and latest replicate") : null,
-      header("n", "n", "Replicates"), header("diverged", "diverged", "Cells that diverged, of those that were run"),
+      header("n", "n", "Replicates"), header("diverged", "not learned", "Cells that did not learn or diverged, of those that were run"),
       header("trust", "trust", "How far the numbers were checked", true), h("th", { scope: "col", class: "text", title: "How the midpoints that ranks are based on were checked" }, "rank is"), h("th", { scope: "col", class: "text" }, "digest"));
-    const top = Math.max(1, ...suite.entries.map((entry) => { const e = view(entry) && view(entry)[COLUMN.connectivity]; return e ? e[0] + (halfOf(e) || 0) : 0; }));
+    const top = Math.max(1, ...suite.entries.map((entry) => { const e = view(entry) && view(entry)[COLUMN.area]; return e ? e[0] + (halfOf(e) || 0) : 0; }));
     const entries = sorted(matching(suite));
     const rows = entries.map((entry) => {
       const scores = view(entry) || [];
-      const [ok, diverged, failed] = entry.cells;
+      const [ok, still, diverged, failed] = entry.cells;
       return h("tr", { class: entry.baseline ? "baseline" : null, "data-slug": entry.slug },
         h("td", { class: `text rank${entry.rank ? "" : " no"}`, title: entry.unranked.join("; ") || null }, rankText(entry)),
         h("th", { scope: "row", class: "text pin" }, h("span", { class: "who" }, h("a", { href: address({ entry: entry.slug }) }, entry.title),
           h("small", { class: "arch" }, `${entry.architecture} · ${recipe(suite, entry).name}`),
           entry.unranked.length ? h("small", {}, `not ranked: ${entry.unranked.join("; ")}`) : null)),
-        columns.map((column) => { const e = scores[COLUMN[column.key]]; return estimateCell(e, column, column.key === "connectivity" && e ? strip(e, top) : null); }),
+        columns.map((column) => { const e = scores[COLUMN[column.key]]; return estimateCell(e, column, column.key === "area" && e ? strip(e, top) : null); }),
         barriers ? h("td", {}, stabilityText(scores[STABILITY])) : null,
-        h("td", {}, entry.measured), h("td", {}, `${diverged}/${ok + diverged + failed}`), h("td", { class: "text" }, entry.trust), h("td", { class: "text" }, entry.basis),
+        h("td", {}, entry.measured), h("td", {}, `${still + diverged}/${ok + still + diverged + failed}`), h("td", { class: "text" }, entry.trust), h("td", { class: "text" }, entry.basis),
         h("td", { class: "text" }, h("code", { title: "first digits of the sha256 of submission.toml" }, entry.submission.slice(0, 8))));
     });
     $("table").tHead.replaceChildren(head);
@@ -242,7 +242,7 @@
     labels.forEach((label, k) => {
       const index = seriesIndex(suite, label);
       const at = forks.map((fork, i) => ({ p: place(suite, entry, label, fork.name), i, fork })).filter(({ p }) => p && p[PLACE.error_chord]);
-      const path = at.filter(({ fork }) => fork.epoch !== null).map(({ p, i }, j) => `${j ? "L" : "M"}${x(i, k)} ${f.y(points(p[PLACE.error_chord][0]))}`).join("");
+      const path = at.filter(({ fork }) => fork.trunk).map(({ p, i }, j) => `${j ? "L" : "M"}${x(i, k)} ${f.y(points(p[PLACE.error_chord][0]))}`).join("");
       f.svg.append(s("path", { d: path, fill: "none", stroke: colour(index), "stroke-width": 1, opacity: 0.55 }));
       for (const { p, i, fork } of at) {
         const e = p[PLACE.error_chord];
@@ -268,7 +268,7 @@
       f.svg.append(s("path", { d: `M${mean.map((m, i) => `${x(alphas[i])} ${f.y(m)}`).join("L")}`, fill: "none", stroke: colour(index), "stroke-width": 1.7, "stroke-dasharray": index < 0 ? "4 3" : null }));
     });
     for (const a of [0, 0.5, 1]) f.svg.append(s("text", { x: x(a), y: f.base + 14, "text-anchor": a === 0 ? "start" : a === 1 ? "end" : "middle" }, a === 0 ? "A" : a === 1 ? "B" : "½"));
-    f.svg.append(s("text", { class: "title", x: width - 12, y: 10, "text-anchor": "end" }, fork.epoch === null ? fork.name : `fork ${fork.name}`));
+    f.svg.append(s("text", { class: "title", x: width - 12, y: 10, "text-anchor": "end" }, !fork.trunk ? fork.name : `fork ${fork.name}`));
     return f.svg;
   }
   function curvesFigure(suite, entry, chosen) {
@@ -282,8 +282,8 @@
         const top = Math.max(...bands.map((band) => band[0] + (band[2] || 0))) * (kind === "error" ? 100 : 1) * 1.05;
         return kind === "error" ? Math.min(top, 100) : top;
       };
-      const trunk = high((fork) => fork.epoch !== null), others = high((fork) => fork.epoch === null);
-      return h("div", { class: "panels" }, forks.map((fork) => curvePanel(suite, entry, kind, fork, labels, fork.epoch === null ? others : trunk, alphas)));
+      const trunk = high((fork) => fork.trunk), others = high((fork) => !fork.trunk);
+      return h("div", { class: "panels" }, forks.map((fork) => curvePanel(suite, entry, kind, fork, labels, !fork.trunk ? others : trunk, alphas)));
     });
     const options = suite.shifts.filter((label) => entry.places[label] && label !== "none");
     const select = h("select", { id: "curve-shift", onchange: (event) => { $("curves").replaceWith(h("div", { id: "curves" }, curvesFigure(suite, entry, event.target.value))); $("curve-shift").focus(); } }, options.map((label) => h("option", { value: label, selected: label === chosen }, label)));
@@ -313,14 +313,14 @@
     if (!found.length) return null;
     const f = frame(room(560), 300, `Ensemble accuracy against training FLOPs for ${entry.title}`, accuracyRange(found.flatMap(({ e }) => [points(e[0] - (halfOf(e) || 0)), points(e[0] + (halfOf(e) || 0))])), "accuracy, %");
     const x = logFrame(f, found.map(({ p }) => p[PLACE.flop]));
-    const trunk = found.filter(({ fork }) => fork.epoch !== null);
+    const trunk = found.filter(({ fork }) => fork.trunk);
     f.svg.append(s("path", { d: trunk.map(({ p, e }, i) => `${i ? "L" : "M"}${x(p[PLACE.flop])} ${f.y(points(e[0]))}`).join(""), fill: "none", stroke: colour(0), opacity: 0.5 }));
     const kinds = { independent: 1, "independent-equal-cost": 2, "whole-budget": 3 };
-    const used = [...new Set(found.map(({ fork }) => (fork.epoch !== null ? 0 : kinds[fork.name] || 4)))];
+    const used = [...new Set(found.map(({ fork }) => (fork.trunk ? 0 : kinds[fork.name] || 4)))];
     for (const { p, fork, e } of found) {
-      const i = fork.epoch !== null ? 0 : kinds[fork.name] || 4, at = x(p[PLACE.flop]);
+      const i = fork.trunk ? 0 : kinds[fork.name] || 4, at = x(p[PLACE.flop]);
       f.svg.append(...[whisker(at, e, f.y, i, 0, 100), mark(i, at, f.y(points(e[0])), 4, `${fork.name}: ${estimateText(e)} %, ${flops(p[PLACE.flop])}`)].filter(Boolean));
-      if (fork.epoch !== null) f.svg.append(s("text", { x: at + 7, y: f.y(points(e[0])) - 6 }, fork.name));
+      if (fork.trunk) f.svg.append(s("text", { x: at + 7, y: f.y(points(e[0])) - 6 }, fork.name));
     }
     const names = ["siblings’ ensemble, by fork", "independent networks", "independent, at equal cost", "one network, whole budget", "given checkpoint"];
     return figure("Ensemble accuracy against training FLOPs", `Test split, ${label === "none" ? "no shift" : label}, mean and 95 % interval. Numbers are forks.`, f.svg, key(used.sort().map((i) => [i, names[i]])));
@@ -362,15 +362,15 @@
   function forkTable(suite, entry, label) {
     const percent = { unit: "percent", title: "" }, alone = { ...percent, alone: true };
     const rows = (entry.places[label] || []).map((p) => {
-      const [ok, diverged, failed] = p[PLACE.cells] || [entry.replicates, 0, 0], loss = p[PLACE.loss_chord];
+      const [ok, still, diverged, failed] = p[PLACE.cells] || [entry.replicates, 0, 0, 0], loss = p[PLACE.loss_chord];
       return h("tr", {}, h("th", { scope: "row", class: "text pin" }, suite.forks[p[PLACE.fork]].name),
         ["error_chord", "error_mean"].map((name) => estimateCell(p[PLACE[name]], percent)),
         ["error_floor", "error_mid"].map((name) => estimateCell(p[PLACE[name]], alone)),
         h("td", {}, loss ? (loss[0] * DATA.lossUnit).toFixed(3) : DASH, h("span", { class: "half" }, loss && halfOf(loss) !== null ? `± ${(loss[1] * DATA.lossUnit).toFixed(3)}` : "")),
         ["disagreement", "member", "ensemble", "soup"].map((name) => estimateCell(p[PLACE[name]], percent)),
-        h("td", {}, flops(p[PLACE.flop])), h("td", {}, `${diverged}/${ok + diverged + failed}`));
+        h("td", {}, flops(p[PLACE.flop])), h("td", {}, `${still + diverged}/${ok + still + diverged + failed}`));
     });
-    return wrapTable(`By fork, ${label === "none" ? "no shift" : label}; error barriers in percentage points, disagreement and accuracies in percent, training in FLOPs`, ["fork", "barrier, chord", "barrier, mean form", "floor", "at the middle", "loss barrier, nats", "disagreement", "member", "ensemble", "soup", "training", "diverged"], rows);
+    return wrapTable(`By fork, ${label === "none" ? "no shift" : label}; error barriers in percentage points, disagreement and accuracies in percent, training in FLOPs`, ["fork", "barrier, chord", "barrier, mean form", "floor", "at the middle", "loss barrier, nats", "disagreement", "member", "ensemble", "soup", "training", "not learned"], rows);
   }
   function shiftTable(suite, entry) {
     const columns = DATA.columns.filter((column) => column.group === "barriers");
@@ -387,7 +387,7 @@
   }
   function renderEntry(suite, entry) {
     const { name, ...settings } = recipe(suite, entry);
-    const [ok, diverged, failed, missing] = entry.cells;
+    const [ok, still, diverged, failed, missing] = entry.cells;
     const priced = (label) => (entry.places[label] || []).some((p) => suite.forks[p[PLACE.fork]].priced);
     const shown = entry.places[state.shift] ? state.shift : suite.headline.find(priced) || suite.headline.find((label) => entry.places[label]) || Object.keys(entry.places)[0];
     const every = entry.views[EVERY];
@@ -398,7 +398,7 @@
       heading, h("p", { class: "note" }, `${entry.architecture}, recipe ${name}. By ${entry.authors}.`),
       h("dl", { class: "facts" },
         fact("rank", entry.rank ? `${rankText(entry)} of ${suite.ranked}` : entry.baseline ? "baseline, takes no rank" : "not ranked", true),
-        fact("connectivity, points", estimateText(every[COLUMN.connectivity]), true), fact("accuracy, %", estimateText(every[COLUMN.accuracy]), true),
+        fact("instability area, %", estimateText(every[COLUMN.area]), true), fact("accuracy, %", estimateText(every[COLUMN.accuracy]), true),
         fact("ensemble gain, points", every[COLUMN.ensemble_gain] ? estimateText(every[COLUMN.ensemble_gain], true) : DASH, true),
         fact("stability point, share of training", stabilityText(every[STABILITY]), true)),
       entry.unranked.length ? h("p", { class: "notice" }, `Not ranked: ${entry.unranked.join("; ")}.`) : null,
@@ -407,7 +407,7 @@
       h("h2", {}, "Numbers"), forkTable(suite, entry, shown), h("br"), shiftTable(suite, entry), h("br"), evaluationTable(suite, entry),
       h("h2", {}, "About"),
       h("dl", { class: "facts" }, fact("trust", entry.trust), fact("rank based on numbers", entry.basis), fact("source", `${entry.source}, fingerprint ${entry.fingerprint}`), fact("weights", entry.params === null ? null : entry.params.toLocaleString("en")),
-        fact("cells", `${ok} ok, ${diverged} diverged, ${failed} failed, ${missing} missing`), fact("replicates", entry.replicates), fact("pretraining", entry.pretraining), fact("extra data", entry.extraData), fact("licence", entry.licence),
+        fact("cells", `${ok} ok, ${still} did not learn, ${diverged} diverged, ${failed} failed, ${missing} missing`), fact("replicates", entry.replicates), fact("pretraining", entry.pretraining), fact("extra data", entry.extraData), fact("licence", entry.licence),
         fact("recipe", `${name}: ${Object.entries(settings).map(([k, v]) => `${k} ${Array.isArray(v) ? v.join(", ") : v}`).join(" · ")}`), fact("submission.toml", h("code", {}, entry.submission)), fact("folder", h("code", {}, `submissions/${entry.slug}`))),
       entry.notes ? h("p", { class: "text-block" }, entry.notes) : null]);
     return heading;
@@ -423,7 +423,7 @@
     for (const input of document.querySelectorAll("#sets input")) input.checked = input.value === state.cols;
     if ($("filter").value !== state.q) $("filter").value = state.q;
     $("ranked").checked = Boolean(state.ranked);
-    $("about").textContent = [suite.description, suite.published ? `Connectivity is over ${suite.headline.join(", ")}.${suite.comparison && ` ${suite.comparison}`} Accuracy floor ${plain(points(suite.floor))} %.` : "No suite of this digest is published with this version of lmcbench: entries are not ranked.", `${suite.ranked} of ${counted(suite.entries.length)} ranked. Suite digest ${suite.digest}.`].filter(Boolean).join(" ");
+    $("about").textContent = [suite.description, suite.published ? `The area is over ${suite.headline.join(", ")}.${suite.comparison && ` ${suite.comparison}`} Accuracy floor ${plain(points(suite.floor))} %.` : "No suite of this digest is published with this version of lmcbench: entries are not ranked.", `${suite.ranked} of ${counted(suite.entries.length)} ranked. Suite digest ${suite.digest}.`].filter(Boolean).join(" ");
   }
   let lastEntry = "";
   function render() {
