@@ -88,9 +88,7 @@ def _basis(submission: Submission, entry: Summary, results: Path) -> Basis | Non
     if suite is None:
         return None
     shifts = headline_shifts(suite)
-    ranked = sum(
-        p.count("ok") for s, p in entry.places if s in shifts and is_headline_fork(p.fork, p.share)
-    )
+    ranked = sum(p.count("ok") for s, p in entry.places if s in shifts and is_headline_fork(p.fork, p.share))
     return basis_of(submission, results, suite, ranked)
 
 
