@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import os
 import types
 
 import torch
@@ -26,7 +27,13 @@ WAITS = {
     aten.equal.default,
     aten.nonzero.default,
     aten.masked_select.default,
+    aten._unique2.default,
+    aten.unique_consecutive.default,
+    aten.unique_dim.default,
+    aten.bincount.default,
+    aten.repeat_interleave.Tensor,
 }
+"""Operators whose result has a size that the host must read, or is read by the host."""
 MAY_MIX = {aten.copy_.default}
 """Operators that accept tensors of two devices."""
 INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
@@ -47,9 +54,13 @@ def memory(t: Tensor) -> torch.UntypedStorage | None:
 
 
 class Labels:
-    """The storages on the simulated device; `crossings` counts copies and waits by kind."""
+    """The storages on the simulated device; `crossings` counts copies and waits by kind.
+
+    `allocated` is what the allocator reports, in bytes, and `peak` its maximum beyond that.
+    """
 
     def __init__(self) -> None:
+        self.allocated = self.peak = self.queries = 0
         # a weak reference keeps the address from being used again
         self.known: dict[int, StorageWeakRef] = {}
         self.crossings: collections.Counter[str] = collections.Counter()
@@ -180,15 +191,48 @@ class Autocast(torch.autocast):
 
 
 @contextlib.contextmanager
+def flags_restored():
+    """Restore the settings of precision and determinism that `compute_exactly` changes."""
+    backends, fill = torch.backends, torch.utils.deterministic.fill_uninitialized_memory
+    cudnn, matmul = backends.cudnn, backends.cuda.matmul
+    parts = (backends, cudnn, cudnn.conv, cudnn.rnn, matmul)
+    precisions = [part.fp32_precision for part in parts]
+    older = torch.get_float32_matmul_precision(), cudnn.allow_tf32, matmul.allow_tf32
+    flags = cudnn.deterministic, cudnn.benchmark
+    strict = torch.get_deterministic_debug_mode()
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        yield
+    finally:
+        for part, precision in zip(parts, precisions, strict=True):
+            part.fp32_precision = precision
+        torch.set_float32_matmul_precision(older[0])
+        cudnn.allow_tf32, matmul.allow_tf32 = older[1:]
+        cudnn.deterministic, cudnn.benchmark = flags
+        torch.set_deterministic_debug_mode(strict)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+        if workspace is not None:
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = workspace
+
+
+@contextlib.contextmanager
 def pretended_cuda(total_memory=80 * 2**30):
-    """Make torch find one CUDA device, and yield its `Labels`. Each query of the memory peak adds a MiB."""
+    """Make torch find one CUDA device, and yield its `Labels`.
+
+    Each query of the memory peak adds one MiB more to it than the query before.
+    """
     labels = Labels()
     calls = Calls(labels)
-    state = {"seed": 0, "peak": 0}
+    state = {"seed": 0}
 
     def peak(device=None):
-        state["peak"] += 2**20
-        return state["peak"]
+        labels.queries += 1
+        labels.peak += labels.queries * 2**20
+        return labels.allocated + labels.peak
+
+    def reset(device=None):
+        labels.peak = 0
 
     pretended = {
         "is_available": lambda: True,
@@ -196,27 +240,24 @@ def pretended_cuda(total_memory=80 * 2**30):
         "get_device_properties": lambda device=None: types.SimpleNamespace(
             name="Pretended", total_memory=total_memory
         ),
-        "memory_allocated": lambda device=None: 0,
+        "memory_allocated": lambda device=None: labels.allocated,
         "max_memory_allocated": peak,
-        "reset_peak_memory_stats": lambda device=None: None,
+        "reset_peak_memory_stats": reset,
         "synchronize": lambda device=None: None,
         "empty_cache": lambda: None,
         "manual_seed": lambda seed: state.update(seed=seed),
         "get_rng_state": lambda device=None: torch.tensor([state["seed"]]),
         "set_rng_state": lambda new, device=None: state.update(seed=int(new)),
     }
-    flags = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
-    matmul, autocast = torch.backends.cuda.matmul.allow_tf32, torch.autocast
+    autocast = torch.autocast
     real = {name: getattr(torch.cuda, name) for name in pretended}
     for name, function in pretended.items():
         setattr(torch.cuda, name, function)
     torch.autocast = Autocast
     try:
-        with Operations(labels, calls), calls:
+        with flags_restored(), Operations(labels, calls), calls:
             yield labels
     finally:
         torch.autocast = autocast
-        torch.backends.cuda.matmul.allow_tf32 = matmul
-        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = flags
         for name, function in real.items():
             setattr(torch.cuda, name, function)

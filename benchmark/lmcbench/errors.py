@@ -66,14 +66,28 @@ def reading(path: Path | str) -> Iterator[None]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether `error` reports that device memory or main memory was exhausted."""
-    message = str(error).lower()
-    # the last is of cuBLAS and cuDNN, which allocate on their own
-    signs = ("out of memory", "not enough memory", "status_alloc_failed")
+    # the last two are of cuBLAS and cuDNN, which allocate on their own (CUDNN_STATUS_ALLOC_FAILED and
+    # CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, for example)
+    signs = ("out of memory", "not enough memory", "alloc_failed", "allocation_failed")
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and any(sign in message for sign in signs))
+        or (isinstance(error, RuntimeError) and _has_sign(error, signs))
     )
+
+
+def may_be_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory may have caused `error`, whose message does not say so; half the work may pass.
+
+    cuDNN reports that no convolution fits its workspace, and cuBLAS that it cannot create its handle.
+    """
+    signs = ("unable to find an engine", "unable to find a valid cudnn algorithm", "cublas_status_not_init")
+    return isinstance(error, RuntimeError) and _has_sign(error, signs)
+
+
+def _has_sign(error: BaseException, signs: Iterable[str]) -> bool:
+    message = str(error).lower()
+    return any(sign in message for sign in signs)
 
 
 def describe(error: BaseException, source: Path | None = None) -> str:

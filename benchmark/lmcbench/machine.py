@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmcbench.errors import UserError
 
@@ -107,16 +107,64 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def compute_exactly(device: torch.device) -> None:
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""Read when CUDA starts: with a workspace of fixed size, cuBLAS sums in one order (cuBLAS documentation,
+"Results reproducibility")."""
+
+
+def compute_exactly(device: torch.device, *, strict: bool = False) -> None:
     """On CUDA, compute fp32 without TF32 and deterministically, for the whole process.
 
-    By default cuDNN rounds to TF32 in convolutions and uses algorithms whose sums have no fixed order.
-    """
-    if device.type == "cuda":
-        import torch
+    By default cuDNN rounds to TF32 in convolutions and uses algorithms whose sums have no fixed order. To be
+    called before CUDA starts, and again after a user's code ran, which may set other flags.
 
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
+    Args:
+        device: where to compute; nothing is set for a CPU.
+        strict: operators without a deterministic algorithm raise; else they warn and run.
+    """
+    if device.type != "cuda":
+        return
+    import torch
+
+    os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
+    backends: Any = torch.backends
+    # torch has two interfaces, and refuses to read the older one where they differ
+    cudnn, matmul = backends.cudnn, backends.cuda.matmul
+    for part in (backends, cudnn, cudnn.conv, cudnn.rnn, matmul):
+        part.fp32_precision = "ieee"
+    torch.set_float32_matmul_precision("highest")
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    cudnn.deterministic, cudnn.benchmark = True, False
+    torch.use_deterministic_algorithms(True, warn_only=not strict)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def rounds_to_tf32() -> bool:
+    """Return whether convolutions or matrix products on CUDA round to TF32 now, however that was set."""
+    import torch
+
+    backends: Any = torch.backends
+    return any(part.fp32_precision == "tf32" for part in (backends.cudnn.conv, backends.cuda.matmul))
+
+
+Result = TypeVar("Result")
+
+
+def strictly(device: torch.device, work: Callable[[], Result]) -> tuple[Result, bool]:
+    """Return the result of `work`, and whether all its operators have deterministic algorithms.
+
+    On CUDA it runs in torch's strict deterministic mode. Where that raises, it runs once more with warnings
+    instead.
+    """
+    compute_exactly(device, strict=True)
+    try:
+        return work(), True
+    except RuntimeError as error:
+        if device.type != "cuda" or "deterministic" not in str(error):
+            raise
+    finally:
+        compute_exactly(device)
+    return work(), False
 
 
 def device_name(device: torch.device) -> str:

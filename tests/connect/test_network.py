@@ -182,6 +182,9 @@ def test_a_network_that_cannot_be_stacked_is_passed_state_by_state(nets) -> None
     stacked, plain = Network(Branching(), stacked=True), Network(Branching())
     found = [n.logits(n.recalibrate(n.prepare(states), x, 2), x) for n in (stacked, plain)]
     assert torch.equal(*found)
+    assert stacked.not_stacked is not None
+    assert "control flow" in stacked.not_stacked
+    assert plain.not_stacked is None
     broken = Network(Branching(broken=True), stacked=True)
     with pytest.raises(RuntimeError, match="shapes"):
         broken.logits(broken.prepare(states), x)

@@ -152,7 +152,8 @@ def test_a_run_there_is_the_run_here(case, tmp_path, monkeypatch):
         assert b.env["engine"] == engine
         assert (b.env["device"], b.env["trained_on"]) == ("Pretended", "Pretended")
         assert b.env["flags"] == {
-            "tf32": False, "cudnn_benchmark": False, "cudnn_deterministic": True, "threads": 1
+            "deterministic": True, "tf32": False, "cudnn_benchmark": False, "cudnn_deterministic": True,
+            "threads": 1
         }  # fmt: skip
         for i in range(2):
             ours, theirs = (load_tensors(folder.sibling(cell.key, i)) for folder in (here, there))
@@ -163,6 +164,51 @@ def test_a_run_there_is_the_run_here(case, tmp_path, monkeypatch):
         ours, theirs = (json.loads(record.to_json()) for record in (a, b))
         for part in ("siblings", "pairs", "ensemble", "soup", "functions", "noise"):
             assert_near(ours[part], theirs[part], part)
+
+
+CARELESS = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.head = nn.Linear(64, classes)
+        torch.backends.fp32_precision = "tf32"
+    def forward(self, x):
+        if torch.get_deterministic_debug_mode() == 2:
+            raise RuntimeError("this_backward_cuda does not have a deterministic implementation")
+        if len(x) > 4 and torch.backends.cudnn.conv.fp32_precision == "tf32":
+            raise RuntimeError("rounded to TF32")
+        return self.head(x.flatten(1))
+def net(num_classes, in_chans):
+    return Net(num_classes)
+"""
+
+
+def careless_records(folder, source):
+    """Records of a run on the simulated device, of a network in a user's file."""
+    path = folder / "net.py"
+    path.write_text(source)
+    text = SUITE.replace("NETWORK", f"{path}:net").replace("RECIPE", "sgd").replace("KWARGS", "")
+    text = text.replace('shifts = ["label-skew", "rotation"]', 'shifts = ["label-skew"]')
+    cells = expand(parse_suite(text.encode(), "small.toml"))
+    run = RunFolder(folder / "run")
+    with pretended_cuda():
+        list(run_plan(plan_run(cells, run), run, data_dir=None, device="cuda", jobs=1))
+    return [read_record(run.record(cell.key)) for cell in cells]
+
+
+def test_flags_that_a_module_sets_are_set_back_and_operators_without_order_are_recorded(tmp_path):
+    for record in careless_records(tmp_path, CARELESS):
+        assert (record.status, record.reason) == ("ok", None)
+        assert (record.env["flags"]["tf32"], record.env["flags"]["deterministic"]) == (False, False)
+
+
+def test_a_network_that_cannot_be_stacked_says_so_in_its_record(tmp_path):
+    branch = "        if self.head.bias.sum() > 1e9: return 0\n        return"
+    for record in careless_records(tmp_path, NET.replace("        return", branch)):
+        assert record.status == "ok"
+        assert "control flow" in record.env["not_stacked"]
 
 
 def assert_near(a, b, where):
@@ -332,6 +378,51 @@ def test_training_steps_do_not_wait_for_the_device(engine):
     assert crossings([0, 1], 12) == crossings([0, 1], 4)
     if engine == "stacked":
         assert crossings([0, 1, 2], 4) == crossings([0, 1], 4)
+
+
+WAITING = {
+    "sizes of groups": lambda there: torch.unique(there),
+    "repeats": lambda there: torch.repeat_interleave(there, there.long()),
+    "a mask there": lambda there: there[there > 0],
+    "a mask from here": lambda there: there[torch.tensor([True, False, True])],
+    "a number": lambda there: float(there.sum()),
+}
+
+
+@pytest.mark.parametrize("operation", WAITING)
+def test_operations_that_wait_are_counted(operation):
+    with pretended_cuda() as labels:
+        there = torch.arange(3.0).to("cuda")
+        labels.crossings.clear()
+        WAITING[operation](there)
+        assert labels.crossings["wait"] == 1
+
+
+@pytest.mark.parametrize("engine", ["reference", "stacked"])
+def test_a_warmed_step_crosses_nothing(engine):
+    """Only at every 64th step indices are copied, a block at a time."""
+    model, states, _ = fresh("mlp", [0, 1])
+    with pretended_cuda() as labels:
+        pool = DeviceImages(
+            np.zeros((80, 1, 8, 8), np.uint8), np.zeros(80, np.int64), (np.zeros(1), np.ones(1)),
+            torch.device("cuda"),
+        )  # fmt: skip
+        items = np.arange(80)
+        streams = [make_stream(items, items, "own", i, i, RECIPE.batch_size) for i in range(2)]
+        feed = Feed(pool, streams, ("flip", "crop4"))
+        counts = []
+
+        def watched(members, start, stop):
+            for batch in feed(members, start, stop):
+                counts.append(sum(labels.crossings.values()))
+                yield batch
+
+        there = [state.to(torch.device("cuda")) for state in states]
+        train(engine, model.to("cuda"), there, watched, 130)
+    per_member = [counts[i : i + 130] for i in range(0, len(counts), 130)]
+    for found in per_member:
+        steps = [step for step in range(1, 130) if found[step] != found[step - 1]]
+        assert steps == [64, 128]
 
 
 def test_the_doctor_sees_the_device():

@@ -8,7 +8,9 @@ import torch
 from fleets import RECIPE, fresh, train
 from lmcbench.errors import is_out_of_memory
 from lmcbench.spec.recipe import Recipe
-from lmcbench.train.cost import fleet_limit, peak_bytes
+from lmcbench.train import cost
+from lmcbench.train.cost import device_budget, fleet_memory, peak_allocated, peak_bytes
+from pretended import pretended_cuda
 
 CPU = torch.device("cpu")
 
@@ -52,6 +54,8 @@ def test_bits_do_not_depend_on_chunks(kind):
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("CUDA error: out of memory"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory"),
         MemoryError(),
     ],
@@ -64,6 +68,27 @@ def test_out_of_memory_halves_the_fleet_and_goes_on(error):
     assert cramped.asked == [8, 4, 2, 2, 2, 2]
     assert (survived.fleet, survived.limit) == (2, 2)
     assert_same(whole, survived)
+
+
+GUESSED = [
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+]
+
+
+@pytest.mark.parametrize("error", GUESSED)
+def test_an_error_that_memory_may_have_caused_halves_the_fleet_once(error):
+    model, states, feed = fresh("mlp", list(range(8)))
+    whole = train("stacked", model, states, feed, 5)
+    cramped = Cramped(feed, 4, error)
+    survived = train("stacked", model, states, cramped, 5)
+    assert cramped.asked == [8, 4, 4]
+    assert_same(whole, survived)
+    cramped = Cramped(feed, 3, error)
+    with pytest.raises(RuntimeError, match=str(error)[:20]):
+        train("stacked", model, states, cramped, 5)
+    assert cramped.asked == [8, 4]
+    assert not is_out_of_memory(error)
 
 
 def test_other_errors_and_no_room_for_one_are_errors():
@@ -95,13 +120,33 @@ def test_memory_is_linear_with_nearly_the_slope_of_one_network(kind):
 
 
 def test_limit_from_a_budget():
-    model, states, feed = fresh("batchnorm resnet", list(range(8)))
-    assert fleet_limit(model, states[0], feed, RECIPE, None) is None
-    assert fleet_limit(model, states[0], feed, RECIPE, 1) == 1
-    eight = peak_bytes(CPU, lambda: train("stacked", model, states, feed, 2) and None)
+    model, states, feed = fresh("mlp", list(range(8)))
+    memory = fleet_memory(model, states[0], feed, RECIPE)
+    eight = peak_bytes(CPU, lambda: train("stacked", model, states, feed, 1) and None)
     own = sum(t.nbytes for t in [*states[0].params.values(), *states[0].slots["momentum"].values()])
-    limit = fleet_limit(model, states[0], feed, RECIPE, eight + 8 * own)
-    assert 6 <= limit <= 9  # on a CPU, padding of small fleets is no part of the slope
-    assert fleet_limit(model, states[0], feed, RECIPE, 4 * (eight + 8 * own)) == pytest.approx(
-        4 * limit, abs=4
-    )
+    assert memory.state == own
+    assert memory.limit(1, 8) == 1
+    needed = eight + 16 * own  # states before and after
+    assert memory.limit(needed, 8) == pytest.approx(8, abs=1)
+    # states of the members in other passes are on the device too
+    assert memory.limit(needed + 80 * own, 48) == memory.limit(needed, 8)
+    assert memory.limit(needed, 48) < memory.limit(needed, 8)
+
+
+def test_the_budget_is_independent_of_what_is_allocated_and_shared_among_jobs():
+    cuda = torch.device("cuda", 0)
+    with pretended_cuda(total_memory=10**9) as labels:
+        alone = device_budget(cuda, 10**8, 1)
+        labels.allocated = 5 * 10**8
+        assert device_budget(cuda, 10**8, 1) == alone == 7 * 10**8
+        assert device_budget(cuda, 10**8, 4) == 10**8
+
+
+def test_the_peak_that_records_report_survives_a_measurement(monkeypatch):
+    monkeypatch.setattr(cost, "_earlier_peaks", {})
+    cuda = torch.device("cuda", 0)
+    with pretended_cuda() as labels:
+        labels.peak = 2**40
+        peak_bytes(cuda, lambda: None)
+        assert labels.peak < 2**30
+        assert peak_allocated(cuda) >= 2**40

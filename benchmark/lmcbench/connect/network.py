@@ -17,7 +17,7 @@ from lmcbench.connect.blending import COUNTER, STATISTICS, Stack, State, check_m
 from lmcbench.connect.isolation import copy_model, isolated, without_autocast
 from lmcbench.connect.loaders import Images, equal_parts, first_images
 from lmcbench.connect.parameter_swap import EvalCaches, ParameterSwap, graph_leaves
-from lmcbench.errors import UserError, counted, describe, is_out_of_memory
+from lmcbench.errors import UserError, counted, describe, is_out_of_memory, may_be_out_of_memory
 from lmcbench.results.logits import find_logits
 
 MAX_IMAGES = 500
@@ -66,6 +66,9 @@ class Network:
         self.stacked = stacked
         self.limit: int | None = None
         """Maximum number of states in one stacked pass; None until memory runs out."""
+        self.not_stacked: str | None = None
+        """Why the states of a stack are run one after another although `stacked` was asked for."""
+        self._has_guessed = False
         try:
             self.model = copy_model(model).to(self.device)
         except (RuntimeError, TypeError) as error:
@@ -278,6 +281,7 @@ class Network:
                 if is_out_of_memory(error):
                     raise
                 self.stacked = False  # the loop may work, else it raises the network's own error
+                self.not_stacked = describe(error)
         return torch.stack([self.forward(state, batch) for state in unstack(states)])
 
     def _stacked(self, states: Stack, batch: Tensor) -> Tensor:
@@ -294,8 +298,10 @@ class Network:
                     warnings.filterwarnings("ignore", message="There is a performance drop")
                     done.append(vmap(lambda state: self.forward(state, batch))(part))
             except (RuntimeError, MemoryError) as error:
-                if stop - start == 1 or not is_out_of_memory(error):
+                guess = not self._has_guessed and may_be_out_of_memory(error)
+                if stop - start == 1 or not (guess or is_out_of_memory(error)):
                     raise
+                self._has_guessed |= guess
                 self.limit = -(-(stop - start) // 2)
                 continue
             start = stop

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lmcbench.machine import device_name
+from lmcbench.machine import device_name, rounds_to_tf32
 from lmcbench.results.provenance import peak_resident_bytes, source_revision, versions
 from lmcbench.results.record import (
     SCHEMA,
@@ -22,6 +22,7 @@ from lmcbench.results.record import (
 from lmcbench.running.evaluate import Evaluation
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.seeds import Seeds
+from lmcbench.train.cost import peak_allocated
 
 
 def build_record(
@@ -35,6 +36,7 @@ def build_record(
     evidence: dict[str, Any] | None,
     eval_s: float,
     device: torch.device,
+    deterministic: bool,
 ) -> Record:
     """Return the record of a cell that was evaluated, diverged or failed.
 
@@ -48,6 +50,7 @@ def build_record(
         evidence: paths and hashes of predictions and weights.
         eval_s: seconds of evaluation.
         device: where it was evaluated.
+        deterministic: whether evaluation used deterministic algorithms only.
     """
     architecture = cell.architecture
     how = training or {}
@@ -94,7 +97,9 @@ def build_record(
             **{name: how.get(name) for name in ("engine", "fleet")},
             # differs from `device` if a run was interrupted between training and evaluation
             "trained_on": how.get("device"),
-            **_environment(device),
+            # why states were evaluated one after another on a device where they are stacked
+            **({"not_stacked": evaluation.not_stacked} if evaluation and evaluation.not_stacked else {}),
+            **_environment(device, deterministic and bool(how.get("deterministic", True))),
         },
     )
 
@@ -106,11 +111,11 @@ def _cost(training: Mapping[str, Any], eval_s: float, device: torch.device) -> C
         train_steps=training["train_steps"],
         train_s=training["train_s"],
         eval_s=eval_s,
-        peak_bytes=torch.cuda.max_memory_allocated(device) if cuda else peak_resident_bytes(),
+        peak_bytes=peak_allocated(device) if cuda else peak_resident_bytes(),
     )
 
 
-def _environment(device: torch.device) -> dict[str, Any]:
+def _environment(device: torch.device, deterministic: bool) -> dict[str, Any]:
     """Return the device, versions, and settings that may change the last bits."""
     cuda = device.type == "cuda"
     return {
@@ -118,7 +123,8 @@ def _environment(device: torch.device) -> dict[str, Any]:
         "driver": torch.version.cuda if cuda else None,
         "versions": versions(),
         "flags": {
-            "tf32": cuda and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32),
+            "deterministic": deterministic,
+            "tf32": cuda and rounds_to_tf32(),
             "cudnn_benchmark": torch.backends.cudnn.benchmark if cuda else False,
             "cudnn_deterministic": torch.backends.cudnn.deterministic if cuda else False,
             "threads": torch.get_num_threads(),

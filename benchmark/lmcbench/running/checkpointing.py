@@ -42,7 +42,8 @@ class TrainingCheckpoints:
     """Stores the networks of a family during training, one file each, and resumes from these files.
 
     A network's state at a step does not depend on the networks trained beside it, so that each file is
-    resumed by itself, from the step it was stored at.
+    resumed by itself, from the step it was stored at. Exception: on CUDA the last bits of stacked networks
+    depend on the fleet, and an interrupted run equals another one to rounding only.
 
     Args:
         conditions: digest of what changes the bits of a network and is part of no key: engine, device, data.

@@ -42,6 +42,7 @@ class Evaluation:
     Attributes:
         functions: test split -> keys of `compare_errors`, and `sizes` from `ensembles_by_size`.
         noise: the noise scale of the recipe on each view, and the gradient noise at the fork.
+        not_stacked: why states were evaluated one after another on a device where they are stacked.
         predictions: tensors of the predictions file: labels, and logits of the siblings, of the midpoint of
             each pair and, for more than two siblings, of the soup.
         calibration: number, batches and digest of the calibration images.
@@ -54,6 +55,7 @@ class Evaluation:
     soup: dict[str, Score] | None
     functions: dict[str, dict[str, Any]] | None
     noise: dict[str, Any]
+    not_stacked: str | None
     predictions: dict[str, Logits]
     calibration: dict[str, Any]
     train_eval: dict[str, Any] | None
@@ -154,6 +156,7 @@ def evaluate(
         soup=soup,
         functions=predicted.functions,
         noise=noise,
+        not_stacked=network.not_stacked,
         predictions={
             **logits,
             **inner_logits,

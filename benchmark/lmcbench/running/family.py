@@ -15,7 +15,7 @@ from lmcbench.connect.isolation import copy_model
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.selection import open_suite_data
 from lmcbench.errors import UserError, describe
-from lmcbench.machine import choose_device, compute_exactly, release_memory
+from lmcbench.machine import choose_device, compute_exactly, release_memory, strictly
 from lmcbench.results.curves import NotFiniteError
 from lmcbench.results.record import Record, Status
 from lmcbench.results.run_folder import RunFolder, WriteError, write_atomic
@@ -44,6 +44,7 @@ def run_family(task: Task, dataset: Dataset) -> Iterator[Event]:
     compute_exactly(device)
     family, folder = task.family, task.folder
     data = prepare(family, task.views, dataset, device)
+    compute_exactly(device)  # again: building the network runs a user's code, which may set other flags
     dataset.check_unchanged()  # after its images were copied, so that a change before that is detected
     _check_params(task, data)
     records = {cell.key: folder.finished(cell.key) for cell in family.cells}
@@ -60,7 +61,9 @@ def run_family(task: Task, dataset: Dataset) -> Iterator[Event]:
         try:
             # training may leave state on the network that no checkpoint holds: evaluate a clean copy
             evaluated = replace(data, model=copy_model(data.model))
-            for now in train_family(family, untrained, data, folder, task.conditions.engine, space):
+            for now in train_family(
+                family, untrained, data, folder, task.conditions.engine, space, task.jobs
+            ):
                 yield Progress((now - done) * len(untrained) * share)
                 done = now
         except UserError:
@@ -110,7 +113,7 @@ def _record(cell: Cell, data: FamilyData, folder: RunFolder, failure: str | None
     training = read_training(cell, folder)
     began = time.perf_counter()
     evaluation: Evaluation | None = None
-    evidence = None
+    evidence, deterministic = None, True
     status: Status = "ok"
     reason = None
     if training is None:
@@ -121,8 +124,11 @@ def _record(cell: Cell, data: FamilyData, folder: RunFolder, failure: str | None
         try:
             states = load_siblings(cell, folder, data.model)
             fork = load_fork(cell, training["step"], folder, data.model)
-            evaluation = evaluate(cell, data, states, fork, training["train_losses"])
-            evidence = _write_predictions(cell, evaluation, folder)
+            found, deterministic = strictly(
+                data.device, lambda: evaluate(cell, data, states, fork, training["train_losses"])
+            )
+            evidence = _write_predictions(cell, found, folder)
+            evaluation = found
         except WriteError:
             raise
         except NotFiniteError:
@@ -139,6 +145,7 @@ def _record(cell: Cell, data: FamilyData, folder: RunFolder, failure: str | None
         evidence=evidence,
         eval_s=time.perf_counter() - began,
         device=data.device,
+        deterministic=deterministic,
     )
 
 

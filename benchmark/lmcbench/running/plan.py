@@ -66,6 +66,7 @@ class Task:
         data: sha256 of each split in the order of `Dataset.identity`.
         measures: analyses of the probe cells.
         params: trainable weights that existing records state for this network, if any.
+        jobs: number of processes of the run, which share a GPU.
     """
 
     family: Family
@@ -77,6 +78,7 @@ class Task:
     measures: tuple[str, ...] = ()
     params: int | None = None
     conditions: Conditions = DEFAULT_CONDITIONS
+    jobs: int = 1
 
 
 @dataclass(frozen=True)

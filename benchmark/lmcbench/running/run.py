@@ -60,6 +60,7 @@ def run_plan(
             plan.measures,
             plan.params.get((family.architecture.label, family.architecture.recipe)),
             conditions,
+            min(jobs, len(plan.families)),
         )
         for family in plan.families
     ]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lmcbench.data.batches import Feed
-from lmcbench.machine import device_name
+from lmcbench.machine import device_name, strictly
 from lmcbench.results.run_folder import RunFolder, write_atomic
 from lmcbench.running.checkpointing import TrainingCheckpoints, fork_siblings, make_trunk
 from lmcbench.running.family_data import FamilyData
@@ -21,10 +21,10 @@ from lmcbench.running.siblings import Sibling, make_siblings, merge_duplicates, 
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell, Family
 from lmcbench.spec.recipe import EngineName, Recipe
-from lmcbench.train.cost import device_budget, fleet_limit, step_flop
+from lmcbench.train.cost import FleetMemory, device_budget, fleet_memory, resident_bytes, step_flop
 from lmcbench.train.engines import advance
-from lmcbench.train.stackability import choose_engine
-from lmcbench.train.train_state import named_tensors, save_tensors, state_dict
+from lmcbench.train.stackability import choose_engine, try_step
+from lmcbench.train.train_state import TrainState, named_tensors, save_tensors, state_dict
 
 DID_NOT_LEARN = 0.98
 """A final training loss of at least this share of ln(classes) counts as a failed training."""
@@ -44,6 +44,7 @@ def train_family(
     folder: RunFolder,
     engine: EngineName | None = None,
     reserve: int = 0,
+    jobs: int = 1,
 ) -> Iterator[float]:
     """Train the siblings of `cells`, store their weights in `folder`, and yield the fraction done.
 
@@ -58,6 +59,7 @@ def train_family(
         folder: the run folder.
         engine: the engine to use if the network supports it; None: chosen by `choose_engine`.
         reserve: bytes to keep free on the disk for what training writes.
+        jobs: number of processes that share the device.
     """
     n = len(data.dataset.train)
     length, per_epoch = family.recipe.length(n), family.recipe.steps_per_epoch(n)
@@ -65,7 +67,8 @@ def train_family(
     distinct = list({id(sibling): sibling for of_cell in siblings.values() for sibling in of_cell}.values())
     # before training, which may leave tensors on the network that cannot be copied
     flop = step_flop(data.model, data.dataset.shape, family.recipe.batch_size)
-    engine = choose_engine(family.architecture, data.model, data.dataset.shape, data.device.type, engine)
+    precision, shape = family.recipe.precision, data.dataset.shape
+    engine = choose_engine(family.architecture, data.model, shape, data.device.type, engine, precision)
     logged = {
         cell.key: cell.suite.probe.logged(cell.fork_step(n), length, per_epoch)
         for cell in cells
@@ -83,7 +86,10 @@ def train_family(
     total, done = sum(network.stop - network.at for network in networks), 0
     snapshots = {step for steps in logged.values() for step in steps}
     boundaries = {step for network in networks for step in (network.at, network.stop)} | snapshots
-    fleet = Fleet(engine, family.recipe, data)
+    deterministic = True
+    if data.device.type == "cuda":  # after building networks, which runs a user's code: flags are set again
+        deterministic = strictly(data.device, lambda: try_step(engine, data.model, shape, precision))[1]
+    fleet = Fleet(engine, family.recipe, data, jobs)
     for start, stop in pairwise(sorted(boundaries)):
         fork_siblings(family, distinct, trunk, folder, start, trained_by)
         for key in (key for key, steps in logged.items() if start in steps):
@@ -102,7 +108,7 @@ def train_family(
                 network.free_optimizer_state()
     step_s = sum(x.seconds for x in networks) / max(sum(x.stop - x.start for x in networks), 1)
     for cell in cells:
-        _store_cell(cell, siblings[cell.key], fleet, folder, flop, step_s)
+        _store_cell(cell, siblings[cell.key], fleet, folder, flop, step_s, deterministic)
     checkpoints.remove(siblings)
 
 
@@ -116,13 +122,14 @@ class Fleet:
         largest: the most networks advanced in one pass so far.
     """
 
-    def __init__(self, engine: EngineName, recipe: Recipe, data: FamilyData) -> None:
+    def __init__(self, engine: EngineName, recipe: Recipe, data: FamilyData, jobs: int = 1) -> None:
         self.engine = engine
         self.recipe = recipe
         self.data = data
         self.largest = 0
-        self._budget = device_budget(data.device) if engine == "stacked" else None
-        self._limit: int | None = None
+        self._jobs = jobs
+        self._memory: FleetMemory | None = None
+        self._limit: int | None = None  # after running out of memory
         self._pace: float | None = None  # seconds per step in the last chunk, for all its networks
         self._count = 0  # number of networks in that chunk
 
@@ -163,14 +170,31 @@ class Fleet:
     def _advance(self, siblings: Sequence[Sibling], feed: Feed, first: int, last: int) -> None:
         states = [sibling.state for sibling in siblings if sibling.state is not None]
         model, recipe = self.data.model, self.recipe
-        if self._limit is None:
-            self._limit = fleet_limit(model, states[0], feed, recipe, self._budget)
         lengths, seeds = [s.length for s in siblings], [s.layer_seed for s in siblings]
-        done = advance(self.engine, model, states, feed, recipe, lengths, seeds, first, last, self._limit)
-        self._limit, self.largest = done.limit, max(self.largest, done.fleet)
+        limit = self._fitting(states, feed)
+        done = advance(self.engine, model, states, feed, recipe, lengths, seeds, first, last, limit)
+        if done.limit != limit:
+            self._limit = done.limit
+        self.largest = max(self.largest, done.fleet)
         for sibling, state, losses in zip(siblings, done.states, done.losses, strict=True):
             sibling.state, sibling.at = state, last
             sibling.losses.append(losses)
+
+    def _fitting(self, states: Sequence[TrainState], feed: Feed) -> int | None:
+        """Return the largest number of `states` in one pass; None for all.
+
+        It depends on the kind of device, the images, the network and the number of states only, so that a
+        rerun gets the same fleets.
+        """
+        device, model = self.data.device, self.data.model
+        if device.type != "cuda" or self.engine != "stacked":
+            return self._limit
+        if self._memory is None:
+            self._memory = fleet_memory(model, states[0], feed, self.recipe)
+        resident = resident_bytes(model, [self.data.train, *self.data.tests.values()])
+        budget = device_budget(device, resident, self._jobs)
+        limit = self._memory.limit(budget, len(states))
+        return limit if self._limit is None else min(limit, self._limit)
 
 
 def _move(siblings: Sequence[Sibling], device: torch.device) -> None:
@@ -187,6 +211,7 @@ def _conditions(engine: EngineName, data: FamilyData) -> str:
     parts = {
         "engine": engine,
         "device": data.device.type,
+        "device_name": device_name(data.device),  # kinds of GPU choose different kernels
         "data": data.dataset.train.sha256,
         "tensors": {name: list(tensor.shape) for name, tensor in named_tensors(data.model).items()},
     }
@@ -215,7 +240,13 @@ def _last_resumable(
 
 
 def _store_cell(
-    cell: Cell, siblings: Sequence[Sibling], fleet: Fleet, folder: RunFolder, flop: int, step_s: float
+    cell: Cell,
+    siblings: Sequence[Sibling],
+    fleet: Fleet,
+    folder: RunFolder,
+    flop: int,
+    step_s: float,
+    deterministic: bool,
 ) -> None:
     """Store a cell's siblings and its training file; a step costs `flop` FLOPs and takes `step_s` seconds."""
     data, n = fleet.data, len(fleet.data.dataset.train)
@@ -226,6 +257,7 @@ def _store_cell(
         "engine": fleet.engine,
         "fleet": fleet.largest or None,  # None if all networks were resumed at their end
         "device": device_name(data.device),
+        "deterministic": deterministic,
         "params": sum(p.numel() for p in data.model.parameters() if p.requires_grad),
         "train_steps": steps,
         "train_flop": float(flop * steps),

@@ -31,7 +31,7 @@ from lmcbench.spec.shift_rules import Indices
 from lmcbench.spec.suite import Suite
 from lmcbench.spec.sweep import HELD_OUT
 from lmcbench.train.build import build
-from lmcbench.train.cost import device_budget, fleet_limit, step_flop
+from lmcbench.train.cost import device_budget, fleet_memory, resident_bytes, step_flop
 from lmcbench.train.engines import advance
 from lmcbench.train.optimizer import slot_names
 from lmcbench.train.train_state import TrainState, initial_state, state_dict
@@ -192,8 +192,10 @@ def _train(task: TuningTask, dataset: Dataset, device: torch.device) -> Iterator
     network = Network(model, device)
     flop = step_flop(model, dataset.shape, recipe.batch_size)
     feed = Feed(images, streams, recipe.augmentation)
-    budget = device_budget(device) if task.engine == "stacked" else None
-    limit = fleet_limit(model, states[0], feed, recipe, budget)
+    limit = None
+    if device.type == "cuda" and task.engine == "stacked":
+        budget = device_budget(device, resident_bytes(model, [images]), jobs=1)
+        limit = fleet_memory(model, states[0], feed, recipe).limit(budget, len(states))
     count, trained_on = len(states), len(streams[0].items)
     length, per_epoch = recipe.length(trained_on), recipe.steps_per_epoch(trained_on)
     lengths, layer_seeds = [length] * count, [s.layer[1] for s in seeds]

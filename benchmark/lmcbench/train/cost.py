@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import flop_registry
 
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.engines import BatchSource, advance
-from lmcbench.train.train_state import TrainState
+from lmcbench.train.train_state import TrainState, named_tensors
 
 
 class _FlopCounter(TorchDispatchMode):
@@ -59,27 +60,53 @@ def step_flop(model: nn.Module, shape: tuple[int, int, int], batch_size: int) ->
 
 
 MEMORY_SHARE = 0.8
-"""Share of a device's total memory that a fleet may fill; libraries and fragmentation take the rest. It is a
+"""Share of a device's total memory that all jobs may fill; libraries and fragmentation take the rest. It is a
 share of the total, not of the free memory, so that a kind of device always gets the same chunks."""
 
 
-def device_budget(device: torch.device) -> int | None:
-    """Return the bytes that a fleet may still allocate on a CUDA device; None on a CPU (no limit)."""
-    if device.type != "cuda":
-        return None
-    total = torch.cuda.get_device_properties(device).total_memory
-    return int(MEMORY_SHARE * total) - torch.cuda.memory_allocated(device)
+def device_budget(device: torch.device, resident: int, jobs: int) -> int:
+    """Return the bytes that a fleet may take on a CUDA device, whatever this process did before.
 
-
-def fleet_limit(
-    model: nn.Module, state: TrainState, feed: BatchSource, recipe: Recipe, budget: int | None
-) -> int | None:
-    """Return how many members' stacked steps fit into `budget` bytes, at least one; None without a budget.
-
-    Memory grows linearly with the members; fleets of two and four give the slope.
+    Args:
+        device: where to train.
+        resident: bytes that training needs beside the fleet: images and network.
+        jobs: number of processes that share the device.
     """
-    if budget is None:
-        return None
+    total = torch.cuda.get_device_properties(device).total_memory
+    return int(MEMORY_SHARE * total / jobs) - resident
+
+
+def resident_bytes(model: nn.Module, images: Iterable[object]) -> int:
+    """Return the bytes of a network and of the tensors that are attributes of `images`, once each."""
+    parts = [part for each in images for part in vars(each).values()]
+    tensors = [*parts, *named_tensors(model).values()]
+    return sum({id(t): t.nbytes for t in tensors if isinstance(t, Tensor)}.values())
+
+
+@dataclass(frozen=True)
+class FleetMemory:
+    """Bytes of a stacked pass.
+
+    Attributes:
+        fixed: whatever the number of members.
+        member: for each member of the pass: activations, gradients, a copy of its state.
+        state: for each member of the fleet, also of those in other passes: weights, buffers, optimizer state.
+    """
+
+    fixed: int
+    member: int
+    state: int
+
+    def limit(self, budget: int, members: int) -> int:
+        """Return how many of `members` fit into one pass within `budget` bytes, at least one.
+
+        All members are on the device, with their states before and after.
+        """
+        return max((budget - self.fixed - 2 * members * self.state) // self.member, 1)
+
+
+def fleet_memory(model: nn.Module, state: TrainState, feed: BatchSource, recipe: Recipe) -> FleetMemory:
+    """Measure the memory of stacked steps: fleets of two and four give the slope."""
     device = next(model.parameters()).device
 
     def repeat_first(members: Sequence[int], start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -96,15 +123,23 @@ def fleet_limit(
     two, four = used(2), used(4)
     own = sum(t.nbytes for t in [*state.params.values(), *state.buffers.values()])
     own += sum(t.nbytes for slot in state.slots.values() for t in slot.values())
-    slope = max((four - two) // 2, 1) + own  # each state is also stored outside the pass
-    fixed = max(two - 2 * slope, 0)
-    return max((budget - fixed) // slope, 1)
+    slope = max((four - two) // 2, 1)
+    return FleetMemory(max(two - 2 * slope, 0), slope, own)
+
+
+_earlier_peaks: dict[int, int] = {}
+
+
+def peak_allocated(device: torch.device) -> int:
+    """Return the most bytes that this process had allocated on a CUDA device, also before `peak_bytes`."""
+    return max(torch.cuda.max_memory_allocated(device), _earlier_peaks.get(device.index or 0, 0))
 
 
 def peak_bytes(device: torch.device, work: Callable[[], None]) -> int:
     """Return the peak of bytes that `work` allocates, as reported by the device's or the CPU's allocator."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+        _earlier_peaks[device.index or 0] = peak_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()

@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from lmcbench.errors import is_out_of_memory
+from lmcbench.errors import is_out_of_memory, may_be_out_of_memory
 from lmcbench.spec.recipe import EngineName, Recipe
 from lmcbench.spec.seeds import random_words
 from lmcbench.train.fused import Fused
@@ -65,7 +65,7 @@ def advance(
     """Train each of `states` from step `start` to `stop` of its training.
 
     A stacked fleet larger than `limit` is advanced in chunks, each over all steps. If memory runs out, the
-    chunk is halved and restarted.
+    chunk is halved and restarted; after an error that memory may have caused, once.
 
     Args:
         engine: the engine; see `choose_engine` for the committed choice.
@@ -89,7 +89,7 @@ def advance(
     device = next(model.parameters()).device
     trained: list[TrainState] = []
     losses: list[Tensor] = []
-    fleet = 0
+    fleet, has_guessed = 0, False
     if engine == "reference":
         limit = 1
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -98,8 +98,10 @@ def advance(
             try:
                 done = run(model, states, chunk, feed, recipes, lengths, layer_seeds, start, stop)
             except (RuntimeError, MemoryError) as error:
-                if len(chunk) == 1 or not is_out_of_memory(error):
+                guess = not has_guessed and may_be_out_of_memory(error)
+                if len(chunk) == 1 or not (guess or is_out_of_memory(error)):
                     raise
+                has_guessed |= guess
                 done = None
             if done is None:  # outside the handler, because the error keeps the pass's tensors alive
                 limit = math.ceil(len(chunk) / 2)
@@ -183,7 +185,8 @@ def _stacked(
 
     On a CPU a single member is run as two copies. In fleets of two or more, a member's bits depend neither on
     the number of members nor on its position (tested for the networks in `STACKED`), so that a run made
-    in pieces equals a run made at once. A fleet of one would use other kernels.
+    in pieces equals a run made at once. A fleet of one would use other kernels. On CUDA the kernels, and with
+    them the last bits, may depend on the number of members.
     """
     model.train()
     recipe = recipes[chunk[0]]  # they differ in the learning rate only

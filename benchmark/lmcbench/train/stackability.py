@@ -19,8 +19,8 @@ from lmcbench.train.train_state import TrainState, initial_state
 BATCH = 4
 """Batch size of the trial step; BatchNorm needs more than one value per channel."""
 
-TOLERANCE = 1e-2
-"""Relative distance allowed between the engines after the trial step: far above fp32 rounding, far below
+TOLERANCE = {"fp32": 1e-2, "bf16": 0.2}
+"""Relative distance allowed between the engines after the trial step: far above rounding, far below
 the effect of a missing update or another random draw."""
 
 STEP = Recipe(lr=0.1, momentum=0.9, batch_size=BATCH, epochs=1)
@@ -29,7 +29,9 @@ PROBABILITIES = ("p", "drop_prob", "prob", "dropout")
 """Attribute names for the rate of random draws: dropout, drop path, patch dropout, attention."""
 
 
-def reason_not_stackable(model: nn.Module, shape: tuple[int, int, int]) -> str | None:
+def reason_not_stackable(
+    model: nn.Module, shape: tuple[int, int, int], precision: str = "fp32"
+) -> str | None:
     """Return why `model` cannot be trained by the stacked engine; None if it can.
 
     Layers that draw random numbers are found by inspection. Other networks take one step in both engines, as
@@ -39,6 +41,7 @@ def reason_not_stackable(model: nn.Module, shape: tuple[int, int, int]) -> str |
     Args:
         model: the network, on its training device.
         shape: image shape (c, h, w).
+        precision: of the recipe.
     """
     for name, module in model.named_modules():
         if (rate := _rate(module)) is not None:
@@ -48,19 +51,27 @@ def reason_not_stackable(model: nn.Module, shape: tuple[int, int, int]) -> str |
     copied = copy.deepcopy(model)
     first = initial_state(copied, ("momentum",))
     states = [first, TrainState({n: 0.9 * t for n, t in first.params.items()}, first.buffers, first.slots)]
-    one_by_one = _step("reference", copied, states, shape)
+    one_by_one = _step("reference", copied, states, shape, precision)
     try:
-        together = _step("stacked", copied, states, shape)
+        together = _step("stacked", copied, states, shape, precision)
     except Exception as error:  # vmap may raise anything in a network's code
         return f"it does not run stacked: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
     for expected, found in zip(one_by_one.states, together.states, strict=True):
         # after one step from rest the momentum is the gradient
-        if _distance(found.slots["momentum"], expected.slots["momentum"]) > TOLERANCE:
+        if _distance(found.slots["momentum"], expected.slots["momentum"]) > TOLERANCE[precision]:
             return "its gradients differ when it runs stacked"
         for name, value in expected.buffers.items():
-            if _distance({name: found.buffers[name]}, {name: value}) > TOLERANCE:
+            if _distance({name: found.buffers[name]}, {name: value}) > TOLERANCE[precision]:
                 return f"buffer {name} is not updated alike when it runs stacked"
     return None
+
+
+def try_step(
+    engine: EngineName, model: nn.Module, shape: tuple[int, int, int], precision: str = "fp32"
+) -> None:
+    """Take a training step of two members on a copy of `model`, which is not modified."""
+    copied = copy.deepcopy(model)
+    _step(engine, copied, [initial_state(copied, ("momentum",))] * 2, shape, precision)
 
 
 def _rate(module: nn.Module) -> str | None:
@@ -76,7 +87,11 @@ def _rate(module: nn.Module) -> str | None:
 
 
 def _step(
-    engine: Any, model: nn.Module, states: Sequence[TrainState], shape: tuple[int, int, int]
+    engine: Any,
+    model: nn.Module,
+    states: Sequence[TrainState],
+    shape: tuple[int, int, int],
+    precision: str = "fp32",
 ) -> Advanced:
     some = next(iter(states[0].params.values()))
     generator = torch.Generator().manual_seed(0)
@@ -87,7 +102,8 @@ def _step(
         for _ in range(start, stop):
             yield images.expand(len(members), *images.shape), labels.expand(len(members), BATCH)
 
-    return advance(engine, model, states, feed, STEP, [1, 1], [0, 0], 0, 1)
+    recipe = STEP.model_copy(update={"precision": precision})
+    return advance(engine, model, states, feed, recipe, [1, 1], [0, 0], 0, 1)
 
 
 def _distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
@@ -118,6 +134,7 @@ def choose_engine(
     shape: tuple[int, int, int],
     device: str,
     asked: EngineName | None = None,
+    precision: str = "fp32",
 ) -> EngineName:
     """Return the engine for fleets of `architecture` on a device type, for images of `shape` (c, h, w).
 
@@ -126,7 +143,7 @@ def choose_engine(
     stack = (
         asked == "stacked" if asked is not None else _is_faster_stacked(architecture, model, shape, device)
     )
-    return "stacked" if stack and reason_not_stackable(model, shape) is None else "reference"
+    return "stacked" if stack and reason_not_stackable(model, shape, precision) is None else "reference"
 
 
 def _is_faster_stacked(
