@@ -398,10 +398,11 @@ def test_the_leaderboard_is_exported_and_left_alone(lmcbench, tmp_path):
     before = content(tmp_path)
     code, out, err = lmcbench("leaderboard", "--json", "--csv", "numbers.csv")
     assert (code, err) == (0, "Wrote numbers.csv.\n")
-    headline, shifted = json.loads(out)
-    assert (headline["shift"], shifted["shift"]) == ("headline", "label-skew")
-    assert headline["connectivity"] == pytest.approx(0.123)
-    assert headline["connectivity_half"] is None
+    [entry] = json.loads(out)["entries"]
+    assert (entry["entry"], entry["suite"], entry["rank"]) == ("one", "toy", None)
+    assert entry["instability_area"] == {"0": None}
+    assert entry["barrier"] == entry["shifts"]["label-skew"]["barrier"] == pytest.approx(0.123)
+    assert entry["barrier_half"] is None
     after = content(tmp_path)
     lines = after.pop((tmp_path / "numbers.csv").relative_to(tmp_path)).decode().splitlines()
     assert (len(lines), after) == (3, before)

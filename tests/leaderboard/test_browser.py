@@ -92,11 +92,11 @@ def test_it_opens_ranked_with_the_baseline(page):
     assert len(rows(page)) == ENTRIES
     assert page.locator("#table tbody tr").first.locator("td").first.inner_text() == "baseline"
     assert sort_of(page, "rank") == "ascending"
-    assert column(page, "connectivity") == sorted(column(page, "connectivity"))
+    assert column(page, "area") == sorted(column(page, "area"))
     assert page.title() == "synthetic version 1 · lmcbench leaderboard"
 
 
-@pytest.mark.parametrize("key", ["connectivity", "accuracy", "disagreement"])
+@pytest.mark.parametrize("key", ["area", "accuracy", "disagreement"])
 def test_a_header_sorts_and_sorts_back(page, key):
     better_is_high = key == "accuracy"
     page.click(f'[data-sort="{key}"]')
@@ -121,12 +121,12 @@ def test_filters(page):
 
 
 def test_shift_and_columns_are_switched(page):
-    before = column(page, "connectivity")
+    before = column(page, "area")
     page.select_option("#shift", "label-skew")
-    assert column(page, "connectivity") != before
+    assert column(page, "area") != before
     page.get_by_text("Ensembles", exact=True).click()
     assert column(page, "ensemble") != []
-    assert page.locator('[data-sort="connectivity"]').count() == 0
+    assert page.locator('[data-sort="area"]').count() == 0
 
 
 def test_a_view_is_its_address(page, browser, address):

@@ -228,3 +228,49 @@ def test_pareto_marks_are_said_to_be_of_means():
     [note] = [note for note in make_tables(records).notes if "Pareto" in note]
     assert "by means over replicates" in note
     assert not any("Pareto" in note for note in make_tables([make_record()]).notes)
+
+
+def test_the_area_and_its_companions_by_shift():
+    ten = toy_suite(
+        recipes={name: {"lr": 0.1, "batch_size": 32, "epochs": 10} for name in ("slow", "fast")},
+        forks=[0, 3, 6, "independent"],
+    )
+    records = [
+        make_record(
+            toy_cell(architecture, shift, fork, r, ten),
+            barrier_loss=-0.01 if architecture == "lmc_linear" else loss,
+            barrier_error=loss / 4,
+        )
+        for architecture in ("lmc_linear", "lmc_mlp")
+        for shift in ("none", "disjoint-halves")
+        for fork, loss in (("0", 1.0), ("3", 0.5), ("6", 0.2), ("independent", 2.0))
+        for r in range(2)
+    ]
+    board = make_tables(records)
+    found = row(board.instability, architecture="lmc_mlp", shift="disjoint-halves")
+    # the trapezoid of 0.5 and 0.25; 60 % is after its end
+    assert {k: found[k] for k in ("0", "3", "area", "area from errors", "n")} == {
+        **{"0": "50.0 ± 0.0", "3": "25.0 ± 0.0", "area": "37.5 ± 0.0", "area from errors": "37.5 ± 0.0"},
+        "n": "2",
+    }
+    assert "6" not in found
+    assert row(board.instability, architecture="lmc_mlp", shift="mean of shifts")["area"] == "37.5 ± 0.0"
+    convex = row(board.instability, architecture="lmc_linear", shift="disjoint-halves")
+    assert {convex[k] for k in ("0", "3", "area")} == {"–"}
+    assert board.notes[0].startswith("Instability: D is the test loss")
+    # without independent networks there is no scale
+    assert make_tables(r for r in records if r.fork.name != "independent").instability.empty
+
+
+def test_ensembles_on_the_path_are_shown_where_they_were_measured():
+    table = json.loads(make_record().to_json())
+    table["pairs"][0]["path_ensemble"] = {
+        "test": {
+            "2": {"alphas": [0.0, 1.0], "ensemble_accuracy": 0.5},
+            "5": {"alphas": [0.0, 0.25, 0.5, 0.75, 1.0], "ensemble_accuracy": 0.75},
+        }
+    }
+    board = make_tables([parse_record(json.dumps(table), "x")])
+    assert row(board.ensembles)["path"] == "75.0"
+    assert any(note.startswith("Path: ") for note in board.notes)
+    assert "path" not in make_tables([make_record()]).ensembles

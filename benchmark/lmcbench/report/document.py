@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,9 +17,9 @@ from lmcbench.report.figures.style import Drawing, picture
 from lmcbench.report.findings import DEMONSTRATION
 from lmcbench.report.noise_scale import NOTES, RECIPE_NOTES, noise_table, recipe_table
 from lmcbench.report.rank_correlation import rank_correlations
-from lmcbench.report.tables import CONNECTIVITY, ENSEMBLES, make_tables
+from lmcbench.report.tables import CONNECTIVITY, ENSEMBLES, INSTABILITY, make_tables
 from lmcbench.results.frame import build_frame
-from lmcbench.results.record import Record
+from lmcbench.results.record import Record, Status
 from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.spec.suite import DEMONSTRATIONS, Suite
 from lmcbench.spec.suite_files import published_suite
@@ -86,7 +86,7 @@ def _data_text(entry: Mapping[str, Any]) -> str:
 def _lead(records: Sequence[Record], suite: Suite | None) -> list[str]:
     """Return the paragraphs above the first table."""
     one = records[0]
-    counts = {status: sum(r.status == status for r in records) for status in ("ok", "diverged", "failed")}
+    counts = {status: sum(r.status == status for r in records) for status in get_args(Status)}
     statuses = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
     devices = sorted({str(r.env.get("device")) for r in records})
     versions = one.env.get("versions") or {}
@@ -120,6 +120,7 @@ def _adding(suite: Suite | None) -> str:
 def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
     board = make_tables(records, suite.floor if suite is not None else 0.0)
     tables = [
+        *([_Table(INSTABILITY, board.instability, [])] if len(board.instability) else []),
         _Table(CONNECTIVITY, board.connectivity, []),
         _Table(ENSEMBLES, board.ensembles, board.notes),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,11 +11,12 @@ import pandas as pd
 
 from lmcbench.errors import UserError
 from lmcbench.output import GITHUB, escape_markdown, make_table, one_line
+from lmcbench.report.instability_table import INSTABILITY_NOTE, instability_table
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
 from lmcbench.spec.forks import INDEPENDENT, Fork
 from lmcbench.spec.suite_files import published_suite
-from lmcbench.stats.cells import LINE, average_pairs, sort_forks
+from lmcbench.stats.cells import LINE, average_pairs, full_trainings, sort_forks
 from lmcbench.stats.estimates import estimate, round_ties
 
 
@@ -47,14 +48,29 @@ def _beats(a: Offer, b: Offer) -> bool:
     return a.cost <= b.cost and a.score >= b.score and a != b
 
 
+OPTIONAL = {"path": "path_ensemble_accuracy", "gain without priors": "corrected_ensemble_gain"}
+"""Columns of ensembles that are shown where any cell has them -> columns of `load_records`."""
+
+OPTIONAL_NOTES = {
+    "path": "Path: accuracy of the ensemble of points on the line between two siblings (Hepburn et al., "
+    "2025), the largest that was measured.",
+    "gain without priors": "Gain without priors: the ensemble's gain with the log-prior of each member's "
+    "view subtracted from its logits; a gain that is left comes from diversity, not from cancelled priors.",
+}
+
 MEASURES = [
+    *OPTIONAL.values(),
     *("error", "error_chord", "accuracy_mean", "disagreement"),
     *("ensemble_accuracy", "ensemble_gain", "soup_error"),
 ]
 
+INSTABILITY = "Instability: siblings' loss barrier in percent of that of independent networks, by fork"
 CONNECTIVITY = "Error barrier on the test set (chord form, percentage points, by fork)"
 ENSEMBLES = "Siblings and their ensembles on the test set (percent)"
-"""Headings of the two tables."""
+"""Headings of the tables."""
+
+NOT_MEASURED = {"did-not-learn": "did not learn", "failed": "failed"}
+"""Statuses that are named beside the number of diverged cells."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +78,14 @@ class Tables:
     """The formatted tables of a suite.
 
     Attributes:
+        instability: B by fork, the instability area and its companions; empty without independent networks.
         connectivity: error barrier by fork, in percentage points.
         ensembles: accuracies and disagreement of the siblings of the earliest and latest fork, and of
             independent networks, in percent.
         notes: how to read the numbers.
     """
 
+    instability: pd.DataFrame
     connectivity: pd.DataFrame
     ensembles: pd.DataFrame
     notes: list[str]
@@ -76,7 +94,14 @@ class Tables:
         """Return the tables as text in a format of tabulate, such as `github` or `simple`."""
         mark = "### " if style == GITHUB else ""
         parts = []
-        for title, table in ((CONNECTIVITY, self.connectivity), (ENSEMBLES, self.ensembles)):
+        tables = (
+            (INSTABILITY, self.instability),
+            (CONNECTIVITY, self.connectivity),
+            (ENSEMBLES, self.ensembles),
+        )
+        for title, table in tables:
+            if table.empty:
+                continue
             text = make_table(table.to_numpy(), list(table.columns), style, disable_numparse=True)
             parts.append(f"{mark}{title}\n\n{text}")
         bullet = "- " if style == GITHUB else ""
@@ -103,8 +128,8 @@ def make_tables(records: Iterable[Record], floor: float = 0.0) -> Tables:
     values = average_pairs(rows)
     # a measure that no cell has is a column of missing values
     values = values.reindex(columns=list(dict.fromkeys([*values.columns, *MEASURES])))
-    full = values["epochs"] * (values["train_images"] // values["batch_size"])
-    values["trainings"] = values["train_steps"] / full
+    values["trainings"] = full_trainings(values)
+    optional = {title: name for title, name in OPTIONAL.items() if values[name].notna().any()}
     connectivity, ensembles, low = [], [], False
     for line in _lines(cells):
         mine, here = _of(values, line), _of(cells, line)
@@ -120,16 +145,23 @@ def make_tables(records: Iterable[Record], floor: float = 0.0) -> Tables:
         shown = [fork for fork in _shown(forks, priced) if (here["fork"] == fork).any()]
         costs = _costs({fork: by_fork[fork] for fork in shown}) if priced else {}
         ensembles += [
-            head | {"fork": fork} | _accuracies(by_fork[fork], n) | costs.get(fork, {}) for fork in shown
+            head | {"fork": fork} | _accuracies(by_fork[fork], n, optional) | costs.get(fork, {})
+            for fork in shown
         ]
     notes = [
         "Mean over replicates (n) ± half-width of the 95 % Student t interval; no interval for n = 1. "
         "Where fewer than n were measured, their number stands behind.",
-        "Fork: epoch at which siblings leave the trunk; independent: separately initialised networks. "
+        "Fork: epoch or share of training at which siblings leave the trunk; independent: separately "
+        "initialised networks. "
         "Diverged: of the row's cells.",
         "Member: mean accuracy of the networks; ensemble: of the mean of their probabilities; gain: ensemble "
-        "less member; soup: accuracy of the average of their weights.",
+        "less member; soup: accuracy of the average of their weights. All but the soup are of networks as "
+        "trained; the soup and points between siblings have recalibrated normalisation statistics.",
     ]
+    notes += [note for title, note in OPTIONAL_NOTES.items() if title in optional]
+    instability = instability_table(rows, _lines(cells))
+    if len(instability):
+        notes.insert(0, INSTABILITY_NOTE)
     if priced:
         notes.append(
             "Cost: training steps in full trainings of one network, a shared trunk counted once. Pareto: no "
@@ -139,7 +171,7 @@ def make_tables(records: Iterable[Record], floor: float = 0.0) -> Tables:
         )
     if low:
         notes.append(f"* mean member accuracy below the suite's floor of {100 * floor:g} %: not ranked.")
-    return Tables(pd.DataFrame(connectivity), pd.DataFrame(ensembles), notes)
+    return Tables(instability, pd.DataFrame(connectivity), pd.DataFrame(ensembles), notes)
 
 
 def _lines(cells: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -156,7 +188,7 @@ def _lines(cells: pd.DataFrame) -> list[tuple[str, ...]]:
 
 def _shown(forks: Sequence[str], priced: Sequence[str]) -> list[str]:
     """Return the forks whose ensembles are shown: the earliest, and those to compare at equal cost."""
-    latest = [fork for fork in forks if Fork.parse(fork).epoch is not None][-1:] if priced else []
+    latest = [fork for fork in forks if Fork.parse(fork).has_trunk][-1:] if priced else []
     given = [fork for fork in forks if Fork.parse(fork).checkpoint is not None]
     others = [fork for fork in forks if fork == INDEPENDENT]
     return list(dict.fromkeys([*forks[:1], *latest, *given, *others, *priced]))
@@ -189,21 +221,23 @@ def _of(table: pd.DataFrame, line: tuple[str, ...]) -> pd.DataFrame:
 def _counts(cells: pd.DataFrame) -> dict[str, str]:
     """Return the number of replicates, and of the row's cells that diverged or failed."""
     status = cells["status"].value_counts()
-    failed = f", {status['failed']} failed" if "failed" in status else ""
+    others = "".join(f", {status[name]} {text}" for name, text in NOT_MEASURED.items() if name in status)
     return {
         "n": str(cells["replicate"].nunique()),
-        "diverged": f"{status.get('diverged', 0)}/{len(cells)}{failed}",
+        "diverged": f"{status.get('diverged', 0)}/{len(cells)}{others}",
     }
 
 
-def _accuracies(cells: pd.DataFrame, n: int) -> dict[str, str]:
+def _accuracies(cells: pd.DataFrame, n: int, optional: Mapping[str, str]) -> dict[str, str]:
     """Return the accuracy of members, ensemble and soup, and the members' disagreement."""
+    further = {title: _percent(cells[name], n, sign="gain" in title) for title, name in optional.items()}
     return {
         "member": _percent(cells["accuracy_mean"].fillna(1 - cells["error"]), n),
         "disagreement": _percent(cells["disagreement"], n),
         "ensemble": _percent(cells["ensemble_accuracy"], n),
         "gain": _percent(cells["ensemble_gain"], n, sign=True),
         "soup": _percent(1 - cells["soup_error"], n),
+        **further,
     }
 
 

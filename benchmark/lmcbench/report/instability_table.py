@@ -1,0 +1,109 @@
+"""The table of the instability area: B by fork, the area and its companions, by training shift."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from lmcbench.results.instability import ERROR_FLOOR, LOSS_FLOOR
+from lmcbench.stats.cells import LINE, average_pairs, sort_forks
+from lmcbench.stats.estimates import estimate
+from lmcbench.stats.instability import LAST_SHARE, areas_by_shift, instability_areas
+from lmcbench.stats.separation import separation
+from lmcbench.stats.stability import share_text, stability_points
+
+MEAN = "mean of shifts"
+"""The row of the headline."""
+
+INSTABILITY_NOTE = (
+    "Instability: D is the test loss at alpha = 1/2 minus the mean of the ends, as trained; shown is D "
+    "over that of independent networks of the same shift, clipped to 0 (connected) and 1 (as far apart), "
+    "in percent. Area: its mean over the square root of the share of training, 0 to 30 %; of the row "
+    "‘mean of shifts’ over shifts that are no controls. A dash: undefined, because independent networks "
+    f"are at most {LOSS_FLOOR:g} nats ({100 * ERROR_FLOOR:g} points of error) apart, or a fork is "
+    "missing. Skill lost: error rise at fork 0 over the members' advantage over chance. Separation: "
+    "distance between siblings over the distance that both travelled, fork 0. Stable from: median "
+    "stability point and its range over replicates."
+)
+
+
+def instability_table(rows: pd.DataFrame, lines: Sequence[tuple[str, ...]]) -> pd.DataFrame:
+    """Return the table as text; empty if no cell has an independent counterpart.
+
+    Args:
+        rows: the table of `load_records`.
+        lines: architecture, recipe and shift of each row, in order.
+    """
+    if rows["instability"].notna().sum() == 0:
+        return pd.DataFrame()
+    values = average_pairs(rows)
+    values = values.assign(separation=separation(values), skill=skill_lost(values))
+    forks = sort_forks(values.loc[values["fork_share"] <= LAST_SHARE, "fork"])
+    losses = areas_by_shift(rows).set_index(LINE)["area"]
+    errors = areas_by_shift(rows, "error_mid", ERROR_FLOOR).set_index(LINE)["area"]
+    points = {tuple(found.line): found for found in stability_points(rows)}
+    table = []
+    for line in lines:
+        mine = values[(values[LINE] == pd.Series(line, index=LINE)).all(axis=1)]
+        at_0 = mine[mine["fork_share"] == 0]
+        stability = points.get(line)
+        row: dict[str, Any] = dict(zip(LINE, line, strict=True))
+        row |= {fork: _percent(mine.loc[mine["fork"] == fork, "instability"]) for fork in forks}
+        row |= {
+            "area": _percent(_of(losses, line)),
+            "area from errors": _percent(_of(errors, line)),
+            "skill lost": _percent(at_0["skill"]),
+            "separation": _percent(at_0["separation"]),
+            "stable from": "–" if stability is None or not stability.n else share_text(stability.median),
+            "range": "–"
+            if stability is None or stability.interval is None
+            else " to ".join(map(share_text, stability.interval)),
+            "n": str(mine["replicate"].nunique()),
+        }
+        table.append(row)
+    table += _means(rows, forks, list(dict.fromkeys(line[:2] for line in lines)))
+    return pd.DataFrame(table)
+
+
+def skill_lost(cells: pd.DataFrame) -> pd.Series[float]:
+    """Return (E(1/2) - mean E of the ends) / (E of chance - mean E of the ends), E the test error."""
+    if "chance_error" not in cells:
+        return pd.Series(float("nan"), index=cells.index)
+    advantage = cells["chance_error"] - cells["error"]
+    return cells["error_mid"] / advantage.where(advantage > 0)
+
+
+def _means(
+    rows: pd.DataFrame, forks: Sequence[str], networks: Sequence[tuple[str, ...]]
+) -> list[dict[str, Any]]:
+    """Return the headline of every architecture and recipe."""
+    losses, errors = (
+        instability_areas(rows, measure, floor).set_index(["architecture", "recipe"])["area"]
+        for measure, floor in (("loss_mid", LOSS_FLOOR), ("error_mid", ERROR_FLOOR))
+    )
+    return [
+        {"architecture": network[0], "recipe": network[1], "shift": MEAN}
+        | dict.fromkeys(forks, "")
+        | {"area": _percent(_of(losses, network)), "area from errors": _percent(_of(errors, network))}
+        | dict.fromkeys(("skill lost", "separation", "stable from", "range"), "")
+        | {"n": str(len(_of(losses, network)))}
+        for network in networks
+    ]
+
+
+def _of(areas: pd.Series[float], line: tuple[str, ...]) -> pd.Series[float]:
+    found = areas[areas.index == line]
+    return found if len(found) else pd.Series(dtype=float)
+
+
+def _percent(values: pd.Series[float]) -> str:
+    """Return mean and interval in percent, `12.4 ± 1.3`, and the number of values if some are missing."""
+    known = values.dropna().tolist()
+    found = estimate(known)
+    if found.mean is None:
+        return "–"
+    half = "" if found.half_width is None else f" ± {100 * found.half_width:.1f}"
+    few = f" ({len(known)})" if len(known) < len(values) else ""
+    return f"{round(100 * found.mean, 1) + 0.0:.1f}{half}{few}"
