@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from lmcbench.results.instability import ERROR_FLOOR, LOSS_FLOOR
 from lmcbench.stats.cells import LINE, average_pairs, sort_forks
-from lmcbench.stats.estimates import estimate
+from lmcbench.stats.estimates import Estimate, estimate
 from lmcbench.stats.instability import LAST_SHARE, areas_by_shift, instability_areas
 from lmcbench.stats.separation import separation
 from lmcbench.stats.stability import share_text, stability_points
@@ -29,12 +29,24 @@ INSTABILITY_NOTE = (
 )
 
 
-def instability_table(rows: pd.DataFrame, lines: Sequence[tuple[str, ...]]) -> pd.DataFrame:
+IMAGES_NOTE = (
+    "The interval of the area in the row ‘mean of shifts’ is over replicates and test images (bootstrap of "
+    "the images from stored logits); all other intervals are over replicates on these images."
+)
+
+
+def instability_table(
+    rows: pd.DataFrame,
+    lines: Sequence[tuple[str, ...]],
+    areas: Mapping[tuple[str, str], Estimate],
+) -> pd.DataFrame:
     """Return the table as text; empty if no cell has an independent counterpart.
 
     Args:
         rows: the table of `load_records`.
         lines: architecture, recipe and shift of each row, in order.
+        areas: by architecture and recipe, the headline with an interval over replicates and test images;
+            others have an interval over replicates.
     """
     if rows["instability"].notna().sum() == 0:
         return pd.DataFrame()
@@ -63,7 +75,7 @@ def instability_table(rows: pd.DataFrame, lines: Sequence[tuple[str, ...]]) -> p
             "n": str(mine["replicate"].nunique()),
         }
         table.append(row)
-    table += _means(rows, forks, list(dict.fromkeys(line[:2] for line in lines)))
+    table += _means(rows, forks, list(dict.fromkeys((line[0], line[1]) for line in lines)), areas)
     return pd.DataFrame(table)
 
 
@@ -76,7 +88,10 @@ def skill_lost(cells: pd.DataFrame) -> pd.Series[float]:
 
 
 def _means(
-    rows: pd.DataFrame, forks: Sequence[str], networks: Sequence[tuple[str, ...]]
+    rows: pd.DataFrame,
+    forks: Sequence[str],
+    networks: Sequence[tuple[str, str]],
+    areas: Mapping[tuple[str, str], Estimate],
 ) -> list[dict[str, Any]]:
     """Return the headline of every architecture and recipe."""
     losses, errors = (
@@ -86,7 +101,10 @@ def _means(
     return [
         {"architecture": network[0], "recipe": network[1], "shift": MEAN}
         | dict.fromkeys(forks, "")
-        | {"area": _percent(_of(losses, network)), "area from errors": _percent(_of(errors, network))}
+        | {
+            "area": _percent(_of(losses, network), areas.get(network)),
+            "area from errors": _percent(_of(errors, network)),
+        }
         | dict.fromkeys(("skill lost", "separation", "stable from", "range"), "")
         | {"n": str(len(_of(losses, network)))}
         for network in networks
@@ -98,10 +116,10 @@ def _of(areas: pd.Series[float], line: tuple[str, ...]) -> pd.Series[float]:
     return found if len(found) else pd.Series(dtype=float)
 
 
-def _percent(values: pd.Series[float]) -> str:
+def _percent(values: pd.Series[float], known_estimate: Estimate | None = None) -> str:
     """Return mean and interval in percent, `12.4 ± 1.3`, and the number of values if some are missing."""
     known = values.dropna().tolist()
-    found = estimate(known)
+    found = estimate(known) if known_estimate is None else known_estimate
     if found.mean is None:
         return "–"
     half = "" if found.half_width is None else f" ± {100 * found.half_width:.1f}"

@@ -11,13 +11,14 @@ import pandas as pd
 
 from lmcbench.errors import UserError
 from lmcbench.output import GITHUB, escape_markdown, make_table, one_line
-from lmcbench.report.instability_table import INSTABILITY_NOTE, instability_table
+from lmcbench.report.image_intervals import areas_over_images
+from lmcbench.report.instability_table import IMAGES_NOTE, INSTABILITY_NOTE, instability_table
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
 from lmcbench.spec.forks import INDEPENDENT, Fork
 from lmcbench.spec.suite_files import published_suite
 from lmcbench.stats.cells import LINE, average_pairs, full_trainings, sort_forks
-from lmcbench.stats.estimates import estimate, round_ties
+from lmcbench.stats.estimates import Estimate, estimate, round_ties
 
 
 class Offer(NamedTuple):
@@ -109,7 +110,9 @@ class Tables:
         return "\n\n".join([*parts, "\n".join(f"{bullet}{note}" for note in notes)]) + "\n"
 
 
-def make_tables(records: Iterable[Record], floor: float = 0.0) -> Tables:
+def make_tables(
+    records: Iterable[Record], floor: float = 0.0, areas: Mapping[tuple[str, str], Estimate] | None = None
+) -> Tables:
     """Return the tables of one suite's records.
 
     The replicate is the unit: pairs are averaged within it, and each number is a mean over replicates with
@@ -118,6 +121,7 @@ def make_tables(records: Iterable[Record], floor: float = 0.0) -> Tables:
     Args:
         records: of one suite and version.
         floor: mean member accuracy below which a row is marked.
+        areas: by architecture and recipe, the area with an interval over replicates and test images.
     """
     rows = build_frame(records)
     cells = rows.drop_duplicates("key")
@@ -159,9 +163,11 @@ def make_tables(records: Iterable[Record], floor: float = 0.0) -> Tables:
         "trained; the soup and points between siblings have recalibrated normalisation statistics.",
     ]
     notes += [note for title, note in OPTIONAL_NOTES.items() if title in optional]
-    instability = instability_table(rows, _lines(cells))
+    instability = instability_table(rows, _lines(cells), areas or {})
     if len(instability):
         notes.insert(0, INSTABILITY_NOTE)
+        if areas:
+            notes.insert(1, IMAGES_NOTE)
     if priced:
         notes.append(
             "Cost: training steps in full trainings of one network, a shared trunk counted once. Pareto: no "
@@ -260,7 +266,7 @@ def run_table(records: Sequence[Record], path: Path, style: str) -> str:
 
     Args:
         records: at least one.
-        path: of the folder, for messages.
+        path: of the folder; logits in it make the interval of the area contain the sampling of images.
         style: a format of tabulate.
 
     Raises:
@@ -272,4 +278,5 @@ def run_table(records: Sequence[Record], path: Path, style: str) -> str:
         raise UserError(f"{path} holds records of more than one suite: {names}.")
     one = records[0].suite
     suite = published_suite(one.name, one.version, one.digest)
-    return make_tables(records, suite.floor if suite is not None else 0.0).render(style)
+    areas = areas_over_images(records, path)
+    return make_tables(records, suite.floor if suite is not None else 0.0, areas).render(style)
