@@ -66,7 +66,7 @@ def test_areas_of_logits_with_both_parts_of_the_interval(run):
     generator = np.random.default_rng(1)
     draws = [generator.integers(0, IMAGES, IMAGES) for _ in range(1000)]
     spread = 1.96 * np.std([np.mean([area(r, images) for r in range(3)]) for images in draws])
-    assert found[MLP].half_width == pytest.approx(math.hypot(alone.half_width, spread), rel=0.05)
+    assert found[MLP].half_width == pytest.approx(math.hypot(alone.half_width, spread), rel=0.12)
     assert areas_over_images(records[::-1], folder)[MLP].half_width == pytest.approx(found[MLP].half_width)
 
 
