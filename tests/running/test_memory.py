@@ -36,12 +36,13 @@ replicates = 1
 [data]
 name = "digits"
 train_size = 300
-test_size = 100
+test_size = 50
 [probe]
 shifts = ["label-skew"]
-images = 50
+images = 20
 [protocol]
 alphas = 11
+calibration = 40
 [recipes.short]
 lr = 0.05
 batch_size = 16

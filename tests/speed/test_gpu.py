@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "benchmark" / "speed" / "gpu.py"
 
 
+@pytest.mark.slow_tier
 def test_parts_run_on_a_cpu_and_write_their_rows(tmp_path):
     parts = ("facts", "nondet", "equal", "engines")
     command = [sys.executable, str(SCRIPT), *parts, "--device", "cpu", "--quick", "--out", str(tmp_path)]

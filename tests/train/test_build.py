@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import subprocess
@@ -10,12 +11,13 @@ import sys
 import pytest
 import torch
 
+from forked import in_fork
 from lmcbench.data.sources import SOURCES
 from lmcbench.errors import UserError
 from lmcbench.spec.architectures import ADAPTATIONS, OWN_NETWORKS, OWN_REVISIONS, Architecture, fingerprint_of
 from lmcbench.spec.suite_files import load_suite, published_suites
 from lmcbench.train.adapt import ADAPT
-from lmcbench.train.build import BuildError, build
+from lmcbench.train.build import BuildError, build, find_factory
 from lmcbench.train.networks import NETWORKS
 
 
@@ -108,38 +110,35 @@ def test_a_users_file_is_taken_as_it_stands(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_users_module_is_taken_as_it_stands(tmp_path, monkeypatch):
+def importing(folder):
+    """Let this process import modules of `folder`, and compile them as outside of tests."""
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = False
+
+
+def test_a_users_module_is_taken_as_it_stands(tmp_path):
     """In a process of its own each, the compiled copy of the first beside it; a package's module too."""
-    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     package = tmp_path / "nets_of_test"
     package.mkdir()
     (package / "__init__.py").write_text("")
     file = package / "mine.py"
-    code = """if True:
-        import nets_of_test.mine, sys  # as a script of the user's does, which compiles it
-    """
-    asked = """if True:
-        from lmcbench.spec.architectures import Architecture
-        from lmcbench.train.build import build
-        model = build(Architecture(name="nets_of_test.mine:net", recipe="r"), (1, 8, 8), 10, 0)
-        import nets_of_test
-        print(model[1].out_features, nets_of_test.mine.__name__)
-    """
-    path = os.pathsep.join([str(tmp_path), *sys.path])
+
+    def compiled():
+        importing(tmp_path)
+        importlib.import_module("nets_of_test.mine")  # as a script of the user's does, which compiles it
+
+    def built():
+        importing(tmp_path)
+        model = build(arch("nets_of_test.mine:net"), (1, 8, 8), 10, 0)
+        return model[1].out_features, sys.modules["nets_of_test.mine"].__name__
+
     for hidden in (8, 4):
         file.write_text(SOURCE.replace("hidden=8", f"hidden={hidden}"))
         os.utime(file, (1_700_000_000, 1_700_000_000))
         if hidden == 8:
-            subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": path})
+            in_fork(compiled)
             assert list(package.glob("__pycache__/mine*.pyc"))
-        out = subprocess.run(
-            [sys.executable, "-c", asked],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=os.environ | {"PYTHONPATH": path},
-        )
-        assert out.stdout == f"{hidden} nets_of_test.mine\n"
+        assert in_fork(built) == (hidden, "nets_of_test.mine")
 
 
 def test_a_worker_imports_a_module_once_that_its_package_imports_too(tmp_path):
@@ -151,21 +150,16 @@ def test_a_worker_imports_a_module_once_that_its_package_imports_too(tmp_path):
     file.write_text(SOURCE)
     asked = arch("package_of_test.mine:net")
     object.__setattr__(asked, "fingerprint", fingerprint_of(file.read_bytes()))
-    code = f"""if True:
-        import pickle
-        from lmcbench.train.build import find_factory
-        factory = find_factory(pickle.loads({pickle.dumps(asked)!r}))
-        import package_of_test
-        print(factory is package_of_test.net)
-    """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
 
-    def run():
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    def same():
+        importing(tmp_path)
+        factory = find_factory(pickle.loads(pickle.dumps(asked)))
+        return factory is importlib.import_module("package_of_test").net
 
-    assert run().stdout == "True\n"
+    assert in_fork(same)
     file.write_text(SOURCE + "# edited since\n")
-    assert "mine.py was edited since the run was started" in run().stderr
+    with pytest.raises(UserError, match=r"mine\.py was edited since the run was started"):
+        in_fork(same)
 
 
 def test_a_module_that_was_edited_since_its_import_is_refused(tmp_path, monkeypatch):
