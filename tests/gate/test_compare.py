@@ -457,3 +457,46 @@ def test_markdown_for_a_pull_request():
     assert "| error_mid" in text
     assert "<details><summary>All measures" in text
     assert text.count("<details>") == text.count("</details>") == 1
+
+
+TEN = toy_suite(
+    recipes={name: {"lr": 0.1, "batch_size": 32, "epochs": 10} for name in ("slow", "fast")},
+    forks=[0, 3, "independent"],
+)
+AREA = GateTest(measure="instability_area", kind="equivalence", margin=0.02, reason="for tests")
+
+
+def with_areas(areas):
+    """Runs whose area of a replicate is as given: the same instability at forks 0 and 30 %."""
+    return [
+        make_record(
+            toy_cell(shift="disjoint-halves", fork=fork, replicate=r, suite=TEN),
+            barrier_loss=2.0 if fork == "independent" else 2.0 * area,
+        )
+        for r, area in enumerate(areas)
+        for fork in ("0", "3", "independent")
+    ]
+
+
+def test_the_area_is_compared_by_replicate():
+    base = [0.10, 0.14, 0.20, 0.12, 0.30]
+    found = compare(with_areas(base), with_areas([a + d for a, d in zip(base, SMALL, strict=True)]), [AREA])
+    [test] = found.tests
+    assert test.difference.n == (5, 5)
+    assert (test.base, test.head) == (pytest.approx(0.172), pytest.approx(0.172 + sum(SMALL) / 5))
+    assert found.verdict == "equivalent"
+    assert compare(with_areas(base), with_areas([a + 0.2 for a in base]), [AREA]).verdict == "changed"
+    seeds = compare(with_areas(base), with_areas(base[::-1]), [AREA], across=("seeds",))
+    assert seeds.tests[0].difference.estimate == pytest.approx(0)
+    # undefined where independent networks are connected
+    convex = [edited(r, flat) for r in with_areas(base)]
+    assert "instability_area was not measured on both sides" in " ".join(
+        compare(convex, convex, [AREA]).notes
+    )
+
+
+SMALL = [0.001, -0.002, 0.003, 0.0, 0.001]
+
+
+def flat(table):
+    table["pairs"][0]["barriers"]["test"]["loss_mid"] = -0.01

@@ -12,6 +12,7 @@ from lmcbench.errors import counted
 from lmcbench.gate.matching import Matched, group_label
 from lmcbench.results.cell_values import cell_value
 from lmcbench.results.record import Record
+from lmcbench.spec.gate_tests import AREA
 from lmcbench.stats.inference import Difference, paired, welch
 
 Means = tuple[float, float, Difference]
@@ -49,6 +50,8 @@ class Differences:
 
     def difference(self, measure: str, groups: Container[str]) -> Means | None:
         """Return the difference over the cells of `groups`; None if `measure` is missing on a side."""
+        if measure == AREA:
+            return self._areas(groups)
         if self.seeds:
             cells = [
                 [(r.replicate, cell_value(r, measure)) for r in side if group_label(r) in groups]
@@ -69,6 +72,20 @@ class Differences:
         # equal means of unequal cells are not an equality
         exact = all(x == y for _, x, y in both)
         return _mean(old), _mean(new), replace(paired(old, new), exact=exact)
+
+    def _areas(self, groups: Container[str]) -> Means | None:
+        # imported here: pandas takes half a second, and few gates test the area
+        from lmcbench.stats.instability import areas_of_replicates
+
+        old, new = (areas_of_replicates(r for r in side if group_label(r) in groups) for side in self._sides)
+        if self.seeds:
+            a, b = list(old.values()), list(new.values())
+            return (_mean(a), _mean(b), welch(a, b)) if a and b else None
+        common = sorted(old.keys() & new.keys())
+        if not common:
+            return None
+        a, b = [old[r] for r in common], [new[r] for r in common]
+        return _mean(a), _mean(b), paired(a, b)
 
     def _complete_replicates(self, matched: Matched) -> tuple[list[Record], list[Record]]:
         base, head = _complete(matched.base), _complete(matched.head)

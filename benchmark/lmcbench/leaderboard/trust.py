@@ -16,10 +16,11 @@ from lmcbench.leaderboard.submission_file import Submission
 from lmcbench.results.cell_values import cell_value, shift_label
 from lmcbench.results.record import Record, check_schema
 from lmcbench.spec.canonical import canonical_json
-from lmcbench.spec.gate_tests import DEFAULT_GATE, GateTest
+from lmcbench.spec.gate_tests import AREA, DEFAULT_GATE, GateTest
 from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite
-from lmcbench.stats.estimates import Contrast, Estimate, pool
+from lmcbench.stats.estimates import Contrast, Estimate, estimate, pool
+from lmcbench.stats.instability import areas_of_replicates
 from lmcbench.untrusted import parse_json, read_bytes
 
 Basis = Literal["recomputed", "re-run"]
@@ -300,13 +301,18 @@ def overlap(a: Estimate, b: Estimate) -> bool:
 
 def _estimate(records: Sequence[Record], test: GateTest) -> Estimate:
     """Return mean and interval over replicates of the mean over cells that every replicate has measured."""
+    tested = [
+        record
+        for record in records
+        if (not test.shifts or shift_label(record) in test.shifts)
+        and (not test.forks or record.fork.name in test.forks)
+    ]
+    if test.measure == AREA:
+        return estimate(list(areas_of_replicates(tested).values()))
     found = (
         Contrast(record.replicate, (shift_label(record), record.fork.name), value)
-        for record in records
-        if record.status == "ok"
-        and (not test.shifts or shift_label(record) in test.shifts)
-        and (not test.forks or record.fork.name in test.forks)
-        and (value := cell_value(record, test.measure)) is not None
+        for record in tested
+        if record.status == "ok" and (value := cell_value(record, test.measure)) is not None
     )
     return pool(found).effect
 

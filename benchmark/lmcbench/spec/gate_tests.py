@@ -12,6 +12,9 @@ from lmcbench.spec.forks import Fork
 Kind = Literal["equivalence", "non-inferiority"]
 Better = Literal["higher", "lower"]
 
+AREA = "instability_area"
+"""A measure of replicates, not cells; the tested cells must include forks 0, 30 % and independent."""
+
 MEASURES: dict[str, Better | None] = {
     "error_mid": None,
     "error_chord_interior": None,
@@ -28,7 +31,7 @@ MEASURES: dict[str, Better | None] = {
     "soup_error": "lower",
     "soup_loss": "lower",
 }
-"""Measures a gate may test (names of `load_records`, test split) and the direction that is better.
+"""Measures of cells that a gate may test, test split (names of `load_records`), and the better direction.
 
 Barriers are taken at alpha = 1/2 or over the interior, both signed. A maximum over the whole grid is at least
 0 and therefore biased upward on small test sets.
@@ -56,8 +59,8 @@ class GateTest(BaseModel):
 
     @model_validator(mode="after")
     def _judgeable(self) -> GateTest:
-        if self.measure not in MEASURES:
-            raise unknown("measure of the gate", self.measure, MEASURES)
+        if self.measure not in MEASURES and self.measure != AREA:
+            raise unknown("measure of the gate", self.measure, [*MEASURES, AREA])
         if self.kind == "non-inferiority" and self.better is None:
             directed = ", ".join(name for name, better in MEASURES.items() if better is not None)
             raise ValueError(
@@ -69,7 +72,7 @@ class GateTest(BaseModel):
     @property
     def better(self) -> Better | None:
         """The direction that is better, if any."""
-        return MEASURES[self.measure]
+        return MEASURES.get(self.measure)
 
 
 DEFAULT_GATE = (

@@ -9,13 +9,15 @@ rule. 0: connected from the start; 1: as far apart as independent networks throu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 import pandas as pd
 
 from lmcbench.results.cell_values import SPLIT
+from lmcbench.results.frame import build_frame
 from lmcbench.results.instability import LOSS_FLOOR, instability
+from lmcbench.results.record import Record
 from lmcbench.spec.forks import INDEPENDENT
 from lmcbench.stats.cells import LINE, average_pairs, have_one_view
 
@@ -112,3 +114,14 @@ def instability_areas(
     means = groups["area"].agg(lambda values: values.mean(skipna=False))
     complete = groups["area"].size() == groups["shifts"].max()
     return means.where(complete).reset_index()
+
+
+def areas_of_replicates(records: Iterable[Record]) -> dict[int, float]:
+    """Return the instability area of every replicate, averaged over networks; undefined ones are absent.
+
+    Args:
+        records: of one suite.
+    """
+    areas = instability_areas(build_frame(records))
+    means = areas.groupby("replicate")["area"].agg(lambda values: values.mean(skipna=False)).dropna()
+    return {int(replicate): float(area) for replicate, area in means.items()}  # type: ignore[call-overload]
