@@ -26,6 +26,16 @@ def test_nothing_done_has_no_time_left():
     assert lines.line(3.0, 4) == "3.00 of 4 cells after 1:00:00"
 
 
+def test_no_remaining_time_is_stated_while_nearly_nothing_is_done():
+    """A first batch after minutes of preparation would give weeks."""
+    now = [0.0]
+    lines = ProgressLines(0, lambda: now[0])
+    now[0] = 162.0
+    assert lines.line(0.002, 288) == "0.0 of 288 cells after 0:02:42"
+    now[0] = 324.0
+    assert lines.line(0.3, 288) == "0.3 of 288 cells after 0:05:24, about 3 days, 14:18:36 left"
+
+
 def test_a_long_run_speaks_less_often():
     now = [0.0]
     lines = ProgressLines(0, lambda: now[0])

@@ -33,6 +33,9 @@ SILENCE = 60.0
 QUIET_SHARE = 0.05
 """Least share of the elapsed time between two such lines: a long log does not have one every minute."""
 
+ESTIMABLE = 0.001
+"""Least share of the cells to do that must be done before a remaining time is stated."""
+
 
 class ProgressLines:
     """Lines about a run's progress for logs, when nothing else was printed for a while.
@@ -62,7 +65,8 @@ class ProgressLines:
         if now - self.printed < max(SILENCE, QUIET_SHARE * elapsed):
             return None
         self.printed = now
-        left = f", about {_h_m_s(elapsed * (cells - done) / new)} left" if new > 0 else ""
+        known = new > 0 and new >= ESTIMABLE * (cells - self.finished)
+        left = f", about {_h_m_s(elapsed * (cells - done) / new)} left" if known else ""
         shown = f"{done:.{1 if cells >= 10 else 2}f} of {counted(cells, self.unit)}"
         return f"{shown} after {_h_m_s(elapsed)}{left}"
 
