@@ -659,3 +659,18 @@ def test_stability_points_in_print():
     assert shown(0.1, 0.005, None) == "10 % (0.5 % to never)"
     assert shown(0.3, 0.3) == shown(0.3) == "30 %"
     assert shown() == "–"
+
+
+def test_on_a_suite_with_a_sweep_only_tuned_recipes_rank(monkeypatch):
+    sweep = {"batch_size": 32, "epochs": 10, "optimizers": [{"lr": [0.1]}]}
+    suite = synthetic_suite(shifts=["none", "disjoint-halves"], sweep=sweep)
+    cells = synthetic_cells(2, suite)
+    records = [parse_record(json.dumps(synthetic_table(cell, 2)), "synthetic") for cell in cells]
+    entry = summarize("x", "0" * 64, records)
+    monkeypatch.setattr(standings, "published_suite", lambda *_: suite)
+    said = "not the choice of 'lmcbench tune'"
+    [row] = make_tables([entry])[0].standings
+    assert sum(said in reason for reason in row.unranked) == 1
+    tuned = entry.model_copy(update={"recipe": {**entry.recipe, "name": "tuned"}})
+    [row] = make_tables([tuned])[0].standings
+    assert not any(said in reason for reason in row.unranked)

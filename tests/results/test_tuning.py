@@ -153,14 +153,16 @@ def test_without_a_choice_there_is_no_recipe():
 def test_tuned_recipes_are_those_named_so_and_the_committed_choices(monkeypatch):
     tuning = make_tuning(SUITE, MLP, FIVE)
     monkeypatch.setattr(module, "committed_tunings", lambda name: iter([tuning]))
+    mine = MLP.label, MLP.fingerprint
     chosen = {"name": "mlp", **sgd(0.2).model_dump(mode="json")}
-    assert is_tuned(SUITE, MLP.identity(), chosen)
-    assert is_tuned(SUITE, MLP.identity(), {"name": "tuned", **sgd(0.1).model_dump(mode="json")})
-    assert not is_tuned(SUITE, MLP.identity(), chosen | {"lr": 0.1})
-    assert not is_tuned(SUITE, MLP.identity(), chosen | {"lr": "x"})
-    assert not is_tuned(SUITE, SUITE.architectures[0].identity(), chosen)
-    assert not is_tuned(toy_suite(sweep=SWEEP, forks=[0, 1]), MLP.identity(), chosen)
-    assert not is_tuned(toy_suite(), MLP.identity(), chosen | {"name": "tuned"})
+    assert is_tuned(SUITE, *mine, chosen)
+    assert is_tuned(SUITE, *mine, {"name": "tuned", **sgd(0.1).model_dump(mode="json")})
+    assert not is_tuned(SUITE, *mine, chosen | {"lr": 0.1})
+    assert not is_tuned(SUITE, *mine, chosen | {"lr": "x"})
+    assert not is_tuned(SUITE, "lmc_linear", MLP.fingerprint, chosen)
+    assert not is_tuned(SUITE, MLP.label, "0" * 16, chosen)
+    assert not is_tuned(toy_suite(sweep=SWEEP, forks=[0, 1]), *mine, chosen)
+    assert not is_tuned(toy_suite(), *mine, chosen | {"name": "tuned"})
 
 
 @pytest.mark.parametrize(

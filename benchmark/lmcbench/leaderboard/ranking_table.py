@@ -20,6 +20,7 @@ from lmcbench.leaderboard.summary import DIGITS, SuiteId, Summary
 from lmcbench.leaderboard.trust import FIRST_CHOSEN, Basis
 from lmcbench.results.instability import LOSS_FLOOR
 from lmcbench.results.record import Record
+from lmcbench.results.tuning import is_tuned
 from lmcbench.spec.architectures import BASELINE
 from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import published_suite
@@ -279,6 +280,9 @@ def _reasons(
     own = [r for r in entry.replicates if r >= FIRST_CHOSEN]
     if own:
         reasons.append(f"replicates from {FIRST_CHOSEN} up, which recipes are tuned on")
+    network = entry.network
+    if suite.sweep is not None and not is_tuned(suite, network.label, network.fingerprint, entry.recipe):
+        reasons.append(f"recipe {entry.recipe['name']}, which is not the choice of 'lmcbench tune'")
     undefined = [r for r, area in areas.items() if area is None]
     if undefined:
         where = "every replicate" if len(undefined) == len(areas) else counted(len(undefined), "replicate")

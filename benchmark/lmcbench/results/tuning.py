@@ -306,7 +306,7 @@ def committed_tunings(name: str) -> Iterator[Tuning]:
             yield parse_tuning(file.read_bytes(), f"suites/tuning/{name}/{file.name}")
 
 
-def is_tuned(suite: Suite, identity: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
+def is_tuned(suite: Suite, label: str, fingerprint: str, recipe: Mapping[str, Any]) -> bool:
     """Return whether a network was trained by the choice of `lmcbench tune`.
 
     A recipe named `tuned` is: runs and submissions with it contain the file. A suite's own recipe is, where
@@ -314,7 +314,8 @@ def is_tuned(suite: Suite, identity: Mapping[str, Any], recipe: Mapping[str, Any
 
     Args:
         suite: the suite.
-        identity: of the network, as `Architecture.identity` returns it.
+        label: of the network, with adaptation and arguments.
+        fingerprint: of the network's definition.
         recipe: as in a record: `name` and the settings.
     """
     if suite.sweep is None:
@@ -327,7 +328,8 @@ def is_tuned(suite: Suite, identity: Mapping[str, Any], recipe: Mapping[str, Any
     except ValidationError:
         return False
     for tuning in committed_tunings(suite.name):
-        same = canonical_json(tuning.architecture.identity()) == canonical_json(dict(identity))
+        network = tuning.architecture
+        same = (network.label, network.fingerprint) == (label, fingerprint)
         if same and tuning.suite.digest == suite.digest and tuning.choice is not None:
             return tuning.recipe == found
     return False
