@@ -134,6 +134,7 @@ def nondet(probe: Probe) -> Iterator[Row]:
             row["raised"] = _first_line(error)
         finally:
             torch.use_deterministic_algorithms(False)
+            compute_exactly(probe.device)
         yield row
 
 
