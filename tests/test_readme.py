@@ -151,7 +151,7 @@ def test_a_quoted_claim_says_n_where_it_is_not_that_of_the_head():
     cell = quote()._cell
     assert cell(found, 3) == "+0.1 (-0.2 to +0.4), not supported"
     assert cell(found, 5) == "+0.1 (-0.2 to +0.4, n = 3), not supported"
-    assert cell(found | {"verdict": "not testable here: 2 replicates"}, 3).endswith(", no verdict")
+    assert cell(found | {"verdict": "not testable: 2 replicates"}, 3).endswith(", no verdict")
     assert cell(found | {"95 % interval": "–"}, 3) == "–"
 
 

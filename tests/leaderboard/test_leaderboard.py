@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ from lmcbench.results.record import parse_record
 from lmcbench.results.run_folder import write_atomic
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.cells import Line
-from lmcbench.stats.estimates import estimate
+from lmcbench.stats.estimates import Estimate, estimate
 from lmcbench.stats.instability import instability_areas
 from lmcbench.stats.stability import Stability
 from synthetic import synthetic_cells, synthetic_suite, synthetic_table
@@ -674,3 +675,20 @@ def test_on_a_suite_with_a_sweep_only_tuned_recipes_rank(monkeypatch):
     tuned = entry.model_copy(update={"recipe": {**entry.recipe, "name": "tuned"}})
     [row] = make_tables([tuned])[0].standings
     assert not any(said in reason for reason in row.unranked)
+
+
+def test_recipes_of_an_architecture_are_on_its_frontier_unless_another_beats_them():
+    def standing(slug, area, accuracy, label="a"):
+        estimates = {"area": Estimate(area, 0.0, 5), "accuracy": Estimate(accuracy, 0.0, 5)}
+        entry = SimpleNamespace(slug=slug, network=SimpleNamespace(label=label))
+        return SimpleNamespace(entry=entry, scores=SimpleNamespace(columns=estimates))
+
+    rows = [
+        standing("stable", 0.1, 0.8),
+        standing("accurate", 0.3, 0.9),
+        standing("beaten", 0.3, 0.8),
+        standing("undefined", None, 0.95),
+        standing("other", 0.9, 0.1, label="b"),
+    ]
+    found = [s.entry.slug for s in rows if standings._is_on_frontier(s, rows)]
+    assert found == ["stable", "accurate", "other"]

@@ -119,17 +119,17 @@ def test_replicates_that_agree_to_rounding_give_no_verdict():
     contrasts = [Contrast(r, ("a",), 0.1 + 0.2 - 0.3) for r in range(3)]
     found = judge_claim(claim, "test", contrasts)
     assert (found.effect.mean, found.effect.half_width) == (pytest.approx(5.6e-17, rel=0.1), 0.0)
-    assert found.verdict == "not testable here"
+    assert found.verdict == "not testable"
     assert found.reason == "all replicates agree to rounding: no spread to take an interval from"
     # however large the effect: five equal rank correlations are no certainty
     equal = judge_claim(BY_NAME["second-order"], "test", [Contrast(r, ("a",), 1.0) for r in range(5)])
-    assert (equal.claim.unit, equal.effect.mean, equal.verdict) == ("correlation", 1.0, "not testable here")
+    assert (equal.claim.unit, equal.effect.mean, equal.verdict) == ("correlation", 1.0, "not testable")
 
 
 def test_two_replicates_have_an_interval_and_no_verdict():
     claim = CLAIMS[0]
     two = judge_claim(claim, "test", [Contrast(r, ("a",), 0.3 + 0.001 * r) for r in range(2)])
-    assert (two.verdict, two.reason) == ("not testable here", "2 replicates of the 3 that a verdict needs")
+    assert (two.verdict, two.reason) == ("not testable", "2 replicates of the 3 that a verdict needs")
     assert two.effect.half_width > 0
     three = judge_claim(claim, "test", [Contrast(r, ("a",), 0.3 + 0.001 * r) for r in range(3)])
     assert three.verdict == "supported"
@@ -139,16 +139,16 @@ def test_two_replicates_have_an_interval_and_no_verdict():
     row = next(line for line in text.splitlines() if "over its same(...) control" in line)
     assert [part.strip() for part in row.split("|")[3:10]] == [
         *["+20.50", "+14.15 to +26.85", "2.00", "–", "2", "1"],
-        "not testable here: 2 replicates of the 3 that a verdict needs",
+        "not testable: 2 replicates of the 3 that a verdict needs",
     ]
 
 
 def test_one_replicate_and_nothing_to_compare_are_not_testable():
     pair = [make_record(toy_cell(shift=s), barrier_error=0.2) for s in ("disjoint-halves", "same-half")]
     found = the("shift-raises-barrier", pair)
-    assert (found.verdict, found.reason) == ("not testable here", "one replicate has no interval")
+    assert (found.verdict, found.reason) == ("not testable", "one replicate has no interval")
     for finding in evaluate_claims(pair[:1]):
-        assert finding.verdict == "not testable here"
+        assert finding.verdict == "not testable"
         assert finding.effect.mean is None or finding.effect.n == 1
         assert finding.effect.half_width is None
 
@@ -177,7 +177,7 @@ def test_only_contrasts_of_every_replicate_count():
     assert (found.effect.mean, found.contrasts, found.excluded) == (2.0, 1, 1)
     apart = judge_claim(claim, "test", [Contrast(0, ("a",), 1.0), Contrast(1, ("b",), 1.0)])
     assert (apart.verdict, apart.reason) == (
-        "not testable here",
+        "not testable",
         "no contrast was measured in every replicate",
     )
 
@@ -305,7 +305,7 @@ def verdicts(rich, runs, seed=0):
 
 def test_claims_are_not_supported_where_the_barrier_depends_on_nothing(rich):
     found = evaluate_cells(simulated(rich, np.random.default_rng(0)))
-    assert {f.claim.name for f in found if f.verdict != "not testable here"} == TESTABLE
+    assert {f.claim.name for f in found if f.verdict != "not testable"} == TESTABLE
     wrong = sum(any(v in ("supported", "contrary") for v in row) for row in verdicts(rich, 6))
     assert wrong <= 2  # promised: at most 5 % of tables; more than 2 of 6 have a probability of 2e-3
 
@@ -351,7 +351,7 @@ def test_noise_claims_are_exponents_apart():
     found = the("batch-size", records)
     assert (found.effect.mean, found.verdict) == (pytest.approx(0.51), "supported")
     underfit = [changed(r, siblings__0__splits__view__error=0.03) for r in records]
-    assert the("learning-rate", underfit).verdict == "not testable here"
+    assert the("learning-rate", underfit).verdict == "not testable"
 
 
 def test_a_barrier_of_zero_counts_as_half_an_image():
@@ -393,18 +393,16 @@ def test_labels_against_images_and_dose_of_skew_with_shared_noise():
     assert found.contrasts == 3
     assert found.effect.mean == pytest.approx(np.mean([0.02, 0.06, 0.09]) + 0.01 * np.mean([0.1, 0.3, 0.45]))
     # two doses are no grading, and late forks are after the decision
-    assert the("skew-dose", graded({0.5: 0.1, 0.8: 0.2})).verdict == "not testable here"
+    assert the("skew-dose", graded({0.5: 0.1, 0.8: 0.2})).verdict == "not testable"
     late = graded({0.5: 0.1, 0.6: 0.12, 0.8: 0.16}, fork="2")
-    assert {the(name, late).verdict for name in ("skew-dose", "labels-raise-barrier")} == {
-        "not testable here"
-    }
+    assert {the(name, late).verdict for name in ("skew-dose", "labels-raise-barrier")} == {"not testable"}
 
 
 def test_between_view_noise():
     doses = {0.5: 0.0, 0.6: 0.01, 0.8: 0.1, 0.95: 0.3}
     records = graded({0.5: 0.1, 0.6: 0.2, 0.8: 0.4, 0.95: 0.6}, between=doses)
     assert the("between-view-noise", records).effect.mean == pytest.approx(1.0)
-    assert the("between-view-noise", graded({0.5: 0.1, 0.6: 0.2, 0.8: 0.4})).verdict == "not testable here"
+    assert the("between-view-noise", graded({0.5: 0.1, 0.6: 0.2, 0.8: 0.4})).verdict == "not testable"
 
 
 # --- each claim, for and against -----------------------------------------------------------------
@@ -452,7 +450,7 @@ def test_dose_and_response_across_recipes():
         found = the(name, records)
         assert found.effect.mean == pytest.approx(sign * 2.8 / 3)
         assert found.verdict == ("supported" if sign > 0 else "contrary")
-    assert the("disagreement-follows", cells()).verdict == "not testable here"
+    assert the("disagreement-follows", cells()).verdict == "not testable"
 
 
 def test_what_the_convex_network_shows_too_is_not_supported():
@@ -467,7 +465,7 @@ def test_what_the_convex_network_shows_too_is_not_supported():
     assert "Negative control" in render_findings(records)
     # alone, it has no verdict
     linear = followed(RESPONSES, architecture="lmc_linear")
-    assert {f.verdict for f in evaluate_claims(linear)} == {"not testable here"}
+    assert {f.verdict for f in evaluate_claims(linear)} == {"not testable"}
 
 
 def comparator(records, name, steps, **fields):
@@ -491,7 +489,7 @@ def test_equal_cost_is_said_of_equal_steps_only():
     assert found.effect.mean == pytest.approx(1 - 0.06 - 0.9)
     assert found.verdict == "supported"
     dearer = comparator(siblings, "independent-equal-cost", 302, ensemble__test__ensemble_accuracy=0.9)
-    assert the("equal-cost", [*siblings, *dearer]).verdict == "not testable here"
+    assert the("equal-cost", [*siblings, *dearer]).verdict == "not testable"
 
 
 def test_equal_cost_is_tested_under_every_evaluation_shift():
@@ -546,10 +544,10 @@ def test_later_forks_and_separation():
     assert the("later-forks", [*early, *late]).effect.mean == pytest.approx(0.21)
     distance = the("separation-falls", [*early, *late])
     assert (distance.effect.mean, distance.verdict) == (pytest.approx(0.8 - 0.51), "supported")
-    assert the("later-forks", early).verdict == "not testable here"
+    assert the("later-forks", early).verdict == "not testable"
     # under shift, averaging lowers the error of late forks by itself
     shifted = [*cells(shift="label-skew", barrier_error=around(0.3)), *cells(shift="label-skew", fork="2")]
-    assert the("later-forks", shifted).verdict == "not testable here"
+    assert the("later-forks", shifted).verdict == "not testable"
     # siblings that are nearer because they travelled less have not separated less
     near = [changed(r, pairs__0__geometry=apart(0.8 + SPREAD[i], 0.5)) for i, r in enumerate(cells(fork="2"))]
     assert the("separation-falls", [*early, *near]).verdict != "supported"
@@ -606,7 +604,7 @@ def test_second_order_form_ranks_barriers():
     ]
     assert the("second-order", trivial).effect.mean == pytest.approx(0)
     skipped = [changed(r, pairs__0__curvature={"skipped": "no"}) for r in cells()]
-    assert the("second-order", skipped).verdict == "not testable here"
+    assert the("second-order", skipped).verdict == "not testable"
 
 
 def test_a_network_that_the_form_ranks_backwards_stays_in():
@@ -646,7 +644,7 @@ def test_the_baseline_is_in_no_pooled_effect():
     linear, mlp = probed("lmc_linear", sign=-1), probed("lmc_mlp")
     found = the("second-order", [*linear, *mlp])
     assert (found.effect.mean, found.contrasts) == (pytest.approx(2.8 / 3), 1)
-    assert the("second-order", linear).verdict == "not testable here"
+    assert the("second-order", linear).verdict == "not testable"
     # alone too, it is shown
     for records in (linear, [*linear, *mlp]):
         text = render_findings(records)
@@ -694,11 +692,11 @@ def test_stable_early():
     stable = [*cells(barrier_error=0.01), *cells(fork="2", barrier_error=0.01)]
     found = the("stable-early", stable)
     # onsets fall on forks: that all fall on one is no interval
-    assert (found.effect.mean, found.verdict) == (pytest.approx(0.2), "not testable here")
+    assert (found.effect.mean, found.verdict) == (pytest.approx(0.2), "not testable")
     never = [*cells(barrier_error=0.3), *cells(fork="2", barrier_error=0.3)]
     assert the("stable-early", never).effect.mean == pytest.approx(0.2 - 1)
     # stability is asked of networks without shift
-    assert the("stable-early", cells(shift="label-skew")).verdict == "not testable here"
+    assert the("stable-early", cells(shift="label-skew")).verdict == "not testable"
 
 
 def test_how_many_contrasts_are_left_out_is_shown():
@@ -773,4 +771,4 @@ def test_order_of_records_does_not_matter():
 
 def test_a_claim_is_one_entry():
     claim = Claim("mine", "[X]", "all is well", "fraction", 0.1, lambda cells, split: [])
-    assert judge_claim(claim, "test", []).verdict == "not testable here"
+    assert judge_claim(claim, "test", []).verdict == "not testable"

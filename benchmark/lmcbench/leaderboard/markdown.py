@@ -42,6 +42,8 @@ Rendered by `lmcbench leaderboard` from the records under `submissions/`; not ed
 
 {words.LATEST}
 
+{words.FRONTIER}
+
 Trust: {"; ".join(f"*{level}*: {meaning}" for level, meaning in words.TRUST.items())}.
 
 </details>
@@ -109,6 +111,7 @@ def _row(
         row |= {
             "stability point": stability(standing.scores.stability),
             "n": str(standing.n),
+            "frontier": "yes" if standing.frontier else "–",
             "did not learn": f"{entry.count('did-not-learn')}/{len_cells(standing)}",
             "diverged": f"{entry.count('diverged')}/{len_cells(standing)}",
             "trust": trust,

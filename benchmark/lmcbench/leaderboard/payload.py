@@ -139,6 +139,7 @@ def _entry(
         "recipe": recipes.index(canonical_json(_settings(entry))),
         "submission": entry.submission_sha256[:12],
         "baseline": standing.baseline,
+        "frontier": standing.frontier,
         "rank": None if standing.rank is None else list(standing.rank),
         "basis": standing.basis or "claimed",
         "unranked": list(standing.unranked),

@@ -114,6 +114,7 @@ class Standing:
         unranked: why it has no rank; empty for ranked entries and the baseline.
         basis: how its midpoints were checked; None: they are claimed, and it is not ranked.
         rank: None for unranked entries and the baseline.
+        frontier: whether no other recipe of the architecture is as accurate and as stable, and better in one.
         scores: under the suite's training shifts together.
         by_shift: under each training shift, by label.
     """
@@ -126,6 +127,7 @@ class Standing:
     rank: RankInterval | None
     scores: Scores
     by_shift: Mapping[str, Scores]
+    frontier: bool = False
 
     @property
     def n(self) -> int:
@@ -221,8 +223,24 @@ def _table(entries: list[Summary], bases: Mapping[str, Basis | None], ranking: R
         rows.append(Standing(entry, areas, missing, tuple(reasons), basis, None, scores, by_shift))
     ranked = [s for s in rows if not s.unranked and not s.baseline]
     ranks = ranking({s.entry.slug: {r: a for r, a in s.areas.items() if a is not None} for s in ranked})
-    standings = [replace(s, rank=ranks.get(s.entry.slug)) for s in rows]
+    standings = [replace(s, rank=ranks.get(s.entry.slug), frontier=_is_on_frontier(s, rows)) for s in rows]
     return SuiteTable(entries[0].suite, suite, headline, tuple(sorted(standings, key=_place)))
+
+
+def _is_on_frontier(standing: Standing, rows: Sequence[Standing]) -> bool:
+    """Return whether an entry is on its architecture's frontier of accuracy against instability, by means."""
+    mine = _offer(standing)
+    same = [_offer(s) for s in rows if s.entry.network.label == standing.entry.network.label]
+    if mine is None:
+        return False
+    offers = [offer for offer in same if offer is not None and offer != mine]
+    return not any(area <= mine[0] and error <= mine[1] for area, error in offers)
+
+
+def _offer(standing: Standing) -> tuple[float, float] | None:
+    """Return the area and one minus the accuracy; None if either is missing."""
+    area, accuracy = standing.scores.columns[AREA].mean, standing.scores.columns["accuracy"].mean
+    return None if area is None or accuracy is None else (area, 1 - accuracy)
 
 
 def count_missing(entry: Summary, cells: Set[tuple[str, str]], replicates: int) -> int:

@@ -91,6 +91,7 @@ def export_entries(
                 "entry": standing.entry.slug,
                 **_head(table, standing, *about[standing.entry.slug]),
                 "rank": None if standing.rank is None else list(standing.rank),
+                "frontier": standing.frontier,
                 "instability_area": {str(r): area for r, area in standing.areas.items()},
                 **_numbers(standing.scores),
                 "shifts": {label: _numbers(scores) for label, scores in standing.by_shift.items()},

@@ -29,6 +29,12 @@ MEANS_NOT = (
     "as much as on the network."
 )
 
+FRONTIER = (
+    "Frontier: among the entries of one architecture, recipes that no other recipe matches in both mean "
+    "accuracy and mean instability area. In a suite with a sweep, an entry is ranked with the recipe that "
+    "'lmcbench tune' chooses; the others are shown."
+)
+
 RANKS = (
     "A number is a mean over replicates, the independent repeats, ± the half-width of its 95 % Student t "
     "interval. Entries of a suite share seeds, so every two of them are compared replicate by replicate "

@@ -202,7 +202,7 @@ def second_order_with_gradients(cells: Cells, split: str) -> Iterator[Contrast]:
 def layer_ranking(cells: Cells, split: str) -> Iterator[Contrast]:
     """Rank correlation over a network's layers, moved alone from either end, of the largest loss that the
     second-order form with gradients predicts inside that line (signed) with the largest measured loss above
-    its chord there; forks of the trunk. The published form is not testable here (premise violated): one end
+    its chord there; forks of the trunk. The published form is not testable (premise violated): one end
     of such a line is a network of mixed layers, which is not stationary.
     """
     return (ranked.contrast for ranked in rank_layers(cells))

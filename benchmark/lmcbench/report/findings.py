@@ -19,7 +19,7 @@ from lmcbench.stats.estimates import CONFIDENCE, ROUNDING, Contrast, Estimate, p
 from lmcbench.stats.inference import ALPHA, POWER, Difference, holm
 from lmcbench.stats.stability import stability_table
 
-ClaimVerdict = Literal["supported", "contrary", "equivalent", "not supported", "not testable here"]
+ClaimVerdict = Literal["supported", "contrary", "equivalent", "not supported", "not testable"]
 
 DEMONSTRATION = (
     "The recipes of this suite were chosen to make effects visible: what it shows is a demonstration, "
@@ -43,7 +43,7 @@ class Finding:
         excluded: number of contrasts that are missing in some replicate.
         control: the same on the convex baseline, for claims that have it as negative control.
         verdict: `equivalent`: the effect is certainly smaller than the claim's margin; `supported` and
-            `contrary`: it is above or below 0; `not supported`: neither is known; `not testable here`: too
+            `contrary`: it is above or below 0; `not supported`: neither is known; `not testable`: too
             little data for a verdict, though there may be an interval. All p-values are corrected together.
         reason: why there is no other verdict, else empty.
         smallest: the smallest effect that is found with a probability of 0.8; None if it is not testable.
@@ -55,7 +55,7 @@ class Finding:
     contrasts: int
     excluded: int
     control: Estimate | None = None
-    verdict: ClaimVerdict = "not testable here"
+    verdict: ClaimVerdict = "not testable"
     reason: str = ""
     smallest: float | None = None
 
@@ -249,7 +249,7 @@ def _brief(finding: Finding, convex: bool) -> str:
     number = _number(finding.effect.mean, finding.claim.unit)
     if convex:  # nothing separates its networks
         return number
-    verdict = "no verdict" if finding.verdict == "not testable here" else finding.verdict
+    verdict = "no verdict" if finding.verdict == "not testable" else finding.verdict
     return f"{number}, {verdict}"
 
 
@@ -293,7 +293,7 @@ def _controls(cells: Cells) -> list[str]:
 
 
 def _notes(cells: Cells, findings: Sequence[Finding]) -> list[str]:
-    tested = sum(f.verdict != "not testable here" for f in findings)
+    tested = sum(f.verdict != "not testable" for f in findings)
     counts = {status: sum(r.status == status for r in cells.records) for status in NOT_MEASURED}
     notes = [
         f"Papers: {'; '.join(f'{paper}, {place}' for paper, place in PAPERS.items())}.",

@@ -158,7 +158,7 @@
       return h("tr", { class: entry.baseline ? "baseline" : null, "data-slug": entry.slug },
         h("td", { class: `text rank${entry.rank ? "" : " no"}`, title: entry.unranked.join("; ") || null }, rankText(entry)),
         h("th", { scope: "row", class: "text pin" }, h("span", { class: "who" }, h("a", { href: address({ entry: entry.slug }) }, entry.title),
-          h("small", { class: "arch" }, `${entry.architecture} · ${recipe(suite, entry).name}`),
+          h("small", { class: "arch" }, `${entry.architecture} · ${recipe(suite, entry).name}${entry.frontier ? " · on its frontier" : ""}`),
           entry.unranked.length ? h("small", {}, `not ranked: ${entry.unranked.join("; ")}`) : null)),
         columns.map((column) => { const e = scores[COLUMN[column.key]]; return estimateCell(e, column, column.key === "area" && e ? strip(e, top) : null); }),
         barriers ? h("td", {}, stabilityText(scores[STABILITY])) : null,
