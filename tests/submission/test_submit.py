@@ -28,10 +28,11 @@ from lmcbench.running.plan import plan_run
 from lmcbench.running.run import run_plan
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import load_suite
-from lmcbench.submission import submit as enclosures
+from lmcbench.submission import eligibility
+from lmcbench.submission.eligibility import choose_network
 from lmcbench.submission.entry import replicates_of
 from lmcbench.submission.rerun import rerun
-from lmcbench.submission.submit import choose_network, submit
+from lmcbench.submission.submit import submit
 from lmcbench.submission.verify import verify
 from submitted import (
     NETWORK,
@@ -463,7 +464,7 @@ def test_an_own_networks_source_is_part_of_its_submission(board, own_run, tmp_pa
         [size] = [claim for claim in verify(folder).claimed if "FLOPs" in claim]
         assert "which have no floor in a network of the author's own" in size
     with monkeypatch.context() as patch:
-        patch.setattr(enclosures, "imports_beside", lambda file: ["blocks.py"])
+        patch.setattr(eligibility, "imports_beside", lambda file: ["blocks.py"])
         refused(board, "mine.py imports blocks.py beside it, which is not part of", own_run, "--name", "d")
     file.write_text(NETWORK + "\n# tuned\n")
     refused(board, "mine.py was changed since the run (fingerprint ", own_run, "--name", "d")

@@ -46,13 +46,13 @@ Line = Annotated[str, AfterValidator(_one_line), Field(max_length=300)]
 Text = Annotated[str, AfterValidator(_printable), Field(max_length=5000)]
 
 
-class Part(BaseModel):
+class Table(BaseModel):
     """A table of `submission.toml`; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class SuiteMeta(Part):
+class SuiteMeta(Table):
     """The suite that was run, by name and content."""
 
     name: Line
@@ -60,7 +60,7 @@ class SuiteMeta(Part):
     digest: str = Field(pattern=SHA256)
 
 
-class ArchitectureMeta(Part):
+class ArchitectureMeta(Table):
     """The network that was run.
 
     Attributes:
@@ -80,7 +80,7 @@ class ArchitectureMeta(Part):
         return self
 
 
-class Reproduction(Part):
+class Reproduction(Table):
     """The submission that this one reproduces, on replicates that no author could choose."""
 
     slug: Line
@@ -88,7 +88,7 @@ class Reproduction(Part):
     nonce: Line
 
 
-class Hashes(Part):
+class Hashes(Table):
     """The sha256 of the submission's large files.
 
     Attributes:
@@ -102,7 +102,7 @@ class Hashes(Part):
     tuning: str | None = Field(default=None, pattern=SHA256)
 
 
-class Meta(Part):
+class Meta(Table):
     """`submission.toml`: everything about a submission that is not a measurement."""
 
     schema_: str = Field(alias="schema")
