@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import log_softmax
 
 from builders import make_record, toy_cell, toy_suite
 from lmcbench.results.frame import build_frame
@@ -232,3 +233,38 @@ def test_area_from_errors():
     near = build_frame(run(0, [0.04, 0.02, 0.0, 0.0, 0.0799]))
     assert instability_areas(near, "error_mid")["area"].isna().all()
     assert instability_areas(near)["area"].notna().all()
+
+
+@pytest.mark.parametrize("scale", [0.25, 8.0])
+def test_rescaled_logits_move_the_area_of_losses_and_not_that_of_errors(scale):
+    """A network whose logits are multiplied by c makes the same predictions with another confidence."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 5, 200)
+    heights = {"0": 0.4, "1": 0.7, "3": 0.9, "independent": 0.2}
+
+    def scores(logits):
+        loss = float(-log_softmax(logits, axis=-1)[np.arange(200), labels].mean())
+        return loss, float((logits.argmax(axis=-1) != labels).mean())
+
+    def records(c):
+        found = []
+        for fork, height in heights.items():
+            noise = np.random.default_rng(1).normal(size=(3, 200, 5))
+            signal = np.eye(5)[labels] * 4
+            a, b, middle = (scores(c * (k * signal + n)) for k, n in zip((1, 1, height), noise, strict=True))
+            losses, errors = (middle[i] - (a[i] + b[i]) / 2 for i in range(2))
+            cell = toy_cell(shift="disjoint-halves", fork=fork, suite=PAIR)
+            found.append(make_record(cell, barrier_loss=losses, barrier_error=errors, member_error=0.1))
+        return build_frame(found)
+
+    plain, scaled = records(1.0), records(scale)
+    errors = [instability_areas(rows, "error_mid")["area"].tolist() for rows in (plain, scaled)]
+    assert errors[0] == errors[1] != [0.0]
+    losses = [instability_areas(rows)["area"].tolist() for rows in (plain, scaled)]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
+PAIR = toy_suite(
+    recipes={name: {"lr": 0.1, "batch_size": 32, "epochs": 10} for name in ("slow", "fast")},
+    forks=[0, 1, 3, "independent"],
+)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmcbench.results.cell_values import architecture_label
+from lmcbench.results.cell_values import architecture_label, shift_label
 from lmcbench.results.record import Record
-from lmcbench.stats.cells import Cells, analysis, excess, has_analysis, interior_maximum, line_of
+from lmcbench.stats.cells import Cells, analysis, excess, has_analysis, interior_maximum
 from lmcbench.stats.estimates import Contrast, Estimate, pool, spearman
 
 DISTANCE = "distance"
@@ -98,7 +98,11 @@ def rank_layers(cells: Cells, *, rise: bool = False) -> Iterator[Ranked]:
                 measured = np.array(loss) - loss[0] if rise else excess(found["alphas"], loss)
                 predicted = np.array(layer[f"predicted_{end}"])
                 points.append((interior_maximum(predicted), interior_maximum(measured)))
-        yield from _ranked(record.replicate, (*line_of(record), record.fork.name), points)
+        yield from _ranked(
+            record.replicate,
+            (architecture_label(record), record.recipe["name"], shift_label(record), record.fork.name),
+            points,
+        )
 
 
 def rank_correlations(records: Iterable[Record]) -> list[RankCorrelation]:

@@ -125,7 +125,8 @@ class PairRecord(Fields):
       of `probes` Rademacher products, with its `trace_standard_error`.
     - `layers`: for each layer, the curves where only this layer moves: `from_a` (all others from A) and
     `from_b`
-      (all others from B; alpha 1 has this layer of A), and the published prediction on each of these lines;
+      (all others from B; alpha 1 has this layer of A), and the second-order
+      prediction with gradients on each of these lines;
       `cumulative`: A with its first (`from_input`) or last (`from_output`) 0, 1, ... layers replaced by B's.
     - `landscape`: at every logged `step`, the line between the siblings, their distances, angle and cosine at
     the

@@ -164,7 +164,7 @@ def curvature(p: AnalysisInput) -> Result:
 def layers(p: AnalysisInput) -> Result:
     """Return curves and predictions where one layer moves alone, and where A becomes B layer by layer."""
     name, split = p.first
-    paths = layer_paths(p.model, p.a, p.b, split, LAYER_ALPHAS, False, p.calibration, device=p.device)
+    paths = layer_paths(p.model, p.a, p.b, split, LAYER_ALPHAS, True, p.calibration, device=p.device)
     forward, backward = cumulative_paths(p.model, p.a, p.b, split, p.calibration, device=p.device)
     some = next(iter(paths.values())).from_a
     return {

@@ -149,11 +149,6 @@ def sort_forks(names: Iterable[str]) -> list[str]:
 # --- records -------------------------------------------------------------------------------------
 
 
-def line_of(record: Record) -> Line:
-    """Return the table row of the record."""
-    return Line(architecture_label(record), record.recipe["name"], shift_label(record))
-
-
 def is_baseline(record: Record) -> bool:
     """Return whether the network is the baseline `lmc_linear`."""
     return record.architecture.source == "lmcbench" and record.architecture.name == BASELINE
@@ -163,11 +158,6 @@ def is_control(record: Record) -> bool:
     """Return whether all siblings have the same view, so that only SGD noise differs."""
     name = ALIASES.get(record.shift.name, record.shift.name)
     return name == "none" or name.startswith("same(")
-
-
-def prediction(record: Record, name: str, split: str = SPLIT) -> float | None:
-    """Return the value under a key of `compare_predictions` on a split; None if it was not measured."""
-    return (record.ensemble or {}).get(split, {}).get(name)
 
 
 def sort_records(records: Iterable[Record]) -> list[Record]:

@@ -62,7 +62,7 @@ def barriers(cells: Cells) -> Drawing | None:
         axis.minorticks_off()
         axis.set_xticks(range(len(forks)), forks)
         axis.set_title(f"{name} ({replicates(n)})")
-        axis.set_xlabel("fork (epoch)")
+        axis.set_xlabel("fork (epoch or share of training)")
     blank(axes, len(names))
     for row in axes:
         row[0].set_ylabel("error barrier\n(percentage points)")

@@ -171,7 +171,7 @@ def layer_bars(cells: Cells) -> Drawing | None:
             column[0].barh(at, [max(max(v) - v[0], 0) for v in losses], 0.36, label=text, **style)
             column[1].barh(at, [max(interior_maximum(excess(alphas, v)), 0) for v in losses], 0.36, **style)
             guess = [max(interior_maximum(np.array(m[f"predicted_{end}"])), 0) for m in mine]
-            label = None if k else "predicted: second order, as published"
+            label = None if k else "predicted: second order, with gradients"
             column[1].plot(guess, at, "|", color=COLOURS[1], markersize=6, markeredgewidth=1.5, label=label)
         for axis in column:
             axis.set_yticks(y, layers, fontsize=6.5)

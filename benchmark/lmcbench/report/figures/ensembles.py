@@ -25,6 +25,9 @@ from lmcbench.spec.suite_files import published_suite
 from lmcbench.stats.cells import Cells, sort_forks
 from lmcbench.stats.estimates import estimate
 
+HOLLOW = {"label": "ensemble on the path", "mfc": "none", "mec": "#666666", "markersize": 7, "zorder": 1}
+"""Style of the ensembles of points on the path between two siblings (Hepburn et al., 2025)."""
+
 FEWEST_RECIPES = 3
 """Fewest learning rates and batch sizes of an architecture for a figure against noise scale."""
 
@@ -32,8 +35,8 @@ FEWEST_RECIPES = 3
 def between_views(cells: Cells) -> Drawing | None:
     """Draw the error barrier at the earliest fork against the share of gradient noise between the views."""
     forked = cells.forked()
-    first = forked["fork_epoch"].min()
-    points = forked[forked["fork_epoch"] == first].dropna(subset=["gradient_between_share", "error_chord"])
+    first = forked["fork_share"].min()
+    points = forked[forked["fork_share"] == first].dropna(subset=["gradient_between_share", "error_chord"])
     shifts = points["shift"].unique()
     if len(shifts) < 2:
         return None
@@ -50,8 +53,8 @@ def between_views(cells: Cells) -> Drawing | None:
     return Drawing(
         "between-views",
         "Barrier against gradient noise between the views",
-        f"Error barrier on the test set (chord form) of siblings of fork {first:g} against the share of the "
-        "per-image gradient covariance at the fork that lies between the siblings' views; one point a "
+        f"Error barrier on the test set (chord form) of siblings of fork {100 * first:g} % against the share "
+        "of the per-image gradient covariance at the fork that lies between the siblings' views; one point a "
         f"replicate, {replicates_of(forked)}. Random halves of m images have a share of about 1 / (m - 1). "
         "The scale is linear up to 0.1 and logarithmic above.",
         figure,
@@ -169,8 +172,9 @@ def accuracy_and_cost(cells: Cells) -> Drawing | None:
                     mean = estimate(here["accuracy"].tolist())
                     # equal costs are drawn side by side
                     aside = 1 + 0.008 * (k - (len(forks) - 1) / 2)
+                    cost = here["train_flop"].iloc[0] * aside / full
                     axis.errorbar(
-                        [here["train_flop"].iloc[0] * aside / full],
+                        [cost],
                         [mean.mean],
                         yerr=percent_bars([mean]),
                         label=fork_label(fork),
@@ -178,6 +182,9 @@ def accuracy_and_cost(cells: Cells) -> Drawing | None:
                         elinewidth=0.8,
                         **{**line(k), "linestyle": "none"},
                     )
+                    path = here["path_ensemble_accuracy"].dropna()
+                    if len(path):
+                        axis.plot([cost], [100 * path.mean()], "o", **HOLLOW)
             axis.set_xlabel(f"training cost (units of {full:.1e} FLOPs)")
         line_axes[0].set_ylabel(f"{name}\naccuracy (%)", fontsize=7.5)
     for axis, shift in zip(axes[0], shifts, strict=True):
@@ -190,7 +197,8 @@ def accuracy_and_cost(cells: Cells) -> Drawing | None:
         "against the floating point operations of training them, a shared trunk counted once; mean with its "
         f"95 % Student t interval over {replicates(most)}, drawn as far as an accuracy can reach. Cheaper is "
         "to be read between networks of equal cost only: the latest fork, independent-equal-cost and "
-        f"whole-budget.{_comparator_shifts(cells, shifts)}",
+        f"whole-budget. Rings: the mean of the largest ensemble of points on the path between two siblings."
+        f"{_comparator_shifts(cells, shifts)}",
         figure,
     )
 

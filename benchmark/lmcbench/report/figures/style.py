@@ -164,7 +164,7 @@ def several_recipes(cells: Cells) -> str:
 
 def fork_label(name: str) -> str:
     """Return a fork as printed in titles and legends."""
-    return name if Fork.parse(name).epoch is None else f"fork {name}"
+    return f"fork {name}" if Fork.parse(name).has_trunk else name
 
 
 # --- example cells: a row for each architecture, a column for each fork ----------------------------
