@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import copy
 import json
 import os
 import pickle
@@ -18,6 +20,7 @@ from lmcbench.cli.app import parse_channels
 from lmcbench.data.selection import select_stratified
 from lmcbench.data.sources import open_dataset
 from lmcbench.measure_text import measured_text, warnings_of
+from lmcbench.measure_verdict import verdict
 from lmcbench.results.curves import chord_excess
 from lmcbench.running.analyses import LAYER_ALPHAS
 from lmcbench.spec.architectures import Architecture
@@ -78,35 +81,44 @@ def test_numbers_are_those_of_the_api(files, measure):
     model = network()
     for split in ("test", "train"):
         curve = lmcbench.trace_path(model, a, b, {split: digits(split)}, 5)[split]
-        assert found["curves"][split]["loss"] == pytest.approx(curve.loss.tolist(), rel=1e-6)
-        assert found["curves"][split]["error"] == pytest.approx(curve.error.tolist(), abs=1e-3)
-        assert found["curves"][split]["n"] == curve.n
-        curve = lmcbench.Curve(found["alphas"], **found["curves"][split])
-        assert vars(lmcbench.barrier(curve)) == found["barriers"][split]
+        assert found["pairs"][0]["curves"][split]["loss"] == pytest.approx(curve.loss.tolist(), rel=1e-6)
+        assert found["pairs"][0]["curves"][split]["error"] == pytest.approx(curve.error.tolist(), abs=1e-3)
+        assert found["pairs"][0]["curves"][split]["n"] == curve.n
+        curve = lmcbench.Curve(found["alphas"], **found["pairs"][0]["curves"][split])
+        assert vars(lmcbench.barrier(curve)) == found["pairs"][0]["barriers"][split]
     expected = lmcbench.geometry(None, a, b).to_json()
-    assert found["geometry"] == expected
+    assert found["pairs"][0]["geometry"] == expected
     for kind, gradients in (("predicted", False), ("predicted_with_gradients", True)):
         api = lmcbench.predict_barrier(model, a, b, digits(), 5, gradients)
-        assert found["curvature"][kind] == pytest.approx(api.tolist(), rel=1e-4)
+        assert found["pairs"][0]["curvature"][kind] == pytest.approx(api.tolist(), rel=1e-4)
     api = lmcbench.layerwise(model, a, b, digits(), LAYER_ALPHAS)
-    assert found["layers"]["layers"].keys() == api.keys()
+    assert found["pairs"][0]["layers"]["layers"].keys() == api.keys()
     for layer, curve in api.items():
-        line = found["layers"]["layers"][layer]["from_a"]["loss"]
+        line = found["pairs"][0]["layers"]["layers"][layer]["from_a"]["loss"]
         assert line == pytest.approx(curve.loss.tolist(), rel=1e-5)
-    assert found["curves_uncalibrated"] is None
-    assert [s["as_trained"] for s in found["siblings"]] == [None, None]
+    assert found["pairs"][0]["curves_uncalibrated"] is None
+    assert all("recalibrated" not in s for s in found["siblings"])
     for end, sibling in zip((0, -1), found["siblings"], strict=True):
-        assert sibling["splits"]["test"]["loss"] == pytest.approx(found["curves"]["test"]["loss"][end])
+        assert sibling["splits"]["test"]["loss"] == pytest.approx(
+            found["pairs"][0]["curves"]["test"]["loss"][end]
+        )
 
 
 def test_statistics_are_recalibrated_unless_calibration_is_0(files, measure):
     arguments = (files["resnet0"], files["resnet1"], *RESNET, "--json", "--alphas", "3", "--device", "cpu")
     recalibrated = json.loads(measure(*arguments, "--calibration", "50")[1])
     blended = json.loads(measure(*arguments, "--calibration", "0")[1])
+    scores = recalibrated["siblings"]
+    assert [s["splits"] for s in scores] == [s["splits"] for s in blended["siblings"]]
+    recalibrated, blended = recalibrated["pairs"][0], blended["pairs"][0]
     assert blended["curves_uncalibrated"] is None
     assert recalibrated["curves_uncalibrated"] == blended["curves"]
-    assert recalibrated["curves"] != blended["curves"]
-    assert recalibrated["siblings"][0]["as_trained"] == blended["siblings"][0]["splits"]
+    for kind in ("loss", "error"):
+        ends = [recalibrated["curves"]["test"][kind][i] for i in (0, -1)]
+        assert ends == [blended["curves"]["test"][kind][i] for i in (0, -1)]  # as trained
+        again = [sibling["recalibrated"]["test"][kind] for sibling in scores]
+        assert recalibrated["ends_recalibrated"]["test"][kind] == pytest.approx(again)
+    assert recalibrated["curves"]["test"]["loss"][1] != blended["curves"]["test"]["loss"][1]
     a, b = states(files, "resnet")
     curve = lmcbench.trace_path(network("lmc_resnet"), a, b, {"test": digits()}, 3)["test"]
     assert blended["curves"]["test"]["loss"] == pytest.approx(curve.loss.tolist(), rel=1e-5)
@@ -118,12 +130,16 @@ def test_identical_files_are_at_no_distance_and_behind_no_barrier(files, measure
     code, out, _ = measure(files[f"{kind}0"], files[f"{kind}0"], *options, *few, "--json", "--measure", "all")
     assert code == 0
     found = json.loads(out)
-    assert found["geometry"]["distance_ab"] == 0
-    b = found["barriers"]["test"]
-    assert {v for k, v in b.items()} == {0.0}
-    assert found["disagreement"] == {"test": 0.0}
-    assert set(found["curvature"]["predicted_with_gradients"]) == {0.0}
-    assert len(set(found["curves"]["test"]["loss"])) == 1
+    assert found["pairs"][0]["geometry"]["distance_ab"] == 0
+    [pair] = found["pairs"]
+    if kind == "mlp":
+        assert set(pair["barriers"]["test"].values()) == {0.0}
+        assert len(set(pair["curves"]["test"]["loss"])) == 1
+    else:  # the ends are as trained, the rest is recalibrated
+        inner = pair["curves"]["test"]["loss"][1:-1]
+        assert {*inner, *pair["ends_recalibrated"]["test"]["loss"]} == {inner[0]}
+    assert found["pairs"][0]["disagreement"] == {"test": 0.0}
+    assert set(found["pairs"][0]["curvature"]["predicted_with_gradients"]) == {0.0}
 
 
 def test_every_further_measure_has_its_rows_in_the_table(files, measure):
@@ -133,25 +149,26 @@ def test_every_further_measure_has_its_rows_in_the_table(files, measure):
     out = measure(files["resnet0"], files["resnet1"], *RESNET, *few, "--measure", "all", "--json")[1]
     found = json.loads(out)
     out = measured_text(found)
+    [pair] = found["pairs"]
     rows = dict(re.findall(r"^(.*?\S)  +(\S.*)$", out, re.MULTILINE))
     for name, kind, what in (
         ("barrier, statistics repaired (test)", "repair", "repaired"),
         ("barrier, B aligned to A (test)", "align", "aligned"),
     ):
-        barrier = lmcbench.barrier(lmcbench.Curve(found["alphas"], **found[kind][what]["test"], n=60))
+        curve = lmcbench.Curve(found["alphas"], **pair[kind][what]["test"], n=60)
+        barrier = lmcbench.barrier(curve)
         assert rows[name].split() == [f"{100 * barrier.error_chord:.2f}", f"{barrier.loss_chord:.4f}"]
-    assert rows["distance A to B aligned"] == f"{found['align']['distance']:.4g}"
-    cka = found["features"]["splits"]["test"]["siblings"]
+    assert rows["distance A to B aligned"] == f"{pair['align']['distance']:.4g}"
+    cka = pair["features"]["splits"]["test"]["siblings"]
     assert rows["linear CKA of A's and B's features (test)"] == f"{cka:.4f}"
     span = rows["range on the plane through the fork (test)"]
-    assert span.endswith(f"{np.min(found['plane']['loss']):.4g} to {np.max(found['plane']['loss']):.4g}")
-    of_layers = {
-        layer: max(
-            max(chord_excess(np.linspace(0, 1, LAYER_ALPHAS), np.array(path[end]["loss"])))
-            for end in ("from_a", "from_b")
-        )
-        for layer, path in found["layers"]["layers"].items()
-    }
+    assert span.endswith(f"{np.min(pair['plane']['loss']):.4g} to {np.max(pair['plane']['loss']):.4g}")
+    grid = np.linspace(0, 1, LAYER_ALPHAS)
+    of_layers = {}
+    for layer, path in pair["layers"]["layers"].items():
+        ends = [max(chord_excess(grid, np.array(path[end]["loss"]))) for end in ("from_a", "from_b")]
+        of_layers[layer] = max(ends)
+        assert [rows[layer].split()[column] for column in (1, 3)] == [f"{end:.4f}" for end in ends]
     worst = max(of_layers, key=of_layers.get)
     assert rows[f"highest of a layer alone, {worst}"].endswith(f" {of_layers[worst]:.4f}")
     assert "\nlandscape was skipped: " in out
@@ -170,8 +187,11 @@ def test_a_fork_gives_the_triangle(files, measure, tmp_path):
     assert code == 0
     found = json.loads(out)
     a, b = states(files, "mlp")
-    assert found["geometry"] == lmcbench.geometry(network(seed=9).state_dict(), a, b).to_json()
-    assert found["plane"]["anchors"][1] == [pytest.approx(found["geometry"]["distance_a"]), 0.0]
+    assert found["pairs"][0]["geometry"] == lmcbench.geometry(network(seed=9).state_dict(), a, b).to_json()
+    assert found["pairs"][0]["plane"]["anchors"][1] == [
+        pytest.approx(found["pairs"][0]["geometry"]["distance_a"]),
+        0.0,
+    ]
     text = measure(files["mlp0"], files["mlp1"], *MLP, "--fork", fork)[1]
     assert "angle at the fork" in text
     assert "barrier over the chord" in text
@@ -193,16 +213,16 @@ def test_images_can_be_resized_fewer_and_normalised_otherwise(files, measure):
     found = json.loads(measure(*plain)[1])
     a, b = states(files, "mlp")
     curve = lmcbench.trace_path(network(), a, b, {"test": digits(n=40)}, 3)["test"]
-    assert found["curves"]["test"]["loss"] == pytest.approx(curve.loss.tolist(), rel=1e-5)
-    assert found["curves"]["test"]["n"] == 40
+    assert found["pairs"][0]["curves"]["test"]["loss"] == pytest.approx(curve.loss.tolist(), rel=1e-5)
+    assert found["pairs"][0]["curves"]["test"]["n"] == 40
     other = json.loads(measure(*plain, "--mean", "0", "--std", "1")[1])
     data = open_dataset("digits").test
     rows = select_stratified(data.labels, 40)
     raw = torch.tensor(data.images[rows] / 255).float(), torch.tensor(data.labels[rows])
     curve = lmcbench.trace_path(network(), a, b, {"test": raw}, 3)["test"]
-    assert other["curves"]["test"]["loss"] == pytest.approx(curve.loss.tolist(), rel=1e-5)
+    assert other["pairs"][0]["curves"]["test"]["loss"] == pytest.approx(curve.loss.tolist(), rel=1e-5)
     code, out, _ = measure(files["resnet0"], files["resnet1"], *RESNET, "--json", "--image-size", "12")
-    assert (code, json.loads(out)["curves"]["test"]["n"]) == (0, 355)
+    assert (code, json.loads(out)["pairs"][0]["curves"]["test"]["n"]) == (0, 355)
     code, _, err = measure(files["mlp0"], files["mlp1"], *MLP, "--image-size", "12")
     assert code == 2
     assert "does not fit the network" in err
@@ -219,6 +239,9 @@ def test_torch_files_of_tensors_are_read(files, measure, tmp_path, wrapped):
         torch.save(state if wrapped is None else {wrapped: state, "epoch": 3}, paths[-1])
     found = json.loads(measure(*paths, *MLP, "--json", "--device", "cpu")[1])
     same = json.loads(measure(files["mlp0"], files["mlp1"], *MLP, "--json", "--device", "cpu")[1])
+    for result, entry in ((found, wrapped or ""), (same, "")):
+        assert {s.pop("weights") for s in result["siblings"]} == {entry}
+        assert len({s.pop("file") for s in result["siblings"]}) == 2
     assert found == same
 
 
@@ -252,6 +275,177 @@ def test_tensors_without_values_are_refused(tmp_path):
         lmcbench.UserError, match=r"meta.pt: '\S+' has no values, it was saved from the meta device"
     ):
         load_checkpoint(tmp_path / "meta.pt", network())
+
+
+# --- more than two -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    """Four networks trained from one fork, so that their averages are good; the last one is not trained."""
+    folder = tmp_path_factory.mktemp("family")
+    data = open_dataset("digits").train
+    x = (torch.tensor(data.images / 255).float() - 0.3052) / 0.376
+    y = torch.tensor(data.labels)
+
+    def train(model, seed, passes):
+        optimizer = torch.optim.SGD(model.train().parameters(), lr=0.05, momentum=0.9)
+        order = torch.Generator().manual_seed(seed)
+        for _ in range(passes):
+            for batch in torch.randperm(len(x), generator=order).split(64):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+                optimizer.step()
+        return model
+
+    fork = train(network("lmc_resnet", 1), 0, 2)
+    paths = []
+    for i in range(3):
+        save_file(train(copy.deepcopy(fork), i + 1, 1).state_dict(), folder / f"{i}.safetensors")
+        paths.append(folder / f"{i}.safetensors")
+    save_file(network("lmc_resnet", 9).state_dict(), folder / "other.safetensors")
+    return [*paths, folder / "other.safetensors"]
+
+
+FEW = ("--images", "150", "--calibration", "100", "--alphas", "3", "--device", "cpu")
+
+
+def test_three_and_more_are_measured_in_all_pairs(family, measure, tmp_path):
+    code, out, err = measure(*family, *RESNET, *FEW, "--json", "--soup", tmp_path / "soup.safetensors")
+    assert (code, "Error" in err) == (0, False)
+    found = json.loads(out)
+    assert [(p["i"], p["j"]) for p in found["pairs"]] == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    assert [s["file"] for s in found["siblings"]] == [path.name for path in family]
+    two = json.loads(measure(family[1], family[3], *RESNET, *FEW, "--json")[1])
+    of_two, of_four = two["pairs"][0], found["pairs"][4]
+    assert of_two | {"i": 1, "j": 3} == of_four
+    assert "greedy_soup" not in found
+    # the written soup, measured again
+    again = json.loads(measure(tmp_path / "soup.safetensors", family[0], *RESNET, *FEW, "--json")[1])
+    assert again["siblings"][0]["splits"] == found["soup"]
+    expected = lmcbench.soup([load_file(path) for path in family])
+    written = load_file(tmp_path / "soup.safetensors")
+    weights = [n for n in written if "running" not in n and "tracked" not in n]
+    assert all(torch.allclose(written[n], expected[n], atol=1e-7) for n in weights)
+
+
+def test_the_greedy_soup_leaves_out_what_hurts(family, measure, tmp_path):
+    """Against the recipe in plain steps, with the functions of the API."""
+    soups = ("--greedy-soup", tmp_path / "greedy.safetensors", "--select", "train")
+    code, out, _ = measure(*family, *RESNET, *FEW, "--json", *soups)
+    assert code == 0
+    found = json.loads(out)
+    greedy = found["greedy_soup"]
+    model = network("lmc_resnet")
+    states = [load_file(path) for path in family]
+    x, y = digits("train", 150)
+    data = open_dataset("digits")
+    calibration = digits("train")[0][select_stratified(data.train.labels, 100)]
+
+    def accuracy(state):
+        return lmcbench.trace_path(model, state, state, {"x": (x, y)}, 3)["x"].error[0]
+
+    def souped(members):
+        return lmcbench.recalibrate(model, lmcbench.soup([states[i] for i in members]), calibration)
+
+    ranked = sorted(range(4), key=lambda i: accuracy(states[i]))
+    members, best = ranked[:1], accuracy(states[ranked[0]])
+    for i in ranked[1:]:
+        if (error := accuracy(souped([*members, i]))) <= best:
+            members, best = [*members, i], error
+    assert greedy["members"] == members
+    assert 3 not in members
+    assert greedy["splits"]["test"]["error"] < found["soup"]["test"]["error"]
+    again = json.loads(measure(tmp_path / "greedy.safetensors", family[0], *RESNET, *FEW, "--json")[1])
+    assert again["siblings"][0]["splits"] == greedy["splits"]
+
+
+def test_the_text_has_a_matrix_and_ends_with_an_answer(family, measure, tmp_path):
+    figure = tmp_path / "curves.svg"
+    code, out, _ = measure(*family[:3], *RESNET, *FEW, "--figure", figure)
+    assert code == 0
+    lines = out.rstrip().splitlines()
+    head = next(i for i, line in enumerate(lines) if "barriers over the chord: error in %" in line)
+    found = json.loads(measure(*family[:3], *RESNET, *FEW, "--json")[1])
+    barriers = {(p["i"], p["j"]): p["barriers"]["test"] for p in found["pairs"]}
+    assert lines[head + 1].split() == ["A", "B", "C"]
+    for i in range(3):
+        shown = lines[head + 2 + i].split()
+        assert shown[0] == "ABC"[i]
+        above = [f"{100 * barriers[i, j]['error_chord']:.2f}" for j in range(i + 1, 3)]
+        below = [f"{barriers[j, i]['loss_chord']:.4f}" for j in range(i)]
+        assert shown[1:] == below + above
+    assert lines[-1] == found["verdict"]
+    assert re.match(
+        r"Average them.*: the soup has [\d.]+ % error, .* on 150 test images of digits", lines[-1]
+    )
+    assert figure.read_text().startswith("<?xml")
+    assert figure.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("networks", "ensemble", "soup", "advice"),
+    [
+        ((20, 22), 19, 19, "Average them:"),
+        ((20, 22), 5, 19, "Average them, or ensemble them if"),
+        ((20, 22), 8, 60, "Ensemble them, and do not average them:"),
+        ((20, 22), 20, 60, "Keep the best, A:"),
+    ],
+)
+def test_the_verdict_weighs_error_and_cost(networks, ensemble, soup, advice):
+    def wrong(n):
+        return np.arange(200) < n
+
+    sentence = verdict(
+        "test", "x", np.stack([wrong(n) for n in networks]), wrong(ensemble), {"soup": wrong(soup)}
+    )
+    assert sentence.startswith(advice)
+    assert f"the soup has {soup / 2:.2f} % error" in sentence
+    assert "on 200 test images of x" in sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--soup", "soup.pt"), "must end in .safetensors"),
+        (("--soup", "nowhere/soup.safetensors"), "there is no folder nowhere"),
+        (("--figure", "a.gif"), "must end in .png, .pdf, .svg"),
+        (("--select", "test"), "a soup chosen on the test set is not tested by it"),
+        (("--select", "val"), "Unknown split 'val'"),
+        (("--weights", "ema"), "has no weights 'ema'"),
+    ],
+)
+def test_bad_options_of_soups_are_refused(files, measure, options, message):
+    code, out, err = measure(files["mlp0"], files["mlp1"], *MLP, *options)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_one_checkpoint_and_a_soup_over_a_checkpoint_are_refused(files, measure):
+    code, _, err = measure(files["mlp0"], *MLP)
+    assert (code, "at least two checkpoints" in err) == (2, True)
+    before = files["mlp0"].read_bytes()
+    code, _, err = measure(files["mlp0"], files["mlp1"], *MLP, "--soup", files["mlp0"])
+    assert (code, "is one of the checkpoints" in err) == (2, True)
+    assert files["mlp0"].read_bytes() == before
+
+
+def test_averaged_weights_are_offered_and_read(measure, tmp_path):
+    paths = []
+    for i in range(2):
+        paths.append(tmp_path / f"{i}.pth")
+        both = {
+            "state_dict": network(seed=i).state_dict(),
+            "state_dict_ema": network(seed=i + 5).state_dict(),
+        }
+        torch.save({**both, "args": argparse.Namespace(lr=0.1)}, paths[-1])
+    few = ("--images", "20", "--alphas", "3", "--json")
+    code, out, err = measure(*paths, *MLP, *few)
+    assert code == 0
+    assert err.count("Note: ") == err.count("'state_dict_ema': --weights ema") == 2
+    code, averaged, err = measure(*paths, *MLP, *few, "--weights", "ema")
+    assert [s["weights"] for s in json.loads(averaged)["siblings"]] == ["state_dict_ema"] * 2
+    assert json.loads(out)["pairs"] != json.loads(averaged)["pairs"]
 
 
 # --- normalisation -------------------------------------------------------------------------------
@@ -294,10 +488,10 @@ def test_wrong_preprocessing_shows_in_the_table_and_gives_a_warning(on_raw_pixel
     assert (code, err) == (0, f"{warning}\n")
     found = json.loads(document)
     a = found["siblings"][0]
-    raw, recalibrated = a["as_trained"]["test"]["error"], a["splits"]["test"]["error"]
+    raw, recalibrated = a["splits"]["test"]["error"], a["recalibrated"]["test"]["error"]
     assert raw > recalibrated + 0.05
-    [row] = [line.split() for line in out.splitlines() if line.startswith("A as trained")]
-    assert row[3] == f"{100 * raw:.2f}"
+    [row] = [line.split() for line in out.splitlines() if line.startswith("A recalibrated")]
+    assert row[2] == f"{100 * recalibrated:.2f}"
     assert found["normalisation"]["mean"] == {
         "values": [pytest.approx(0.3052, abs=1e-4)],
         "from": "training set",
@@ -325,9 +519,10 @@ def test_wrong_preprocessing_shows_in_the_table_and_gives_a_warning(on_raw_pixel
     ],
 )
 def test_much_is_a_percent_and_more_than_chance(before, after, n, warned):
-    sibling = {"as_trained": {"test": {"error": before}}, "splits": {"test": {"error": after}}}
-    plain = {"as_trained": None, "splits": {"test": {"error": 0.9}}}
-    found = {"barriers": {"test": {}}, "curves": {"test": {"n": n}}, "siblings": [plain, sibling]}
+    sibling = {"splits": {"test": {"error": before}}, "recalibrated": {"test": {"error": after}}}
+    plain = {"splits": {"test": {"error": 0.9}}}
+    pairs = [{"curves": {"test": {"n": n}}}]
+    found = {"ensemble": {"test": {}}, "pairs": pairs, "siblings": [plain, sibling]}
     assert bool(warnings_of(found)) is warned
     assert not warned or "B on test" in warnings_of(found)[0]
 

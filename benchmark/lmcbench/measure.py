@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F  # noqa: N812
-
-from lmcbench.connect.arguments import Split
-from lmcbench.connect.blending import average, check_pair
-from lmcbench.connect.geometry import geometry
-from lmcbench.connect.interpolation import trace_path
-from lmcbench.connect.network import Network
-from lmcbench.data.batches import DeviceImages
-from lmcbench.data.dataset import Dataset, ImageSet
-from lmcbench.data.selection import select_calibration, select_stratified
+from lmcbench.connect.blending import State, check_pair
 from lmcbench.data.sources import open_dataset
-from lmcbench.ensemble.predictions import compare_predictions, softmax
-from lmcbench.errors import UserError, counted, unknown
+from lmcbench.errors import UserError, unknown
 from lmcbench.machine import choose_device, compute_exactly
-from lmcbench.results.record import PairRecord, barrier_records, curve_records
-from lmcbench.running.analyses import AnalysisInput, analyze, select_analyses
-from lmcbench.running.splits import score_logits, to_stored
+from lmcbench.measure_images import MeasureImages, choose_normalisation
+from lmcbench.measure_networks import Bench, scores_of
+from lmcbench.measure_verdict import verdict
+from lmcbench.running.analyses import select_analyses
 from lmcbench.spec.architectures import parse_architecture
 from lmcbench.train.build import build
-from lmcbench.train.checkpoints import load_checkpoint
+from lmcbench.train.checkpoints import read_checkpoint
+from lmcbench.train.train_state import save_tensors
 from lmcbench.untrusted import check_regular
 
 SPLITS = ("test", "train")
+
+SELECTION = ("held-out", "train")
+"""Splits on which a greedy soup may be chosen: a stratified tenth of the training set, or all of it."""
+
+SUFFIX = ".safetensors"
+
+Report = Callable[[str, int, int], None]
+"""Called with what is measured next, how many are done, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +39,31 @@ class Request:
     """The checkpoints to measure, and how.
 
     Attributes:
-        checkpoints: files with the weights of the two networks.
+        checkpoints: files with the weights of two or more networks of one architecture.
         architecture: timm name, `module:function` or `file.py:function`.
         data: a data set's name or path.
         arch_kwargs: keyword arguments of the architecture.
+        weights: entry of the files to read, or `ema`; None: the plain weights.
         image_size: pixels a side that images are resized to; None: no resizing.
-        mean: per channel, of pixels scaled to 0..1, or one number for all; None: the training set's.
+        mean: per channel, of pixels scaled to 0..1, or one number for all; None: the network's published
+            ones, else the training set's.
         std: likewise.
         splits: of the data set.
         images: size of the stratified subset of each split; None: all images.
         calibration: training images for normalisation statistics; 0: the statistics are interpolated.
-        fork: file of the state both networks were trained from; None: they are independent.
+        fork: file of the state the networks were trained from; None: they are independent.
         measures: names of further analyses, or `all`.
         alphas: points on the line.
+        soup: file to write the uniform average to; None: it is not written.
+        greedy_soup: file to write the greedy soup to; None: there is none.
+        select: split on which the greedy soup is chosen.
     """
 
-    checkpoints: tuple[Path, Path]
+    checkpoints: Sequence[Path]
     architecture: str
     data: str
     arch_kwargs: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
     image_size: int | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
@@ -68,137 +73,118 @@ class Request:
     fork: Path | None = None
     measures: Sequence[str] = ()
     alphas: int = 21
+    soup: Path | None = None
+    greedy_soup: Path | None = None
+    select: str = "held-out"
+
+    def check(self) -> None:
+        """Check what can be checked before anything slow.
+
+        Raises:
+            UserError: naming the option.
+        """
+        if len(self.checkpoints) < 2:
+            raise UserError("measure needs at least two checkpoints.")
+        for split in self.splits:
+            if split not in SPLITS:
+                raise unknown("split", split, SPLITS)
+        if self.select not in SELECTION:
+            if self.select == "test":
+                raise UserError("--select test: a soup chosen on the test set is not tested by it.")
+            raise unknown("split", self.select, SELECTION)
+        inputs = [*self.checkpoints, *([] if self.fork is None else [self.fork])]
+        for path in inputs:
+            if not path.exists():
+                raise UserError(f"There is no file {path}.")
+            if not path.is_dir():
+                check_regular(path, limit=sys.maxsize)
+        for option, out in (("--soup", self.soup), ("--greedy-soup", self.greedy_soup)):
+            if out is None:
+                continue
+            if out.suffix != SUFFIX:
+                raise UserError(f"{option} {out}: the file must end in {SUFFIX}.")
+            if not out.parent.is_dir():
+                raise UserError(f"{option} {out}: there is no folder {out.parent}.")
+            if any(path.exists() and out.exists() and path.samefile(out) for path in inputs):
+                raise UserError(f"{option} {out} is one of the checkpoints. Give another file.")
 
 
-def measure(request: Request, data_dir: Path | None = None, device: str = "auto") -> dict[str, Any]:
-    """Return an object like `pairs[0]` of a record, plus `siblings`, `ensemble`, `soup`, `normalisation`.
+def measure(
+    request: Request,
+    data_dir: Path | None = None,
+    device: str = "auto",
+    report: Report = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Return `siblings`, `pairs` (each shaped like one of a record), `ensemble`, `soup` and `verdict`.
 
-    Curves are those of `trace_path`, recalibrated where the network has normalisation statistics.
-    `normalisation` has the mean and standard deviation that pixels (scaled to 0..1) were normalised by.
+    With normalisation statistics, the ends of curves are the networks as given and the points between them
+    are recalibrated. Scores, predictions and the ensemble are of the networks as given, soups are
+    recalibrated. `normalisation` has the mean and standard deviation that pixels (scaled to 0..1) were
+    normalised by, `notes` sentences on what else the files hold, and `greedy_soup`, if it was asked for, its
+    members in the order of their entry and its scores.
 
     Raises:
         UserError: for files that are not states of this network, unknown names or missing data.
     """
-    for split in request.splits:
-        if split not in SPLITS:
-            raise unknown("split", split, SPLITS)
+    request.check()
     names = select_analyses(request.measures)
     where = choose_device(device)
     compute_exactly(where)
-    for path in (*request.checkpoints, *([] if request.fork is None else [request.fork])):
-        if not path.exists():  # checked before anything slow
-            raise UserError(f"There is no file {path}.")
-        if not path.is_dir():
-            check_regular(path, limit=sys.maxsize)
     dataset = open_dataset(request.data, data_dir)
     channels, *sides = dataset.shape
     height, width = sides if request.image_size is None else (request.image_size, request.image_size)
     architecture = parse_architecture(request.architecture, "none", request.arch_kwargs)
     model = build(architecture, (channels, height, width), len(dataset.classes), 0).to(where)
-    states = [load_checkpoint(path, model) for path in request.checkpoints]
-    fork = None if request.fork is None else load_checkpoint(request.fork, model)
-    a, b = states
-    check_pair(a, b)
+    checkpoints = [read_checkpoint(path, model, request.weights) for path in request.checkpoints]
+    states = [checkpoint.state for checkpoint in checkpoints]
+    fork = None if request.fork is None else read_checkpoint(request.fork, model).state
+    for path, state in zip(request.checkpoints[1:], states[1:], strict=True):
+        check_pair(states[0], state, (str(request.checkpoints[0]), str(path)))
 
-    images = _Images(dataset, request, where)
+    from_run = all(checkpoint.from_run for checkpoint in checkpoints)
+    normalisation = choose_normalisation(dataset, model, request.mean, request.std, from_run)
+    images = MeasureImages(dataset, normalisation, request.image_size, request.images)
     splits = {name: images.split(name) for name in dict.fromkeys(request.splits)}
-    network = Network(model, where, stacked=where.type == "cuda")
-    calibration = images.calibration() if network.norms and request.calibration else None
-    curves = trace_path(model, a, b, splits, request.alphas, calibration, device=where)
-    uncalibrated = (
-        trace_path(model, a, b, splits, request.alphas, device=where) if calibration is not None else None
-    )
-    as_trained = network.prepare([*states, average(states)])
-    evaluated = as_trained if calibration is None else network.recalibrate(as_trained, calibration)
-    scores: list[dict[str, Any]] = [{} for _ in (*states, "soup")]
-    raw: list[dict[str, Any]] = [{} for _ in states]
-    ensemble, disagreement = {}, {}
-    for name, (pixels, labels) in splits.items():
-        outputs = network.logits(evaluated, pixels)
-        for of_state, logits in zip(scores, outputs, strict=True):
-            of_state[name] = score_logits(logits, labels).model_dump()
-        if calibration is not None:
-            for of_state, logits in zip(raw, network.logits(as_trained, pixels), strict=False):
-                of_state[name] = score_logits(logits, labels).model_dump()
-        stored = to_stored(outputs[: len(states)])  # fp16, as in a run's records
-        ensemble[name] = compare_predictions(softmax(stored), labels.cpu().numpy())
-        disagreement[name] = float((stored[0].argmax(-1) != stored[1].argmax(-1)).mean())
-    pair = PairRecord(
-        i=0,
-        j=1,
-        curves=curve_records(curves),
-        curves_uncalibrated=None if uncalibrated is None else curve_records(uncalibrated),
-        barriers=barrier_records(curves),
-        disagreement=disagreement,
-        geometry=geometry(fork, a, b).to_json(),
-    )
-    given = AnalysisInput(model, a, b, fork, splits, calibration, request.alphas, device=where)
+    bench = Bench(model, where, splits, request.alphas)
+    if bench.network.norms and request.calibration:
+        bench.calibration = images.calibration(request.calibration)
+
+    pairs = list(combinations(range(len(states)), 2))
+    report("the networks", 0, len(pairs) + 1)
+    siblings = bench.score_siblings(states)
+    result: dict[str, Any] = {"siblings": [], "pairs": []}
+    for path, checkpoint, scores in zip(request.checkpoints, checkpoints, siblings.records(), strict=True):
+        result["siblings"].append({"file": path.name, "weights": checkpoint.entry, **scores})
+    for done, (i, j) in enumerate(pairs, 1):
+        report(f"{request.checkpoints[i].name} to {request.checkpoints[j].name}", done, len(pairs) + 1)
+        result["pairs"].append(bench.pair(siblings, states, i, j, fork, names))
+    result["ensemble"] = siblings.ensemble
+    souped = bench.soup(states)
+    outputs = bench.outputs([souped])
+    result["soup"] = scores_of(outputs, 0, splits)
+    wrong = {"soup": outputs.wrong(0, next(iter(splits)))}
+    _write(request.soup, souped)
+    if request.greedy_soup is not None:
+        report("the greedy soup", len(pairs), len(pairs) + 1)
+        members, best = bench.greedy(states, images.split(request.select))
+        outputs = bench.outputs([best])
+        result["greedy_soup"] = {
+            "members": members,
+            "splits": scores_of(outputs, 0, splits),
+            "selected_on": request.select,
+        }
+        wrong["greedy soup"] = outputs.wrong(0, next(iter(splits)))
+        _write(request.greedy_soup, best)
+    report("", len(pairs) + 1, len(pairs) + 1)
     return {
-        **pair.model_dump(),
-        **{name: analyze(name, given) for name in names},
-        "siblings": [
-            {"splits": scores[i], "as_trained": None if calibration is None else raw[i]}
-            for i in range(len(states))
-        ],
-        "ensemble": ensemble,
-        "soup": scores[-1],
-        "normalisation": images.normalisation(),
-        "alphas": curves[next(iter(splits))].alphas.tolist(),
+        **result,
+        "normalisation": normalisation.to_json(),
+        "alphas": bench.grid,
+        "notes": [note for checkpoint in checkpoints for note in checkpoint.notes],
+        "verdict": verdict(next(iter(splits)), dataset.name, siblings.wrong, siblings.ensemble_wrong, wrong),
     }
 
 
-class _Images:
-    """The images of a request, normalised and resized for the network."""
-
-    def __init__(self, dataset: Dataset, request: Request, device: torch.device) -> None:
-        self.dataset, self.request, self.device = dataset, request, device
-        given = {"mean": request.mean, "std": request.std}
-        channels = dataset.shape[0]
-        # computed only if needed: it raises for a channel without variance
-        own = dataset.statistics if None in given.values() else (np.zeros(channels), np.ones(channels))
-        for option, values in given.items():
-            if values is None:
-                continue
-            if len(values) not in (1, channels):
-                found = f"{counted(len(values), 'number')} for {counted(channels, 'channel')}"
-                raise UserError(f"--{option}: {found}; give one for all channels, or one each.")
-            if not np.isfinite(values).all():
-                raise UserError(f"--{option} must be finite, found {', '.join(f'{v:g}' for v in values)}.")
-        if request.std is not None and min(request.std) <= 0:
-            raise UserError("--std must be above 0.")
-        mean, std = (
-            default if values is None else np.broadcast_to(np.array(values), default.shape).copy()
-            for values, default in zip(given.values(), own, strict=True)
-        )
-        self.statistics = mean, std
-
-    def normalisation(self) -> dict[str, Any]:
-        """Return mean and standard deviation per channel, each from `given` or the `training set`."""
-        return {
-            name: {"values": values.tolist(), "from": "training set" if given is None else "given"}
-            for name, values, given in zip(
-                ("mean", "std"), self.statistics, (self.request.mean, self.request.std), strict=True
-            )
-        }
-
-    def split(self, name: str) -> Split:
-        images: ImageSet = getattr(self.dataset, name)
-        if self.request.images is None:
-            return self._prepared(images, np.arange(len(images)))
-        return self._prepared(images, select_stratified(images.labels, min(self.request.images, len(images))))
-
-    def calibration(self) -> torch.Tensor:
-        """Return the calibration images of two siblings that both saw the whole training set."""
-        train = self.dataset.train
-        items = np.arange(len(train))
-        rows = select_calibration([items, items], items, train.labels, self.request.calibration)
-        return self._prepared(train, rows)[0]
-
-    def _prepared(self, images: ImageSet, rows: np.ndarray) -> Split:
-        chosen = DeviceImages(images.images[rows], images.labels[rows], self.statistics, self.device)
-        lazy, labels = chosen.split()
-        pixels = lazy.whole()
-        size = self.request.image_size
-        if size is not None and pixels.shape[-2:] != (size, size):
-            pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
-        return pixels, labels
+def _write(path: Path | None, state: State) -> None:
+    if path is not None:
+        save_tensors(state, path, {"format": "pt"})

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from lmcbench.errors import printable
+from lmcbench.measure_verdict import letter_of
 from lmcbench.output import make_table
 from lmcbench.results.curves import chord_excess
 
@@ -25,46 +27,116 @@ STANDARD_ERRORS = 2
 
 
 def measured_text(result: Result) -> str:
-    """Return the table, how pixels were normalised, skipped analyses and warnings."""
+    """Return the table, how pixels were normalised, skipped analyses, warnings and the verdict."""
+    several = len(result["siblings"]) > 2
     rows: Rows = []
-    for split, barrier in result["barriers"].items():
-        ensemble = result["ensemble"][split]
-        scores = [sibling["splits"][split] for sibling in result["siblings"]]
+    for split in result["ensemble"]:
+        rows += _split_rows(result, split)
+    for pair in result["pairs"]:
+        names = _names(pair)
+        if several and (_taken(pair) or pair["geometry"]["distance_a"] is not None):
+            rows.append([f"{names[0]} and {names[1]}", "", ""])
+        rows += _geometry_rows(pair, names, with_distance=not several)
+        for name, analysis in _taken(pair).items():
+            if "skipped" not in analysis:
+                rows += _ANALYSES[name](analysis)
+    parts = [make_table(rows, style="plain", disable_numparse=True)]
+    if several:
+        parts += [matrix_text(result, split) for split in result["ensemble"]]
+    parts += [layers_text(pair, several) for pair in result["pairs"] if "layers" in pair.get("layers", {})]
+    recalibrated = "recalibrated" in result["siblings"][0]
+    statistics = "recalibrated at every point of a line but its ends" if recalibrated else "not recalibrated"
+    notes = [
+        normalisation_text(result),
+        f"Normalisation statistics were {statistics}. All numbers: --json.",
+        *dict.fromkeys(
+            f"{name} was skipped: {of['skipped']}"
+            for pair in result["pairs"]
+            for name, of in _taken(pair).items()
+            if "skipped" in of
+        ),
+        *(f"Warning: {warning}" for warning in warnings_of(result)),
+        result["verdict"],
+    ]
+    return "\n\n".join([*parts, "\n".join(notes)])
+
+
+def _split_rows(result: Result, split: str) -> Rows:
+    """Return the scores of the networks, the ensemble and the soups; of two networks the barrier too."""
+    ensemble, pairs = result["ensemble"][split], result["pairs"]
+    scores = [sibling["splits"][split] for sibling in result["siblings"]]
+    rows = [[f"{split} ({pairs[0]['curves'][split]['n']} images)", "error, %", "loss, nats"]]
+    for i, (sibling, score) in enumerate(zip(result["siblings"], scores, strict=True)):
+        name = letter_of(i) if len(scores) == 2 else f"{letter_of(i)}, {printable(sibling['file'], 40)}"
+        rows.append(_row(name, score["error"], score["loss"]))
+    for name, _, again in _recalibrated(result, split):
+        rows.append(_row(f"{name} recalibrated", again["error"], again["loss"]))
+    if len(pairs) == 1:
+        barrier = pairs[0]["barriers"][split]
         rows += [
-            [f"{split} ({result['curves'][split]['n']} images)", "error, %", "loss, nats"],
-            *(_row(name, score["error"], score["loss"]) for name, score in zip("AB", scores, strict=True)),
-            *(
-                _row(f"{name} as trained", raw["error"], raw["loss"])
-                for name, raw, _ in _recalibrated(result, split)
-            ),
             _row("barrier over the chord", barrier["error_chord"], barrier["loss_chord"]),
             _row("barrier over the mean", barrier["error_mean"], barrier["loss_mean"]),
             _row("its floor, |A - B| / 2", barrier["error_floor"], barrier["loss_floor"]),
-            _row("soup (midpoint)", result["soup"][split]["error"], result["soup"][split]["loss"]),
-            _row("ensemble", 1 - ensemble["ensemble_accuracy"], ensemble["ensemble_nll"]),
-            ["disagreement", _percent(result["disagreement"][split]), ""],
         ]
-    distances = result["geometry"]
-    rows.append(["distance A to B", f"{distances['distance_ab']:.4g}", ""])
+    soup = "soup (midpoint)" if len(pairs) == 1 else "soup (uniform)"
+    rows.append(_row(soup, result["soup"][split]["error"], result["soup"][split]["loss"]))
+    if "greedy_soup" in result:
+        greedy = result["greedy_soup"]
+        members = ", ".join(letter_of(i) for i in greedy["members"])
+        of_split = greedy["splits"][split]
+        rows.append(_row(f"greedy soup ({members})", of_split["error"], of_split["loss"]))
+    rows.append(_row("ensemble", 1 - ensemble["ensemble_accuracy"], ensemble["ensemble_nll"]))
+    rows.append(["disagreement", _percent(ensemble["disagreement"]), ""])
+    return rows
+
+
+def matrix_text(result: Result, split: str) -> str:
+    """Return the barriers over the chord between all networks: error in % above the diagonal, loss below."""
+    count = len(result["siblings"])
+    cells = [[letter_of(i), *[""] * count] for i in range(count)]
+    for pair in result["pairs"]:
+        i, j, barrier = pair["i"], pair["j"], pair["barriers"][split]
+        cells[i][j + 1] = _percent(barrier["error_chord"])
+        cells[j][i + 1] = f"{barrier['loss_chord']:.4f}"
+    title = f"{split} barriers over the chord: error in % above the diagonal, loss in nats below"
+    header = ["", *(letter_of(i) for i in range(count))]
+    return f"{title}\n" + make_table([header, *cells], style="plain", disable_numparse=True)
+
+
+def layers_text(pair: Result, several: bool) -> str:
+    """Return a table of the barriers of each layer, moved alone from either end."""
+    a, b = _names(pair)
+    layers = pair["layers"]
+    rows = [["layer alone", f"from {a}: error, %", "loss, nats", f"from {b}: error, %", "loss, nats"]]
+    for layer, path in layers["layers"].items():
+        row = [printable(layer, 60)]
+        for end in ("from_a", "from_b"):
+            row.append(_percent(_barrier(layers["alphas"], path[end]["error"])))
+            row.append(f"{_barrier(layers['alphas'], path[end]['loss']):.4f}")
+        rows.append(row)
+    title = f"Barriers of single layers, {a} and {b}\n" if several else ""
+    return title + make_table(rows, style="plain", disable_numparse=True)
+
+
+def _geometry_rows(pair: Result, names: tuple[str, str], with_distance: bool) -> Rows:
+    a, b = names
+    distances = pair["geometry"]
+    rows: Rows = [[f"distance {a} to {b}", f"{distances['distance_ab']:.4g}", ""]] if with_distance else []
     if distances["distance_a"] is not None:
         from_fork = [f"{distances[name]:.4g}" for name in ("distance_a", "distance_b")]
         angle = distances["angle"]
-        rows.append(["distance from the fork, A and B", *from_fork])
+        rows.append([f"distance from the fork, {a} and {b}", *from_fork])
         degrees = "none" if angle is None else f"{np.degrees(angle):.1f} degrees"
         rows.append(["angle at the fork", degrees, ""])
-    taken = {name: result[name] for name in _ANALYSES if name in result}
-    for name, analysis in taken.items():
-        if "skipped" not in analysis:
-            rows += _ANALYSES[name](analysis)
-    recalibrated = "not " if result["curves_uncalibrated"] is None else ""
-    notes = [
-        normalisation_text(result),
-        f"Normalisation statistics were {recalibrated}recalibrated"
-        f"{'' if recalibrated else ' at every point of the line, including its ends'}. All numbers: --json.",
-        *(f"{name} was skipped: {of['skipped']}" for name, of in taken.items() if "skipped" in of),
-        *(f"Warning: {warning}" for warning in warnings_of(result)),
-    ]
-    return "\n".join([make_table(rows, style="plain", disable_numparse=True), "", *notes])
+    return rows
+
+
+def _taken(pair: Result) -> dict[str, Any]:
+    return {name: pair[name] for name in _ANALYSES if name in pair}
+
+
+def _names(pair: Result) -> tuple[str, str]:
+    return letter_of(pair["i"]), letter_of(pair["j"])
 
 
 def normalisation_text(result: Result) -> str:
@@ -72,7 +144,10 @@ def normalisation_text(result: Result) -> str:
     parts = []
     for name, used in result["normalisation"].items():
         numbers = ", ".join(f"{value:.4g}" for value in used["values"])
-        parts.append(f"{name} {numbers} ({f'--{name}' if used['from'] == 'given' else used['from']})")
+        origin = {"given": f"--{name}", "network": "the network's pretrained_cfg"}.get(
+            used["from"], used["from"]
+        )
+        parts.append(f"{name} {numbers} ({origin})")
     advice = ""
     if any(used["from"] != "given" for used in result["normalisation"].values()):
         advice = " If training used other values, give --mean and --std (0 and 1 for pixels in 0..1)."
@@ -86,8 +161,8 @@ def warnings_of(result: Result) -> list[str]:
     data: the table would show good networks although they never worked on such images.
     """
     doubtful = []
-    for split in result["barriers"]:
-        n = result["curves"][split]["n"]
+    for split in result["ensemble"]:
+        n = result["pairs"][0]["curves"][split]["n"]
         for name, raw, recalibrated in _recalibrated(result, split):
             before, after = raw["error"], recalibrated["error"]
             # an upper bound, since both errors are of the same images
@@ -105,9 +180,9 @@ def warnings_of(result: Result) -> list[str]:
 
 def _recalibrated(result: Result, split: str) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, scores as trained and recalibrated scores of each network that was recalibrated."""
-    for name, sibling in zip("AB", result["siblings"], strict=True):
-        if sibling["as_trained"] is not None:
-            yield name, sibling["as_trained"][split], sibling["splits"][split]
+    for i, sibling in enumerate(result["siblings"]):
+        if "recalibrated" in sibling:
+            yield letter_of(i), sibling["splits"][split], sibling["recalibrated"][split]
 
 
 def _curvature_rows(curvature: Result) -> Rows:

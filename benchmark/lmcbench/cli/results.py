@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -18,27 +20,42 @@ from lmcbench.cli.app import (
     parse_channels,
     print_json,
 )
+from lmcbench.errors import printable
 from lmcbench.output import escape_markdown, print_text
 
 
 @app.command(
-    epilog="Example: lmcbench measure a.safetensors b.safetensors --arch resnet18 --data cifar10 "
-    "--measure curvature"
+    epilog="Example: lmcbench measure a.pth b.pth c.pth --arch resnet18 --data cifar10 --soup s.safetensors"
 )
 def measure(
-    a: Annotated[
-        Path,
-        typer.Argument(metavar="A", help="Weights of the first network: .safetensors, or .pt, .pth, .bin."),
+    checkpoints: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CKPT CKPT [CKPT ...]",
+            help="Files with the weights of two or more networks, as training scripts leave them: torch.save "
+            "of any kind, safetensors, also in parts.",
+            show_default=False,
+        ),
     ],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Weights of the second network.")],
     arch: Annotated[
-        str, typer.Option(metavar="NAME", help="A timm name, module:function or file.py:function.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="A timm name (also as timm/NAME), torchvision.models:NAME, module:function or "
+            "file.py:function.",
+        ),
     ],
     data: Annotated[
         str,
         typer.Option(metavar="NAME|PATH", help="A data set (see 'lmcbench data'), or a path as ./own."),
     ],
     arch_kwargs: ArchKwargs = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|ema", help="Which weights of a file to read; default: the plain ones, not averaged."
+        ),
+    ] = None,
     image_size: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Resize images to N x N pixels; default: no resizing."),
@@ -47,14 +64,13 @@ def measure(
         str | None,
         typer.Option(
             metavar="M[,M,M]",
-            help="Mean per channel, of pixels scaled to 0..1; default: that of the training set.",
+            help="Mean per channel, of pixels scaled to 0..1; default: that of the network's published "
+            "weights (timm), else of the training set.",
         ),
     ] = None,
     std: Annotated[
         str | None,
-        typer.Option(
-            metavar="S[,S,S]", help="Standard deviation per channel; default: that of the training set."
-        ),
+        typer.Option(metavar="S[,S,S]", help="Standard deviation per channel; default: as for --mean."),
     ] = None,
     split: Annotated[
         list[str] | None,
@@ -74,7 +90,11 @@ def measure(
     ] = 1000,
     fork: Annotated[
         Path | None,
-        typer.Option(metavar="CKPT", help="The checkpoint that both networks were trained from."),
+        typer.Option(
+            metavar="CKPT",
+            help="The checkpoint that the networks were trained from, such as a pretrained one; adds "
+            "distances and angles.",
+        ),
     ] = None,
     analyses: Annotated[
         list[str] | None,
@@ -85,28 +105,52 @@ def measure(
             "features.",
         ),
     ] = None,
+    soup: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the uniform average to FILE.safetensors, recalibrated."),
+    ] = None,
+    greedy_soup: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the greedy soup (Wortsman et al., 2022) to FILE.safetensors, chosen on --select.",
+        ),
+    ] = None,
+    select: Annotated[
+        str,
+        typer.Option(
+            metavar="held-out|train",
+            help="Images that choose the greedy soup: a stratified tenth of the training set, or all of it.",
+        ),
+    ] = "held-out",
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw curves and barriers to FILE.png, .pdf or .svg."),
+    ] = None,
     alphas: Annotated[int, typer.Option(metavar="N", help="Points on the line, an odd number.")] = 21,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the line between two checkpoints of your own.
+    """Measure two or more checkpoints of your own: are they connected, may they be averaged?
 
-    Nothing in a checkpoint is executed: files are safetensors, or torch.save files that contain only
-    tensors. A checkpoint does not say how images were normalised in training: state it with --mean and
-    --std. Recalibration of BatchNorm can hide a mistake there, so a large change of the error by
-    recalibration is reported as a warning.
+    Measures the lines between all pairs, their average (soup) and their ensemble, and ends with one sentence
+    that answers the question. Nothing in a checkpoint is executed. A checkpoint does not say how images
+    were normalised in training: state it with --mean and --std. Recalibration of BatchNorm can hide a mistake
+    there, so a large change of the error by recalibration is reported as a warning.
     """
     from lmcbench.measure import Request
     from lmcbench.measure import measure as measure_checkpoints
     from lmcbench.measure_text import measured_text, warnings_of
+    from lmcbench.results.run_folder import write_atomic
     from lmcbench.spec.architectures import parse_settings
 
     request = Request(
-        checkpoints=(a, b),
+        checkpoints=checkpoints,
         architecture=arch,
         data=data,
         arch_kwargs=parse_settings(arch_kwargs or ()),
+        weights=weights,
         image_size=image_size,
         mean=parse_channels(mean, "--mean"),
         std=parse_channels(std, "--std"),
@@ -116,12 +160,44 @@ def measure(
         fork=fork,
         measures=analyses or (),
         alphas=alphas,
+        soup=soup,
+        greedy_soup=greedy_soup,
+        select=select,
     )
-    result = measure_checkpoints(request, data_dir, device.value)
+    if figure is not None:
+        from lmcbench.measure_figure import check_figure, draw_measured  # loads matplotlib
+
+        check_figure(figure)
+    with progress_bar() as report_progress:
+        result = measure_checkpoints(request, data_dir, device.value, report_progress)
+    if figure is not None:
+        write_atomic(figure, draw_measured(result, figure.suffix[1:].lower()))
     print_json(result) if as_json else print_text(measured_text(result))
+    for note in result["notes"]:
+        print_text(f"Note: {note}", err=True)
     if as_json or not sys.stdout.isatty():  # on a terminal the text already contains them
         for warning in warnings_of(result):
             print_text(f"Warning: {warning}", err=True)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function that shows a bar on standard error, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(file=sys.stderr)
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(
+            task, description=printable(what, 60), completed=done, total=total
+        )
 
 
 @app.command(epilog="Example: lmcbench report runs/digits")

@@ -28,11 +28,13 @@ class Checkpoint:
         state: a state dict in the network's order and precision.
         entry: where in the file they are, as `--weights` names it; empty: at the top.
         notes: sentences for the user on what else the file has.
+        from_run: whether it is a training state that a run of this package stored.
     """
 
     state: Tensors
     entry: str = ""
     notes: tuple[str, ...] = ()
+    from_run: bool = False
 
 
 def load_checkpoint(path: Path, model: nn.Module) -> Tensors:
@@ -59,7 +61,7 @@ def read_checkpoint(path: Path, model: nn.Module, weights: str | None = None) ->
     """
     content = read_content(path)
     if any(isinstance(name, str) and name.startswith("params/") for name in content):
-        return Checkpoint(_converted(_from_run(path, content, model), model, path))
+        return Checkpoint(_converted(_from_run(path, content, model), model, path), from_run=True)
     target = Target.of(model)
     try:
         chosen = choose_weights(content, target, str(path), _is_tensor, weights)

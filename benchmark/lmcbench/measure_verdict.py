@@ -1,0 +1,82 @@
+"""The sentence that answers whether to average networks, to ensemble them, or to keep the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmcbench.errors import counted
+
+Wrong = NDArray[np.bool_]
+"""Whether each image is misclassified, `[n]`."""
+
+STANDARD_ERRORS = 2
+"""Standard errors of a paired difference within which two errors count as equal."""
+
+
+def verdict(split: str, data: str, networks: Wrong, ensemble: Wrong, soups: Mapping[str, Wrong]) -> str:
+    """Return one sentence: what to do with the networks, and on what that rests.
+
+    A soup costs as much as one network, an ensemble as much as all of them. The soup is advised unless it
+    is worse than the best network by more than `STANDARD_ERRORS` of the difference, image by image; then the
+    ensemble, if it is better than the best network by as much; else the best network.
+
+    Args:
+        split: the split that the images are of.
+        data: the data set's name.
+        networks: the networks' errors, `[S, n]`.
+        ensemble: their ensemble's.
+        soups: name -> the soup's; the first is the uniform one.
+
+    Example:
+        >>> networks = np.array([[0, 0, 0, 1], [0, 0, 1, 0]], dtype=bool)
+        >>> verdict("test", "digits", networks, networks[0], {"soup": networks[0]}).split(":")[0]
+        'Average them'
+    """
+    best = int(networks.mean(1).argmin())
+    name, soup = min(soups.items(), key=lambda item: item[1].mean())
+    letter = letter_of(best)
+    found = (
+        f"the {name} has {100 * soup.mean():.2f} % error, the best network ({letter}) "
+        f"{100 * networks[best].mean():.2f} % and the ensemble {100 * ensemble.mean():.2f} %"
+    )
+    gain = _difference(ensemble, soup)
+    if _difference(soup, networks[best]) <= 0:
+        advice = "Average them" if name == "soup" else f"Average {_some(name)}"
+        if gain < 0:
+            advice += ", or ensemble them if the cost of all networks is no matter"
+    elif _difference(ensemble, networks[best]) < 0:
+        advice = "Ensemble them, and do not average them"
+    else:
+        advice = f"Keep the best, {letter}: averaging loses and the ensemble does not gain"
+        return f"{advice}; {found}, on {_basis(split, data, soup)}."
+    return f"{advice}: {found}, on {_basis(split, data, soup)}."
+
+
+def letter_of(index: int) -> str:
+    """Return the name of a network in tables: A, B, ..., Z, A1, B1, ...
+
+    >>> letter_of(0), letter_of(27)
+    ('A', 'B1')
+    """
+    return chr(ord("A") + index % 26) + (str(index // 26) if index >= 26 else "")
+
+
+def _some(name: str) -> str:
+    return f"the members of the {name}"
+
+
+def _basis(split: str, data: str, soup: Wrong) -> str:
+    what = f"{split} image" if split != "train" else "training image"
+    return f"{counted(len(soup), what)} of {data} (2 standard errors decide)"
+
+
+def _difference(a: Wrong, b: Wrong) -> int:
+    """Return the sign of the difference of two errors, 0 if it may be chance."""
+    difference = a.astype(float) - b.astype(float)
+    mean = difference.mean()
+    deviation = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    return 0 if abs(mean) <= STANDARD_ERRORS * deviation else int(np.sign(mean))
