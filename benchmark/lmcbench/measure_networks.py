@@ -44,8 +44,8 @@ class Outputs:
 def scores_of(outputs: Outputs, state: int, splits: Mapping[str, LazySplit]) -> dict[str, Any]:
     """Return a state's scores by split."""
     return {
-        name: score_logits(outputs.logits[name][state], labels).model_dump()
-        for name, (_, labels) in splits.items()
+        name: score_logits(logits[state], splits[name][1].to(logits.device)).model_dump()
+        for name, logits in outputs.logits.items()
     }
 
 
@@ -164,8 +164,11 @@ class Bench:
         if ends is not None:
             record["ends_recalibrated"] = ends
         if measures:  # analyses pass the images many times
-            loaded = {name: (whole(images), labels) for name, (images, labels) in self.splits.items()}
-            calibration = None if self.calibration is None else whole(self.calibration)
+            loaded = {
+                name: (whole(images).to(self.device), labels.to(self.device))
+                for name, (images, labels) in self.splits.items()
+            }
+            calibration = None if self.calibration is None else whole(self.calibration).to(self.device)
             given = AnalysisInput(
                 self.model, a, b, fork, loaded, calibration, self.alphas, device=self.device
             )

@@ -132,10 +132,10 @@ def measure(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Measure two or more checkpoints of your own: are they connected, may they be averaged?
+    """Measure two or more checkpoints of your own: lines, soups, ensemble.
 
     Measures the lines between all pairs, their average (soup) and their ensemble, and ends with one sentence
-    that answers the question. Nothing in a checkpoint is executed. A checkpoint does not say how images
+    on whether to average them. Nothing in a checkpoint is executed. A checkpoint does not say how images
     were normalised in training: state it with --mean and --std. Recalibration of BatchNorm can hide a mistake
     there, so a large change of the error by recalibration is reported as a warning.
     """
