@@ -28,7 +28,7 @@ FURTHER = [
     *["distance_ab", "distance_a", "distance_b", "angle", "cosine"],
     *["loss_area", "error_area", "loss_as_trained", "error_as_trained"],
     *["architecture_name", "shift_name", "shift_params", "recipe_settings"],
-    *["lr", "batch_size", "epochs", "train_images", "view_images", "view_error"],
+    *["lr", "batch_size", "epochs", "train_images", "view_images", "view_error", "chance_error"],
     *["path_members", "path_ensemble_accuracy"],
     *["fork_share", "midpoint_excess", "instability"],
 ]
@@ -245,5 +245,5 @@ def test_the_scale_of_one_network_is_said_where_it_sees_what_a_sibling_sees(shif
 def test_numbers_that_no_cell_has_are_still_numbers():
     rows = build_frame([make_record(toy_cell(fork="independent"))])
     assert rows[["fork_epoch", "fork_step", "angle", "noise_scale"]].isna().all(axis=None)
-    assert {str(rows[name].dtype) for name in [*FURTHER[4:-15], *FURTHER[-11:]]} == {"float64"}
+    assert {str(rows[name].dtype) for name in [*FURTHER[4:-16], *FURTHER[-12:]]} == {"float64"}
     assert rows["train_steps"].tolist() == [300.0, 300.0]

@@ -15,7 +15,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmcbench.errors import UserError
-from lmcbench.results.cell_values import SPLIT
+from lmcbench.results.cell_values import SPLIT, chance_error
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record, Status
 from lmcbench.spec.canonical import canonical_json
@@ -133,7 +133,7 @@ class Summary(Part):
     network: Network
     recipe: dict[str, Any]
     alphas: list[float]
-    chance: float | None = Field(description="test error of always answering the commonest class")
+    chance: float | None = Field(description="1 - 1 / classes")
     shifts: dict[str, Shifted] = Field(description="by label")
 
     def to_json(self) -> str:
@@ -231,7 +231,7 @@ def summarize(slug: str, submission_sha256: str, records: Iterable[Record]) -> S
         ),
         recipe=one.recipe,
         alphas=next((r.protocol["alphas"] for r in sorted(records, key=lambda r: r.key) if r.pairs), []),
-        chance=next((entry.get("chance_error") for entry in one.data if entry["split"] == SPLIT), None),
+        chance=next((chance for record in records if (chance := chance_error(record)) is not None), None),
         shifts=shifts,
     )
 

@@ -90,3 +90,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
     """Return the mean; None if there are no values or any is missing."""
     known = [float(value) for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def chance_error(record: Record) -> float | None:
+    """Return the test error of always giving one answer, by the number of classes; None if it is not known.
+
+    It is 1 - 1 / classes: the error of the commonest class where all test classes are equally large.
+    """
+    training = getattr(record, "training", None)
+    counts = training["label_counts"] if training else []
+    return 1 - 1 / len(counts[0]) if counts else None

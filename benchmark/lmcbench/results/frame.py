@@ -9,7 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from lmcbench.results.cell_values import architecture_label, error_barrier, is_connected, shift_label
+from lmcbench.results.cell_values import (
+    architecture_label,
+    chance_error,
+    error_barrier,
+    is_connected,
+    shift_label,
+)
 from lmcbench.results.curves import Barrier
 from lmcbench.results.instability import add_instability
 from lmcbench.results.record import PairRecord, Record, Score
@@ -34,7 +40,7 @@ _NUMBERS = (
 )
 _PATH = ("path_members", "path_ensemble_accuracy")
 _SETTINGS = ("architecture_name", "shift_name", "shift_params", "recipe_settings")
-_SIZES = ("lr", "batch_size", "epochs", "train_images", "view_images", "view_error")
+_SIZES = ("lr", "batch_size", "epochs", "train_images", "view_images", "view_error", "chance_error")
 
 
 def load_records(path: str | Path) -> pd.DataFrame:
@@ -72,7 +78,8 @@ def load_records(path: str | Path) -> pd.DataFrame:
         - `architecture_name`; `shift_name` with aliases resolved (`same(disjoint-halves)`, not `same-half`),
           `shift_params` and `recipe_settings` (canonical JSON);
         - `lr` (peak), `batch_size`, `epochs`, `train_images` (of the whole training set), `view_images` (of a
-          sibling's view, mean over siblings), `view_error` (the largest error of a sibling on its own view);
+          sibling's view, mean over siblings), `view_error` (the largest error of a sibling on its own view),
+          `chance_error` (1 - 1 / classes);
         - on that split: `path_members` and `path_ensemble_accuracy`, the size and accuracy of the largest
           ensemble of points on the path between the siblings;
         - `fork_share`, the nominal share of training at the fork (0.03 for fork `3%`); on that split,
@@ -155,6 +162,7 @@ def _cell_columns(record: Record) -> dict[str, Any]:
         **{name: record.recipe.get(name) for name in ("lr", "batch_size", "epochs")},
         "train_images": next((entry["n"] for entry in record.data if entry["split"] == "train"), None),
         "view_images": _mean_view_size(record),
+        "chance_error": chance_error(record),
         "view_error": max(view_errors) if len(view_errors) == len(record.siblings) > 0 else None,
     }
 

@@ -195,9 +195,9 @@ def accuracy_and_cost(cells: Cells) -> Drawing | None:
         "Ensemble accuracy against training cost",
         "Accuracy on the test set of the ensemble of a cell's networks (whole-budget: of the one network) "
         "against the floating point operations of training them, a shared trunk counted once; mean with its "
-        f"95 % Student t interval over {replicates(most)}, drawn as far as an accuracy can reach. Rings: mean "
-        "of the largest ensemble of points on the path between two siblings. Cheaper is to be read between "
-        "networks of equal cost only: the latest fork, independent-equal-cost and "
+        f"95 % Student t interval over {replicates(most)}, drawn as far as an accuracy can reach. Rings: "
+        "mean of the largest ensemble of points on the path between two siblings. Cheaper is to be read "
+        "between networks of equal cost only: the latest fork, independent-equal-cost and "
         f"whole-budget.{_comparator_shifts(cells, shifts)}",
         figure,
     )
