@@ -132,7 +132,7 @@ def measure(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Measure two or more checkpoints of your own: lines, soups, ensemble.
+    """Measure checkpoints of your own: lines, soups, ensemble.
 
     Measures the lines between all pairs, their average (soup) and their ensemble, and ends with one sentence
     on whether to average them. Nothing in a checkpoint is executed. A checkpoint does not say how images
