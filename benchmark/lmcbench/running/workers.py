@@ -89,18 +89,20 @@ def _work(
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     from lmcbench.running.family import reopen_data, run_family
-    from lmcbench.running.tune_training import TuningTask, reopen_tuning_data, train_settings
+    from lmcbench.running.plan import Task
 
     dataset = None
     events.put(_State.READY)
     while (task := todo.get()) is not None:
         try:
-            if isinstance(task, TuningTask):
-                dataset = dataset or reopen_tuning_data(task)
-                work: Iterator[object] = train_settings(task, dataset)
-            else:
+            if isinstance(task, Task):
                 dataset = dataset or reopen_data(task)
-                work = run_family(task, dataset)
+                work: Iterator[object] = run_family(task, dataset)
+            else:
+                from lmcbench.running.tune_training import reopen_tuning_data, train_settings
+
+                dataset = dataset or reopen_tuning_data(task)
+                work = train_settings(task, dataset)
             for event in work:
                 events.put(event)
         except UserError as error:
