@@ -9,7 +9,7 @@ The parts, most useful first:
 facts    precision of fp32, attention kernel
 nondet   networks that raise in strict deterministic mode
 equal    reruns and fleets with equal bits
-engines  rows for `STACKED` in train/stackability.py
+engines  rows for `STACKED` in train/choice.py
 conv     forms of grouped convolution
 time     launches or arithmetic
 graph    CUDA graphs and streams

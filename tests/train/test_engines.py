@@ -15,9 +15,9 @@ from lmcbench.data.sources import open_dataset
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.build import build
+from lmcbench.train.choice import STACKED, choose_engine
 from lmcbench.train.engines import advance
 from lmcbench.train.optimizer import slot_names
-from lmcbench.train.stackability import STACKED, choose_engine
 from lmcbench.train.train_state import initial_state, load_state, save_state, state_dict
 
 DIGITS = open_dataset("digits")
@@ -77,7 +77,7 @@ def distance(a, b):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("engine", ["reference", "stacked"])
+@pytest.mark.parametrize("engine", ["reference", "channels-last", "stacked"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_trunk_then_sibling_equals_one_run(name, engine, recipe, tmp_path):
     """A fork copies everything, also through a file."""
@@ -138,11 +138,11 @@ def test_bits_do_not_depend_on_the_fleet(name):
         ("lmc_mlp", {}, 28, "stacked"),
         ("lmc_mlp", {"width": 512}, 28, "reference"),
         ("lmc_cnn", {}, 8, "stacked"),
-        ("lmc_cnn", {"width": 32}, 28, "reference"),
+        ("lmc_cnn", {"width": 32}, 28, "channels-last"),
         ("lmc_resnet", {"stem_stride": 2}, 8, "stacked"),
         ("lmc_resnet", {"width": 4}, 28, "stacked"),
-        ("lmc_resnet", {"width": 16, "blocks": 3}, 32, "reference"),
-        ("lmc_lenet", {}, 28, "reference"),
+        ("lmc_resnet", {"width": 16, "blocks": 3}, 32, "channels-last"),
+        ("lmc_lenet", {}, 28, "channels-last"),
     ],
 )
 def test_large_networks_are_not_stacked_on_a_cpu(name, kwargs, pixels, engine):
@@ -231,7 +231,7 @@ def test_training_on_a_cpu_leaves_a_gpu_alone(monkeypatch):
     model, states, feed = fleet("lmc_cnn", RECIPES["sgd"], [(1, 2)])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "manual_seed", touched)
-    for engine in ("reference", "stacked"):
+    for engine in ("reference", "channels-last", "stacked"):
         advance(engine, model, states, feed, RECIPES["sgd"], [90], [0], 0, 2)
 
 
@@ -253,7 +253,7 @@ def test_a_diverged_member_leaves_the_others_alone():
 def test_arguments_are_not_changed():
     model, states, feed = fleet("lmc_resnet", RECIPES["sgd"], [(1, 2), (3, 4)])
     kept = [state.copy() for state in states]
-    for engine in ("stacked", "reference"):
+    for engine in ("stacked", "reference", "channels-last"):
         advance(engine, model, states, feed, RECIPES["sgd"], [90, 90], [0, 0], 0, 3)
         for a, b in zip(states, kept, strict=True):
             assert_equal(a, b)
@@ -287,7 +287,7 @@ def test_tied_and_frozen_weights_survive(tmp_path):
     assert torch.equal(exported["b.weight"], exported["a.weight"])
 
 
-@pytest.mark.parametrize("engine", ["reference", "stacked"])
+@pytest.mark.parametrize("engine", ["reference", "channels-last", "stacked"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_trainings_of_several_lengths_advance_together(engine, optimizer):
     recipe = RECIPES[optimizer]

@@ -19,9 +19,9 @@ from lmcbench.data.dataset import Labels, Pixels
 from lmcbench.spec.architectures import ADAPTATIONS, Architecture
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.build import BuildError, build
+from lmcbench.train.choice import choose_engine
 from lmcbench.train.engines import advance
 from lmcbench.train.optimizer import slot_names
-from lmcbench.train.stackability import choose_engine
 from lmcbench.train.train_state import (
     Tensors,
     TrainState,

@@ -17,6 +17,7 @@ class Engine(StrEnum):
 
     auto = "auto"
     reference = "reference"
+    channels_last = "channels-last"
     stacked = "stacked"
 
 
@@ -70,9 +71,10 @@ def run(
     engine: Annotated[
         Engine,
         typer.Option(
-            help="reference: train networks one after another; stacked: train all in one pass, except those "
-            "that cannot be stacked; auto: the one that was measured to be faster (reference on CUDA, where "
-            "nothing was measured). Results of the engines differ in their last bits."
+            help="reference: train networks one after another; channels-last: the same in that memory "
+            "layout, where a network supports it; stacked: train all in one pass, except those that cannot "
+            "be stacked; auto: the one that was measured to be faster (reference on CUDA, where nothing was "
+            "measured). Results of the engines differ in their last bits."
         ),
     ] = Engine.auto,
     jobs: Annotated[

@@ -18,6 +18,7 @@ from lmcbench.connect.isolation import copy_model, isolated, without_autocast
 from lmcbench.connect.loaders import Images, equal_parts, first_images
 from lmcbench.connect.parameter_swap import EvalCaches, ParameterSwap, graph_leaves
 from lmcbench.errors import UserError, counted, describe, is_out_of_memory, may_be_out_of_memory
+from lmcbench.memory_layout import Layout, choose_layout, to_layout, wide_contiguous
 from lmcbench.results.logits import find_logits
 
 MAX_IMAGES = 500
@@ -69,6 +70,7 @@ class Network:
         self.not_stacked: str | None = None
         """Why the states of a stack are run one after another although `stacked` was asked for."""
         self._has_guessed = False
+        self._layouts: dict[tuple[int, int, int], Layout] = {}
         try:
             self.model = copy_model(model).to(self.device)
         except (RuntimeError, TypeError) as error:
@@ -138,7 +140,7 @@ class Network:
         with isolated(self.device):
             for part in images.split(self.batch_size or self._images_per_part(images)):
                 for batch in torch.split(part, self.images_per_pass(part)):
-                    logits = self._forward(states, batch.to(self.device, self.dtype))
+                    logits = self._evaluate(states, batch)
                     if not self._is_checked:
                         self._check_uses_state(unstack(states)[0], batch[:2])
                     yield logits
@@ -149,6 +151,22 @@ class Network:
             return MAX_IMAGES
         first = first_images(images, 1)
         return self.images_per_pass(first) if first[0, 0].numel() > LARGE else MAX_IMAGES
+
+    def _evaluate(self, states: Stack, batch: Tensor) -> Tensor:
+        """Return the logits of all states on a batch, in the layout that the network has for such images.
+
+        Passes with gradients (`forward`) take images as they are given.
+        """
+        batch = batch.to(self.device, self.dtype)
+        if batch.ndim != 4:
+            return self._forward(states, batch)
+        _, channels, height, width = batch.shape
+        shape = channels, height, width
+        if shape not in self._layouts:
+            self._layouts[shape] = choose_layout(copy_model(self.model), shape, gradients=False)
+        layout = self._layouts[shape]
+        with wide_contiguous(self.model) if layout == "channels-last" else nullcontext():
+            return self._forward(states, to_layout(batch, layout))
 
     def images_per_pass(self, images: Tensor) -> int:
         """Return the batch size: as requested, else 500, fewer for large images on a CPU (cache size).
@@ -241,7 +259,7 @@ class Network:
             self.chunked_convolutions(),
         ):
             for batch in equal_parts(images, batches):
-                self._forward(fresh, batch.to(self.device, self.dtype))
+                self._evaluate(fresh, batch)
                 for name in counts:
                     sizes[name].append(counts[name])
                     mean, var = fresh[f"{name}.running_mean"], fresh[f"{name}.running_var"]

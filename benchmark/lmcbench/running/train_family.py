@@ -21,9 +21,10 @@ from lmcbench.running.siblings import Sibling, make_siblings, merge_duplicates, 
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell, Family
 from lmcbench.spec.recipe import EngineName, Recipe
+from lmcbench.train.choice import choose_engine
 from lmcbench.train.cost import FleetMemory, device_budget, fleet_memory, resident_bytes, step_flop
 from lmcbench.train.engines import advance
-from lmcbench.train.stackability import choose_engine, try_step
+from lmcbench.train.stackability import try_step
 from lmcbench.train.train_state import TrainState, named_tensors, save_tensors, state_dict
 
 DID_NOT_LEARN = 0.98

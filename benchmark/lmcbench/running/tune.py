@@ -259,7 +259,7 @@ def _engine(
     architecture: Architecture, dataset: Dataset, device: str, asked: EngineName | None
 ) -> EngineName:
     from lmcbench.train.build import build
-    from lmcbench.train.stackability import choose_engine
+    from lmcbench.train.choice import choose_engine
 
     model = build(architecture, dataset.shape, len(dataset.classes), 0)
     return choose_engine(architecture, model, dataset.shape, device, asked)

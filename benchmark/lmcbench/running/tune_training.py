@@ -273,7 +273,7 @@ def group_members(
     The stacked engine takes all settings and replicates that differ in the learning rate only; the reference
     engine one training.
     """
-    if engine == "reference":
+    if engine != "stacked":
         return [(member,) for member in remaining]
     groups: dict[Recipe, list[tuple[int, int]]] = {}
     for setting, replicate in remaining:

@@ -122,7 +122,8 @@ def noise_scale(lr: float, n: int, batch_size: int) -> float:
     return float(lr) * (int(n) / int(batch_size) - 1)
 
 
-EngineName = Literal["reference", "stacked"]
-"""`reference` trains networks one after another, `stacked` advances a fleet in one pass."""
+EngineName = Literal["reference", "channels-last", "stacked"]
+"""`reference` trains networks one after another, `channels-last` likewise on images in that memory layout,
+`stacked` advances a fleet in one pass."""
 
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)

@@ -1,6 +1,8 @@
-"""Engines: advance a fleet of networks, one after another (`reference`) or all at once (`stacked`).
+"""Engines: advance a fleet, one network after another (`reference`, `channels-last`) or at once (`stacked`).
 
-Both map training states to training states; they differ in speed and in the last bits.
+All map training states to training states; they differ in speed and in the last bits. `channels-last` is
+`reference` on images in that memory layout: weights, gradients and optimizer state stay contiguous, so that a
+state has the same bits from a file.
 """
 
 from __future__ import annotations
@@ -8,7 +10,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from lmcbench.errors import is_out_of_memory, may_be_out_of_memory
+from lmcbench.memory_layout import Layout, to_layout, wide_contiguous
 from lmcbench.spec.recipe import EngineName, Recipe
 from lmcbench.spec.seeds import random_words
 from lmcbench.train.fused import Fused
@@ -85,12 +90,12 @@ def advance(
         recipes = [recipe.model_copy(update={"lr": lr}) for lr in rates]
     if start == stop:
         return Advanced([state.copy() for state in states], torch.zeros(len(states), 0), 0, limit)
-    run = _stacked if engine == "stacked" else _reference
+    run = _stacked if engine == "stacked" else partial(_one_by_one, engine)
     device = next(model.parameters()).device
     trained: list[TrainState] = []
     losses: list[Tensor] = []
     fleet, has_guessed = 0, False
-    if engine == "reference":
+    if engine != "stacked":
         limit = 1
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         while len(trained) < len(states):
@@ -121,10 +126,11 @@ def _next_chunk(first: int, count: int, limit: int | None) -> range:
     return range(first, first + math.ceil(left / parts))
 
 
-# --- the reference: one network after another ----------------------------------------------------
+# --- one network after another -------------------------------------------------------------------
 
 
-def _reference(
+def _one_by_one(
+    engine: EngineName,
     model: nn.Module,
     states: Sequence[TrainState],
     chunk: range,
@@ -138,6 +144,8 @@ def _reference(
     """Train the only member of `chunk`, with the model itself."""
     (member,) = chunk
     recipe = recipes[member]
+    layout: Layout = "channels-last" if engine == "channels-last" else "contiguous"
+    context = wide_contiguous(model) if layout == "channels-last" else nullcontext()
     model.train()
     own = named_tensors(model)
     slots = states[member].copy().slots
@@ -148,7 +156,8 @@ def _reference(
     history = []
     for step, (images, labels) in zip(range(start, stop), feed([member], start, stop), strict=True):
         _rekey(layer_seeds[member], step, images.device)
-        loss = _loss(recipe, model, images[0], labels[0])
+        with context:
+            loss = _loss(recipe, model, to_layout(images[0], layout), labels[0])
         grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             update(recipe, params, grads, slots, recipe.lr_at(step, lengths[member]), step)
@@ -212,7 +221,8 @@ def _stacked(
         with warnings.catch_warnings(), Fused():
             # an operator without a batching rule runs once per member: slower, same result
             warnings.filterwarnings("ignore", message="There is a performance drop")
-            loss = losses_of(stacked.params, stacked.buffers, images, labels)
+            # augmented images have their channels last
+            loss = losses_of(stacked.params, stacked.buffers, images.contiguous(), labels)
         # one backward pass over all members, whose losses are independent; torch imports sympy where it is
         # given gradients of the losses
         grads = torch.autograd.grad(loss.sum(), weights, allow_unused=True, materialize_grads=True)
