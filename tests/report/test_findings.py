@@ -312,8 +312,8 @@ def test_claims_are_not_supported_where_the_barrier_depends_on_nothing(rich):
 
 @pytest.mark.slow_tier
 def test_claims_are_not_supported_at_the_promised_rate(rich):
-    wrong = sum(any(v in ("supported", "contrary") for v in row) for row in verdicts(rich, 400, seed=1))
-    assert wrong / 400 <= 0.05 + 2.33 * (0.05 * 0.95 / 400) ** 0.5
+    wrong = sum(any(v in ("supported", "contrary") for v in row) for row in verdicts(rich, 150, seed=1))
+    assert wrong / 150 <= 0.05 + 2.33 * (0.05 * 0.95 / 150) ** 0.5
 
 
 def test_claims_are_supported_where_the_barrier_depends_on_the_shift(rich):
