@@ -95,6 +95,10 @@ def cell_table(cell: Cell, *, images: tuple[int, int], siblings: int, params: in
             "epoch": fork.epoch,
             "step": cell.fork_step(images[0]) if trunk else None,
             "fraction": cell.fork_step(images[0]) / recipe.length(images[0]) if trunk else None,
+            "learning_rate": recipe.lr_at(cell.fork_step(images[0]), recipe.length(images[0]))
+            if trunk
+            else None,
+            "trunk_accuracy": 0.9 if trunk else None,
         },
         "replicate": cell.replicate,
         "seeds": {role: list(s) if isinstance(s, tuple) else s for role, s in seeds.items()},
@@ -107,6 +111,7 @@ def cell_table(cell: Cell, *, images: tuple[int, int], siblings: int, params: in
             "alphas": suite.protocol.grid,
             "calibration": {"n": suite.protocol.calibration},
         },
+        "training": {"losses": [0.1] * siblings, "label_counts": [[500, 937]] * siblings},
         "evidence": None,
         "env": {"engine": "stacked", "device": "cpu", "versions": {"torch": "2.15.0"}},
     }
@@ -148,7 +153,6 @@ def make_record(
         "curves": {
             s: {"loss": c.loss.tolist(), "error": c.error.tolist(), "n": c.n} for s, c in curves.items()
         },
-        "curves_uncalibrated": None,
         "barriers": {split: asdict(barrier(curve)) for split, curve in curves.items()},
         "disagreement": {"test": disagreement},
     }
@@ -158,16 +162,19 @@ def make_record(
         "ensemble_gain": member_error - ensemble_error,
         "disagreement": disagreement,
     }
+    corrected = {
+        "accuracies": [1 - member_error] * k,
+        **{name: ensemble[name] for name in ("ensemble_accuracy", "ensemble_gain", "accuracy_mean")},
+    }
     table: dict[str, Any] = {
         **cell_table(cell, images=(1437, 360), siblings=k, params=PARAMS.get(cell.architecture.name, 1000)),
         "status": status,
         "reason": None if measured else "loss is not finite at step 3",
-        "siblings": [
-            {"splits": {"train": score, "view": score, "test": score}, "as_trained": None, "train_loss": 0.1}
-        ]
+        "siblings": [{"splits": {"train": score, "view": score, "test": score}, "train_loss": 0.1}]
         * (k if measured else 0),
         "pairs": [{"i": i, "j": j, **pair} for i, j in combinations(range(k), 2)] if measured else [],
         "ensemble": {"test": ensemble} if measured else None,
+        "corrected": {"test": corrected} if measured else None,
         "soup": {"test": {"error": soup_error, "loss": 0.3, "ece": 0.02}} if measured else None,
         "cost": {"train_flop": 1e9, "train_steps": 300, "train_s": 1.5, "eval_s": 0.2, "peak_bytes": 10**8},
     }

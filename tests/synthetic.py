@@ -101,7 +101,6 @@ def synthetic_table(cell: Cell, index: int) -> dict[str, Any]:
                 "i": i,
                 "j": j,
                 "curves": curves,
-                "curves_uncalibrated": None,
                 "barriers": {s: asdict(barrier(Curve(grid, **c))) for s, c in curves.items()},
                 "disagreement": {
                     s: round(0.4 * float(ends[i]) + add, 4) for s, add in splits.items() if add >= 0
@@ -127,13 +126,23 @@ def synthetic_table(cell: Cell, index: int) -> dict[str, Any]:
         "siblings": [
             {
                 "splits": {s: score(i, add) for s, add in splits.items()},
-                "as_trained": None,
                 "train_loss": 0.1,
             }
             for i in range(k)
         ],
         "pairs": pairs,
         "ensemble": None if single else together,
+        "corrected": None
+        if single
+        else {
+            split: {
+                "accuracies": [worth["accuracy_mean"]] * k,
+                "accuracy_mean": worth["accuracy_mean"],
+                "ensemble_accuracy": worth["ensemble_accuracy"],
+                "ensemble_gain": worth["ensemble_accuracy"] - worth["accuracy_mean"],
+            }
+            for split, worth in together.items()
+        },
         "soup": None if single else soup,
         "cost": {
             "train_flop": float(10 ** own.uniform(11, 15)) * steps / full,

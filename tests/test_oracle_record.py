@@ -125,9 +125,12 @@ class Oracle:
             for name, a in self.a.items()
         }
 
-    def curve(self, images, labels, calibrated=True):
-        """Loss in nats and error at every alpha."""
-        points = [score(self.at(self.blend(x), calibrated), images, labels)[:2] for x in ALPHAS]
+    def curve(self, images, labels, calibrated=True, ends=False):
+        """Loss in nats and error at every alpha; the ends as trained, unless they are `calibrated` too."""
+        points = [
+            score(self.at(self.blend(x), calibrated and (ends or 0 < x < 1)), images, labels)[:2]
+            for x in ALPHAS
+        ]
         return [p[0] for p in points], [p[1] for p in points]
 
     def flat(self, state):
@@ -191,7 +194,7 @@ def test_siblings(oracle):
         (oracle.a, oracle.b), oracle.record["siblings"], ("train_a", "train_b"), strict=True
     ):
         for name, split in {"train": "train", "view": view, "test": "test"}.items():
-            for stored, calibrated in (("splits", True), ("as_trained", False)):
+            for stored, calibrated in (("splits", False), ("recalibrated", True)):
                 found = sibling[stored][name]
                 loss, error, ece, _ = score(oracle.at(state, calibrated), *oracle.splits[split])
                 assert found["error"] == error
@@ -207,6 +210,10 @@ def test_curves_and_barriers(oracle):
             loss, error = oracle.curve(*split, calibrated)
             assert pair[stored][name]["loss"] == pytest.approx(loss, abs=ROUNDING)
             assert pair[stored][name]["error"] == error
+        loss, error = oracle.curve(*split, ends=True)
+        recalibrated = pair["ends_recalibrated"][name]
+        assert recalibrated["loss"] == pytest.approx([loss[0], loss[-1]], abs=ROUNDING)
+        assert recalibrated["error"] == [error[0], error[-1]]
         for kind, values in zip(("loss", "error"), oracle.curve(*split), strict=True):
             above = [v - (1 - x) * values[0] - x * values[-1] for x, v in zip(ALPHAS, values, strict=True)]
             barrier = {
@@ -262,7 +269,7 @@ def together(p, y):
 
 def test_ensemble_is_of_the_stored_logits(oracle):
     y = oracle.splits["test"][1].numpy()
-    mine = np.stack([score(oracle.at(s), *oracle.splits["test"])[3] for s in (oracle.a, oracle.b)])
+    mine = np.stack([score(oracle.at(s, False), *oracle.splits["test"])[3] for s in (oracle.a, oracle.b)])
     p = torch.tensor(oracle.logits16.astype(np.float64)).softmax(2).numpy()
     assert p == pytest.approx(mine, abs=2e-3)  # fp16
     expected = together(p, y)
@@ -277,6 +284,33 @@ def test_ensemble_is_of_the_stored_logits(oracle):
     assert functions["error_agreement"] == pytest.approx(expected["same_wrong"] / expected["both_wrong"])
     agree, chance = 1 - e - f + 2 * expected["both_wrong"], (1 - e) * (1 - f) + e * f
     assert functions["error_consistency"] == pytest.approx((agree - chance) / (1 - chance))
+
+
+def test_accuracies_without_the_label_prior_of_each_view(oracle):
+    y = oracle.splits["test"][1].numpy()
+    probs = []
+    for z, view in zip(oracle.logits16.astype(np.float64), oracle.views, strict=True):
+        counts = Counter(oracle.train_labels[view].tolist())
+        prior = [(counts[c] + 1) / (len(view) + CLASSES) for c in range(CLASSES)]
+        odds = np.exp(z) / np.array(prior)
+        probs.append(odds / odds.sum(1, keepdims=True))
+    right = [(p.argmax(1) == y).mean() for p in probs]
+    ensemble = (np.mean(probs, axis=0).argmax(1) == y).mean()
+    found = oracle.record["corrected"]["test"]
+    assert found["accuracies"] == pytest.approx(right)
+    assert found["ensemble_accuracy"] == pytest.approx(ensemble)
+    assert found["ensemble_gain"] == pytest.approx(ensemble - sum(right) / 2)
+    # the prior changes predictions, else this test shows nothing
+    assert found["accuracy_mean"] != oracle.record["ensemble"]["test"]["accuracy_mean"]
+
+
+def test_the_fork(oracle):
+    fork = oracle.record["fork"]
+    assert (fork["name"], fork["epoch"], fork["step"], fork["fraction"]) == ("1", 1, STEPS, 0.5)
+    # of a cosine over 2 epochs, half-way
+    assert fork["learning_rate"] == pytest.approx(0.1 * 0.5)
+    error = score(oracle.at(oracle.fork, False), *oracle.splits["test"])[1]
+    assert fork["trunk_accuracy"] == pytest.approx(1 - error, abs=1e-12)
 
 
 def test_soup_is_the_middle_of_the_line(oracle):
@@ -333,6 +367,6 @@ def test_second_order_prediction(oracle):
     with_gradients = [p + x * (1 - x) * (slope_a - slope_b) for x, p in zip(ALPHAS, published, strict=True)]
     assert found["predicted"] == pytest.approx(published, rel=1e-3)
     assert found["predicted_with_gradients"] == pytest.approx(with_gradients, rel=1e-3, abs=1e-6)
-    loss, error = oracle.curve(*oracle.probe)
+    loss, error = oracle.curve(*oracle.probe, ends=True)
     assert found["loss"] == pytest.approx(loss, abs=ROUNDING)
     assert found["error"] == error

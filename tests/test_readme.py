@@ -168,16 +168,6 @@ def test_speed_is_quoted_from_the_benchmarks_results():
     assert found["environment"]["repeats"] == 5
 
 
-def test_correlations_of_the_second_order_form_are_in_the_report():
-    said = section(FINDINGS, "## Does the second-order form follow the barrier?")
-    report = (EVIDENCE / "report.md").read_text(encoding="utf-8")
-    table = report.split("## Does the second-order form")[1].split("\n## ")[0]
-    numbers = re.findall(r"-?\d\.\d\d(?: ± \d\.\d\d)?", said)
-    assert len(numbers) >= 8
-    for number in numbers:
-        assert f" {number}" in table, number
-
-
 def test_the_range_of_barriers_is_that_of_the_evidence():
     cells = pd.read_csv(EVIDENCE / "records.csv.gz", dtype={"fork": str})
     cells = cells[(cells["split"] == "test") & (cells["architecture"] != "lmc_linear")]

@@ -65,7 +65,10 @@ def main() -> None:
 def _readme(records: Sequence[Record], command: str, took: str) -> str:
     one = records[0]
     replicates = {r.replicate for r in records}
-    statuses = {status: sum(r.status == status for r in records) for status in ("ok", "diverged", "failed")}
+    statuses = {
+        status: sum(r.status == status for r in records)
+        for status in ("ok", "did-not-learn", "diverged", "failed")
+    }
     commits = sorted({_commit(r) for r in records})
     versions = one.env["versions"]
     demonstration = f"\n{DEMONSTRATION}\n" if one.suite.name in DEMONSTRATIONS else ""

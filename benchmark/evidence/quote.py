@@ -1,6 +1,6 @@
 """Quote the committed findings in docs/findings.md: python benchmark/evidence/quote.py [PAGE].
 
-The section "What the papers claim" is written from findings.md and report.md of the evidence beside this
+The section "What the papers claim" is written from findings.md of the evidence beside this
 file, one row per claim and one column per suite. Run it after `make.py`; do not edit that section by hand.
 """
 
@@ -13,12 +13,10 @@ from pathlib import Path
 from lmcbench.results.run_folder import write_atomic
 
 EVIDENCE = Path(__file__).parent
-VERSIONS = {"digits": 2, "noise-grid": 1, "fashion-shift-cpu": 1}
+VERSIONS = {"digits": 2}
 """The suites that are quoted, with the version of their evidence."""
 HEADING = "## What the papers claim"
-NOISE_TABLE = "## Does the noise scale set the barrier at fork 0?"
 
-FIGURE = "../benchmark/evidence/noise-grid-v1/figures/noise-scale.png"
 CONTROLS = "Training shift over control: "
 
 SECTION = """{heading}
@@ -27,21 +25,11 @@ SECTION = """{heading}
 effect, its 95 % t interval over replicates, and a verdict; CPU, n replicates as in the column's head, or as
 stated in the cell. Barriers, accuracies and disagreement are in percentage points. A positive effect agrees
 with the claim. The convex baseline `lmc_linear` is in no effect. A dash means that the run does not contain
-what the claim needs or, in the last column, that one replicate has no interval
-([its effects](../benchmark/evidence/fashion-shift-cpu-v1/findings.md)). The linked findings explain each
-test and have the results by architecture.
+what the claim needs. The linked findings explain each test and have the results by architecture.
 
 {table}
 
 {controls}
-
-Barrier and noise scale rise together across learning rates and batch sizes, at equal epochs and at equal
-steps (rank correlation {lowest} to {highest} by shift and comparison; CPU, n = {n},
-[noise-grid](../benchmark/evidence/noise-grid-v1/report.md)). At one recipe, disjoint halves have about the
-same barrier as the whole set. Because g counts the images of a view, their points lie above those of the
-whole set at the same g:
-
-![Error barrier at fork 0 against the noise scale, with and without shift]({figure})
 
 """
 
@@ -65,16 +53,10 @@ def quoted(page: str) -> str:
 
 def section() -> str:
     """Return the section, from its heading to the next."""
-    noise = _table(_text("noise-grid", "report.md").split(NOISE_TABLE)[1])
-    ranked = sorted({row["error barrier"] for row in noise}, key=lambda text: text.split(" ± "))
     return SECTION.format(
         heading=HEADING,
         table=claims_table(),
         controls="\n".join(_controls()),
-        figure=FIGURE,
-        lowest=ranked[0],
-        highest=ranked[-1],
-        n=noise[0]["n"],
     )
 
 

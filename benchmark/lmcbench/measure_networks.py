@@ -20,8 +20,7 @@ from lmcbench.connect.loaders import Images, whole
 from lmcbench.connect.network import Network
 from lmcbench.connect.soups import greedy_soup
 from lmcbench.ensemble.predictions import compare_predictions, softmax
-from lmcbench.results.curves import Curve
-from lmcbench.results.record import PairRecord, barrier_records, curve_records
+from lmcbench.results.record import EndsRecord, PairRecord, barrier_records, curve_records
 from lmcbench.running.analyses import AnalysisInput, analyze
 from lmcbench.running.splits import score_logits, to_stored
 
@@ -143,26 +142,27 @@ class Bench:
         self.grid = next(iter(plain.values())).alphas.tolist()
         curves, ends = plain, None
         if self.calibration is not None and siblings.recalibrated is not None:
-            inner = trace_path(
+            curves = trace_path(
                 self.model, a, b, self.splits, self.alphas, self.calibration, device=self.device
             )
-            curves = {name: _with_ends(inner[name], plain[name]) for name in plain}
             both = siblings.recalibrated[i], siblings.recalibrated[j]
             ends = {
-                name: {kind: [scores[name][kind] for scores in both] for kind in ("loss", "error")}
+                name: EndsRecord(
+                    loss=[scores[name]["loss"] for scores in both],
+                    error=[scores[name]["error"] for scores in both],
+                )
                 for name in plain
             }
         record = PairRecord(
             i=i,
             j=j,
             curves=curve_records(curves),
+            ends_recalibrated=ends,
             curves_uncalibrated=None if ends is None else curve_records(plain),
             barriers=barrier_records(curves),
             disagreement=siblings.disagreement[i, j],
             geometry=geometry(fork, a, b).to_json(),
         ).model_dump()
-        if ends is not None:
-            record["ends_recalibrated"] = ends
         if measures:  # analyses pass the images many times
             loaded = {
                 name: (whole(images).to(self.device), labels.to(self.device))
@@ -198,10 +198,3 @@ class Bench:
         if len(members) == 1:  # the best network alone stays as it was trained
             return members, dict(states[members[0]])
         return members, self.soup([states[i] for i in members])
-
-
-def _with_ends(inner: Curve, ends: Curve) -> Curve:
-    """Return a curve with the ends of another one."""
-    loss, error = inner.loss.copy(), inner.error.copy()
-    loss[[0, -1]], error[[0, -1]] = ends.loss[[0, -1]], ends.error[[0, -1]]
-    return Curve(inner.alphas, loss, error, inner.n)

@@ -125,7 +125,7 @@ def test_nothing_there(gate, tmp_path):
 def test_newer_schemas(gate, tmp_path):
     folder = RunFolder(tmp_path / "newer")
     folder.claim(toy_suite().identity(), [])
-    write_atomic(folder.record("x"), json.dumps({"schema": "lmcbench/cell/2"}))
+    write_atomic(folder.record("x"), json.dumps({"schema": "lmcbench/cell/3"}))
     write_run(tmp_path / "newer-run", records(BARRIERS))
     write_atomic(RunFolder(tmp_path / "newer-run").header, json.dumps({"schema": "lmcbench/run/2"}))
     for head in ("newer", "newer-run"):

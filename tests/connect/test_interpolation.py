@@ -29,7 +29,10 @@ def test_a_network_with_itself_has_no_barrier(nets, name, dtype) -> None:
     """Oracle 1, bit for bit."""
     model, state = nets.build(name, 3, dtype), nets.train(name, 0, 3, dtype)
     x, y = nets.images(20, dtype=dtype)
-    curve = trace_path(model, state, state, {"test": (x, y)}, 11, calibration=x)["test"]
+    curve = trace_path(model, state, state, {"test": (x, y)}, 11, x, ends="recalibrated")["test"]
+    as_trained = trace_path(model, state, state, {"test": (x, y)}, 11, calibration=x)["test"]
+    assert np.array_equal(as_trained.loss[1:-1], curve.loss[1:-1])
+    assert (as_trained == curve) == (name == "mlp")  # a network without statistics has one form
     assert len(np.unique(curve.loss)) == 1
     b = barrier(curve)
     assert (b.loss_chord, b.loss_mid, b.loss_mean, b.loss_floor, b.error_chord, b.error_mean) == (0.0,) * 6
@@ -147,12 +150,18 @@ def test_images_are_cast_to_the_model(nets) -> None:
     assert wide == narrow
 
 
-def test_calibration_counts_at_the_ends_too(nets) -> None:
+def test_ends_are_as_trained_unless_they_are_asked_for_recalibrated(nets) -> None:
     a, b = nets.trained("resnet", 0), nets.trained("resnet", 1)
-    model, split = nets.build("resnet"), {"s": nets.images(20)}
-    plain = trace_path(model, a, b, split, 3)["s"]
-    fresh = trace_path(model, a, b, split, 3, calibration=nets.images(30, 5)[0])["s"]
-    assert (plain.loss != fresh.loss).all()
+    model, split, images = nets.build("resnet"), {"s": nets.images(20)}, nets.images(30, 5)[0]
+    blended = trace_path(model, a, b, split, 5)["s"]
+    fresh = trace_path(model, a, b, split, 5, images, ends="recalibrated")["s"]
+    found = trace_path(model, a, b, split, 5, images)["s"]
+    assert (blended.loss != fresh.loss).all()
+    assert np.array_equal(found.loss[[0, -1]], blended.loss[[0, -1]])
+    assert np.array_equal(found.loss[1:-1], fresh.loss[1:-1])
+    assert found == trace_path(model, a, b, split, 5, images, ends="as-trained")["s"]
+    with pytest.raises(UserError, match="Unknown ends 'trained'"):
+        trace_path(model, a, b, split, 5, images, ends="trained")
 
 
 def test_refusals(nets) -> None:

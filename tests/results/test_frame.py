@@ -26,7 +26,9 @@ FURTHER = [
     *["fork_epoch", "fork_step", "fork_fraction", "train_flop", "train_steps"],
     *["noise_scale", "noise_scale_momentum", "gradient_between_share"],
     *["distance_ab", "distance_a", "distance_b", "angle", "cosine"],
-    *["loss_area", "error_area", "loss_as_trained", "error_as_trained"],
+    *["loss_area", "error_area", "loss_recalibrated", "error_recalibrated"],
+    *["loss_mid_recalibrated", "error_mid_recalibrated", "fork_learning_rate", "trunk_accuracy"],
+    *["corrected_accuracy_mean", "corrected_ensemble_accuracy", "corrected_ensemble_gain"],
     *["architecture_name", "shift_name", "shift_params", "recipe_settings"],
     *["lr", "batch_size", "epochs", "train_images", "view_images", "view_error", "chance_error"],
     *["path_members", "path_ensemble_accuracy"],
@@ -180,8 +182,13 @@ def _measured(fork="2"):
     table["noise"] = {"views": [9, 9, 9], "g": scales, "g_momentum": [10 * g for g in scales]}
     table["noise"]["gradient"] = {"between_share": 0.25}
     for i, sibling in enumerate(table["siblings"]):
-        sibling["as_trained"] = {"test": {"error": 0.1 * (i + 1), "loss": 1.0 + i, "ece": 0.0}}
+        sibling["recalibrated"] = {
+            split: {"error": 0.1 * (i + 1), "loss": 1.0 + i, "ece": 0.0} for split in sibling["splits"]
+        }
     for k, pair in enumerate(table["pairs"]):
+        pair["curves_uncalibrated"] = pair["curves"]
+        ends = {"loss": [0.25, 0.5], "error": [0.0, 0.125 * k]}
+        pair["ends_recalibrated"] = dict.fromkeys(pair["curves"], ends)
         pair["area"] = {"test": {"loss": 0.5 + k, "error": 0.01 * k}}
         pair["geometry"] = {"distance_ab": 3.0 + k, "distance_a": 4.0, "distance_b": 5.0, "layers": {}}
         pair["geometry"] |= {"angle": 0.5, "cosine": 0.875}
@@ -204,8 +211,16 @@ def test_what_is_plotted_is_of_the_pair_and_the_split():
         "cosine": [0.875] * 3,
         "loss_area": [0.5, 1.5, 2.5],
         "error_area": [0.0, 0.01, 0.02],
-        "error_as_trained": [0.15, 0.2, 0.25],
-        "loss_as_trained": [1.5, 2.0, 2.5],
+        "error_recalibrated": [0.15, 0.2, 0.25],
+        "loss_recalibrated": [1.5, 2.0, 2.5],
+        # the curve at alpha = 1/2 has an error of 0.15 and a loss of 0.7
+        "error_mid_recalibrated": [0.15, 0.15 - 0.0625, 0.15 - 0.125],
+        "loss_mid_recalibrated": [0.7 - 0.375] * 3,
+        "fork_learning_rate": [record.fork.learning_rate] * 3,
+        "trunk_accuracy": [0.9] * 3,
+        "corrected_accuracy_mean": [0.95] * 3,
+        "corrected_ensemble_accuracy": [0.96] * 3,
+        "corrected_ensemble_gain": [0.01] * 3,
         "fork_epoch": [2.0] * 3,
         "fork_step": [float(record.fork.step)] * 3,
         "fork_fraction": [record.fork.fraction] * 3,
@@ -225,7 +240,7 @@ def test_what_is_plotted_is_of_the_pair_and_the_split():
         }
     ]
     train = rows.query("split == 'train'")
-    assert train[["loss_area", "error_area", "loss_as_trained", "error_as_trained"]].isna().all(axis=None)
+    assert train[["loss_area", "error_area", "corrected_ensemble_gain"]].isna().all(axis=None)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +250,7 @@ def test_the_scale_of_one_network_is_said_where_it_sees_what_a_sibling_sees(shif
     """It is trained on all that siblings see, and the record has the scales of their views."""
     table = json.loads(_measured().to_json())
     table["siblings"], table["pairs"] = table["siblings"][:1], []
+    table["training"] = {key: values[:1] for key, values in table["training"].items()}
     table["noise"] |= {"views": [9] * 3, "g": [2.0] * 3}
     table["shift"]["name"] = shift
     rows = build_frame([parse_record(json.dumps(table), "x")])

@@ -27,7 +27,7 @@ def test_a_record_survives_the_way_to_disk_and_back(status, tmp_path):
     again = read_record(path)
     assert again == record
     assert again.to_json() == record.to_json()
-    assert json.loads(record.to_json())["schema"] == "lmcbench/cell/1"
+    assert json.loads(record.to_json())["schema"] == "lmcbench/cell/2"
 
 
 def test_numbers_keep_their_full_precision():
@@ -95,12 +95,12 @@ def test_half_a_file_is_no_record(share):
 
 
 @pytest.mark.parametrize(
-    "schema", ["lmcbench/cell/2", "lmcbench/cell/10", "lmcbench/cell/1b", "lmcbench/cell/²"]
+    "schema", ["lmcbench/cell/3", "lmcbench/cell/10", "lmcbench/cell/2b", "lmcbench/cell/²"]
 )
 def test_a_newer_schema_says_how_to_upgrade(schema):
     # with fields that this version cannot know
     with pytest.raises(
-        UserError, match=r"this lmcbench reads up to lmcbench/cell/1\. Upgrade: pip install -U"
+        UserError, match=r"this lmcbench reads up to lmcbench/cell/2\. Upgrade: pip install -U"
     ):
         parse_record(json.dumps({"schema": schema, "curves": 5}), "x")
 
@@ -114,15 +114,18 @@ def test_other_json_is_no_record(content):
         parse_record(json.dumps(content), "x")
 
 
-def test_an_older_schema_is_read():
-    check_schema({"schema": "lmcbench/cell/1"}, "x", "lmcbench/cell/3")
+def test_an_older_schema_is_not_read_because_its_numbers_mean_something_else():
+    with pytest.raises(UserError, match=r"cell/1 of an earlier version; .* Run again into another folder"):
+        parse_record(json.dumps(table() | {"schema": "lmcbench/cell/1"}), "x")
+    with pytest.raises(UserError, match="of an earlier version"):
+        check_schema({"schema": "lmcbench/run/1"}, "x", "lmcbench/run/3")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"replicate": "none"}, "replicate: Input should be a valid integer"),
-        ({"status": "fine"}, "status: Input should be 'ok', 'diverged' or 'failed'"),
+        ({"status": "fine"}, "status: Input should be 'ok', 'did-not-learn', 'diverged' or 'failed'"),
         (
             {"soup": {"test": {"error": None, "loss": 1, "ece": 0}}},
             "soup.test.error: Input should be a valid number",

@@ -391,7 +391,12 @@ def test_a_record_cut_by_a_crash_is_made_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("schema", "message"), [("lmcbench/cell/2", "Upgrade"), ("else", "is not a lmcbench/cell")]
+    ("schema", "message"),
+    [
+        ("lmcbench/cell/3", "Upgrade"),
+        ("lmcbench/cell/1", "of an earlier version"),
+        ("else", "is not a lmcbench/cell"),
+    ],
 )
 def test_what_must_not_be_overwritten_is_refused(tmp_path, schema, message):
     path = RunFolder(tmp_path).record("k")

@@ -142,10 +142,15 @@ def test_endpoints_of_the_curves_are_the_siblings(whole):
                 assert (curve.error[end], curve.loss[end]) == (score.error, score.loss)
             if record.architecture.name == "lmc_resnet":
                 blended = pair.curves_uncalibrated["test"]
-                assert blended.loss[end] == sibling.as_trained["test"].loss
+                assert blended.loss[end] == sibling.splits["test"].loss
+                again = sibling.recalibrated["test"]
+                ends = pair.ends_recalibrated["test"]
+                assert (ends.loss[end], ends.error[end]) == (again.loss, again.error)
+                assert again.loss != sibling.splits["test"].loss
             else:
-                assert pair.curves_uncalibrated is None
-                assert sibling.as_trained is None
+                stored = json.loads(path.read_text())
+                assert "recalibrated" not in stored["siblings"][0]
+                assert not {"ends_recalibrated", "curves_uncalibrated"} & stored["pairs"][0].keys()
         # K = 2: the soup is the middle of the line
         middle = pair.curves["test"]
         assert record.soup["test"].error == middle.error[2]
@@ -412,6 +417,12 @@ def test_shared_noise_on_the_same_data_gives_the_same_networks(tmp_path):
         pair = record.pairs[0]
         assert pair.disagreement == {"test": 0.0}
         for split, curve in pair.curves.items():
+            if record.architecture.name == "lmc_resnet":  # what is left is the cost of recalibration
+                ends = pair.ends_recalibrated[split]
+                assert {*curve.loss[1:-1]} == {*ends.loss}
+                assert {*curve.error[1:-1]} == {*ends.error}
+                assert curve.loss[0] == curve.loss[-1] == record.siblings[0].splits[split].loss
+                continue
             assert set(curve.loss) == {curve.loss[0]}
             assert set(curve.error) == {curve.error[0]}
             found = pair.barriers[split].model_dump(exclude={"loss_argmax", "error_argmax"})

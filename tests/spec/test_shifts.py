@@ -183,6 +183,7 @@ FROZEN = {
     "corruption": "b05456ad",
     "rotation": "4f8ae220",
     "label-noise": "e355388d",
+    "own-normalisation": "9ac3bbd4",
 }
 
 

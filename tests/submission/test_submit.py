@@ -513,7 +513,7 @@ def test_json_of_a_verification(board, run):
 
 def test_exit_codes_of_verify(board, run):
     folder = submit(run, "mine", SAID, board).folder
-    edit_record(folder, keys(folder)[0], lambda t: t.update(schema="lmcbench/cell/2"))
+    edit_record(folder, keys(folder)[0], lambda t: t.update(schema="lmcbench/cell/3"))
     code, _, err = cli("verify", folder)
     assert code == 2
     assert "Upgrade: pip install -U lmcbench." in err

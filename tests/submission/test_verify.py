@@ -253,8 +253,17 @@ def test_an_ensemble_on_the_path_that_is_left_out_is_found(folder):
 
 def test_diverged_cells_are_named_and_what_only_is_claimed_too(folder):
     key = a_pair(folder)
-    lost = {"siblings": [], "pairs": [], "ensemble": None, "soup": None, "functions": None, "noise": None}
-    edit_record(folder, key, lambda t: t.update(status="diverged", reason="it is said so", **lost))
+    lost = {
+        "siblings": [],
+        "pairs": [],
+        **dict.fromkeys(("ensemble", "corrected", "soup", "functions", "noise")),
+    }
+
+    def lose(table):
+        table.update(status="diverged", reason="it is said so", **lost)
+        table["fork"]["trunk_accuracy"] = None
+
+    edit_record(folder, key, lose)
     drop_logits(folder, key)
     record = get_record(folder, key)
     assert faults(folder) == ""
@@ -689,12 +698,12 @@ def test_torch_is_not_needed_and_no_module_of_theirs_is_imported(folder, tmp_pat
 
 def test_a_newer_schema_says_how_to_upgrade(folder):
     key = a_pair(folder)
-    edit_record(folder, key, lambda t: t.update(schema="lmcbench/cell/2"))
+    edit_record(folder, key, lambda t: t.update(schema="lmcbench/cell/3"))
     correct_hashes(folder)
     found = verify(folder)
     assert found.newer
     text = explain(found)
-    assert ": has schema lmcbench/cell/2; this lmcbench reads up to lmcbench/cell/1." in text
+    assert ": has schema lmcbench/cell/3; this lmcbench reads up to lmcbench/cell/2." in text
     assert "Upgrade: pip install -U lmcbench." in text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -30,8 +31,13 @@ from lmcbench.connect.blending import (
 )
 from lmcbench.connect.loaders import Images
 from lmcbench.connect.network import Network
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, unknown
 from lmcbench.results.curves import Array, Curve, NotFiniteError, check_alphas
+
+Ends = Literal["as-trained", "recalibrated"]
+"""Normalisation statistics of a line's ends: the networks' own, or those of calibration images."""
+
+ENDS: tuple[Ends, ...] = get_args(Ends)
 
 
 @dataclass(frozen=True)
@@ -75,13 +81,14 @@ def trace_path(
     calibration: CalibrationLike | None = None,
     batch_size: int = 1000,
     device: str | torch.device | None = None,
+    ends: Ends = "as-trained",
 ) -> dict[str, Curve]:
     """Return loss (nats) and error (fraction) along the line from A to B, on every split.
 
     The error curve of linear interpolation by Frankle et al. (2020, arXiv 1912.05671, section 2); see
     `interpolate` for the states on the line and `barrier` for its height. With `calibration`, BatchNorm's
-    running statistics are recomputed at every alpha, as Jordan et al. (2023, REPAIR, arXiv 2211.08403)
-    reset them.
+    running statistics are recomputed between the ends, as Jordan et al. (2023, REPAIR, arXiv 2211.08403)
+    reset them. The ends keep their own statistics, because recalibration may harm a trained network.
 
     Args:
         model: any classifier, images `[n, c, h, w]` -> logits `[n, classes]`; not modified.
@@ -91,9 +98,10 @@ def trace_path(
             NumPy arrays; or a `DataLoader` or `Dataset` of them in a fixed order, without augmentation.
         alphas: an odd number of evenly spaced points, or an increasing sequence that contains 0, 1/2 and 1.
         calibration: floating images `[m, c, h, w]` on which BatchNorm statistics are recalibrated at every
-            alpha, both ends included; None: running statistics are blended like weights.
+            alpha between the ends; None: running statistics are blended like weights.
         batch_size: images per forward pass.
         device: where to compute; the model's own by default.
+        ends: `as-trained`: A and B with their own statistics; `recalibrated`: as the points between them.
 
     Returns:
         Split name -> `Curve`. Forward passes use the model's parameter dtype, means are float64.
@@ -116,11 +124,22 @@ def trace_path(
         1.0986
     """
     p = prepare_path(model, state_a, state_b, splits, alphas, batch_size, device)
+    if ends not in ENDS:
+        raise unknown("ends", ends, ENDS)
     checked = p.network.calibration(p.a, calibration)
 
     def states(alphas: Array) -> Stack:
         path = states_on_line(p.network, p.a, p.b, alphas)
-        return path if checked is None else p.network.recalibrate(path, checked)
+        if checked is None:
+            return path
+        fresh = p.network.recalibrate(path, checked)
+        if ends == "recalibrated":
+            return fresh
+        kept = torch.as_tensor((alphas == 0) | (alphas == 1), device=p.network.device)
+        return {
+            name: torch.where(kept.view(-1, *[1] * (value.ndim - 1)), path[name], value)
+            for name, value in fresh.items()
+        }
 
     return p.curves(states)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmcbench.data.augment import augment, keyed_words
-from lmcbench.data.dataset import KEEP, Labels, Pixels
+from lmcbench.data.dataset import KEEP, Labels, Pixels, Statistics
 from lmcbench.errors import UserError
 from lmcbench.spec.seeds import random_words
 from lmcbench.spec.shift_rules import Indices
@@ -34,6 +34,7 @@ class Stream:
     Attributes:
         items: positions in the pool, `[m]`.
         keys: keys of order and augmentation, `[m]`.
+        statistics: channel statistics by which its images are standardised; None: the pool's.
     """
 
     items: Indices
@@ -41,6 +42,7 @@ class Stream:
     order_seed: int
     augment_seed: int
     batch_size: int
+    statistics: Statistics | None = None
     _order: tuple[int, Indices] = field(default=(-1, np.empty(0, np.int64)), init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -56,6 +58,7 @@ class Stream:
             self.order_seed,
             self.augment_seed,
             self.batch_size,
+            None if self.statistics is None else tuple(s.tobytes() for s in self.statistics),
         )
 
     @property
@@ -84,6 +87,7 @@ def make_stream(
     augment_seed: int,
     batch_size: int,
     nested: bool = False,
+    statistics: Statistics | None = None,
 ) -> Stream:
     """Return the stream of a view: `items` of the pool, whose data set indices are `source[items]`.
 
@@ -92,7 +96,7 @@ def make_stream(
     """
     by_position = noise == "shared" and not nested
     keys = np.arange(len(items)) if by_position else source[items]
-    return Stream(items, keys, order_seed, augment_seed, batch_size)
+    return Stream(items, keys, order_seed, augment_seed, batch_size, statistics)
 
 
 class DeviceImages:
@@ -114,13 +118,12 @@ class DeviceImages:
         self,
         images: Pixels,
         labels: Labels,
-        statistics: tuple[NDArray[np.float64], NDArray[np.float64]],
+        statistics: Statistics,
         device: torch.device,
         image: Indices | None = None,
         fills: NDArray[np.int16] | None = None,
         fill: Indices | None = None,
     ) -> None:
-        mean, std = (torch.as_tensor(s, dtype=torch.float64).view(-1, 1, 1) for s in statistics)
         self.pixels = _as_tensor(images).to(device)
         self.labels = _as_tensor(labels).to(device)
         self.image = None if image is None else torch.as_tensor(image).to(device)
@@ -128,8 +131,7 @@ class DeviceImages:
         filled = fills is not None and fill is not None and bool((fills != KEEP).any())
         self.fills = torch.as_tensor(fills).to(device) if filled else None
         self.fill = torch.as_tensor(fill).to(device) if filled else None
-        self.scale = (1 / (255 * std)).float().to(device)
-        self.offset = (-mean / std).float().to(device)
+        self.scale, self.offset = _standardisation(statistics, device)
 
     def shown(self, items: Tensor) -> Tensor:
         """Return the uint8 pixels of `items` `[...]`, `[..., c, h, w]`."""
@@ -143,6 +145,11 @@ class DeviceImages:
         """Return uint8 pixels `[..., c, h, w]` as fp32 with zero mean and unit variance per channel."""
         return pixels.float() * self.scale + self.offset
 
+    def normalised_by(self, pixels: Tensor, statistics: Statistics) -> Tensor:
+        """Return uint8 pixels `[..., c, h, w]` as fp32, standardised by other channel statistics."""
+        scale, offset = _standardisation(statistics, pixels.device)
+        return pixels.float() * scale + offset
+
     def split(self, items: Tensor | None = None) -> tuple[NormalisedImages, Tensor]:
         """Return un-augmented images and labels `[n]` of all items, or of `items` `[n]`."""
         index = torch.arange(len(self.labels)) if items is None else items
@@ -151,11 +158,18 @@ class DeviceImages:
 
 
 class NormalisedImages:
-    """Images normalised batch by batch: a whole split in fp32 takes four times its uint8 memory."""
+    """Images normalised batch by batch: a whole split in fp32 takes four times its uint8 memory.
 
-    def __init__(self, pool: DeviceImages, items: Tensor) -> None:
+    Args:
+        pool: the pixels.
+        items: positions in the pool, `[n]`.
+        statistics: channel statistics by which pixels are standardised; None: the pool's.
+    """
+
+    def __init__(self, pool: DeviceImages, items: Tensor, statistics: Statistics | None = None) -> None:
         self.pool = pool
         self.items = items
+        self.statistics = statistics
 
     def __len__(self) -> int:
         return len(self.items)
@@ -163,11 +177,27 @@ class NormalisedImages:
     def split(self, size: int) -> Iterator[Tensor]:
         """Yield batches of `size` in order, `[b, c, h, w]` fp32; the last one may be smaller."""
         for items in torch.split(self.items, size):
-            yield self.pool.normalised(self.pool.shown(items))
+            yield self._normalised(items)
 
     def whole(self) -> Tensor:
         """Return all images, `[n, c, h, w]` fp32."""
-        return self.pool.normalised(self.pool.shown(self.items))
+        return self._normalised(self.items)
+
+    def standardised(self, statistics: Statistics) -> NormalisedImages:
+        """Return the same images, standardised by other channel statistics."""
+        return NormalisedImages(self.pool, self.items, statistics)
+
+    def _normalised(self, items: Tensor) -> Tensor:
+        pixels = self.pool.shown(items)
+        if self.statistics is None:
+            return self.pool.normalised(pixels)
+        return self.pool.normalised_by(pixels, self.statistics)
+
+
+def _standardisation(statistics: Statistics, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return scale and offset for uint8 pixels, `[c, 1, 1]` fp32 each."""
+    mean, std = (torch.as_tensor(s, dtype=torch.float64).view(-1, 1, 1) for s in statistics)
+    return (1 / (255 * std)).float().to(device), (-mean / std).float().to(device)
 
 
 def _as_tensor(array: NDArray[Any]) -> Tensor:
@@ -184,6 +214,16 @@ class Feed:
         self.pool = pool
         self.streams = streams
         self.augmentation = augmentation
+        # scale and offset of each stream, `[N, 1, c, 1, 1]`, if any has statistics of its own
+        self.own: tuple[Tensor, Tensor] | None = None
+        if any(stream.statistics is not None for stream in streams):
+            each = [
+                (pool.scale, pool.offset)
+                if stream.statistics is None
+                else _standardisation(stream.statistics, pool.pixels.device)
+                for stream in streams
+            ]
+            self.own = torch.stack([s for s, _ in each])[:, None], torch.stack([o for _, o in each])[:, None]
 
     def __call__(self, members: Sequence[int], start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches of steps start..stop-1: images `[N, B, c, h, w]` fp32 and labels `[N, B]`."""
@@ -195,7 +235,7 @@ class Feed:
             index = torch.as_tensor(items).to(self.pool.pixels.device)
             words = self._words(streams, rows) if self.augmentation else [None] * len(rows)
             for chosen, drawn in zip(index, words, strict=True):
-                yield self._batch(chosen, drawn)
+                yield self._batch(members, chosen, drawn)
 
     def _words(self, streams: Sequence[Stream], rows: Sequence[Sequence[tuple[int, Indices]]]) -> Tensor:
         """Return the random words of a block's images, `[steps, N, B]`.
@@ -209,8 +249,12 @@ class Feed:
         seed, passed, key = (torch.as_tensor(a).to(device) for a in (seeds, passes, keys))
         return keyed_words(seed[:, None], passed[..., None], key)
 
-    def _batch(self, index: Tensor, words: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _batch(self, members: Sequence[int], index: Tensor, words: Tensor | None) -> tuple[Tensor, Tensor]:
         pixels = self.pool.shown(index)
         if words is not None:
             pixels = augment(pixels.flatten(0, 1), words.flatten(), self.augmentation).view_as(pixels)
-        return self.pool.normalised(pixels), self.pool.labels[index]
+        labels = self.pool.labels[index]
+        if self.own is None:
+            return self.pool.normalised(pixels), labels
+        scale, offset = (values[list(members)] for values in self.own)
+        return pixels.float() * scale + offset, labels

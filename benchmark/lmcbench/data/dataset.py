@@ -24,6 +24,9 @@ Labels = NDArray[np.int64]
 ChannelFill = NDArray[np.int16]
 """The value that replaces each channel of an image, or `KEEP`, `[c]`."""
 
+Statistics = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Mean and standard deviation of each channel of pixels scaled to 0..1, `[c]` each."""
+
 KEEP = -1
 """In a `ChannelFill`: the channel keeps its pixels."""
 
@@ -121,6 +124,14 @@ class ImageSet:
         return self.summary.sha256
 
 
+def statistics_of(histogram: NDArray[np.int64]) -> Statistics:
+    """Return the channels' statistics from how often each channel has each value, `[c, 256]`."""
+    values = np.arange(256) / 255
+    mean = histogram @ values / histogram.sum(1)
+    variance = (histogram * (values - mean[:, None]) ** 2).sum(1) / histogram.sum(1)
+    return mean, np.sqrt(variance)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A named data set with its two splits.
@@ -170,23 +181,20 @@ class Dataset:
         return c, h, w
 
     @cached_property
-    def statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def statistics(self) -> Statistics:
         """Mean and standard deviation per channel of the training pixels scaled to 0..1, `[c]` each.
 
         Raises:
             UserError: if a channel is constant over all training images: its deviation is 0.
         """
         counts = self.train.summary.histogram
-        values = np.arange(256) / 255
-        mean = counts @ values / counts.sum(1)
-        variance = (counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)
         flat = np.flatnonzero(np.count_nonzero(counts, axis=1) == 1)
         if len(flat):
             raise UserError(
                 f"Data set {self.name}: channel {flat[0]} has the value {counts[flat[0]].argmax()} in every "
                 "pixel of all training images. Remove this channel."
             )
-        return mean, np.sqrt(variance)
+        return statistics_of(counts)
 
     def check_unchanged(self) -> None:
         """Check that mapped files are unchanged: a mapping shows their present content.

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmcbench.data.dataset import KEEP, ChannelFill, ImageSet, Labels, Pixels
+from lmcbench.data.dataset import (
+    KEEP,
+    ChannelFill,
+    ImageSet,
+    Labels,
+    Pixels,
+    Statistics,
+    statistics_of,
+)
+from lmcbench.errors import UserError
 from lmcbench.spec.shift_rules import Indices, View
 
 Transform = Callable[[str, Pixels, Indices], Pixels]
@@ -114,14 +123,36 @@ def build_pool(
 def digest_shown(pool: Pool, items: Indices) -> str:
     """Return the sha256 of the pixels that `items` of the pool show, uint8 `[c, h, w]` in order."""
     text = hashlib.sha256()
+    for pixels in _shown(pool, items):
+        text.update(np.ascontiguousarray(pixels).data)
+    return text.hexdigest()
+
+
+def statistics_shown(pool: Pool, items: Indices) -> Statistics:
+    """Return mean and standard deviation of each channel over what `items` of the pool show.
+
+    Raises:
+        UserError: if a channel is constant.
+    """
+    histogram = np.zeros((pool.images.shape[1], 256), np.int64)
+    for pixels in _shown(pool, items):
+        for channel, counts in enumerate(histogram):
+            counts += np.bincount(pixels[:, channel].ravel(), minlength=256)
+    flat = np.flatnonzero(np.count_nonzero(histogram, axis=1) == 1)
+    if len(flat):
+        raise UserError(f"channel {flat[0]} is constant, so that it cannot be standardised")
+    return statistics_of(histogram)
+
+
+def _shown(pool: Pool, items: Indices) -> Iterator[Pixels]:
+    """Yield the pixels that `items` show, batch by batch, `[b, c, h, w]`."""
     for start in range(0, len(items), BATCH):
         some = items[start : start + BATCH]
         pixels, values = pool.images[pool.image[some]], pool.fills[pool.fill[some]]
         for channel in np.flatnonzero((values != KEEP).any(axis=0)):
             replaced = values[:, channel] != KEEP
             pixels[replaced, channel] = values[replaced, channel].astype(np.uint8)[:, None, None]
-        text.update(np.ascontiguousarray(pixels).data)
-    return text.hexdigest()
+        yield pixels
 
 
 def release_pages(images: Pixels) -> None:

@@ -18,7 +18,7 @@ from lmcbench.gate.matching import (
     suite_text,
 )
 from lmcbench.results.cell_values import shift_label
-from lmcbench.results.record import Record
+from lmcbench.results.record import UNTRAINED, Record
 from lmcbench.spec.gate_tests import DEFAULT_GATE, MEASURES, GateTest
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.inference import Rule, judge
@@ -119,9 +119,9 @@ def _compare(
         if r.status == "failed"
     ]
     diverged = [
-        f"{cell_label(new)} in {sides[new.status == 'diverged'].name}"
+        f"{cell_label(new)} in {sides[new.status != 'ok'].name}"
         for old, new in matched.pairs
-        if {old.status, new.status} == {"ok", "diverged"}
+        if "ok" in (statuses := {old.status, new.status}) and statuses & UNTRAINED
     ]
     identical = _identical(matched, seeds)
     table = Differences(matched, seeds)
@@ -132,9 +132,11 @@ def _compare(
     if seeds and table.unbalanced and verdict in ("identical", "equivalent", "improved"):
         verdict, reasons = "inconclusive", [table.unbalanced]
     if diverged:
-        worse = any(new.status == "diverged" and old.status == "ok" for old, new in matched.pairs)
+        worse = any(new.status in UNTRAINED and old.status == "ok" for old, new in matched.pairs)
         verdict = "regressed" if worse else "changed"
-        reasons = [f"{counted(len(diverged), 'cell')} diverged on one side only: {_some(diverged)}"]
+        reasons = [
+            f"{counted(len(diverged), 'cell')} diverged or did not learn on one side only: {_some(diverged)}"
+        ]
     incomplete = [
         f"{counted(len(cells), 'cell')} {what}: {_some(cells)}"
         for cells, what in (

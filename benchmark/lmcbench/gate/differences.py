@@ -11,7 +11,7 @@ from dataclasses import replace
 from lmcbench.errors import counted
 from lmcbench.gate.matching import Matched, group_label
 from lmcbench.results.cell_values import cell_value
-from lmcbench.results.record import Record
+from lmcbench.results.record import UNTRAINED, Record
 from lmcbench.spec.gate_tests import AREA
 from lmcbench.stats.inference import Difference, paired, welch
 
@@ -41,9 +41,11 @@ class Differences:
         else:
             pairs = [(a, b) for a, b in matched.pairs if a.status == b.status == "ok"]
             sides = [a for a, _ in pairs], [b for _, b in pairs]
-            lost = sum(a.status == b.status == "diverged" for a, b in matched.pairs)
+            lost = sum({a.status, b.status} <= UNTRAINED for a, b in matched.pairs)
             if lost:
-                self.notes.append(f"{counted(lost, 'cell')} diverged on both sides, in no mean.")
+                self.notes.append(
+                    f"{counted(lost, 'cell')} diverged or did not learn on both sides, in no mean."
+                )
         self._sides = sides
         self.measured = len(sides[0]) + len(sides[1]) if seeds else len(sides[0])
         self.groups = {group_label(record): record for record in sides[1]}
@@ -99,9 +101,11 @@ class Differences:
                 "Left out, as a cell of theirs was not measured: "
                 f"{counted(lost[0], 'replicate')} of BASE and {lost[1]} of HEAD."
             )
-        diverged = [sum(r.status == "diverged" for r in side) for side in (matched.base, matched.head)]
+        diverged = [sum(r.status in UNTRAINED for r in side) for side in (matched.base, matched.head)]
         if any(diverged):
-            self.unbalanced = f"{counted(diverged[0], 'cell')} diverged in BASE and {diverged[1]} in HEAD"
+            self.unbalanced = (
+                f"{counted(diverged[0], 'cell')} diverged or did not learn in BASE and {diverged[1]} in HEAD"
+            )
         return base, head
 
 

@@ -36,7 +36,9 @@ _NUMBERS = (
     *("fork_epoch", "fork_step", "fork_fraction", "train_flop", "train_steps"),
     *("noise_scale", "noise_scale_momentum", "gradient_between_share"),
     *_GEOMETRY,
-    *("loss_area", "error_area", "loss_as_trained", "error_as_trained"),
+    *("loss_area", "error_area", "loss_recalibrated", "error_recalibrated"),
+    *("loss_mid_recalibrated", "error_mid_recalibrated", "fork_learning_rate", "trunk_accuracy"),
+    *("corrected_accuracy_mean", "corrected_ensemble_accuracy", "corrected_ensemble_gain"),
 )
 _PATH = ("path_members", "path_ensemble_accuracy")
 _SETTINGS = ("architecture_name", "shift_name", "shift_params", "recipe_settings")
@@ -51,16 +53,16 @@ def load_records(path: str | Path) -> pd.DataFrame:
 
     Returns:
         A DataFrame. Losses are in nats, errors are fractions, and a value that was not measured is NaN.
-        A cell that diverged or failed is one row without pair and split. The comparator of a single network
-        has rows without pair. Columns, in this order:
+        A cell that did not learn, diverged or failed is one row without pair and split. The comparator of a
+        single network has rows without pair. Columns, in this order:
 
         - the cell: `key`, `suite`, `version`, `digest`, `architecture`, `recipe`, `shift`, `fork`,
           `replicate`, `status`, `params` (number of trainable weights);
         - `connected`, `connected_mean_form`: whether the cell's error barrier on the test set, in chord or
           mean form and averaged over its pairs, is under 0.02;
         - the pair `i`, `j`, the `split` and its number of images `n`;
-        - on that split: the 12 fields of `Barrier`, `disagreement`, and the members' mean `error` and `loss`
-          with normalisation statistics recalibrated;
+        - on that split: the 12 fields of `Barrier`, `disagreement`, and the members' mean `error` and `loss`,
+          as trained;
         - on test splits: the keys of `compare_predictions` and `soup_error`, `soup_loss`, `soup_ece`;
         - `noise_mode` (`own` or `shared`), `architecture_source`, `architecture_fingerprint`,
           `architecture_kwargs` (canonical JSON);
@@ -73,8 +75,13 @@ def load_records(path: str | Path) -> pd.DataFrame:
           between the views;
         - `distance_ab`, `distance_a`, `distance_b`: Euclidean distances in weight space from A to B, and from
           the fork to A and to B; `angle` at the fork (radians) and its `cosine`;
-        - on that split: `loss_area`, `error_area`, the signed area between curve and chord, and the members'
-          mean `loss_as_trained`, `error_as_trained` with the statistics of training;
+        - on that split: `loss_area`, `error_area`, the signed area between curve and chord; the members' mean
+          `loss_recalibrated`, `error_recalibrated` with normalisation statistics recalibrated, and
+          `loss_mid_recalibrated`, `error_mid_recalibrated`: the barrier at alpha = 1/2 over these ends (NaN
+          for networks without such statistics, where all forms are equal);
+        - `fork_learning_rate` of the first step after the fork; `trunk_accuracy` on the test set at the fork;
+          on test splits `corrected_accuracy_mean`, `corrected_ensemble_accuracy` and their difference
+          `corrected_ensemble_gain`: the log-prior of each member's view is subtracted from its logits;
         - `architecture_name`; `shift_name` with aliases resolved (`same(disjoint-halves)`, not `same-half`),
           `shift_params` and `recipe_settings` (canonical JSON);
         - `lr` (peak), `batch_size`, `epochs`, `train_images` (of the whole training set), `view_images` (of a
@@ -119,7 +126,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
             ensemble = (record.ensemble or {}).get(split, {})
             scores = _score_columns(record, (pair.i, pair.j), split)
             # the pair's own disagreement replaces the ensemble's, which is the mean over pairs
-            rows.append(shared | ensemble | _pair_columns(pair, split) | scores)
+            rows.append(shared | ensemble | _pair_columns(pair, split) | scores | _corrected(record, split))
             if record.soup is not None and split in record.soup:
                 rows[-1] |= {f"soup_{k}": v for k, v in record.soup[split].model_dump().items()}
     if record.status == "ok" and not record.pairs:  # a single network, trained on the union of the views
@@ -153,6 +160,8 @@ def _cell_columns(record: Record) -> dict[str, Any]:
         "fork_epoch": fork.epoch,
         "fork_step": fork.step,
         "fork_fraction": fork.fraction,
+        "fork_learning_rate": fork.learning_rate,
+        "trunk_accuracy": fork.trunk_accuracy,
         "train_flop": None if cost is None else cost.train_flop,
         "train_steps": None if cost is None else cost.train_steps,
         "architecture_name": network.name,
@@ -185,6 +194,7 @@ def _pair_columns(pair: PairRecord, split: str) -> dict[str, Any]:
         "n": pair.curves[split].n,
         **pair.barriers[split].model_dump(include=set(BARRIER_FIELDS)),
         "disagreement": pair.disagreement.get(split),
+        **_mid_recalibrated(pair, split),
         **{f"{kind}_area": area for kind, area in (pair.area or {}).get(split, {}).items()},
         **_path_columns((pair.path_ensemble or {}).get(split, {})),
     }
@@ -201,12 +211,31 @@ def _path_columns(ensembles: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _mid_recalibrated(pair: PairRecord, split: str) -> dict[str, float]:
+    """Return the barriers at alpha = 1/2 over recalibrated ends; none without such statistics."""
+    if pair.ends_recalibrated is None:
+        return {}
+    ends, curve = pair.ends_recalibrated[split], pair.curves[split]
+    middle = len(curve.loss) // 2
+    return {
+        "loss_mid_recalibrated": curve.loss[middle] - sum(ends.loss) / 2,
+        "error_mid_recalibrated": curve.error[middle] - sum(ends.error) / 2,
+    }
+
+
+def _corrected(record: Record, split: str) -> dict[str, float]:
+    scores = (record.corrected or {}).get(split, {})
+    return {f"corrected_{name}": value for name, value in scores.items() if name != "accuracies"}
+
+
 def _score_columns(record: Record, members: Sequence[int], split: str) -> dict[str, Any]:
-    """Return the split and the mean scores of `members` on it, recalibrated and as trained."""
+    """Return the split and the mean scores of `members` on it, as trained and recalibrated."""
     networks = [record.siblings[i] for i in members]
-    recalibrated = [n.splits[split] for n in networks if split in n.splits]
-    as_trained = [n.as_trained[split] for n in networks if n.as_trained is not None and split in n.as_trained]
-    return {"split": split, **_mean_score(recalibrated), **_mean_score(as_trained, "_as_trained")}
+    as_trained = [n.splits[split] for n in networks if split in n.splits]
+    again = [
+        n.recalibrated[split] for n in networks if n.recalibrated is not None and split in n.recalibrated
+    ]
+    return {"split": split, **_mean_score(as_trained), **_mean_score(again, "_recalibrated")}
 
 
 def _mean_score(scores: Sequence[Score], suffix: str = "") -> dict[str, float]:

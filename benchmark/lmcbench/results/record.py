@@ -9,7 +9,13 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from lmcbench.errors import UserError, counted, printable
 from lmcbench.results.curves import Barrier, Curve, barrier
@@ -20,6 +26,7 @@ from lmcbench.results.record_schema import (
     LARGEST,
     SLACK,
     SPLITS,
+    CorrectedFields,
     Count,
     DataFields,
     EnvironmentFields,
@@ -43,6 +50,7 @@ from lmcbench.results.record_schema import (
     SkippedFields,
     Splits,
     Text,
+    TrainingFields,
     check_lengths,
     checked,
     describe_fault,
@@ -50,8 +58,10 @@ from lmcbench.results.record_schema import (
 )
 from lmcbench.untrusted import parse_json, read_bytes
 
-SCHEMA = "lmcbench/cell/1"
-Status = Literal["ok", "diverged", "failed"]
+SCHEMA = "lmcbench/cell/2"
+Status = Literal["ok", "did-not-learn", "diverged", "failed"]
+UNTRAINED = frozenset({"did-not-learn", "diverged"})
+"""Statuses that are results, but in no mean."""
 
 
 MOST_KEYS = 60_000
@@ -81,6 +91,17 @@ class CurveRecord(Fields):
     n: Images = Field(description="images")
 
 
+class EndsRecord(Fields):
+    """Both ends of a curve."""
+
+    loss: Annotated[list[Real], Field(min_length=2, max_length=2)] = Field(
+        description="mean cross-entropy, nats, of A and B"
+    )
+    error: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field(
+        description="fraction misclassified, of A and B"
+    )
+
+
 class BarrierRecord(Fields, Barrier):  # type: ignore[misc]  # pydantic takes over the fields only
     """The fields of `lmcbench.Barrier`."""
 
@@ -101,22 +122,29 @@ class SiblingRecord(Fields):
     sibling's view. The splits `train_a` and `train_b` of a pair are the views of its siblings.
     """
 
-    splits: Splits[Score] = Field(description="with recalibrated normalisation statistics")
-    as_trained: Splits[Score] | None = Field(
-        description="with normalisation statistics as trained; null without such layers"
+    splits: Splits[Score] = Field(description="as trained, with its own normalisation statistics")
+    recalibrated: Splits[Score] | None = Field(
+        default=None, description="with recalibrated normalisation statistics; absent without such layers"
     )
     train_loss: Real = Field(
         description="mean mini-batch loss, nats, over the last floor(N/B) steps, N of the full training set"
     )
 
+    @model_serializer(mode="wrap")
+    def _without_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without(write(self), "recalibrated")
+
 
 class PairRecord(Fields):
     """The line between siblings i (A) and j (B).
 
+    The ends of `curves` are the siblings as trained; points between them have normalisation statistics
+    recalibrated on the list of `protocol.calibration`.
+
     Analyses add a key each, which contains only `skipped`, the reason, if the analysis was not possible. They
     use `n` images: stratified parts of the training items (`train`) and of test sets. Normalisation
-    statistics are recalibrated on the list of `protocol.calibration`, as for `curves`. Losses are in nats,
-    errors are fractions, and lengths are Euclidean over the parameters.
+    statistics are recalibrated at every point, ends included, but for `landscape`, whose curves are as
+    `curves`. Losses are in nats, errors are fractions, and lengths are Euclidean over the parameters.
 
     - `curvature`: `loss` and `error` on the line; the second-order predictions `predicted` (as published by
     Singh
@@ -148,8 +176,14 @@ class PairRecord(Fields):
     i: Count
     j: Count
     curves: Splits[CurveRecord]
+    ends_recalibrated: Splits[EndsRecord] | None = Field(
+        default=None,
+        description="the ends with recalibrated statistics, by split of `curves`; absent without "
+        "normalisation statistics",
+    )
     curves_uncalibrated: Splits[CurveRecord] | None = Field(
-        description="null without normalisation statistics"
+        default=None,
+        description="with blended statistics, on `train` and `test`; absent without normalisation statistics",
     )
     barriers: Splits[BarrierRecord] = Field(description="of `curves`")
     area: Splits[Numbers] | None = Field(
@@ -172,6 +206,10 @@ class PairRecord(Fields):
     def _agree(self) -> PairRecord:
         if self.barriers.keys() != self.curves.keys():
             raise ValueError("barriers and curves have different splits")
+        if self.ends_recalibrated is not None and self.ends_recalibrated.keys() != self.curves.keys():
+            raise ValueError("ends_recalibrated and curves have different splits")
+        if (self.ends_recalibrated is None) != (self.curves_uncalibrated is None):
+            raise ValueError("ends_recalibrated and curves_uncalibrated: one is missing")
         others = (self.curves_uncalibrated, self.area, self.path_ensemble, self.disagreement)
         if any(not self.curves.keys() >= (table or {}).keys() for table in others):
             raise ValueError("a split is not among those of the curves")
@@ -183,6 +221,15 @@ class PairRecord(Fields):
                 except ValidationError as error:
                     raise ValueError(f"{name}.{describe_fault(error)}") from None
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without(write(self), "ends_recalibrated", "curves_uncalibrated")
+
+
+def _without(table: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return a table without those of `names` that are null: keys that a network without statistics lacks."""
+    return {key: value for key, value in table.items() if value is not None or key not in names}
 
 
 class ArchitectureRecord(Fields):
@@ -221,7 +268,12 @@ class ForkRecord(Fields):
     name: ForkName
     epoch: Annotated[int | float, Field(ge=0, le=10**9)] | None
     step: Count | None = Field(description="optimizer steps")
-    fraction: Fraction | None = Field(description="of the full training")
+    fraction: Fraction | None = Field(description="step / T, of the full training")
+    learning_rate: Positive | None = Field(description="of the first step after the fork")
+    trunk_accuracy: Fraction | None = Field(
+        description="accuracy of the trunk at the fork, as trained, on the test set; null without a trunk, "
+        "and in cells that were not evaluated"
+    )
 
 
 class CostRecord(Fields):
@@ -270,7 +322,12 @@ class Record(Fields):
         description="keys of `compare_predictions` for each test split, from the stored fp16 logits; the "
         "`error` of siblings is from fp32 logits, so `accuracy_mean` may differ from it by an image or two"
     )
-    soup: Splits[Score] | None
+    corrected: Splits[Annotated[dict[str, Any], checked(CorrectedFields)]] | None = Field(
+        description="keys of `compare_corrected` for each test split, from the stored fp16 logits: "
+        "accuracies with the log-prior of each member's view subtracted (Laplace smoothing by one image "
+        "per class); null as `ensemble`"
+    )
+    soup: Splits[Score] | None = Field(description="with recalibrated normalisation statistics")
     functions: Splits[Annotated[dict[str, Any], checked(FunctionFields)]] | None = Field(
         default=None,
         description="for each test split, from the stored logits: the keys of `compare_errors`, and in "
@@ -284,6 +341,10 @@ class Record(Fields):
         "weights, null without a fork: for each of `views` and for their `union` its `trace`, `norm2` of the "
         "mean gradient and their ratio `scale`, in images; `between`: the part of the union's trace between "
         "the views, and `between_share`, its fraction",
+    )
+    training: Annotated[dict[str, Any], checked(TrainingFields)] | None = Field(
+        description="by network: `losses`, as `train_loss` of siblings, null if not finite, and "
+        "`label_counts`, images of every class in its view; null if the cell was not trained"
     )
     evidence: Annotated[dict[str, Any], checked(EvidenceFields)] | None
     cost: CostRecord | None
@@ -314,8 +375,13 @@ class Record(Fields):
         for s, sibling in enumerate(self.siblings):
             if sibling.splits.keys() != self.siblings[0].splits.keys():
                 raise ValueError(f"siblings.{s}.splits: siblings have different splits")
-            if not sibling.splits.keys() >= (sibling.as_trained or {}).keys():
-                raise ValueError(f"siblings.{s}.as_trained: a split is not among those of splits")
+            if sibling.recalibrated is not None and sibling.recalibrated.keys() != sibling.splits.keys():
+                raise ValueError(f"siblings.{s}.recalibrated: splits are not those of splits")
+        forms = {sibling.recalibrated is None for sibling in self.siblings}
+        if len(forms | {pair.ends_recalibrated is None for pair in self.pairs}) > 1:
+            raise ValueError("siblings: recalibrated scores are missing from a sibling or a pair")
+        if self.training is not None and self.siblings:
+            check_lengths(len(self.siblings), **{"training.losses": self.training["losses"]})
         splits = [entry["split"] for entry in self.data]
         if not {"train", "test"} <= set(splits):
             raise ValueError("data: must have an entry of split train and one of split test")
@@ -393,7 +459,10 @@ class NewerSchemaError(UserError):
 
 
 def check_schema(table: object, origin: str, schema: str = SCHEMA) -> None:
-    """Raise `UserError` if `table` is not of `schema`, or `NewerSchemaError` if it is of a newer one."""
+    """Raise `UserError` if `table` is not of `schema`, or `NewerSchemaError` if it is of a newer one.
+
+    Older ones are not read: their measurements mean something else.
+    """
     found = table.get("schema") if isinstance(table, dict) else None
     stem, _, version = schema.rpartition("/")
     if not isinstance(found, str) or not found.startswith(f"{stem}/"):
@@ -404,6 +473,11 @@ def check_schema(table: object, origin: str, schema: str = SCHEMA) -> None:
         raise NewerSchemaError(
             f"{origin} has schema {printable(found)}; this lmcbench reads up to {schema}. "
             "Upgrade: pip install -U lmcbench."
+        )
+    if int(number) < int(version):
+        raise UserError(
+            f"{origin} has schema {printable(found)} of an earlier version; this lmcbench reads {schema}. "
+            "Run again into another folder: --out DIR."
         )
 
 

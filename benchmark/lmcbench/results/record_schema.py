@@ -37,6 +37,9 @@ SPLITS = 1_000
 KEYS = 100
 """Most numbers of one network or ensemble on one split; each is a column of the table of records."""
 
+CLASSES = 100_000
+"""Most classes of one data set."""
+
 SETTINGS_LENGTH = 4_000
 """Longest settings of a recipe, a shift or an architecture as JSON, in characters."""
 
@@ -266,6 +269,31 @@ class EnvironmentFields(Fields):
     versions: dict[Name, Name | None] | None = None
     flags: FlagFields | None = None
     git: GitFields | None = None
+
+
+class TrainingFields(Fields):
+    """The end of training, one item per network of the cell."""
+
+    losses: list[Real | None]
+    label_counts: list[Annotated[list[Count], Field(min_length=1, max_length=CLASSES)]]
+
+    @model_validator(mode="after")
+    def _agree(self) -> TrainingFields:
+        check_lengths(len(self.losses), label_counts=self.label_counts)
+        if any(sum(counts) == 0 for counts in self.label_counts):
+            raise ValueError("label_counts: a view has no images")
+        if len({len(counts) for counts in self.label_counts}) > 1:
+            raise ValueError("label_counts: views have different numbers of classes")
+        return self
+
+
+class CorrectedFields(Fields):
+    """Accuracies without the label priors of the members' views."""
+
+    accuracies: list[Fraction]
+    accuracy_mean: Fraction
+    ensemble_accuracy: Fraction
+    ensemble_gain: SignedFraction
 
 
 # --- measures of a pair --------------------------------------------------------------------------

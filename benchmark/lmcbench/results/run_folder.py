@@ -226,6 +226,11 @@ def midpoint_name(split: str, i: int, j: int) -> str:
     return f"{split}.midpoint-{i}-{j}"
 
 
+def recalibrated_name(split: str) -> str:
+    """Return the name of the tensor with the logits of the recalibrated siblings."""
+    return f"{split}.recalibrated"
+
+
 def soup_name(split: str) -> str:
     """Return the name of the tensor with the soup's logits; two siblings' soup is their midpoint."""
     return f"{split}.soup"

@@ -126,7 +126,10 @@ def select_analyses(names: Sequence[str]) -> tuple[str, ...]:
 def curvature(p: AnalysisInput) -> Result:
     """Return the curve, both second-order predictions, and the Hessian at the ends and the midpoint."""
     name, split = p.first
-    curve = trace_path(p.model, p.a, p.b, {name: split}, p.alphas, p.calibration, device=p.device)[name]
+    # recalibrated throughout, as the predictions, which need one smooth function
+    curve = trace_path(
+        p.model, p.a, p.b, {name: split}, p.alphas, p.calibration, device=p.device, ends="recalibrated"
+    )[name]
     predicted, corrected = (
         predict_barrier(
             p.model, p.a, p.b, split, p.alphas, gradients, p.calibration, device=p.device
@@ -249,7 +252,9 @@ def align(p: AnalysisInput) -> Result:
         "distance_before": geometry(None, p.a, p.b).distance_ab,
         "distance": geometry(None, p.a, b).distance_ab,
         **_lines(
-            aligned=trace_path(p.model, p.a, b, p.splits, p.alphas, p.calibration, device=p.device),
+            aligned=trace_path(
+                p.model, p.a, b, p.splits, p.alphas, p.calibration, device=p.device, ends="recalibrated"
+            ),
             aligned_and_repaired=repair_path(
                 p.model, p.a, b, p.splits, p.repair_images, p.alphas, device=p.device
             ),

@@ -38,14 +38,14 @@ def build_record(
     device: torch.device,
     deterministic: bool,
 ) -> Record:
-    """Return the record of a cell that was evaluated, diverged or failed.
+    """Return the record of a cell that was evaluated, did not learn, diverged or failed.
 
     Args:
         cell: the cell.
         training: how its siblings were trained (`read_training`); None if they were not.
-        evaluation: None if the cell diverged or failed.
+        evaluation: None if the cell was not evaluated.
         status: status of the record.
-        reason: why the cell diverged or failed.
+        reason: why the cell is not ok.
         data: the data set, split by split (`Dataset.identity`).
         evidence: paths and hashes of predictions and weights.
         eval_s: seconds of evaluation.
@@ -77,6 +77,8 @@ def build_record(
             epoch=_as_integer(cell.fork.epoch),
             step=how.get("step"),
             fraction=how.get("fraction"),
+            learning_rate=how.get("learning_rate"),
+            trunk_accuracy=None if evaluation is None else evaluation.trunk_accuracy,
             **({} if checkpoint is None else {"sha256": cell.fork.sha256}),
         ),
         replicate=cell.replicate,
@@ -88,9 +90,13 @@ def build_record(
         siblings=evaluation.siblings if evaluation is not None else [],
         pairs=evaluation.pairs if evaluation is not None else [],
         ensemble=evaluation.ensemble if evaluation is not None else None,
+        corrected=evaluation.corrected if evaluation is not None else None,
         soup=evaluation.soup if evaluation is not None else None,
         functions=evaluation.functions if evaluation is not None else None,
         noise=evaluation.noise if evaluation is not None else None,
+        training=None
+        if training is None
+        else {"losses": training["train_losses"], "label_counts": training["label_counts"]},
         evidence=evidence,
         cost=None if training is None else _cost(training, eval_s, device),
         env={

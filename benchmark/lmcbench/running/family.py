@@ -118,14 +118,17 @@ def _record(cell: Cell, data: FamilyData, folder: RunFolder, failure: str | None
     reason = None
     if training is None:
         status, reason = "failed", failure or "its siblings were not trained"
-    elif training["status"] == "diverged":
-        status, reason = "diverged", training["reason"]
+    elif training["status"] != "ok":
+        status, reason = training["status"], training["reason"]
     else:
         try:
             states = load_siblings(cell, folder, data.model)
             fork = load_fork(cell, training["step"], folder, data.model)
             found, deterministic = strictly(
-                data.device, lambda: evaluate(cell, data, states, fork, training["train_losses"])
+                data.device,
+                lambda: evaluate(
+                    cell, data, states, fork, training["train_losses"], training["label_counts"]
+                ),
             )
             evidence = _write_predictions(cell, found, folder)
             evaluation = found

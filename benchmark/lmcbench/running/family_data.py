@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from lmcbench.data.batches import DeviceImages
-from lmcbench.data.dataset import Dataset
-from lmcbench.data.pool import Pool, build_pool, digest_shown
+from lmcbench.data.dataset import Dataset, Statistics
+from lmcbench.data.pool import Pool, build_pool, digest_shown, statistics_shown
 from lmcbench.data.transforms import apply_transform, channel_fill
+from lmcbench.errors import UserError
 from lmcbench.spec.cells import Family
 from lmcbench.spec.seeds import derive_seed
 from lmcbench.spec.shift_rules import Indices, View, views_digest
@@ -31,6 +32,8 @@ class SiblingViews:
         nested: whether views are parts of one another.
         digest: over the views' indices, labels and names of transforms.
         pixels: per transform, the sha256 of the transformed images in the order of the view.
+        statistics: channel statistics by which each sibling's images are standardised; None: those of the
+            whole training set.
     """
 
     items: list[Indices]
@@ -38,11 +41,27 @@ class SiblingViews:
     nested: bool
     digest: str
     pixels: dict[str, str]
+    statistics: list[Statistics] | None = None
 
     @property
     def union(self) -> Indices:
         """Positions of all images that any sibling sees, sorted."""
         return np.unique(np.concatenate(self.items))
+
+    def items_of(self, networks: int) -> list[Indices]:
+        """Return the items of each network: a single one sees the union of the siblings' views."""
+        return self.items if networks > 1 else [self.union]
+
+    def statistics_of(self, networks: int) -> list[Statistics] | None:
+        """Return the channel statistics of each network; None: those of the whole training set.
+
+        A single network has the siblings' if these are equal. Views that differ make up the training set.
+        """
+        own = self.statistics
+        if own is None or networks > 1:
+            return own
+        same = all(np.array_equal(a, b) for other in own for a, b in zip(own[0], other, strict=True))
+        return own[:1] if same else None
 
 
 @dataclass(frozen=True)
@@ -95,6 +114,7 @@ def prepare(
                 for view, i in zip(of_siblings, items, strict=True)
                 if view.transform
             },
+            _own_statistics(label, of_siblings, items, pool),
         )
         for (label, of_siblings), items in zip(used.items(), placed, strict=True)
     }
@@ -127,3 +147,22 @@ def prepare(
         {cell.key: of_shift[cell.shift.label] for cell in family.cells},
         model.to(device),
     )
+
+
+def _own_statistics(
+    label: str, views: Sequence[View], items: Sequence[Indices], pool: Pool
+) -> list[Statistics] | None:
+    """Return the channel statistics of each view, if the shift standardises by them.
+
+    Raises:
+        UserError: if a channel of a view is constant.
+    """
+    if not any(view.own_statistics for view in views):
+        return None
+    found = []
+    for i, shown in enumerate(items):
+        try:
+            found.append(statistics_shown(pool, shown))
+        except UserError as error:
+            raise UserError(f"Shift {label}, sibling {i}: {error}.") from None
+    return found

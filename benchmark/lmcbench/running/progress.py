@@ -191,8 +191,8 @@ def cell_line(record: Record) -> str:
         f"replicate {record.replicate}"
     )
     if record.status != "ok":
-        learned = " did not learn" not in (record.reason or "")
-        return one_line(f"{name}: {f'{record.status}: ' if learned else ''}{record.reason}")
+        status = "" if record.status == "did-not-learn" else f"{record.status}: "  # its reason says so
+        return one_line(f"{name}: {status}{record.reason}")
     name = one_line(name)
     if record.ensemble is None or record.soup is None:
         return f"{name}: one network; accuracy {_percent(1 - record.siblings[0].splits['test'].error)}"

@@ -65,9 +65,9 @@ def make_siblings(family: Family, cell: Cell, data: FamilyData) -> list[Sibling]
     seeds, noise, views = family.seeds, cell.shift.noise, data.views[cell.key]
     n = len(data.dataset.train)
     start, length = cell.fork_step(n), cell.length(n)
+    statistics = views.statistics_of(cell.networks)
     siblings = []
-    # a single network sees the union of the siblings' views
-    for i, view in enumerate(views.items if cell.networks > 1 else [views.union]):
+    for i, view in enumerate(views.items_of(cell.networks)):
         # with shared noise all siblings use the seeds of the first
         index = 1 if noise == "shared" else i + 1
         sequence = make_stream(
@@ -78,6 +78,7 @@ def make_siblings(family: Family, cell: Cell, data: FamilyData) -> list[Sibling]
             seeds.augment[index],
             family.recipe.batch_size,
             views.nested,
+            None if statistics is None else statistics[i],
         )
         origin: int | str | None = None
         if cell.fork.checkpoint is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from lmcbench.connect.blending import Stack
 from lmcbench.connect.interpolation import Scores, score_states, scores_from_logits
-from lmcbench.connect.loaders import Images
 from lmcbench.connect.network import Network
+from lmcbench.data.batches import NormalisedImages
+from lmcbench.data.dataset import Statistics
 from lmcbench.data.selection import select_stratified
 from lmcbench.ensemble.predictions import expected_calibration_error, softmax
 from lmcbench.ensemble.rescore import Logits
-from lmcbench.results.curves import Array, Curve
+from lmcbench.results.curves import Array, Curve, blend
 from lmcbench.results.record import Score
 from lmcbench.running.family_data import FamilyData
 from lmcbench.spec.cells import Cell
@@ -29,8 +30,24 @@ FP16_MAX = float(np.finfo(np.float16).max)
 LEAST = 10
 """Least images of each view in a subset of the training images; all of a smaller view."""
 
-Split = tuple[Images, Tensor]
+Split = tuple[NormalisedImages, Tensor]
 """Images and their labels `[n]`."""
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A test set as a network sees it.
+
+    Attributes:
+        name: a transform or a shifted test set; None: the plain test set.
+        sibling: number of the sibling by whose channel statistics it is standardised at every point of a
+            line; None: by those of the point.
+    """
+
+    name: str | None = None
+    sibling: int | None = None
+
+    __test__ = False  # for pytest, which collects classes by their names
 
 
 @dataclass(frozen=True)
@@ -41,17 +58,20 @@ class Splits:
         items: positions of the train split in the pool: all that siblings see, or a fixed subset.
         train: images and labels of the train split.
         own: rows of the train split in each sibling's view.
-        tests: the test set by transform (None: as it is), and shifted test sets.
+        tests: the test sets, plain, transformed and shifted.
         named: key of `tests` for the splits of every network: `test` and evaluation shifts.
-        views: each sibling's transform, or None; empty for a single network.
+        views: the test set through each sibling's view; empty for a single network.
+        statistics: channel statistics by which each network's images are standardised; None: the same for
+            all.
     """
 
     items: Indices
     train: Split
     own: list[Tensor]
-    tests: Mapping[str | None, Split]
-    named: Mapping[str, str | None]
-    views: Sequence[str | None]
+    tests: Mapping[TestSet, Split]
+    named: Mapping[str, TestSet]
+    views: Sequence[TestSet]
+    statistics: Sequence[Statistics] | None = None
 
     @classmethod
     def of(cls, cell: Cell, data: FamilyData) -> Splits:
@@ -61,24 +81,45 @@ class Splits:
         if protocol.train_eval is not None and protocol.train_eval < len(union):
             union = select_items(union, views.items, data.pool.labels, protocol.train_eval)
         of_siblings = views.items if cell.networks > 1 else [union]
-        named = {"test": None} | {f"{EVALUATION}{name}": name for name in cell.suite.evaluations}
+        statistics = views.statistics_of(cell.networks)
+        named = {"test": TestSet()} | {
+            f"{EVALUATION}{name}": TestSet(name) for name in cell.suite.evaluations
+        }
         transforms = views.transforms if cell.networks > 1 else []
+        through = [TestSet(t, None if statistics is None else i) for i, t in enumerate(transforms)]
+
+        def test(which: TestSet) -> Split:
+            images, labels = data.tests[which.name].split()
+            if which.sibling is None or statistics is None:
+                return images, labels
+            return images.standardised(statistics[which.sibling]), labels
+
         return cls(
             items=union,
             train=data.train.split(torch.as_tensor(union)),
             own=[
                 torch.as_tensor(np.searchsorted(union, items[np.isin(items, union)])) for items in of_siblings
             ],
-            tests={name: data.tests[name].split() for name in {*named.values(), *transforms}},
+            tests={which: test(which) for which in dict.fromkeys([*named.values(), *through])},
             named=named,
-            views=transforms,
+            views=through,
+            statistics=statistics,
         )
 
-    def of_pair(self, i: int, j: int) -> dict[str, str | None]:
-        """Return the test splits of a pair; if views transform images, also the test set through either."""
-        if not any(self.views):
+    def of_pair(self, i: int, j: int) -> dict[str, TestSet]:
+        """Return the test splits of a pair; if views change images, also the test set through either."""
+        if all(view == TestSet() for view in self.views):
             return dict(self.named)
         return {**self.named, "test_a": self.views[i], "test_b": self.views[j]}
+
+    def standardised(self, statistics: Statistics) -> Splits:
+        """Return the splits with images standardised by these channel statistics, but for fixed test sets."""
+        images, labels = self.train
+        tests = {
+            which: split if which.sibling is not None else (split[0].standardised(statistics), split[1])
+            for which, split in self.tests.items()
+        }
+        return replace(self, train=(images.standardised(statistics), labels), tests=tests, statistics=None)
 
 
 def select_items(union: Indices, views: Sequence[Indices], labels: Indices, n: int) -> Indices:
@@ -105,23 +146,35 @@ class Outputs:
 
     Attributes:
         train: scores of every image of the train split.
-        tests: logits by transform, `[S, n, classes]`.
+        tests: logits by test set, `[S, n, classes]`.
         train_logits: `[S, n, classes]`, if they were kept.
     """
 
     train: Scores
-    tests: dict[str | None, Tensor]
+    tests: dict[TestSet, Tensor]
     train_logits: Tensor | None = None
+
+    @staticmethod
+    def join(parts: Sequence[Outputs]) -> Outputs:
+        """Concatenate the states of several outputs."""
+        kept = [part.train_logits for part in parts if part.train_logits is not None]
+        return Outputs(
+            Scores.join(*(part.train for part in parts)),
+            {name: torch.cat([part.tests[name] for part in parts]) for name in parts[0].tests},
+            torch.cat(kept) if kept else None,
+        )
+
+    def of(self, i: int) -> Outputs:
+        """Return the outputs of one state."""
+        kept = None if self.train_logits is None else self.train_logits[i : i + 1]
+        return Outputs(self.train.of(i), {name: found[i : i + 1] for name, found in self.tests.items()}, kept)
 
     def line(self, i: int, j: int, inner: Sequence[Outputs]) -> Outputs:
         """Return the outputs on a whole line: state i, the `inner` points, state j."""
-        return Outputs(
-            Scores.join(self.train.of(i), *(part.train for part in inner), self.train.of(j)),
-            {
-                name: torch.cat([ends[i : i + 1], *(part.tests[name] for part in inner), ends[j : j + 1]])
-                for name, ends in self.tests.items()
-            },
-        )
+        names = inner[0].tests if inner else self.tests
+        ends = (replace(self.of(k), train_logits=None) for k in (i, j))
+        first, last = (replace(end, tests={name: end.tests[name] for name in names}) for end in ends)
+        return Outputs.join([first, *inner, last])
 
     def curves(self, splits: Splits, grid: Array, i: int, j: int) -> dict[str, Curve]:
         """Return the curves of a line from sibling i to j by split, without views that equal `train`."""
@@ -147,41 +200,74 @@ class Outputs:
         return found
 
 
-def pass_siblings(
-    network: Network, states: Stack, splits: Splits, tests: Collection[str | None] | None = None
+def pass_states(
+    network: Network,
+    states: Stack,
+    splits: Splits,
+    *,
+    statistics: Sequence[Statistics] | None = None,
+    tests: Collection[TestSet] | None = None,
+    alphas: Array | None = None,
+    keep: bool = False,
 ) -> Outputs:
-    """Pass a few states through the train split and `tests` (default: all), and keep all logits.
+    """Pass states through the train split and `tests` (default: all).
+
+    Args:
+        network: the network.
+        states: stacked states, of siblings or of points on a line.
+        splits: the images.
+        statistics: channel statistics by which each state's images are standardised; None: as they are.
+        tests: keys of `splits.tests`.
+        alphas: positions of the states on a line, for messages.
+        keep: keep the logits on the train split too; for a few states.
 
     Raises:
         NotFiniteError: if an output is not finite.
     """
+    if statistics is not None:
+        return Outputs.join(
+            [
+                pass_states(
+                    network,
+                    state_at(states, k),
+                    splits.standardised(own),
+                    tests=tests,
+                    alphas=None if alphas is None else alphas[k : k + 1],
+                    keep=keep,
+                )
+                for k, own in enumerate(statistics)
+            ]
+        )
     images, labels = splits.train
-    logits = network.logits(states, images)
-    return Outputs(
-        scores_from_logits(logits, labels, "train"), _test_logits(network, states, splits, tests), logits
+    logits = network.logits(states, images) if keep else None
+    train = (
+        score_states(network, states, images, labels, "train", alphas)
+        if logits is None
+        else scores_from_logits(logits, labels, "train", alphas)
     )
-
-
-def pass_line(
-    network: Network,
-    states: Stack,
-    splits: Splits,
-    alphas: Array,
-    tests: Collection[str | None] | None = None,
-) -> Outputs:
-    """Pass the many states of a line, at `alphas`, likewise; logits on the train split are not kept."""
-    train = score_states(network, states, *splits.train, "train", alphas)
-    return Outputs(train, _test_logits(network, states, splits, tests))
-
-
-def _test_logits(
-    network: Network, states: Stack, splits: Splits, tests: Collection[str | None] | None
-) -> dict[str | None, Tensor]:
-    return {
-        transform: network.logits(states, images)
-        for transform, (images, _) in splits.tests.items()
-        if tests is None or transform in tests
+    passed = {
+        which: network.logits(states, of_test)
+        for which, (of_test, _) in splits.tests.items()
+        if tests is None or which in tests
     }
+    return Outputs(train, passed, logits)
+
+
+def state_at(states: Stack, k: int) -> Stack:
+    """Return state k of a stack, as a stack of one."""
+    return {name: value[k : k + 1] for name, value in states.items()}
+
+
+def blend_statistics(a: Statistics, b: Statistics, alpha: float) -> Statistics:
+    """Return channel statistics on the line from a to b: means and standard deviations are interpolated."""
+    return blend(a[0], b[0], alpha), blend(a[1], b[1], alpha)
+
+
+def average_statistics(given: Sequence[Statistics]) -> Statistics:
+    """Return the mean of channel statistics, in the form of their midpoint for two."""
+    if len(given) == 2:
+        return blend_statistics(given[0], given[1], 0.5)
+    return np.mean([mean for mean, _ in given], axis=0), np.mean([std for _, std in given], axis=0)
 
 
 def score_logits(logits: Tensor, labels: Tensor) -> Score:

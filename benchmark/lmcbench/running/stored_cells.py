@@ -22,6 +22,9 @@ from lmcbench.spec.shift_rules import Indices
 from lmcbench.train.train_state import Tensors, load_state, load_tensors, state_dict
 from lmcbench.untrusted import parse_json, read_bytes
 
+TRAINING = {"status", "reason", "step", "learning_rate", "train_losses", "label_counts"}
+"""Keys that the training file of a cell has."""
+
 
 def read_training(cell: Cell, folder: RunFolder) -> dict[str, Any] | None:
     """Return how the cell's siblings were trained; None if they are not all stored."""
@@ -30,7 +33,7 @@ def read_training(cell: Cell, folder: RunFolder) -> dict[str, Any] | None:
         training = parse_json(read_bytes(path), str(path))
     except UserError:  # missing, or damaged when the run was interrupted
         return None
-    if not isinstance(training, dict) or not training.keys() >= {"status", "reason", "step", "train_losses"}:
+    if not isinstance(training, dict) or not training.keys() >= TRAINING:
         return None
     complete = all(folder.sibling(cell.key, i).exists() for i in range(cell.networks))
     return training if complete else None

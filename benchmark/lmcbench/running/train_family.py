@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lmcbench.data.batches import Feed
@@ -20,15 +21,13 @@ from lmcbench.running.family_data import FamilyData
 from lmcbench.running.siblings import Sibling, make_siblings, merge_duplicates, set_initial_states
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell, Family
+from lmcbench.spec.learning import count_entropy, did_not_learn
 from lmcbench.spec.recipe import EngineName, Recipe
 from lmcbench.train.choice import choose_engine
 from lmcbench.train.cost import FleetMemory, device_budget, fleet_memory, resident_bytes, step_flop
 from lmcbench.train.engines import advance
 from lmcbench.train.stackability import try_step
 from lmcbench.train.train_state import TrainState, named_tensors, save_tensors, state_dict
-
-DID_NOT_LEARN = 0.98
-"""A final training loss of at least this share of ln(classes) counts as a failed training."""
 
 IF_NOT_FINITE = "try a smaller learning rate, a warm-up or gradient clipping"
 IF_NOT_LEARNING = "try a smaller or larger learning rate, more epochs or another recipe"
@@ -267,7 +266,8 @@ def _store_cell(
         "views_pixels": views.pixels,
         "step": fork,
         "fraction": None if fork is None else fork / cell.recipe.length(n),
-        **_outcome(siblings, per_epoch, len(data.dataset.classes)),
+        "learning_rate": None if fork is None else cell.recipe.lr_at(fork, cell.recipe.length(n)),
+        **_outcome(siblings, per_epoch, data),
     }
     for i, sibling in enumerate(siblings):
         _save_weights(sibling, data, folder.sibling(cell.key, i))
@@ -279,23 +279,38 @@ def _save_weights(sibling: Sibling, data: FamilyData, path: Path) -> None:
     save_tensors(state_dict(data.model, sibling.state), path)
 
 
-def _outcome(siblings: Sequence[Sibling], per_epoch: int, classes: int) -> dict[str, Any]:
-    """Return whether training succeeded, the reason if not, and the siblings' final training losses."""
+def _outcome(siblings: Sequence[Sibling], per_epoch: int, data: FamilyData) -> dict[str, Any]:
+    """Return whether training succeeded and the reason if not, and every sibling's final loss and labels.
+
+    A final training loss is the mean over the mini-batches of the last `per_epoch` steps.
+    """
     final: list[float | None] = []
-    reasons = []
-    for i, sibling in enumerate(siblings):
+    diverged, idle = [], []
+    counts = [_label_counts(sibling, data) for sibling in siblings]
+    for i, (sibling, of_view) in enumerate(zip(siblings, counts, strict=True)):
         assert sibling.state is not None
         losses = torch.cat(sibling.losses)
         bad = torch.nonzero(~torch.isfinite(losses))
         last = float(losses[-per_epoch:].double().mean())
+        final.append(last if math.isfinite(last) else None)
         if len(bad):
             where = f"the loss is not finite at step {sibling.start + int(bad[0])}"
-            reasons.append(f"sibling {i}: {where}; {IF_NOT_FINITE}")
+            diverged.append(f"sibling {i}: {where}; {IF_NOT_FINITE}")
         elif not sibling.state.finite:
-            reasons.append(f"sibling {i}: a weight is not finite at the end of training; {IF_NOT_FINITE}")
-        elif last >= DID_NOT_LEARN * math.log(classes):
-            scores = f"final training loss {last:.3f}, chance {math.log(classes):.3f}"
-            reasons.append(f"sibling {i} did not learn: {scores}; {IF_NOT_LEARNING}")
-        final.append(last if math.isfinite(last) else None)
-    status = "diverged" if reasons else "ok"
-    return {"status": status, "reason": "; ".join(reasons) or None, "train_losses": final}
+            diverged.append(f"sibling {i}: a weight is not finite at the end of training; {IF_NOT_FINITE}")
+        elif did_not_learn(last, entropy := count_entropy(of_view)):
+            scores = f"final training loss {last:.3f}, entropy of its labels {entropy:.3f}"
+            idle.append(f"sibling {i} did not learn: {scores}; {IF_NOT_LEARNING}")
+    status = "diverged" if diverged else "did-not-learn" if idle else "ok"
+    return {
+        "status": status,
+        "reason": "; ".join(diverged + idle) or None,
+        "train_losses": final,
+        "label_counts": counts,
+    }
+
+
+def _label_counts(sibling: Sibling, data: FamilyData) -> list[int]:
+    """Return the number of images of every class in a sibling's view."""
+    labels = data.pool.labels[sibling.stream.items]
+    return list(map(int, np.bincount(labels, minlength=len(data.dataset.classes))))

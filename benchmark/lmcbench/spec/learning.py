@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,9 +17,16 @@ LEAST_ENTROPY = 0.05
 
 def label_entropy(labels: NDArray[np.int64]) -> float:
     """Return the entropy of the classes' frequencies in `labels`, in nats."""
-    _, counts = np.unique(labels, return_counts=True)
-    shares = counts / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
+    return count_entropy(np.bincount(labels).tolist())
+
+
+def count_entropy(counts: Sequence[int]) -> float:
+    """Return the entropy of labels in nats, from the number of images of each class.
+
+    It is the smallest mean cross-entropy of a prediction that ignores the image.
+    """
+    n = sum(counts)
+    return -math.fsum(count / n * math.log(count / n) for count in counts if count)
 
 
 def did_not_learn(train_loss: float, entropy: float) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,15 @@ class View:
         labels: labels that replace the true ones, `[m]` int64, or None.
         nested: whether the views are subsets of one another. Shared noise is then keyed by data set index
             instead of position in the view, so that siblings see common images in the same order.
+        own_statistics: whether pixels are standardised by the mean and standard deviation of each channel
+            over this view, instead of those over the whole training set.
     """
 
     indices: Indices
     transform: str | None = None
     labels: Indices | None = None
     nested: bool = False
+    own_statistics: bool = False
 
 
 def by_class(labels: Indices, indices: Indices) -> Indices:
@@ -48,7 +51,9 @@ def views_digest(views: Sequence[View], labels: Indices) -> str:
     text = hashlib.sha256()
     for view in views:
         shown = labels[view.indices] if view.labels is None else view.labels
-        header = {"n": len(view.indices), "transform": view.transform}
+        header: dict[str, Any] = {"n": len(view.indices), "transform": view.transform}
+        if view.own_statistics:
+            header["own_statistics"] = True
         text.update(canonical_json(header).encode())
         text.update(np.ascontiguousarray(view.indices, dtype="<i8").tobytes())
         text.update(np.ascontiguousarray(shown, dtype="<i8").tobytes())
@@ -204,7 +209,24 @@ def _label_noise(labels: Indices, k: int, seed: int, *, fraction: float = 0.2) -
     return views
 
 
+# --- shifts of preprocessing ---------------------------------------------------------------------
+
+OWN_NORMALISATION = "own-normalisation"
+
+
+def _own_normalisation(labels: Indices, k: int, seed: int, *, views: str = "label-skew") -> list[View]:
+    """Give siblings the views of another shift, with pixels standardised by the view's own statistics."""
+    inner = SHIFTS[views]
+    return [replace(view, own_statistics=True) for view in inner.rule(labels, k, seed, **inner.defaults)]
+
+
 # --- parameters ----------------------------------------------------------------------------------
+
+
+def _check_views(views: str) -> None:
+    others = [name for name in SHIFTS if name != OWN_NORMALISATION]
+    if views not in others:
+        raise unknown("shift whose views own-normalisation takes", views, others)
 
 
 def _check_share(share: float) -> None:
@@ -310,6 +332,12 @@ SHIFTS: dict[str, ShiftKind] = {
         "a part (fraction) of every class is relabelled at random, independently for each sibling",
         "symmetric noise, Zhang et al. 2017 (arXiv 1611.03530), section 2",
         _check_label_noise,
+    ),
+    OWN_NORMALISATION: ShiftKind(
+        _own_normalisation,
+        "the views of another shift (views), pixels standardised by the view's own channel statistics",
+        "Hepburn et al. 2025 (arXiv 2511.04514), preprocessing by each data set's statistics",
+        _check_views,
     ),
 }
 

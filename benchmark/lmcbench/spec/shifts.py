@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lmcbench.errors import UserError, unknown
-from lmcbench.spec.shift_rules import SHIFTS, Indices, ShiftKind, View
+from lmcbench.spec.shift_rules import OWN_NORMALISATION, SHIFTS, Indices, ShiftKind, View
 
 Noise = Literal["own", "shared"]
 
@@ -74,6 +74,11 @@ class Shift:
     def is_control(self) -> bool:
         """Whether all siblings get the same view, as in `same(...)`."""
         return _resolve(self.name)[1]
+
+    @property
+    def has_own_statistics(self) -> bool:
+        """Whether each sibling's images are standardised by the statistics of its own view."""
+        return _resolve(self.name)[0] is SHIFTS[OWN_NORMALISATION]
 
     def identity(self) -> dict[str, Any]:
         """Return the shift as in records, with all parameters."""

@@ -294,6 +294,12 @@ class Suite(SuiteTable):
             for shift in named:
                 if shift not in labels:
                     raise ValueError(f"{part}: the suite has no shift {shift!r}; it has {', '.join(labels)}")
+        for spec in self.shifts:
+            if spec.shift.has_own_statistics and spec.shift.label in self.probe.shifts:
+                raise ValueError(
+                    f"probe: analyses need one standardisation of the images, which {spec.shift.label!r} "
+                    "has not; drop it from the probe"
+                )
         _unique("shift of the comparators", iter(compared))
         for spec in self.shifts:
             if spec.forks is not None and spec.shift.label in compared:

@@ -14,7 +14,7 @@ from lmcbench.ensemble.sub_ensembles import PATH_MEMBERS, path_members
 from lmcbench.errors import UserError
 from lmcbench.leaderboard.files import Fault
 from lmcbench.results.curves import Curve, barrier, chord_area
-from lmcbench.results.record import BarrierRecord, CurveRecord, PairRecord, Record
+from lmcbench.results.record import BarrierRecord, CurveRecord, EndsRecord, PairRecord, Record, Score
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.datasets import Pins
 from lmcbench.submission.check_protocol import (
@@ -26,6 +26,7 @@ from lmcbench.submission.check_protocol import (
     check_fork,
     check_splits,
     check_status,
+    check_training,
 )
 from lmcbench.submission.check_views import all_close, check_images, check_noise
 from lmcbench.submission.predictions_file import count_images
@@ -36,8 +37,8 @@ LOSS_SLACK = 1e-3
 ERROR_SLACK = 2e-3
 """Share of images whose top-1 may change by that rounding; at least one image is allowed."""
 
-_SCORE = r"(?:siblings\.\d+\.(?:splits|as_trained)|soup)\..+"
-_CURVE = r"pairs\.\d+\.curves(?:_uncalibrated)?\..+"
+_SCORE = r"(?:siblings\.\d+\.(?:splits|recalibrated)|soup)\..+"
+_CURVE = r"pairs\.\d+\.(?:curves(?:_uncalibrated)?|ends_recalibrated)\..+"
 _PATH = r"pairs\.\d+\.path_ensemble\..+"
 ENSEMBLE_FRACTIONS = (
     *("accuracy_mean", "ensemble_accuracy", "disagreement", "both_wrong", "same_wrong", "ensemble_ece"),
@@ -64,7 +65,7 @@ def record_faults(record: Record, file: str, cell: Cell, pins: Pins) -> list[Fau
     disagreement, ensembles of points on the path by the curve, steps and FLOPs of training.
     """
     checks = (
-        *(check_data, check_fork, check_status, check_cost, check_evidence, check_splits),
+        *(check_data, check_fork, check_status, check_training, check_cost, check_evidence, check_splits),
         *(_check_leaves, _check_scores, _check_pairs, check_noise, check_images, _check_path_ensembles),
     )
     faults = []
@@ -109,7 +110,7 @@ def _check_scores(record: Record, cell: Cell, pins: Pins) -> Problems:
     for s, sibling in enumerate(record.siblings):
         tables |= {
             f"siblings.{s}.splits": sibling.splits,
-            f"siblings.{s}.as_trained": sibling.as_trained or {},
+            f"siblings.{s}.recalibrated": sibling.recalibrated or {},
         }
     for field, scores in tables.items():
         for split, score in scores.items():
@@ -164,6 +165,12 @@ def _check_pairs(record: Record, cell: Cell, pins: Pins) -> Problems:
                 if areas is not None and not is_close(areas.get(kind), area):
                     yield f"{field}.area.{split}.{kind}", f"found {areas.get(kind)}, its curve gives {area}"
             yield from _ends(record, pair, f"{field}.curves.{split}", split, curve)
+            if pair.ends_recalibrated is not None:
+                place = f"{field}.ends_recalibrated.{split}"
+                yield from _ends_recalibrated(record, pair, place, split, curve.n)
+        uncalibrated = pair.curves_uncalibrated
+        if uncalibrated is not None:
+            yield from _uncalibrated_ends(pair, f"{field}.curves_uncalibrated")
         yield from _disagreement(record, pair, field)
 
 
@@ -176,16 +183,48 @@ def _ends(record: Record, pair: PairRecord, field: str, split: str, curve: Curve
     ]
     if len(record.siblings) == 2 and record.soup is not None:
         known.append((len(curve.alphas) // 2, "at alpha 1/2, the soup", record.soup.get(split)))
+    yield from _compare(field, curve, curve.n, known)
+
+
+Known = list[tuple[int, str, Score | None]]
+"""Positions on a curve, where they are, and the score that is expected there."""
+
+
+def _compare(field: str, found: Curve | EndsRecord, n: int, known: Known) -> Problems:
+    """Compare points of a curve on `n` images with scores, up to rounding in other batches."""
     for at, where, score in known:
         if score is None:
             continue
         for kind, slack in (
             ("loss", LOSS_SLACK * (1 + abs(score.loss))),
-            ("error", max(1 / curve.n, ERROR_SLACK) + 1e-9),
+            ("error", max(1 / n, ERROR_SLACK) + 1e-9),
         ):
-            found, expected = float(getattr(curve, kind)[at]), getattr(score, kind)
-            if abs(found - expected) > slack:
-                yield f"{field}.{kind}", f"found {found} {where} has {expected}"
+            value, expected = float(getattr(found, kind)[at]), getattr(score, kind)
+            if abs(value - expected) > slack:
+                yield f"{field}.{kind}", f"found {value} {where} has {expected}"
+
+
+def _ends_recalibrated(record: Record, pair: PairRecord, field: str, split: str, n: int) -> Problems:
+    """Compare recalibrated ends with the siblings' scores; errors are whole numbers of images."""
+    ends = (pair.ends_recalibrated or {})[split]
+    if not all(_is_whole(value * n) for value in ends.error):
+        yield f"{field}.error", f"contains a value that is no whole number of {n} images"
+    names = VIEWS.get(split, (split, split))
+    known: Known = [
+        (at, f"of sibling {s}, which", (record.siblings[s].recalibrated or {}).get(name or ""))
+        for at, s, name in ((0, pair.i, names[0]), (1, pair.j, names[1]))
+    ]
+    yield from _compare(field, ends, n, known)
+
+
+def _uncalibrated_ends(pair: PairRecord, field: str) -> Problems:
+    """Check that curves without recalibration have the ends of the others: the siblings as trained."""
+    for split, points in (pair.curves_uncalibrated or {}).items():
+        curve = pair.curves[split]
+        for kind in ("loss", "error"):
+            found, expected = getattr(points, kind), getattr(curve, kind)
+            if (found[0], found[-1]) != (expected[0], expected[-1]):
+                yield f"{field}.{split}.{kind}", "its ends are not those of the curve, which are as trained"
 
 
 def _disagreement(record: Record, pair: PairRecord, field: str) -> Problems:

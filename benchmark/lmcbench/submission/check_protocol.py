@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +16,7 @@ from lmcbench.results.run_folder import RunFolder
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.datasets import Pins, is_path
 from lmcbench.spec.evaluation_shifts import EVALUATION, is_shifted, parse_shifted
+from lmcbench.spec.learning import count_entropy, did_not_learn
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.seeds import Seeds
 from lmcbench.submission.entry import Entry
@@ -126,8 +128,55 @@ def check_fork(record: Record, cell: Cell, pins: Pins) -> Problems:
         n = count_images(record, "train")
         step = cell.fork_step(n) if cell.fork.has_trunk else None
         expected |= {"step": step, "fraction": None if step is None else step / cell.length(n)}
+        rate = None if step is None else cell.recipe.lr_at(step, cell.length(n))
+        found = record.fork.learning_rate
+        # the cosine's last bit depends on the machine
+        if found is None or rate is None or not math.isclose(found, rate, rel_tol=1e-9, abs_tol=1e-15):
+            yield from _differs("fork.learning_rate", found, rate)
     for key, value in expected.items():
         yield from _differs(f"fork.{key}", getattr(record.fork, key), value)
+    accuracy = record.fork.trunk_accuracy
+    if (accuracy is not None) != (cell.fork.has_trunk and record.status == "ok"):
+        yield "fork.trunk_accuracy", f"found {accuracy} in a cell {record.status} of fork {cell.fork.name}"
+    if accuracy is not None:
+        n = count_images(record, "test")
+        if abs(accuracy * n - round(accuracy * n)) > 1e-6 * n:
+            yield "fork.trunk_accuracy", f"found {accuracy}, no whole number of {n} images"
+
+
+def check_training(record: Record, cell: Cell, pins: Pins) -> Problems:
+    """Check that the status follows from the final losses and labels of training, and these from the cell."""
+    training = record.training
+    if training is None:
+        if record.status != "failed":
+            yield "training", f"must not be null for a cell that is {record.status}"
+        return
+    losses, counts = training["losses"], training["label_counts"]
+    if len(losses) != cell.networks:
+        yield "training.losses", f"found {len(losses)}, the cell has {cell.networks} networks"
+        return
+    idle = [
+        i
+        for i, (loss, of_view) in enumerate(zip(losses, counts, strict=True))
+        if loss is not None and did_not_learn(loss, count_entropy(of_view))
+    ]
+    if record.status == "ok" and (None in losses or idle):
+        where = losses.index(None) if None in losses else idle[0]
+        yield "status", f"found ok, but network {where} has a final loss of {losses[where]}: see training"
+    if record.status == "did-not-learn" and (None in losses or not idle):
+        yield "status", "found did-not-learn, but by its final losses and labels every network learned"
+    for i, sibling in enumerate(record.siblings):
+        yield from _differs(f"siblings.{i}.train_loss", sibling.train_loss, losses[i])
+    n = count_images(record, "train")
+    sizes = [sum(of_view) for of_view in counts]
+    views = (record.noise or {}).get("views")
+    if views is not None and len(sizes) == len(views) > 1 and sizes != views:
+        yield "training.label_counts", f"found {sizes} images in all, the views have {views}"
+    most = n if cell.networks > 1 else n * cell.suite.siblings
+    if not all(1 <= size <= most for size in sizes):
+        yield "training.label_counts", f"found {sizes} images, a view has 1 to {most}"
+    if cell.shift.is_control and any(of_view != counts[0] for of_view in counts):
+        yield "training.label_counts", "differ between siblings, which all see one view in a control"
 
 
 def check_status(record: Record, cell: Cell, pins: Pins) -> Problems:
@@ -137,7 +186,7 @@ def check_status(record: Record, cell: Cell, pins: Pins) -> Problems:
             yield "status", f"a failed cell is no result ({record.reason}); run it again"
         if not record.reason:
             yield "reason", f"must say why the cell is {record.status}"
-        for field in ("siblings", "pairs", "ensemble", "soup"):
+        for field in ("siblings", "pairs", "ensemble", "corrected", "soup"):
             if getattr(record, field) not in (None, []):
                 yield field, f"must be empty for a cell that is {record.status}"
         return
@@ -148,7 +197,7 @@ def check_status(record: Record, cell: Cell, pins: Pins) -> Problems:
     pairs = [(pair.i, pair.j) for pair in record.pairs]
     if pairs != list(combinations(range(cell.networks), 2)):
         yield "pairs", f"found {pairs}, must be all of {cell.networks} siblings"
-    for field in ("ensemble", "soup"):
+    for field in ("ensemble", "corrected", "soup"):
         if getattr(record, field) is None and cell.networks > 1:
             yield field, "must not be null for a cell that is ok"
     calibration, protocol = record.protocol.get("calibration"), cell.suite.protocol
@@ -175,11 +224,18 @@ def check_splits(record: Record, cell: Cell, pins: Pins) -> Problems:
     found: list[tuple[str, Collection[str], set[str]]] = []
     for s, sibling in enumerate(record.siblings):
         found.append((f"siblings.{s}.splits", sibling.splits, {"train", "view", *tests}))
+        if sibling.recalibrated is not None:
+            found.append((f"siblings.{s}.recalibrated", sibling.recalibrated, {"train", "view", *tests}))
     for p, pair in enumerate(record.pairs):
         views = set(VIEWS) & pair.curves.keys()
         found.append((f"pairs.{p}.curves", pair.curves, {"train", *tests, *views}))
+        if pair.curves_uncalibrated is not None:
+            wanted = {"train", "test", *(views & {"train_a", "train_b"})}
+            # views that change no image
+            alike = {split for split in ("test_a", "test_b") if split in pair.curves_uncalibrated}
+            found.append((f"pairs.{p}.curves_uncalibrated", pair.curves_uncalibrated, wanted | alike))
         found.append((f"pairs.{p}.disagreement", pair.disagreement, tests))
-    for field in ("ensemble", "soup"):
+    for field in ("ensemble", "corrected", "soup"):
         if (splits := getattr(record, field)) is not None:
             found.append((field, splits, tests))
     for field, splits, wanted in found:

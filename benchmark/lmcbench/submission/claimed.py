@@ -21,19 +21,27 @@ CLAIMED: dict[str, tuple[str, ...]] = {
         "pairs.*.curves.test_?.*.*",
         "pairs.*.curves_uncalibrated.*.*.*",
     ),
-    "siblings' training scores, and their scores without recalibration (they need the weights)": (
+    "siblings' training scores and final losses, as trained and recalibrated, and the trunk's accuracy at "
+    "the fork (they need the weights)": (
         "siblings.*.splits.train.*",
         "siblings.*.splits.view.*",
-        "siblings.*.as_trained.*.*",
+        "siblings.*.recalibrated.train.*",
+        "siblings.*.recalibrated.view.*",
+        "pairs.*.ends_recalibrated.train*.*.*",
+        "pairs.*.ends_recalibrated.test_?.*.*",
         "siblings.*.train_loss",
+        "training.losses.*",
+        "fork.trunk_accuracy",
     ),
     "calibration errors of siblings and soups within what rounding to fp16 leaves open": (
         "siblings.*.splits.test*.ece",
+        "siblings.*.recalibrated.test*.ece",
         "soup.*.ece",
     ),
     "the geometry (it needs the weights)": ("pairs.*.geometry.**",),
-    "the gradient noise at the fork, and within bounds the sizes of views and of their parts in training "
-    "curves (they need the data)": (
+    "the gradient noise at the fork, the classes of views, and within bounds the sizes of views and of their "
+    "parts in training curves (they need the data)": (
+        "training.label_counts.*.*",
         "noise.gradient.**",
         "noise.views.*",
         "pairs.*.curves*.train_?.n",
@@ -60,9 +68,6 @@ CLAIMED: dict[str, tuple[str, ...]] = {
 }
 """What is claimed, in words, and the places of its numbers in a record (see `numbers`): `*` is any key, and
 `**` at the end any number of them."""
-
-MIDPOINTS_CLAIMED = ["midpoints and soups (the predictions have no logits of them)"]
-"""What is claimed besides where predictions were made by an earlier version."""
 
 PREDICTIONS_CLAIMED = [
     "midpoints, soups, ensembles, disagreements and siblings' test scores (the predictions are not here)"

@@ -200,10 +200,11 @@ def provenance_notes(records: Sequence[Record]) -> list[str]:
     changed = sum(bool((r.env.get("git") or {}).get("dirty")) for r in records)
     if changed:
         notes.append(f"Made by a checkout with changes: {changed} of {counted(len(records), 'record')}.")
-    diverged = sorted(record_text(r) for r in records if r.status == "diverged")
-    if diverged:
-        notes.append(
-            f"{len(diverged)} of {counted(len(records), 'cell')} diverged, which counts as a result and "
-            f"is in no mean; --rerun takes them first: {'; '.join(diverged)}."
-        )
+    for status, words in (("diverged", "diverged"), ("did-not-learn", "did not learn")):
+        cells = sorted(record_text(r) for r in records if r.status == status)
+        if cells:
+            notes.append(
+                f"{len(cells)} of {counted(len(records), 'cell')} {words}, which counts as a result and "
+                f"is in no mean; --rerun takes them first: {'; '.join(cells)}."
+            )
     return notes

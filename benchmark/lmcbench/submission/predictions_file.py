@@ -15,7 +15,13 @@ from lmcbench.leaderboard.files import PREDICTION_BYTES
 from lmcbench.leaderboard.headline import HEADLINE_FORK
 from lmcbench.results.cell_values import SPLIT
 from lmcbench.results.record import Record
-from lmcbench.results.run_folder import RunFolder, labels_name, midpoint_name, soup_name
+from lmcbench.results.run_folder import (
+    RunFolder,
+    labels_name,
+    midpoint_name,
+    recalibrated_name,
+    soup_name,
+)
 from lmcbench.spec.evaluation_shifts import shown_split
 from lmcbench.stats.cells import is_control
 from lmcbench.untrusted import is_regular, read_bytes, safetensors_header
@@ -65,6 +71,11 @@ def inner_names(record: Record, split: str) -> list[str]:
     return [*(midpoint_name(split, pair.i, pair.j) for pair in record.pairs), *soup]
 
 
+def is_recalibrated(record: Record) -> bool:
+    """Return whether the networks have normalisation statistics, and so logits after recalibration."""
+    return any(sibling.recalibrated is not None for sibling in record.siblings)
+
+
 def classes_of(labels: Mapping[str, NDArray[np.integer]]) -> int:
     """Return the number of classes of the test labels `[n]`; logits of more classes add nothing."""
     return int(labels[SPLIT].max()) + 1
@@ -74,11 +85,13 @@ def _bytes(record: Record, splits: Sequence[str], classes: int) -> int:
     """Return an upper bound of what the logits of `splits` (fp16) and their labels (int16) take."""
     shown = {shown_split(split) for split in splits}
     names = {split: inner_names(record, split) for split in splits}
+    forms = 2 if is_recalibrated(record) else 1
     logits = sum(
-        (len(record.siblings) + len(names[split])) * count_images(record, split) * classes for split in splits
+        (forms * len(record.siblings) + len(names[split])) * count_images(record, split) * classes
+        for split in splits
     )
     labels = sum(count_images(record, split) for split in shown)
-    tensors = 1 + len(splits) + len(shown) + sum(map(len, names.values()))
+    tensors = 1 + forms * len(splits) + len(shown) + sum(map(len, names.values()))
     return TENSOR_BYTES * tensors + 2 * (logits + labels)
 
 
@@ -101,8 +114,8 @@ def count_images(record: Record, split: str) -> int:
 def pack_predictions(records: Sequence[Record], run: RunFolder) -> tuple[bytes | None, str | None]:
     """Return one safetensors file of the logits to keep, and in words what was left out, if anything.
 
-    Tensors are named KEY/SPLIT, KEY/SPLIT.labels, KEY/SPLIT.midpoint-I-J and KEY/SPLIT.soup. The file is
-    None if no cell was measured.
+    Tensors are named KEY/SPLIT, KEY/SPLIT.recalibrated, KEY/SPLIT.labels, KEY/SPLIT.midpoint-I-J and
+    KEY/SPLIT.soup. The file is None if no cell was measured.
 
     Raises:
         UserError: if predictions of the run are missing or damaged.
@@ -132,7 +145,10 @@ def pack_predictions(records: Sequence[Record], run: RunFolder) -> tuple[bytes |
         wanted = {
             name
             for split in kept[record.key]
-            for name in (split, labels_name(split), *inner_names(record, split))
+            for name in (
+                *(split, recalibrated_name(split), labels_name(split)),
+                *inner_names(record, split),
+            )
         }
         tensors |= {f"{record.key}/{n}": value for n, value in cells[record.key].items() if n in wanted}
     without = sum(not splits for splits in kept.values())
@@ -223,13 +239,8 @@ def cell_logits(
     return found, truth
 
 
-def has_midpoints(tensors: Tensors) -> bool:
-    """Return whether a cell has logits between its siblings; files of earlier versions have none."""
-    return any(".midpoint-" in name or name.endswith(".soup") for name in tensors)
-
-
-def inner_logits(tensors: Tensors, record: Record, logits: Mapping[str, Logits]) -> dict[str, Logits]:
-    """Return the logits `[n, classes]` of midpoints and soups, by tensor name.
+def further_logits(tensors: Tensors, record: Record, logits: Mapping[str, Logits]) -> dict[str, Logits]:
+    """Return the logits of midpoints and soups `[n, classes]` and of recalibrated siblings, by tensor name.
 
     Args:
         tensors: of the cell.
@@ -237,18 +248,20 @@ def inner_logits(tensors: Tensors, record: Record, logits: Mapping[str, Logits])
         logits: the siblings', `[K, n, classes]` by split.
 
     Raises:
-        UserError: for anything but one tensor of finite fp16 logits for each midpoint and soup.
+        UserError: for anything but one tensor of finite fp16 logits for each.
     """
     found = {}
     for split, siblings in logits.items():
-        for name in inner_names(record, split):
+        shapes = dict.fromkeys(inner_names(record, split), siblings.shape[1:])
+        if is_recalibrated(record):
+            shapes[recalibrated_name(split)] = siblings.shape
+        for name, shape in shapes.items():
             inner = tensors.get(name)
             if inner is None:
                 raise UserError(f"lacks the tensor {name!r}.")
-            if inner.dtype != np.float16 or inner.shape != siblings.shape[1:]:
+            if inner.dtype != np.float16 or inner.shape != shape:
                 raise UserError(
-                    f"{name}: must be fp16 logits {list(siblings.shape[1:])}, found {inner.dtype} "
-                    f"{list(inner.shape)}."
+                    f"{name}: must be fp16 logits {list(shape)}, found {inner.dtype} {list(inner.shape)}."
                 )
             if not np.isfinite(inner).all():
                 raise UserError(f"{name}: contains a logit that is not finite.")

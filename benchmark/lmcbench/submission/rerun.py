@@ -42,7 +42,7 @@ def rerun(
             network are not available.
     """
     by_key = {record.key: record for record in submission.records}
-    diverged = {key for key, record in by_key.items() if record.status == "diverged"}
+    diverged = {key for key, record in by_key.items() if record.status in ("diverged", "did-not-learn")}
     keys = chosen_cells(submission.sha256, nonce, sorted(by_key), count, diverged)
     allowed = allowances(suite)
     with tempfile.TemporaryDirectory(prefix="lmcbench-rerun-") as scratch:

@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmcbench.ensemble.prior import compare_corrected
 from lmcbench.ensemble.rescore import measure_logits
 from lmcbench.errors import UserError, counted
 from lmcbench.leaderboard.files import PREDICTIONS, Fault, place_of
 from lmcbench.results.cell_values import SPLIT
 from lmcbench.results.record import Record, Score
-from lmcbench.results.run_folder import labels_name, midpoint_name, soup_name
+from lmcbench.results.run_folder import labels_name, midpoint_name, recalibrated_name, soup_name
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.datasets import Pins
 from lmcbench.submission.check_measures import ENSEMBLE_FRACTIONS, ENSEMBLE_POSITIVE, is_close
-from lmcbench.submission.claimed import MIDPOINTS_CLAIMED
+from lmcbench.submission.check_views import all_close
 from lmcbench.submission.predictions_file import (
     Logits,
     Tensors,
     cell_logits,
     classes_of,
-    has_midpoints,
-    inner_logits,
+    further_logits,
     kept_splits,
     load_tensors,
     split_cells,
@@ -77,7 +77,6 @@ class Rescoring:
             kept = kept_splits(list(measured.values()), classes) if classes is not None else {}
         except UserError:
             return  # another check reports records without the sizes of their data
-        between = any(has_midpoints(tensors) for tensors in self.cells.values())
         labels: dict[str, dict[str, str]] = {}
         whole = 0
         left_out = []
@@ -92,7 +91,7 @@ class Rescoring:
             tensors = self.cells[record.key]
             try:
                 logits, truth = cell_logits(tensors, record, splits or [SPLIT])
-                inner = inner_logits(tensors, record, logits) if between else {}
+                inner = further_logits(tensors, record, logits)
             except UserError as error:
                 self._fault(name, "", str(error))
                 continue
@@ -102,16 +101,13 @@ class Rescoring:
                 labels.setdefault(labels_name(split), {})[name] = hashed
             self._check_logits(file, name, record, logits, truth)
             self._check_scores(file, record, logits, inner, truth)
-            if between and SPLIT in logits:
+            if SPLIT in logits:
                 self.midpoints.add(record.key)
             whole += 1
         self._check_labels(labels, self.pins)
         which = f"{whole} of {counted(len(measured), 'cell')} from stored logits"
         self.rescored.append(f"ensembles, disagreements and siblings' test scores of {which}")
-        if between:
-            self.rescored.append(f"midpoints, their barriers and soups of {which}")
-        else:
-            self.claimed += MIDPOINTS_CLAIMED
+        self.rescored.append(f"midpoints, their barriers and soups of {which}")
         if left_out:
             self.claimed.append(
                 f"predictions of {counted(len(left_out), 'cell')}, as all logits exceed 25 MB together"
@@ -177,6 +173,14 @@ class Rescoring:
                     continue
                 if key not in held_values or not is_close(held_values[key], expected_value):
                     self._differs(file, f"ensemble.{split}.{key}", held_values.get(key), expected_value)
+            counts = (record.training or {}).get("label_counts") or []
+            if record.corrected is not None and len(counts) == len(logits[split]):
+                corrected = compare_corrected(logits[split], labels[split], counts)
+                held_corrected = record.corrected.get(split, {})
+                for key, value in corrected.items():
+                    same = all_close if isinstance(value, list) else is_close
+                    if not same(held_corrected.get(key), value):
+                        self._differs(file, f"corrected.{split}.{key}", held_corrected.get(key), value)
             functions = {} if again.functions is None else again.functions[split]
             held_functions = _flat((record.functions or {}).get(split, {}))
             for key, expected_value in _flat(functions).items():
@@ -194,10 +198,20 @@ class Rescoring:
         """Check scores of siblings, ends and midpoints of curves, and soups, within what fp16 leaves open."""
         for split, stored in logits.items():
             ends = [score_bounds(values, labels[split]) for values in stored]
+            again = inner.get(recalibrated_name(split))
+            fresh = [] if again is None else [score_bounds(values, labels[split]) for values in again]
             for s, sibling in enumerate(record.siblings):
                 if split in sibling.splits:
                     self._compare(file, f"siblings.{s}.splits.{split}", sibling.splits[split], ends[s])
+                if fresh and split in (held := sibling.recalibrated or {}):
+                    self._compare(file, f"siblings.{s}.recalibrated.{split}", held[split], fresh[s])
             for p, pair in enumerate(record.pairs):
+                if fresh and split in (held_ends := pair.ends_recalibrated or {}):
+                    for kind in ("loss", "error"):
+                        for at, s in enumerate((pair.i, pair.j)):
+                            value = getattr(held_ends[split], kind)[at]
+                            where = f"pairs.{p}.ends_recalibrated.{split}.{kind}.{at}"
+                            self._within(file, where, value, getattr(fresh[s], kind))
                 if (curve := pair.curves.get(split)) is None:
                     continue
                 places: list[tuple[int, ScoreBounds]] = [(0, ends[pair.i]), (-1, ends[pair.j])]
@@ -226,7 +240,7 @@ class Rescoring:
             low, high = (f"{bound:.8g}" for bound in bounds)
             self._fault(file, field, f"found {found}, the stored logits give {low} to {high}.")
 
-    def _differs(self, file: str, field: str, found: float | None, expected: float | None) -> None:
+    def _differs(self, file: str, field: str, found: object, expected: object) -> None:
         self._fault(file, field, f"found {found}, the stored logits give {expected}.")
 
 
