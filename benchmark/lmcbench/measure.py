@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from lmcbench.connect.blending import State, check_pair
-from lmcbench.data.sources import open_dataset
 from lmcbench.errors import UserError, unknown
 from lmcbench.machine import choose_device, compute_exactly
-from lmcbench.measure_images import MeasureImages, choose_normalisation
+from lmcbench.measure_images import MeasureImages, choose_normalisation, open_images
 from lmcbench.measure_networks import Bench, scores_of
 from lmcbench.measure_verdict import verdict
 from lmcbench.running.analyses import select_analyses
 from lmcbench.spec.architectures import parse_architecture
-from lmcbench.train.build import build
+from lmcbench.train.build import build, published_settings
 from lmcbench.train.checkpoints import read_checkpoint
 from lmcbench.train.train_state import save_tensors
 from lmcbench.untrusted import check_regular
@@ -130,10 +129,10 @@ def measure(
     names = select_analyses(request.measures)
     where = choose_device(device)
     compute_exactly(where)
-    dataset = open_dataset(request.data, data_dir)
+    architecture = parse_architecture(request.architecture, "none", request.arch_kwargs)
+    dataset, notes = open_images(request.data, data_dir, request.image_size, published_settings(architecture))
     channels, *sides = dataset.shape
     height, width = sides if request.image_size is None else (request.image_size, request.image_size)
-    architecture = parse_architecture(request.architecture, "none", request.arch_kwargs)
     model = build(architecture, (channels, height, width), len(dataset.classes), 0).to(where)
     checkpoints = [read_checkpoint(path, model, request.weights) for path in request.checkpoints]
     states = [checkpoint.state for checkpoint in checkpoints]
@@ -180,7 +179,7 @@ def measure(
         **result,
         "normalisation": normalisation.to_json(),
         "alphas": bench.grid,
-        "notes": [note for checkpoint in checkpoints for note in checkpoint.notes],
+        "notes": [*notes, *(note for checkpoint in checkpoints for note in checkpoint.notes)],
         "verdict": verdict(next(iter(splits)), dataset.name, siblings.wrong, siblings.ensemble_wrong, wrong),
     }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from lmcbench.connect.arguments import LazySplit
 from lmcbench.data.batches import DeviceImages
 from lmcbench.data.dataset import Dataset, ImageSet, Pixels
+from lmcbench.data.decode import Resize, SizesError
 from lmcbench.data.pool import release_pages
 from lmcbench.data.selection import select_calibration, select_stratified
+from lmcbench.data.sources import SOURCES, open_dataset
 from lmcbench.errors import UserError, counted
 from lmcbench.spec.shift_rules import Indices
 
@@ -91,6 +94,55 @@ def choose_normalisation(
             found.append(dataset.statistics[i])
             origins.append("training set")
     return Normalisation(found[0], found[1], (origins[0], origins[1]))
+
+
+def open_images(
+    name: str,
+    data_dir: Path | None,
+    image_size: int | None,
+    published: Mapping[str, Any] | None,
+) -> tuple[Dataset, tuple[str, ...]]:
+    """Open a data set for a network, and return it with sentences on how its images are resized.
+
+    The user's own images are resized and cropped as timm validates: to `image_size` if it is given, else to
+    the size of the network's published weights, if they are larger than that or of several sizes. Images of
+    a published data set stay as they are (`image_size` resizes them when they are passed).
+
+    Args:
+        name: the data set's name or path.
+        data_dir: the data folder.
+        image_size: pixels a side.
+        published: timm's `pretrained_cfg` of the network; None: there is none.
+
+    Raises:
+        UserError: for missing or unreadable data, and for images of several sizes if no size is known.
+    """
+    if name in SOURCES:
+        return open_dataset(name, data_dir), ()
+    settings = {} if published is None else published
+    crop, interpolation = settings.get("crop_pct") or 0.875, settings.get("interpolation") or "bilinear"
+    size = image_size or (settings["input_size"][-1] if "input_size" in settings else None)
+    resize = None if size is None else Resize(size, float(crop), str(interpolation))
+    if image_size is None:
+        try:
+            dataset = open_dataset(name, data_dir)
+        except SizesError:
+            if resize is None:
+                raise
+        else:
+            if resize is None or min(dataset.shape[1:]) <= resize.size:
+                return dataset, dataset.notes
+    dataset = open_dataset(name, data_dir, resize)
+    if resize is None:
+        return dataset, dataset.notes
+    note = (
+        f"Images of {dataset.name} are resized ({resize.interpolation}, crop {resize.crop:g}) to "
+        f"{resize.size} x {resize.size}"
+    )
+    origin = (
+        "" if image_size is not None else ", as the network's pretrained_cfg says; --image-size overrides it"
+    )
+    return dataset, (*dataset.notes, f"{note}{origin}.")
 
 
 class HostImages:

@@ -142,10 +142,14 @@ def refused(place, match):
     assert not pixels.is_dir() or not list(pixels.iterdir())
 
 
-def test_a_coloured_image_after_a_grey_one_is_named_and_not_made_grey(place):
-    data = [encode(p) for p in [pictures(1, (1, 32, 32))[0], *pictures(3)]]
+def test_a_coloured_image_after_a_grey_one_makes_all_of_them_rgb(place):
+    grey = pictures(1, (1, 32, 32))[0]
+    data = [encode(p) for p in [grey, *pictures(3)]]
     write_parquet(place / "train-0.parquet", data, [0, 1, 0, 1], "image")
-    refused(place, r"train-0.parquet, row 1: the image is coloured, .* Make all images grey, or all of them")
+    dataset = open_dataset(str(place))
+    assert dataset.shape == (3, 32, 32)
+    assert (dataset.train.images[0] == grey).all()
+    assert (dataset.train.images[1:] == pictures(3).transpose(0, 3, 1, 2)).all()
 
 
 @pytest.mark.parametrize(

@@ -331,7 +331,7 @@ def test_an_image_that_does_not_decode_is_named_by_row(place, tmp_path):
         (lambda data, labels: labels.__setitem__(3, None), "row 3: the label is missing"),
         (
             lambda data, labels: labels.__setitem__(slice(None), ["cat"] * 6),
-            "column 'label' must hold integers from 0, found string",
+            "column 'label' must hold integers from 0, found text",
         ),
     ],
 )

@@ -16,6 +16,7 @@ import torch
 
 from lmcbench.check.checks import CHECKS, NotReadyError
 from lmcbench.check.trial import UNADAPTED, Fit, Size, Trial, find_fit
+from lmcbench.data.decode import Resize
 from lmcbench.data.sources import SOURCES, open_dataset
 from lmcbench.errors import UserError, describe
 from lmcbench.spec.architectures import Architecture, architecture_label, imports_beside
@@ -134,7 +135,8 @@ def find_targets(
         if source is not None:
             (c, h, w), n = source.shape, source.classes
         else:  # a data set of the user's own
-            dataset = open_dataset(suite.data.name, data_dir)
+            side = suite.data.image_size
+            dataset = open_dataset(suite.data.name, data_dir, None if side is None else Resize(side))
             (c, h, w), n = dataset.shape, len(dataset.classes)
         size = Size((channels or c, image_size or h, image_size or w), classes or n)
         by_size.setdefault(size, []).append(suite)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ import numpy as np
 from platformdirs import user_cache_path
 
 from lmcbench.data.dataset import ImageSet, Labels, Pixels, SplitSummary, SummaryBuilder
-from lmcbench.data.decode import RULES, Item, decode_batches
+from lmcbench.data.decode import RULES, ColouredError, Item, Resize, decode_batches
 from lmcbench.errors import UserError, reading
 from lmcbench.spec.canonical import digest
 from lmcbench.untrusted import open_regular
@@ -61,33 +61,55 @@ def open_split(
     channels: int | None = None,
     classes: int | None = None,
     lossless: bool = False,
+    resize: Resize | None = None,
 ) -> CachedSplit:
     """Open the split that `reader` reads; its files are decoded once for each content.
 
     Args:
         reader: parquet files or an image folder.
         title: text of the progress bar.
-        channels: 1 or 3; None takes those of the first image.
+        channels: 1 or 3; None: those of the first image, and 3 if others are coloured.
         classes: the expected number; None takes what the files have.
         lossless: refuse JPEG images.
+        resize: how images of any size become square; None: all must have one size.
 
     Raises:
         UserError: naming the file and row that cannot be read; nothing is cached then.
     """
     hashes = file_hashes(reader.files)
     asked = {"channels": channels, "classes": classes, "lossless": lossless, **reader.settings()}
+    if resize is not None:
+        asked["resize"] = asdict(resize)
     key = digest({"files": hashes, "rules": RULES, **asked})
     cached = read_split(key)
     if cached is not None:
         return cached
-    n, names, batches = reader.load(classes)
-    if n == 0:
-        raise UserError(f"{title}: no images found in {', '.join(map(str, reader.files[:3]))}.")
-    write_split(key, n, decode_batches(batches, n, channels, lossless, title), names, {"settings": asked})
+    try:
+        _decode_split(key, reader, title, channels, asked, resize)
+    except ColouredError:
+        if channels is not None:
+            raise
+        _decode_split(key, reader, title, 3, asked, resize)
     stored = read_split(key)
     if stored is None:
         raise UserError(f"{title}: the cache was changed while it was written. Run again.")
     return stored
+
+
+def _decode_split(
+    key: str,
+    reader: Reader,
+    title: str,
+    channels: int | None,
+    asked: dict[str, Any],
+    resize: Resize | None,
+) -> None:
+    """Decode the images of a split into the cache."""
+    n, names, batches = reader.load(asked["classes"])
+    if n == 0:
+        raise UserError(f"{title}: no images found in {', '.join(map(str, reader.files[:3]))}.")
+    decoded = decode_batches(batches, n, channels, asked["lossless"], title, resize)
+    write_split(key, n, decoded, names, {"settings": asked})
 
 
 def cache_dir() -> Path:

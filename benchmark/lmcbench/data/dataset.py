@@ -145,6 +145,7 @@ class Dataset:
             `parquet`, `folder`.
         revision: the commit on the hub, if it comes from there.
         shifted: further test sets of the same classes by name (`cifar10.1:v6`).
+        notes: sentences on parts of the user's data that are not used.
     """
 
     name: str
@@ -154,6 +155,7 @@ class Dataset:
     source: str = "memory"
     revision: str | None = None
     shifted: Mapping[str, ImageSet] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:

@@ -14,6 +14,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,6 +55,59 @@ StoredImage = bytes | NDArray[np.uint8] | NDArray[np.uint16]
 """An encoded image, or its values `[h, w, c]`."""
 
 
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
+
+
+class SizesError(UserError):
+    """Images of a data set differ in size."""
+
+
+class ColouredError(UserError):
+    """An image of a grey data set is coloured."""
+
+
+@dataclass(frozen=True)
+class Resize:
+    """How images become square: as timm prepares them for validation.
+
+    The shorter side is scaled to `size / crop`, rounded down, and the centre of `size` is cut out. An image
+    that has the size already is left as it is.
+
+    Attributes:
+        size: pixels a side.
+        crop: share of the scaled image's side that is cut out; timm's `crop_pct`.
+        interpolation: one of `INTERPOLATIONS`.
+    """
+
+    size: int
+    crop: float = 0.875
+    interpolation: str = "bilinear"
+
+    def image(self, image: Image.Image) -> Image.Image:
+        """Return the resized image."""
+        from PIL import Image as pillow  # noqa: N813
+
+        width, height = image.size
+        if (width, height) == (self.size, self.size):
+            return image
+        side = int(self.size / self.crop)
+        short = min(width, height)
+        scaled = (int(side * width / short), int(side * height / short))
+        left, top = (round((n - self.size) / 2) for n in scaled)
+        how = getattr(pillow.Resampling, self.interpolation.upper(), pillow.Resampling.BILINEAR)
+        return image.resize(scaled, how).crop((left, top, left + self.size, top + self.size))
+
+    def array(self, pixels: Pixels) -> Pixels:
+        """Return pixels `[h, w]` or `[h, w, c]` resized, each channel by itself."""
+        from PIL import Image as pillow  # noqa: N813
+
+        if pixels.ndim == 2:
+            return np.asarray(self.image(pillow.fromarray(pixels)))
+        return np.stack(
+            [self.array(np.ascontiguousarray(channel)) for channel in np.moveaxis(pixels, -1, 0)], -1
+        )
+
+
 class Item(NamedTuple):
     """One stored image with its label; `row` is None if the file is the image."""
 
@@ -69,7 +123,12 @@ class Item(NamedTuple):
 
 
 def decode_batches(
-    batches: Iterable[list[Item]], n: int, channels: int | None, lossless: bool, title: str
+    batches: Iterable[list[Item]],
+    n: int,
+    channels: int | None,
+    lossless: bool,
+    title: str,
+    resize: Resize | None = None,
 ) -> Iterator[tuple[Pixels, Labels]]:
     """Yield each batch as images `[b, c, h, w]` uint8 and labels `[b]` int64, with a bar on standard error.
 
@@ -79,6 +138,7 @@ def decode_batches(
         channels: of encoded images 1 or 3; None takes those of the first image.
         lossless: refuse JPEG images.
         title: text of the progress bar.
+        resize: how images of any size become square; None: all must have one size.
 
     Raises:
         UserError: for an image that does not decode, has another size than the first, or loses information.
@@ -96,37 +156,43 @@ def decode_batches(
     with bar, ThreadPoolExecutor(os.cpu_count()) as threads:
         task = bar.add_task(printable(title), total=n)
         for items in batches:
-            convert = convert or _converter(items[0], channels, lossless)
+            convert = convert or _converter(items[0], channels, lossless, resize)
             images = np.stack(list(threads.map(convert, items)))
             images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
             yield np.ascontiguousarray(images), np.array([item.label for item in items], np.int64)
             bar.advance(task, len(items))
 
 
-def _converter(first: Item, channels: int | None, lossless: bool) -> Callable[[Item], Pixels]:
+def _converter(
+    first: Item, channels: int | None, lossless: bool, resize: Resize | None
+) -> Callable[[Item], Pixels]:
     """Return the function that decodes images stored in the same way as the first one."""
     if not isinstance(first.data, bytes):
         h, w, c = first.data.shape
         shape = (h, w, channels or c)
-        return lambda item: _decode_array(item, shape)
+        return lambda item: _decode_array(item, shape, resize)
     image = open_image(first.data, first.where, lossless)
     expected, size = channels or (1 if image.mode in GREY else 3), image.size
-    return lambda item: _decode_file(item, expected, size, lossless)
+    return lambda item: _decode_file(item, expected, size, lossless, resize)
 
 
-def _decode_array(item: Item, shape: tuple[int, int, int]) -> Pixels:
+def _decode_array(item: Item, shape: tuple[int, int, int], resize: Resize | None) -> Pixels:
     """Return `[h, w, c]` uint8 of an image stored as an array."""
     if isinstance(item.data, bytes):
         raise UserError(
             f"{item.where}: an encoded image, but the first is an array of values. "
             "Store all images of a data set in one way."
         )
-    if item.data.shape != shape:
+    found = item.data.shape if resize is None else (*shape[:2], item.data.shape[2])
+    if found != shape:
         raise _other_size(item, item.data.shape, shape, "(height, width, channels)")
-    return COMPANDED[item.data] if item.data.dtype == np.uint16 else item.data.astype(np.uint8, copy=False)
+    data = COMPANDED[item.data] if item.data.dtype == np.uint16 else item.data.astype(np.uint8, copy=False)
+    return data if resize is None else resize.array(data)
 
 
-def _decode_file(item: Item, channels: int, size: tuple[int, int], lossless: bool) -> Pixels:
+def _decode_file(
+    item: Item, channels: int, size: tuple[int, int], lossless: bool, resize: Resize | None
+) -> Pixels:
     """Return `[h, w]` or `[h, w, 3]` uint8 of an encoded image."""
     if not isinstance(item.data, bytes):
         raise UserError(
@@ -134,16 +200,19 @@ def _decode_file(item: Item, channels: int, size: tuple[int, int], lossless: boo
             "Store all images of a data set in one way."
         )
     image = open_image(item.data, item.where, lossless)
+    if resize is not None:
+        return resize.array(pixels_of(image, item.where, channels))
     if image.size != size:
         raise _other_size(item, image.size, size, "pixels")
     return pixels_of(image, item.where, channels)
 
 
-def _other_size(item: Item, found: tuple[int, ...], expected: tuple[int, ...], unit: str) -> UserError:
+def _other_size(item: Item, found: tuple[int, ...], expected: tuple[int, ...], unit: str) -> SizesError:
     here, there = (" x ".join(map(str, size)) for size in (found, expected))
-    return UserError(
+    return SizesError(
         f"{item.where}: the image is {here} {unit}, expected {there}. "
-        "All images of a data set must have one size: resize them first."
+        "Images of several sizes are resized and cropped to N x N by --image-size N, and by image_size = N "
+        "under [data] of a suite."
     )
 
 
@@ -202,7 +271,7 @@ def pixels_of(image: Image.Image, where: str, channels: int) -> Pixels:
     if channels == 1 and image.mode not in GREY:
         colours = np.asarray(image.convert("RGB"))
         if (colours != colours[:, :, :1]).any():
-            raise UserError(
+            raise ColouredError(
                 f"{where}: the image is coloured, but the data set is grey (as its first image is). "
                 "Make all images grey, or all of them RGB."
             )

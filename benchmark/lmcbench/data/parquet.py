@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pyarrow import Array
 
 IMAGE_NAMES = ("image", "img")
-LABEL_NAMES = ("label", "labels", "fine_label")
+LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "category")
 BATCH = 1000
 """Number of images that are decoded together."""
 
@@ -58,7 +58,16 @@ class ParquetSplit:
         """
         tables = [_Table(file, self.image, self.label) for file in self.files]
         names = _common_names(tables)
-        labels = [table.read_labels() for table in tables]
+        read = [table.read_labels() for table in tables]
+        if any(found.dtype == object for found in read):
+            if self.label is not None:  # a published data set, whose classes have an order
+                raise UserError(
+                    f"{self.files[0]}: column {self.label!r} must hold integers from 0, found text."
+                )
+            numbers, names = number_labels([str(text) for found in read for text in found])
+            labels: list[Labels] = np.split(numbers, np.cumsum([len(found) for found in read])[:-1])
+        else:
+            labels = [np.asarray(found, np.int64) for found in read]
         joined = np.concatenate(labels)
         if classes is None:
             classes = len(names) or _count_classes(self.files[0], joined)
@@ -84,8 +93,40 @@ def default_names(classes: int) -> tuple[str, ...]:
     return tuple(map(str, range(classes)))
 
 
+def number_labels(texts: Sequence[str]) -> tuple[Labels, tuple[str, ...]]:
+    """Return labels of text as numbers, `[n]`, and the names in their order: by value if all are numbers.
+
+    Example:
+        >>> number_labels(["dog", "cat", "dog"])
+        (array([1, 0, 1]), ('cat', 'dog'))
+    """
+    found = set(texts)
+    names = sorted(found, key=int) if all(text.isdecimal() for text in found) else sorted(found)
+    numbers = {name: i for i, name in enumerate(names)}
+    return np.array([numbers[text] for text in texts], np.int64), tuple(names)
+
+
+class _ArrowFile:
+    """An Arrow file of `Dataset.save_to_disk`, with the methods of a parquet file that are used here."""
+
+    def __init__(self, path: Path) -> None:
+        from pyarrow import ipc, memory_map
+
+        with memory_map(str(path)) as source:
+            self._table = ipc.open_stream(source).read_all()
+        self.schema_arrow = self._table.schema
+
+    def read(self, columns: list[str]) -> Any:
+        """Return the columns."""
+        return self._table.select(columns)
+
+    def iter_batches(self, batch_size: int, columns: list[str]) -> Iterator[Any]:
+        """Yield the rows of the columns in batches."""
+        yield from self._table.select(columns).to_batches(max_chunksize=batch_size)
+
+
 class _Table:
-    """One parquet file: its image column, its label column and the class names it stores."""
+    """One parquet or Arrow file: its image column, its label column and the class names it stores."""
 
     def __init__(self, path: Path, image: str | None, label: str | None) -> None:
         # imported here, because opening a cached split does not need it
@@ -93,7 +134,7 @@ class _Table:
 
         self.path = path
         with self._errors("is not a readable parquet file"):
-            self._file = ParquetFile(path)
+            self._file = _ArrowFile(path) if path.suffix == ".arrow" else ParquetFile(path)
             stored = (self._file.schema_arrow.metadata or {}).get(b"huggingface")
         metadata = {} if stored is None else parse_json(stored, f"{path}: its metadata", limit=HEADER_BYTES)
         try:
@@ -137,15 +178,23 @@ class _Table:
             raise UserError(f"{self.path} has no {kind} column {wanted}. Its columns: {', '.join(columns)}.")
         return candidates[0]
 
-    def read_labels(self) -> Labels:
-        """Return all labels, `[n]`; the images are not read."""
+    def read_labels(self) -> Labels | np.ndarray[Any, np.dtype[np.object_]]:
+        """Return all labels, `[n]`, integers or text; the images are not read."""
         from pyarrow import types
 
         with self._errors(f"has an unreadable column {self.label!r}"):
             values = self._file.read(columns=[self.label]).column(self.label)
+        if types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        if types.is_string(values.type) or types.is_large_string(values.type):
+            texts = values.to_pylist()
+            missing = next((row for row, text in enumerate(texts) if not text), None)
+            if missing is not None:
+                raise UserError(f"{self.path}, row {missing}: the label is missing.")
+            return np.array(texts, dtype=object)
         if not types.is_integer(values.type):
             raise UserError(
-                f"{self.path}: column {self.label!r} must hold integers from 0, found {values.type}."
+                f"{self.path}: column {self.label!r} must hold integers from 0 or text, found {values.type}."
             )
         if values.null_count:
             row = int(np.flatnonzero(np.asarray(values.is_null()))[0])

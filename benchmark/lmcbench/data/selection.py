@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lmcbench.data.dataset import Dataset, ImageSet
+from lmcbench.data.decode import Resize
 from lmcbench.data.shifted_sets import open_all_shifted
 from lmcbench.data.sources import open_dataset
 from lmcbench.errors import UserError
@@ -27,7 +28,8 @@ def open_suite_data(suite: Suite, data_dir: Path | None = None) -> Dataset:
         UserError: if data are missing or unreadable, if the suite asks for more images than there are, or
             if a split differs from its pinned hash (exit code 4).
     """
-    whole = open_dataset(suite.data.name, data_dir)
+    size = suite.data.image_size
+    whole = open_dataset(suite.data.name, data_dir, None if size is None else Resize(size))
     return select(replace(whole, shifted=open_all_shifted(suite.evaluations, data_dir)), suite.data)
 
 

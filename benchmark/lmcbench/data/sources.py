@@ -11,6 +11,7 @@ import numpy as np
 
 from lmcbench.data.cache import file_hashes, open_split
 from lmcbench.data.dataset import Dataset, ImageSet, mark_every_fifth
+from lmcbench.data.decode import Resize
 from lmcbench.data.find_files import HubRepo, SplitFiles, data_folder, download, find_parquet
 from lmcbench.data.parquet import ParquetSplit, default_names
 from lmcbench.data.shifted_sets import how_to_get
@@ -182,19 +183,21 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def open_dataset(name: str, data_dir: Path | None = None) -> Dataset:
+def open_dataset(name: str, data_dir: Path | None = None, resize: Resize | None = None) -> Dataset:
     """Open the data set `name`; nothing is downloaded.
 
     A data set of the table is looked for in the data folder (`data_dir`, else LMCBENCH_DATA), then in the
     hub's cache. Any other name means a user's data set: a path, or a folder or parquet file in the data
-    folder.
+    folder. `resize` makes images of any size square; it is for the user's data sets.
 
     Raises:
         UserError: for an unknown name, or data that are missing or unreadable.
     """
     folder = data_folder(data_dir)
     if name not in SOURCES:
-        return _open_own(name, folder)
+        return _open_own(name, folder, resize)
+    if resize is not None:
+        raise UserError(f"Images of {name} have their published size; image_size is for your own data sets.")
     source = SOURCES[name]
     if source.load is not None:
         return source.load()
@@ -311,7 +314,7 @@ def _open_found(name: str, found: SplitFiles) -> Dataset:
     )
 
 
-def _open_own(name: str, folder: Path | None) -> Dataset:
+def _open_own(name: str, folder: Path | None, resize: Resize | None) -> Dataset:
     """Open a user's data set.
 
     A folder with the name of a published data set is rejected, because its results would be mistaken for
@@ -331,4 +334,4 @@ def _open_own(name: str, folder: Path | None) -> Dataset:
                 f"{path} has the name of a published data set. For that one, use the name {published!r} and "
                 "pass the folder above it as --data-dir; for your own, rename the folder."
             )
-    return open_user_dataset(path)
+    return open_user_dataset(path, resize)

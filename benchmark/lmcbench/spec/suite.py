@@ -63,6 +63,12 @@ class DataSpec(SuiteTable):
         description="images to test on, stratified over all images of both splits; the others are trained "
         "on; null: the data set's own splits",
     )
+    image_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="pixels a side that a user's images are resized and cropped to; null: as they are",
+    )
     holdout: float = Field(
         default=0.0,
         ge=0,

@@ -154,6 +154,21 @@ def find_factory(architecture: Architecture) -> Callable[..., Any]:
     return cast(Callable[..., Any], factory)
 
 
+def published_settings(architecture: Architecture) -> dict[str, Any] | None:
+    """Return the `pretrained_cfg` of a timm network: how images were prepared for its published weights.
+
+    None for other networks. Nothing is downloaded.
+    """
+    if architecture.source != "timm":
+        return None
+    import timm
+
+    if not timm.is_model(architecture.name):
+        return None  # building it says so
+    settings = timm.get_pretrained_cfg(architecture.name, allow_unregistered=True)
+    return None if settings is None else dict(settings.to_dict())
+
+
 def _is_module(name: str) -> bool:
     """Whether a module of this name can be found."""
     try:

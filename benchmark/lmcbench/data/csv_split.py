@@ -1,0 +1,169 @@
+"""Images listed in a CSV file with their labels, as Kaggle and the `imagefolder` builder have it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lmcbench.data.dataset import Labels, mark_every_fifth
+from lmcbench.data.decode import Item
+from lmcbench.data.parquet import BATCH, number_labels
+from lmcbench.errors import UserError
+from lmcbench.untrusted import MB, check_regular, is_regular, read_bytes
+
+CSV_BYTES = 256 * MB
+"""Largest list of images."""
+
+IMAGE_BYTES = 128 * MB
+"""Largest file of one image."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+
+FILE_COLUMNS = (
+    "file_name",
+    "filename",
+    "file",
+    "filepath",
+    "path",
+    "image_path",
+    "image",
+    "image_id",
+    "id",
+)
+LABEL_COLUMNS = ("label", "labels", "class", "class_name", "target", "category", "diagnosis", "y")
+SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+
+FOLDERS = ("", "images", "imgs", "img", "data")
+"""Folders beside the list in which images are looked for, and one of the name of the list."""
+
+
+@dataclass(frozen=True)
+class CsvSplit:
+    """Reader of a split that a CSV file lists.
+
+    Attributes:
+        path: the list.
+        names_of_split: values of its column `split` that belong to the split; empty: all rows.
+        part: `test`: every fifth image of each class; `train`: all other images; None: all images.
+    """
+
+    path: Path
+    names_of_split: tuple[str, ...] = ()
+    part: Literal["train", "test"] | None = None
+
+    @cached_property
+    def rows(self) -> list[dict[str, str]]:
+        """The rows of the split.
+
+        Raises:
+            UserError: for a list without columns of files and labels, or text that is not UTF-8.
+        """
+        rows = read_rows(self.path)
+        self.column(FILE_COLUMNS, "files")
+        self.column(LABEL_COLUMNS, "labels")
+        if not self.names_of_split:
+            return rows
+        column = self.column(SPLIT_COLUMNS, "splits")
+        return [row for row in rows if row[column].strip().lower() in self.names_of_split]
+
+    def column(self, names: tuple[str, ...], what: str) -> str:
+        """Return the first column with one of the names."""
+        found = find_column(self.path, names)
+        if found is None:
+            raise UserError(
+                f"{self.path} has no column of {what}: {', '.join(names)}. "
+                f"Its columns: {', '.join(columns_of(self.path))}."
+            )
+        return found
+
+    @cached_property
+    def labels(self) -> tuple[Labels, tuple[str, ...]]:
+        """The labels of the rows, `[n]`, and the names of the classes in order."""
+        column = self.column(LABEL_COLUMNS, "labels")
+        texts = [row[column].strip() for row in self.rows]
+        empty = next((i for i, text in enumerate(texts) if not text), None)
+        if empty is not None:
+            raise UserError(f"{self.path}, row {empty + 1}: the label is missing.")
+        return number_labels(texts)
+
+    @cached_property
+    def kept(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """The rows that belong to the part, `[n]`."""
+        if self.part is None:
+            return np.ones(len(self.rows), bool)
+        return np.asarray(mark_every_fifth(self.labels[0]) == (self.part == "test"), np.bool_)
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """The images of the split, in the order of the list.
+
+        Raises:
+            UserError: for an image that is missing, not a regular file, or outside of the list's folder.
+        """
+        column = self.column(FILE_COLUMNS, "files")
+        listed = zip(self.rows, self.kept, strict=True)
+        found = [self._find(row[column].strip()) for row, keep in listed if keep]
+        for image in found:
+            check_regular(image, limit=IMAGE_BYTES)
+        return tuple(found)
+
+    def _find(self, name: str) -> Path:
+        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"{self.path} names {name!r}: give paths below its folder.")
+        for folder in (*FOLDERS, self.path.stem):
+            for suffix in ("", *SUFFIXES):
+                path = self.path.parent / folder / f"{name}{suffix}"
+                if is_regular(path):
+                    return path
+        raise UserError(f"{self.path} names {name!r}, which is not in its folder or in images/.")
+
+    def settings(self) -> dict[str, Any]:
+        """Return the label of each file, which the list gives."""
+        names = self.labels[1]
+        return {"labels_of_files": [names[i] for i in self.labels[0][self.kept].tolist()]}
+
+    def load(self, classes: int | None) -> tuple[int, tuple[str, ...], Iterator[list[Item]]]:
+        """See `Reader`."""
+        labels, names = self.labels
+        if classes is not None and classes != len(names):
+            raise UserError(f"{self.path} has {len(names)} classes, but there must be {classes}.")
+        return len(self.files), names, self._items(labels[self.kept])
+
+    def _items(self, labels: Labels) -> Iterator[list[Item]]:
+        for start in range(0, len(self.files), BATCH):
+            chunk = slice(start, start + BATCH)
+            yield [
+                Item(file, None, read_bytes(file, limit=IMAGE_BYTES), int(label))
+                for file, label in zip(self.files[chunk], labels[chunk], strict=True)
+            ]
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file, column -> text.
+
+    Raises:
+        UserError: for an unreadable file, or text that is not UTF-8.
+    """
+    try:
+        text = read_bytes(path, limit=CSV_BYTES).decode("utf-8-sig")
+        return [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(io.StringIO(text))]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no CSV file: {error}.") from None
+
+
+def columns_of(path: Path) -> list[str]:
+    """Return the names of the columns of a CSV file; empty if it has no rows."""
+    return list(next(iter(read_rows(path)), {}))
+
+
+def find_column(path: Path, names: tuple[str, ...]) -> str | None:
+    """Return the first column of a CSV file with one of the names, in any case."""
+    columns = {column.strip().lower(): column for column in columns_of(path)}
+    return next((columns[name] for name in names if name in columns), None)
