@@ -191,16 +191,6 @@ def without_midpoints(tensors):
         del tensors[name]
 
 
-def test_predictions_of_an_earlier_version_are_accepted_and_their_midpoints_are_claims(folder):
-    for key in read_tables(folder):
-        edit_logits(folder, key, without_midpoints)
-    assert faults(folder) == ""
-    found = verify(folder)
-    assert (found.level, found.midpoints) == ("rescored", False)
-    assert "midpoints and soups (the predictions have no logits of them)" in found.claimed
-    assert "midpoints" not in found.statement().to_json().partition('"claimed"')[0]
-
-
 def test_midpoints_of_one_cell_cannot_be_left_out(folder):
     key = a_pair(folder)
     edit_logits(folder, key, without_midpoints)
