@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,12 +24,14 @@ from lmcbench.measure_text import measured_text, warnings_of
 from lmcbench.measure_verdict import verdict
 from lmcbench.results.curves import chord_excess
 from lmcbench.running.analyses import LAYER_ALPHAS
-from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.architectures import Architecture, parse_architecture
 from lmcbench.train.build import build
 from lmcbench.train.checkpoints import load_checkpoint
 from lmcbench.train.train_state import initial_state, save_state
 
 torch.set_num_threads(1)
+
+ROOT = Path(__file__).resolve().parent.parent
 
 MLP = ["--arch", "lmc_mlp", "--arch-kwargs", "width=16", "--arch-kwargs", "depth=1", "--data", "digits"]
 RESNET = ["--arch", "lmc_resnet", "--arch-kwargs", "width=4", "--data", "digits"]
@@ -446,6 +449,53 @@ def test_averaged_weights_are_offered_and_read(measure, tmp_path):
     code, averaged, err = measure(*paths, *MLP, *few, "--weights", "ema")
     assert [s["weights"] for s in json.loads(averaged)["siblings"]] == ["state_dict_ema"] * 2
     assert json.loads(out)["pairs"] != json.loads(averaged)["pairs"]
+
+
+def test_the_documented_example_of_fine_tuned_siblings_runs(lmcbench, tmp_path, monkeypatch):
+    """Its two commands, as they stand in docs/own-checkpoints.md."""
+    text = (ROOT / "docs" / "own-checkpoints.md").read_text()
+    example = text.partition("## Siblings fine-tuned")[2].split("```")[1]
+    run, soup = (line.split()[1:] for line in example.strip().splitlines())
+    monkeypatch.chdir(tmp_path)
+    content = {"state_dict": build(parse_architecture("lmc_mlp", "x"), (1, 8, 8), 10, 3).state_dict()}
+    torch.save({**content, "args": argparse.Namespace(lr=0.1)}, "pretrained.pth")
+    assert lmcbench(*run, "--jobs", "1")[0] == 0
+    [pattern] = [word for word in soup if "*" in word]
+    files = sorted(tmp_path.glob(pattern))
+    at = soup.index(pattern)
+    code, out, err = lmcbench(*soup[:at], *files, *soup[at + 1 :], "--json", "--images", "100")
+    assert (code, len(files)) == (0, 2), err
+    found = json.loads(out)
+    assert found["pairs"][0]["geometry"]["distance_a"] > 0
+    assert found["normalisation"]["mean"]["from"] == "training set"
+    assert found["soup"]["test"]["error"] < 0.2
+    assert (tmp_path / "soup.safetensors").is_file()
+
+
+def test_images_are_prepared_as_the_networks_published_weights_were(measure, tmp_path, monkeypatch):
+    """Size, crop and normalisation of timm's pretrained_cfg, unless they are given."""
+    monkeypatch.setenv("LMCBENCH_CACHE", str(tmp_path / "cache"))
+    draw = np.random.default_rng(0)
+    for i in range(20):
+        folder = tmp_path / "birds" / f"class{i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        size = (170 + i, 190, 3)
+        Image.fromarray(draw.integers(0, 256, size, dtype=np.uint8)).save(folder / f"{i}.png")
+    paths = []
+    for i in range(2):
+        paths.append(tmp_path / f"{i}.pt")
+        state = build(parse_architecture("test_resnet", "x"), (3, 160, 160), 2, i).state_dict()
+        torch.save(state, paths[-1])
+    call = (*paths, "--arch", "timm/test_resnet.r160_in1k", "--data", tmp_path / "birds", "--json")
+    code, out, err = measure(*call, "--alphas", "3", "--device", "cpu")
+    assert code == 0, err
+    assert "resized (bilinear, crop 0.95) to 160 x 160, as the network's pretrained_cfg says" in err
+    assert "every fifth image of each class is the test set" in err
+    used = json.loads(out)["normalisation"]
+    assert used["mean"] == {"values": [0.5, 0.5, 0.5], "from": "network"}
+    code, out, err = measure(*call, "--alphas", "3", "--device", "cpu", "--image-size", "64", "--std", "1")
+    assert "resized (bilinear, crop 0.95) to 64 x 64." in err
+    assert json.loads(out)["normalisation"]["std"] == {"values": [1.0] * 3, "from": "given"}
 
 
 # --- normalisation -------------------------------------------------------------------------------

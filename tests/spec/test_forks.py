@@ -134,5 +134,9 @@ def test_a_checkpoint_that_is_not_there_is_refused_by_name(tmp_path):
     fork = Fork.parse(f"from:{tmp_path}/no.safetensors")
     with pytest.raises(UserError, match=r"no\.safetensors cannot be read: No such file"):
         _ = fork.identity
-    with pytest.raises(UserError, match=r"from:FILE\.safetensors"):
-        Fork.parse("from:weights.pt")
+    assert Fork.parse("from:model_best.pth.tar@00000000").name == "from:model_best.pth.tar@00000000"
+    for name in ("from:", "from:..", "from:/", "weights.pt"):
+        with pytest.raises(UserError, match="on the command line also from:FILE"):
+            Fork.parse(name)
+    with pytest.raises(UserError, match="the index of a checkpoint in parts does not identify its weights"):
+        Fork.parse("from:model.safetensors.index.json")

@@ -55,7 +55,9 @@ def run(
     fork: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FORK", help="Only these forks (repeatable); from:FILE starts from a checkpoint."
+            metavar="FORK",
+            help="Only these forks (repeatable); from:FILE fine-tunes siblings from a checkpoint "
+            "of any kind, such as a pretrained one.",
         ),
     ] = None,
     replicates: Annotated[

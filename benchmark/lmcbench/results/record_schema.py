@@ -89,7 +89,7 @@ def checked(model: type[BaseModel]) -> AfterValidator:
 def _check_fork(name: str) -> str:
     fork = Fork.parse(name)
     if fork.checkpoint is not None and (fork.mark is None or fork.name != name):
-        raise ValueError("must be from:FILE.safetensors@ and 8 hex digits, without a folder")
+        raise ValueError("must be from:FILE@ and 8 hex digits, without a folder")
     return name
 
 

@@ -25,7 +25,6 @@ COMPARATORS = {
 """Comparators of the siblings; they have no trunk (docs/design.md, section 3.10)."""
 
 FROM = "from:"
-SUFFIX = ".safetensors"
 _CHECKPOINT = re.compile(rf"{FROM}(.+?)(?:@([0-9a-f]{{8}}))?")
 _EPOCH = re.compile(r"\d{1,9}(\.\d{1,12})?", re.ASCII)
 _SHARE = re.compile(r"(\d{1,2}(?:\.\d{1,6})?)%", re.ASCII)
@@ -58,7 +57,7 @@ class Fork:
 
         Raises:
             UserError: if it is not an epoch of at least 0, a share of training (`3%`), a comparator or
-                `from:FILE.safetensors`.
+                `from:FILE`, a checkpoint of any kind that is one file.
         """
         if isinstance(text, str) and text in COMPARATORS:
             return cls(None, comparator=text)
@@ -66,7 +65,12 @@ class Fork:
         # long numbers have no decimal text
         name = str(text) if isinstance(text, str) or (is_number and abs(text) < 10**9) else ""
         given = _CHECKPOINT.fullmatch(name)
-        if given is not None and given[1].endswith(SUFFIX):
+        if given is not None and Path(given[1]).name not in ("", ".."):
+            if given[1].endswith(".json"):
+                raise UserError(
+                    f"Fork {printable(name)!r}: the index of a checkpoint in parts does not identify its "
+                    "weights. Save them as one file: torch.save(state_dict, FILE)."
+                )
             return cls(None, checkpoint=Path(given[1]), mark=given[2])
         share = _SHARE.fullmatch(name)
         if share is not None and float(share[1]) > 0:
@@ -79,7 +83,7 @@ class Fork:
             raise UserError(
                 f"Unknown fork {found}. Allowed: an epoch (0, 2, 0.5), a share of training below "
                 f"100% ('3%') or {names}; "
-                f"on the command line also {FROM}FILE{SUFFIX}."
+                f"on the command line also {FROM}FILE."
             )
         return cls(float(text))
 

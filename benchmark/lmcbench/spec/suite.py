@@ -111,9 +111,7 @@ class Protocol(SuiteTable):
 
 def _fork(value: Any) -> Any:
     if Fork.parse(value).checkpoint is not None:
-        raise ValueError(
-            "a suite cannot contain a checkpoint; give it to a run: --fork from:FILE.safetensors"
-        )
+        raise ValueError("a suite cannot contain a checkpoint; give it to a run: --fork from:FILE")
     return value
 
 
