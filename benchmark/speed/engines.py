@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,13 @@ from timing import interleaved, machine, median
 from workloads import ENGINE_WORKS, Work, fleet
 
 from lmcbench.machine import compute_exactly
+from lmcbench.train.choice import choose_engine
 from lmcbench.train.cost import step_flop
 from lmcbench.train.engines import EngineName, advance
 from lmcbench.train.stackability import reason_not_stackable
 
 LENGTH = 10**6
 """Steps of a whole training; far fewer are timed."""
-
-ENGINES: tuple[EngineName, ...] = ("reference", "stacked")
 
 
 def main() -> None:
@@ -32,9 +33,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--counts", type=int, nargs="+", default=[8, 24], help="members of a fleet")
+    parser.add_argument("--counts", type=int, nargs="+", default=[2, 8, 32], help="members of a fleet")
+    parser.add_argument("--batches", type=int, nargs="+", default=[32, 64, 128], help="images of a batch")
+    parser.add_argument("--pixels", type=int, nargs="+", help="only images of these sizes")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="training steps per timing (12; 2 on a CPU)")
+    parser.add_argument("--steps", type=int, help="training steps per timing (12; 1 on a CPU)")
     parser.add_argument("--network", nargs="+", help="registry names, of those listed")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder")
     options = parser.parse_args()
@@ -42,17 +45,23 @@ def main() -> None:
     if device.type == "cpu":
         torch.set_num_threads(1)  # as runs do
     compute_exactly(device)
-    steps = options.steps or (12 if device.type == "cuda" else 2)
+    steps = options.steps or (12 if device.type == "cuda" else 1)
     chosen = [w for w in ENGINE_WORKS if options.network is None or w.name in options.network]
-    rows = []
-    for work in chosen:
-        rows.append(compare_engines(work, device, options.counts, options.repeats, steps))
-        print(line(rows[-1]), flush=True)
-    found = {"machine": machine(device), "repeats": options.repeats, "steps": steps, "rows": rows}
+    chosen = [w for w in chosen if options.pixels is None or w.pixels in options.pixels]
+    found: dict[str, Any] = {
+        "machine": machine(device),
+        "repeats": options.repeats,
+        "steps": steps,
+        "rows": [],
+    }
     options.out.mkdir(parents=True, exist_ok=True)
     name = device.type if device.type == "cpu" else found["machine"]["device"].lower().replace(" ", "-")
     path = options.out / f"engines-{name}.json"
-    path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    for work, size in product(chosen, options.batches):
+        sized = replace(work, batch_size=size)
+        found["rows"].append(compare_engines(sized, device, options.counts, options.repeats, steps))
+        print(line(found["rows"][-1]), flush=True)
+        path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     print(f"Wrote {path}.")
 
 
@@ -62,8 +71,11 @@ def compare_engines(
     """Return seconds per step and member by fleet size and engine, or why it cannot be stacked."""
     recipe = work.recipe("fp32")
     network = work.network(0).to(device)
+    one_by_one = choose_engine(work.architecture, network, work.shape, device.type, "channels-last")
     row: dict[str, Any] = {
         "name": work.name,
+        "adapt": work.adapt,
+        "one_by_one": one_by_one,
         "kwargs": work.kwargs,
         "shape": list(work.shape),
         "batch_size": work.batch_size,
@@ -80,18 +92,20 @@ def compare_engines(
             n, model, states, feed = given
             advance(engine, model, states, feed, recipe, [LENGTH] * n, [0] * n, 0, steps)
 
-        seconds = interleaved({e: lambda e=e: train(e) for e in ENGINES}, device, repeats)
-        row["fleets"][str(count)] = {e: median(seconds[e]) / steps / count for e in ENGINES}
+        engines: dict[str, EngineName] = {"one by one": one_by_one, "stacked": "stacked"}
+        jobs = {name: lambda e=e: train(e) for name, e in engines.items()}
+        seconds = interleaved(jobs, device, repeats, processor=device.type == "cpu")
+        row["fleets"][str(count)] = {name: median(times) / steps / count for name, times in seconds.items()}
     return row
 
 
 def line(row: dict[str, Any]) -> str:
     """Return a row as text."""
-    what = f"{row['name']} {row['kwargs'] or ''} {row['shape']}, {row['mflop']:.2f} MFLOP an image"
+    what = f"{row['name']} {row['shape']}, batch {row['batch_size']}, {row['mflop']:.2f} MFLOP an image"
     if row["why_not_stacked"] is not None:
-        return f"{what}: not stacked: {row['reason_not_stackable']}"
-    ratios = ", ".join(f"{t['reference'] / t['stacked']:.2f} ({n})" for n, t in row["fleets"].items())
-    return f"{what}: stacked is {ratios} times as fast as the reference (members)"
+        return f"{what}: not stacked: {row['why_not_stacked']}"
+    ratios = ", ".join(f"{t['one by one'] / t['stacked']:.2f} ({n})" for n, t in row["fleets"].items())
+    return f"{what}: stacked is {ratios} times as fast as {row['one_by_one']} (members)"
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def engines(probe: Probe) -> Iterator[Row]:
     for work in works:
         counts = [2] if probe.quick else [8, 40]
         found = compare_engines(work, probe.device, counts, probe.repeats, probe.steps)
-        ratios = {n: t["reference"] / t["stacked"] for n, t in found["fleets"].items()}
+        ratios = {n: t["one by one"] / t["stacked"] for n, t in found["fleets"].items()}
         row: Row = {
             "network": work.title,
             "mflop": found["mflop"],
@@ -176,7 +176,7 @@ def engines(probe: Probe) -> Iterator[Row]:
         }
         row |= {f"stacked_{n}": ratio for n, ratio in ratios.items()}
         if ratios and min(ratios.values()) >= GAIN:
-            row["row"] = f'("{work.name}", "{probe.device.type}"): {found["mflop"]:.2g}'
+            row["row"] = f'("{work.name}", "{probe.device.type}"): ({found["mflop"]:.2g}, {work.batch_size})'
         yield row
 
 

@@ -18,18 +18,22 @@ from lmcbench.results.provenance import source_revision, versions
 
 
 def interleaved(
-    jobs: Mapping[str, Callable[[], object]], device: torch.device, repeats: int
+    jobs: Mapping[str, Callable[[], object]], device: torch.device, repeats: int, processor: bool = False
 ) -> dict[str, list[float]]:
-    """Return wall seconds of each job; all jobs run in turn, `repeats` times after a warm-up."""
+    """Return wall seconds of each job, or `processor` seconds, on which a shared machine has less influence.
+
+    All jobs run in turn, `repeats` times after a warm-up.
+    """
+    clock = time.process_time if processor else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for repeat in range(repeats + 1):
         for name, job in jobs.items():
             synchronize(device)
-            began = time.perf_counter()
+            began = clock()
             job()
             synchronize(device)
             if repeat > 0:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
     return seconds
 
 

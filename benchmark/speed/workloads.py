@@ -38,11 +38,17 @@ class Work:
     channels: int = 3
     batch_size: int = 128
     augmentation: tuple[str, ...] = ("flip", "crop4")
+    adapt: str | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Shape of an image, (c, h, w)."""
         return self.channels, self.pixels, self.pixels
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network's name, arguments and adaptation."""
+        return Architecture(name=self.name, recipe="r", kwargs=self.kwargs, adapt=self.adapt)
 
     def recipe(self, precision: str) -> Recipe:
         """Return a recipe of SGD with momentum."""
@@ -57,7 +63,7 @@ class Work:
 
     def network(self, seed: int) -> nn.Module:
         """Build the network on the CPU."""
-        return build(Architecture(name=self.name, recipe="r", kwargs=self.kwargs), self.shape, CLASSES, seed)
+        return build(self.architecture, self.shape, CLASSES, seed)
 
     def statistics(self) -> tuple[Any, Any]:
         """Return mean and standard deviation per channel."""
@@ -80,38 +86,40 @@ WORKS = {
 }
 
 
-def _grey(name: str, pixels: int = 8, **kwargs: Any) -> Work:
-    return Work(f"{name} {kwargs or ''}".strip(), name, kwargs, pixels, 1, 32, ())
+def _grey(name: str, adapt: str | None = None, pixels: int = 8, **kwargs: Any) -> Work:
+    return Work(f"{name} {kwargs or ''}".strip(), name, kwargs, pixels, 1, 32, (), adapt)
 
 
 def _colours(name: str, **kwargs: Any) -> Work:
-    return Work(f"{name} {kwargs or ''}".strip(), name, kwargs, batch_size=32)
+    return Work(f"{name} {kwargs or ''}".strip(), name, kwargs, batch_size=32, augmentation=())
 
+
+SMALL_VIT = {"depth": 2, "mlp_ratio": 2.0, "weight_init": "jax"}
+SMALL_CONVNEXT = {"kernel_sizes": 3, "ls_init_value": 1.0}
+DEEP_STEM = {"stem_type": "deep", "stem_width": 8}
 
 ENGINE_WORKS = [
     _grey("lmc_linear"),
-    _colours("lmc_linear"),
     _grey("lmc_mlp"),
-    _grey("lmc_mlp", 28),
-    _colours("lmc_mlp"),
-    _grey("lmc_mlp", 28, width=512),
+    _grey("lmc_mlp", pixels=28),
     _grey("lmc_cnn"),
-    _grey("lmc_cnn", 28),
-    _colours("lmc_cnn"),
-    _grey("lmc_lenet", 28),
-    _grey("lmc_lenet", 28, norm=True),
+    _grey("lmc_resnet", pixels=28, width=4),
     _grey("lmc_resnet", stem_stride=2),
-    _grey("lmc_resnet"),
-    _grey("lmc_resnet", 28, width=4),
-    _grey("lmc_resnet", 20),
-    _grey("lmc_resnet", 28),
-    _colours("lmc_resnet", width=16, blocks=3),
-    _grey("test_resnet", 16),
-    _colours("test_resnet"),
-    _grey("test_vit", patch_size=4),
-    _colours("test_vit", patch_size=4),
+    _grey("resnet18", "small-stem", layers=[0, 1, 1, 1], channels=[16, 16, 32, 64], **DEEP_STEM),
+    _grey("vit_tiny_patch16_224", patch_size=4, embed_dim=48, num_heads=3, **SMALL_VIT),
+    _grey("nf_resnet26", depths=[1, 1], channels=[32, 64], stem_type="3x3"),
+    _grey("convnext_atto", "small-stem", depths=[0, 1, 1, 0], dims=[8, 16, 32, 32], **SMALL_CONVNEXT),
+    _colours("vit_tiny_patch16_224", patch_size=8, embed_dim=64, num_heads=4, **SMALL_VIT),
+    _colours("resnet18", layers=[1, 1, 1, 0], channels=[16, 32, 64, 64], **DEEP_STEM),
+    _colours(
+        "convnext_atto",
+        stem_type="overlap_tiered",
+        depths=[1, 1, 1, 0],
+        dims=[24, 48, 96, 96],
+        **SMALL_CONVNEXT,
+    ),
 ]
-"""Networks of the suites, from small to large."""
+"""Networks of the suites of digits, and drafts of suites on timm's networks, from small to large."""
 
 
 def images(work: Work) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from lmcbench.data.sources import open_dataset
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.build import build
-from lmcbench.train.choice import STACKED, choose_engine
+from lmcbench.train.choice import STACKED, choose_engine, is_within
 from lmcbench.train.engines import advance
 from lmcbench.train.optimizer import slot_names
 from lmcbench.train.train_state import initial_state, load_state, save_state, state_dict
@@ -37,10 +36,23 @@ RECIPES = {
 }
 
 
+TIMM = {
+    "resnet18": {"layers": [0, 1, 1, 1], "channels": [16, 16, 32, 64], "stem_type": "deep", "stem_width": 8},
+    "vit_tiny_patch16_224": {"patch_size": 4, "depth": 2, "embed_dim": 48, "num_heads": 3, "mlp_ratio": 2.0},
+    "nf_resnet26": {"depths": [1, 1], "channels": [32, 64], "stem_type": "3x3"},
+    "convnext_atto": {"depths": [0, 1, 1, 0], "dims": [8, 16, 32, 32], "kernel_sizes": 3},
+}
+"""timm's networks in the table, as the suite of digits has them."""
+SMALL_STEM = {"resnet18", "convnext_atto"}
+
+
 def fleet(name, recipe, members, kwargs=None):
     """A model, states and a feed for members given as (init seed, order seed)."""
     architecture = Architecture(
-        name=name, recipe="r", kwargs=NETWORKS.get(name, {}) if kwargs is None else kwargs
+        name=name,
+        recipe="r",
+        kwargs=NETWORKS.get(name, {}) if kwargs is None else kwargs,
+        adapt="small-stem" if name in SMALL_STEM else None,
     )
     items = torch.arange(len(DIGITS.train)).numpy()
     streams = [make_stream(items, items, "own", order, order + 1, recipe.batch_size) for _, order in members]
@@ -107,10 +119,13 @@ def test_same_seeds_same_data_same_bits(name):
 
 @pytest.mark.parametrize("name", ["lmc_cnn", "lmc_resnet"])
 def test_bits_do_not_change_where_kernels_do(name):
-    """oneDNN takes the kernel of a first layer (one input channel, with and without bias) by the fleet."""
-    members = [(i, 10 + i) for i in range(25)]
+    """oneDNN takes the kernel of a first layer (one input channel, with and without bias) by the fleet.
+
+    A bias that is added within a convolution is where bits were seen to depend on it.
+    """
+    members = [(i, 10 + i) for i in range(41)]
     whole = train("stacked", name, RECIPES["sgd"], members, stop=2).states
-    for count in (1, 2, 7, 8, 9, 15, 16, 17, 24):
+    for count in (1, 2, 7, 8, 9, 15, 16, 17, 24, 40):
         fewer = train("stacked", name, RECIPES["sgd"], members[:count], stop=2).states
         assert_equal(whole[count - 1], fewer[-1])
 
@@ -118,7 +133,7 @@ def test_bits_do_not_change_where_kernels_do(name):
 @pytest.mark.parametrize("name", [name for name, device in sorted(STACKED) if device == "cpu"])
 def test_bits_do_not_depend_on_the_fleet(name):
     """Neither the number of the others nor the place among them changes a network of the table."""
-    kwargs = {"patch_size": 4} if name == "test_vit" else {}
+    kwargs = TIMM.get(name, {})
     members = [(i, 10 + i) for i in range(5)]
     together = train("stacked", name, RECIPES["sgd"], members, kwargs=kwargs).states
     alone = train("stacked", name, RECIPES["sgd"], members[:1], kwargs=kwargs).states
@@ -152,6 +167,7 @@ def test_large_networks_are_not_stacked_on_a_cpu(name, kwargs, pixels, engine):
     model = build(architecture, shape, 10, 0)
     before = {n: t.clone() for n, t in model.state_dict().items()}
     assert choose_engine(architecture, model, shape, "cpu") == engine
+    assert choose_engine(architecture, model, shape, "cpu", batch_size=256) != "stacked"
     assert choose_engine(architecture, model, shape, "cpu", "stacked") == "stacked"
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
 
@@ -161,16 +177,19 @@ RESULTS = sorted((Path(__file__).parents[2] / "benchmark/speed/results").glob("e
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_the_table_is_what_was_measured(path):
-    """No engine is chosen that was slower over the fleets timed, by more than timings scatter."""
+    """The stacked engine is not chosen where it was slower by 5 %, for any fleet of 8 or more."""
     device = "cpu" if path.stem == "engines-cpu" else "cuda"
     for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
         most = STACKED.get((row["name"], device))
         if row["why_not_stacked"] is not None or most is None:
             continue
-        ratios = [seconds["reference"] / seconds["stacked"] for seconds in row["fleets"].values()]
-        gain = math.prod(ratios) ** (1 / len(ratios))
-        stacked = row["mflop"] <= most
-        assert gain > 0.85 if stacked else gain < 1.15, (row["name"], row["kwargs"], row["shape"], gain)
+        ratios = [
+            seconds["one by one"] / seconds["stacked"]
+            for members, seconds in row["fleets"].items()
+            if int(members) >= 8
+        ]
+        if is_within(most, row["mflop"], row["batch_size"]):
+            assert min(ratios) > 0.95, (row["name"], row["kwargs"], row["shape"], ratios)
 
 
 def test_a_result_of_every_device_of_the_table_is_committed():

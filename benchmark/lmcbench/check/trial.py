@@ -254,7 +254,9 @@ class Trial:
         items = np.arange(IMAGES)
         sequence = make_stream(items, items, "own", noise, noise, recipe.batch_size)
         feed = Feed(self.data, [sequence], recipe.augmentation)
-        engine = choose_engine(self.architecture, model, self.size.shape, CPU.type)
+        engine = choose_engine(
+            self.architecture, model, self.size.shape, CPU.type, batch_size=recipe.batch_size
+        )
         length = recipe.length(IMAGES)
         done = advance(engine, model, [state], feed, recipe, [length], [noise], start, stop)
         return done.states[0], done.losses[0]

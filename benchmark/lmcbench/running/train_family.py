@@ -68,7 +68,8 @@ def train_family(
     # before training, which may leave tensors on the network that cannot be copied
     flop = step_flop(data.model, data.dataset.shape, family.recipe.batch_size)
     precision, shape = family.recipe.precision, data.dataset.shape
-    engine = choose_engine(family.architecture, data.model, shape, data.device.type, engine, precision)
+    size, kind = family.recipe.batch_size, data.device.type
+    engine = choose_engine(family.architecture, data.model, shape, kind, engine, precision, size)
     logged = {
         cell.key: cell.suite.probe.logged(cell.fork_step(n), length, per_epoch)
         for cell in cells

@@ -215,7 +215,7 @@ def plan_tuning(
     if previous is not None and engine in (None, previous.cost.engine):
         chosen = previous.cost.engine
     else:
-        chosen = _engine(architecture, dataset, choose_device(device).type, engine)
+        chosen = _engine(architecture, dataset, choose_device(device).type, engine, suite.sweep.batch_size)
         if previous is not None and chosen != previous.cost.engine:
             raise UserError(
                 f"{folder} was tuned with engine {previous.cost.engine}, not {chosen}; results of engines "
@@ -256,13 +256,13 @@ def _check_batches(suite: Suite, dataset: Dataset, batch_size: int) -> None:
 
 
 def _engine(
-    architecture: Architecture, dataset: Dataset, device: str, asked: EngineName | None
+    architecture: Architecture, dataset: Dataset, device: str, asked: EngineName | None, batch_size: int
 ) -> EngineName:
     from lmcbench.train.build import build
     from lmcbench.train.choice import choose_engine
 
     model = build(architecture, dataset.shape, len(dataset.classes), 0)
-    return choose_engine(architecture, model, dataset.shape, device, asked)
+    return choose_engine(architecture, model, dataset.shape, device, asked, batch_size=batch_size)
 
 
 def _previous(suite: Suite, architecture: Architecture, folder: Path, data: str) -> Tuning | None:
