@@ -39,6 +39,13 @@ RECIPES = {
 TIMM = {
     "resnet18": {"layers": [0, 1, 1, 1], "channels": [16, 16, 32, 64], "stem_type": "deep", "stem_width": 8},
     "vit_tiny_patch16_224": {"patch_size": 4, "depth": 2, "embed_dim": 48, "num_heads": 3, "mlp_ratio": 2.0},
+    "pvt_v2_b0": {
+        "depths": [1],
+        "embed_dims": [48],
+        "num_heads": [3],
+        "sr_ratios": [1],
+        "mlp_ratios": [2.0],
+    },
     "nf_resnet26": {"depths": [1, 1], "channels": [32, 64], "stem_type": "3x3"},
     "convnext_atto": {"depths": [0, 1, 1, 0], "dims": [8, 16, 32, 32], "kernel_sizes": 3},
 }

@@ -19,6 +19,7 @@ STACKED: dict[tuple[str, str], tuple[float, int]] = {
     ("lmc_resnet", "cpu"): (4.0, 128),
     ("resnet18", "cpu"): (1.3, 128),
     ("vit_tiny_patch16_224", "cpu"): (1.2, 128),
+    ("pvt_v2_b0", "cpu"): (1.2, 32),
     ("nf_resnet26", "cpu"): (0.25, 128),
     ("convnext_atto", "cpu"): (0.8, 64),
 }

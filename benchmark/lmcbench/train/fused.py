@@ -78,15 +78,14 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **
     """Convolve as `F.conv2d`, with bits that do not depend on how many networks there are.
 
     A small fleet is padded with networks of zeros up to `FEW_CHANNELS`, because oneDNN chooses its kernel by
-    the number of channels of all networks together.
+    the number of channels of all networks together. A large one takes the same way with none, so that the
+    output's gradient, over which the bias's is summed, has one memory layout.
     """
     few = all(map(_batched, (x, weight))) and weight.shape[1] < 4 and x.shape[1] == weight.shape[1]
     if not few or x.device.type != "cpu":
         return F.conv2d(x, weight, bias, *args, **kwargs)
     level, n = functorch.maybe_get_level(x), _unwrapped(weight, 0).shape[0]
-    missing = math.ceil(FEW_CHANNELS / weight.shape[1]) - n
-    if missing <= 0:
-        return F.conv2d(x, weight, bias, *args, **kwargs)
+    missing = max(math.ceil(FEW_CHANNELS / weight.shape[1]) - n, 0)
 
     def pad(t: Tensor) -> Tensor:
         values = _unwrapped(t, 0)
