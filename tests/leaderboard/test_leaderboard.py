@@ -19,7 +19,7 @@ from lmcbench.leaderboard import ranking_table as standings
 from lmcbench.leaderboard import summary_cache as derived
 from lmcbench.leaderboard.markdown import stability, tenths
 from lmcbench.leaderboard.payload import ALPHABET, pack
-from lmcbench.leaderboard.ranking_table import RankInterval, count_missing, make_tables
+from lmcbench.leaderboard.ranking_table import count_missing, make_tables
 from lmcbench.leaderboard.render import (
     HEADLINE,
     HTML,
@@ -43,6 +43,7 @@ from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.cells import Line
 from lmcbench.stats.estimates import Estimate, estimate
 from lmcbench.stats.instability import instability_areas
+from lmcbench.stats.ranks import RankInterval
 from lmcbench.stats.stability import Stability
 from synthetic import synthetic_cells, synthetic_suite, synthetic_table
 

@@ -1,8 +1,6 @@
-"""Rank entries by their scores; ranks are intervals.
+"""The table of a suite: entries with their scores, ranked by the instability area.
 
-Entries share seeds, so they are compared replicate by replicate: a paired t test for every two of them, all
-p-values corrected together (Holm, 1979). With probability 0.95 no entry is called better than another without
-being better, and then every interval contains its entry's true rank (all ranks that true ties share).
+Ranks are simultaneous 95 % intervals (`lmcbench.stats.ranks`). An entry with an undefined area is not ranked.
 """
 
 from __future__ import annotations
@@ -10,8 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from itertools import combinations
-from typing import NamedTuple
 
 from lmcbench.errors import counted
 from lmcbench.leaderboard.headline import headline_shifts
@@ -26,49 +22,19 @@ from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import published_suite
 from lmcbench.stats.cells import is_baseline
 from lmcbench.stats.estimates import Estimate
-from lmcbench.stats.inference import ALPHA, holm, paired
+from lmcbench.stats.ranks import RankInterval, rank_intervals
 from lmcbench.stats.stability import Stability
 
 MIN_REPLICATES = 5
-"""Replicates that a rank needs, and that two entries must have in common to be compared."""
-
+"""Replicates that a rank needs. The board's standard on suites that train in minutes is ten."""
 
 CLAIMED = "claimed: its midpoints were not recomputed from logits, nor all of their cells re-run"
 """Why an entry has no rank whose midpoints were not checked."""
 
 
-class RankInterval(NamedTuple):
-    """The ranks that an entry may have; 1 is best.
-
-    Attributes:
-        first: 1 + the number of entries that are significantly better.
-        last: the number of entries - the number that are significantly worse.
-    """
-
-    first: int
-    last: int
-
-    def __str__(self) -> str:
-        return str(self.first) if self.first == self.last else f"{self.first}–{self.last}"
-
-
-def rank_intervals(scores: Mapping[str, Mapping[int, float]]) -> dict[str, RankInterval]:
-    """Return the rank interval of every entry; lower scores are better.
-
-    Args:
-        scores: by entry, then by replicate.
-    """
-    pairs = list(combinations(sorted(scores), 2))
-    found = [_compare(scores[a], scores[b]) for a, b in pairs]
-    better = dict.fromkeys(scores, 0)
-    worse = dict.fromkeys(scores, 0)
-    corrected = holm([p for _, p in found])
-    for (a, b), (difference, _), p in zip(pairs, found, corrected, strict=True):
-        if p <= ALPHA:
-            low, high = (a, b) if difference > 0 else (b, a)
-            better[high] += 1
-            worse[low] += 1
-    return {name: RankInterval(1 + better[name], len(scores) - worse[name]) for name in scores}
+def rank_by_area(areas: Mapping[str, Mapping[int, float]]) -> dict[str, RankInterval]:
+    """Return the rank interval of every entry from its areas by replicate (`lmcbench.stats.ranks`)."""
+    return rank_intervals(areas, resolution=10.0**-DIGITS)
 
 
 def rank_notes(records: Sequence[Record]) -> list[str]:
@@ -77,17 +43,6 @@ def rank_notes(records: Sequence[Record]) -> list[str]:
     if count >= MIN_REPLICATES or is_baseline(records[0]):
         return []
     return [f"{counted(count, 'replicate')} of the {MIN_REPLICATES} that a rank needs: shown, not ranked."]
-
-
-def _compare(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[float, float]:
-    """Return the mean of b - a over common replicates and its two-sided p-value, 1 with too few of them."""
-    common = sorted(a.keys() & b.keys())
-    if len(common) < MIN_REPLICATES:
-        return 0.0, 1.0
-    difference = paired([a[r] for r in common], [b[r] for r in common])
-    # means that are equal may differ by the rounding of the values, perhaps equally in every replicate
-    alike = abs(difference.estimate) < 10.0**-DIGITS
-    return difference.estimate, 1.0 if alike else difference.p_change()
 
 
 @dataclass(frozen=True)
@@ -190,7 +145,7 @@ Ranking = Callable[[Mapping[str, Mapping[int, float]]], Mapping[str, RankInterva
 def make_tables(
     entries: Iterable[Summary],
     bases: Mapping[str, Basis | None] | None = None,
-    ranking: Ranking = rank_intervals,
+    ranking: Ranking = rank_by_area,
 ) -> list[SuiteTable]:
     """Return a table per suite, version and digest, sorted by name, the newest version first.
 
