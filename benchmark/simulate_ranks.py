@@ -196,12 +196,12 @@ def own_comparisons(values: list[np.ndarray]) -> np.ndarray:
 
 
 def paired_t(values: list[np.ndarray]) -> np.ndarray:
-    """Run the former procedure: paired t tests of the areas over common replicates, Holm over all pairs."""
-    i, j = np.triu_indices(len(values), 1)
-    counts = [min(len(values[a]), len(values[b])) for a, b in zip(i, j, strict=True)]
-    gaps = [values[b][:n] - values[a][:n] for a, b, n in zip(i, j, counts, strict=True)]
-    means, sds = np.array([g.mean() for g in gaps]), np.array([g.std(ddof=1) for g in gaps])
-    n = np.array(counts)
+    """Run the former procedure: paired t tests, Holm over all pairs; entries cut to the fewest replicates."""
+    n = min(len(x) for x in values)
+    cut = np.array([x[:n] for x in values])
+    i, j = np.triu_indices(len(cut), 1)
+    gaps = cut[j] - cut[i]
+    means, sds = gaps.mean(axis=1), gaps.std(axis=1, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(means == 0, 0, np.abs(means) / sds * np.sqrt(n))
     called = np.where(np.array(holm((2 * stdtr(n - 1, -t)).tolist())) <= ALPHA, np.sign(means), 0)

@@ -38,14 +38,14 @@ FRONTIER = (
 RANKS = (
     "A number is a mean over replicates, the independent repeats, ± the half-width of its 95 % Student t "
     "interval. Ranks are made in three steps. Mean areas are compared on the scale arcsine of the square "
-    "root, where replicates of small and large areas spread alike; each entry counts with the variance of its "
-    "replicates there, raised to the table's median and moderated over the entries (Smyth, 2004). Every two "
-    "entries are compared by Welch's t test, and all p-values are corrected together by Holm's method. A "
-    "rank is the interval from 1 + the number of entries that are significantly better to the number of "
-    "entries minus those that are significantly worse (Mogstad et al., 2024), so that with probability 0.95 "
-    "all intervals of a table contain their true rank. Overlapping intervals are ties, and their order in the "
-    "table means nothing. Scores do not depend on the other entries. The width of an interval does: more "
-    "comparisons need more evidence, and ten replicates tell more apart than five."
+    "root, where replicates of small and large areas spread alike; each entry counts with the variance of "
+    "its replicates there, raised to the table's median and moderated over the entries (Smyth, 2004). Every"
+    " two entries are compared by Welch's t test, and all p-values are corrected together by Holm's method."
+    " A rank is the interval from 1 + the number of entries that are significantly better to the number of "
+    "entries minus those that are significantly worse (Mogstad et al., 2024), so that with probability 0.95"
+    " all intervals of a table contain their true rank. Overlapping intervals are ties, and their order in "
+    "the table means nothing. Scores do not depend on the other entries. The width of an interval does: "
+    "more comparisons need more evidence, and ten replicates tell more apart than five."
 )
 
 UNRANKED = (
