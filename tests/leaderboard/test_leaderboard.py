@@ -152,7 +152,8 @@ def test_companions_by_hand(four):
     assert gain == pytest.approx({r: (ensemble[r] - member[r]) / trainings[r] for r in range(5)})
     difference = column("soup_ensemble").series(view)
     assert difference == pytest.approx({r: soup[r] - ensemble[r] for r in range(5)})
-    assert view.skill_lost() == {}  # without the error of chance
+    unknown = View(view.entry.model_copy(update={"chance": None}), ["disjoint-halves"])
+    assert unknown.skill_lost() == {}
     known = View(view.entry.model_copy(update={"chance": 0.9}), ["disjoint-halves"])
     rise, at_0 = view.barrier("error_mid"), view.worth("member", "0")
     assert known.skill_lost() == pytest.approx({r: rise[r] / (at_0[r] - 0.1) for r in range(5)})
