@@ -28,8 +28,8 @@ MAX_IMAGES = 500
 LARGE = 96 * 96
 """Pixels of an image above which fewer images are passed at once on a CPU."""
 
-CALIBRATION_PIXELS = 2**22
-"""Most pixels of a batch for recalibration on a CPU: 1,000 images of 64 x 64, 83 of 224 x 224."""
+CALIBRATION_PIXELS = 2**21
+"""Most pixels of a batch for recalibration if images are larger than `LARGE`: 41 images of 224 x 224."""
 
 
 class Network:
@@ -225,9 +225,10 @@ class Network:
 
         `images` are split into `batches` of sizes equal up to one. Mean and unbiased variance are pooled by
         the law of total variance: exact at the first BatchNorm layer for any batching, and at every layer
-        for a single batch; None: as few batches as `CALIBRATION_PIXELS` allows. A layer that runs several
-        times in a pass gets the mean of its calls' statistics (torch's cumulative average, momentum None);
-        one that never runs keeps its statistics. Networks without running statistics are returned unchanged.
+        for a single batch; None: one, or for large images as few as `CALIBRATION_PIXELS` allows. A layer that
+        runs several times in a pass gets the mean of its calls' statistics (torch's cumulative average,
+        momentum None); one that never runs keeps its statistics. Networks without running statistics are
+        returned unchanged.
 
         Raises:
             UserError: for fewer than two images per batch.
@@ -236,7 +237,7 @@ class Network:
             return states
         if batches is None:
             pixels = first_images(images, 1)[0, 0].numel() if len(images) else 0
-            batches = max(1, -(-len(images) * pixels // CALIBRATION_PIXELS))
+            batches = 1 if pixels <= LARGE else -(-len(images) * pixels // CALIBRATION_PIXELS)
         if len(images) < 2 * batches:
             raise UserError(
                 f"Calibration needs at least two images per batch, found {counted(len(images), 'image')} for "

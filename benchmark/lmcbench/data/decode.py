@@ -55,6 +55,9 @@ StoredImage = bytes | NDArray[np.uint8] | NDArray[np.uint16]
 """An encoded image, or its values `[h, w, c]`."""
 
 
+DECODED_BYTES = 2**25
+"""Pixels that are decoded together: 220 images of 224 x 224, and all of a batch of small ones."""
+
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
 
 
@@ -157,10 +160,14 @@ def decode_batches(
         task = bar.add_task(printable(title), total=n)
         for items in batches:
             convert = convert or _converter(items[0], channels, lossless, resize)
-            images = np.stack(list(threads.map(convert, items)))
-            images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-            yield np.ascontiguousarray(images), np.array([item.label for item in items], np.int64)
-            bar.advance(task, len(items))
+            first = convert(items[0])
+            step = max(1, DECODED_BYTES // first.nbytes)
+            for start in range(0, len(items), step):
+                some = items[start : start + step]
+                images = np.stack(list(threads.map(convert, some)))
+                images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+                yield np.ascontiguousarray(images), np.array([item.label for item in some], np.int64)
+                bar.advance(task, len(some))
 
 
 def _converter(
