@@ -10,8 +10,9 @@
    entries minus the number that are significantly worse (Mogstad et al., 2024, section 3: simultaneous
    confidence sets for all ranks).
 
-The intervals of a table are simultaneous: together they contain all true ranks with probability 0.95, where
-true means the order of the expected areas. `benchmark/board.md` has the rates measured in simulation.
+The intervals of a table are simultaneous: they are made to contain all true ranks together with probability
+0.95, where true means the order of the expected areas. No test is exact with five replicates of a skewed
+area: `benchmark/board.md` has the rates measured in simulation, and where they are higher.
 
 Replicates of different entries are treated as independent. Entries share seeds, but their areas hardly
 correlate; a positive correlation makes the intervals wider than necessary, not wrong. Therefore all
