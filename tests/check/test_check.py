@@ -66,10 +66,10 @@ FAULTS = {
         "    def forward(self, x):\n        return self.features(x)",
         r"must return logits \[n, 10\], found \(2, 16\)",
     ),
-    "logits: a pair": (
+    "logits: a dictionary without them": (  # tuples whose first item they are, are accepted: test_build
         "logits",
-        "    def forward(self, x):\n        return super().forward(x), x",
-        r"must return logits \[n, 10\], found tuple",
+        "    def forward(self, x):\n        return {'features': self.features(x)}",
+        r"must return logits \[n, 10\], found dict",
     ),
     "logits: integers": (
         "logits",

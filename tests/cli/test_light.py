@@ -183,7 +183,7 @@ def test_a_finished_run_has_nothing_to_do(lmcbench, tmp_path):
     after = content(tmp_path)
     table = after.pop((tmp_path / "out" / "leaderboard.md").relative_to(tmp_path)).decode()
     assert after == before
-    assert table.startswith("# toy version 1\n\n### Error barrier")
+    assert table.startswith("# toy version 1\n\n### Instability: ")
 
 
 def test_what_a_suite_lacks_is_had_by_a_copy_of_its_file(lmcbench, tmp_path):
