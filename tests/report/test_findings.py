@@ -409,10 +409,17 @@ def test_between_view_noise():
 
 
 def blended(record, height):
-    curves = json.loads(record.to_json())["pairs"][0]["curves"]
-    middle = len(curves["test"]["error"]) // 2
-    curves["test"]["error"][middle] = curves["test"]["error"][0] + height
-    return changed(record, pairs__0__curves_uncalibrated=curves)
+    """A record of networks with normalisation statistics, whose blended ones raise the middle by `height`."""
+    table = json.loads(record.to_json())
+    curves = table["pairs"][0]["curves"]
+    ends = {
+        split: {kind: [curve[kind][0], curve[kind][-1]] for kind in ("loss", "error")}
+        for split, curve in curves.items()
+    }
+    scores = {f"siblings__{i}__recalibrated": s["splits"] for i, s in enumerate(table["siblings"])}
+    blend = json.loads(json.dumps(curves))
+    blend["test"]["error"][len(blend["test"]["error"]) // 2] = blend["test"]["error"][0] + height
+    return changed(record, pairs__0__curves_uncalibrated=blend, pairs__0__ends_recalibrated=ends, **scores)
 
 
 def test_recalibration():
@@ -474,7 +481,7 @@ def comparator(records, name, steps, **fields):
         changed(
             r,
             key=f"{i:016x}",
-            fork={"name": name, "epoch": None, "step": None, "fraction": None},
+            fork={"name": name} | dict.fromkeys(type(r.fork).model_fields.keys() - {"name"}),
             cost__train_steps=steps,
             **fields,
         )
@@ -523,7 +530,14 @@ def test_equal_cost_is_tested_under_every_evaluation_shift():
 def test_whole_budget_is_one_network():
     siblings = cells(fork="2", ensemble_error=around(0.05))
     single = [
-        changed(r, siblings=json.loads(r.to_json())["siblings"][:1], pairs=[], ensemble=None, soup=None)
+        changed(
+            r,
+            siblings=json.loads(r.to_json())["siblings"][:1],
+            training={k: v[:1] for k, v in r.training.items() if isinstance(v, list)},
+            pairs=[],
+            ensemble=None,
+            soup=None,
+        )
         for r in comparator(siblings, "whole-budget", 300)
     ]
     found = the("whole-budget", [*siblings, *single])
