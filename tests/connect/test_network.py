@@ -11,6 +11,7 @@ from torch import nn
 
 import lmcbench
 from lmcbench.connect.interpolation import alpha_grid, states_on_line
+from lmcbench.connect.loaders import JoinedImages
 from lmcbench.connect.network import Network
 from lmcbench.errors import UserError
 
@@ -81,6 +82,54 @@ def test_the_size_of_batches_does_not_matter(nets) -> None:
     torch.testing.assert_close(
         one.logits(one.prepare(state), x), many.logits(many.prepare(state), x), rtol=0, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
+@pytest.mark.parametrize("limit", [None, 30])
+def test_splits_in_one_sequence_have_the_logits_of_separate_passes(nets, name, stacked, limit) -> None:
+    """With batches that hold images of two or three splits, which end anywhere in them."""
+    x, _ = nets.images(97)
+    splits = dict(zip("abcd", x.split([40, 3, 27, 27]), strict=True))
+    network = Network(nets.build(name), batch_size=limit, stacked=stacked)
+    states = network.prepare([nets.build(name, seed).state_dict() for seed in range(3)])
+    sizes = []
+    network.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    parts = list(network.batches_of(states, splits))
+    # two images check that the network uses the weights
+    assert set(sizes) - {2} == ({97} if limit is None else {30, 7})
+    starts = {which: [start for at, start, _ in parts if at == which] for which in splits}
+    cut = {"a": [0, 30], "b": [0], "c": [0, 17], "d": [0, 20]}
+    assert starts == ({which: [0] for which in "abcd"} if limit is None else cut)
+    for which, images in splits.items():
+        found = torch.cat([logits for at, _, logits in parts if at == which], 1)
+        torch.testing.assert_close(found, network.logits(states, images), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
+def test_splits_of_a_suite_of_small_images_have_the_bits_of_separate_passes(nets, name) -> None:
+    x, _ = nets.images(1080, dtype=torch.float32)
+    network = Network(nets.build(name, dtype=torch.float32))
+    states = network.prepare([nets.build(name, seed, torch.float32).state_dict() for seed in range(2)])
+    splits = dict(zip("abc", x.split(360), strict=True))
+    parts = list(network.batches_of(states, splits))
+    assert [(which, start) for which, start, _ in parts] == [("a", 0), ("b", 0), ("b", 180), ("c", 0)]
+    for which, images in splits.items():
+        found = torch.cat([logits for at, _, logits in parts if at == which], 1)
+        assert torch.equal(found, network.logits(states, images))
+
+
+@pytest.mark.parametrize(
+    ("n", "pixels", "sizes"),
+    [(1080, 8, [540, 540]), (601, 8, [301, 300]), (600, 8, [600]), (500, 28, [125] * 4), (126, 32, [63, 63])],
+)
+def test_passes_are_of_equal_sizes(n, pixels, sizes) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
+    model(torch.zeros(1, 1, pixels, pixels))
+    network = Network(model)
+    images = JoinedImages([torch.zeros(count, 1, pixels, pixels) for count in (n - 9, 9)])
+    seen = [logits.shape[1] for logits in network.batches(network.prepare(model.state_dict()), images)]
+    assert seen == sizes
 
 
 def test_dropout_is_off_and_other_norms_unaffected() -> None:

@@ -22,7 +22,7 @@ from lmcbench.connect.arguments import (
 from lmcbench.connect.blending import State, check_pair, unstack, weight_names
 from lmcbench.connect.interpolation import alpha_grid, check_labels
 from lmcbench.connect.isolation import isolated, without_autocast
-from lmcbench.connect.network import Network
+from lmcbench.connect.network import MAX_IMAGES, Network
 from lmcbench.results.curves import Array, NotFiniteError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -86,7 +86,7 @@ class Objective:
         product = torch.zeros_like(gradient)
         direction = None if vector is None else self._like(leaves, vector)
         there = {**state, **dict(zip(self.names, leaves, strict=True))}
-        batch = self.network.images_per_pass(self.images)
+        batch = min(self.network.images_per_pass(self.images), MAX_IMAGES)
         # fused attention kernels have no second derivative
         with (
             torch.enable_grad(),

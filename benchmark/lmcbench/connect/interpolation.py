@@ -71,6 +71,11 @@ class Scores:
         """Concatenate the states of several scores."""
         return Scores(torch.cat([p.loss for p in parts]), torch.cat([p.wrong for p in parts]))
 
+    @staticmethod
+    def join_images(parts: Sequence[Scores]) -> Scores:
+        """Concatenate the images of several scores of the same states."""
+        return Scores(torch.cat([p.loss for p in parts], 1), torch.cat([p.wrong for p in parts], 1))
+
 
 def trace_path(
     model: nn.Module,
@@ -230,7 +235,7 @@ def score_states(
         target = labels[start : start + logits.shape[1]]
         start += logits.shape[1]
         parts.append(scores_from_logits(logits, target, name, alphas))
-    return Scores(torch.cat([p.loss for p in parts], 1), torch.cat([p.wrong for p in parts], 1))
+    return Scores.join_images(parts)
 
 
 def scores_from_logits(

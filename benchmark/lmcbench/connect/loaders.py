@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeGuard
 
 import torch
@@ -71,6 +71,35 @@ def equal_parts(images: Images, count: int) -> Iterator[Tensor]:
             waiting, start = [joined[size:]], start + size
 
 
+def rebatched(batches: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Yield the images of `batches` in batches of `size`, in order; the last may be smaller."""
+    waiting: list[Tensor] = []
+    for images in batches:
+        waiting.append(images)
+        if sum(map(len, waiting)) >= size:
+            *full, rest = torch.split(torch.cat(waiting) if len(waiting) > 1 else images, size)
+            waiting = [rest]
+            if len(rest) == size:
+                full, waiting = [*full, rest], []
+            yield from full
+    if waiting:
+        yield torch.cat(waiting)
+
+
+class JoinedImages:
+    """Several sets of images of one shape as one, so that a batch may hold images of two of them."""
+
+    def __init__(self, parts: Sequence[Images]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def split(self, size: int, /) -> Iterator[Tensor]:
+        """Yield batches of `size`, in order; the last may be smaller."""
+        yield from rebatched((batch for part in self.parts for batch in part.split(size)), size)
+
+
 class LoaderImages:
     """The images of a `DataLoader` or `Dataset`, which is passed once for each use.
 
@@ -111,18 +140,12 @@ class LoaderImages:
         Raises:
             UserError: if the images differ from those of the first pass.
         """
-        waiting: list[Tensor] = []
+        yield from rebatched(self._checked(), size)
+
+    def _checked(self) -> Iterator[Tensor]:
         for i, (images, _) in enumerate(self._pass()):
             self._check(i, images)
-            waiting.append(images)
-            if sum(map(len, waiting)) >= size:
-                *full, rest = torch.split(torch.cat(waiting), size)
-                waiting = [rest]
-                if len(rest) == size:
-                    full, waiting = [*full, rest], []
-                yield from full
-        if waiting:
-            yield torch.cat(waiting)
+            yield images
 
     def _check(self, i: int, images: Tensor) -> None:
         if i >= len(self.sums) or _checksum(images) != self.sums[i]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +16,20 @@ from lmcbench.connect.arguments import as_calibration, as_device, as_integer, as
 from lmcbench.connect.batchnorm_stats import ChunkedConv2d, pooled_moments, record_batch_statistics
 from lmcbench.connect.blending import COUNTER, STATISTICS, Stack, State, check_matches_model, stack, unstack
 from lmcbench.connect.isolation import copy_model, isolated, without_autocast
-from lmcbench.connect.loaders import Images, equal_parts, first_images
+from lmcbench.connect.loaders import Images, JoinedImages, equal_parts, first_images
 from lmcbench.connect.parameter_swap import EvalCaches, ParameterSwap, graph_leaves
 from lmcbench.errors import UserError, counted, describe, is_out_of_memory, may_be_out_of_memory
 from lmcbench.memory_layout import Layout, choose_layout, to_layout, wide_contiguous
 from lmcbench.results.logits import find_logits
 
+Name = TypeVar("Name")
+
 MAX_IMAGES = 500
 """Maximum number of images per forward pass if the caller gives no batch size."""
 
+SMALL_IMAGES = 600
+"""Maximum number per pass on a CPU. 1,080 images of 8 x 8 in passes of 540 are as fast as any size for four
+networks; in one pass, activations leave the cache (benchmark/speed/NOTES.md)."""
 
 LARGE = 96 * 96
 """Pixels of an image above which fewer images are passed at once on a CPU."""
@@ -132,25 +138,57 @@ class Network:
         return torch.cat(list(self.batches(states, images)), dim=1)
 
     @torch.no_grad()
+    def batches_of(self, states: Stack, splits: Mapping[Name, Images]) -> Iterator[tuple[Name, int, Tensor]]:
+        """Yield the logits of several splits whose images are passed in one sequence.
+
+        A pass may hold images of two splits, so that small ones take fewer passes. Logits have the bits of
+        separate passes where kernels compute every image alike (docs/design.md, section 3.11).
+
+        Args:
+            states: stacked states.
+            splits: images of one shape.
+
+        Yields:
+            Name of the split, position of the first image in it, and logits `[S, b, classes]`.
+        """
+        ends = [(name, len(images)) for name, images in splits.items() if len(images)]
+        start = 0  # of the current split
+        for logits in self.batches(states, JoinedImages(list(splits.values()))):
+            while logits.shape[1]:
+                name, size = ends[0]
+                taken, logits = logits[:, : size - start], logits[:, size - start :]
+                yield name, start, taken
+                start += taken.shape[1]
+                if start == size:
+                    ends, start = ends[1:], 0
+
+    @torch.no_grad()
     def batches(self, states: Stack, images: Images) -> Iterator[Tensor]:
         """Yield the logits batch by batch, `[S, b, classes]`."""
         # buffers are copied: a network may write into them in eval mode too
         weights = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         states = {name: value if name in weights else value.clone() for name, value in states.items()}
+        size, part_size = self._sizes(images)
         with isolated(self.device):
-            for part in images.split(self.batch_size or self._images_per_part(images)):
-                for batch in torch.split(part, self.images_per_pass(part)):
+            for part in images.split(part_size):
+                for batch in torch.split(part, size):
                     logits = self._evaluate(states, batch)
                     if not self._is_checked:
                         self._check_uses_state(unstack(states)[0], batch[:2])
                     yield logits
 
-    def _images_per_part(self, images: Images) -> int:
-        """Return how many images are created at once: as many as a pass takes, if they are large."""
-        if isinstance(images, Tensor):
-            return MAX_IMAGES
+    def _sizes(self, images: Images) -> tuple[int, int]:
+        """Return how many images are passed at once, and how many are created at once.
+
+        Without a requested batch size, all passes are of one size, so that the last one is not much smaller.
+        """
+        if self.batch_size is not None:
+            return self.batch_size, self.batch_size
         first = first_images(images, 1)
-        return self.images_per_pass(first) if first[0, 0].numel() > LARGE else MAX_IMAGES
+        passes = -(-len(images) // self.images_per_pass(first))
+        size = -(-len(images) // passes)
+        # as many as a pass takes, if they are large
+        return size, size if first[0, 0].numel() > LARGE else size * max(1, MAX_IMAGES // size)
 
     def _evaluate(self, states: Stack, batch: Tensor) -> Tensor:
         """Return the logits of all states on a batch, in the layout that the network has for such images.
@@ -169,7 +207,7 @@ class Network:
             return self._forward(states, to_layout(batch, layout))
 
     def images_per_pass(self, images: Tensor) -> int:
-        """Return the batch size: as requested, else 500, fewer for large images on a CPU (cache size).
+        """Return the batch size: as requested, else 500; on a CPU 600, fewer for large images.
 
         Measured on one core (medians of 5 of processor time, 2026-11-21): ResNet-20 at 32 x 32, 2 states
         on 500 images in passes of 125, 250 and 500: 1.52, 1.67 and 2.13 s; a width-8 ResNet at 8 x 8,
@@ -182,7 +220,7 @@ class Network:
         pixels = images[0, 0].numel()
         if pixels > LARGE:  # activations of 125 images of 224 x 224 take 400 MB a layer
             return max(8, 125 * LARGE // pixels)
-        return min(max(128_000 // pixels, 125), MAX_IMAGES)
+        return min(max(128_000 // pixels, 125), SMALL_IMAGES)
 
     def forward(self, state: State, batch: Tensor) -> Tensor:
         """Return the logits `[b, classes]` of one state on one batch, differentiable in the state's tensors.

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lmcbench.connect.blending import Stack
-from lmcbench.connect.interpolation import Scores, score_states, scores_from_logits
+from lmcbench.connect.interpolation import Scores, scores_from_logits
 from lmcbench.connect.network import Network
 from lmcbench.data.batches import NormalisedImages
 from lmcbench.data.dataset import Statistics
@@ -238,19 +238,24 @@ def pass_states(
                 for k, own in enumerate(statistics)
             ]
         )
-    images, labels = splits.train
-    logits = network.logits(states, images) if keep else None
-    train = (
-        score_states(network, states, images, labels, "train", alphas)
-        if logits is None
-        else scores_from_logits(logits, labels, "train", alphas)
-    )
-    passed = {
-        which: network.logits(states, of_test)
-        for which, (of_test, _) in splits.tests.items()
-        if tests is None or which in tests
+    # None: the train split
+    passed: dict[TestSet | None, NormalisedImages] = {None: splits.train[0]} | {
+        which: images for which, (images, _) in splits.tests.items() if tests is None or which in tests
     }
-    return Outputs(train, passed, logits)
+    found: dict[TestSet | None, list[Tensor]] = {which: [] for which in passed}
+    scores: list[Scores] = []
+    for which, start, logits in network.batches_of(states, passed):
+        if which is None:
+            target = splits.train[1][start : start + logits.shape[1]]
+            scores.append(scores_from_logits(logits, target, "train", alphas))
+        if which is not None or keep:
+            found[which].append(logits)
+    kept = found.pop(None)
+    return Outputs(
+        Scores.join_images(scores),
+        {which: torch.cat(parts, 1) for which, parts in found.items() if which is not None},
+        torch.cat(kept, 1) if keep else None,
+    )
 
 
 def state_at(states: Stack, k: int) -> Stack:
