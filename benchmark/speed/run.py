@@ -1,39 +1,44 @@
-"""Time fleets and path evaluation against plain PyTorch loops; write JSON, a table and a plot.
+"""Compare training on one thread of a CPU with plain PyTorch loops; write JSON, a table and a figure.
 
-python benchmark/speed/run.py                      on CUDA if available; takes minutes
-python benchmark/speed/run.py --quick              only tests that it runs; takes seconds
-python benchmark/speed/run.py --device cuda        one GPU, under ten minutes
+python benchmark/speed/run.py                       a few minutes
+python benchmark/speed/run.py --compile ResNet-8    torch.compile too; its first calls take a minute or more
+python benchmark/speed/run.py --quick               only tests that it runs; takes seconds
+
+Times are processor time and all loops take turns: other processes have little influence on the ratios.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from timing import interleaved, machine, median
-from workloads import WORKS, Work, dataloader_loop, eager_loop, fleet, images, one_alpha_after_another
+from workloads import LOOP_WORKS, Work, dataloader_loop, fleet, memory_loop
 
-import lmcbench.train.fused as fused
-from lmcbench.connect.interpolation import alpha_grid, score_states, states_on_line
-from lmcbench.connect.network import Network
-from lmcbench.data.batches import DeviceImages
 from lmcbench.machine import compute_exactly
+from lmcbench.train.choice import choose_engine
 from lmcbench.train.cost import step_flop
 from lmcbench.train.engines import advance
 from report import write_report
 
-COUNTS = (1, 2, 4, 8, 16, 32, 48)
+CPU = torch.device("cpu")
 HERE = Path(__file__).parent
 
 LENGTH = 10**6
 """Steps of a whole training; far fewer are timed."""
-LOOP = 8
-"""Steps of a serial loop per step of a fleet: more than a DataLoader prefetches in between."""
+FLEET = 32
+"""Members of a fleet in the stacked engine: a family of `digits` has 35 different trainings."""
+TIMED_FLOP = 1e10
+"""Operations that one timing has at least, unless that is more than `MOST_STEPS`."""
+MOST_STEPS = 48
 
 
 def main() -> None:
@@ -41,162 +46,116 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="one repeat of little work")
+    parser.add_argument("--compile", nargs="+", default=[], help="networks for torch.compile too, by title")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, help="training steps per timing (12; 4 on a CPU)")
-    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="members of a fleet")
-    parser.add_argument("--network", nargs="+", help="registry names, of those listed for the device")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--tf32", action="store_true", help="allow TF32, also in convolutions")
-    parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN time its algorithms")
-    parser.add_argument("--plain", action="store_true", help="vmap's own rules for BatchNorm and attention")
+    parser.add_argument("--network", nargs="+", help="titles; results of the others are kept")
     parser.add_argument("--out", type=Path, help="folder (benchmark/speed/results)")
     options = parser.parse_args()
-    if options.quick:
-        options.repeats, options.steps, options.counts = 1, 2, [1, 4]
-    device = torch.device(options.device)
-    if device.type == "cpu":
-        torch.set_num_threads(1)  # as runs do
-    options.steps = options.steps or (12 if device.type == "cuda" else 4)
-    compute_exactly(device)  # as runs do; the options below change it
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
-    torch.backends.cudnn.benchmark = options.cudnn_benchmark
-    if options.plain:
-        fused.TABLE.clear()
-    found: dict[str, Any] = {"environment": environment(device, options), "ceilings": ceilings(device)}
-    chosen = [w for w in WORKS[device.type] if options.network is None or w.name in options.network]
-    found["networks"] = [measure(work, device, options) for work in chosen]
+    repeats = 1 if options.quick else options.repeats
+    torch.set_num_threads(1)  # as runs do
+    compute_exactly(CPU)
+    torch.manual_seed(0)
     out = options.out or (HERE / ("quick" if options.quick else "results"))
-    slug = found["environment"]["slug"]
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{slug}.json"
-    path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    print(write_report(found, out / slug))
+    path = out / "cpu.json"
+    head = {"machine": machine(CPU), "repeats": repeats, "quick": options.quick}
+    head["ceilings"] = ceilings(repeats)
+    for work in LOOP_WORKS:
+        if options.network is None or work.title in options.network:
+            print(f"{work.title} ...", flush=True)
+            row = compare_loops(work, repeats, options.quick, work.title in options.compile)
+            before = json.loads(path.read_text(encoding="utf-8"))["networks"] if path.exists() else []
+            rows = {r["title"]: r for r in before} | {work.title: row}
+            found = head | {"networks": [rows[w.title] for w in LOOP_WORKS if w.title in rows]}
+            path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    print(write_report(found, out / "cpu"))
 
 
-def measure(work: Work, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """Return all measurements of one network, or the reason why it cannot be built."""
-    print(f"{work.title} on {device.type} ...", flush=True)
-    try:
-        flop = step_flop(work.network(0).to(device), work.shape, work.batch_size)
-    except Exception as error:
-        return {"title": work.title, "name": work.name, "reason": str(error).splitlines()[0]}
+def compare_loops(work: Work, repeats: int, quick: bool, compiled: bool) -> dict[str, Any]:
+    """Return images per second, one value per repeat, of plain loops and of the package."""
+    if quick:
+        work = replace(work, batch_size=4)
+    model = work.network(0)
+    flop = step_flop(model, work.shape, work.batch_size)
+    steps = 1 if quick else max(1, min(MOST_STEPS, round(TIMED_FLOP / flop)))
+    loops = {"DataLoader": dataloader_loop(work), "in memory": memory_loop(work, "fp32")}
+    convolves = any(weight.ndim == 4 for weight in model.parameters())
+    if convolves:
+        loops |= {
+            "channels last": memory_loop(work, "fp32", channels_last=True),
+            "channels last, bf16": memory_loop(work, "bf16", channels_last=True),
+        }
+    first: dict[str, float] = {}
+    if compiled:
+        loops["compiled"] = memory_loop(work, "fp32", compiled=True)
+        if convolves:
+            loops["compiled, channels last, bf16"] = memory_loop(
+                work, "bf16", channels_last=True, compiled=True
+            )
+        for name, loop in loops.items():
+            if name.startswith("compiled"):
+                began = time.perf_counter()
+                next(loop)
+                first[name] = time.perf_counter() - began
+    jobs: dict[str, Callable[[], object]] = {
+        name: partial(_take, loop, steps) for name, loop in loops.items()
+    }
+    images = dict.fromkeys(jobs, steps * work.batch_size)
+    engines: dict[str, str] = {}
+    for precision, name in {"fp32": "lmcbench", "bf16": "lmcbench, bf16"}.items():
+        if precision == "fp32" or convolves:
+            engine = choose_engine(
+                work.architecture, model, work.shape, "cpu", None, precision, work.batch_size
+            )
+            count = (4 if quick else FLEET) if engine == "stacked" else 1
+            share = max(1, steps // 8) if engine == "stacked" else steps
+            engines[name] = engine
+            jobs[name] = _training(work, engine, precision, count, share)
+            images[name] = count * share * work.batch_size
+    seconds = interleaved(jobs, CPU, repeats, processor=True)
     return {
         "title": work.title,
         "name": work.name,
         "kwargs": work.kwargs,
+        "adapt": work.adapt,
+        "shape": work.shape,
         "batch_size": work.batch_size,
-        "pixels": work.pixels,
-        "step_flop": flop,
-        "fleets": time_fleets(work, device, options),
-        "path": time_path(work, device, options),
-        "cost": time_cost(work, device, options),
+        "flop_per_image": flop / work.batch_size,
+        "engines": engines,
+        "fleet": FLEET if "stacked" in engines.values() else 1,
+        "first_call_s": first,
+        "images_per_s": {
+            name: [images[name] / value for value in values] for name, values in seconds.items()
+        },
     }
 
 
-def time_fleets(work: Work, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """Return images per second of serial loops and of fleets of each size, interleaved."""
-    recipe, steps = work.recipe(options.precision), options.steps
-    loops: dict[str, Iterator[None]] = {"eager": eager_loop(work, recipe, device)}
-    loops |= {f"dataloader {n}": dataloader_loop(work, recipe, device, n) for n in (0, 2)}
+def _take(loop: Iterator[None], steps: int) -> None:
+    for _ in range(steps):
+        next(loop)
+
+
+def _training(work: Work, engine: Any, precision: str, count: int, steps: int) -> Callable[[], object]:
+    recipe = work.recipe(precision)
+    model, states, feed = fleet(work, count, recipe, CPU)
+    return partial(advance, engine, model, states, feed, recipe, [LENGTH] * count, [0] * count, 0, steps)
+
+
+def ceilings(repeats: int) -> dict[str, float]:
+    """Return FLOP/s of an fp32 and a bf16 matrix product and of an fp32 convolution of 3 x 3."""
+    a, b = torch.randn(2, 1024, 1024)
+    half = a.bfloat16(), b.bfloat16()
+    images = torch.randn(32, 64, 32, 32).contiguous(memory_format=torch.channels_last)
+    kernel = torch.randn(64, 64, 3, 3)
     jobs: dict[str, Callable[[], object]] = {
-        k: lambda v=v: [next(v) for _ in range(LOOP * steps)] for k, v in loops.items()
+        "fp32 matrix product": lambda: a @ b,
+        "bf16 matrix product": lambda: half[0] @ half[1],
+        "fp32 convolution": lambda: F.conv2d(images, kernel, padding=1),
     }
-    fleets = {n: fleet(work, n, recipe, device) for n in options.counts}
-    used: dict[int, int] = {}
-
-    def train(count: int) -> None:
-        model, states, feed = fleets[count]
-        lengths, seeds = [LENGTH] * count, [0] * count
-        done = advance("stacked", model, states, feed, recipe, lengths, seeds, 0, steps, used.get(count))
-        used[count] = done.fleet
-
-    jobs |= {f"fleet {n}": lambda n=n: train(n) for n in options.counts}
-    seconds = interleaved(jobs, device, options.repeats)
-    trained = {name: int(name.split()[1]) if name.startswith("fleet") else LOOP for name in jobs}
-    per_member = work.batch_size * steps
-    rates = {name: trained[name] * per_member / median(times) for name, times in seconds.items()}
-    return {"steps": steps, "seconds": seconds, "images_per_s": rates, "members_at_once": used}
-
-
-def time_path(work: Work, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """Time recalibration and loss at all alphas: by the package, and by a plain loop."""
-    alphas = 5 if options.quick else 21
-    count = 500 if options.quick else 1500 if device.type == "cpu" else 4000
-    data = DeviceImages(*images(work), work.statistics(), device)
-    shown, labels = data.split(torch.arange(count))
-    test = shown.whole(), labels
-    calibration = test[0][:500]
-    model = work.network(0).to(device)
-    ends = [work.network(seed).to(device).state_dict() for seed in (0, 1)]
-    network = Network(model, device, stacked=device.type == "cuda")
-    grid = alpha_grid(alphas)
-
-    def ours() -> list[float]:
-        path = network.recalibrate(states_on_line(network, *ends, grid), calibration)
-        return score_states(network, path, *test).curve(grid).loss.tolist()
-
-    def plain() -> list[float]:
-        states = [
-            {k: torch.lerp(a, ends[1][k], x) if a.is_floating_point() else a for k, a in ends[0].items()}
-            for x in grid
-        ]
-        return one_alpha_after_another(model, states, calibration, test)
-
-    gap = max(abs(a - b) for a, b in zip(ours(), plain(), strict=True))
-    seconds = interleaved({"ours": ours, "one after another": plain}, device, options.repeats)
-    return {"alphas": alphas, "images": count, "seconds": seconds, "largest_difference": gap}
-
-
-def time_cost(work: Work, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """Time a fleet of 8 by number of steps and image size."""
-    recipe = work.recipe(options.precision)
-    sizes = [work.pixels] if work.name == "lmc_mlp" else [work.pixels, work.pixels * 3 // 2, work.pixels * 2]
-    jobs: dict[str, Callable[[], object]] = {}
-
-    def job(of: Work, steps: int) -> Callable[[], object]:
-        model, states, feed = fleet(of, 4 if options.quick else 8, recipe, device)
-        lengths, seeds = [LENGTH] * len(states), [0] * len(states)
-        return lambda: advance("stacked", model, states, feed, recipe, lengths, seeds, 0, steps)
-
-    for factor in (1, 2, 4):
-        jobs[f"steps {factor * options.steps}"] = job(work, factor * options.steps)
-    for size in sizes[1:]:
-        with suppress(Exception):  # networks of a fixed size
-            other = Work(**{**work.__dict__, "pixels": size})
-            other.network(0)
-            jobs[f"pixels {size}"] = job(other, options.steps)
-    return {"members": 4 if options.quick else 8, "seconds": interleaved(jobs, device, options.repeats)}
-
-
-def ceilings(device: torch.device) -> dict[str, float]:
-    """Measure the device: fp32 matrix products in FLOP/s, copies in bytes/s read and written."""
-    side, length = (8192, 2**28) if device.type == "cuda" else (1024, 2**25)
-    a, b = torch.randn(2, side, side, device=device)
-    source = torch.zeros(length, device=device)
-    target = torch.empty_like(source)
-    times = interleaved({"matmul": lambda: a @ b, "copy": lambda: target.copy_(source)}, device, 5)
-    return {
-        "matmul_flop_per_s": 2 * side**3 / median(times["matmul"]),
-        "copy_bytes_per_s": 2 * source.nbytes / median(times["copy"]),
-    }
-
-
-def environment(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the machine and the options."""
-    found = machine(device)
-    flags = {"tf32": options.tf32, "cudnn_benchmark": options.cudnn_benchmark, "plain": options.plain}
-    marks = [k for k, v in flags.items() if v] + ([options.precision] if options.precision != "fp32" else [])
-    name = found["device"].lower().replace(" ", "-") if device.type == "cuda" else device.type
-    return {
-        **found,
-        "slug": "-".join([name, *marks]),
-        "flags": flags,
-        "precision": options.precision,
-        "repeats": options.repeats,
-        "quick": options.quick,
-    }
+    flop = dict.fromkeys(jobs, 2 * 1024**3) | {"fp32 convolution": 2 * 9 * 64 * 64 * 32 * 1024}
+    times = interleaved(jobs, CPU, max(repeats, 3), processor=True)
+    return {name: flop[name] / median(values) for name, values in times.items()}
 
 
 if __name__ == "__main__":

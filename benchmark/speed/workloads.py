@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,21 +70,6 @@ class Work:
         return mean[: self.channels], std[: self.channels]
 
 
-SMALL = {"pixels": 8, "channels": 1, "batch_size": 32, "augmentation": ()}
-WORKS = {
-    "cpu": [
-        Work("MLP, 8 x 8", "lmc_mlp", **SMALL),
-        Work("CNN of width 8, 8 x 8", "lmc_cnn", **SMALL),
-        Work("ResNet of width 8, 8 x 8", "lmc_resnet", **SMALL),
-    ],
-    "cuda": [
-        Work("ResNet-20", "lmc_resnet", {"width": 16, "blocks": 3}),
-        Work("ViT-Tiny, patch 4", "vit_tiny_patch16_224", {"patch_size": 4}),
-        Work("VGG-16 with BatchNorm", "lmc_vgg16"),
-    ],
-}
-
-
 def _grey(name: str, adapt: str | None = None, pixels: int = 8, **kwargs: Any) -> Work:
     return Work(f"{name} {kwargs or ''}".strip(), name, kwargs, pixels, 1, 32, (), adapt)
 
@@ -122,6 +106,24 @@ ENGINE_WORKS = [
 """Networks of the suites of digits, and drafts of suites on timm's networks, from small to large."""
 
 
+def _cifar(title: str, name: str, adapt: str | None = None, **kwargs: Any) -> Work:
+    return Work(title, name, kwargs, batch_size=64, adapt=adapt)
+
+
+PVT = {"depths": [1], "embed_dims": [48], "num_heads": [3], "sr_ratios": [1], "mlp_ratios": [2.0]}
+SMALL_RESNET = {"layers": [0, 1, 1, 1], "channels": [16, 16, 32, 64], **DEEP_STEM}
+
+LOOP_WORKS = [
+    Work("MLP", "lmc_mlp", {}, 8, 1, 32, ()),
+    Work("small resnet18", "resnet18", SMALL_RESNET, 8, 1, 32, (), "small-stem"),
+    Work("small PVT", "pvt_v2_b0", PVT, 8, 1, 32, ()),
+    _cifar("ResNet-8", "lmc_resnet", width=16, blocks=1),
+    _cifar("ResNet-20", "lmc_resnet", width=16, blocks=3),
+    _cifar("resnet18 with small stem", "resnet18", "small-stem"),
+]
+"""Networks that are compared with plain loops: three of the suite of digits, three of CIFAR size."""
+
+
 def images(work: Work) -> tuple[np.ndarray, np.ndarray]:
     """Return random images `[POOL, c, h, w]` uint8 and labels `[POOL]`."""
     generator = np.random.default_rng(0)
@@ -146,26 +148,35 @@ def fleet(
     return work.network(1).to(device), [first.map(nudged) for _ in range(count)], feed
 
 
-def eager_loop(work: Work, recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """Train one network with PyTorch's optimizer, data and augmentation on the device, step by step."""
-    pixels, labels = (torch.as_tensor(x).to(device) for x in images(work))
-    mean, std = (torch.as_tensor(s).float().view(-1, 1, 1).to(device) for s in work.statistics())
-    model, optimizer = _trainable(work, recipe, device)
+def memory_loop(
+    work: Work, precision: str, *, channels_last: bool = False, compiled: bool = False
+) -> Iterator[None]:
+    """Train one network with PyTorch's optimizer, data and augmentation in memory, step by step."""
+    pixels, labels = (torch.as_tensor(x) for x in images(work))
+    mean, std = (torch.as_tensor(s).float().view(-1, 1, 1) for s in work.statistics())
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model, optimizer = _trainable(work)
+    model.to(memory_format=layout)
+    network = torch.compile(model) if compiled else model
     position, epoch, order = POOL, 0, torch.empty(0)
     while True:
         if position + work.batch_size > POOL:
-            order, position, epoch = torch.randperm(POOL, device=device), 0, epoch + 1
+            order, position, epoch = torch.randperm(POOL), 0, epoch + 1
         index = order[position : position + work.batch_size]
         position += work.batch_size
         batch = pixels[index]
         if work.augmentation:
             batch = augment(batch, keyed_words(7, epoch, index), work.augmentation)
-        _train_step(model, optimizer, recipe, (batch.float() / 255 - mean) / std, labels[index])
+        batch = ((batch.float() / 255 - mean) / std).contiguous(memory_format=layout)
+        _train_step(network, optimizer, precision, batch, labels[index])
         yield
 
 
-def dataloader_loop(work: Work, recipe: Recipe, device: torch.device, workers: int) -> Iterator[None]:
-    """Train one network from a DataLoader with torchvision's transforms, step by step."""
+def dataloader_loop(work: Work) -> Iterator[None]:
+    """Train one network from a DataLoader with torchvision's transforms, step by step.
+
+    It has no workers: their time is not this process's, and runs give every core a family of their own.
+    """
     from torchvision import transforms
 
     mean, std = work.statistics()
@@ -173,19 +184,12 @@ def dataloader_loop(work: Work, recipe: Recipe, device: torch.device, workers: i
     steps = [transforms.ToTensor(), transforms.Normalize(mean.tolist(), std.tolist())]
     shown = transforms.Compose([*(usual if work.augmentation else []), *steps])
     loader = torch.utils.data.DataLoader(
-        Pictures(*images(work), shown),
-        batch_size=work.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        persistent_workers=workers > 0,
+        Pictures(*images(work), shown), batch_size=work.batch_size, shuffle=True, drop_last=True
     )
-    model, optimizer = _trainable(work, recipe, device)
+    model, optimizer = _trainable(work)
     while True:
         for batch, labels in loader:
-            there = batch.to(device, non_blocking=True)
-            _train_step(model, optimizer, recipe, there, labels.to(device, non_blocking=True))
+            _train_step(model, optimizer, "fp32", batch, labels)
             yield
 
 
@@ -205,38 +209,16 @@ class Pictures(torch.utils.data.Dataset[Any]):
         return self.transform(Image.fromarray(self.pixels[index].squeeze())), int(self.labels[index])
 
 
-def one_alpha_after_another(
-    model: nn.Module, states: Sequence[dict[str, Tensor]], calibration: Tensor, test: tuple[Tensor, Tensor]
-) -> list[float]:
-    """Return losses on the line by a plain loop: load weights, recalibrate, evaluate."""
-    twin = copy.deepcopy(model)
-    norms = [m for m in twin.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    found = []
-    with torch.no_grad():
-        for state in states:
-            twin.load_state_dict(state)
-            if norms:
-                for norm in norms:
-                    norm.reset_running_stats()
-                    norm.momentum = None
-                twin.train()(calibration)
-            twin.eval()
-            parts = zip(test[0].split(500), test[1].split(500), strict=True)
-            total = sum(F.cross_entropy(twin(x), y, reduction="sum").item() for x, y in parts)
-            found.append(total / len(test[1]))
-    return found
-
-
-def _trainable(work: Work, recipe: Recipe, device: torch.device) -> tuple[nn.Module, torch.optim.SGD]:
-    model = work.network(0).to(device).train()
+def _trainable(work: Work) -> tuple[nn.Module, torch.optim.SGD]:
+    model, recipe = work.network(0).train(), work.recipe("fp32")
     rates = {"lr": recipe.lr, "momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
     return model, torch.optim.SGD(model.parameters(), **rates)
 
 
 def _train_step(
-    model: nn.Module, optimizer: torch.optim.SGD, recipe: Recipe, batch: Tensor, labels: Tensor
+    model: Any, optimizer: torch.optim.SGD, precision: str, batch: Tensor, labels: Tensor
 ) -> None:
-    with torch.autocast(batch.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         loss = F.cross_entropy(model(batch), labels)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
