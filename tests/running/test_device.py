@@ -100,7 +100,7 @@ images = 20
 [recipes.sgd]
 lr = 0.1
 batch_size = 16
-epochs = 2
+epochs = 5
 augmentation = ["shift1"]
 weight_decay = 0.001
 label_smoothing = 0.1
