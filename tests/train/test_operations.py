@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fleets import KINDS, RECIPE, fresh, train
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train import stackability
+from lmcbench.train.choice import choose_engine
 from lmcbench.train.engines import _loss, advance
 
 
@@ -104,6 +105,6 @@ def test_the_trial_of_the_stacked_engine_uses_the_recipes_precision(precision, m
     kind = "batchnorm resnet"
     architecture = Architecture(name="lmc_resnet", recipe="r")
     model, shape = fresh(kind, [0])[0], KINDS[kind][2]
-    found = stackability.choose_engine(architecture, model, shape, "cpu", "stacked", precision)
+    found = choose_engine(architecture, model, shape, "cpu", "stacked", precision)
     assert found == "stacked"
     assert asked == [("reference", precision), ("stacked", precision)]
