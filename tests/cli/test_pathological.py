@@ -28,8 +28,8 @@ print(json.dumps([process.returncode, used.ru_maxrss * 1024, used.ru_utime + use
 """
 """Runs a command and prints its exit code, peak memory in bytes and CPU seconds.
 
-A process of its own: a peak counts from the memory of the process that starts the command, and tests take much
-memory.
+A process of its own: a peak counts from the memory of the process that starts the command, and the tests have
+much of it.
 """
 
 

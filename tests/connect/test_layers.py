@@ -31,7 +31,7 @@ def test_each_curve_is_the_path_to_the_state_with_that_layer(nets, name, calibra
     owners = [n for n, m in model.named_modules() if any(True for _ in m.parameters(recurse=False))]
     assert list(curves) == owners
     for layer, curve in curves.items():
-        twin = trace_path(model, a, swapped(a, b, layer), {"s": split}, 5, x)["s"]
+        twin = trace_path(model, a, swapped(a, b, layer), {"s": split}, 5, x, ends="recalibrated")["s"]
         np.testing.assert_allclose(curve.loss, twin.loss, rtol=0, atol=1e-12)
         assert np.array_equal(curve.error, twin.error)
     assert len({curve.loss[0] for curve in curves.values()}) == 1
@@ -58,7 +58,7 @@ def test_switching_all_layers_leads_from_a_to_b_and_back(nets, name, calibrated)
     model, a, b = nets.build(name), nets.trained(name, 0), nets.trained(name, 1)
     split, x = nets.images(20), nets.images(30, 5)[0] if calibrated else None
     there, back = cumulative_paths(model, a, b, split, x)
-    ends = trace_path(model, a, b, {"s": split}, 3, x)["s"]
+    ends = trace_path(model, a, b, {"s": split}, 3, x, ends="recalibrated")["s"]
     names = tuple(layers_of(model))
     assert there.layers == names
     assert back.layers == names[::-1]

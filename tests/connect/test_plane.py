@@ -39,7 +39,7 @@ def test_points_are_what_their_coordinates_say(nets, name, calibrated) -> None:
     got = plane(model, fork, a, b, split, 3, x, margin=0)
     assert got.y[0] == 0.0
     assert got.anchors[2, 1] == got.y[-1]
-    row = trace_path(model, fork, a, {"s": split}, 3, x)["s"]
+    row = trace_path(model, fork, a, {"s": split}, 3, x, ends="recalibrated")["s"]
     assert (got.x[0], got.x[-1]) == (0.0, got.anchors[1, 0])  # B projects between the fork and A
     np.testing.assert_allclose(got.loss[0], row.loss, rtol=0, atol=1e-10)
     assert np.array_equal(got.error[0], row.error)

@@ -56,7 +56,8 @@ def test_with_batchnorm_it_is_recalibration(nets) -> None:
     a, b, split = nets.trained("resnet", 0), nets.trained("resnet", 1), {"s": nets.images(30)}
     x, _ = nets.images(40, 5)
     model = nets.build("resnet")
-    assert repair_path(model, a, b, split, x, 5) == trace_path(model, a, b, split, 5, x)
+    line = trace_path(model, a, b, split, 5, x, ends="recalibrated")
+    assert repair_path(model, a, b, split, x, 5) == line
 
 
 @pytest.mark.parametrize(("name", "width"), [("mlp", 16), ("mlp", 64), ("cnn", 16)])
