@@ -92,7 +92,8 @@ def test_a_run_that_is_told_to_end_keeps_what_is_finished(tmp_path, signum):
     # ends when the last process that has them open does: workers too
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    [said] = errors.decode().splitlines()
+    # Python's tracker of semaphores may warn of one that a process had unlinked and not yet reported
+    [said] = [line for line in errors.decode().splitlines() if "warn" not in line]
     assert said.startswith("Interrupted. ")
     assert f" of {REPLICATES} cells are finished and kept in r; run the same command again" in said
     assert 1 <= kept(tmp_path) < REPLICATES
