@@ -194,9 +194,10 @@ def test_a_killed_run_of_two_processes_is_resumed_to_equal_records(tmp_path, exp
     while len(list(root.glob("records/[!.]*"))) < cells or not (root / "run.json").exists():
         assert time.monotonic() < began + 120
         time.sleep(0.02)
-    time.sleep(chance.random())
+    time.sleep(chance.random() / (20 if cells else 1))
     (os.killpg if group else os.kill)(run.pid, signal.SIGKILL)
-    assert run.wait()[0] == -signal.SIGKILL
+    # the cells after the first one may be finished before the kill
+    assert run.wait()[0] in ((-signal.SIGKILL, 0) if cells else (-signal.SIGKILL,))
     check_resumed(root, expected, jobs=2)
 
 
