@@ -91,6 +91,17 @@ def ended():
     return process.pid
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="states of processes are read on Linux")
+def test_a_process_that_ended_without_being_waited_for_leaves_orphans(tmp_path):
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    path = tmp_path / f".run.json.{host_id()}-{process.pid}-0123456789abcd.partial"
+    path.write_text("x")
+    RunFolder(tmp_path).remove_stale_files()
+    assert not path.exists()
+    process.wait()
+
+
 def test_orphans_are_removed_and_files_being_written_stay(tmp_path, ended):
     here, token = host_id(), "0123456789abcd"
     mine = partial_path(tmp_path / "records" / "mine.json").name

@@ -91,4 +91,13 @@ def _is_running(pid: int, token: str) -> bool:
         return False
     except OSError:  # a process of another user
         pass
-    return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Return whether a process has ended and only its parent has not asked for its exit code; known on Linux."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return False
+    return state[:1] in ([b"Z"], [b"X"])
