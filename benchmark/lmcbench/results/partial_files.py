@@ -95,7 +95,7 @@ def _is_running(pid: int, token: str) -> bool:
 
 
 def _is_zombie(pid: int) -> bool:
-    """Return whether a process has ended and only its parent has not asked for its exit code; known on Linux."""
+    """Return whether a process has ended and its parent has not asked for its exit code; known on Linux."""
     try:
         state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
