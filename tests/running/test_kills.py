@@ -56,7 +56,9 @@ class Run:
     """
 
     def __init__(self, root, jobs=1, before=None):
-        (suite := root.parent / "tiny.toml").write_text(SUITE)
+        suite = root.parent / "tiny.toml"
+        if not suite.exists():  # another run may be reading it
+            suite.write_text(SUITE)
         self.output, write = os.pipe()
         self.pid = os.fork()
         if self.pid:
