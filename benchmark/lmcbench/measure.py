@@ -94,7 +94,7 @@ class Request:
         inputs = [*self.checkpoints, *([] if self.fork is None else [self.fork])]
         for path in inputs:
             if not path.exists():
-                raise UserError(f"There is no file {path}.")
+                raise UserError(f"{path} does not exist.")
             if not path.is_dir():
                 check_regular(path, limit=sys.maxsize)
         for option, out in (("--soup", self.soup), ("--greedy-soup", self.greedy_soup)):

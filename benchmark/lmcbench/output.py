@@ -64,7 +64,7 @@ def escape_markdown(text: str, limit: int = MESSAGE) -> str:
     return _MARKUP.sub(r"\\\g<0>", text)
 
 
-# an underscore inside a word is no emphasis; "//" and "www." would become links
+# an underscore inside a word is not emphasis; "//" and "www." would become links
 _MARKUP = re.compile(r"[\\`*\[\]|~@$#]|(?<![^\W_])_|_(?![^\W_])|(?<=\w):(?=//)|(?<=\bwww)\.", re.IGNORECASE)
 
 

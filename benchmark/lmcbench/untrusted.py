@@ -177,7 +177,7 @@ def parse_json(content: bytes | str, origin: str, *, limit: int = JSON_BYTES, mo
             parse_float=_parse_float,
             object_pairs_hook=keys,
         )
-        if _SURROGATE.search(raw):  # half of a pair is no character and cannot be written
+        if _SURROGATE.search(raw):  # half of a pair is not a character and cannot be written
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except (ValueError, RecursionError) as error:

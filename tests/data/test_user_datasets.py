@@ -308,7 +308,7 @@ def write_huge(folder):
         (write_odd_size, r"train/cat/1.png: the image is 16 x 16 pixels, expected 20 x 16"),
         (write_broken, r"train/cat/1.png: the image does not decode"),
         (write_empty_class, r"test/emu is a class without images"),
-        (lambda f: f.mkdir(), "is no data set: it needs train/CLASS"),
+        (lambda f: f.mkdir(), "is not a data set: it needs train/CLASS"),
         (
             lambda f: (write_folder(f, ("train",)), write_folder(f, ("test",), ("cat", "dog", "emu"))),
             "test has 3 classes, but there must be 2",

@@ -259,7 +259,7 @@ def test_the_area_and_its_companions_by_shift():
     assert row(board.instability, architecture="lmc_mlp", shift="mean of shifts")["area"] == "37.5 ± 0.0"
     convex = row(board.instability, architecture="lmc_linear", shift="disjoint-halves")
     assert {convex[k] for k in ("0", "3", "area")} == {"–"}
-    assert board.notes[0].startswith("Instability: D is the test loss")
+    assert board.notes[0].startswith("Instability: D over that of independent")
     # without independent networks there is no scale
     assert make_tables(r for r in records if r.fork.name != "independent").instability.empty
 

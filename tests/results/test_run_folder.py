@@ -425,7 +425,7 @@ def test_a_record_that_cannot_be_read_or_is_anothers_is_refused(tmp_path):
 
 
 def special_file(path, kind):
-    """Put something at `path` that is no regular file, or one that is too large to read."""
+    """Put something at `path` that is not a regular file, or one that is too large to read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "folder":
         path.mkdir()

@@ -96,7 +96,7 @@ def change(path, value):
     [
         (["choice"], 1, "by the rule it is 2"),
         (["choice"], None, "by the rule it is 2"),
-        (["settings", 0, "trainings", 0, "accuracy"], 0.99999, "no share of 1000"),
+        (["settings", 0, "trainings", 0, "accuracy"], 0.99999, "not a share of 1000"),
         (["settings", 0, "trainings", 0, "accuracy"], 1.5, "less than or equal to 1"),
         (["settings", 0, "trainings", 0, "accuracy"], None, "given where a training ended"),
         (["settings", 0, "trainings", 0, "train_loss"], 2.29, "does not follow"),

@@ -64,7 +64,7 @@ def as_state(given: object, argument: str, model: nn.Module | None = None) -> Ma
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise UserError(
-                f"{argument} is no state dict: {name!r} is {_kind(value)}, not a tensor. "
+                f"{argument} is not a state dict: {name!r} is {_kind(value)}, not a tensor. "
                 f"A state dict may be nested under {', '.join(STATE_DICT_KEYS[:3])}."
             )
         if is_uninitialised(value):
@@ -78,7 +78,7 @@ def as_state(given: object, argument: str, model: nn.Module | None = None) -> Ma
 
 
 def _in_precision_of(value: Tensor, own: Tensor) -> Tensor:
-    """Convert floating weights to a network's single or double precision; leave other types as they are."""
+    """Convert floating weights to a network's single or double precision; keep the other types."""
     converts = value.dtype in FLOATING and own.dtype in (torch.float32, torch.float64)
     return value.to(own.dtype) if converts else value
 

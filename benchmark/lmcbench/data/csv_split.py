@@ -155,7 +155,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         text = read_bytes(path, limit=CSV_BYTES).decode("utf-8-sig")
         return [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(io.StringIO(text))]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file: {error}.") from None
+        raise UserError(f"{path} is not a CSV file: {error}.") from None
 
 
 def columns_of(path: Path) -> list[str]:

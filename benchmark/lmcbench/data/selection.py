@@ -70,7 +70,7 @@ def select(dataset: Dataset, spec: DataSpec) -> Dataset:
 
 
 def _resplit(train: ImageSet, test: ImageSet, spec: DataSpec) -> tuple[ImageSet, ImageSet]:
-    """Return both splits joined and split anew; `spec.resplit_test` images are tested on."""
+    """Join both splits and split them again, with `spec.resplit_test` test images."""
     assert spec.resplit_test is not None
     images = np.concatenate([train.images, test.images])
     labels = np.concatenate([train.labels, test.labels])

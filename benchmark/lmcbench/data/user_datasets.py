@@ -182,7 +182,7 @@ def _find_layout(path: Path) -> Layout:
     found = _arrow(path) or _split_folders(path) or _parquet(path) or _lists(path) or _flat(path)
     if found is None:
         raise UserError(
-            f"{path} is no data set: it needs train/CLASS/*.png and test/CLASS/*.png, CLASS/*.png, "
+            f"{path} is not a data set: it needs train/CLASS/*.png and test/CLASS/*.png, CLASS/*.png, "
             "train-*.parquet and test-*.parquet, a folder of save_to_disk, or train.csv with columns of "
             "files and labels."
         )

@@ -13,7 +13,7 @@ NO_SHIFT = "none"
 
 
 def headline_shifts(suite: Suite) -> tuple[str, ...]:
-    """Return the training shifts that the area is a mean over: with own noise, and no controls.
+    """Return the training shifts that the area is a mean over: with own noise, but not controls.
 
     A suite without any is ranked by the area without shift.
     """

@@ -18,7 +18,7 @@ MEANS = (
     "independent networks under the same training shift, and clipped to 0 (connected) and 1 (as far "
     "apart). The area is the mean of this over the square root of the share of training at the fork, so "
     "that early training weighs more, and over the training shifts of the suite that have own noise and "
-    "are no controls. It is in percent; smaller is more stable. It is undefined where independent networks "
+    "are not controls. It is in percent; smaller is more stable. It is undefined where independent networks "
     "are at most 0.02 nats apart: always for a convex network."
 )
 

@@ -160,7 +160,7 @@ def _number(value: Estimate) -> str:
         return "–"
     if value.half_width is None:
         return f"{value.mean + 0.0:.2f}"
-    # rank correlations take few values: that replicates agree is no certainty
+    # rank correlations take few values: that replicates agree does not make them certain
     agree = value.half_width <= ROUNDING
     return f"{value.mean + 0.0:.2f}" + (", all equal" if agree else f" ± {value.half_width:.2f}")
 

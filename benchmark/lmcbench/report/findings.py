@@ -302,7 +302,7 @@ def _notes(cells: Cells, findings: Sequence[Finding]) -> list[str]:
         "of its contrasts. Only those that were measured in every replicate count; how many others there "
         "are stands behind as left out.",
         "Supported, contrary: the effect is above, below 0. Equivalent: it is certainly smaller than the "
-        "margin, in either direction. Not supported: neither is known, which is no proof that there is no "
+        "margin, in either direction. Not supported: neither is known, which does not prove that there is no "
         "effect; effects smaller than the smallest seen would have been missed in more than one of five "
         "cases. Not testable here (no verdict): the records do not hold what is needed, or fewer than "
         f"{MIN_REPLICATES} replicates do, or all of these agree to rounding.",

@@ -17,17 +17,17 @@ from lmcbench.stats.stability import share_text, stability_points
 MEAN = "mean of shifts"
 """The row of the headline."""
 
-INSTABILITY_NOTE = (
-    "Instability: D is the test loss at alpha = 1/2 minus the mean of the ends, as trained; shown is D "
-    "over that of independent networks of the same shift, clipped to 0 (connected) and 1 (as far apart), "
-    "in percent. Area: its mean over the square root of the share of training, 0 to 30 %; of the row "
-    "‘mean of shifts’ over shifts that are no controls. A dash: undefined, because independent networks "
-    f"are at most {LOSS_FLOOR:g} nats ({100 * ERROR_FLOOR:g} points of error) apart, or a fork is "
-    "missing. Skill lost: error rise at fork 0 over the members' advantage over chance. Separation: "
-    "distance between siblings over the distance that both travelled, fork 0. Stable from: median "
-    "stability point and its range over replicates."
-)
-
+INSTABILITY_NOTES = [
+    "Instability: D over that of independent networks of the same shift, clipped to 0 (connected) and 1 (as "
+    "far apart), in percent. D: test loss at alpha = 1/2 minus the mean of the ends, as trained.",
+    "Area: mean instability over the square root of the share of training, 0 to 30 %; in the row ‘mean of "
+    "shifts’ over shifts except controls.",
+    f"A dash: independent networks are at most {LOSS_FLOOR:g} nats ({100 * ERROR_FLOOR:g} points of error) "
+    "apart, or a fork is missing.",
+    "Skill lost: error rise at fork 0 over the members' advantage over chance. Separation: distance between "
+    "siblings over the distance that both travelled, fork 0. Stable from: median stability point and its "
+    "range over replicates.",
+]
 
 IMAGES_NOTE = (
     "The interval of the area in the row ‘mean of shifts’ is over replicates and test images (bootstrap of "

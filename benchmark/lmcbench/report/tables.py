@@ -12,7 +12,7 @@ import pandas as pd
 from lmcbench.errors import UserError
 from lmcbench.output import GITHUB, escape_markdown, make_table, one_line
 from lmcbench.report.image_intervals import areas_over_images
-from lmcbench.report.instability_table import IMAGES_NOTE, INSTABILITY_NOTE, instability_table
+from lmcbench.report.instability_table import IMAGES_NOTE, INSTABILITY_NOTES, instability_table
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
 from lmcbench.spec.forks import INDEPENDENT, Fork
@@ -165,9 +165,7 @@ def make_tables(
     notes += [note for title, note in OPTIONAL_NOTES.items() if title in optional]
     instability = instability_table(rows, _lines(cells), areas or {})
     if len(instability):
-        notes.insert(0, INSTABILITY_NOTE)
-        if areas:
-            notes.insert(1, IMAGES_NOTE)
+        notes = [*INSTABILITY_NOTES, *([IMAGES_NOTE] if areas else []), *notes]
     if priced:
         notes.append(
             "Cost: training steps in full trainings of one network, a shared trunk counted once. Pareto: no "

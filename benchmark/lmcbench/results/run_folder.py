@@ -80,7 +80,7 @@ class RunFolder:
 
         Raises:
             UserError: for a record of a newer schema, which must not be overwritten, an invalid one, one that
-                is no regular file or cannot be read, or the record of another cell.
+                is not a regular file or cannot be read, or the record of another cell.
         """
         path = self.record(key)
         if not path.exists():

@@ -172,7 +172,7 @@ class Tuning(Table):
             for one in setting.trainings:
                 right = (one.accuracy or 0.0) * self.data.held_out
                 if abs(right - round(right)) > 1e-6 * max(right, 1):
-                    raise ValueError(f"accuracy {one.accuracy} is no share of {self.data.held_out} images")
+                    raise ValueError(f"accuracy {one.accuracy} is not a share of {self.data.held_out} images")
         return self
 
     @property

@@ -91,7 +91,7 @@ class Fork:
     def name(self) -> str:
         """The name in records and commands: `0`, `0.5`, `3%`, `independent`, `from:FILE@MARK`.
 
-        The folder of a checkpoint is no part of it.
+        The folder of a checkpoint is not part of it.
 
         Raises:
             UserError: if the checkpoint cannot be read.
@@ -167,7 +167,7 @@ class Fork:
 
 
 def _short(number: float) -> str:
-    # without an exponent, which is no name of a fork
+    # without an exponent, which is not a name of a fork
     return f"{number:.12f}".rstrip("0").rstrip(".")
 
 

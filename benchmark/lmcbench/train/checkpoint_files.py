@@ -67,8 +67,8 @@ def read_content(path: Path) -> Mapping[Any, Any]:
             a folder that a trainer wrote.
 
     Raises:
-        UserError: naming what the file is and what to do, if it is no checkpoint, damaged, a program, or has
-            quantised weights or an adapter alone.
+        UserError: if it is not a checkpoint, is damaged, is a program, or has quantised weights or an adapter
+            alone. The message names what the file is and what to do.
     """
     path = _file_of(path)
     if path.stat().st_size == 0:
@@ -100,7 +100,7 @@ def _file_of(path: Path) -> Path:
             f"{path} is a folder without {', '.join(FOLDER_NAMES[:4])}. Give the file with the weights."
         )
     if not path.exists():
-        raise UserError(f"There is no file {path}.")
+        raise UserError(f"{path} does not exist.")
     check_regular(path, limit=sys.maxsize)
     return path
 
@@ -127,7 +127,7 @@ def _parsed(path: Path, head: bytes) -> Mapping[Any, Any]:
         content = read_pickle(path)
     else:
         raise UserError(
-            f"{path} is no checkpoint: neither safetensors nor a file of torch.save. "
+            f"{path} is not a checkpoint: neither safetensors nor a file of torch.save. "
             "Save the weights: torch.save(model.state_dict(), FILE)."
         )
     found = as_mapping(content)

@@ -26,7 +26,7 @@ STACKED: dict[tuple[str, str], tuple[float, int]] = {
 """Where stacking was measured to win: up to so many million operations of training on an image, which
 width and pixels decide, and so many images in a batch. Beyond, a fleet's activations leave the caches and
 what is saved in launches is lost again (benchmark/speed/engines.py). In every row within them it is
-faster from 8 members on; fleets of 2 are 0.5 to 1.1 times as fast. It is no function of the fleet's size
+faster from 8 members on; fleets of 2 are 0.5 to 1.1 times as fast. It is not a function of the fleet's size
 on a CPU, so that a run made in pieces equals one made at once, bit for bit; which is why timm's
 `test_efficientnet_gn`, `test_nfnet` and `test_byobnet`, whose bits were seen to change with the fleet,
 are not here though they would gain too."""

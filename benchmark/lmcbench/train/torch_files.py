@@ -48,7 +48,7 @@ _STORAGES = {
 
 
 class DamagedError(Exception):
-    """The file is no complete file of `torch.save`."""
+    """The file is not a complete file of `torch.save`."""
 
 
 class Storage:

@@ -126,7 +126,7 @@ def picture(figure: Figure, kind: str = "png") -> bytes:
     for text in figure.findobj(Text):
         if isinstance(text, Text) and (label := text.get_text()):
             text.set_text(terminal_text(label))
-            text.set_parse_math("$" not in label)  # of a name: it is no formula
+            text.set_parse_math("$" not in label)  # of a name: it is not a formula
     buffer = io.BytesIO()
     metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}.get(kind, {})
     with styled():
