@@ -64,6 +64,7 @@ RANKS = {
     "output": 0.5,
     "spec": 1,
     "results": 2,
+    "torch_functions": 2.4,
     "memory_layout": 2.5,
     **dict.fromkeys(STAGES, 3),
     **dict.fromkeys(READERS, 4),

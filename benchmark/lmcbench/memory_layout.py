@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
+
+from lmcbench.torch_functions import ReplacedFunctions
 
 Layout = Literal["contiguous", "channels-last"]
 
@@ -49,20 +50,10 @@ def to_layout(images: Tensor, layout: Layout) -> Tensor:
     return images.new_empty_strided(images.shape, strides).copy_(images)
 
 
-class _WideContiguous(TorchFunctionMode):
+def _convolve_wide(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002
     """Convolve features of many channels in the contiguous layout."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Call `func`, with a contiguous input if it is a wide `F.conv2d`."""
-        if func is F.conv2d and len(args) > 1 and args[1].shape[1] >= WIDE:
-            args = (to_layout(args[0], "contiguous"), *args[1:])
-        return func(*args, **(kwargs or {}))
+    images = to_layout(input, "contiguous") if weight.shape[1] >= WIDE else input
+    return F.conv2d(images, weight, *args, **kwargs)
 
 
 def wide_contiguous(model: nn.Module) -> AbstractContextManager[object]:
@@ -71,7 +62,7 @@ def wide_contiguous(model: nn.Module) -> AbstractContextManager[object]:
     It does nothing for networks without one: a function mode costs time at every call of torch.
     """
     wide = any(weight.ndim == 4 and weight.shape[1] >= WIDE for weight in model.parameters())
-    return _WideContiguous() if wide else nullcontext()
+    return ReplacedFunctions({F.conv2d: _convolve_wide}) if wide else nullcontext()
 
 
 def choose_layout(model: nn.Module, shape: tuple[int, int, int], gradients: bool = True) -> Layout:
@@ -93,9 +84,7 @@ def choose_layout(model: nn.Module, shape: tuple[int, int, int], gradients: bool
     with torch.random.fork_rng(devices=[]):
         try:
             _prepare(model, gradients, generator)
-            with _Convolutions() as seen, torch.no_grad():
-                model(images)
-            if not is_faster_channels_last(seen.found):
+            if not is_faster_channels_last(_convolutions(model, images)):
                 return "contiguous"
             expected = _outputs(model, images, gradients)
             with wide_contiguous(model):
@@ -137,29 +126,26 @@ def is_faster_channels_last(convolutions: Sequence[Convolution]) -> bool:
     return overlap and not unsafe
 
 
-class _Convolutions(TorchFunctionMode):
-    """Record the 2-d convolutions that run."""
+def _convolutions(model: nn.Module, images: Tensor) -> list[Convolution]:
+    """Return the 2-d convolutions that run for `images`."""
+    found: list[Convolution] = []
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[Convolution] = []
+    def noted(
+        input: Tensor,  # noqa: A002
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        down, right = (stride, stride) if isinstance(stride, int) else (stride[0], stride[-1])
+        _, inputs, height, width = weight.shape
+        found.append(Convolution(inputs, (height, width), (down, right)))
+        return F.conv2d(input, weight, bias, stride, *args, **kwargs)
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Call `func`; note its weight and stride if it is `F.conv2d`."""
-        kwargs = kwargs or {}
-        if func is F.conv2d:
-            named = dict(zip(("input", "weight", "bias", "stride"), args, strict=False)) | dict(kwargs)
-            stride = named.get("stride", 1)
-            down, right = (stride, stride) if isinstance(stride, int) else (stride[0], stride[-1])
-            _, inputs, height, width = named["weight"].shape
-            self.found.append(Convolution(inputs, (height, width), (down, right)))
-        return func(*args, **kwargs)
+    with ReplacedFunctions({F.conv2d: noted}), torch.no_grad():
+        model(images)
+    return found
 
 
 def _prepare(model: nn.Module, gradients: bool, generator: torch.Generator) -> None:

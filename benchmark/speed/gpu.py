@@ -44,7 +44,7 @@ from lmcbench.connect.interpolation import alpha_grid, score_states, states_on_l
 from lmcbench.connect.network import Network
 from lmcbench.machine import compute_exactly
 from lmcbench.train.engines import Advanced, _loss, _stack, advance
-from lmcbench.train.fused import Fused
+from lmcbench.train.fused import fused
 from lmcbench.train.optimizer import update
 from lmcbench.train.train_state import TrainState
 
@@ -338,7 +338,7 @@ def _stepper(
         if compiled:  # the fused operators hide from the compiler
             loss = losses_of(joined.params, joined.buffers, images, labels)
         else:
-            with Fused():
+            with fused():
                 loss = losses_of(joined.params, joined.buffers, images, labels)
         ones = torch.ones_like(loss)
         grads = torch.autograd.grad(loss, weights, ones, allow_unused=True, materialize_grads=True)

@@ -9,8 +9,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from lmcbench.connect import batchnorm_stats
-from lmcbench.connect.batchnorm_stats import ChunkedConv2d
+from lmcbench.connect.batchnorm_stats import chunked_conv2d
 from lmcbench.connect.network import Network
+from lmcbench.torch_functions import ReplacedFunctions
 
 
 class Sizes(TorchFunctionMode):
@@ -41,7 +42,7 @@ def test_chunks_do_not_change_a_convolution(convolution, layout, monkeypatch) ->
     monkeypatch.setattr(batchnorm_stats, "MAX_BYTES", 5 * channels * 64 * 4)
     with torch.no_grad():
         whole = convolution(x)
-        with Sizes() as sizes, ChunkedConv2d():
+        with Sizes() as sizes, ReplacedFunctions({F.conv2d: chunked_conv2d}):
             found = convolution(x)
     assert torch.equal(found, whole)
     assert found.stride() == whole.stride()  # some networks view what comes out
@@ -53,13 +54,13 @@ def test_chunks_do_not_change_a_convolution(convolution, layout, monkeypatch) ->
 def test_chunks_have_at_least_two_images(images, sizes, monkeypatch) -> None:
     """A single image may get another kernel; a network may also select no image."""
     monkeypatch.setattr(batchnorm_stats, "MAX_BYTES", 1)
-    with torch.no_grad(), Sizes() as noted, ChunkedConv2d():
+    with torch.no_grad(), Sizes() as noted, ReplacedFunctions({F.conv2d: chunked_conv2d}):
         assert len(nn.Conv2d(3, 8, 3)(torch.randn(images, 3, 8, 8))) == images
     assert noted.seen == sizes
 
 
 def test_small_batches_pass_whole_and_single_images_too() -> None:
-    with torch.no_grad(), Sizes() as sizes, ChunkedConv2d():
+    with torch.no_grad(), Sizes() as sizes, ReplacedFunctions({F.conv2d: chunked_conv2d}):
         nn.Conv2d(3, 8, 3)(torch.randn(1000, 3, 8, 8))
         nn.Conv2d(3, 8, 3)(torch.randn(3, 8, 8))
     assert sizes.seen == [1000, 3]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
 
 def pooled_moments(counts: list[int], moments: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -66,8 +65,8 @@ MAX_BYTES = 8 * 2**20
 """Size of a chunk: the larger of a convolution's input and its output at stride 1."""
 
 
-class ChunkedConv2d(TorchFunctionMode):
-    """Run 2-d convolutions of large batches in chunks of images, with unchanged results.
+def chunked_conv2d(input: Tensor, weight: Tensor, *rest: Any, **kwargs: Any) -> Tensor:  # noqa: A002
+    """Compute `F.conv2d` of large batches in chunks of images, with unchanged results.
 
     On a CPU a convolution copies input and output into its own memory layout, which is expensive where a
     batch must not be split (recalibration passes all images in one batch). Each image is convolved by
@@ -76,31 +75,20 @@ class ChunkedConv2d(TorchFunctionMode):
     Measured on 1,000 images at 32 x 32 (one core, torch 2.15.0, 2026-11-23), peak memory above the start and
     time: ResNet-18 1,250 MiB in 18 s, in chunks 1,012 in 16; VGG-16 750 in 10, in chunks 531 in 8.
     """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Replace calls of `F.conv2d`; pass on all others."""
-        kwargs = kwargs or {}
-        if func is not F.conv2d or len(args) < 2 or args[0].ndim != 4:
-            return func(*args, **kwargs)
-        images, kernel, *rest = args
-        values = len(images) * max(images.shape[1], kernel.shape[0]) * images.shape[2] * images.shape[3]
-        # at least two images: a single one may get another kernel, and other bits
-        count = min(math.ceil(values * images.element_size() / MAX_BYTES), len(images) // 2)
-        if count < 2:
-            return func(*args, **kwargs)
-        chunks = images.tensor_split(count)
-        first: Tensor = func(chunks[0], kernel, *rest, **kwargs)
-        # keep the memory layout: some networks are channels-last
-        out = first.new_empty_strided((len(images), *first.shape[1:]), first.stride())
-        done = len(first)
-        out[:done] = first
-        for chunk in chunks[1:]:
-            out[done : done + len(chunk)] = func(chunk, kernel, *rest, **kwargs)
-            done += len(chunk)
-        return out
+    if input.ndim != 4:
+        return F.conv2d(input, weight, *rest, **kwargs)
+    values = len(input) * max(input.shape[1], weight.shape[0]) * input.shape[2] * input.shape[3]
+    # at least two images: a single one may get another kernel, and other bits
+    count = min(math.ceil(values * input.element_size() / MAX_BYTES), len(input) // 2)
+    if count < 2:
+        return F.conv2d(input, weight, *rest, **kwargs)
+    chunks = input.tensor_split(count)
+    first: Tensor = F.conv2d(chunks[0], weight, *rest, **kwargs)
+    # keep the memory layout: some networks are channels-last
+    out = first.new_empty_strided((len(input), *first.shape[1:]), first.stride())
+    done = len(first)
+    out[:done] = first
+    for chunk in chunks[1:]:
+        out[done : done + len(chunk)] = F.conv2d(chunk, weight, *rest, **kwargs)
+        done += len(chunk)
+    return out

@@ -8,12 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lmcbench.connect.arguments import as_calibration, as_device, as_integer, as_model
-from lmcbench.connect.batchnorm_stats import ChunkedConv2d, pooled_moments, record_batch_statistics
+from lmcbench.connect.batchnorm_stats import chunked_conv2d, pooled_moments, record_batch_statistics
 from lmcbench.connect.blending import COUNTER, STATISTICS, Stack, State, check_matches_model, stack, unstack
 from lmcbench.connect.isolation import copy_model, isolated, without_autocast
 from lmcbench.connect.loaders import Images, JoinedImages, equal_parts, first_images
@@ -21,6 +22,7 @@ from lmcbench.connect.parameter_swap import EvalCaches, ParameterSwap, graph_lea
 from lmcbench.errors import UserError, counted, describe, is_out_of_memory, may_be_out_of_memory
 from lmcbench.memory_layout import Layout, choose_layout, to_layout, wide_contiguous
 from lmcbench.results.logits import find_logits
+from lmcbench.torch_functions import ReplacedFunctions
 
 Name = TypeVar("Name")
 
@@ -193,7 +195,7 @@ class Network:
     def _evaluate(self, states: Stack, batch: Tensor) -> Tensor:
         """Return the logits of all states on a batch, in the layout that the network has for such images.
 
-        Passes with gradients (`forward`) take images as they are given.
+        Passes with gradients (`forward`) keep the layout of the given images.
         """
         batch = batch.to(self.device, self.dtype)
         if batch.ndim != 4:
@@ -317,7 +319,7 @@ class Network:
 
     def chunked_convolutions(self) -> AbstractContextManager[object]:
         """Return a context that saves memory on a CPU when a batch must not be split."""
-        return ChunkedConv2d() if self.device.type == "cpu" else nullcontext()
+        return ReplacedFunctions({F.conv2d: chunked_conv2d}) if self.device.type == "cpu" else nullcontext()
 
     def _aliases(self) -> dict[str, list[str]]:
         """Return all names in the state of each layer of `norms`; a module used twice may have two."""

@@ -24,7 +24,7 @@ from lmcbench.errors import is_out_of_memory, may_be_out_of_memory
 from lmcbench.memory_layout import Layout, to_layout, wide_contiguous
 from lmcbench.spec.recipe import EngineName, Recipe
 from lmcbench.spec.seeds import random_words
-from lmcbench.train.fused import Fused
+from lmcbench.train.fused import fused
 from lmcbench.train.optimizer import update
 from lmcbench.train.train_state import Tensors, TrainState, named_tensors
 
@@ -218,7 +218,7 @@ def _stacked(
     weights = [w.requires_grad_() for w in stacked.params.values()]
     history = []
     for step, (images, labels) in zip(range(start, stop), feed(members, start, stop), strict=True):
-        with warnings.catch_warnings(), Fused():
+        with warnings.catch_warnings(), fused():
             # an operator without a batching rule runs once per member: slower, same result
             warnings.filterwarnings("ignore", message="There is a performance drop")
             # augmented images have their channels last

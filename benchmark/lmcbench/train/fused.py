@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch._C import _functorch as functorch
-from torch.overrides import TorchFunctionMode
 
-
-class Fused(TorchFunctionMode):
-    """Replace the functions in `TABLE` around a vmap of N networks."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Call the replacement of `func`, or `func` itself."""
-        return TABLE.get(func, func)(*args, **(kwargs or {}))
+from lmcbench.torch_functions import ReplacedFunctions
 
 
 def batch_norm(
@@ -117,14 +104,6 @@ def cross_entropy(logits: Tensor, labels: Tensor, **kwargs: Any) -> Tensor:
     return -F.log_softmax(logits, 1).gather(1, labels[:, None]).sum() / len(labels)
 
 
-TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.batch_norm: batch_norm,
-    F.conv2d: conv2d,
-    F.cross_entropy: cross_entropy,
-    F.scaled_dot_product_attention: attention,
-}
-
-
 def _batched(t: Tensor) -> bool:
     return bool(functorch.is_batchedtensor(t))
 
@@ -139,3 +118,16 @@ def _channels(t: Tensor | None, n: int) -> Tensor | None:
     if t is None:
         return None
     return _unwrapped(t, 0).reshape(-1) if _batched(t) else t.repeat(n)
+
+
+TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.batch_norm: batch_norm,
+    F.conv2d: conv2d,
+    F.cross_entropy: cross_entropy,
+    F.scaled_dot_product_attention: attention,
+}
+
+
+def fused() -> ReplacedFunctions:
+    """Return a context for a vmap of N networks, in which these functions take the place of torch's."""
+    return ReplacedFunctions(TABLE)
