@@ -20,6 +20,7 @@ import lmcbench
 from lmcbench.cli.app import parse_channels
 from lmcbench.data.selection import select_stratified
 from lmcbench.data.sources import open_dataset
+from lmcbench.measure_networks import Bench
 from lmcbench.measure_text import measured_text, warnings_of
 from lmcbench.measure_verdict import verdict
 from lmcbench.results.curves import chord_excess
@@ -748,3 +749,40 @@ def test_a_channel_of_one_value_needs_statistics_from_the_user(measure, tmp_path
     used = json.loads(out)["normalisation"]
     assert used["mean"] == {"values": [0.5, 0.5, 0.5], "from": "given"}
     assert used["std"] == {"values": [0.2, 0.3, 0.4], "from": "given"}
+
+
+class CountedImages:
+    """Noise of 224 x 224 created on demand; `sizes` are those of the batches that were created."""
+
+    def __init__(self, n):
+        self.n, self.sizes = n, []
+
+    def __len__(self):
+        return self.n
+
+    def split(self, size):
+        for start in range(0, self.n, size):
+            b = min(size, self.n - start)
+            self.sizes.append(b)
+            yield torch.rand(b, 1, 224, 224, generator=torch.Generator().manual_seed(start))
+
+
+def normed(seed):
+    torch.manual_seed(seed)
+    layers = torch.nn.Conv2d(1, 2, 8, 8), torch.nn.BatchNorm2d(2), torch.nn.AdaptiveAvgPool2d(1)
+    return torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(2, 3))
+
+
+def test_large_images_are_never_created_all_at_once():
+    """A pass of the line takes as few of them as a pass of the networks; 1000 would take 600 MB."""
+    model, labels = normed(0), torch.arange(60) % 3
+    states = [normed(seed).state_dict() for seed in (1, 2)]
+    images, calibration = CountedImages(60), CountedImages(90)
+    bench = Bench(model, torch.device("cpu"), {"test": (images, labels)}, 3)
+    bench.calibration = calibration
+    siblings = bench.score_siblings(states)
+    bench.pair(siblings, states, 0, 1, None, ())
+    most = bench.network.images_per_pass(torch.zeros(1, 1, 224, 224))
+    assert most < 60
+    assert max(images.sizes) <= most
+    assert max(calibration.sizes) <= 2**21 // 224**2

@@ -20,6 +20,7 @@ from lmcbench.connect.loaders import Images, whole
 from lmcbench.connect.network import Network
 from lmcbench.connect.soups import greedy_soup
 from lmcbench.ensemble.predictions import compare_predictions, softmax
+from lmcbench.results.curves import Curve
 from lmcbench.results.record import EndsRecord, PairRecord, barrier_records, curve_records
 from lmcbench.running.analyses import AnalysisInput, analyze
 from lmcbench.running.splits import score_logits, to_stored
@@ -138,13 +139,11 @@ class Bench:
     ) -> dict[str, Any]:
         """Return the entry of `pairs` for networks i and j."""
         a, b = states[i], states[j]
-        plain = trace_path(self.model, a, b, self.splits, self.alphas, device=self.device)
+        plain = self._curves(a, b)
         self.grid = next(iter(plain.values())).alphas.tolist()
         curves, ends = plain, None
         if self.calibration is not None and siblings.recalibrated is not None:
-            curves = trace_path(
-                self.model, a, b, self.splits, self.alphas, self.calibration, device=self.device
-            )
+            curves = self._curves(a, b, self.calibration)
             both = siblings.recalibrated[i], siblings.recalibrated[j]
             ends = {
                 name: EndsRecord(
@@ -174,6 +173,12 @@ class Bench:
             )
             record |= {name: analyze(name, given) for name in measures}
         return record
+
+    def _curves(self, a: State, b: State, calibration: Images | None = None) -> dict[str, Curve]:
+        # without a batch size, so that memory depends neither on the number nor on the size of the images
+        return trace_path(
+            self.model, a, b, self.splits, self.alphas, calibration, batch_size=None, device=self.device
+        )
 
     def soup(self, states: Sequence[State]) -> dict[str, Tensor]:
         """Return the average of the states, recalibrated if there are normalisation statistics."""

@@ -84,7 +84,7 @@ def trace_path(
     splits: Mapping[str, SplitLike],
     alphas: int | Sequence[float] = 21,
     calibration: CalibrationLike | None = None,
-    batch_size: int = 1000,
+    batch_size: int | None = 1000,
     device: str | torch.device | None = None,
     ends: Ends = "as-trained",
 ) -> dict[str, Curve]:
@@ -104,7 +104,7 @@ def trace_path(
         alphas: an odd number of evenly spaced points, or an increasing sequence that contains 0, 1/2 and 1.
         calibration: floating images `[m, c, h, w]` on which BatchNorm statistics are recalibrated at every
             alpha between the ends; None: running statistics are blended like weights.
-        batch_size: images per forward pass.
+        batch_size: images per forward pass; None: chosen by device and image size.
         device: where to compute; the model's own by default.
         ends: `as-trained`: A and B with their own statistics; `recalibrated`: as the points between them.
 
@@ -184,7 +184,7 @@ def prepare_path(
     state_b: State,
     splits: Mapping[str, SplitLike],
     alphas: int | Sequence[float],
-    batch_size: int,
+    batch_size: int | None,
     device: str | torch.device | None,
 ) -> PathInputs:
     """Check the arguments that the functions on paths share (see `trace_path`)."""
