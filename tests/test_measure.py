@@ -786,3 +786,16 @@ def test_large_images_are_never_created_all_at_once():
     assert most < 60
     assert max(images.sizes) <= most
     assert max(calibration.sizes) <= 2**21 // 224**2
+
+
+def test_the_images_of_further_measures_are_created_once_for_all_pairs(monkeypatch):
+    model, images = normed(0), CountedImages(6)
+    states = [normed(seed).state_dict() for seed in (1, 2, 3)]
+    bench = Bench(model, torch.device("cpu"), {"test": (images, torch.arange(6) % 3)}, 3)
+    siblings = bench.score_siblings(states)
+    given = []
+    monkeypatch.setattr("lmcbench.measure_networks.analyze", lambda name, found: given.append(found) or {})
+    bench.pair(siblings, states, 0, 1, None, ["curvature"])
+    bench.pair(siblings, states, 0, 2, None, ["curvature"])
+    assert given[0].splits["test"][0] is given[1].splits["test"][0]
+    assert torch.equal(given[0].splits["test"][0], next(images.split(6)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lmcbench.connect.arguments import LazySplit
+from lmcbench.connect.arguments import LazySplit, Split
 from lmcbench.connect.blending import State, average, unstack
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.interpolation import trace_path
@@ -163,16 +164,21 @@ class Bench:
             geometry=geometry(fork, a, b).to_json(),
         ).model_dump()
         if measures:  # analyses pass the images many times
-            loaded = {
-                name: (whole(images).to(self.device), labels.to(self.device))
-                for name, (images, labels) in self.splits.items()
-            }
-            calibration = None if self.calibration is None else whole(self.calibration).to(self.device)
+            splits, calibration = self._loaded
             given = AnalysisInput(
-                self.model, a, b, fork, loaded, calibration, self.alphas, device=self.device
+                self.model, a, b, fork, splits, calibration, self.alphas, device=self.device
             )
             record |= {name: analyze(name, given) for name in measures}
         return record
+
+    @cached_property
+    def _loaded(self) -> tuple[dict[str, Split], Tensor | None]:
+        """The splits and calibration images as tensors on the device, the same for all pairs."""
+        splits = {
+            name: (whole(images).to(self.device), labels.to(self.device))
+            for name, (images, labels) in self.splits.items()
+        }
+        return splits, None if self.calibration is None else whole(self.calibration).to(self.device)
 
     def _curves(self, a: State, b: State, calibration: Images | None = None) -> dict[str, Curve]:
         # without a batch size, so that memory depends neither on the number nor on the size of the images
