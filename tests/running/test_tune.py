@@ -6,8 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from builders import toy_suite
+from lmcbench.cli import app
 from lmcbench.data.selection import split_held_out
 from lmcbench.errors import UserError
 from lmcbench.results.record import read_record
@@ -86,6 +88,52 @@ def test_an_interrupted_tuning_resumes_with_equal_results(whole, tmp_path, monke
     trained.clear()
     assert tune(small(), tmp_path) == again
     assert not trained
+
+
+def test_a_failed_training_is_repeated_and_the_cost_of_the_others_is_counted_once(
+    whole, tmp_path, monkeypatch
+):
+    trained = []
+    real = tune_training.advance
+
+    def failing(*arguments, **options):
+        trained.append(arguments[4].optimizer)
+        if trained[-1] == "adamw":
+            raise RuntimeError("no memory")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(tune_training, "advance", failing)
+    costs = []
+    for _ in range(2):
+        trained.clear()
+        found = tune(small(), tmp_path)
+        costs.append(found.cost)
+        statuses = [{one.status for one in s.trainings} for s in found.settings]
+        assert statuses == [{"ok"}, {"ok"}, {"failed"}, {"failed"}, {"failed"}]
+        assert "training failed: RuntimeError: no memory" in found.settings[2].trainings[0].reason
+    assert set(trained) == {"adamw"}
+    assert costs[0] == costs[1]
+    trained.clear()
+    monkeypatch.setattr(
+        tune_training, "advance", lambda *a, **k: trained.append(a[4].optimizer) or real(*a, **k)
+    )
+    found = tune(small(), tmp_path)
+    assert set(trained) == {"adamw"}
+    assert without_cost(found) == without_cost(whole[1])
+    assert found.cost.train_flop == pytest.approx(whole[1].cost.train_flop, rel=1e-12)
+    assert not (tmp_path / "trainings").exists()
+
+
+def test_a_failed_training_ends_the_command_with_exit_code_5(tmp_path, monkeypatch):
+    def failing(*arguments, **options):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(tune_training, "advance", failing)
+    (tmp_path / "toy.toml").write_text(SUITE_TOML)
+    ask = ["tune", str(tmp_path / "toy.toml"), "--arch", "lmc_mlp", "--device", "cpu", "--jobs", "1"]
+    done = CliRunner().invoke(app, [*ask, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 5
+    assert "no memory" in done.output
 
 
 def test_the_reference_engine_resumes_each_training(tmp_path):

@@ -58,7 +58,7 @@ class TuningRun:
     Attributes:
         whole: a task with all trainings; its `members` are in the order of settings and replicates.
         previous: the folder's tuning file, if there is one; its trainings are not repeated.
-        finished: the other trainings that are finished, by setting and replicate.
+        finished: the other finished trainings, by setting and replicate; their cost is not in `previous`.
         failed: trainings that ended with an error, by setting and replicate.
     """
 
@@ -223,7 +223,10 @@ def plan_tuning(
             )
     members = tuple((i, r) for i in range(len(suite.sweep.settings)) for r in TUNING_REPLICATES)
     whole = TuningTask(suite, architecture, folder, members, chosen, device, data_dir, data)
-    return TuningRun(whole, dataset, previous, dict(_stored(whole)), {})
+    run = TuningRun(whole, dataset, previous, {}, {})
+    known = run.trainings  # their cost is in the previous file
+    run.finished = {member: found for member, found in _stored(whole) if member not in known}
+    return run
 
 
 def default_folder(suite: Suite, architecture: Architecture) -> Path:
