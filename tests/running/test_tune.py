@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,14 +11,15 @@ from typer.testing import CliRunner
 
 from builders import toy_suite
 from lmcbench.cli import app
-from lmcbench.data.selection import split_held_out
+from lmcbench.data.selection import open_suite_data, split_held_out
 from lmcbench.errors import UserError
 from lmcbench.results.record import read_record
 from lmcbench.results.tuning import read_tuning
 from lmcbench.running import tune_training
 from lmcbench.running.tune import default_folder, plan_tuning
-from lmcbench.running.tune_training import Trained, group_members
+from lmcbench.running.tune_training import Trained, group_members, held_out_split
 from lmcbench.spec.architectures import parse_architecture
+from lmcbench.spec.sweep import TUNING_REPLICATES
 
 SWEEP = {
     "batch_size": 32,
@@ -193,6 +195,35 @@ def test_the_test_set_is_not_used_and_splits_are_stratified_and_keyed():
     assert held.tolist() == split_held_out(labels, 0.2, 7)[1].tolist()
     assert held.tolist() != split_held_out(labels, 0.2, 8)[1].tolist()
     assert len(split_held_out(np.arange(10) % 2, 0.2, 7)[1]) == 2
+
+
+def test_networks_are_trained_on_one_part_of_the_training_set_and_scored_on_the_rest(tmp_path, monkeypatch):
+    trained, scored = [], {}
+    make_stream, score = tune_training.make_stream, tune_training._score
+
+    def record_stream(items, *rest):
+        trained.append(np.asarray(items).tolist())
+        return make_stream(items, *rest)
+
+    def record_score(network, state, losses, per_epoch, images, split, replicate):
+        def shown(items):
+            scored.setdefault(replicate, []).append(items.tolist())
+            return images.split(items)
+
+        seen = SimpleNamespace(labels=images.labels, split=shown)
+        return score(network, state, losses, per_epoch, seen, split, replicate)
+
+    monkeypatch.setattr(tune_training, "make_stream", record_stream)
+    monkeypatch.setattr(tune_training, "_score", record_score)
+    suite = small(sweep=SWEEP | {"optimizers": [{"lr": [0.2]}]})
+    tune(suite, tmp_path)
+    data = open_suite_data(suite)
+    splits = [held_out_split(suite, data, replicate) for replicate in TUNING_REPLICATES]
+    assert [sorted(items) for items in trained] == [sorted(kept.tolist()) for kept, _ in splits]
+    assert scored == {r: [held.tolist()] for r, (_, held) in zip(TUNING_REPLICATES, splits, strict=True)}
+    for items, [held] in zip(trained, scored.values(), strict=True):
+        assert sorted(items + held) == list(range(250))
+    assert len({tuple(sorted(items)) for items in trained}) == 3
 
 
 def test_fleets_share_all_but_the_learning_rate():
