@@ -126,6 +126,27 @@ def test_a_failed_training_is_repeated_and_the_cost_of_the_others_is_counted_onc
     assert not (tmp_path / "trainings").exists()
 
 
+def test_an_error_after_some_trainings_fails_the_others_only(whole, tmp_path, monkeypatch):
+    suite = small(sweep=SWEEP | {"optimizers": [{"lr": [0.2]}]})
+    score, scored = tune_training._score, []
+
+    def failing(*arguments):
+        scored.append(arguments)
+        if len(scored) == 3:
+            raise RuntimeError("no memory")
+        return score(*arguments)
+
+    monkeypatch.setattr(tune_training, "_score", failing)
+    run = plan_tuning(suite, "lmc_mlp", tmp_path, data_dir=None, device="cpu")
+    events = [event for event in run.run(1) if isinstance(event, Trained)]
+    assert [(e.training.replicate, e.training.status) for e in events] == [
+        (1000, "ok"), (1001, "ok"), (1002, "failed")
+    ]  # fmt: skip
+    assert run.failed.keys() == {(0, 1002)}
+    assert run.remaining == [(0, 1002)]
+    assert run.conclude().settings[0].trainings[:2] == whole[1].settings[0].trainings[:2]
+
+
 def test_a_failed_training_ends_the_command_with_exit_code_5(tmp_path, monkeypatch):
     def failing(*arguments, **options):
         raise RuntimeError("no memory")

@@ -147,6 +147,7 @@ def train_settings(task: TuningTask, dataset: Dataset) -> Iterator[TuningEvent]:
         torch.set_num_threads(1)  # sums have one order on every machine
     compute_exactly(device)
     done = 0.0
+    stored: set[tuple[int, int]] = set()
     try:
         for event in _train(task, dataset, device):
             if isinstance(event, TuningProgress):
@@ -156,11 +157,12 @@ def train_settings(task: TuningTask, dataset: Dataset) -> Iterator[TuningEvent]:
                 key = training_key(task, event.setting, event.training.replicate)
                 text = canonical_lines(event.stored.model_dump(by_alias=True, mode="json"))
                 write_atomic(training_file(task.folder, key), text)
+                stored.add((event.setting, event.training.replicate))
             yield event
     except (UserError, WriteError):
         raise
     except Exception as error:
-        for setting, replicate in task.members:
+        for setting, replicate in (member for member in task.members if member not in stored):
             entropy = label_entropy(dataset.train.labels[held_out_split(task.suite, dataset, replicate)[0]])
             training = Training(
                 replicate=replicate,
