@@ -15,7 +15,7 @@ from lmcbench.data.selection import open_suite_data, split_held_out
 from lmcbench.errors import UserError
 from lmcbench.results.record import read_record
 from lmcbench.results.tuning import read_tuning
-from lmcbench.running import tune_training
+from lmcbench.running import tune_training, workers
 from lmcbench.running.tune import default_folder, plan_tuning
 from lmcbench.running.tune_training import Trained, group_members, held_out_split
 from lmcbench.spec.architectures import parse_architecture
@@ -124,6 +124,37 @@ def test_a_failed_training_is_repeated_and_the_cost_of_the_others_is_counted_onc
     assert without_cost(found) == without_cost(whole[1])
     assert found.cost.train_flop == pytest.approx(whole[1].cost.train_flop, rel=1e-12)
     assert not (tmp_path / "trainings").exists()
+
+
+@pytest.mark.parametrize(("asked", "jobs"), [(1, 1), (2, 2), (9, 2)])
+def test_processes_that_share_a_gpu_share_its_memory(tmp_path, monkeypatch, asked, jobs):
+    tasks = []
+    monkeypatch.setattr(workers, "run_in_processes", lambda given, _: iter(tasks.extend(given) or ()))
+    monkeypatch.setattr(
+        "lmcbench.running.tune.train_settings", lambda task, _: iter(tasks.append(task) or ())
+    )
+    run = plan_tuning(small(), "lmc_mlp", tmp_path, data_dir=None, device="cpu")
+    assert list(run.run(asked)) == []
+    assert [task.jobs for task in tasks] == [jobs] * 2
+    memory = SimpleNamespace(limit=lambda budget, count: min(budget // 10, count))
+    monkeypatch.setattr(tune_training, "fleet_memory", lambda *_: memory)
+    monkeypatch.setattr(tune_training, "resident_bytes", lambda *_: 20)
+    monkeypatch.setattr(tune_training, "device_budget", lambda _, resident, n: (100 - resident) // n)
+    cuda = SimpleNamespace(type="cuda")
+    states = [None] * 9
+    assert tune_training._fitting(tasks[0], cuda, None, states, None, None) == 8 // jobs
+    assert tune_training._fitting(tasks[0], SimpleNamespace(type="cpu"), None, states, None, None) is None
+
+
+def test_flags_that_a_network_sets_are_set_back_before_training(tmp_path, monkeypatch):
+    calls = []
+    for name in ("compute_exactly", "build", "advance"):
+        real = getattr(tune_training, name)
+        monkeypatch.setattr(
+            tune_training, name, lambda *a, real=real, name=name, **k: calls.append(name) or real(*a, **k)
+        )
+    tune(small(sweep=SWEEP | {"optimizers": [{"lr": [0.2]}]}), tmp_path)
+    assert calls[:6] == ["compute_exactly", *["build"] * 3, "compute_exactly", "advance"]
 
 
 def test_an_error_after_some_trainings_fails_the_others_only(whole, tmp_path, monkeypatch):

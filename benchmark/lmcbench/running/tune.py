@@ -112,12 +112,13 @@ class TuningRun:
         groups = group_members(self.settings, self.remaining, self.whole.engine)
         if not groups:
             return
-        tasks = [replace(self.whole, members=group) for group in groups]
         self.whole.folder.mkdir(parents=True, exist_ok=True)
         remove_orphans(self.whole.folder)
         if jobs is None:
             jobs = 1 if choose_device(self.whole.device).type == "cuda" else usable_cores()
-        if min(jobs, len(tasks)) > 1:
+        jobs = min(jobs, len(groups))
+        tasks = [replace(self.whole, members=group, jobs=jobs) for group in groups]
+        if jobs > 1:
             from lmcbench.running.workers import run_in_processes
 
             events: Iterator[TuningEvent] = run_in_processes(tasks, jobs)

@@ -56,6 +56,7 @@ class TuningTask:
         members: setting (index into the sweep's settings) and replicate of each training.
         device: `auto`, `cpu` or `cuda`.
         data: sha256 of the splits as in `Dataset.identity`.
+        jobs: number of processes that share the device.
     """
 
     suite: Suite
@@ -66,6 +67,7 @@ class TuningTask:
     device: str
     data_dir: Path | None
     data: tuple[str, ...]
+    jobs: int = 1
 
     @property
     def settings(self) -> list[Recipe]:
@@ -188,16 +190,14 @@ def _train(task: TuningTask, dataset: Dataset, device: torch.device) -> Iterator
     models = {
         s.init[1]: build(task.architecture, dataset.shape, len(dataset.classes), s.init[1]) for s in seeds
     }
+    compute_exactly(device)  # again: building the network runs a user's code, which may set other flags
     states = [initial_state(models[s.init[1]], slot_names(recipe)).to(device) for s in seeds]
     model = models[seeds[0].init[1]].to(device)
     # before training, which may leave state on the network: it is copied for the evaluation
     network = Network(model, device)
     flop = step_flop(model, dataset.shape, recipe.batch_size)
     feed = Feed(images, streams, recipe.augmentation)
-    limit = None
-    if device.type == "cuda" and task.engine == "stacked":
-        budget = device_budget(device, resident_bytes(model, [images]), jobs=1)
-        limit = fleet_memory(model, states[0], feed, recipe).limit(budget, len(states))
+    limit = _fitting(task, device, model, states, images, feed)
     count, trained_on = len(states), len(streams[0].items)
     length, per_epoch = recipe.length(trained_on), recipe.steps_per_epoch(trained_on)
     lengths, layer_seeds = [length] * count, [s.layer[1] for s in seeds]
@@ -221,6 +221,22 @@ def _train(task: TuningTask, dataset: Dataset, device: torch.device) -> Iterator
             train_s=seconds / count,
         )
         yield Trained(setting, training, stored)
+
+
+def _fitting(
+    task: TuningTask,
+    device: torch.device,
+    model: torch.nn.Module,
+    states: Sequence[TrainState],
+    images: DeviceImages,
+    feed: Feed,
+) -> int | None:
+    """Return the largest number of `states` in one pass; None for all."""
+    if device.type != "cuda" or task.engine != "stacked":
+        return None
+    budget = device_budget(device, resident_bytes(model, [images]), task.jobs)
+    recipe = task.settings[task.members[0][0]]
+    return fleet_memory(model, states[0], feed, recipe).limit(budget, len(states))
 
 
 def _score(
