@@ -15,7 +15,7 @@ import pytest
 from builders import SUITE_TOML
 from lmcbench import catalogue
 from lmcbench.results.record import read_record
-from lmcbench.running import workers
+from lmcbench.running import attempt
 
 REPLICATES = 100
 """More than are done before the signal comes."""
@@ -118,7 +118,7 @@ def test_a_worker_that_is_told_again_ends_in_order():
             os.kill(os.getpid(), signal.SIGTERM)
             tidied.append("whole")
 
-    before = signal.signal(signal.SIGTERM, workers._exit_once)
+    before = signal.signal(signal.SIGTERM, attempt.interrupt_once)
     try:
         with pytest.raises(SystemExit, match="143"):
             told()
@@ -185,7 +185,7 @@ def test_a_network_that_ends_its_worker_is_reported(tmp_path):
     """With code 0 as well, which would keep the parent waiting."""
     _, errors = (process := started(tmp_path, 2, "raise SystemExit(0)")).communicate(timeout=60)
     assert process.returncode == 5
-    assert b"A worker process died (exit code 1)" in errors
+    assert b"the network's code ended its process (exit code 0)" in errors
 
 
 def test_a_worker_that_takes_its_time_to_end_does_not_complain(tmp_path):

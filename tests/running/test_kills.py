@@ -12,6 +12,7 @@ import sys
 import time
 from contextlib import suppress
 from importlib import import_module
+from multiprocessing.resource_tracker import _resource_tracker
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,7 @@ class Run:
                 signal.signal(signum, signal.SIG_DFL)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.dup2(write, 2)
+            _resource_tracker._fd = None  # of an earlier test, closed in the next line
             os.closerange(3, 256)
             sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
             command = f"lmcbench run {suite} --out {root} --device cpu --jobs {jobs}"

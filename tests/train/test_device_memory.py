@@ -139,7 +139,7 @@ def test_the_budget_is_independent_of_what_is_allocated_and_shared_among_jobs():
         alone = device_budget(cuda, 10**8, 1)
         labels.allocated = 5 * 10**8
         assert device_budget(cuda, 10**8, 1) == alone == 7 * 10**8
-        assert device_budget(cuda, 10**8, 4) == 10**8
+        assert device_budget(cuda, 10**8, 1 / 4) == 10**8
 
 
 def test_the_peak_that_records_report_survives_a_measurement(monkeypatch):

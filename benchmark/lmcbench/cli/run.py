@@ -85,6 +85,21 @@ def run(
             min=1, metavar="N", help="Processes, one family each; default: one a core, one on CUDA."
         ),
     ] = None,
+    on: Annotated[
+        str,
+        typer.Option(
+            metavar="PLACE",
+            help="Where to run: local; ray (all GPUs of this machine) or ray:ADDRESS (a cluster); slurm or "
+            "slurm:partition=P,time=T,gres=gpu:1 (one job a family; any option of sbatch). Records do not "
+            "depend on it.",
+        ),
+    ] = "local",
+    gpus_per_family: Annotated[
+        float, typer.Option(metavar="X", help="On Ray: share of a GPU for each family, at most 1.")
+    ] = 1.0,
+    retries: Annotated[
+        int, typer.Option(min=0, metavar="N", help="How often a family that fails is tried again.")
+    ] = 2,
     data_dir: DataDir = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run and the suite's cost, and stop.")
@@ -96,12 +111,15 @@ def run(
     more cells to extend the run.
     """
     from lmcbench.results.run_folder import RunFolder
+    from lmcbench.running.drive import FamiliesLostError
+    from lmcbench.running.place import parse_place
     from lmcbench.running.plan import by_engine, plan_run
     from lmcbench.running.progress import RunView
     from lmcbench.running.run import run_plan
     from lmcbench.spec.cells import Selection, expand, parse_replicates
     from lmcbench.spec.suite_files import load_suite
 
+    parse_place(on, gpus_per_family)
     chosen = load_suite(suite)
     tuned = None
     if tuning is not None:
@@ -138,6 +156,9 @@ def run(
                 device=device.value,
                 jobs=jobs,
                 conditions=by_engine(engine.value),
+                on=on,
+                gpus_per_family=gpus_per_family,
+                retries=retries,
             ):
                 view.show(event)
         if tuned is not None:
@@ -145,4 +166,7 @@ def run(
     except KeyboardInterrupt:
         print_text(view.interrupted(), err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    except FamiliesLostError as error:
+        view.conclude()
+        raise error from None
     raise typer.Exit(view.conclude())

@@ -73,7 +73,7 @@ def _is_orphaned(path: Path) -> bool:
     found = _PARTIAL.fullmatch(path.name)
     if found is None:
         return False
-    if found["host"] == host_id() and not _is_running(int(found["pid"]), found["token"]):
+    if found["host"] == host_id() and not is_running(int(found["pid"]), found["token"]):
         return True
     paths = [path]
     if path.is_dir() and not path.is_symlink():
@@ -82,7 +82,13 @@ def _is_orphaned(path: Path) -> bool:
     return time.time() - last_write > STALE
 
 
-def _is_running(pid: int, token: str) -> bool:
+def process_token() -> str:
+    """Return a random name of this process; process ids are used again."""
+    return _PROCESS
+
+
+def is_running(pid: int, token: str) -> bool:
+    """Return whether a process of this host runs; `token` begins with its `process_token`."""
     if pid == os.getpid():  # an earlier process may have had the same id
         return token.startswith(_PROCESS)
     try:

@@ -71,6 +71,20 @@ class RunFolder:
         return self.root / "checkpoints" / f"interim-{family}-{how}-{member}.safetensors"
 
     @property
+    def events(self) -> Path:
+        """Folder of the progress of every driver and attempt (`results/events.py`)."""
+        return self.root / "events"
+
+    def attempt(self, unit: str, number: int) -> Path:
+        """Path of the events of a unit's attempt; a unit is a family or a part of one."""
+        return self.events / f"{unit}-{number}.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of what jobs of a cluster print."""
+        return self.root / "logs"
+
+    @property
     def table(self) -> Path:
         """Path of the run's table in Markdown."""
         return self.root / "leaderboard.md"

@@ -62,7 +62,7 @@ def run_family(task: Task, dataset: Dataset) -> Iterator[Event]:
             # training may leave state on the network that no checkpoint holds: evaluate a clean copy
             evaluated = replace(data, model=copy_model(data.model))
             for now in train_family(
-                family, untrained, data, folder, task.conditions.engine, space, task.jobs
+                family, untrained, data, folder, task.conditions.engine, space, task.memory_share
             ):
                 yield Progress((now - done) * len(untrained) * share)
                 done = now

@@ -66,7 +66,8 @@ class Task:
         data: sha256 of each split in the order of `Dataset.identity`.
         measures: analyses of the probe cells.
         params: trainable weights that existing records state for this network, if any.
-        jobs: number of processes of the run, which share a GPU.
+        memory_share: share of the device's memory that the family may fill: others run beside it.
+        trunk_only: train the trunk and store it at the forks of the cells, and nothing else.
     """
 
     family: Family
@@ -78,7 +79,8 @@ class Task:
     measures: tuple[str, ...] = ()
     params: int | None = None
     conditions: Conditions = DEFAULT_CONDITIONS
-    jobs: int = 1
+    memory_share: float = 1.0
+    trunk_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,19 @@ class Finished:
 
 @dataclass(frozen=True)
 class Progress:
-    """Work done since the last event, in cells; training is a part of each cell."""
+    """Work done since the last event, in cells; training is a part of each cell. A retry takes back some."""
 
     cells: float
 
 
-Event = Finished | Progress
+@dataclass(frozen=True)
+class Notice:
+    """Something that a user wants to know while the run goes on, such as a retry."""
+
+    text: str
+
+
+Event = Finished | Progress | Notice
 
 
 def plan_run(cells: Sequence[Cell], folder: RunFolder, measure: Sequence[str] = ()) -> Plan:

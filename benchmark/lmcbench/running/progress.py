@@ -22,7 +22,7 @@ from lmcbench.output import escape_markdown, one_line, print_text, shorten
 from lmcbench.results.cell_values import architecture_label, barrier_value, error_barrier, shift_label
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import RunFolder, read_records, write_atomic
-from lmcbench.running.plan import Event, Finished, Plan
+from lmcbench.running.plan import Event, Finished, Notice, Plan
 from lmcbench.spec.cells import expand
 from lmcbench.spec.suite import Suite
 from lmcbench.untrusted import printable
@@ -136,6 +136,9 @@ class RunView:
             print_text(cell_line(event.record))
             if self.lines is not None:
                 self.lines.note_output()
+            return
+        if isinstance(event, Notice):
+            print_text(one_line(event.text), err=True)
             return
         self.bar.advance(self.task, event.cells)
         done = self.bar.tasks[self.task].completed

@@ -12,8 +12,9 @@ from lmcbench.data.dataset import Dataset
 from lmcbench.data.selection import open_suite_data
 from lmcbench.data.transforms import apply_transform
 from lmcbench.errors import UserError, counted
-from lmcbench.machine import has_cuda, usable_cores
 from lmcbench.results.run_folder import RunFolder, WriteError
+from lmcbench.running.drive import Driver
+from lmcbench.running.place import LOCAL, RETRIES, parse_place
 from lmcbench.running.plan import DEFAULT_CONDITIONS, Conditions, Event, Plan, Task
 from lmcbench.spec.cells import Family
 from lmcbench.spec.shift_rules import View
@@ -30,20 +31,32 @@ def run_plan(
     device: str,
     jobs: int | None,
     conditions: Conditions = DEFAULT_CONDITIONS,
+    on: str = LOCAL,
+    gpus_per_family: float = 1.0,
+    retries: int = RETRIES,
 ) -> Iterator[Event]:
     """Run the families of `plan` and yield events; a record is in `folder` before its `Finished` event.
 
-    A single job runs in this process. Several run in as many single-threaded worker processes. The default is
-    one job per core, and a single job on CUDA, where a fleet fills the device.
+    Args:
+        plan: the work.
+        folder: the run folder; on other machines too, under the same path.
+        data_dir: the user's data folder, if any.
+        device: `auto`, `cpu` or `cuda`.
+        jobs: families at once on this machine: one in this process, several in as many single-threaded worker
+            processes. None: one a core, and one on CUDA, where a fleet fills the device.
+        conditions: engine and threads.
+        on: `local`, `ray`, `ray:ADDRESS` or `slurm[:key=value,...]`. Records do not depend on it.
+        gpus_per_family: share of a GPU that a family gets on Ray, more than 0 and at most 1.
+        retries: how often a family is tried again after an attempt that failed.
 
     Raises:
-        UserError: for bad input, before anything is written; with exit code 5, if a worker died or a file
-            cannot be written, as on a full disk.
+        UserError: for bad input, before anything is written; with exit code 5, if a file cannot be written,
+            as on a full disk.
+        FamiliesLostError: with exit code 5, at the end, if families were lost after their retries.
     """
     if not plan.families:
         return
-    if jobs is None:
-        jobs = 1 if device != "cpu" and has_cuda() else usable_cores()
+    place = parse_place(on, gpus_per_family)
     # opened and checked before torch is loaded, and decoded by one process only
     dataset = open_suite_data(plan.cells[0].suite, data_dir)
     identity = dataset.identity()
@@ -60,25 +73,22 @@ def run_plan(
             plan.measures,
             plan.params.get((family.architecture.label, family.architecture.recipe)),
             conditions,
-            min(jobs, len(plan.families)),
         )
         for family in plan.families
     ]
     with folder.claimed(plan.cells[0].suite.identity(), identity):
         folder.remove_stale_files()
+        executor, units = place.prepare(tasks, dataset, device, jobs)
+        driver = Driver(units, folder, executor, retries)
         try:
-            if min(jobs, len(tasks)) > 1:
-                from lmcbench.running.workers import run_in_processes
-
-                yield from run_in_processes(tasks, jobs)
-            else:
-                from lmcbench.running.family import run_family
-
-                for task in tasks:
-                    yield from run_family(task, dataset)
-        except WriteError as error:
-            message = f"{error} Finished cells are kept; run the same command again to resume."
-            raise UserError(message, exit_code=5) from None
+            yield from driver.run()
+        except (UserError, OSError) as error:
+            if {path.name for path in folder.root.iterdir()} <= {folder.header.name, folder.events.name}:
+                driver.discard()
+            if isinstance(error, WriteError):
+                message = f"{error} Finished cells are kept; run the same command again to resume."
+                raise UserError(message, exit_code=5) from None
+            raise
 
 
 def expand_views(families: Sequence[Family], dataset: Dataset) -> dict[int, Views]:

@@ -44,7 +44,7 @@ def train_family(
     folder: RunFolder,
     engine: EngineName | None = None,
     reserve: int = 0,
-    jobs: int = 1,
+    memory_share: float = 1.0,
 ) -> Iterator[float]:
     """Train the siblings of `cells`, store their weights in `folder`, and yield the fraction done.
 
@@ -59,7 +59,7 @@ def train_family(
         folder: the run folder.
         engine: the engine to use if the network supports it; None: chosen by `choose_engine`.
         reserve: bytes to keep free on the disk for what training writes.
-        jobs: number of processes that share the device.
+        memory_share: share of the device's memory that may be filled.
     """
     n = len(data.dataset.train)
     length, per_epoch = family.recipe.length(n), family.recipe.steps_per_epoch(n)
@@ -90,7 +90,7 @@ def train_family(
     deterministic = True
     if data.device.type == "cuda":  # after building networks, which runs a user's code: flags are set again
         deterministic = strictly(data.device, lambda: try_step(engine, data.model, shape, precision))[1]
-    fleet = Fleet(engine, family.recipe, data, jobs)
+    fleet = Fleet(engine, family.recipe, data, memory_share)
     for start, stop in pairwise(sorted(boundaries)):
         fork_siblings(family, distinct, trunk, folder, start, trained_by)
         for key in (key for key, steps in logged.items() if start in steps):
@@ -123,12 +123,14 @@ class Fleet:
         largest: the most networks advanced in one pass so far.
     """
 
-    def __init__(self, engine: EngineName, recipe: Recipe, data: FamilyData, jobs: int = 1) -> None:
+    def __init__(
+        self, engine: EngineName, recipe: Recipe, data: FamilyData, memory_share: float = 1.0
+    ) -> None:
         self.engine = engine
         self.recipe = recipe
         self.data = data
         self.largest = 0
-        self._jobs = jobs
+        self._memory_share = memory_share
         self._memory: FleetMemory | None = None
         self._limit: int | None = None  # after running out of memory
         self._pace: float | None = None  # seconds per step in the last chunk, for all its networks
@@ -193,7 +195,7 @@ class Fleet:
         if self._memory is None:
             self._memory = fleet_memory(model, states[0], feed, self.recipe)
         resident = resident_bytes(model, [self.data.train, *self.data.tests.values()])
-        budget = device_budget(device, resident, self._jobs)
+        budget = device_budget(device, resident, self._memory_share)
         limit = self._memory.limit(budget, len(states))
         return limit if self._limit is None else min(limit, self._limit)
 

@@ -234,7 +234,7 @@ def _fitting(
     """Return the largest number of `states` in one pass; None for all."""
     if device.type != "cuda" or task.engine != "stacked":
         return None
-    budget = device_budget(device, resident_bytes(model, [images]), task.jobs)
+    budget = device_budget(device, resident_bytes(model, [images]), 1 / task.jobs)
     recipe = task.settings[task.members[0][0]]
     return fleet_memory(model, states[0], feed, recipe).limit(budget, len(states))
 

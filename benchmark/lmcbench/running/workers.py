@@ -1,122 +1,214 @@
-"""Worker processes: each takes one family at a time; their events come back in the order they happen."""
+"""Worker processes: each runs one function at a time; what it sends comes back in order."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
 import os
-import queue
+import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from enum import Enum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from lmcbench.errors import UserError
 from lmcbench.machine import environment
+from lmcbench.running.attempt import interrupt_once
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-    from lmcbench.running.plan import Task
     from lmcbench.running.tune_training import TuningTask
-
-POLL_S = 0.5
-"""Seconds between checks that the workers are alive."""
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables that numerical libraries read when a worker loads them: one thread each."""
 
-EXIT_S = 5
-"""Seconds that a terminated worker has to end before it is killed."""
+EXIT_S = 20.0
+"""Seconds that terminated workers have to store their training and end before they are killed."""
+
+Work = Callable[[Any, Callable[[object], None]], object]
+"""What a worker runs: a function at the top of a module, of an argument and of a function that sends."""
 
 
-class _State(Enum):
-    """What a worker reports of itself: it is ready for a task, or it got the last one and ends."""
+@dataclass
+class Job:
+    """A function that a worker runs.
 
-    READY = 1
-    DONE = 2
+    Attributes:
+        sent: what it sent and nobody took yet.
+        is_over: whether it has returned or its worker has died.
+        result: what it returned.
+        error: what it raised, of bad input.
+        exit_code: of the worker, if that died.
+    """
+
+    sent: list[object] = field(default_factory=list)
+    is_over: bool = False
+    result: object = None
+    error: UserError | None = None
+    exit_code: int | None = None
 
 
-def run_in_processes(tasks: Sequence[Task] | Sequence[TuningTask], jobs: int) -> Iterator[Any]:
-    """Yield the events of `tasks`, done by `jobs` single-threaded processes; they end with this generator.
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    job: Job | None = None
+
+
+class WorkerPool:
+    """Up to `size` single-threaded processes, started when needed; one that dies is replaced."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._workers: list[_Worker] = []
+        self._context = multiprocessing.get_context("spawn")
+
+    def submit(self, function: Work, argument: object) -> Job:
+        """Run `function(argument, send)` in a worker that is free; there must be one."""
+        worker = next((w for w in self._workers if w.job is None), None)
+        if worker is None:
+            assert len(self._workers) < self.size
+            worker = self._start()
+        job = worker.job = Job()
+        with contextlib.suppress(OSError):  # it died; `wait` will see it
+            worker.pipe.send((function, argument))
+        return job
+
+    def wait(self, timeout: float) -> None:
+        """Receive what workers sent, and note which ended; wait at most `timeout` seconds for the first."""
+        sources: list[Any] = [w.pipe for w in self._workers] + [w.process.sentinel for w in self._workers]
+        ready = wait(sources, timeout)
+        for worker in [w for w in self._workers if w.pipe in ready or w.process.sentinel in ready]:
+            self._receive(worker)
+
+    def close(self) -> None:
+        """End all workers; one that does not end in time is killed."""
+        try:
+            for worker in self._workers:
+                worker.process.terminate()
+            until = time.monotonic() + EXIT_S
+            for worker in self._workers:
+                worker.process.join(timeout=max(until - time.monotonic(), 0))
+        finally:  # also if a user is impatient
+            for worker in self._workers:
+                worker.process.kill()
+                worker.process.join()
+                worker.pipe.close()
+            self._workers = []
+
+    def _start(self) -> _Worker:
+        with _signals_blocked():  # the first process starts multiprocessing's resource tracker
+            ours, theirs = self._context.Pipe()
+            try:
+                process = self._context.Process(target=_work, args=(theirs,), daemon=True)
+                with environment(**dict.fromkeys(THREADS, "1")):
+                    process.start()
+            except BaseException:
+                ours.close()
+                raise
+            finally:
+                theirs.close()
+        worker = _Worker(process, ours)
+        self._workers.append(worker)
+        return worker
+
+    def _receive(self, worker: _Worker) -> None:
+        try:
+            while worker.pipe.poll():
+                kind, value = worker.pipe.recv()
+                job = worker.job
+                assert job is not None
+                if kind == "sent":
+                    job.sent.append(value)
+                    continue
+                job.is_over, worker.job = True, None
+                if kind == "error":
+                    job.error = value
+                else:
+                    job.result = value
+        except (EOFError, OSError, pickle.UnpicklingError):
+            worker.process.join(timeout=EXIT_S)
+        if worker.process.exitcode is not None:
+            if worker.job is not None:
+                worker.job.is_over, worker.job.exit_code = True, worker.process.exitcode
+            worker.pipe.close()
+            self._workers.remove(worker)
+
+
+def run_in_processes(tasks: Sequence[TuningTask], jobs: int) -> Iterator[Any]:
+    """Yield the events of tuning `tasks`, done by `jobs` processes; they end with this generator.
 
     Raises:
         UserError: for bad input that a worker found, or a worker that died.
     """
-    context = multiprocessing.get_context("spawn")
-    with _signals_blocked():  # the first queue starts multiprocessing's resource tracker
-        todo, events = context.Queue(), context.Queue()
-    running = min(jobs, len(tasks))
-    workers = [context.Process(target=_work, args=(todo, events), daemon=True) for _ in range(running)]
-    remaining = iter(tasks)
+    pool = WorkerPool(min(jobs, len(tasks)))
+    remaining, running = iter(tasks), list[Job]()
     try:
-        with _signals_blocked(), environment(**dict.fromkeys(THREADS, "1")):
-            for worker in workers:
-                worker.start()
-        while running:
-            try:
-                event = events.get(timeout=POLL_S)
-            except queue.Empty:
-                _check_alive(workers)
-                continue
-            if event is _State.READY:
-                todo.put(next(remaining, None))
-            elif event is _State.DONE:
-                running -= 1
-            elif isinstance(event, UserError):
-                raise event
-            else:
-                yield event
+        while True:
+            while len(running) < pool.size and (task := next(remaining, None)) is not None:
+                running.append(pool.submit(_tune, task))
+            if not running:
+                return
+            pool.wait(60)
+            for job in list(running):
+                while job.sent:
+                    yield job.sent.pop(0)
+                if job.error is not None:
+                    raise job.error
+                if job.exit_code is not None:
+                    raise UserError(
+                        f"A worker process died (exit code {job.exit_code}), perhaps out of memory. Finished "
+                        "trainings are kept; resume with fewer --jobs.",
+                        exit_code=5,
+                    )
+                if job.is_over:
+                    running.remove(job)
     finally:
-        todo.cancel_join_thread()  # do not wait until workers have read what is left
-        started = [worker for worker in workers if worker.pid is not None]
-        for worker in started:
-            worker.terminate()
-        for worker in started:
-            worker.join(timeout=EXIT_S)
-            worker.kill()
+        pool.close()
 
 
-def _work(
-    todo: multiprocessing.Queue[Task | TuningTask | None], events: multiprocessing.Queue[object]
-) -> None:
-    """Run a worker: do tasks until there are none, or until the parent ends in any way."""
+def _tune(task: TuningTask, send: Callable[[object], None]) -> None:
+    from lmcbench.running.tune_training import reopen_tuning_data, train_settings
+
+    for event in train_settings(task, reopen_tuning_data(task)):
+        send(event)
+
+
+def _work(pipe: Connection) -> None:
+    """Run a worker: call what is sent, until the parent ends in any way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _exit_once)
+    signal.signal(signal.SIGTERM, interrupt_once)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    from lmcbench.running.family import reopen_data, run_family
-    from lmcbench.running.plan import Task
 
-    dataset = None
-    events.put(_State.READY)
-    while (task := todo.get()) is not None:
+    def send(value: object) -> None:
+        pipe.send(("sent", value))
+
+    while True:
         try:
-            if isinstance(task, Task):
-                dataset = dataset or reopen_data(task)
-                work: Iterator[object] = run_family(task, dataset)
-            else:
-                from lmcbench.running.tune_training import reopen_tuning_data, train_settings
-
-                dataset = dataset or reopen_tuning_data(task)
-                work = train_settings(task, dataset)
-            for event in work:
-                events.put(event)
+            function, argument = pipe.recv()
+        except (EOFError, OSError):  # the parent has ended
+            break
+        try:
+            answer: tuple[str, object] = "result", function(argument, send)
         except UserError as error:
-            events.put(error)
+            answer = "error", error
         except OSError as error:  # as the command line reports it
-            events.put(UserError(f"{error.filename or 'The system'}: {error.strerror or error}."))
+            answer = "error", UserError(f"{error.filename or 'The system'}: {error.strerror or error}.")
         except SystemExit as leaving:
-            events.cancel_join_thread()  # the parent no longer reads
             # a network that exits with code 0 has not done its task
             raise SystemExit(leaving.code or 1) from None
-        events.put(_State.READY)
+        try:
+            pipe.send(answer)
+        except OSError:
+            break
     # there is nothing to clean up, and an exception during interpreter exit would print a traceback
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    events.put(_State.DONE)
 
 
 def _end_with(parent: BaseProcess) -> None:
@@ -124,25 +216,6 @@ def _end_with(parent: BaseProcess) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(EXIT_S)
     os._exit(1)
-
-
-def _exit_once(signum: int, frame: Any) -> None:
-    """Raise `SystemExit`, so that a file being written is cleaned up; ignore further signals.
-
-    A worker gets several: one from the service manager or terminal, and one from the ending parent.
-    """
-    signal.signal(signum, signal.SIG_IGN)
-    raise SystemExit(128 + signum)
-
-
-def _check_alive(workers: Sequence[BaseProcess]) -> None:
-    for worker in workers:
-        if worker.exitcode not in (None, 0):
-            raise UserError(
-                f"A worker process died (exit code {worker.exitcode}), perhaps out of memory. Finished cells "
-                "are kept; resume with fewer --jobs.",
-                exit_code=5,
-            )
 
 
 @contextlib.contextmanager

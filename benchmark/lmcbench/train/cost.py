@@ -60,20 +60,20 @@ def step_flop(model: nn.Module, shape: tuple[int, int, int], batch_size: int) ->
 
 
 MEMORY_SHARE = 0.8
-"""Share of a device's total memory that all jobs may fill; libraries and fragmentation take the rest. It is a
-share of the total, not of the free memory, so that a kind of device always gets the same chunks."""
+"""Share of a device's total memory that all processes may fill; libraries and fragmentation take the rest. It
+is a share of the total, not of the free memory, so that a kind of device always gets the same chunks."""
 
 
-def device_budget(device: torch.device, resident: int, jobs: int) -> int:
+def device_budget(device: torch.device, resident: int, share: float) -> int:
     """Return the bytes that a fleet may take on a CUDA device, whatever this process did before.
 
     Args:
         device: where to train.
         resident: bytes that training needs beside the fleet: images and network.
-        jobs: number of processes that share the device.
+        share: share of the device that this process may use, more than 0 and at most 1.
     """
     total = torch.cuda.get_device_properties(device).total_memory
-    return int(MEMORY_SHARE * total / jobs) - resident
+    return int(MEMORY_SHARE * total * share) - resident
 
 
 def resident_bytes(model: nn.Module, images: Iterable[object]) -> int:

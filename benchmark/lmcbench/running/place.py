@@ -1,0 +1,71 @@
+"""Where a run's families are run, by `--on`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from lmcbench.data.dataset import Dataset
+from lmcbench.errors import UserError, printable
+from lmcbench.machine import has_cuda, usable_cores
+from lmcbench.running.executor import Executor
+from lmcbench.running.plan import Task
+from lmcbench.running.units import Unit, whole_families
+
+LOCAL = "local"
+
+RETRIES = 2
+"""Default of `--retries`."""
+
+PLACES = "local, ray, ray:ADDRESS, slurm or slurm:key=value,..."
+
+
+class Place(Protocol):
+    """A parsed `--on`."""
+
+    def prepare(
+        self, tasks: Sequence[Task], dataset: Dataset, device: str, jobs: int | None
+    ) -> tuple[Executor, list[Unit]]:
+        """Return the engine, ready, and the units of work for it.
+
+        Raises:
+            UserError: if the engine is not installed or cannot run the tasks.
+        """
+
+
+def parse_place(on: str, gpus_per_family: float = 1.0) -> Place:
+    """Parse `--on`; the engine is not started.
+
+    Raises:
+        UserError: for an unknown engine or option.
+    """
+    engine, _, options = on.partition(":")
+    if not 0 < gpus_per_family <= 1:
+        raise UserError(
+            f"--gpus-per-family {gpus_per_family:g} is not more than 0 and at most 1: a family uses one "
+            "GPU or a share of one."
+        )
+    if engine != "ray" and gpus_per_family != 1:
+        raise UserError(f"--gpus-per-family applies to --on ray, not to --on {printable(engine)}.")
+    if engine == LOCAL and not options:
+        return Local()
+    raise UserError(f"Unknown place {printable(on)!r}. Allowed for --on: {PLACES}.")
+
+
+@dataclass(frozen=True)
+class Local:
+    """This machine, without an engine."""
+
+    def prepare(
+        self, tasks: Sequence[Task], dataset: Dataset, device: str, jobs: int | None
+    ) -> tuple[Executor, list[Unit]]:
+        """Return worker processes that share a GPU, or this process if one family runs at a time."""
+        from lmcbench.running.local import InProcess, Processes
+
+        if jobs is None:
+            jobs = 1 if device != "cpu" and has_cuda() else usable_cores()
+        jobs = min(jobs, len(tasks))
+        shared = [replace(task, memory_share=1 / jobs) for task in tasks]
+        executor: Executor = InProcess(dataset) if jobs == 1 else Processes(jobs)
+        return executor, whole_families(shared)
