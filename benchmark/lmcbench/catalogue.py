@@ -13,8 +13,7 @@ from lmcbench.spec.architectures import OWN_NETWORKS
 from lmcbench.spec.cells import expand, families
 from lmcbench.spec.evaluation_shifts import CIFAR_C, CORRUPTIONS, is_shifted, parse_shifted
 from lmcbench.spec.forks import Fork
-from lmcbench.spec.shift_rules import SHIFTS
-from lmcbench.spec.shifts import ALIASES
+from lmcbench.spec.shifts import ALIASES, SHIFTS
 from lmcbench.spec.suite import ShiftSpec, Suite
 from lmcbench.spec.suite_files import load_suite, published_suites
 

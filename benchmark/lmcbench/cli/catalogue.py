@@ -55,9 +55,10 @@ def shifts(as_json: Json = False) -> None:
     Each has a description, its parameters and its source.
     """
     from lmcbench import catalogue
-    from lmcbench.spec.evaluation_shifts import shifted_table, transform_table
+    from lmcbench.spec.evaluation_shifts import domain_table, shifted_table, transform_table
 
-    listed, transforms = catalogue.list_shifts(), [*transform_table(), *shifted_table()]
+    listed = catalogue.list_shifts()
+    transforms = [*transform_table(), *domain_table(), *shifted_table()]
     if as_json:
         print_json({"shifts": listed, "transforms": transforms})
     else:

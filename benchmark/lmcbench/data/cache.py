@@ -20,8 +20,10 @@ from platformdirs import user_cache_path
 
 from lmcbench.data.dataset import ImageSet, Labels, Pixels, SplitSummary, SummaryBuilder
 from lmcbench.data.decode import RULES, ColouredError, Item, Resize, decode_batches
+from lmcbench.data.listed import Listed
 from lmcbench.errors import UserError, reading
 from lmcbench.spec.canonical import digest
+from lmcbench.spec.domains import Domains
 from lmcbench.untrusted import open_regular
 
 SCHEMA = "lmcbench/pixels/1"
@@ -45,6 +47,12 @@ class Reader(Protocol):
 
         `classes` is the expected number of classes, None if it is unknown.
         """
+
+    def listed(self, classes: int | None) -> Listed:
+        """Return labels, classes and domains of the images that `load` yields, without reading them."""
+
+    def columns(self) -> list[str]:
+        """Return the names of the columns that may hold domains; empty where images are listed by folders."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,8 @@ def _decode_split(
     if n == 0:
         raise UserError(f"{title}: no images found in {', '.join(map(str, reader.files[:3]))}.")
     decoded = decode_batches(batches, n, channels, asked["lossless"], title, resize)
-    write_split(key, n, decoded, names, {"settings": asked})
+    domains = reader.listed(asked["classes"]).domains if "domain" in asked else None
+    write_split(key, n, decoded, names, {"settings": asked}, domains)
 
 
 def cache_dir() -> Path:
@@ -131,13 +140,24 @@ def read_split(key: str) -> CachedSplit | None:
         if list(images.shape) != about["shape"] or len(labels) != len(images):
             return None
         summary = SplitSummary(about["sha256"], np.array(about["histogram"], np.int64))
-        return CachedSplit(ImageSet(images, labels, summary), tuple(about["classes"]))
+        domains = None
+        if "domains" in about:
+            codes = np.load(folder / "domains.npy", allow_pickle=False)
+            domains = Domains(tuple(about["domains"]), codes)
+            if len(domains) != len(labels):
+                return None
+        return CachedSplit(ImageSet(images, labels, summary, domains=domains), tuple(about["classes"]))
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
 
 
 def write_split(
-    key: str, n: int, batches: Iterator[tuple[Pixels, Labels]], classes: Sequence[str], about: dict[str, Any]
+    key: str,
+    n: int,
+    batches: Iterator[tuple[Pixels, Labels]],
+    classes: Sequence[str],
+    about: dict[str, Any],
+    domains: Domains | None = None,
 ) -> None:
     """Store a split of `n` images, passed in batches of images `[b, c, h, w]` and labels `[b]`.
 
@@ -169,10 +189,16 @@ def write_split(
             "histogram": summary.histogram.tolist(),
             **about,
         }
-        with (draft / "split.json").open("w") as file:
-            json.dump(text, file)
-            file.flush()
-            os.fsync(file.fileno())
+        if domains is not None:
+            text["domains"] = list(domains.names)
+            with (draft / "domains.npy").open("wb") as file:
+                np.save(file, domains.codes)
+                file.flush()
+                os.fsync(file.fileno())
+        with (draft / "split.json").open("w") as about_file:
+            json.dump(text, about_file)
+            about_file.flush()
+            os.fsync(about_file.fileno())
         if place.exists() and read_split(key) is None:
             shutil.rmtree(place, ignore_errors=True)
         try:

@@ -14,8 +14,10 @@ import numpy as np
 
 from lmcbench.data.dataset import Labels, mark_every_fifth
 from lmcbench.data.decode import Item
+from lmcbench.data.listed import Listed, name_domains
 from lmcbench.data.parquet import BATCH, number_labels
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, unknown
+from lmcbench.spec.domains import Domains
 from lmcbench.untrusted import MB, check_regular, is_regular, read_bytes
 
 CSV_BYTES = 256 * MB
@@ -51,12 +53,15 @@ class CsvSplit:
     Attributes:
         path: the list.
         names_of_split: values of its column `split` that belong to the split; empty: all rows.
-        part: `test`: every fifth image of each class; `train`: all other images; None: all images.
+        part: `test`: every fifth image of each class (of each domain); `train`: all other images; None: all
+            images.
+        domain: the column of domains; None: the images have none.
     """
 
     path: Path
     names_of_split: tuple[str, ...] = ()
     part: Literal["train", "test"] | None = None
+    domain: str | None = None
 
     @cached_property
     def rows(self) -> list[dict[str, str]]:
@@ -98,7 +103,17 @@ class CsvSplit:
         """The rows that belong to the part, `[n]`."""
         if self.part is None:
             return np.ones(len(self.rows), bool)
-        return np.asarray(mark_every_fifth(self.labels[0]) == (self.part == "test"), np.bool_)
+        fifth = mark_every_fifth(self.labels[0], self.domains)
+        return np.asarray(fifth == (self.part == "test"), np.bool_)
+
+    @cached_property
+    def domains(self) -> Domains | None:
+        """The domains of the rows; None: they have none.
+
+        Raises:
+            UserError: if the list has no such column or a value is missing.
+        """
+        return None if self.domain is None else read_domains(self.path, self.domain, self.rows)
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
@@ -127,7 +142,23 @@ class CsvSplit:
     def settings(self) -> dict[str, Any]:
         """Return the label of each file, which the list gives."""
         names = self.labels[1]
-        return {"labels_of_files": [names[i] for i in self.labels[0][self.kept].tolist()]}
+        found: dict[str, Any] = {"labels_of_files": [names[i] for i in self.labels[0][self.kept].tolist()]}
+        if self.domains is not None:
+            found["domain"] = self.domain
+            found["domains_of_files"] = self.domains.texts[self.kept].tolist()
+        return found
+
+    def listed(self, classes: int | None) -> Listed:
+        """See `Reader`."""
+        labels, names = self.labels
+        domains = None if self.domains is None else self.domains.take(self.kept)
+        return Listed(labels[self.kept], names, domains)
+
+    def columns(self) -> list[str]:
+        """Return the names of the columns, without those of files, labels and splits."""
+        used = (FILE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS)
+        known = {find_column(self.path, names) for names in used}
+        return [column for column in columns_of(self.path) if column not in known]
 
     def load(self, classes: int | None) -> tuple[int, tuple[str, ...], Iterator[list[Item]]]:
         """See `Reader`."""
@@ -156,6 +187,21 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(io.StringIO(text))]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV file: {error}.") from None
+
+
+def read_domains(path: Path, column: str, rows: list[dict[str, str]]) -> Domains:
+    """Return the domains of `rows` of a list.
+
+    Raises:
+        UserError: if it has no such column or a value is missing.
+    """
+    if rows and column not in rows[0]:
+        raise UserError(f"{path}: {unknown('column of domains', column, rows[0])}")
+    texts = [row[column].strip() for row in rows]
+    empty = next((i for i, text in enumerate(texts) if not text), None)
+    if empty is not None:
+        raise UserError(f"{path}, row {empty + 1}: the domain is missing (column {column!r}).")
+    return name_domains(texts)
 
 
 def columns_of(path: Path) -> list[str]:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmcbench.errors import UserError
-from lmcbench.spec.evaluation_shifts import EVALUATION
+from lmcbench.spec.domains import Domains, strata
+from lmcbench.spec.evaluation_shifts import EVALUATION, is_domain
 
 ARRAYS = "arrays"
 """The source of shifted test sets: files of arrays, as their authors publish them."""
@@ -98,12 +99,14 @@ class ImageSet:
         labels: `[n]` int64, 0 to classes - 1.
         stored_summary: the summary, if it is stored; computed on first use otherwise.
         stamps: size and modification time, at opening, of the user's files that `images` maps.
+        domains: the domain of each image; None: the data set has none.
     """
 
     images: Pixels
     labels: Labels
     stored_summary: SplitSummary | None = field(default=None, repr=False, compare=False)
     stamps: tuple[FileStamp, ...] = field(default=(), repr=False, compare=False)
+    domains: Domains | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -118,10 +121,28 @@ class ImageSet:
             builder.add(self.images[start : start + 10_000])
         return builder.finish(self.labels)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        """Hash of shape, pixels and labels."""
-        return self.summary.sha256
+        """Hash of shape, pixels, labels and, if there are any, domains."""
+        if self.domains is None:
+            return self.summary.sha256
+        return hashlib.sha256(self.summary.sha256.encode() + self.domains.content()).hexdigest()
+
+    def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> ImageSet:
+        """Return some of the images."""
+        domains = None if self.domains is None else self.domains.take(index)
+        return ImageSet(self.images[index], self.labels[index], domains=domains)
+
+    @staticmethod
+    def join(*parts: ImageSet) -> ImageSet:
+        """Return the images of several splits in order."""
+        domains = [part.domains for part in parts if part.domains is not None]
+        return ImageSet(
+            np.concatenate([part.images for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            stamps=tuple(stamp for part in parts for stamp in part.stamps),
+            domains=Domains.join(*domains) if domains else None,
+        )
 
 
 def statistics_of(histogram: NDArray[np.int64]) -> Statistics:
@@ -144,7 +165,7 @@ class Dataset:
         source: where it comes from, without paths of this machine: `scikit-learn`, `hub:uoft-cs/cifar10`,
             `parquet`, `folder`.
         revision: the commit on the hub, if it comes from there.
-        shifted: further test sets of the same classes by name (`cifar10.1:v6`).
+        shifted: further test sets of the same classes by name (`cifar10.1:v6`, `domain:photo`).
         notes: sentences on parts of the user's data that are not used.
     """
 
@@ -219,14 +240,23 @@ class Dataset:
             origin["revision"] = self.revision
         splits = [(origin, "train", self.train), (origin, "test", self.test)]
         for name, images in self.shifted.items():
-            own = {"name": name.partition(":")[0], "source": ARRAYS}
+            own = origin if is_domain(name) else {"name": name.partition(":")[0], "source": ARRAYS}
             splits.append((own, f"{EVALUATION}{name}", images))
-        return [{**of, "sha256": s.sha256, "split": split, "n": len(s)} for of, split, s in splits]
+        return [
+            {**of, "sha256": s.sha256, "split": split, "n": len(s)}
+            | ({} if s.domains is None else {"domains": s.domains.counts})
+            for of, split, s in splits
+        ]
 
 
-def mark_every_fifth(labels: Labels) -> NDArray[np.bool_]:
-    """Return True for every fifth image of each class in file order, `[n]`: the test split by default."""
-    rank = np.empty_like(labels)
-    for c in np.unique(labels):
-        rank[labels == c] = np.arange((labels == c).sum())
+def mark_every_fifth(labels: Labels, domains: Domains | None = None) -> NDArray[np.bool_]:
+    """Return True for every fifth image of each class in file order, `[n]`: the test split by default.
+
+    With domains, it is every fifth of each class of each domain.
+    """
+    groups = strata(labels, domains)
+    order = np.argsort(groups, kind="stable")
+    _, first, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    rank = np.empty_like(groups)
+    rank[order] = np.arange(len(groups)) - np.repeat(first, sizes)
     return np.asarray(rank % 5 == 4, dtype=np.bool_)

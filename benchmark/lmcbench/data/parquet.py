@@ -18,7 +18,9 @@ import numpy as np
 
 from lmcbench.data.dataset import Labels, mark_every_fifth
 from lmcbench.data.decode import Item, StoredImage
-from lmcbench.errors import UserError
+from lmcbench.data.listed import Listed, name_domains
+from lmcbench.errors import UserError, unknown
+from lmcbench.spec.domains import Domains, sort_names
 from lmcbench.untrusted import HEADER_BYTES, parse_json
 
 if TYPE_CHECKING:
@@ -38,17 +40,21 @@ class ParquetSplit:
         files: the files, in order.
         image: the column of images; None: found by its type or name.
         label: the column of labels; None: found by its type or name.
-        part: `test`: every fifth image of each class; `train`: all other images; None: all images.
+        part: `test`: every fifth image of each class (of each domain); `train`: all other images; None: all
+            images.
+        domain: the column of domains; None: the images have none.
     """
 
     files: tuple[Path, ...]
     image: str | None = None
     label: str | None = None
     part: Literal["train", "test"] | None = None
+    domain: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return the columns and the part, which decide which images and labels are read."""
-        return {"image": self.image, "label": self.label, "part": self.part}
+        domain = {} if self.domain is None else {"domain": self.domain}
+        return {"image": self.image, "label": self.label, "part": self.part, **domain}
 
     def load(self, classes: int | None) -> tuple[int, tuple[str, ...], Iterator[list[Item]]]:
         """See `Reader`.
@@ -56,6 +62,21 @@ class ParquetSplit:
         Raises:
             UserError: for an unreadable file, a missing column, or a missing or invalid label.
         """
+        read = self._read(classes)
+        return int(read.kept.sum()), read.classes, read.items()
+
+    def listed(self, classes: int | None) -> Listed:
+        """See `Reader`."""
+        read = self._read(classes)
+        domains = None if read.domains is None else read.domains.take(read.kept)
+        return Listed(np.concatenate(read.labels)[read.kept], read.classes, domains)
+
+    def columns(self) -> list[str]:
+        """Return the names of the columns of the first file."""
+        return _Table(self.files[0], self.image, self.label).columns
+
+    def _read(self, classes: int | None) -> _Columns:
+        """Read labels and domains of all rows, and find those of the part."""
         tables = [_Table(file, self.image, self.label) for file in self.files]
         names = _common_names(tables)
         read = [table.read_labels() for table in tables]
@@ -76,16 +97,32 @@ class ParquetSplit:
             if len(bad):
                 allowed = f"0 to {classes - 1}" if classes else "labels count from 0"
                 raise UserError(f"{file}, row {bad[0]}: label {found[bad[0]]} is out of range ({allowed}).")
+        domains = None
+        if self.domain is not None:
+            domains = name_domains([text for table in tables for text in table.read_domains(self.domain)])
         kept = np.ones(len(joined), bool)
         if self.part is not None:
-            kept = mark_every_fifth(joined) == (self.part == "test")
-        masks = np.split(kept, np.cumsum([len(found) for found in labels])[:-1])
-        items = (
-            batch
-            for table, found, mask in zip(tables, labels, masks, strict=True)
-            for batch in table.read_images(found, mask)
+            kept = mark_every_fifth(joined, domains) == (self.part == "test")
+        return _Columns(
+            tables, labels, domains, names if len(names) == classes else default_names(classes), kept
         )
-        return int(kept.sum()), names if len(names) == classes else default_names(classes), items
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Labels and domains of all rows of a split, and which of them belong to the part, `[n]`."""
+
+    tables: Sequence[_Table]
+    labels: Sequence[Labels]
+    domains: Domains | None
+    classes: tuple[str, ...]
+    kept: np.ndarray[Any, np.dtype[np.bool_]]
+
+    def items(self) -> Iterator[list[Item]]:
+        """Yield the images of the part, batch by batch."""
+        masks = np.split(self.kept, np.cumsum([len(found) for found in self.labels])[:-1])
+        for table, found, mask in zip(self.tables, self.labels, masks, strict=True):
+            yield from table.read_images(found, mask)
 
 
 def default_names(classes: int) -> tuple[str, ...]:
@@ -100,10 +137,9 @@ def number_labels(texts: Sequence[str]) -> tuple[Labels, tuple[str, ...]]:
         >>> number_labels(["dog", "cat", "dog"])
         (array([1, 0, 1]), ('cat', 'dog'))
     """
-    found = set(texts)
-    names = sorted(found, key=int) if all(text.isdecimal() for text in found) else sorted(found)
+    names = sort_names(texts)
     numbers = {name: i for i, name in enumerate(names)}
-    return np.array([numbers[text] for text in texts], np.int64), tuple(names)
+    return np.array([numbers[text] for text in texts], np.int64), names
 
 
 class _ArrowFile:
@@ -143,13 +179,23 @@ class _Table:
             features = {}
         self.image = self._pick("image", image, features, "Image", IMAGE_NAMES)
         self.label = self._pick("label", label, features, "ClassLabel", LABEL_NAMES)
-        feature = features.get(self.label, {})
+        self._features = features
+        self.names = self._names_of(self.label)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, without those of images and labels."""
+        return [n for n in self._file.schema_arrow.names if n not in (self.image, self.label)]
+
+    def _names_of(self, column: str) -> tuple[str, ...]:
+        """Return the names of the values of a ClassLabel column; empty if the file has none."""
+        feature = self._features.get(column, {})
         names = (feature.get("names") if feature.get("_type") == "ClassLabel" else None) or ()
         if isinstance(names, dict):  # older versions of datasets wrote {"0": "airplane", ...}
             names = [names.get(str(i)) for i in range(len(names))]
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{path}: the names of classes of column {self.label!r} are not a list of text.")
-        self.names: tuple[str, ...] = tuple(names)
+            raise UserError(f"{self.path}: the names of classes of column {column!r} are not a list of text.")
+        return tuple(names)
 
     @contextmanager
     def _errors(self, text: str) -> Iterator[None]:
@@ -203,6 +249,33 @@ class _Table:
         if len(found) and found.max() > np.iinfo(np.int64).max:
             raise UserError(f"{self.path}, row {found.argmax()}: label {found.max()} is out of range.")
         return np.asarray(found, dtype=np.int64)
+
+    def read_domains(self, column: str) -> list[str]:
+        """Return the domain of every row, `[n]`, as text; the images are not read.
+
+        Raises:
+            UserError: if there is no such column, or it has missing values or another type than text, whole
+                numbers or booleans.
+        """
+        from pyarrow import types
+
+        if column not in self._file.schema_arrow.names:
+            raise UserError(f"{self.path}: {unknown('column of domains', column, self.columns)}")
+        with self._errors(f"has an unreadable column {column!r}"):
+            values = self._file.read(columns=[column]).column(column)
+        if types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        checks = (types.is_string, types.is_large_string, types.is_integer, types.is_boolean)
+        if not any(check(values.type) for check in checks):
+            raise UserError(
+                f"{self.path}: column {column!r} of domains must hold text or whole numbers, found "
+                f"{values.type}."
+            )
+        found, names = values.to_pylist(), self._names_of(column)
+        missing = next((row for row, value in enumerate(found) if value is None or value == ""), None)
+        if missing is not None:
+            raise UserError(f"{self.path}, row {missing}: the domain is missing (column {column!r}).")
+        return [names[v] if isinstance(v, int) and 0 <= v < len(names) else str(v) for v in found]
 
     def read_images(self, labels: Labels, mask: np.ndarray) -> Iterator[list[Item]]:
         """Yield the images of the rows in `mask` `[n]`, batch by batch."""

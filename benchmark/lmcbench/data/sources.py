@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,9 +13,15 @@ from lmcbench.data.cache import file_hashes, open_split
 from lmcbench.data.dataset import Dataset, ImageSet, mark_every_fifth
 from lmcbench.data.decode import Resize
 from lmcbench.data.find_files import HubRepo, SplitFiles, data_folder, download, find_parquet
+from lmcbench.data.listed import Listed
 from lmcbench.data.parquet import ParquetSplit, default_names
 from lmcbench.data.shifted_sets import how_to_get
-from lmcbench.data.user_datasets import find_user_dataset, open_user_dataset, user_dataset_name
+from lmcbench.data.user_datasets import (
+    find_layout,
+    find_user_dataset,
+    open_user_dataset,
+    user_dataset_name,
+)
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.datasets import SIZES
 from lmcbench.spec.evaluation_shifts import SHIFTED
@@ -62,7 +68,10 @@ class Source:
         hub: its repository on the Hugging Face hub; None: it is not there.
         image: name of the image column.
         label: name of the label column.
-        splits: names of the training and the test split.
+        splits: names of the training and the test split; equal if it has one: every fifth image of each class
+            (of each domain) is the test set.
+        domains: columns that may be named as domains, the usual one first.
+        resizable: whether images may be resized, because they have many sizes or need another one.
         lossless: whether it is published without loss (such as PNG), so that JPEG images are rejected.
         sha256: split -> hash of its parquet file, if the data set is defined by these files.
         folders: other names that its folder in the user's data folder may have.
@@ -78,6 +87,8 @@ class Source:
     image: str = "image"
     label: str = "label"
     splits: tuple[str, str] = ("train", "test")
+    domains: tuple[str, ...] = ()
+    resizable: bool = False
     lossless: bool = True
     sha256: Mapping[str, str] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
@@ -183,31 +194,65 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def open_dataset(name: str, data_dir: Path | None = None, resize: Resize | None = None) -> Dataset:
+def open_dataset(
+    name: str, data_dir: Path | None = None, resize: Resize | None = None, domain: str | None = None
+) -> Dataset:
     """Open the data set `name`; nothing is downloaded.
 
     A data set of the table is looked for in the data folder (`data_dir`, else LMCBENCH_DATA), then in the
     hub's cache. Any other name means a user's data set: a path, or a folder or parquet file in the data
-    folder. `resize` makes images of any size square; it is for the user's data sets.
+    folder. `resize` makes images of any size square; it is for the user's data sets and those of the table
+    whose images have many sizes. `domain` is the column of domains, or "folder" for folders DOMAIN/CLASS.
 
     Raises:
         UserError: for an unknown name, or data that are missing or unreadable.
     """
     folder = data_folder(data_dir)
     if name not in SOURCES:
-        return _open_own(name, folder, resize)
-    if resize is not None:
-        raise UserError(f"Images of {name} have their published size; image_size is for your own data sets.")
+        return open_user_dataset(_find_own(name, folder), resize, domain)
     source = SOURCES[name]
+    if resize is not None and not source.resizable:
+        raise UserError(f"Images of {name} have their published size; image_size is for your own data sets.")
+    if domain is not None and not source.domains:
+        having = ", ".join(n for n, s in SOURCES.items() if s.domains)
+        raise UserError(f"Data set {name} has no domains. These have: {having}; and your own data may.")
     if source.load is not None:
         return source.load()
+    return _open_found(name, _find_or_explain(name, folder), resize, domain)
+
+
+def list_splits(
+    name: str, data_dir: Path | None = None, domain: str | None = None
+) -> tuple[Listed, Listed, list[str]]:
+    """Return labels and domains of the training and the test split, and the columns that may be domains.
+
+    No image is read. Arguments as `open_dataset`.
+
+    Raises:
+        UserError: as `open_dataset`; for a set of the table that has no files.
+    """
+    folder = data_folder(data_dir)
+    if name not in SOURCES:
+        layout = find_layout(_find_own(name, folder), domain)
+        train, test, classes = layout.train, layout.test, None
+    elif not SOURCES[name].domains:
+        raise UserError(f"Data set {name} has no domains.")
+    else:
+        train, test = _readers(SOURCES[name], _find_or_explain(name, folder), domain)
+        classes = SOURCES[name].classes
+    first = train.listed(classes)
+    return first, test.listed(len(first.classes)), train.columns()
+
+
+def _find_or_explain(name: str, folder: Path | None) -> SplitFiles:
+    """Return the files of a data set of the table; raises `UserError` if there are none."""
     found, refused = find_source(name, folder)
     if found is None:
         places = ", ".join(map(str, _places(name, folder)))
         looked = f"Looked for parquet files in {places}." if places else ""
         parts = [f"Data set {name} was not found.", looked, *refused, how_to_get_source(name)]
         raise UserError(" ".join(filter(None, parts)))
-    return _open_found(name, found)
+    return found
 
 
 def fetch_dataset(name: str) -> Dataset:
@@ -265,7 +310,8 @@ def how_to_get_source(name: str) -> str:
     """Return the sentence that says how to obtain a missing data set of the table."""
     source = SOURCES[name]
     train, test = source.splits
-    put = f"put {train}-*.parquet and {test}-*.parquet into DIR/{name.replace('-', '_')}"
+    files = " and ".join(f"{split}-*.parquet" for split in dict.fromkeys((train, test)))
+    put = f"put {files} into DIR/{name.replace('-', '_')}"
     if source.hub is not None:
         way = f"Run 'lmcbench data fetch {name}' where the Hugging Face hub can be reached, or {put}"
     else:
@@ -289,17 +335,24 @@ def _folder_names(name: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _open_found(name: str, found: SplitFiles) -> Dataset:
+def _readers(source: Source, found: SplitFiles, domain: str | None) -> tuple[ParquetSplit, ParquetSplit]:
+    """Return the readers of the training and the test split."""
+    if source.splits[0] == source.splits[1]:
+        every = ParquetSplit(found.train, source.image, source.label, domain=domain)
+        return replace(every, part="train"), replace(every, part="test")
+    train, test = (
+        ParquetSplit(files, source.image, source.label, domain=domain) for files in (found.train, found.test)
+    )
+    return train, test
+
+
+def _open_found(
+    name: str, found: SplitFiles, resize: Resize | None = None, domain: str | None = None
+) -> Dataset:
     source = SOURCES[name]
     train, test = (
-        open_split(
-            ParquetSplit(files, source.image, source.label),
-            f"{name}, {split}",
-            source.shape[0],
-            source.classes,
-            source.lossless,
-        )
-        for files, split in zip((found.train, found.test), ("train", "test"), strict=True)
+        open_split(reader, f"{name}, {split}", source.shape[0], source.classes, source.lossless, resize)
+        for reader, split in zip(_readers(source, found, domain), ("train", "test"), strict=True)
     )
     if train.classes != test.classes and default_names(source.classes) not in (train.classes, test.classes):
         raise UserError(f"{found.folder}: the classes of {name} have other names in train than in test.")
@@ -314,8 +367,8 @@ def _open_found(name: str, found: SplitFiles) -> Dataset:
     )
 
 
-def _open_own(name: str, folder: Path | None, resize: Resize | None) -> Dataset:
-    """Open a user's data set.
+def _find_own(name: str, folder: Path | None) -> Path:
+    """Return the path of a user's data set.
 
     A folder with the name of a published data set is rejected, because its results would be mistaken for
     results on the published one.
@@ -334,4 +387,4 @@ def _open_own(name: str, folder: Path | None, resize: Resize | None) -> Dataset:
                 f"{path} has the name of a published data set. For that one, use the name {published!r} and "
                 "pass the folder above it as --data-dir; for your own, rename the folder."
             )
-    return open_user_dataset(path, resize)
+    return path

@@ -1,36 +1,27 @@
-"""A user's own data set: a folder of images, parquet or Arrow files, or a list of images in a CSV file.
-
-Image folders are read here rather than by the `imagefolder` builder of `datasets`, which names a class by the
-last folder of a path, so that `cat/2024/1.png` becomes class 2024, and skips a class without images.
-"""
+"""A user's own data set: a folder of images, parquet or Arrow files, or a list of images in a CSV file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
 
 from lmcbench.data.cache import CachedSplit, Reader, open_split
 from lmcbench.data.csv_split import (
-    IMAGE_BYTES,
     LABEL_COLUMNS,
     SPLIT_COLUMNS,
-    SUFFIXES,
     CsvSplit,
+    columns_of,
     find_column,
     read_rows,
 )
-from lmcbench.data.dataset import Dataset, mark_every_fifth
-from lmcbench.data.decode import ColouredError, Item, Resize
+from lmcbench.data.dataset import Dataset
+from lmcbench.data.decode import ColouredError, Resize
 from lmcbench.data.find_files import belongs_to, find_parquet
-from lmcbench.data.parquet import BATCH, ParquetSplit
+from lmcbench.data.folder_split import FolderSplit, folders_in, images_in
+from lmcbench.data.parquet import ParquetSplit
 from lmcbench.errors import UserError
 from lmcbench.spec.datasets import is_path
-from lmcbench.untrusted import check_regular, read_bytes
+from lmcbench.spec.domains import FOLDER
 
 TRAIN_NAMES = ("train", "training", "trn", "tr")
 """Names of a training split, in any case."""
@@ -41,70 +32,7 @@ TEST_NAMES = ("test", "testing", "tst", "val", "valid", "validation", "dev", "ev
 LISTS = ("metadata.csv", "labels.csv", "data.csv", "annotations.csv")
 """Lists of images in a folder."""
 
-FIFTH = "every fifth image of each class is the test set"
-
-
-@dataclass(frozen=True)
-class FolderSplit:
-    """Reader of a folder with one folder of images per class; label i is the i-th class name, sorted."""
-
-    folder: Path
-    part: Literal["train", "test"] | None = None
-    """`test`: every fifth image of each class; `train`: all other images; None: all images."""
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The class names: the sub-folders that are not hidden, sorted."""
-        folders = (p.name for p in self.folder.iterdir() if p.is_dir())
-        return tuple(sorted(name for name in folders if not name.startswith((".", "__"))))
-
-    @cached_property
-    def files(self) -> tuple[Path, ...]:
-        """The images, class by class, sorted by path; hidden files and folders are ignored.
-
-        Raises:
-            UserError: for a class without images, and for an image that is not a regular file or too large.
-        """
-        found: list[Path] = []
-        for name in self.names:
-            images = sorted(
-                p
-                for p in (self.folder / name).rglob("*")
-                if p.suffix.lower() in SUFFIXES
-                and not any(part.startswith(".") for part in p.relative_to(self.folder).parts)
-            )
-            if not images:
-                raise UserError(f"{self.folder / name} is a class without images ({', '.join(SUFFIXES)}).")
-            for image in images:
-                check_regular(image, limit=IMAGE_BYTES)
-            if self.part is not None:
-                fifth = mark_every_fifth(np.zeros(len(images), np.int64)) == (self.part == "test")
-                images = [image for image, keep in zip(images, fifth, strict=True) if keep]
-            found += images
-        return tuple(found)
-
-    def settings(self) -> dict[str, Any]:
-        """Return the class of each file, which is given by its folder and not by its content."""
-        return {"classes_of_files": [f.relative_to(self.folder).parts[0] for f in self.files]}
-
-    def load(self, classes: int | None) -> tuple[int, tuple[str, ...], Iterator[list[Item]]]:
-        """See `Reader`.
-
-        Raises:
-            UserError: if there are not `classes` classes.
-        """
-        if classes is not None and classes != len(self.names):
-            raise UserError(f"{self.folder} has {len(self.names)} classes, but there must be {classes}.")
-        return len(self.files), self.names, self._items()
-
-    def _items(self) -> Iterator[list[Item]]:
-        labels = {name: i for i, name in enumerate(self.names)}
-        for start in range(0, len(self.files), BATCH):
-            items = []
-            for file in self.files[start : start + BATCH]:
-                data = read_bytes(file, limit=IMAGE_BYTES)
-                items.append(Item(file, None, data, labels[file.relative_to(self.folder).parts[0]]))
-            yield items
+OwnReader = CsvSplit | FolderSplit | ParquetSplit
 
 
 def find_user_dataset(name: str, folder: Path | None) -> Path | None:
@@ -131,7 +59,7 @@ def user_dataset_name(path: Path) -> str:
     return path.resolve().name.removesuffix(".parquet")
 
 
-def open_user_dataset(path: Path, resize: Resize | None = None) -> Dataset:
+def open_user_dataset(path: Path, resize: Resize | None = None, domain: str | None = None) -> Dataset:
     """Open the user's data set at `path`, named by the last part of it.
 
     - folders of images: ROOT/train/CLASS/* and ROOT/test/CLASS/* (also val, validation, dev, ...), or
@@ -141,18 +69,20 @@ def open_user_dataset(path: Path, resize: Resize | None = None) -> Dataset:
     - a CSV file with columns of files and labels: in each split's folder, train.csv and test.csv, or one for
       both, with a column `split` or without.
 
-    Labels are numbers or text. Without a test split with labels, every fifth image of each class, in file
-    order, is the test split.
+    Labels are numbers or text. Without a test split with labels, every fifth image of each class (of each
+    domain), in file order, is the test split.
 
     Args:
         path: the folder or file.
         resize: how images of any size become square; None: all must have one size.
+        domain: the column of domains, or "folder": each folder of classes is in a folder of a domain; None:
+            the images have no domains.
 
     Raises:
         UserError: for a folder of another layout, or images and labels that cannot be read.
     """
     name = user_dataset_name(path)
-    found = _find_layout(path)
+    found = find_layout(path, domain)
     first = open_split(found.train, f"{name}, train", resize=resize)
     channels, classes = first.images.images.shape[1], len(first.classes)
     try:
@@ -161,7 +91,8 @@ def open_user_dataset(path: Path, resize: Resize | None = None) -> Dataset:
         first = open_split(found.train, f"{name}, train", 3, resize=resize)
         second = open_split(found.test, f"{name}, test", 3, classes, resize=resize)
     _check_agreement(path, first, second)
-    return Dataset(name, first.images, second.images, first.classes, source=found.source, notes=found.notes)
+    notes = (*found.notes, *_nested_note(path, found, domain))
+    return Dataset(name, first.images, second.images, first.classes, source=found.source, notes=notes)
 
 
 @dataclass(frozen=True)
@@ -174,19 +105,41 @@ class Layout:
     notes: tuple[str, ...] = ()
 
 
-def _find_layout(path: Path) -> Layout:
+def find_layout(path: Path, domain: str | None = None) -> Layout:
+    """Return the readers of the data set at `path`; no image is read. Arguments as `open_user_dataset`.
+
+    Raises:
+        UserError: for a folder of another layout.
+    """
     if path.is_file():
         if path.suffix.lower() == ".csv":
-            return _one_list(path)
-        return Layout(ParquetSplit((path,), part="train"), ParquetSplit((path,), part="test"), "parquet")
-    found = _arrow(path) or _split_folders(path) or _parquet(path) or _lists(path) or _flat(path)
+            return _one_list(path, domain)
+        train, test = _halves(ParquetSplit((path,), domain=domain))
+        return Layout(train, test, "parquet")
+    found = (
+        _arrow(path, domain)
+        or _split_folders(path, domain)
+        or _parquet(path, domain)
+        or _lists(path, domain)
+        or _flat(path, domain)
+    )
     if found is None:
+        inside = "DOMAIN/CLASS" if domain == FOLDER else "CLASS"
         raise UserError(
-            f"{path} is not a data set: it needs train/CLASS/*.png and test/CLASS/*.png, CLASS/*.png, "
-            "train-*.parquet and test-*.parquet, a folder of save_to_disk, or train.csv with columns of "
-            "files and labels."
+            f"{path} is not a data set: it needs train/{inside}/*.png and test/{inside}/*.png, "
+            f"{inside}/*.png, train-*.parquet and test-*.parquet, a folder of save_to_disk, or train.csv "
+            "with columns of files and labels."
         )
     return found
+
+
+def _halves(reader: OwnReader) -> tuple[OwnReader, OwnReader]:
+    """Return the readers of both parts of images without a test split."""
+    return replace(reader, part="train"), replace(reader, part="test")
+
+
+def _fifth(domain: str | None) -> str:
+    return f"every fifth image of each class{'' if domain is None else ' of each domain'} is the test set"
 
 
 def _children(path: Path) -> dict[str, Path]:
@@ -194,30 +147,42 @@ def _children(path: Path) -> dict[str, Path]:
     return {p.name.lower(): p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")}
 
 
-def _labelled(folder: Path) -> Reader | None:
+def _labelled(folder: Path, domain: str | None) -> CsvSplit | FolderSplit | None:
     """Return the reader of a split's folder; None if its images have no labels."""
+    nested = _classes_in(folder, domain) if domain == FOLDER else None
     for name in LISTS:
-        if (folder / name).is_file() and find_column(folder / name, LABEL_COLUMNS) is not None:
-            return CsvSplit(folder / name)
-    classes = FolderSplit(folder)
-    return classes if any(_has_images(folder / name) for name in classes.names) else None
+        table = folder / name
+        has_labels = table.is_file() and find_column(table, LABEL_COLUMNS) is not None
+        if has_labels and (nested is None or domain in columns_of(table)):
+            return CsvSplit(table, domain=domain)
+    return nested or _classes_in(folder, domain)
+
+
+def _classes_in(folder: Path, domain: str | None) -> FolderSplit | None:
+    """Return the reader of folders of classes; None if there is none with images."""
+    table = None
+    if domain not in (None, FOLDER):
+        tables = (place / name for place in (folder, folder.parent) for name in LISTS)
+        table = next((t for t in tables if t.is_file() and domain in columns_of(t)), None)
+    found = FolderSplit(folder, domain=domain, table=table)
+    return found if any(map(_has_images, found.class_folders)) else None
 
 
 def _has_images(folder: Path) -> bool:
-    return any(p.suffix.lower() in SUFFIXES for p in folder.rglob("*"))
+    return bool(images_in(folder))
 
 
-def _split_folders(path: Path) -> Layout | None:
+def _split_folders(path: Path, domain: str | None) -> Layout | None:
     """Return the layout ROOT/train, ROOT/test; a test split without labels is passed over."""
     children = _children(path)
     train = next((children[name] for name in TRAIN_NAMES if name in children), None)
-    reader = None if train is None else _labelled(train)
-    if train is None or reader is None:
+    reader = None if train is None else _labelled(train, domain)
+    if reader is None:
         return None
     notes: list[str] = []
     chosen: Reader | None = None
     for folder in (children[name] for name in TEST_NAMES if name in children):
-        test = _labelled(folder)
+        test = _labelled(folder, domain)
         if test is None:
             if any(folder.iterdir()):
                 notes.append(f"{folder} has no folder per class: its images have no labels and are not used.")
@@ -230,24 +195,21 @@ def _split_folders(path: Path) -> Layout | None:
     source = "csv" if isinstance(reader, CsvSplit) else "folder"
     if chosen is not None:
         return Layout(reader, chosen, source, tuple(notes))
-    notes.append(f"{path} has no test set with labels: {FIFTH}.")
-    if isinstance(reader, CsvSplit):
-        return Layout(
-            CsvSplit(reader.path, part="train"), CsvSplit(reader.path, part="test"), source, tuple(notes)
-        )
-    return Layout(FolderSplit(train, "train"), FolderSplit(train, "test"), source, tuple(notes))
+    notes.append(f"{path} has no test set with labels: {_fifth(domain)}.")
+    return Layout(*_halves(reader), source, tuple(notes))
 
 
-def _parquet(path: Path) -> Layout | None:
+def _parquet(path: Path, domain: str | None) -> Layout | None:
     for split in TEST_NAMES:
         if any(belongs_to(p.relative_to(path), split) for p in path.rglob("*.parquet")):
             found = find_parquet(path, ("train", split))
             if found is not None:
-                return Layout(ParquetSplit(found.train), ParquetSplit(found.test), "parquet")
+                train, test = (ParquetSplit(files, domain=domain) for files in (found.train, found.test))
+                return Layout(train, test, "parquet")
     return None
 
 
-def _arrow(path: Path) -> Layout | None:
+def _arrow(path: Path, domain: str | None) -> Layout | None:
     """Return the layout of `DatasetDict.save_to_disk` or `Dataset.save_to_disk`."""
     if (path / "dataset_dict.json").is_file():
         children = _children(path)
@@ -257,16 +219,16 @@ def _arrow(path: Path) -> Layout | None:
             raise UserError(f"{path} has no split 'train'. It has {', '.join(children)}.")
         test = next((files[name] for name in TEST_NAMES if files.get(name)), None)
         if test is not None:
-            return Layout(ParquetSplit(train), ParquetSplit(test), "arrow")
+            return Layout(ParquetSplit(train, domain=domain), ParquetSplit(test, domain=domain), "arrow")
     elif (path / "state.json").is_file():
         train = tuple(sorted(path.glob("*.arrow")))
     else:
         return None
-    note = f"{path} has no test split: {FIFTH}."
-    return Layout(ParquetSplit(train, part="train"), ParquetSplit(train, part="test"), "arrow", (note,))
+    note = f"{path} has no test split: {_fifth(domain)}."
+    return Layout(*_halves(ParquetSplit(train, domain=domain)), "arrow", (note,))
 
 
-def _lists(path: Path) -> Layout | None:
+def _lists(path: Path, domain: str | None) -> Layout | None:
     """Return the layout of lists in ROOT: train.csv and test.csv, or one list."""
     lists = {p.stem.lower(): p for p in sorted(path.glob("*.csv"))}
     train = next((lists[name] for name in TRAIN_NAMES if name in lists), None)
@@ -275,34 +237,51 @@ def _lists(path: Path) -> Layout | None:
         labelled = [test for test in tests if find_column(test, LABEL_COLUMNS) is not None]
         notes = [f"{test} has no labels and is not used." for test in tests if test not in labelled]
         if labelled:
-            return Layout(CsvSplit(train), CsvSplit(labelled[0]), "csv", tuple(notes))
-        found = _one_list(train)
+            test = CsvSplit(labelled[0], domain=domain)
+            return Layout(CsvSplit(train, domain=domain), test, "csv", tuple(notes))
+        found = _one_list(train, domain)
         return Layout(found.train, found.test, "csv", (*notes, *found.notes))
     one = next((path / name for name in LISTS if (path / name).is_file()), None)
-    return None if one is None else _one_list(one)
+    if one is None or (find_column(one, LABEL_COLUMNS) is None and _classes_in(path, domain) is not None):
+        return None
+    return _one_list(one, domain)
 
 
-def _one_list(path: Path) -> Layout:
+def _one_list(path: Path, domain: str | None) -> Layout:
     column = find_column(path, SPLIT_COLUMNS)
     if column is not None:
         found = {row[column].strip().lower() for row in read_rows(path)}
         train = tuple(name for name in TRAIN_NAMES if name in found)
         test = next((name for name in TEST_NAMES if name in found), None)
         if train and test is not None:
-            return Layout(CsvSplit(path, train), CsvSplit(path, (test,)), "csv")
-    note = f"{path} has no test split: {FIFTH}."
-    return Layout(CsvSplit(path, part="train"), CsvSplit(path, part="test"), "csv", (note,))
+            of_test = CsvSplit(path, (test,), domain=domain)
+            return Layout(CsvSplit(path, train, domain=domain), of_test, "csv")
+    note = f"{path} has no test split: {_fifth(domain)}."
+    return Layout(*_halves(CsvSplit(path, domain=domain)), "csv", (note,))
 
 
-def _flat(path: Path) -> Layout | None:
-    """Return the layout ROOT/CLASS/*."""
-    names = FolderSplit(path).names
-    if {name.lower() for name in names} & {*TRAIN_NAMES, *TEST_NAMES}:
+def _flat(path: Path, domain: str | None) -> Layout | None:
+    """Return the layout ROOT/CLASS/* or ROOT/DOMAIN/CLASS/*."""
+    if {name.lower() for name in folders_in(path)} & {*TRAIN_NAMES, *TEST_NAMES}:
         return None
-    if sum(_has_images(path / name) for name in names) < 2:
+    found = _classes_in(path, domain)
+    if found is None or sum(map(_has_images, found.class_folders)) < 2:
         return None
-    note = f"{path} has no test split: {FIFTH}."
-    return Layout(FolderSplit(path, "train"), FolderSplit(path, "test"), "folder", (note,))
+    note = f"{path} has no test split: {_fifth(domain)}."
+    return Layout(*_halves(found), "folder", (note,))
+
+
+def _nested_note(path: Path, found: Layout, domain: str | None) -> list[str]:
+    """Return a note if folders that were taken for classes look like domains with the same classes."""
+    if domain is not None or not isinstance(found.train, FolderSplit):
+        return []
+    inner = [set(folders_in(folder)) for folder in found.train.class_folders]
+    if len(inner) < 2 or len(set.intersection(*inner)) < 2:
+        return []
+    return [
+        f"{path}: the folders {', '.join(found.train.names[:3])} were taken for classes. If they are domains "
+        f'with folders of classes, set domain = "{FOLDER}" under [data].'
+    ]
 
 
 def _check_agreement(path: Path, train: CachedSplit, test: CachedSplit) -> None:

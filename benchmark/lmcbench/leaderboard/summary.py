@@ -21,7 +21,7 @@ from lmcbench.results.record import Record, Status
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.spec.forks import Fork
-from lmcbench.stats.cells import LINE, average_pairs, control_labels, full_trainings, have_one_view
+from lmcbench.stats.cells import LINE, are_controls, average_pairs, control_labels, full_trainings
 from lmcbench.stats.estimates import estimate
 from lmcbench.stats.separation import separation
 from lmcbench.stats.stability import stability_points
@@ -202,7 +202,7 @@ def summarize(slug: str, submission_sha256: str, records: Iterable[Record]) -> S
     one = records[0]
     by_key = {record.key: record for record in records}
     order = pd.Series([Fork.parse(fork).order for fork in cells["fork"]], index=cells.index)
-    cells = cells.assign(order=order, one_view=have_one_view(cells)).sort_values(
+    cells = cells.assign(order=order, is_control=are_controls(cells)).sort_values(
         ["order", "replicate", "key"]
     )
     onsets = {found.line: found.points for found in stability_points(rows)}
@@ -215,7 +215,7 @@ def summarize(slug: str, submission_sha256: str, records: Iterable[Record]) -> S
         found = next((points for known, points in onsets.items() if tuple(known) == tuple(line)), {})
         first = group.iloc[0]
         shifts[label] = Shifted(
-            kind="none" if first["shift_name"] == "none" else "control" if first["one_view"] else "shift",
+            kind="none" if first["shift_name"] == "none" else "control" if first["is_control"] else "shift",
             noise=first["noise_mode"],
             control=controls.get(label),
             places=[_place(place, tables, by_key) for _, place in group.groupby("fork", sort=False)],

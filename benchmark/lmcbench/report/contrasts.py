@@ -21,7 +21,7 @@ from lmcbench.results.curves import Curve, barrier
 from lmcbench.results.record import Record
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.forks import EQUAL_COST, WHOLE_BUDGET
-from lmcbench.stats.cells import LINE, Cells, join_control, join_fork
+from lmcbench.stats.cells import LINE, Cells, have_one_view, join_control, join_fork
 from lmcbench.stats.estimates import FITTED, MIN_POINTS, Contrast, spearman
 from lmcbench.stats.separation import separation
 from lmcbench.stats.stability import stability_points
@@ -287,7 +287,7 @@ def _join_equal_cost(cells: Cells, comparator: str, split: str) -> pd.DataFrame:
 def _join_latest(cells: Cells, split: str) -> pd.DataFrame:
     """Return the cells of one view at each line's earliest fork beside those at its latest."""
     table = cells.forked(split)
-    table = table[table["is_control"]]
+    table = table[have_one_view(table)]
     ends = cells.rows.groupby(LINE)["fork_share"].agg(["min", "max"]).reset_index()
     table = table.merge(ends[ends["min"] < ends["max"]], on=LINE)
     last = table[table["fork_share"] == table["max"]]

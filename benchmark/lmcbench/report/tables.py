@@ -15,6 +15,7 @@ from lmcbench.report.image_intervals import areas_over_images
 from lmcbench.report.instability_table import IMAGES_NOTE, INSTABILITY_NOTES, instability_table
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
+from lmcbench.spec.domain_rules import MIXED
 from lmcbench.spec.forks import INDEPENDENT, Fork
 from lmcbench.spec.suite_files import published_suite
 from lmcbench.stats.cells import LINE, average_pairs, full_trainings, sort_forks
@@ -185,7 +186,8 @@ def _lines(cells: pd.DataFrame) -> list[tuple[str, ...]]:
 
     def rank(line: tuple[str, ...]) -> tuple[object, ...]:
         architecture, recipe, shift = line
-        return size[architecture], architecture, recipe, shift != "none", not shift.startswith("same"), shift
+        control = shift.startswith(("same", MIXED))
+        return size[architecture], architecture, recipe, shift != "none", not control, shift
 
     return sorted(lines, key=rank)
 

@@ -13,7 +13,8 @@ from lmcbench.results.curves import Barrier
 from lmcbench.results.record import Record
 from lmcbench.spec import architectures as spec
 from lmcbench.spec.canonical import canonical_json
-from lmcbench.spec.shifts import Noise, Shift
+from lmcbench.spec.own_shifts import is_own
+from lmcbench.spec.shifts import Noise, Shift, split_control
 
 
 def architecture_label(record: Record) -> str:
@@ -36,6 +37,8 @@ def cell_text(record: Record) -> str:
 def _shift_label(name: str, canonical: str, noise: Noise) -> str:
     params = json.loads(canonical)
     try:
+        if is_own(split_control(name)[0]):  # a user's rule, whose file is not read
+            return Shift(name, params, noise, source=name).label
         return Shift.parse(name, params, noise).label
     except UserError:
         # a shift of a later version: its defaults are unknown

@@ -252,7 +252,7 @@ class SuiteRecord(Fields):
 
 
 class ShiftRecord(Fields):
-    """The training shift."""
+    """The training shift. That of a user's file also has its `fingerprint`."""
 
     name: Name
     params: Settings
@@ -310,7 +310,11 @@ class Record(Fields):
         description="seeds of this replicate; `init`, `order`, `augment` and `layer` are lists, the trunk's "
         "first. Evaluation shifts use seed `shift` of replicate 0 in every replicate"
     )
-    data: list[Annotated[dict[str, Any], checked(DataFields)]] = Field(max_length=SPLITS)
+    data: list[Annotated[dict[str, Any], checked(DataFields)]] = Field(
+        max_length=SPLITS,
+        description="one entry per split with images of its own: `name`, `source`, `revision` on the hub, "
+        "`sha256`, `split`, `n`, and `domains`, images of each domain (absent where the data have none)",
+    )
     views_digest: Name | None
     protocol: Annotated[dict[str, Any], checked(ProtocolFields)] = Field(
         description="`alphas`; `calibration` and, if train curves use part of the training items, "
@@ -344,7 +348,8 @@ class Record(Fields):
     )
     training: Annotated[dict[str, Any], checked(TrainingFields)] | None = Field(
         description="by network: `losses`, as `train_loss` of siblings, null if not finite, and "
-        "`label_counts`, images of every class in its view; null if the cell was not trained"
+        "`label_counts`, images of every class in its view, and `domain_counts`, images of every domain in "
+        "it (absent where the data have no domains); null if the cell was not trained"
     )
     evidence: Annotated[dict[str, Any], checked(EvidenceFields)] | None
     cost: CostRecord | None

@@ -40,6 +40,9 @@ KEYS = 100
 CLASSES = 100_000
 """Most classes of one data set."""
 
+DOMAINS = 20_000
+"""Most domains of one data set."""
+
 SETTINGS_LENGTH = 4_000
 """Longest settings of a recipe, a shift or an architecture as JSON, in characters."""
 
@@ -159,13 +162,24 @@ class RecipeFields(Fields):
         return self
 
 
+DomainCounts = Annotated[dict[Name, Images], Field(min_length=1, max_length=DOMAINS)]
+"""Images of each domain."""
+
+
 class DataFields(Fields):
-    """One split of the data."""
+    """One split of the data; `domains` is absent where the data set has none."""
 
     name: Name
     split: Name
     n: Images
     sha256: Name | None = None
+    domains: DomainCounts | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> DataFields:
+        if self.domains is not None and sum(self.domains.values()) != self.n:
+            raise ValueError("domains: their numbers of images do not add up to n")
+        return self
 
 
 class SeedsFields(Fields):
@@ -276,10 +290,16 @@ class TrainingFields(Fields):
 
     losses: list[Real | None]
     label_counts: list[Annotated[list[Count], Field(min_length=1, max_length=CLASSES)]]
+    domain_counts: list[DomainCounts] | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> TrainingFields:
         check_lengths(len(self.losses), label_counts=self.label_counts)
+        if self.domain_counts is not None:
+            check_lengths(len(self.losses), domain_counts=self.domain_counts)
+            both = zip(self.label_counts, self.domain_counts, strict=True)
+            if any(sum(labels) != sum(domains.values()) for labels, domains in both):
+                raise ValueError("domain_counts: not as many images as in label_counts")
         if any(sum(counts) == 0 for counts in self.label_counts):
             raise ValueError("label_counts: a view has no images")
         if len({len(counts) for counts in self.label_counts}) > 1:

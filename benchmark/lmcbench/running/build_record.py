@@ -96,7 +96,11 @@ def build_record(
         noise=evaluation.noise if evaluation is not None else None,
         training=None
         if training is None
-        else {"losses": training["train_losses"], "label_counts": training["label_counts"]},
+        else {
+            "losses": training["train_losses"],
+            "label_counts": training["label_counts"],
+            **{name: training[name] for name in ("domain_counts",) if name in training},
+        },
         evidence=evidence,
         cost=None if training is None else _cost(training, eval_s, device),
         env={

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,7 @@ def expand_views(families: Sequence[Family], dataset: Dataset) -> dict[int, View
             recipe and architecture.
     """
     suite = families[0].suite
+    domains = dataset.train.domains
     views: dict[int, dict[str, list[View]]] = {}
     checked: set[str] = set()
     for name in suite.evaluations:
@@ -109,7 +111,13 @@ def expand_views(families: Sequence[Family], dataset: Dataset) -> dict[int, View
         shift, of_replicate = cell.shift, views.setdefault(cell.replicate, {})
         if shift.label not in of_replicate:
             with _naming(f"Suite {suite.name}, shift {shift.label}"):
-                found = shift.views(dataset.train.labels, suite.siblings, family.seeds.shift, cell.replicate)
+                found = shift.views(
+                    dataset.train.labels,
+                    suite.siblings,
+                    family.seeds.shift,
+                    cell.replicate,
+                    None if domains is None else replace(domains, classes=dataset.classes),
+                )
                 for transform in {view.transform for view in found if view.transform is not None} - checked:
                     _check_transform(transform, dataset)
                     checked.add(transform)

@@ -310,6 +310,7 @@ def _outcome(siblings: Sequence[Sibling], per_epoch: int, data: FamilyData) -> d
         "reason": "; ".join(diverged + idle) or None,
         "train_losses": final,
         "label_counts": counts,
+        **_domain_counts(siblings, data),
     }
 
 
@@ -317,3 +318,12 @@ def _label_counts(sibling: Sibling, data: FamilyData) -> list[int]:
     """Return the number of images of every class in a sibling's view."""
     labels = data.pool.labels[sibling.stream.items]
     return list(map(int, np.bincount(labels, minlength=len(data.dataset.classes))))
+
+
+def _domain_counts(siblings: Sequence[Sibling], data: FamilyData) -> dict[str, Any]:
+    """Return the images of every domain in each sibling's view; nothing for data without domains."""
+    domains = data.dataset.train.domains
+    if domains is None:
+        return {}
+    views = [data.pool.source[sibling.stream.items] for sibling in siblings]
+    return {"domain_counts": [domains.take(view).counts for view in views]}

@@ -1,4 +1,7 @@
-"""Names of evaluation shifts: transforms of test images (`fog-3`), shifted test sets (`cifar10-c:fog-3`)."""
+"""Names of evaluation shifts: transforms of test images (`fog-3`), and sets with images of their own.
+
+The latter are the test images of a domain (`domain:photo`) and shifted test sets (`cifar10-c:fog-3`).
+"""
 
 from __future__ import annotations
 
@@ -179,9 +182,23 @@ class ShiftedName:
         return SHIFTED[self.family]
 
 
+DOMAIN = "domain:"
+"""Prefix of the evaluation shifts that are the test images of one domain, followed by its name."""
+
+
+def is_domain(name: str) -> bool:
+    """Return whether an evaluation shift is the test images of a domain: `domain:photo`."""
+    return name.startswith(DOMAIN)
+
+
+def has_own_images(name: str) -> bool:
+    """Return whether `name` is a domain or a shifted test set and not a transform of the test images."""
+    return is_domain(name) or is_shifted(name)
+
+
 def is_shifted(name: str) -> bool:
-    """Return whether `name` refers to a shifted test set and not to a transform of the test images."""
-    return ":" in name or name.startswith(tuple(SHIFTED))
+    """Return whether `name` refers to a published shifted test set."""
+    return not is_domain(name) and (":" in name or name.startswith(tuple(SHIFTED)))
 
 
 def parse_shifted(name: str) -> ShiftedName:
@@ -229,11 +246,23 @@ def shown_split(split: str) -> str:
     """Return the split of the data whose images and labels a record's split uses.
 
     It is `test` for transformed test images (`test:fog-3`, `test_a`, `test_b`), the split itself for a
-    shifted test set, else `train`.
+    domain or a shifted test set, else `train`.
     """
-    if split.startswith(EVALUATION) and is_shifted(split.removeprefix(EVALUATION)):
+    if split.startswith(EVALUATION) and has_own_images(split.removeprefix(EVALUATION)):
         return split
     return "test" if split.startswith("test") else "train"
+
+
+def domain_table() -> list[dict[str, Any]]:
+    """Return name pattern, summary and source of tests by domain, as listed by `lmcbench shifts`."""
+    summary = "test images of one domain of the data; all its images if it is held out"
+    return [
+        {
+            "name": f"{DOMAIN}NAME",
+            "summary": summary,
+            "source": "Gulrajani & Lopez-Paz 2021 (arXiv 2007.01434)",
+        }
+    ]
 
 
 def shifted_table() -> list[dict[str, Any]]:

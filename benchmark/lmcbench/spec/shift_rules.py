@@ -70,16 +70,19 @@ class ShiftKind:
     """One entry of the table of shifts.
 
     Attributes:
-        rule: function (labels, k, seed, **params) -> k views.
+        rule: function (labels, k, seed, **params) -> k views; (labels, k, seed, domains, **params) if it
+            needs domains.
         summary: one line for `lmcbench shifts`.
         source: where the shift is described.
         check: raises for parameters that are invalid for any number of siblings and any data set.
+        needs_domains: whether the rule takes the images' domains after the seed.
     """
 
     rule: Rule
     summary: str
     source: str
-    check: Callable[..., None] = lambda: None
+    check: Callable[..., None] = lambda **_: None
+    needs_domains: bool = False
 
     @property
     def defaults(self) -> dict[str, Any]:

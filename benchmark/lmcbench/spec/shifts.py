@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,9 +11,18 @@ from typing import Any, Literal
 import numpy as np
 
 from lmcbench.errors import UserError, unknown
-from lmcbench.spec.shift_rules import OWN_NORMALISATION, SHIFTS, Indices, ShiftKind, View
+from lmcbench.spec import shift_rules
+from lmcbench.spec.architectures import ARGUMENTS_LENGTH, fingerprint_of
+from lmcbench.spec.canonical import canonical_json
+from lmcbench.spec.domain_rules import DOMAIN_SHIFTS, MIXED
+from lmcbench.spec.domains import Domains
+from lmcbench.spec.own_shifts import is_own, own_views, portable_name, read_source
+from lmcbench.spec.shift_rules import OWN_NORMALISATION, Indices, ShiftKind, View
 
 Noise = Literal["own", "shared"]
+
+SHIFTS: Mapping[str, ShiftKind] = ChainMap(DOMAIN_SHIFTS, shift_rules.SHIFTS)
+"""Every training shift by name."""
 
 ALIASES = {"same-half": "same(disjoint-halves)"}
 """Short names, as used in records and digests, and the shifts they stand for."""
@@ -29,14 +39,24 @@ class Shift:
 
     `same(NAME)` is the control of shift NAME: all siblings get the same view, which is view r mod K of NAME
     in replicate r (docs/design.md, section 3.8).
+
+    Attributes:
+        name: of the table, or `FILE.py:FUNCTION` without the file's folder.
+        params: all parameters; those given, for a user's own rule.
+        noise: the noise mode.
+        source: `PATH.py:FUNCTION` of a user's own rule, else None.
+        fingerprint: of its file, else None.
     """
 
     name: str
     params: Mapping[str, Any]
     noise: Noise = "own"
+    source: str | None = None
+    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
-        _resolve(self.name)[0].check(**self.params)
+        if self.source is None:
+            _resolve(self.name)[0].check(**self.params)
 
     @classmethod
     def parse(cls, name: str, params: Mapping[str, Any] | None = None, noise: Noise = "own") -> Shift:
@@ -45,6 +65,9 @@ class Shift:
         Raises:
             UserError: for an unknown name or parameter, or a value out of range.
         """
+        base, same = split_control(name)
+        if is_own(base):
+            return cls._own(base, same, params or {}, noise)
         name = short_name(name)
         kind, _ = _resolve(name)
         given = dict(params or {})
@@ -62,6 +85,22 @@ class Shift:
                 raise UserError(f"Shift {name}: {key} must be finite, found {value}.")
         return cls(name, given, noise)
 
+    @classmethod
+    def _own(cls, source: str, same: bool, params: Mapping[str, Any], noise: Noise) -> Shift:
+        """Return the shift of a user's rule, which is read but not executed."""
+        try:
+            length = len(canonical_json(dict(params)))
+        except (TypeError, ValueError):
+            raise UserError(
+                f"Shift {source}: parameters must be finite numbers, strings, booleans, or lists and tables "
+                "of them."
+            ) from None
+        if length > ARGUMENTS_LENGTH:
+            raise UserError(f"Shift {source}: parameters of {length:,} characters are too long.")
+        name = portable_name(source)
+        fingerprint = fingerprint_of(read_source(source))
+        return cls(f"same({name})" if same else name, dict(params), noise, source, fingerprint)
+
     @property
     def label(self) -> str:
         """The printed name, with parameters that differ from their defaults and with shared noise."""
@@ -71,34 +110,52 @@ class Shift:
         return f"{self.name}[{','.join(settings)}]" if settings else self.name
 
     @property
+    def has_one_view(self) -> bool:
+        """Whether all siblings get the same view of a shift, as in `same(...)`."""
+        return split_control(self.name)[1]
+
+    @property
     def is_control(self) -> bool:
-        """Whether all siblings get the same view, as in `same(...)`."""
-        return _resolve(self.name)[1]
+        """Whether it is what another shift is compared with: `same(...)` or `mixed(domains)`."""
+        return self.has_one_view or self.name == MIXED
 
     @property
     def has_own_statistics(self) -> bool:
         """Whether each sibling's images are standardised by the statistics of its own view."""
-        return _resolve(self.name)[0] is SHIFTS[OWN_NORMALISATION]
+        return self.source is None and _resolve(self.name)[0] is SHIFTS[OWN_NORMALISATION]
+
+    @property
+    def needs_domains(self) -> bool:
+        """Whether the shift needs data with domains."""
+        return self.source is None and _resolve(self.name)[0].needs_domains
 
     def identity(self) -> dict[str, Any]:
         """Return the shift as in records, with all parameters."""
-        return {"name": self.name, "params": dict(self.params), "noise": self.noise}
+        return {"name": self.name, "params": dict(self.params), "noise": self.noise, **self._mark()}
 
     def definition(self) -> dict[str, Any]:
         """Return the shift as in digests and keys: without defaults, so that rules can get new parameters."""
-        given: dict[str, Any] = {"name": self.name}
+        given: dict[str, Any] = {"name": self.name, **self._mark()}
         if changed := self._changed():
             given["params"] = changed
         if self.noise != "own":
             given["noise"] = self.noise
         return given
 
+    def _mark(self) -> dict[str, str]:
+        """Return what tells a user's own rule from others of its name."""
+        return {} if self.fingerprint is None else {"fingerprint": self.fingerprint}
+
     def _changed(self) -> dict[str, Any]:
-        """Return the parameters that differ from their defaults."""
+        """Return the parameters that differ from their defaults; all of a user's own rule."""
+        if self.source is not None:
+            return dict(self.params)
         defaults = _resolve(self.name)[0].defaults
         return {k: v for k, v in self.params.items() if v != defaults[k]}
 
-    def views(self, labels: Indices, k: int, seed: int, replicate: int) -> list[View]:
+    def views(
+        self, labels: Indices, k: int, seed: int, replicate: int, domains: Domains | None = None
+    ) -> list[View]:
         """Return the views of `k` siblings, which do not depend on the suite's other shifts.
 
         Args:
@@ -106,23 +163,50 @@ class Shift:
             k: number of siblings.
             seed: the replicate's seed for role `shift`.
             replicate: the replicate; it chooses the view of a control.
+            domains: domains of the training set; None if the data have none.
 
         Raises:
-            UserError: for parameters out of range, or a sibling without images.
+            UserError: for parameters out of range, domains that do not suit the shift, or a sibling without
+                images.
         """
-        kind, same = _resolve(self.name)
-        views = kind.rule(np.asarray(labels, dtype=np.int64), k, seed, **self.params)
+        labels = np.asarray(labels, dtype=np.int64)
+        same = self.has_one_view
+        if self.source is not None:
+            assert self.fingerprint is not None
+            views = own_views(self.source, self.fingerprint, self.params, labels, k, seed, domains)
+        else:
+            kind, _ = _resolve(self.name)
+            if kind.needs_domains and domains is None:
+                raise UserError(f"Shift {self.name} needs data with domains. {HOW_TO_NAME_DOMAINS}")
+            given = (domains,) if kind.needs_domains else ()
+            views = kind.rule(labels, k, seed, *given, **self.params)
         for i, view in enumerate(views):
             if len(view.indices) == 0:
                 raise UserError(f"Shift {self.label} leaves sibling {i} of {k} without training images.")
         return [views[replicate % k]] * k if same else views
 
 
-def _resolve(name: str) -> tuple[ShiftKind, bool]:
-    """Return the entry of the table for `name`, and whether `name` is its control `same(...)`."""
+HOW_TO_NAME_DOMAINS = (
+    'Name the column of domains under [data] of the suite, as in domain = "hospital"; domain = "folder" '
+    "for folders DOMAIN/CLASS."
+)
+
+
+def split_control(name: str) -> tuple[str, bool]:
+    """Return the shift that a name is of, and whether it is its control `same(...)`.
+
+    Example:
+        >>> split_control("same-half"), split_control("mixed(domains)")
+        (('disjoint-halves', True), ('mixed(domains)', False))
+    """
     target = ALIASES.get(name, name)
     same = target.startswith("same(") and target.endswith(")")
-    base = target[len("same(") : -1] if same else target
+    return (target[len("same(") : -1] if same else target), same
+
+
+def _resolve(name: str) -> tuple[ShiftKind, bool]:
+    """Return the entry of the table for `name`, and whether `name` is its control `same(...)`."""
+    base, same = split_control(name)
     if base not in SHIFTS:
         raise unknown("shift", name, [*SHIFTS, *ALIASES, *(f"same({s})" for s in SHIFTS)])
     return SHIFTS[base], same

@@ -20,11 +20,18 @@ from pydantic import (
 from lmcbench.errors import printable, unknown
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.canonical import digest
-from lmcbench.spec.evaluation_shifts import check_evaluations, is_shifted, parse_shifted, parse_transform
+from lmcbench.spec.evaluation_shifts import (
+    check_evaluations,
+    has_own_images,
+    is_domain,
+    is_shifted,
+    parse_shifted,
+    parse_transform,
+)
 from lmcbench.spec.forks import EQUAL_COST, WHOLE_BUDGET, Fork
 from lmcbench.spec.gate_tests import MAX_TESTS, GateTest
 from lmcbench.spec.recipe import Recipe
-from lmcbench.spec.shifts import Noise, Shift
+from lmcbench.spec.shifts import HOW_TO_NAME_DOMAINS, Noise, Shift
 from lmcbench.spec.sweep import TUNED, Sweep
 
 DEMONSTRATIONS = frozenset({"digits", "noise-grid"})
@@ -34,6 +41,9 @@ SLUG = r"^[a-z0-9][a-z0-9-]{0,99}$"
 
 MAX_CELLS = 200_000
 """Most cells of a suite or a run: a typing error would fill the memory with them."""
+
+MAX_HELD_OUT = 10_000
+"""Most domains that a suite holds out."""
 
 COUNT = 10**9
 """Largest number of images, epochs and the like."""
@@ -75,6 +85,24 @@ class DataSpec(SuiteTable):
         lt=1,
         description="share of the training set that replaces the test set, for tuning",
     )
+    domain: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description='column with the domain of each image; "folder": folders DOMAIN/CLASS; null: no domains',
+    )
+    hold_out: list[str] = Field(
+        default_factory=list,
+        max_length=MAX_HELD_OUT,
+        description="domains that are neither trained on nor in the test set; 'domain:NAME' tests on them",
+    )
+
+    @model_validator(mode="after")
+    def _has_domains(self) -> DataSpec:
+        if self.hold_out and self.domain is None:
+            raise ValueError(f"hold_out needs data with domains. {HOW_TO_NAME_DOMAINS}")
+        _unique("domain of hold_out", iter(self.hold_out))
+        return self
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # a dict field is not hashable
@@ -181,14 +209,14 @@ class Probe(SuiteTable):
 def _evaluation(name: str) -> str:
     if is_shifted(name):
         parse_shifted(name)
-    else:
+    elif not is_domain(name):
         parse_transform(name)
     return name
 
 
 def _normalise_evaluation(name: str) -> str:
     """Return the same text for every spelling of an evaluation shift: `rotate-15` for `rotate-15.0`."""
-    if is_shifted(name):
+    if has_own_images(name):
         return name
     parsed = parse_transform(name)
     amount = parsed.amount
@@ -281,10 +309,15 @@ class Suite(SuiteTable):
         _unique("evaluation shift", map(_normalise_evaluation, self.evaluations))
         check_evaluations(self.evaluations, self.data.name)
         for name in self.data.shifted_sha256:
-            if not is_shifted(name) or name not in self.evaluations:
+            if not has_own_images(name) or name not in self.evaluations:
                 raise ValueError(
                     f"data: {name!r} has an expected sha256, but is not a shifted test set of the suite"
                 )
+        if self.data.domain is None:
+            named = [f"shift {s.shift.label}" for s in self.shifts if s.shift.needs_domains]
+            named += [f"evaluation shift {name}" for name in self.evaluations if is_domain(name)]
+            if named:
+                raise ValueError(f"{named[0]} needs data with domains. {HOW_TO_NAME_DOMAINS}")
         _unique("fork", (Fork.parse(f).name for f in self.forks))
         _unique("gate measure", (test.measure for test in self.gate))
         labels, forks = [s.shift.label for s in self.shifts], [f.name for f in self.fork_list]

@@ -15,6 +15,7 @@ from lmcbench.results.curves import Array, chord_excess
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
 from lmcbench.spec.architectures import BASELINE
+from lmcbench.spec.domain_rules import MIXED
 from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.shifts import ALIASES
@@ -88,14 +89,15 @@ def average_pairs(rows: pd.DataFrame, split: str = SPLIT) -> pd.DataFrame:
 
     Returns:
         The columns of `rows` in another order, with two more: `siblings`, their number (NaN for a single
-        network), and `is_control`, whether all siblings have the same view. Rows are in the order of `rows`.
+        network), and `is_control`, whether other shifts are compared with the row's. Rows are in the order of
+        `rows`.
     """
     rows = rows[rows["split"] == split]
     groups = rows.groupby("key", sort=False)
     numbers = groups[list(rows.select_dtypes(float))].mean()
     numbers["fork_share"] = groups["fork_share"].first()  # a mean of equal numbers may differ in the last bit
     table = rows.drop(columns=numbers.columns).drop_duplicates("key").set_index("key")
-    table = table.assign(siblings=groups["j"].max() + 1, is_control=have_one_view(table)).join(numbers)
+    table = table.assign(siblings=groups["j"].max() + 1, is_control=are_controls(table)).join(numbers)
     return table.reset_index().copy()  # the copy has one block per dtype, which is faster to select and merge
 
 
@@ -103,6 +105,11 @@ def have_one_view(rows: pd.DataFrame) -> pd.Series[bool]:
     """Return for each row whether all siblings have the same view: without shift, and under `same(...)`."""
     names = rows["shift_name"].astype(str)
     return (names == "none") | names.str.startswith("same(")
+
+
+def are_controls(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Return for each row whether its shift is a control: one view for all siblings, or `mixed(domains)`."""
+    return have_one_view(rows) | (rows["shift_name"] == MIXED)
 
 
 def join_fork(cells: pd.DataFrame, fork: str, among: pd.DataFrame) -> pd.DataFrame:
@@ -128,7 +135,7 @@ def join_control(cells: pd.DataFrame) -> pd.DataFrame:
 
 def control_labels(cells: pd.DataFrame) -> dict[str, str]:
     """Return for each label of a shift that of its control `same(shift)`, where the table has one."""
-    shifts = cells.drop_duplicates("shift").assign(is_control=have_one_view(cells))
+    shifts = cells.drop_duplicates("shift").assign(is_control=are_controls(cells))
     place = ["shift_params", "noise_mode", "control"]
     shifted = shifts[~shifts["is_control"]]
     shifted = shifted.assign(control="same(" + shifted["shift_name"].astype(str) + ")")
@@ -155,9 +162,9 @@ def is_baseline(record: Record) -> bool:
 
 
 def is_control(record: Record) -> bool:
-    """Return whether all siblings have the same view, so that only SGD noise differs."""
+    """Return whether the shift is a control: all siblings have the same view, or `mixed(domains)`."""
     name = ALIASES.get(record.shift.name, record.shift.name)
-    return name == "none" or name.startswith("same(")
+    return name == "none" or name.startswith("same(") or name == MIXED
 
 
 def sort_records(records: Iterable[Record]) -> list[Record]:

@@ -19,7 +19,7 @@ from lmcbench.results.frame import build_frame
 from lmcbench.results.instability import LOSS_FLOOR, instability
 from lmcbench.results.record import Record
 from lmcbench.spec.forks import INDEPENDENT
-from lmcbench.stats.cells import LINE, average_pairs, have_one_view
+from lmcbench.stats.cells import LINE, are_controls, average_pairs
 
 LAST_SHARE = 0.3
 """Share of training at which the area ends. Forks at 0 and here are required, later ones are ignored."""
@@ -70,7 +70,7 @@ def areas_by_shift(
     """
     cells = rows[rows["noise_mode"] == "own"].drop_duplicates("key")
     values = average_pairs(rows, split).set_index("key")[measure]
-    cells = cells.assign(value=cells["key"].map(values), is_control=have_one_view(cells))
+    cells = cells.assign(value=cells["key"].map(values), is_control=are_controls(cells))
     found = []
     for line, group in cells.groupby(LINE, sort=False):
         shares = sorted(share for share in group["fork_share"].dropna().unique() if share <= LAST_SHARE)

@@ -17,6 +17,7 @@ from lmcbench.results.curves import Curve, barrier, chord_area
 from lmcbench.results.record import BarrierRecord, CurveRecord, EndsRecord, PairRecord, Record, Score
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.datasets import Pins
+from lmcbench.submission.check_domains import check_domains
 from lmcbench.submission.check_protocol import (
     VIEWS,
     Problems,
@@ -66,7 +67,8 @@ def record_faults(record: Record, file: str, cell: Cell, pins: Pins) -> list[Fau
     """
     checks = (
         *(check_data, check_fork, check_status, check_training, check_cost, check_evidence, check_splits),
-        *(_check_leaves, _check_scores, _check_pairs, check_noise, check_images, _check_path_ensembles),
+        *(_check_leaves, _check_scores, _check_pairs, check_noise, check_images, check_domains),
+        _check_path_ensembles,
     )
     faults = []
     for check in checks:

@@ -15,7 +15,7 @@ from lmcbench.results.record import Record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.datasets import Pins, is_path
-from lmcbench.spec.evaluation_shifts import EVALUATION, is_shifted, parse_shifted
+from lmcbench.spec.evaluation_shifts import EVALUATION, has_own_images, is_domain, parse_shifted
 from lmcbench.spec.learning import count_entropy, did_not_learn
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.seeds import Seeds
@@ -102,9 +102,10 @@ def check_data(record: Record, cell: Cell, pins: Pins) -> Problems:
         ("train", data.name, pins.train, pins.train_n),
         ("test", data.name, pins.test, pins.test_n),
     ]
-    for shift in filter(is_shifted, cell.suite.evaluations):
+    for shift in filter(has_own_images, cell.suite.evaluations):
         pinned = data.shifted_sha256.get(shift)
-        expected.append((f"{EVALUATION}{shift}", parse_shifted(shift).family, pinned, None))
+        family = data.name if is_domain(shift) else parse_shifted(shift).family
+        expected.append((f"{EVALUATION}{shift}", family, pinned, None))
     for split, name, pinned, n in expected:
         entries = [entry for entry in record.data if entry.get("split") == split]
         if len(entries) != 1 or not isinstance(entries[0].get("n"), int) or entries[0]["n"] < 1:
@@ -175,7 +176,7 @@ def check_training(record: Record, cell: Cell, pins: Pins) -> Problems:
     most = n if cell.networks > 1 else n * cell.suite.siblings
     if not all(1 <= size <= most for size in sizes):
         yield "training.label_counts", f"found {sizes} images, a view has 1 to {most}"
-    if cell.shift.is_control and any(of_view != counts[0] for of_view in counts):
+    if cell.shift.has_one_view and any(of_view != counts[0] for of_view in counts):
         yield "training.label_counts", "differ between siblings, which all see one view in a control"
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from lmcbench.results.record import Record
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.datasets import Pins
+from lmcbench.spec.domain_rules import DOMAIN_SHIFTS
 from lmcbench.spec.recipe import noise_scale
 from lmcbench.spec.shifts import ALIASES
 from lmcbench.submission.check_protocol import Problems
@@ -43,6 +44,8 @@ def check_noise(record: Record, cell: Cell, pins: Pins) -> Problems:
 def _check_sizes(views: list[int], n: int, cell: Cell) -> Problems:
     """Compare the sizes of views with each other and with the training set, as the kind of shift has them."""
     name = ALIASES.get(cell.shift.name, cell.shift.name)
+    if name in DOMAIN_SHIFTS or cell.shift.source is not None:
+        return  # sizes follow from the domains (`check_domains`), or from a user's file
     if name in PARTITIONS and sum(views) != n:
         yield "noise.views", f"found {views}, they divide {n} images"
     elif name.startswith("same(") and len(set(views)) > 1:
@@ -60,7 +63,7 @@ def check_images(record: Record, cell: Cell, pins: Pins) -> Problems:
         return
     name = ALIASES.get(cell.shift.name, cell.shift.name)
     least, most = max(views), sum(views)  # of the items that siblings see
-    if name in PARTITIONS:
+    if name in (*PARTITIONS, *DOMAIN_SHIFTS):
         least = most
     elif name in ("none", "subset") or name.startswith("same("):
         most = least
@@ -101,7 +104,7 @@ def check_images(record: Record, cell: Cell, pins: Pins) -> Problems:
                 yield f"pairs.{p}.curves.{split}.n", f"found {n}, must be {_between(low, high)} in all pairs"
     if len(parts) == cell.networks > 1:
         whole, total = record.pairs[0].curves["train"].n, sum(parts.values())
-        if total < whole or (name in PARTITIONS and total != whole):
+        if total < whole or (name in (*PARTITIONS, *DOMAIN_SHIFTS) and total != whole):
             message = f"found {list(parts.values())} images of the views, which must add up to {whole}"
             yield "pairs.0.curves.train_a.n", message
 

@@ -42,6 +42,7 @@ CLAIMED: dict[str, tuple[str, ...]] = {
     "the gradient noise at the fork, the classes of views, and within bounds the sizes of views and of their "
     "parts in training curves (they need the data)": (
         "training.label_counts.*.*",
+        "training.domain_counts.*.*",
         "noise.gradient.**",
         "noise.views.*",
         "pairs.*.curves*.train_?.n",

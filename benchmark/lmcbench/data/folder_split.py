@@ -1,0 +1,177 @@
+"""Images in folders of classes, or in folders of domains with folders of classes.
+
+Image folders are read here rather than by the `imagefolder` builder of `datasets`, which names a class by the
+last folder of a path, so that `cat/2024/1.png` becomes class 2024, and skips a class without images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lmcbench.data.csv_split import (
+    FILE_COLUMNS,
+    IMAGE_BYTES,
+    SUFFIXES,
+    columns_of,
+    find_column,
+    read_domains,
+    read_rows,
+)
+from lmcbench.data.dataset import Labels, mark_every_fifth
+from lmcbench.data.decode import Item
+from lmcbench.data.listed import Listed, name_domains
+from lmcbench.data.parquet import BATCH
+from lmcbench.errors import UserError
+from lmcbench.spec.domains import FOLDER, Domains
+from lmcbench.untrusted import check_regular, read_bytes
+
+
+@dataclass(frozen=True)
+class FolderSplit:
+    """Reader of a folder with one folder of images per class; label i is the i-th class name, sorted.
+
+    Attributes:
+        folder: has `CLASS/*`, or `DOMAIN/CLASS/*` if `domain` is "folder".
+        part: `test`: every fifth image of each class (of each domain); `train`: all other images; None: all
+            images.
+        domain: "folder", or the column of domains in `table`; None: the images have no domains.
+        table: a CSV file with a column of files, relative to its folder, and the column of domains.
+    """
+
+    folder: Path
+    part: Literal["train", "test"] | None = None
+    domain: str | None = None
+    table: Path | None = None
+
+    @property
+    def _depth(self) -> int:
+        """The number of folders above that of a class."""
+        return 1 if self.domain == FOLDER else 0
+
+    @cached_property
+    def _groups(self) -> tuple[Path, ...]:
+        """The folders that have folders of classes."""
+        if self._depth == 0:
+            return (self.folder,)
+        return tuple(self.folder / name for name in folders_in(self.folder))
+
+    @property
+    def class_folders(self) -> list[Path]:
+        """The folders of classes, of all domains."""
+        return [group / name for group in self._groups for name in folders_in(group)]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The class names: the folders that are not hidden, of all domains, sorted."""
+        return tuple(sorted({name for group in self._groups for name in folders_in(group)}))
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """The images of the part: by domain, by class, sorted by path; hidden ones are ignored.
+
+        Raises:
+            UserError: for a class without images, and for an image that is not a regular file or too large.
+        """
+        found: list[Path] = []
+        for group in self._groups:
+            for name in self.names:
+                images = images_in(group / name)
+                # a class that one domain lacks is reported with the counts of all domains
+                if not images and self._depth == 0:
+                    raise UserError(f"{group / name} is a class without images ({', '.join(SUFFIXES)}).")
+                for image in images:
+                    check_regular(image, limit=IMAGE_BYTES)
+                found += images
+        if self.part is None:
+            return tuple(found)
+        fifth = mark_every_fifth(self._labels(found), self._domains(found)) == (self.part == "test")
+        return tuple(image for image, keep in zip(found, fifth, strict=True) if keep)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the class and domain of each file, which are given by its folder and not by its content."""
+        found: dict[str, Any] = {"classes_of_files": [self._class(file) for file in self.files]}
+        domains = self._domains(self.files)
+        if domains is not None:
+            found |= {"domain": self.domain, "domains_of_files": domains.texts.tolist()}
+        return found
+
+    def listed(self, classes: int | None) -> Listed:
+        """See `Reader`."""
+        return Listed(self._labels(self.files), self.names, self._domains(self.files))
+
+    def columns(self) -> list[str]:
+        """Return the names of the columns of the table beside the images, without that of files."""
+        if self.table is None:
+            return []
+        return [name for name in columns_of(self.table) if name != find_column(self.table, FILE_COLUMNS)]
+
+    def load(self, classes: int | None) -> tuple[int, tuple[str, ...], Iterator[list[Item]]]:
+        """See `Reader`.
+
+        Raises:
+            UserError: if there are not `classes` classes.
+        """
+        if classes is not None and classes != len(self.names):
+            raise UserError(f"{self.folder} has {len(self.names)} classes, but there must be {classes}.")
+        return len(self.files), self.names, self._items()
+
+    def _items(self) -> Iterator[list[Item]]:
+        labels = self._labels(self.files).tolist()
+        for start in range(0, len(self.files), BATCH):
+            some = slice(start, start + BATCH)
+            yield [
+                Item(file, None, read_bytes(file, limit=IMAGE_BYTES), label)
+                for file, label in zip(self.files[some], labels[some], strict=True)
+            ]
+
+    def _class(self, file: Path) -> str:
+        return file.relative_to(self.folder).parts[self._depth]
+
+    def _labels(self, files: list[Path] | tuple[Path, ...]) -> Labels:
+        numbers = {name: i for i, name in enumerate(self.names)}
+        return np.array([numbers[self._class(file)] for file in files], np.int64)
+
+    def _domains(self, files: list[Path] | tuple[Path, ...]) -> Domains | None:
+        if self.domain is None:
+            return None
+        if self.domain == FOLDER:
+            return name_domains([file.relative_to(self.folder).parts[0] for file in files])
+        if self.table is None:
+            raise UserError(
+                f"{self.folder} has folders of images, without a column {self.domain!r}. For folders "
+                f'DOMAIN/CLASS set domain = "{FOLDER}", or add a metadata.csv with the columns file_name and '
+                f"{self.domain}."
+            )
+        column = find_column(self.table, FILE_COLUMNS)
+        if column is None:
+            raise UserError(f"{self.table} has no column of files: {', '.join(FILE_COLUMNS)}.")
+        rows = read_rows(self.table)
+        texts = read_domains(self.table, self.domain, rows).texts.tolist()
+        of_file = {Path(row[column].strip()): text for row, text in zip(rows, texts, strict=True)}
+        places = [file.relative_to(self.table.parent) for file in files]
+        lost = next((place for place in places if place not in of_file), None)
+        if lost is not None:
+            raise UserError(f"{self.table} does not list {lost}, which needs a {self.domain}.")
+        return name_domains([of_file[place] for place in places])
+
+
+def folders_in(folder: Path) -> tuple[str, ...]:
+    """Return the names of the folders in `folder` that are not hidden, sorted."""
+    names = (p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else ()
+    return tuple(sorted(name for name in names if not name.startswith((".", "__"))))
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Return the images below `folder`, sorted by path; hidden files and folders are ignored."""
+    return sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )
