@@ -1,4 +1,4 @@
-"""What the Python functions accept, and that each refusal is a UserError that names the argument."""
+"""Arguments that the Python functions accept; every refusal is a UserError that names the argument."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_labels_of_any_integer_type(given, dtype):
 
 
 def test_numpy_arrays_are_tensors(given):
-    """Whatever their byte order, strides and flags; the caller's arrays stay as they are."""
+    """For any byte order, strides and flags; the caller's arrays are unchanged."""
     x, y = given["splits"]["t"]
     expected = lmcbench.trace_path(**given)
     images, labels = x.numpy().astype(">f8"), y.numpy()[::-1].copy()[::-1]
@@ -99,7 +99,7 @@ def test_names_lose_the_prefixes_of_wrappers(given, prefix):
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["parallel", "compiled"])
-def test_a_wrapped_network_is_the_one_inside(given, wrap):
+def test_a_wrapped_network_is_unwrapped(given, wrap):
     """With states of the network, and with its own, whose names have the prefix."""
     expected = lmcbench.trace_path(**given)
     wrapped = wrap(given["model"])
@@ -211,7 +211,7 @@ def test_the_other_functions_refuse_the_same(given):
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.5, 2.0, float("nan"), float("inf")])
-def test_the_line_ends_at_its_ends(given, alpha):
+def test_alpha_outside_0_to_1_is_refused(given, alpha):
     """Beyond them a running variance can turn negative."""
     with pytest.raises(UserError, match=r"alpha must lie in \[0, 1\], found"):
         lmcbench.interpolate(given["state_a"], given["state_b"], alpha)
@@ -297,8 +297,8 @@ def test_a_prediction_is_finite_or_refused(nets):
 
 
 @pytest.mark.parametrize("context", [torch.inference_mode, lambda: torch.autocast("cpu"), torch.no_grad])
-def test_the_callers_modes_do_not_count(nets, given, context):
-    """Nor where the tensors come from: those made in inference mode cannot be differentiated."""
+def test_gradient_modes_of_the_caller_change_nothing(nets, given, context):
+    """Neither does inference mode, whose tensors cannot be differentiated."""
     given["model"].float()
     x, y = nets.images(12, dtype=torch.float32)
     a, b = (

@@ -1,4 +1,4 @@
-"""Convolutions in chunks: the same numbers, never more images at once than fit."""
+"""Convolutions in chunks: equal numbers, and never more images at once than fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lmcbench.torch_functions import ReplacedFunctions
 
 
 class Sizes(TorchFunctionMode):
-    """Notes how many images each convolution is given."""
+    """Records the number of images of each convolution."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []

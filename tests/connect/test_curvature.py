@@ -65,7 +65,7 @@ def test_a_cubic_is_exact_at_the_middle_only() -> None:
     assert abs(gap[5]) > 1e-3
 
 
-def test_each_curvature_counts_by_the_distance_from_the_other_end() -> None:
+def test_each_ends_curvature_is_weighted_by_the_distance_from_the_other_end() -> None:
     """x^3 from 0 to 1: H_A = 0, H_B = 6, hence 3 a (1-a)^2 as published."""
     a, b = torch.zeros(1).double(), torch.ones(1).double()
     guess = predicted(lambda t: t[:, 0] ** 3, a, b, False)

@@ -1,4 +1,4 @@
-"""Networks that keep what they made of their weights, or the weights: each state is computed with its own."""
+"""Networks that cache tensors computed from their weights: each state uses its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lmcbench.errors import UserError
 
 
 class Keeping(nn.Module):
-    """As the attention of timm's LeViT: in eval mode the bias is worked out once, until training begins."""
+    """As the attention of timm's LeViT: eval mode caches the bias until training mode is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Keeping(nn.Module):
 
 
 def plain(model: nn.Module, state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """What a network with these weights says, nothing kept from before."""
+    """Return the outputs of a fresh network with these weights."""
     with torch.no_grad():
         model.train()
         model.load_state_dict(state)
@@ -54,7 +54,7 @@ def keeping():
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_every_state_is_passed_with_what_follows_from_its_own_weights(keeping, nets, stacked) -> None:
+def test_every_state_is_evaluated_with_caches_of_its_own_weights(keeping, nets, stacked) -> None:
     model, (x, y) = keeping(0), nets.images(40)
     states = [keeping(seed).state_dict() for seed in (1, 2)]
     model.eval()(x)  # keeps what follows from its own
@@ -97,7 +97,7 @@ class Set(nn.Linear):
         return self
 
 
-def test_modes_are_set_by_value_and_refused_in_words(nets) -> None:
+def test_a_network_whose_train_method_refuses_a_mode_is_refused(nets) -> None:
     model = nn.Sequential(nn.Flatten(), Set(64, 4)).double()
     state = {name: value.clone() for name, value in model.state_dict().items()}
     x, y = nets.images(8)
@@ -153,7 +153,7 @@ def test_tiny_vit_is_measured_with_each_state_s_attention_biases() -> None:
 
 
 class Listed(nn.Module):
-    """Reads its weights from a list, in which nobody can exchange them."""
+    """Reads its weights from a list, where they cannot be replaced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class Closed(Listed):
 
 
 @pytest.mark.parametrize("network", [Listed, Closed])
-def test_a_network_that_holds_on_to_its_own_weights_is_refused(nets, network) -> None:
+def test_a_network_whose_weights_cannot_be_replaced_is_refused(nets, network) -> None:
     model, other, (x, y) = network().double(), network().double(), nets.images(8)
     said = "computes with its own 'first.weight' instead of the given weights"
     with pytest.raises(UserError, match=said):
@@ -201,7 +201,7 @@ class Writing(nn.Module):
         return self.head(x - self.seen)
 
 
-def test_what_a_network_writes_in_eval_mode_reaches_no_other_split_and_no_caller(nets) -> None:
+def test_buffers_written_in_eval_mode_change_no_other_split_and_not_the_callers_model(nets) -> None:
     model, other, (x, y) = Writing().double(), Writing().double(), nets.images(30)
     state = model.state_dict()
     both = lmcbench.trace_path(model, state, other.state_dict(), {"a": (x, y), "b": (x, y)}, 3)

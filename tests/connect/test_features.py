@@ -12,7 +12,7 @@ from lmcbench.errors import UserError
 @pytest.mark.parametrize(
     "name", ["resnet10t", "vit_tiny_patch16_224", "convnext_atto", "vgg11_bn", "mixer_s16_224"]
 )
-def test_timm_calls_them_pre_logits(name):
+def test_features_are_the_pre_logits_of_timm(name):
     size = 32
     kwargs = {"img_size": size} if name.startswith(("vit", "mixer")) else {}
     model = timm.create_model(name, num_classes=7, **kwargs).eval()
@@ -26,8 +26,8 @@ def test_timm_calls_them_pre_logits(name):
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "softmax"])
-def test_the_last_layer_makes_the_logits_of_them(name, nets):
-    """W f + b, with each state's own weights, whatever order states and batches come in."""
+def test_the_last_layer_maps_features_to_logits(name, nets):
+    """W f + b with each state's own weights, for any order of states and batches."""
     states = [nets.trained(name, seed) for seed in (0, 1)]
     images, _ = nets.images(25)
     model = nets.build(name)
@@ -43,7 +43,7 @@ def test_the_last_layer_makes_the_logits_of_them(name, nets):
 
 
 class Bare(nn.Module):
-    """Weights of its own and no layer: what it is given is all there is."""
+    """Has weights of its own and no layer."""
 
     def __init__(self):
         super().__init__()
@@ -61,7 +61,7 @@ def test_a_root_with_weights_of_its_own_has_its_images_as_features(nets):
 
 
 class Pooled(nn.Module):
-    """Calls its last layer on the whole batch at once: no row is an image's."""
+    """Calls its last layer on the flattened batch: rows are not images."""
 
     def __init__(self):
         super().__init__()
@@ -96,7 +96,7 @@ class Normed(Named):
 
 
 @pytest.mark.parametrize("build", [Named, Normed])
-def test_a_head_called_by_name_or_with_weights_worked_out_is_the_last_layer(build):
+def test_a_head_called_by_name_or_with_computed_weights_is_the_last_layer(build):
     model, x = build(), torch.randn(5, 1, 8, 8)
     network = Network(model)
     found = penultimate(network, network.prepare(model.state_dict()), x)
@@ -118,7 +118,7 @@ class Cosine(Named):
         return F.linear(F.normalize(self.first(x.flatten(1))), self.head.weight)
 
 
-def test_a_classifier_that_is_no_layer_is_refused():
+def test_a_classifier_that_is_not_a_layer_is_refused():
     model = Cosine()
     network = Network(model)
     with pytest.raises(UserError, match="does not return the logits"):

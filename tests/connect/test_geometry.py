@@ -64,7 +64,7 @@ def test_no_angle_where_a_sibling_has_not_moved() -> None:
     assert one.layers["w"].angle == 0.0
 
 
-def test_statistics_and_counters_do_not_count(nets) -> None:
+def test_statistics_and_counters_are_not_part_of_distances(nets) -> None:
     fork, a = nets.build("resnet").state_dict(), nets.trained("resnet", 0)
     shifted = {k: v + 5 if "running" in k or "tracked" in k else v for k, v in a.items()}
     assert geometry(fork, a, shifted).distance_ab == 0.0
@@ -107,7 +107,7 @@ def test_refusals(names, message) -> None:
         geometry(state, state, state, "x.weight")
 
 
-def test_a_fork_that_is_not_finite_is_named_so() -> None:
+def test_a_fork_that_is_not_finite_is_named() -> None:
     state, bad = {"x": torch.ones(2)}, {"x": torch.tensor([1.0, float("nan")])}
     for states, whose in (
         ((bad, state, state), "fork"),
@@ -118,7 +118,7 @@ def test_a_fork_that_is_not_finite_is_named_so() -> None:
             geometry(*states)
 
 
-def test_siblings_that_are_equal_point_the_same_way() -> None:
+def test_equal_siblings_have_angle_zero() -> None:
     """To the bit: the arc cosine of a cosine that rounding took below 1 would be 1.5e-8."""
     fork = {"w": torch.tensor([0.3, 0.1], dtype=torch.float64)}
     sibling = {"w": torch.tensor([0.9, 0.7], dtype=torch.float64)}

@@ -18,7 +18,7 @@ VIEWS = [torch.arange(0, 10), torch.arange(10, N)]
 
 
 def one_by_one(model, state, split):
-    """Each image's gradient by a backward pass of its own, `[n, P]` (the naive twin)."""
+    """Each image's gradient by its own backward pass, `[n, P]` (naive implementation)."""
     model.load_state_dict(state)
     model.eval()
     rows = []
@@ -43,7 +43,7 @@ def brute(gradients):
     return np.trace(covariance), (gradients.mean(0) ** 2).sum()
 
 
-def test_large_images_are_taken_few_at_once(nets, monkeypatch):
+def test_large_images_are_processed_in_small_chunks(nets, monkeypatch):
     """Activations are held for each of them."""
     taken = []
 
@@ -112,7 +112,7 @@ def test_gradients_of_batches_scatter_as_the_trace_says(nets):
     assert np.mean(squares) == pytest.approx(expected, rel=1e-10)
 
 
-def test_random_halves_share_what_chance_gives_and_label_halves_more(nets):
+def test_the_between_share_of_random_halves_is_that_of_chance_and_of_label_halves_larger(nets):
     """The mean over all splits of N images into K equal views is (K - 1) / (N - 1)."""
     n = 8
     state, split = nets.trained("mlp", 0), nets.images(n)
@@ -129,7 +129,7 @@ def test_random_halves_share_what_chance_gives_and_label_halves_more(nets):
     assert by_label > 3 / (N - 1)
 
 
-def test_siblings_with_one_view_have_nothing_between_them(nets):
+def test_siblings_with_one_view_have_no_variance_between_views(nets):
     state, split = nets.trained("cnn", 0), nets.images(N)
     view = torch.arange(1, 14, 2)
     found = gradient_noise(nets.build("cnn"), state, split, [view] * 3)
@@ -149,7 +149,7 @@ def test_overlapping_views_count_an_image_as_often_as_it_is_seen(nets):
     assert found.union.norm2 == pytest.approx(norm2, rel=1e-10)
 
 
-def test_statistics_are_taken_anew_and_the_model_stays(nets):
+def test_statistics_are_recalibrated_and_the_model_is_unchanged(nets):
     model, state, (x, y) = nets.build("resnet", 3), nets.trained("resnet", 0), nets.images(N)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     model.train()

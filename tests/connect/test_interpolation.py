@@ -121,7 +121,7 @@ def test_error_counts_ties_for_the_lowest_class(nets) -> None:
     assert curve.n == 8
 
 
-def test_the_caller_sees_no_trace(nets) -> None:
+def test_the_callers_model_and_generators_are_unchanged(nets) -> None:
     """Mode, weights, buffers, hooks, device and the global generator stay; dropout draws nothing."""
     model = nn.Sequential(
         nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Dropout(), nn.Flatten(), nn.Linear(108, 4)
@@ -189,7 +189,7 @@ def test_refusals(nets) -> None:
         trace_path(model, a, huge, {"t": (x, y)}, 3)
 
 
-def test_logits_that_are_not_finite_are_told_from_bad_input():
+def test_logits_that_are_not_finite_raise_another_error_than_bad_input():
     """A run writes such a cell down as diverged, a result; after another error it would be repeated."""
     logits = torch.zeros(3, 4, 2)
     logits[1, 2, 0] = torch.inf

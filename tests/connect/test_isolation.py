@@ -1,4 +1,4 @@
-"""Networks that keep tensors of their last pass are copied as any other."""
+"""Networks that keep tensors of their last pass can be copied."""
 
 import copy
 import math
@@ -12,7 +12,7 @@ from lmcbench.connect.isolation import copy_model
 
 
 class Keeping(nn.Module):
-    """Keeps features of its last pass, as networks do whose attention somebody wants to look at."""
+    """Keeps features of its last pass, as networks do for showing attention."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +34,7 @@ def used():
     return model
 
 
-def test_a_twin_gives_the_same_and_shares_no_weight(used):
+def test_a_copy_has_equal_outputs_and_shares_no_weight(used):
     made, images = copy_model(used), torch.rand(3, 1, 2, 2)
     assert torch.equal(made(images), used(images))
     for own, others in zip(used.parameters(), made.parameters(), strict=True):

@@ -24,7 +24,7 @@ def swapped(a, b, layer):
 
 @pytest.mark.parametrize(("name", "calibrated"), CASES)
 def test_each_curve_is_the_path_to_the_state_with_that_layer(nets, name, calibrated) -> None:
-    """Against the naive twin: the whole line between A and A with one layer of B."""
+    """Compare with the naive computation: the line between A and A with one layer of B."""
     model, a, b = nets.build(name), nets.trained(name, 0), nets.trained(name, 1)
     split, x = nets.images(20), nets.images(30, 5)[0] if calibrated else None
     curves = layerwise(model, a, b, split, 5, x)
@@ -74,7 +74,7 @@ def test_switching_all_layers_leads_from_a_to_b_and_back(nets, name, calibrated)
     np.testing.assert_allclose(back.loss[1], one[names[-1]].loss[-1], rtol=0, atol=1e-12)
 
 
-def test_states_passed_at_once_give_the_same(nets, monkeypatch) -> None:
+def test_states_evaluated_in_one_batch_give_equal_curves(nets, monkeypatch) -> None:
     """As on CUDA: vmap over stacks in which most tensors are one tensor expanded."""
     model, split, x = nets.build("resnet"), nets.images(20), nets.images(30, 5)[0]
     fork, a, b = model.state_dict(), nets.trained("resnet", 0), nets.trained("resnet", 1)
@@ -92,7 +92,7 @@ def test_states_passed_at_once_give_the_same(nets, monkeypatch) -> None:
     np.testing.assert_allclose(measure(), looped, rtol=0, atol=1e-10)
 
 
-def test_shared_ends_are_not_run_again(nets, monkeypatch) -> None:
+def test_shared_ends_are_evaluated_once(nets, monkeypatch) -> None:
     """One base state, then alphas - 1 states for each layer that differs."""
     model, a, b = nets.build("mlp"), nets.trained("mlp", 0), nets.trained("mlp", 1)
     b["3.weight"], b["3.bias"] = a["3.weight"], a["3.bias"]

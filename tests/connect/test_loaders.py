@@ -1,4 +1,4 @@
-"""Loaders and data sets are used like the tensors that they give."""
+"""Loaders and data sets are used like the tensors they return."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_batches_of_any_size_are_the_images_in_order(size):
         (lambda x, y: TensorDataset(x / 0, y), "NaN or infinity"),
     ],
 )
-def test_loaders_that_cannot_be_compared_on_are_refused(nets, make, message):
+def test_unusable_loaders_are_refused(nets, make, message):
     x, y = nets.images(40)
     a, b = (nets.build("mlp", 1).state_dict(), nets.build("mlp", 2).state_dict())
     with pytest.raises(UserError, match=f"Split 'test'.*{message}"):

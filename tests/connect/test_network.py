@@ -87,7 +87,7 @@ def test_the_size_of_batches_does_not_matter(nets) -> None:
 @pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
 @pytest.mark.parametrize("limit", [None, 30])
-def test_splits_in_one_sequence_have_the_logits_of_separate_passes(nets, name, stacked, limit) -> None:
+def test_splits_evaluated_together_have_the_logits_of_separate_passes(nets, name, stacked, limit) -> None:
     """With batches that hold images of two or three splits, which end anywhere in them."""
     x, _ = nets.images(97)
     splits = dict(zip("abcd", x.split([40, 3, 27, 27]), strict=True))
@@ -209,7 +209,7 @@ def test_out_of_memory_halves_the_stack_and_changes_nothing(nets, room, monkeypa
 
 
 class Branching(nn.Module):
-    """Looks at its values, which vmap does not allow; with `broken` it fails by itself too."""
+    """Branches on its values, which vmap does not allow; with `broken` it also fails alone."""
 
     def __init__(self, broken: bool = False) -> None:
         super().__init__()
@@ -286,7 +286,7 @@ def test_a_layer_that_runs_several_times_has_the_mean_over_its_calls(calls, alia
 @pytest.mark.parametrize(
     "form", [lambda y: (y, y), lambda y: {"logits": y}, lambda y: SimpleNamespace(logits=y)]
 )
-def test_logits_are_found_in_what_a_model_returns(form):
+def test_logits_are_found_in_the_models_output(form):
     class Wrapped(torch.nn.Linear):
         def forward(self, x):
             return form(super().forward(x.flatten(1)))

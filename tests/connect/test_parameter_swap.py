@@ -1,4 +1,4 @@
-"""A module with tensors in its slots computes what `functional_call` does, and has its own again."""
+"""A module with swapped parameters computes what `functional_call` does and is restored."""
 
 import copy
 
@@ -27,7 +27,7 @@ class Counting(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """Weights that a GRU keeps in a list of its own as well."""
+    """Weights that a GRU also keeps in a list."""
 
     def __init__(self):
         super().__init__()
@@ -77,7 +77,7 @@ def held(model):
 
 @pytest.mark.parametrize("build", MODELS)
 @torch.no_grad()
-def test_a_module_computes_with_a_state_as_by_functional_call_and_has_its_own_again(build):
+def test_swapped_parameters_compute_as_functional_call_and_are_restored(build):
     model, state, x = made(build)
     expected = functional_call(copy.deepcopy(model), dict(state), (x,), tie_weights=False)
     before = held(model)
@@ -90,7 +90,7 @@ def test_a_module_computes_with_a_state_as_by_functional_call_and_has_its_own_ag
 
 @pytest.mark.parametrize("build", [b for b in MODELS if b is not Recurrent])  # a GRU has no batching rule
 @torch.no_grad()
-def test_states_pass_at_once_as_they_do_one_by_one(build):
+def test_stacked_states_equal_single_ones(build):
     model, state, x = made(build)
     slots = ParameterSwap(model)
     other = {name: value * 0.5 if value.is_floating_point() else value for name, value in state.items()}
@@ -105,7 +105,7 @@ def test_states_pass_at_once_as_they_do_one_by_one(build):
 
 @pytest.mark.parametrize("build", MODELS)
 @torch.no_grad()
-def test_a_pass_within_a_pass_and_one_that_fails_leave_the_outer_state(build):
+def test_a_nested_or_failed_pass_restores_the_outer_state(build):
     model, state, x = made(build)
     slots, own = ParameterSwap(model), {name: value.clone() for name, value in model.state_dict().items()}
     alone = copy.deepcopy(model)(x)
@@ -156,11 +156,11 @@ def traced(build):
     return trace_path(a, a.state_dict(), b.state_dict(), {"test": split})["test"]
 
 
-def test_a_state_by_other_names_is_refused_and_no_flat_line():
+def test_a_state_with_other_names_is_refused():
     with pytest.raises(UserError, match=r"has 'head\.\w+', none of its parameters and buffers"):
         traced(Renamed)
 
 
-def test_extra_state_is_passed_over():
+def test_extra_state_is_ignored():
     loss = traced(Extra).loss
     assert loss[0] != loss[10] != loss[20]

@@ -31,8 +31,8 @@ def test_coordinates_are_weight_distances(nets) -> None:
 
 @pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("name", ["mlp", "resnet"])
-def test_points_are_what_their_coordinates_say(nets, name, calibrated) -> None:
-    """With no margin A's, B's and the fork's coordinates are on the grid's edge: the naive twin there."""
+def test_points_are_the_states_at_their_coordinates(nets, name, calibrated) -> None:
+    """Without margin A, B and the fork are on the grid's edge; compare with the naive computation there."""
     fork, a, b = three(nets, name)
     model, split = nets.build(name), nets.images(20)
     x = nets.images(30, 5)[0] if calibrated else None

@@ -17,7 +17,7 @@ from lmcbench.results.curves import barrier
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "plain-resnet"])
 def test_moments_of_every_layer_are_interpolated(nets, name) -> None:
-    """Measured again in the folded network, hence also that the folding is right."""
+    """Measured in the folded network, which also tests the folding."""
     a, b = (nets.train(name, seed, width=12) for seed in (0, 1))  # wide enough that no branch is dead
     network, (x, _) = Network(nets.build(name, width=12)), nets.images(50)
     at_a, at_b = (_moments(network, state, x) for state in (a, b))
@@ -88,7 +88,7 @@ def test_a_dead_unit_is_shifted_only() -> None:
     assert float(middle["1.bias"][0]) == pytest.approx(float(mean_a + mean_b) / 2, abs=1e-12)
 
 
-def test_the_model_is_left_alone(nets) -> None:
+def test_the_model_is_unchanged(nets) -> None:
     model, a, b = nets.build("mlp"), nets.trained("mlp", 0), nets.trained("mlp", 1)
     kept = {k: v.clone() for k, v in a.items()}
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -117,7 +117,7 @@ def test_refusals(nets) -> None:
             repair_path(model, state, state, {"s": (x, y)}, images, 3)
 
 
-def test_a_weight_that_is_worked_out_from_others_is_refused(nets):
+def test_a_weight_computed_from_others_is_refused(nets):
     normed = nn.utils.parametrizations.weight_norm(nn.Linear(64, 8))
     model, (x, y) = nn.Sequential(nn.Flatten(), normed, nn.ReLU(), nn.Linear(8, 4)).double(), nets.images(8)
     with pytest.raises(UserError, match="Layer '1' has no weight to hold the repair"):

@@ -62,7 +62,7 @@ def naive_greedy(accuracies, accuracy_of):
     return ingredients
 
 
-def test_the_greedy_soup_is_that_of_a_naive_twin():
+def test_the_greedy_soup_equals_a_naive_implementation():
     draw = random.Random(0)
     for _ in range(50):
         sets = [frozenset(s) for r in range(1, 6) for s in itertools.combinations(range(5), r)]

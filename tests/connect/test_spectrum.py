@@ -104,7 +104,7 @@ def test_the_standard_error_is_that_of_the_mean() -> None:
     assert abs(got.mean - float(h.trace())) <= 4 * deviation
 
 
-def test_the_generator_decides(nets) -> None:
+def test_the_probes_come_from_the_generator(nets) -> None:
     model, state, split = nets.build("softmax"), nets.trained("softmax", 0), nets.images(10)
     one, two, other = (hessian_spectrum(model, state, split, seeded(s), 1, 3) for s in (0, 0, 1))
     assert np.array_equal(one.top.values, two.top.values)

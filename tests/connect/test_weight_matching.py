@@ -110,7 +110,7 @@ def test_oracle_8_on_trained_networks_of_width_16(nets, name) -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "plain-resnet"])
-def test_independent_networks_come_nearer_and_compute_the_same(nets, name) -> None:
+def test_aligned_independent_networks_are_nearer_and_compute_the_same(nets, name) -> None:
     model, a, b = nets.build(name), nets.trained(name, 0), nets.trained(name, 1)
     kept = {k: v.clone() for k, v in b.items()}
     aligned = align(model, a, b)
@@ -143,7 +143,7 @@ def test_the_better_of_both_starts_is_kept() -> None:
     assert set(wins) == {True, False}
 
 
-def test_a_network_with_itself_stays(nets) -> None:
+def test_aligning_a_network_with_itself_changes_nothing(nets) -> None:
     state = nets.trained("resnet", 0)
     assert all(torch.equal(v, state[k]) for k, v in align(nets.build("resnet"), state, state).items())
 
@@ -219,7 +219,7 @@ class Scaled(nn.Module):
 
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=4, deadline=None)
-def test_numbers_of_units_move_with_them(seed) -> None:
+def test_per_unit_parameters_are_permuted_with_their_units(seed) -> None:
     with torch.random.fork_rng():
         model = Scaled().double()
         x = torch.rand(10, 2, 8, 8, dtype=torch.float64)
@@ -238,7 +238,7 @@ def test_numbers_of_units_move_with_them(seed) -> None:
 
 
 class Fixed(nn.Module):
-    """A number for each unit that is in no state dict: its units stay."""
+    """Has a number per unit that is in no state dict."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -249,12 +249,12 @@ class Fixed(nn.Module):
         return self.head(torch.relu(self.first(x.flatten(1))) * self.rates)
 
 
-def test_units_with_numbers_that_are_not_in_the_state_stay() -> None:
+def test_units_with_numbers_outside_the_state_are_not_permuted() -> None:
     assert trace_permutations(Fixed(12)).free == ()
 
 
 class Unlike(nn.Linear):
-    """Its weight taken for something else than a number for each unit."""
+    """Uses its weight for something else than one number per unit."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(64, 64)
@@ -358,7 +358,7 @@ def test_shared_weights_are_permuted_alike(nets, kind, seed) -> None:
         assert torch.allclose(logits, model(x), rtol=0, atol=1e-12)
 
 
-def test_a_layer_shared_with_the_input_does_not_move() -> None:
+def test_a_layer_shared_with_the_input_is_not_permuted() -> None:
     """Its units are the input's, which stay where they are."""
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 4)
@@ -376,8 +376,8 @@ def test_a_layer_shared_with_the_input_does_not_move() -> None:
         nn.utils.spectral_norm,
     ],
 )
-def test_weights_that_are_worked_out_from_others_are_refused(norm):
-    """Permuting a layer's bias and the next one's weights alone would make another function of it."""
+def test_weights_computed_from_others_are_refused(norm):
+    """Permuting only a layer's bias and the next layer's weights would change the function."""
     model = nn.Sequential(nn.Flatten(), norm(nn.Linear(64, 8)), nn.ReLU(), nn.Linear(8, 4))
     with pytest.raises(UserError, match=r"'1.weight' is not in its state but computed from other tensors"):
         align(model, model.state_dict(), model.state_dict())

@@ -48,7 +48,7 @@ def test_companding_uses_all_of_8_bits_in_order():
 
 
 @pytest.mark.parametrize(("value", "deviation"), [(12, 4.8), (730, 400), (2600, 1230)])
-def test_a_step_is_small_against_what_a_band_varies_by(value, deviation):
+def test_a_companding_step_is_small_beside_the_standard_deviation_of_a_band(value, deviation):
     """Mean and deviation of the darkest, a dim and the brightest band of EuroSAT."""
     same = np.flatnonzero(COMPANDED[value] == COMPANDED)
     assert len(same) < deviation / 3
@@ -57,7 +57,7 @@ def test_a_step_is_small_against_what_a_band_varies_by(value, deviation):
 # --- what comes out ------------------------------------------------------------------------------
 
 
-def test_bands_come_out_in_order_and_companded(place):
+def test_bands_are_read_in_order_and_companded(place):
     made = write_splits(place / "eurosat-msi", train=20, validation=10, test=10)
     opened = open_dataset("eurosat-msi", place)
     for split, found in (("train", opened.train), ("test", opened.test)):
@@ -67,7 +67,7 @@ def test_bands_come_out_in_order_and_companded(place):
     assert opened.classes == tuple("abcdefghij")
 
 
-def test_what_datasets_itself_writes_is_read(place):
+def test_files_written_by_datasets_are_read(place):
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(
         {
@@ -123,7 +123,7 @@ def test_another_number_of_bands_is_refused(place, tmp_path):
         ([[[1, 2]], [[3, 4]]], "found 2 dimensions of uint16"),
     ],
 )
-def test_what_is_no_array_is_named_by_row(place, tmp_path, rows, message):
+def test_a_value_that_is_not_an_array_is_named_by_row(place, tmp_path, rows, message):
     write_splits(place / "eurosat-msi", test=10)
     deep = pa.list_(pa.list_(pa.uint16()))
     kind = deep if "2 dimensions" in message else pa.list_(deep)
@@ -134,7 +134,7 @@ def test_what_is_no_array_is_named_by_row(place, tmp_path, rows, message):
     refusal(place, tmp_path, message)
 
 
-def test_numbers_that_are_no_pixels_are_refused(place, tmp_path):
+def test_numbers_outside_the_range_of_pixels_are_refused(place, tmp_path):
     write_splits(place / "eurosat-msi", test=10)
     write_bands(place / "eurosat-msi" / "train-0.parquet", bands(10).astype(np.float32), list(range(10)))
     refusal(place, tmp_path, "of uint8 or uint16, found 3 dimensions of float")

@@ -1,4 +1,4 @@
-"""Batches and augmentation: keyed by what is shown, not by when or beside whom."""
+"""Batches and augmentation depend on image, seed and pass, not on the step or the fleet."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def everything():
 
 
 def hashes(feed, member, steps):
-    """One hash a step, order inside the batch aside."""
+    """One hash per step that ignores the order within the batch."""
     out = []
     for images, labels in feed([member], 0, steps):
         rows = sorted(
@@ -62,7 +62,7 @@ def hashes(feed, member, steps):
     return out
 
 
-def test_members_are_served_alike_alone_and_together():
+def test_a_member_gets_the_same_batches_alone_and_beside_others():
     items = everything()
     streams = [make_stream(items, items, "own", seed, seed + 1, 16) for seed in (1, 2, 3)]
     feed = Feed(pool(), streams, ("flip", "shift1"))
@@ -98,7 +98,7 @@ def test_each_image_is_augmented_by_its_own_seed_pass_and_key(monkeypatch):
     assert passes == {0, 1}
 
 
-def test_what_siblings_see():
+def test_noise_mode_and_view_decide_the_batches_of_siblings():
     """Batch hashes: same data in the same order when shared, in another when own, disjoint for halves."""
     labels = DIGITS.train.labels
     items = everything()
@@ -176,7 +176,7 @@ def test_batches_of_a_split_are_the_split_and_the_arrays_are_not_copied():
         assert torch.equal(split.whole(), data.normalised(pixels))
 
 
-def test_read_only_images_are_taken_without_a_word(recwarn):
+def test_read_only_images_give_no_warning(recwarn):
     images = DIGITS.train.images.copy()
     images.flags.writeable = False
     assert np.shares_memory(pool(images).pixels.numpy(), images)

@@ -55,7 +55,7 @@ def with_alpha(level, first):
     ("orientation", "upright"),
     [(1, COLOUR), (3, COLOUR[::-1, ::-1]), (6, np.rot90(COLOUR, -1)), (8, np.rot90(COLOUR, 1))],
 )
-def test_a_photograph_comes_out_as_the_camera_was_held(orientation, upright):
+def test_photographs_are_turned_upright_by_their_exif_orientation(orientation, upright):
     tags = Image.Exif()
     tags[0x0112] = orientation
     assert (read(saved(Image.fromarray(COLOUR), exif=tags)) == upright).all()
@@ -64,14 +64,14 @@ def test_a_photograph_comes_out_as_the_camera_was_held(orientation, upright):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("exif", [b"Exif\0\0no tags at all", b"II*\0\x08\0\0\0\x05\0\x12\x01"])
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_exif_that_cannot_be_read_says_nothing_of_the_pixels(kind, exif):
+def test_unreadable_exif_data_are_ignored(kind, exif):
     with_tags, without = (
         saved(Image.fromarray(COLOUR), kind, **settings) for settings in ({"exif": exif}, {})
     )
     assert (read(with_tags) == read(without)).all()
 
 
-def test_opaque_images_come_out_as_they_are_whatever_they_are_stored_as():
+def test_opaque_images_keep_their_pixels_in_every_mode():
     assert (read(with_alpha(255, 255)) == COLOUR).all()
     assert (read(saved(Image.fromarray(GREY).convert("LA")), 1) == GREY).all()
     unused = min(set(range(256)) - set(np.asarray(PALETTE).ravel().tolist()))
@@ -79,7 +79,7 @@ def test_opaque_images_come_out_as_they_are_whatever_they_are_stored_as():
         assert (read(data) == np.asarray(PALETTE.convert("RGB"))).all()
 
 
-def test_grey_images_stored_in_colours_are_grey_to_the_last_level():
+def test_grey_images_stored_in_colour_keep_every_level():
     assert (read(saved(Image.fromarray(GREY).convert("RGB")), 1) == GREY).all()
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     assert (read(saved(Image.fromarray(levels).convert("RGB")), 1) == levels).all()
@@ -122,7 +122,7 @@ def test_a_bitmap_of_16_bits_a_pixel_has_8_or_fewer_a_channel():
         (encode(COLOUR), 13, "row 3: an encoded image, but those of the data set have 13 channels"),
     ],
 )
-def test_what_would_be_lost_is_refused(data, channels, message):
+def test_images_that_cannot_be_read_without_loss_are_refused(data, channels, message):
     with pytest.raises(UserError, match=message):
         read(data, channels)
 
@@ -159,7 +159,7 @@ def test_a_coloured_image_after_a_grey_one_makes_all_of_them_rgb(place):
         ("array", r"train-1.parquet, row 0: an encoded image, but the first is an array of values"),
     ],
 )
-def test_images_of_one_set_are_stored_alike(place, first, message):
+def test_encoded_images_and_arrays_are_not_mixed(place, first, message):
     encoded, arrays = place / "train-0.parquet", place / "train-1.parquet"
     if first == "array":
         encoded, arrays = arrays, encoded

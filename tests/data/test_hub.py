@@ -58,7 +58,7 @@ def test_another_revision_is_not_the_pinned_one(hub):
         open_dataset("cifar10")
 
 
-def test_an_interrupted_download_is_no_data_set_and_fetching_goes_on_with_it(hub, tmp_path, monkeypatch):
+def test_an_interrupted_download_is_not_a_data_set_and_fetching_resumes_it(hub, tmp_path, monkeypatch):
     """A part of a split, or one split of two, lies in the hub's cache."""
     place = hub / SOURCES["cifar10"].hub.cache_name / "plain_text"
     made = write_cifar10(tmp_path / "downloaded")
@@ -87,7 +87,7 @@ def test_both_splits_name_the_classes_alike(hub, tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_split_that_names_no_classes_contradicts_none(hub, tmp_path, split):
+def test_a_split_without_class_names_agrees_with_any(hub, tmp_path, split):
     write_cifar10(tmp_path / "data" / "cifar10")
     write_cifar10(tmp_path / "other", names=())
     name = f"{split}-00000-of-00001.parquet"
@@ -152,7 +152,7 @@ def test_a_missing_split_of_a_mirror_is_named(tmp_path):
         download(HubRepo(str(mirror), "0" * 40, "plain_text"), ("train", "valid"))
 
 
-def test_what_is_not_on_the_hub_is_not_fetched(tmp_path):
+def test_a_data_set_that_is_not_on_the_hub_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"cifar10-jpeg cannot be fetched\. It is not on the hub"):
         fetch_dataset("cifar10-jpeg")
     with pytest.raises(UserError, match="Unknown data set 'cifar11'"):

@@ -1,4 +1,4 @@
-"""Layouts in which people have their images: each gives the same images and labels as train/ and test/."""
+"""Every supported layout gives the same images and labels as folders train/ and test/."""
 
 from __future__ import annotations
 

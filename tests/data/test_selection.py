@@ -24,7 +24,7 @@ from lmcbench.spec.suite import DataSpec
 from lmcbench.spec.suite_files import load_suite
 
 
-def test_digits_are_all_there_split_and_unchanged():
+def test_digits_are_complete_and_their_split_is_fixed():
     from sklearn.datasets import load_digits
 
     data = open_dataset("digits")
@@ -96,7 +96,7 @@ def test_labels_out_of_range_are_named():
         Dataset("mine", images, images, ("a", "b"))
 
 
-def test_one_class_is_none_to_tell_from_others():
+def test_data_of_one_class_are_refused():
     images = ImageSet(np.zeros((3, 1, 2, 2), np.uint8), np.zeros(3, np.int64))
     with pytest.raises(UserError, match="Data set mine has one class"):
         Dataset("mine", images, images, ("a",))

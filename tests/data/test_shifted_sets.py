@@ -50,7 +50,7 @@ def test_cifar10_1_is_opened_by_version(data):
         ),
     ],
 )
-def test_what_is_not_there_is_refused(data, name, message):
+def test_a_missing_set_is_refused(data, name, message):
     with pytest.raises(UserError, match=message):
         open_shifted(name, data)
 
@@ -100,7 +100,7 @@ def test_arrays_of_another_length_or_kind_are_refused(data, images, labels, mess
         open_shifted("cifar10-c:fog-3", data)
 
 
-def test_an_archive_is_no_array(data):
+def test_an_npz_archive_is_refused(data):
     np.savez(data / "all.npz", np.zeros(3))
     (data / "all.npz").rename(data / "CIFAR-10-C" / "fog.npy")
     with pytest.raises(UserError, match=r"fog.npy is an archive of arrays"):
@@ -118,12 +118,12 @@ def cifar10(shifted):
     return Dataset("cifar10", images(30), images(20), tuple("abcdefghij"), shifted=shifted)
 
 
-def test_a_suite_opens_what_it_names(data):
+def test_a_suite_opens_its_evaluation_sets(data):
     found = open_all_shifted(["fog-3", "cifar10-c:fog-3", "cifar10.1:v6"], data)
     assert {name: len(part) for name, part in found.items()} == {"cifar10-c:fog-3": 10, "cifar10.1:v6": 20}
 
 
-def test_a_record_says_which_images_they_were(data):
+def test_a_record_identifies_the_images(data):
     opened = open_shifted("cifar10.1:v6", data)
     *own, last = cifar10({"cifar10.1:v6": opened}).identity()
     assert [entry["split"] for entry in own] == ["train", "test"]
@@ -154,7 +154,7 @@ def test_a_part_of_the_data_leaves_them_whole_and_a_pin_refuses_other_bytes():
     assert refused.value.exit_code == 4
 
 
-def test_the_list_says_which_are_here_and_what_to_do(data):
+def test_the_list_says_which_sets_are_present_and_how_to_get_the_others(data):
     listed = {row.name: row for row in list_shifted(data)}
     assert list(listed) == list(SHIFTED)
     assert listed["cifar10-c"].found == str(data / "CIFAR-10-C")
@@ -166,6 +166,6 @@ def test_the_list_says_which_are_here_and_what_to_do(data):
     assert describe_location("cifar10.1").startswith("not found. Get it from its authors (Recht")
 
 
-def test_they_are_not_downloaded():
+def test_shifted_sets_are_not_downloaded():
     with pytest.raises(UserError, match=r"cifar10.1 is not on the hub. Get it from its authors"):
         fetch_dataset("cifar10.1")

@@ -1,4 +1,4 @@
-"""Published data sets from a folder of parquet files: layouts, cache, and everything that is refused."""
+"""Published data sets from a folder of parquet files: layouts, cache and errors."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def cached_splits(tmp_path):
 # --- what comes out ------------------------------------------------------------------------------
 
 
-def test_pixels_labels_and_classes_come_out_as_they_went_in(place):
+def test_pixels_labels_and_classes_are_read_as_written(place):
     made = write_cifar10(place / "cifar10")
     opened = open_dataset("cifar10", place)
     for split, images in (("train", opened.train), ("test", opened.test)):
@@ -89,7 +89,7 @@ def test_shards_and_row_groups_keep_their_order(place):
     assert opened.classes == tuple("0123456789")
 
 
-def test_a_configuration_is_told_from_the_others(place):
+def test_the_configuration_is_chosen_by_name(place):
     for config, n in (("full_numbers", 20), ("cropped_digits", 30)):
         for split in ("train", "test"):
             data = [encode(p) for p in pictures(n)]
@@ -199,7 +199,7 @@ def test_a_stopped_run_leaves_nothing_behind(place, tmp_path, monkeypatch):
     assert cached_splits(tmp_path) == []
 
 
-def test_what_a_killed_process_left_is_not_trusted_and_goes_in_time(place, tmp_path):
+def test_partial_files_of_a_killed_process_are_ignored_and_later_removed(place, tmp_path):
     pixels = tmp_path / "cache" / "pixels"
     for name, age in ((".0123-old", 2 * 24 * 3600), (".0123-new", 60)):
         (pixels / name).mkdir(parents=True)
@@ -239,7 +239,7 @@ def refusal(place, tmp_path, match, name="cifar10"):
     assert not [s for s in cached_splits(tmp_path) if s.startswith(".")]
 
 
-def test_missing_data_says_where_it_looked_and_what_to_do(place, tmp_path):
+def test_missing_data_are_reported_with_the_places_searched_and_the_remedy(place, tmp_path):
     with pytest.raises(UserError) as caught:
         open_dataset("cifar10", place)
     message = str(caught.value)
@@ -367,7 +367,7 @@ def test_a_re_encoding_does_not_open_as_cifar10(place, tmp_path):
     refusal(place, tmp_path, "row 0: this is a JPEG image, but the data set is published as PNG")
 
 
-def test_the_jpeg_copy_is_told_by_its_hashes(place, tmp_path, monkeypatch):
+def test_the_jpeg_copy_is_recognised_by_its_hashes(place, tmp_path, monkeypatch):
     write_cifar10(place / "cifar10", kind="JPEG")
     refusal(place, tmp_path, r"cifar10-jpeg was not found.*holds other files \(by sha256\)", "cifar10-jpeg")
     files = [place / "cifar10" / f"{split}-00000-of-00001.parquet" for split in ("train", "test")]
@@ -422,7 +422,7 @@ def test_real_data_open_again_in_less_than_half_a_second(session_cache, monkeypa
 # --- the list ------------------------------------------------------------------------------------
 
 
-def test_the_list_says_what_is_here_and_what_to_do(place):
+def test_the_list_says_which_data_sets_are_present_and_how_to_get_the_others(place):
     write_cifar10(place / "cifar10")
     listed = {row.name: row for row in list_datasets(place)}
     assert list(listed) == list(SOURCES)

@@ -44,7 +44,7 @@ def test_steps_may_be_asked_for_in_any_order():
 
 
 def test_neighbouring_seeds_share_nothing():
-    """seed + epoch would have one replay the other a pass later."""
+    """With seeds `seed + epoch` one stream would repeat the other one pass later."""
     a, b = (make_stream(np.arange(64), np.arange(64), "own", seed, 0, 64) for seed in (5, 6))
     passes_a, passes_b = seen(a, range(4)), seen(b, range(4))
     assert not (passes_a[:, None] == passes_b[None]).all(-1).any()
@@ -57,7 +57,7 @@ def test_a_half_view_is_passed_twice_as_often():
     assert half.rows(8)[0] == 2
 
 
-def test_own_noise_keeps_a_subsets_order_with_holes():
+def test_own_noise_gives_a_subset_the_order_of_the_full_set():
     """Keyed by data set index: a subset comes in the order of the full set."""
     source = np.arange(40)
     full = seen(make_stream(source, source, "own", 9, 0, 40), [0])[0]

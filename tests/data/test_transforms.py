@@ -97,7 +97,7 @@ def test_shape_type_and_range_are_kept(kind, size, channels, severity, level):
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_large_images_are_taken(kind):
+def test_large_images_are_accepted(kind):
     assert run(f"{kind}-5", noise_images(1, 3, 224)).shape == (1, 3, 224, 224)
 
 
@@ -290,7 +290,7 @@ def test_translation_moves_right_and_down():
     assert (run("translate-0", images) == images).all()
 
 
-def test_unseen_channels_stand_at_the_training_mean():
+def test_hidden_channels_have_the_training_mean():
     images = noise_images(2, 13, 8)
     mean = np.linspace(0.1, 0.9, 13)
     out = run("channels-3+5", images, mean=mean)
@@ -309,7 +309,7 @@ def test_unseen_channels_stand_at_the_training_mean():
         ("gaussian_noise-6", noise_images(1, 3, 8), "takes a severity from 1 to 5"),
     ],
 )
-def test_what_is_not_defined_is_refused(name, images, message):
+def test_undefined_transforms_are_refused(name, images, message):
     mean = None if images is None else np.full(3, 0.5)
     with pytest.raises(UserError, match=message):
         run(name, noise_images(1, 3, 8) if images is None else images, mean=mean)

@@ -64,7 +64,7 @@ def test_grey_and_palette_images_follow_the_first(place):
 
 
 def test_files_replaced_by_others_of_their_size_and_time_are_other_content(place):
-    """As an archive that is unpacked over them gives them: bitmaps of one size, all of one time."""
+    """As after unpacking an archive over them: bitmaps of equal size and modification time."""
     write_folder(place / "pets", shape=(1, 16, 20))
     for file in (place / "pets").rglob("*.png"):
         Image.open(file).save(file.with_suffix(".bmp"))
@@ -85,7 +85,7 @@ def test_files_replaced_by_others_of_their_size_and_time_are_other_content(place
     assert after.sha256 != before.sha256
 
 
-def test_hashes_are_remembered_of_files_that_have_settled(place, monkeypatch):
+def test_hashes_are_cached_once_a_file_is_old_enough(place, monkeypatch):
     file = place / "some.bin"
     file.write_bytes(b"x")
     read = []
@@ -98,8 +98,8 @@ def test_hashes_are_remembered_of_files_that_have_settled(place, monkeypatch):
         assert len(read) == times
 
 
-def test_a_time_of_modification_in_the_future_has_settled_and_is_no_licence_to_change(place, monkeypatch):
-    """As archives and other machines' clocks leave it."""
+def test_a_modification_time_in_the_future_is_cached_and_changes_are_still_found(place, monkeypatch):
+    """Archives and other machines' clocks cause such times."""
     file = place / "some.bin"
     file.write_bytes(b"x")
     ahead = time.time_ns() + 10**15
@@ -117,7 +117,7 @@ def test_a_time_of_modification_in_the_future_has_settled_and_is_no_licence_to_c
         assert file_hashes([file]) == [hashlib.sha256(content).hexdigest()]
 
 
-def test_classes_are_those_of_the_label_column_whatever_other_columns_tell(place):
+def test_classes_are_those_of_the_label_column(place):
     """As CIFAR-100's coarse and fine labels: two columns of classes, the other one first."""
     columns = {
         "image": pa.array([encode(p) for p in pictures(20, (1, 8, 8))], pa.binary()),
@@ -172,7 +172,7 @@ def test_one_parquet_file_gives_every_fifth_of_each_class_to_the_test_split(plac
         assert opened.classes == ("0", "1")
 
 
-def test_what_is_hidden_in_a_folder_is_none_of_its_images(place):
+def test_hidden_files_are_ignored(place):
     write_folder(place / "pets")
     first = open_dataset("pets", place).train.sha256
     cats = place / "pets" / "train" / "cat"
@@ -200,7 +200,7 @@ def test_labels_mean_the_same_in_every_file(place):
 
 
 @pytest.mark.parametrize(("names", "others"), [(("cat", "dog"), None), (None, ("cat", "dog"))])
-def test_a_part_without_names_of_classes_contradicts_none(place, names, others):
+def test_a_part_without_class_names_agrees_with_any(place, names, others):
     write_shards(place / "pets", names, others)
     write_shards(place / "named")
     (place / "named" / "test.parquet").replace(place / "pets" / "test.parquet")
@@ -238,7 +238,7 @@ def test_a_missing_part_of_a_split_is_named(place, part, other):
         ((0, 2**62) * 5, "found no 1 below 4611686018427387904"),
     ],
 )
-def test_a_class_that_nothing_names_and_no_label_means_is_not_made_up(place, labels, message):
+def test_unnamed_classes_with_gaps_in_their_labels_are_refused(place, labels, message):
     write_shards(place / "pets", None, None, labels)
     with pytest.raises(UserError, match=message):
         open_dataset("pets", place)
@@ -260,7 +260,7 @@ def test_a_file_too_small_for_a_test_split_says_so(place):
         open_dataset(str(path))
 
 
-def test_paths_of_images_are_no_images(place):
+def test_paths_in_place_of_images_are_refused(place):
     write_parquet(place / "pets" / "test.parquet", [encode(p) for p in pictures(2)], [0, 1], "image")
     pq.write_table(pa.table({"image": ["a.png", "b.png"], "label": [0, 1]}), place / "pets" / "train.parquet")
     with pytest.raises(UserError, match=r"row 0: there is no image data in column 'image'.* not their paths"):
@@ -346,18 +346,18 @@ def test_metadata_of_a_parquet_file_is_bounded_and_checked(place, metadata, mess
         open_dataset("pets", place)
 
 
-def test_a_path_to_nowhere_is_refused(place):
+def test_a_missing_path_is_refused(place):
     with pytest.raises(UserError, match=r"No data at .*nowhere"):
         open_dataset(str(place / "nowhere"))
 
 
-def test_a_path_in_a_suites_file_starts_at_the_folder_that_is_worked_in(place, monkeypatch):
+def test_a_relative_path_in_a_suite_starts_at_the_working_folder(place, monkeypatch):
     monkeypatch.chdir(place)
     with pytest.raises(UserError, match=f"No data at nowhere in {re.escape(str(place))}\\. Give"):
         open_dataset("./nowhere")
 
 
-def test_a_folder_of_this_place_is_written_as_a_path(place, monkeypatch):
+def test_a_folder_of_the_working_folder_is_written_as_a_path(place, monkeypatch):
     write_folder(place / "own")
     monkeypatch.chdir(place)
     with pytest.raises(UserError, match=r"Unknown data set 'own'.*write ./own"):
@@ -365,7 +365,7 @@ def test_a_folder_of_this_place_is_written_as_a_path(place, monkeypatch):
     assert open_dataset("./own").name == "own"
 
 
-def test_a_published_name_is_not_for_a_users_own(place):
+def test_a_users_data_cannot_have_a_published_name(place):
     write_folder(place / "fashion_mnist")
     for name, folder in (("fashion_mnist", place), (str(place / "fashion_mnist"), None)):
         with pytest.raises(UserError, match="has the name of a published data set"):

@@ -1,4 +1,4 @@
-"""Training in tests is as in runs: on one thread, on which bits depend."""
+"""Tests train on one thread, as runs do: the bits depend on it."""
 
 import pytest
 import torch

@@ -29,7 +29,7 @@ def test_the_tables_of_own_networks_agree():
     assert OWN_NETWORKS.keys() == OWN_REVISIONS.keys() == NETWORKS.keys()
 
 
-def test_own_networks_do_without_timm():
+def test_own_networks_do_not_need_timm():
     code = """if True:
         import sys
         from lmcbench.spec.architectures import Architecture
@@ -61,7 +61,7 @@ def test_resnet20_has_the_published_size():
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "test_vit"])
-def test_timm_networks_are_told_the_image_size_where_they_need_it(name):
+def test_timm_networks_get_the_image_size_where_they_need_it(name):
     model = build(arch(name), (3, 32, 32), 10, 0)
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
@@ -99,8 +99,8 @@ def broken(**kwargs):
 """
 
 
-def test_a_users_file_is_taken_as_it_stands(tmp_path, monkeypatch):
-    """Edited within a second and as long as before, which is all that a compiled copy is compared by."""
+def test_a_users_file_is_read_anew_after_an_edit(tmp_path, monkeypatch):
+    """Edit within a second, at equal length: compiled copies are compared by time and length alone."""
     monkeypatch.setattr("sys.dont_write_bytecode", False)
     file = tmp_path / "mine.py"
     for hidden in (8, 4):
@@ -116,8 +116,8 @@ def importing(folder):
     sys.dont_write_bytecode = False
 
 
-def test_a_users_module_is_taken_as_it_stands(tmp_path):
-    """In a process of its own each, the compiled copy of the first beside it; a package's module too."""
+def test_a_users_module_is_read_anew_after_an_edit(tmp_path):
+    """Each import in its own process, with the compiled copy of the first beside it; also in a package."""
     package = tmp_path / "nets_of_test"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -176,7 +176,7 @@ def test_a_module_that_was_edited_since_its_import_is_refused(tmp_path, monkeypa
     assert build(before, (1, 8, 8), 10, 0)[1].out_features == 8
 
 
-def test_a_file_that_was_edited_since_it_was_asked_for_is_not_trained_in_its_name(tmp_path):
+def test_a_file_edited_during_a_run_is_refused(tmp_path):
     """A run of hours opens it again in each worker."""
     file = tmp_path / "mine.py"
     file.write_text(SOURCE + "# seen by no test before\n")
@@ -263,7 +263,7 @@ def anybodys(tmp_path):
 
 
 @pytest.mark.parametrize("out", ["tensor", "tuple", "dict", "list", "object"])
-def test_a_class_is_given_what_it_takes_and_returns_logits(anybodys, out):
+def test_a_class_gets_the_arguments_it_accepts_and_returns_logits(anybodys, out):
     model = anybodys("Net", out=out)
     assert isinstance(model(torch.zeros(3, 1, 8, 8)), torch.Tensor)
     assert model(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
@@ -275,7 +275,7 @@ def test_logits_are_found_in_training_too(anybodys):
     assert model.train()(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
 
 
-def test_only_arguments_that_a_factory_takes_are_passed(anybodys):
+def test_only_arguments_that_a_factory_accepts_are_passed(anybodys):
     assert anybodys("fixed")[1].in_features == 64
     assert anybodys("passes_on", width=4)[1].out_features == 4
     assert anybodys("wide")[1].out_features == 64  # `channels` is a width here
@@ -305,7 +305,7 @@ def test_networks_of_torchvision_are_built():
     assert "missing 2 required positional arguments" in str(refused.value)
 
 
-def test_a_dotted_name_of_a_module_is_told_how_to_write_it():
+def test_a_dotted_function_name_is_refused_with_the_right_form():
     with pytest.raises(UserError, match=r"is named torch\.nn:Linear"):
         build(arch("torch.nn.Linear"), (1, 8, 8), 10, 0)
 
@@ -330,7 +330,7 @@ def test_vgg16_has_the_published_size(norm, parameters):
     assert widths == [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
 
 
-def test_vgg16_without_norm_lets_the_signal_through():
+def test_vgg16_without_norm_keeps_the_variance_of_its_features():
     """Variance of the features stays of order one, through 13 layers of ReLU (arXiv 1502.01852)."""
     model = build(arch("lmc_vgg16", norm=False, width=16), (3, 32, 32), 10, 0)
     x = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -395,7 +395,7 @@ def test_patches_of_four_pixels():
     assert build(arch("vit_tiny_patch16_224", patch_size=4), (3, 32, 32), 10, 0).patch_embed.num_patches == 64
 
 
-def test_what_cannot_be_adapted_says_so():
+def test_networks_that_cannot_be_adapted_are_refused():
     with pytest.raises(UserError, match="small-stem needs a network that begins with a convolution"):
         adapted("lmc_mlp", "small-stem")
     with pytest.raises(UserError, match="patch4 needs a network that projects patches"):
@@ -422,13 +422,13 @@ def test_every_network_of_a_published_suite_can_be_built_and_learns_from_every_w
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
-def test_a_refusal_passes_to_another_process():
+def test_an_error_can_be_pickled():
     unfit = BuildError("cannot be built: too small", "too small")
     again = pickle.loads(pickle.dumps(unfit))
     assert (str(again), again.reason, again.exit_code) == ("cannot be built: too small", "too small", 2)
 
 
-def test_a_factory_that_returns_no_network_is_said_to(tmp_path):
+def test_a_factory_that_returns_no_network_is_refused(tmp_path):
     (tmp_path / "mine.py").write_text("def net(num_classes, in_chans):\n    pass\n")
     with pytest.raises(BuildError, match=r"classes: it returned NoneType, no torch\.nn\.Module"):
         build(arch(f"{tmp_path / 'mine.py'}:net"), (1, 8, 8), 10, 0)

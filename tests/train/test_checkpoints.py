@@ -229,7 +229,7 @@ def test_other_precisions_are_converted_whatever_the_name(model, tmp_path, suffi
     assert same(load_checkpoint(path, network()), own)
 
 
-def test_content_decides_and_not_the_name(model, tmp_path):
+def test_the_format_is_found_from_the_content_not_the_name(model, tmp_path):
     save_file(model.state_dict(), tmp_path / "weights.pt")
     torch.save(model.state_dict(), tmp_path / "weights.safetensors")
     for path in tmp_path.iterdir():
@@ -300,13 +300,13 @@ def test_several_plain_weights_need_a_choice(model, tmp_path):
     assert "also holds weights under 'last'" in found.notes[0]
 
 
-def test_averaged_weights_alone_are_read_and_said(model, tmp_path):
+def test_averaged_weights_alone_are_read_and_reported(model, tmp_path):
     torch.save({"ema_state_dict": model.state_dict()}, tmp_path / "a.pt")
     [note] = read_checkpoint(tmp_path / "a.pt", network()).notes
     assert "averaged (EMA) weights alone" in note
 
 
-def test_tensors_that_are_ignored_are_said(model, tmp_path):
+def test_ignored_tensors_are_reported(model, tmp_path):
     state = {**_prefixed("net.", model.state_dict()), "projector.weight": torch.ones(3)}
     torch.save(state, tmp_path / "a.pt")
     assert read_checkpoint(tmp_path / "a.pt", network()).notes == (
@@ -495,7 +495,7 @@ def test_other_files_are_named_in_one_message(model, tmp_path, make, message):
     assert str(tmp_path) in str(refused.value)
 
 
-def test_a_misfit_is_counted_in_order(model, tmp_path):
+def test_tensors_that_do_not_fit_are_counted_by_kind(model, tmp_path):
     state = model.state_dict()
     state = {n: v for n, v in state.items() if "norm1" not in n} | {
         "neck.a": torch.ones(1),

@@ -1,4 +1,4 @@
-"""Fleets fit memory: linear in members, split to a budget, halved where it runs out."""
+"""Device memory of fleets: linear in members, limited by a budget, halved when exhausted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 class Cramped:
-    """Batches from a device without room for more than `room` members at once."""
+    """Batches of a device with memory for at most `room` members."""
 
     def __init__(self, feed, room, error):
         self.feed, self.room, self.error, self.asked = feed, room, error, []
@@ -60,7 +60,7 @@ def test_bits_do_not_depend_on_chunks(kind):
         MemoryError(),
     ],
 )
-def test_out_of_memory_halves_the_fleet_and_goes_on(error):
+def test_out_of_memory_halves_the_fleet_and_training_continues(error):
     model, states, feed = fresh("batchnorm resnet", list(range(8)))
     whole = train("stacked", model, states, feed, 5)
     cramped = Cramped(feed, 3, error)
@@ -77,7 +77,7 @@ GUESSED = [
 
 
 @pytest.mark.parametrize("error", GUESSED)
-def test_an_error_that_memory_may_have_caused_halves_the_fleet_once(error):
+def test_an_error_that_may_be_lack_of_memory_halves_the_fleet_once(error):
     model, states, feed = fresh("mlp", list(range(8)))
     whole = train("stacked", model, states, feed, 5)
     cramped = Cramped(feed, 4, error)
@@ -91,7 +91,7 @@ def test_an_error_that_memory_may_have_caused_halves_the_fleet_once(error):
     assert not is_out_of_memory(error)
 
 
-def test_other_errors_and_no_room_for_one_are_errors():
+def test_other_errors_and_too_little_memory_for_one_network_are_raised():
     model, states, feed = fresh("mlp", [0, 1])
     with pytest.raises(RuntimeError, match="shapes"):
         train("stacked", model, states, Cramped(feed, 1, RuntimeError("shapes do not match")), 5)

@@ -1,4 +1,4 @@
-"""Engines: forks copy everything, and who trains beside a network changes nothing."""
+"""Engines: forks copy everything, and the other members of a fleet do not change a network."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_same_seeds_same_data_same_bits(name):
 
 
 @pytest.mark.parametrize("name", ["lmc_cnn", "lmc_resnet"])
-def test_bits_do_not_change_where_kernels_do(name):
+def test_bits_do_not_depend_on_the_kernel_that_a_fleet_size_selects(name):
     """oneDNN takes the kernel of a first layer (one input channel, with and without bias) by the fleet.
 
     A bias that is added within a convolution is where bits were seen to depend on it.
@@ -139,7 +139,7 @@ def test_bits_do_not_change_where_kernels_do(name):
 
 @pytest.mark.parametrize("name", [name for name, device in sorted(STACKED) if device == "cpu"])
 def test_bits_do_not_depend_on_the_fleet(name):
-    """Neither the number of the others nor the place among them changes a network of the table."""
+    """Neither the fleet's size nor the place in it changes a network of the table."""
     kwargs = TIMM.get(name, {})
     members = [(i, 10 + i) for i in range(5)]
     together = train("stacked", name, RECIPES["sgd"], members, kwargs=kwargs).states
@@ -248,8 +248,8 @@ def test_dropout_is_keyed_by_layer_seed_and_step():
     assert_equal(run([7], half, 3, 6)[0], a)
 
 
-def test_training_on_a_cpu_leaves_a_gpu_alone(monkeypatch):
-    """Where there is one it is neither asked for at every step nor its generator seeded."""
+def test_training_on_a_cpu_does_not_use_a_gpu(monkeypatch):
+    """A GPU that is present is not queried at every step, and its generator is not seeded."""
 
     def touched(*_):
         raise AssertionError("CUDA was touched")
@@ -261,7 +261,7 @@ def test_training_on_a_cpu_leaves_a_gpu_alone(monkeypatch):
         advance(engine, model, states, feed, RECIPES["sgd"], [90], [0], 0, 2)
 
 
-def test_a_diverged_member_leaves_the_others_alone():
+def test_a_diverged_member_does_not_change_the_others():
     recipe = RECIPES["sgd"]
     model, states, feed = fleet("lmc_cnn", recipe, [(1, 2), (3, 4), (5, 6)])
     broken = states[1].copy()

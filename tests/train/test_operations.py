@@ -1,4 +1,4 @@
-"""What a training step consists of: how many operators it launches, and that a compiler can take it whole."""
+"""Operators that a training step launches, and its compilation as one graph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lmcbench.train.engines import _loss, advance
 
 
 class Counter(TorchDispatchMode):
-    """Counts the operators that run, but for views, which launch nothing."""
+    """Count the operators that run, except views, which launch no kernel."""
 
     def __init__(self):
         super().__init__()

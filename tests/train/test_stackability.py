@@ -1,4 +1,4 @@
-"""What cannot run stacked is found, with a reason in words."""
+"""Networks that cannot be stacked are found, with the reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHAPE = (1, 4, 4)
 
 
 class Net(nn.Module):
-    """A softmax regression with something in front of it."""
+    """A softmax regression behind another module."""
 
     def __init__(self, front: nn.Module) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Branch(nn.Module):
 
 
 class Rebinding(nn.Module):
-    """Puts a new tensor in the place of its buffer at every pass."""
+    """Replaces its buffer by a new tensor in every pass."""
 
     def __init__(self, persistent=True):
         super().__init__()
@@ -69,7 +69,7 @@ class InPlace(Rebinding):
         (InPlace(persistent=False), "does not run stacked"),
     ],
 )
-def test_the_reason_is_said(front, reason):
+def test_the_reason_is_reported(front, reason):
     model = Net(front)
     before = {n: t.clone() for n, t in model.state_dict().items()}
     generator = torch.get_rng_state()
@@ -82,12 +82,12 @@ def test_the_reason_is_said(front, reason):
 
 
 @pytest.mark.parametrize("front", [nn.Identity(), nn.Dropout(0.0), InPlace(), nn.BatchNorm1d(16)])
-def test_what_can_run_stacked_has_no_reason(front):
+def test_networks_that_can_run_stacked_have_no_reason(front):
     assert reason_not_stackable(Net(front), SHAPE) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_network_can(kind):
+def test_every_kind_of_network_can_run_stacked(kind):
     assert reason_not_stackable(fresh(kind, [0])[0], KINDS[kind][2]) is None
 
 

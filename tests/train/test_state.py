@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 from lmcbench.train.train_state import load_tensors, read_metadata, save_tensors
 
 
-def test_weights_are_on_the_disk_before_they_take_their_place(tmp_path, monkeypatch):
-    """What vouches for them, a cell's training file, is written later and flushed too."""
+def test_weights_are_flushed_before_the_file_is_renamed(tmp_path, monkeypatch):
+    """The cell's training file, which refers to them, is written and flushed later."""
     done, sync, replace = [], os.fsync, Path.replace
     monkeypatch.setattr("os.fsync", lambda number: (done.append(os.fstat(number).st_size), sync(number)))
     monkeypatch.setattr(Path, "replace", lambda a, b: (done.append(b.name), replace(a, b)))
@@ -38,6 +38,6 @@ def test_a_header_is_bounded_before_it_is_parsed(tmp_path, content, keyword):
     assert read_metadata(path) == {}
 
 
-def test_a_missing_file_is_missing(tmp_path):
+def test_a_missing_file_raises_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_tensors(tmp_path / "k-0.safetensors")
