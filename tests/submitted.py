@@ -70,7 +70,7 @@ def make_board(root: Path) -> Path:
 
 @cache
 def part_of_run() -> Path:
-    """A run of digits, `lmc_linear` under label-skew on replicates 0 and 1: 12 cells. Removed at the end."""
+    """A run of digits, `lmc_linear` under label-skew on replicates 0 and 1: 10 cells. Removed at the end."""
     root = Path(tempfile.mkdtemp(prefix="lmcbench-tests-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     chosen = Selection(["lmc_linear"], ["label-skew"], (), range(2))

@@ -63,7 +63,7 @@ def suites() -> dict[str, Any]:
 
 FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "seeds.json": seeds,
-    "digits-v2.json": digits,
+    "digits-v3.json": digits,
     "suites.json": suites,
 }
 

@@ -301,14 +301,13 @@ def cost_caption(suite, left_out=()):
 
 def test_the_caption_says_why_shifts_have_no_comparators():
     digits = load_suite("digits")
-    assert cost_caption(digits) == (
-        " The suite has independent-equal-cost and whole-budget under none and label-skew only."
-    )
-    # a run of a part of it, and a suite that only its author has
+    assert cost_caption(digits) == (" The suite has independent-equal-cost and whole-budget under none only.")
+    # a run of a part of a suite, and a suite that only its author has
     priced = ("independent-equal-cost", "whole-budget")
-    skewed = [("label-skew", fork) for fork in priced]
+    both = toy_suite(forks=[0, 2, *priced])
+    skewed = [(spec.shift.label, fork) for spec in both.shifts[1:] for fork in priced]
     only = " The records have independent-equal-cost and whole-budget under none only."
-    assert cost_caption(digits, skewed) == only
+    assert cost_caption(both, skewed) == only
     own = toy_suite(forks=[0, 2, "whole-budget"], comparator_shifts=["none"])
     assert cost_caption(own) == " The records have whole-budget under none only."
 

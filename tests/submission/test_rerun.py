@@ -66,10 +66,14 @@ def test_a_cell_whose_curves_alone_differ_is_within():
     assert compare_cells(before, after, {}).verdict == "within"
 
 
-def test_allowances_are_those_of_the_same_digest():
+def test_a_suite_that_is_not_calibrated_allows_nothing():
     assert allowances(toy_suite()) == {}
-    found = allowances(load_suite("digits"))
-    [error] = [m for m in CALIBRATED["digits-v2"]["measures"] if m["measure"] == "error_mid"]
+
+
+@pytest.mark.parametrize("name", sorted(CALIBRATED))
+def test_allowances_are_those_of_the_same_digest(name):
+    found = allowances(load_suite(name))
+    [error] = [m for m in CALIBRATED[name]["measures"] if m["measure"] == "error_mid"]
     assert found["error_mid"] == max(2 * 2**0.5 * error["deviation"], error["largest"])
     assert set(found) == set(MEASURES)
 

@@ -53,7 +53,7 @@ from submitted import (
     train,
 )
 
-CELLS = 12
+CELLS = 10
 """Of the run that most tests submit."""
 
 
@@ -336,14 +336,14 @@ def test_one_of_several_architectures_must_be_chosen(board, tmp_path):
     refused(board, f"Choose: {labels}", run, "--name", "a")
     refused(
         board,
-        "The run has no architecture 'resnet18'. It has lmc_cnn (recipe cnn), lmc_",
+        "The run has no architecture 'lmc_resnet'. It has lmc_linear (recipe linear), lmc_",
         run,
         "--name",
         "a",
         "--arch",
-        "resnet18",
+        "lmc_resnet",
     )
-    refused(board, "or --arch lmc_linear or", run, "--name", "a", "--arch", "lmc_*")
+    refused(board, "Choose: --arch lmc_linear or --arch lmc_mlp", run, "--name", "a", "--arch", "lmc_*")
 
 
 def test_failed_cells_are_no_results(board, run):

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from builders import make_record, toy_cell
+from lmcbench.data.selection import select
 from lmcbench.data.sources import load_digits
 from lmcbench.errors import UserError
 from lmcbench.leaderboard.ranking_table import rank_notes
 from lmcbench.results.record import read_record
 from lmcbench.spec.canonical import digest_bytes
-from lmcbench.spec.datasets import DIGITS
+from lmcbench.spec.datasets import DIGITS, RESPLIT_DIGITS
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.submission.predictions_file import TENSOR_BYTES, kept_splits
 from lmcbench.submission.text import explain
@@ -127,11 +128,11 @@ HALVES = next(s.shift for s in load_suite("digits").shifts if s.name == "disjoin
         ),
         (
             number("siblings", 0, "splits", "test", "error", value=0.0123),
-            "siblings.0.splits.test.error: found 0.0123, no whole number of 355 images",
+            "siblings.0.splits.test.error: found 0.0123, no whole number of 599 images",
         ),
         (
             number("pairs", 0, "curves", "test", "error", 0, value=0.5),
-            "pairs.0.curves.test.error: contains a value that is no whole number of 355 images",
+            "pairs.0.curves.test.error: contains a value that is no whole number of 599 images",
         ),
         (
             number("pairs", 0, "curves", "train", "loss", 0, value=9.0),
@@ -139,7 +140,7 @@ HALVES = next(s.shift for s in load_suite("digits").shifts if s.name == "disjoin
         ),
         (
             number("pairs", 0, "curves", "test", "loss", value=[0.1, 0.2]),
-            "pairs.0.curves.test.loss: found 2 values, must be 21",
+            "pairs.0.curves.test.loss: found 2 values, must be 5",
         ),
         (
             number("soup", "test", "error", value=0.0),
@@ -155,21 +156,21 @@ HALVES = next(s.shift for s in load_suite("digits").shifts if s.name == "disjoin
             lambda table: table["seeds"]["order"].reverse(),
             "seeds.order: not as derived from the suite and replicate 0",
         ),
-        (number("recipe", "lr", value=0.01), "recipe.lr: found 0.01, must be 0.05"),
+        (number("recipe", "lr", value=0.01), "recipe.lr: found 0.01, must be 0.4"),
         (number("recipe", "name", value="mlp"), "recipe.name: found 'mlp', must be 'linear'"),
         (
             number("protocol", "alphas", value=[0.0, 0.5, 1.0]),
-            "curves.test.loss: found 21 values, must be 3",
+            "curves.test.loss: found 5 values, must be 3",
         ),
         (
             number("protocol", "calibration", "n", value=5000),
             "protocol.calibration.n: found 5000, the suite asks for 500",
         ),
         (number("shift", "params", value={"share": 0.6}), "shift: found {'name': 'label-skew'"),
-        (number("fork", "name", value="2"), "fork.name: found '2', the suite has 0, 1, 3"),
+        (number("fork", "name", value="2"), "fork.name: found '2', the suite has 0, 3%"),
         (
             lambda table: (table["shift"].update(HALVES), table["fork"].update(name="whole-budget")),
-            "fork.name: found 'whole-budget' under disjoint-halves, the suite has it under none, label-skew",
+            "fork.name: found 'whole-budget' under disjoint-halves, the suite has it under none",
         ),
         (number("fork", "step", value=7), "fork.step: found 7, must be "),
         (
@@ -180,10 +181,10 @@ HALVES = next(s.shift for s in load_suite("digits").shifts if s.name == "disjoin
         (number("status", value="diverged"), "siblings: must be empty for a cell that is diverged"),
         (
             number("data", 0, "sha256", value="0" * 64),
-            "data.train.sha256: found 0000000000000000, the suite's is 3711e337279e9bed",
+            "data.train.sha256: found 0000000000000000, the suite's is 48524314910190e9",
         ),
         # fewer images are fewer steps, and cheaper
-        (number("data", 0, "n", value=721), "data.train.n: found 721, the suite's has 1442"),
+        (number("data", 0, "n", value=599), "data.train.n: found 599, the suite's has 1198"),
         (
             number("architecture", "kwargs", value={"width": 9}),
             "architecture: found {'name': 'lmc_linear', 'kwargs': {'width': 9}",
@@ -191,7 +192,7 @@ HALVES = next(s.shift for s in load_suite("digits").shifts if s.name == "disjoin
         (number("architecture", "params", value=10**9), "architecture.params: found 1000000000; other cells"),
         (
             number("suite", "digest", value="0" * 64),
-            "suite: found {'name': 'digits', 'version': 2, 'digest': '000",
+            "suite: found {'name': 'digits', 'version': 3, 'digest': '000",
         ),
         (number("env", "device", value="/home/me/gpu"), "env.device: contains a path of somebody's machine"),
         (number("views_digest", value="0" * 64), "views_digest: found 0000"),
@@ -234,7 +235,7 @@ def test_noise_scales_follow_from_the_recipe_and_their_views(folder):
         (lambda e: e.update(nll_mean=9.0), "3.nll_mean: found 9.0, the curve at its points gives 0."),
         (lambda e: e.update(ensemble_gain=0.25), "3.ensemble_gain: found 0.25, must be the difference"),
         (lambda e: e.update(ensemble_nll=8.0), "3.ensemble_nll: found 8.0, more than the members' mean"),
-        (lambda e: e.update(ensemble_accuracy=0.9012345), "found 0.9012345, no whole number of 355 images"),
+        (lambda e: e.update(ensemble_accuracy=0.9012345), "found 0.9012345, no whole number of 599 images"),
         (lambda e: e.update(disagreement=1.5), "3.disagreement: found 1.5, must lie in [0, 1]"),
         (lambda e: e.update(js_divergence=-0.5), "3.js_divergence: found -0.5, must not be negative"),
         (lambda e: e.pop("disagreement"), "3.disagreement: is missing"),
@@ -269,7 +270,7 @@ def test_diverged_cells_are_named_and_what_only_is_claimed_too(folder):
     assert faults(folder) == ""
     found = verify(folder)
     [note] = [n for n in found.notes if "diverged" in n]
-    assert note.startswith("1 of 12 cells diverged, which counts as a result")
+    assert note.startswith("1 of 10 cells diverged, which counts as a result")
     assert note.endswith(f"first: label-skew, fork {record.fork.name}, replicate {record.replicate}.")
     for what in ("gradient noise", "points on the path", "as blended"):
         assert any(what in claim for claim in found.claimed)
@@ -306,7 +307,7 @@ def test_a_barrier_forged_together_with_its_curve_contradicts_the_soup_or_the_si
 
     def flatten(table):
         curve = table["pairs"][0]["curves"]["test"]
-        curve["error"] = [0.0] * 21
+        curve["error"] = [0.0] * 5
         flat = Curve(table["protocol"]["alphas"], curve["loss"], curve["error"], curve["n"])
         table["pairs"][0]["barriers"]["test"] = asdict(barrier(flat))
 
@@ -362,13 +363,13 @@ def test_labels_that_suit_the_predictions_are_not_the_data_sets(folder):
         (lambda t: t.pop("test"), "lacks the logits of split 'test'"),
         (
             lambda t: t.update(test=t["test"].astype(np.float32)),
-            "test: must be fp16 logits [2, 355, classes], found float32",
+            "test: must be fp16 logits [2, 599, classes], found float32",
         ),
         (
             lambda t: t.update(test=t["test"][:, :9]),
-            "test: must be fp16 logits [2, 355, classes], found float16 [2, 9, 10]",
+            "test: must be fp16 logits [2, 599, classes], found float16 [2, 9, 10]",
         ),
-        (lambda t: t.pop("test.labels"), "needs a tensor 'test.labels' of int16 [355]"),
+        (lambda t: t.pop("test.labels"), "needs a tensor 'test.labels' of int16 [599]"),
     ],
 )
 def test_logits_of_another_form_are_refused(folder, edit, message):
@@ -412,13 +413,15 @@ def test_logits_of_more_classes_than_the_labels_leave_no_cell_out(folder):
     def widen(tensors):
         for name, value in tensors.items():
             if not name.endswith(".labels"):
-                wide = np.full((*value.shape[:2], 4000), -60000, np.float16)
-                wide[:, :, :10] = value
+                wide = np.full((*value.shape[:-1], 3000), -60000, np.float16)
+                wide[..., :10] = value
                 tensors[name] = wide
 
     drop_logits(folder, *others)
     edit_logits(folder, first, widen)
-    assert faults(folder).count("is missing; the cell's predictions cannot be rescored") == len(others) > 0
+    found = faults(folder)
+    assert found.count("is missing; the cell's predictions cannot be rescored") == len(others) > 0
+    assert "training.label_counts: must have 3000 counts a sibling" in found
 
 
 def test_tensors_of_no_cell_are_refused(folder):
@@ -599,12 +602,12 @@ def test_an_edited_suite_is_refused(folder):
     edit_meta(folder, load_suite("digits").digest, edited)
     edit_records(folder, lambda t: t["suite"].update(digest=edited))
     found = faults(folder)
-    assert f"submission.toml: suite: found digits-v2 with digest {edited[:12]}; digits-v2 has" in found
+    assert f"submission.toml: suite: found digits-v3 with digest {edited[:12]}; digits-v3 has" in found
     assert "A published suite never changes: the run is of an edited one." in found
 
 
 def test_a_suite_that_is_not_published_needs_its_file(folder, tmp_path):
-    edit_meta(folder, 'name = "digits"\nversion = 2', 'name = "mine"\nversion = 1')
+    edit_meta(folder, 'name = "digits"\nversion = 3', 'name = "mine"\nversion = 1')
     assert "submission.toml: suite: Unknown suite 'mine-v1'" in faults(folder)
     with pytest.raises(UserError, match="No suite file"):
         verify(folder, tmp_path / "mine.toml")
@@ -767,6 +770,8 @@ def test_logits_are_left_out_by_a_rule_and_not_by_choice():
 
 def test_the_pinned_hashes_are_those_of_scikit_learns_digits():
     data = load_digits()
-    labels = digest_bytes(data.test.labels.astype("<i2").tobytes())
-    sizes = len(data.train), len(data.test)
-    assert (data.train.sha256, data.test.sha256, labels, *sizes) == DIGITS
+    again = select(data, load_suite("digits").data)
+    for found, pins in ((data, DIGITS), (again, RESPLIT_DIGITS)):
+        labels = digest_bytes(found.test.labels.astype("<i2").tobytes())
+        sizes = len(found.train), len(found.test)
+        assert (found.train.sha256, found.test.sha256, labels, *sizes) == pins

@@ -51,7 +51,7 @@ def NAME(num_classes, in_chans, width=16, blocks=2):
     )
 '''
 
-RECIPE = "cnn"
+RECIPE = "mlp"
 """The recipe of suite digits that the template learns well with."""
 
 

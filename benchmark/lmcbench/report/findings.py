@@ -22,8 +22,8 @@ from lmcbench.stats.stability import stability_table
 ClaimVerdict = Literal["supported", "contrary", "equivalent", "not supported", "not testable"]
 
 DEMONSTRATION = (
-    "The recipes of this suite were chosen to make effects visible: what it shows is a demonstration, "
-    "no evidence."
+    "Networks or recipes of this suite were chosen to make effects visible: what it shows is a "
+    "demonstration, no evidence."
 )
 
 NOT_MEASURED = {"diverged": "diverged", "did-not-learn": "did not learn", "failed": "failed"}

@@ -35,7 +35,7 @@ from lmcbench.spec.shifts import HOW_TO_NAME_DOMAINS, Noise, Shift
 from lmcbench.spec.sweep import TUNED, Sweep
 
 DEMONSTRATIONS = frozenset({"digits", "noise-grid"})
-"""Suites whose recipes were chosen to make effects visible: their results are not evidence."""
+"""Suites whose networks or recipes were chosen to make effects visible: their results are not evidence."""
 
 SLUG = r"^[a-z0-9][a-z0-9-]{0,99}$"
 

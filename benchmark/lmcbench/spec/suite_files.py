@@ -42,7 +42,7 @@ def _suite_files() -> Iterator[tuple[str, int, Traversable]]:
 
 
 def load_suite(name: str) -> Suite:
-    """Load a published suite by name (`digits`, or `digits-v2` for one version), or from a `.toml` path.
+    """Load a published suite by name (`digits`, or `digits-v3` for one version), or from a `.toml` path.
 
     Raises:
         UserError: if it does not exist or is not a valid suite.

@@ -174,7 +174,14 @@ class Rescoring:
                 if key not in held_values or not is_close(held_values[key], expected_value):
                     self._differs(file, f"ensemble.{split}.{key}", held_values.get(key), expected_value)
             counts = (record.training or {}).get("label_counts") or []
-            if record.corrected is not None and len(counts) == len(logits[split]):
+            classes = logits[split].shape[-1]
+            if any(len(of_view) != classes for of_view in counts):
+                self._fault(
+                    file,
+                    "training.label_counts",
+                    f"must have {classes} counts a sibling, as the logits classes.",
+                )
+            elif record.corrected is not None and len(counts) == len(logits[split]):
                 corrected = compare_corrected(logits[split], labels[split], counts)
                 held_corrected = record.corrected.get(split, {})
                 for key, value in corrected.items():
