@@ -25,7 +25,7 @@ def mine(num_classes, in_chans, img_size):
 """
 
 
-def plan(file, root, recipe="linear", **wanted):
+def plan(file, root, recipe="mlp", **wanted):
     selection = Selection([f"{file}:mine"], ["none"], ["0"], range(wanted.pop("replicates", 1)), recipe)
     return plan_run(expand(load_suite("digits"), selection), RunFolder(root))
 
@@ -51,16 +51,16 @@ def test_an_edited_file_is_refused_before_anything_is_trained(lmcbench, file, tm
     file.write_text(NETWORK.format("", 4))
     now = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     before = contents(tmp_path / "run")
-    arguments = ["--arch", f"{file}:mine", "--recipe", "linear", "--replicates", "2", "--out", "run"]
+    arguments = ["--arch", f"{file}:mine", "--recipe", "mlp", "--replicates", "2", "--out", "run"]
     assert lmcbench("run", "digits", *arguments) == (
         2,
         "",
-        f"Error: run holds 1 cell of an earlier version of mine.py:mine with recipe linear (fingerprint "
+        f"Error: run holds 1 cell of an earlier version of mine.py:mine with recipe mlp (fingerprint "
         f"{was}, now {now}). Tables would average both versions. Run into another folder: --out DIR\n",
     )
     assert contents(tmp_path / "run") == before
     # another recipe has a row of its own, and another folder is what the message asks for
-    assert len(plan(file, tmp_path / "run", recipe="cnn").families) == 1
+    assert len(plan(file, tmp_path / "run", recipe="linear").families) == 1
     assert len(plan(file, tmp_path / "other").families) == 1
 
 
