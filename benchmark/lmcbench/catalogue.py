@@ -7,10 +7,13 @@ from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from lmcbench.errors import UserError
+import numpy as np
+
+from lmcbench.errors import UserError, counted
 from lmcbench.output import make_table, one_line
 from lmcbench.spec.architectures import OWN_NETWORKS
 from lmcbench.spec.cells import expand, families
+from lmcbench.spec.domains import sort_names
 from lmcbench.spec.evaluation_shifts import CIFAR_C, CORRUPTIONS, is_shifted, parse_shifted
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.shifts import ALIASES, SHIFTS
@@ -18,6 +21,8 @@ from lmcbench.spec.suite import ShiftSpec, Suite
 from lmcbench.spec.suite_files import load_suite, published_suites
 
 if TYPE_CHECKING:
+    from lmcbench.data.contents import Contents
+    from lmcbench.data.listed import Listed
     from lmcbench.data.listing import Listing
 
 
@@ -168,7 +173,8 @@ OWN_DATA = """\
 Your own data are named by their path, in 'measure --data' and as 'name' under [data] of a suite:
 ./birds          a folder of images, train/CLASS/*.png and test/CLASS/*.png (or val; also other formats),
                  or of parquet files, train-*.parquet and test-*.parquet (or val-*), with an image and a label
-./birds.parquet  one file, of which every fifth image of a class is used for testing"""
+./birds.parquet  one file, of which every fifth image of a class is used for testing
+'lmcbench data ./birds' counts its images, by domain and class where it has domains"""
 
 
 def datasets_text(listed: Sequence[Listing]) -> str:
@@ -192,6 +198,88 @@ def datasets_text(listed: Sequence[Listing]) -> str:
     missing = [[d.name, d.hint] for d in listed if d.found is None]
     todo = "\n\nHow to get the missing data sets:\n" + make_table(missing, style="plain")
     return f"{table}{todo if missing else ''}\n\n{OWN_DATA}"
+
+
+SHOWN_CLASSES = 10
+"""Most classes with a column of their own in the table of domains."""
+
+SHOWN_DOMAINS = 30
+"""Most domains with a row of their own in it."""
+
+
+def contents_table(found: Contents) -> dict[str, Any]:
+    """Return what a data set contains: images by split, domain and class."""
+    splits = {}
+    for split, listed in (("train", found.train), ("test", found.test)):
+        counts = np.bincount(listed.labels, minlength=len(listed.classes)).tolist()
+        splits[split] = {
+            "n": len(listed.labels),
+            "classes": dict(zip(listed.classes, counts, strict=True)),
+            "domains": {
+                domain: dict(zip(listed.classes, of_domain, strict=True))
+                for domain, of_domain in listed.counts().items()
+            },
+        }
+    return {"name": found.name, "domain": found.domain, "columns": list(found.columns), "splits": splits}
+
+
+def contents_text(found: Contents) -> str:
+    """Return what a data set contains as text, with a table of domains and classes."""
+    train, test = found.train, found.test
+    parts = [
+        f"{found.name}: {len(train.labels):,} training and {len(test.labels):,} test images, "
+        f"{counted(len(train.classes), 'class', 'classes')}",
+        *found.notes,
+    ]
+    if found.domain is None:
+        columns = ", ".join(found.columns)
+        hint = f" Columns that may be domains: {columns} (--domain COLUMN)." if columns else ""
+        splits = contents_table(found)["splits"]
+        of_train, of_test = splits["train"]["classes"], splits["test"]["classes"]
+        rows = [[name, n, of_test.get(name, 0)] for name, n in of_train.items()]
+        shown = make_table(rows[:SHOWN_DOMAINS], headers=["class", "training images", "test images"])
+        return "\n\n".join([*parts, f"No domains.{hint}", shown])
+    parts.append(f'Domains: domain = "{found.domain}" under [data] of a suite')
+    parts.append(domain_table({"train": train, "test": test}))
+    return "\n\n".join([*parts, *missing_classes(train)])
+
+
+def domain_table(splits: Mapping[str, Listed]) -> str:
+    """Return the images of each domain and class as a table; several splits are joined by a plus.
+
+    Many classes are shown by the smallest and the largest, many domains by the first ones.
+    """
+    classes = next(iter(splits.values())).classes
+    counts = [listed.counts() for listed in splits.values()]
+    none = [0] * len(classes)
+    rows: list[list[Any]] = []
+    names = sort_names(name for of_split in counts for name in of_split)
+    for name in names[:SHOWN_DOMAINS]:
+        of_domain = [of_split.get(name, none) for of_split in counts]
+        row: list[Any] = [name, *(sum(numbers) for numbers in of_domain)]
+        if len(classes) <= SHOWN_CLASSES:
+            row += [" + ".join(map(str, of_class)) for of_class in zip(*of_domain, strict=True)]
+        else:
+            total = [sum(of_class) for of_class in zip(*of_domain, strict=True)]
+            low, high = total.index(min(total)), total.index(max(total))
+            row += [f"{min(total)} ({classes[low]})", f"{max(total)} ({classes[high]})"]
+        rows.append(row)
+    of_classes = list(classes) if len(classes) <= SHOWN_CLASSES else ["smallest class", "largest class"]
+    table = make_table(rows, headers=["domain", *splits, *of_classes])
+    rest = len(names) - SHOWN_DOMAINS
+    return f"{table}\nand {rest:,} more domains" if rest > 0 else table
+
+
+def missing_classes(listed: Listed) -> list[str]:
+    """Return a sentence about the first domain without a class that others have; none if there is no such."""
+    for domain, counts in listed.counts().items():
+        lost = [name for name, n in zip(listed.classes, counts, strict=True) if n == 0]
+        if lost:
+            return [
+                f"{domain} has no image of {', '.join(lost[:5])}: the shift 'domains' refuses it unless it "
+                "is in a group with another domain (groups) or held out (hold_out)."
+            ]
+    return []
 
 
 def list_architectures(pattern: str | None) -> list[dict[str, Any]]:

@@ -139,7 +139,9 @@ def test_processes_that_share_a_gpu_share_its_memory(tmp_path, monkeypatch, aske
     memory = SimpleNamespace(limit=lambda budget, count: min(budget // 10, count))
     monkeypatch.setattr(tune_training, "fleet_memory", lambda *_: memory)
     monkeypatch.setattr(tune_training, "resident_bytes", lambda *_: 20)
-    monkeypatch.setattr(tune_training, "device_budget", lambda _, resident, share: int((100 - resident) * share))
+    monkeypatch.setattr(
+        tune_training, "device_budget", lambda _, resident, share: int((100 - resident) * share)
+    )
     cuda = SimpleNamespace(type="cuda")
     states = [None] * 9
     assert tune_training._fitting(tasks[0], cuda, None, states, None, None) == 8 // jobs

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from lmcbench.cli.app import DataDir, Json, app, print_json
 from lmcbench.output import print_text
@@ -83,13 +84,25 @@ def archs(
     print_json(listed) if as_json else print_text(catalogue.architectures_text(listed, pattern))
 
 
-data_app = typer.Typer(rich_markup_mode=None)
+class DataCommands(TyperGroup):
+    """Take `data NAME` for `data show NAME`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the arguments name, and those that are left."""
+        is_name = bool(args) and args[0] not in self.commands and not args[0].startswith("-")
+        return super().resolve_command(ctx, ["show", *args] if is_name else args)
+
+
+data_app = typer.Typer(rich_markup_mode=None, cls=DataCommands)
 app.add_typer(data_app, name="data")
 
 
 @data_app.callback(invoke_without_command=True)
 def data(context: typer.Context, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """List the data sets: where each was found, or how to get it."""
+    """List the data sets: where each was found, or how to get it; or count the images of one.
+
+    'lmcbench data ./birds' is short for 'lmcbench data show ./birds'.
+    """
     if context.invoked_subcommand is not None:
         return
     from lmcbench import catalogue
@@ -100,6 +113,35 @@ def data(context: typer.Context, data_dir: DataDir = None, as_json: Json = False
         print_json([asdict(listing) for listing in listed])
     else:
         print_text(catalogue.datasets_text(listed))
+
+
+@data_app.command(epilog="Example: lmcbench data show ./birds --domain hospital")
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A path, or a data set with domains.")],
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="The column of domains, or 'folder' for folders DOMAIN/CLASS; default: found by its name.",
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Count the images of a data set by domain and class.
+
+    No image is read. Columns that may be domains are listed.
+    """
+    from lmcbench import catalogue
+    from lmcbench.data.contents import read_contents
+    from lmcbench.data.listing import describe_location
+    from lmcbench.data.sources import SOURCES
+
+    if name in SOURCES and not SOURCES[name].domains:
+        print_text(f"{name}: {SOURCES[name].summary}; {describe_location(name, data_dir)}")
+        return
+    found = read_contents(name, data_dir, domain)
+    print_json(catalogue.contents_table(found)) if as_json else print_text(catalogue.contents_text(found))
 
 
 @data_app.command(epilog="Example: lmcbench data fetch cifar10")

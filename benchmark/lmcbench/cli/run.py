@@ -145,7 +145,12 @@ def run(
         from lmcbench.catalogue import needed_data
         from lmcbench.data.listing import describe_location
 
-        view.estimate({name: describe_location(name, data_dir) for name in needed_data(chosen)})
+        places = {name: describe_location(name, data_dir) for name in needed_data(chosen)}
+        view.estimate(places)
+        if chosen.data.domain is not None and places[chosen.data.name].startswith("found"):
+            from lmcbench.running.domains import preview_domains
+
+            print_text(preview_domains(plan, data_dir))
         return
     try:
         with view.bar:

@@ -88,6 +88,10 @@ class FolderSplit:
                 for image in images:
                     check_regular(image, limit=IMAGE_BYTES)
                 found += images
+        if empty := set(self.names) - {self._class(image) for image in found}:
+            raise UserError(
+                f"{self.folder}: class {min(empty)} has no images in any domain ({', '.join(SUFFIXES)})."
+            )
         if self.part is None:
             return tuple(found)
         fifth = mark_every_fifth(self._labels(found), self._domains(found)) == (self.part == "test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -271,12 +272,17 @@ def _flat(path: Path, domain: str | None) -> Layout | None:
     return Layout(*_halves(found), "folder", (note,))
 
 
+def looks_nested(reader: FolderSplit) -> bool:
+    """Return whether folders that were taken for classes have the same folders inside, as domains have."""
+    inner = [folders_in(folder) for folder in reader.class_folders]
+    times = Counter(name for names in inner for name in names)
+    common = {name for name, n in times.items() if n > 1}
+    return len(common) > 1 and all(common & set(names) for names in inner)
+
+
 def _nested_note(path: Path, found: Layout, domain: str | None) -> list[str]:
     """Return a note if folders that were taken for classes look like domains with the same classes."""
-    if domain is not None or not isinstance(found.train, FolderSplit):
-        return []
-    inner = [set(folders_in(folder)) for folder in found.train.class_folders]
-    if len(inner) < 2 or len(set.intersection(*inner)) < 2:
+    if domain is not None or not isinstance(found.train, FolderSplit) or not looks_nested(found.train):
         return []
     return [
         f"{path}: the folders {', '.join(found.train.names[:3])} were taken for classes. If they are domains "

@@ -60,7 +60,7 @@ def find_cell(record: Record, file: str, entry: Entry) -> tuple[Cell | None, lis
 
 
 def _shift_of(record: Record) -> dict[str, Any]:
-    return record.shift.model_dump(include={"name", "params", "noise"})
+    return record.shift.model_dump(include={"name", "params", "noise", "fingerprint"})
 
 
 def _identity(record: Record, entry: Entry) -> Problems:
