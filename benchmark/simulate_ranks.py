@@ -19,7 +19,7 @@ from scipy.special import ndtr, stdtr
 from scipy.stats import beta as beta_distribution
 
 from lmcbench.stats.inference import ALPHA, holm
-from lmcbench.stats.ranks import better_entries, moderated_spread
+from lmcbench.stats.ranks import better_entries, p_values
 
 SPREAD = 0.05
 """Standard deviation of a replicate's asin(sqrt(area)). Measured on digits, version 2: 0.04 to 0.08."""
@@ -182,12 +182,8 @@ def moderated(values: list[np.ndarray]) -> np.ndarray:
 def own_comparisons(values: list[np.ndarray]) -> np.ndarray:
     """Run the same tests, corrected for each entry over its own comparisons (marginal confidence sets)."""
     scaled = np.array([np.arcsin(np.sqrt(x.mean())) for x in values])
-    spread = moderated_spread([np.arcsin(np.sqrt(x)) for x in values])
-    shares = spread.variances / [len(x) for x in values]
-    total = shares[:, None] + shares
-    df = total**2 / (shares[:, None] ** 2 / spread.df[:, None] + shares**2 / spread.df)
     gaps = scaled - scaled[:, None]
-    p = 2 * stdtr(df, -np.abs(gaps) / np.sqrt(total))
+    p = p_values(values)
     found = np.zeros_like(p, dtype=int)
     for i in range(len(values)):
         others = np.arange(len(values)) != i

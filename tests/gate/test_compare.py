@@ -466,11 +466,18 @@ TEN = toy_suite(
 AREA = GateTest(measure="instability_area", kind="equivalence", margin=0.02, reason="for tests")
 
 
-def with_areas(areas):
+def test_the_shift_whose_area_differs_most_is_named():
+    base = [0.10, 0.14, 0.20, 0.12, 0.30]
+    old = [*with_areas(base), *with_areas(base, "label-skew")]
+    new = [*with_areas(base), *with_areas([a + 0.2 for a in base], "label-skew")]
+    assert compare(old, new, [AREA]).tests[0].largest == "lmc_mlp (fast) | label-skew: +0.2000"
+
+
+def with_areas(areas, shift="disjoint-halves"):
     """Runs whose area of a replicate is as given: the same instability at forks 0 and 30 %."""
     return [
         make_record(
-            toy_cell(shift="disjoint-halves", fork=fork, replicate=r, suite=TEN),
+            toy_cell(shift=shift, fork=fork, replicate=r, suite=TEN),
             barrier_loss=2.0 if fork == "independent" else 2.0 * area,
         )
         for r, area in enumerate(areas)
@@ -486,6 +493,7 @@ def test_the_area_is_compared_by_replicate():
     assert (test.base, test.head) == (pytest.approx(0.172), pytest.approx(0.172 + sum(SMALL) / 5))
     assert found.verdict == "equivalent"
     assert compare(with_areas(base), with_areas([a + 0.2 for a in base]), [AREA]).verdict == "changed"
+    assert found.tests[0].largest is None  # one shift: nothing to point at
     seeds = compare(with_areas(base), with_areas(base[::-1]), [AREA], across=("seeds",))
     assert seeds.tests[0].difference.estimate == pytest.approx(0)
     # undefined where independent networks are connected

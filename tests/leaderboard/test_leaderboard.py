@@ -17,7 +17,7 @@ from builders import write_submission
 from lmcbench.errors import UserError
 from lmcbench.leaderboard import ranking_table as standings
 from lmcbench.leaderboard import summary_cache as derived
-from lmcbench.leaderboard.markdown import stability, tenths
+from lmcbench.leaderboard.markdown import tenths
 from lmcbench.leaderboard.payload import ALPHABET, pack
 from lmcbench.leaderboard.ranking_table import count_missing, make_tables
 from lmcbench.leaderboard.render import (
@@ -44,7 +44,7 @@ from lmcbench.stats.cells import Line
 from lmcbench.stats.estimates import Estimate, estimate
 from lmcbench.stats.instability import instability_areas
 from lmcbench.stats.ranks import RankInterval
-from lmcbench.stats.stability import Stability
+from lmcbench.stats.stability import Stability, median_text
 from synthetic import synthetic_cells, synthetic_suite, synthetic_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -657,7 +657,7 @@ def test_a_table_says_under_which_of_its_shifts_ensembles_are_compared(monkeypat
 
 def test_stability_points_in_print():
     def shown(*shares):
-        return stability(Stability(Line("a", "r", "s"), (), dict(enumerate(shares)), 0))
+        return median_text(Stability(Line("a", "r", "s"), (), dict(enumerate(shares)), 0))
 
     assert shown(0.1, 0.005, None) == "10 % (0.5 % to never)"
     assert shown(0.3, 0.3) == shown(0.3) == "30 %"
@@ -680,17 +680,17 @@ def test_on_a_suite_with_a_sweep_only_tuned_recipes_rank(monkeypatch):
 
 
 def test_recipes_of_an_architecture_are_on_its_frontier_unless_another_beats_them():
-    def standing(slug, area, accuracy, label="a"):
+    def standing(slug, area, accuracy, label="a", basis="recomputed"):
         estimates = {"area": Estimate(area, 0.0, 5), "accuracy": Estimate(accuracy, 0.0, 5)}
         entry = SimpleNamespace(slug=slug, network=SimpleNamespace(label=label))
-        return SimpleNamespace(entry=entry, scores=SimpleNamespace(columns=estimates))
+        return SimpleNamespace(entry=entry, scores=SimpleNamespace(columns=estimates), basis=basis)
 
     rows = [
+        standing("claimed", 0.01, 0.99, basis=None),
         standing("stable", 0.1, 0.8),
         standing("accurate", 0.3, 0.9),
         standing("beaten", 0.3, 0.8),
         standing("undefined", None, 0.95),
         standing("other", 0.9, 0.1, label="b"),
     ]
-    found = [s.entry.slug for s in rows if standings._is_on_frontier(s, rows)]
-    assert found == ["stable", "accurate", "other"]
+    assert standings._frontier(rows) == {"stable", "accurate", "other"}

@@ -11,6 +11,7 @@ from lmcbench.errors import UserError
 from lmcbench.report.claims import CLAIMS, Claim
 from lmcbench.report.findings import (
     Finding,
+    collect_findings,
     evaluate_cells,
     evaluate_claims,
     exact_test,
@@ -63,6 +64,10 @@ def control_of_skew(height):
     ]
 
 
+def findings_text(records):
+    return render_findings(collect_findings(records))
+
+
 def the(name, records, split="test"):
     [finding] = [f for f in evaluate_claims(records) if f.claim.name == name and f.split == split]
     return finding
@@ -108,7 +113,7 @@ def test_an_interval_that_begins_just_below_zero_says_so():
         *cells(shift="disjoint-halves", barrier_error=around(0.2 + below)),
         *cells(shift="same-half", barrier_error=0.2),
     ]
-    row = next(line for line in render_findings(records).splitlines() if "over its same(...) control" in line)
+    row = next(line for line in findings_text(records).splitlines() if "over its same(...) control" in line)
     assert row.split("|")[4].strip() == "-0.00 to +4.97"
     assert row.split("|")[5].strip() == "2.00"
     assert "not supported" in row
@@ -133,7 +138,7 @@ def test_two_replicates_have_an_interval_and_no_verdict():
     assert two.effect.half_width > 0
     three = judge_claim(claim, "test", [Contrast(r, ("a",), 0.3 + 0.001 * r) for r in range(3)])
     assert three.verdict == "supported"
-    text = render_findings(
+    text = findings_text(
         [*cells(n=2, shift="disjoint-halves", barrier_error=around(0.3)), *cells(n=2, shift="same-half")]
     )
     row = next(line for line in text.splitlines() if "over its same(...) control" in line)
@@ -189,7 +194,7 @@ def test_diverged_cells_are_in_no_contrast():
         make_record(toy_cell(shift="same-half", replicate=2), status="diverged"),
     ]
     assert the("shift-raises-barrier", records).effect.n == 2
-    assert "Of 6 cells 1 diverged; they are in no contrast." in render_findings(records)
+    assert "Of 6 cells 1 diverged; they are in no contrast." in findings_text(records)
 
 
 def test_effects_that_are_certainly_small_are_equivalent():
@@ -469,7 +474,7 @@ def test_what_the_convex_network_shows_too_is_not_supported():
     turned = [[0.5 + v for v in row] for row in against]
     records = [*followed(RESPONSES), *followed(turned, architecture="lmc_linear")]
     assert the("disagreement-follows", records).verdict == "supported"
-    assert "Negative control" in render_findings(records)
+    assert "Negative control" in findings_text(records)
     # alone, it has no verdict
     linear = followed(RESPONSES, architecture="lmc_linear")
     assert {f.verdict for f in evaluate_claims(linear)} == {"not testable"}
@@ -522,7 +527,7 @@ def test_equal_cost_is_tested_under_every_evaluation_shift():
     found = the("equal-cost", shifted, "test:noise-3")
     assert (found.verdict, found.effect.mean) == ("contrary", pytest.approx(-0.305))
     assert the("equal-cost", shifted).effect.mean == 0
-    assert "independent networks (test:noise-3)" in render_findings(shifted)
+    assert "independent networks (test:noise-3)" in findings_text(shifted)
     names = [f.claim.name for f in evaluate_claims(shifted) if f.split != "test"]
     assert names == ["equal-cost", "whole-budget"]
 
@@ -661,11 +666,11 @@ def test_the_baseline_is_in_no_pooled_effect():
     assert the("second-order", linear).verdict == "not testable"
     # alone too, it is shown
     for records in (linear, [*linear, *mlp]):
-        text = render_findings(records)
+        text = findings_text(records)
         row = next(x for x in text.split("### By architecture")[1].splitlines() if "ranks barriers" in x)
         assert row.split("|")[2].strip() == "-0.933"
         assert "lmc_linear is the permanent baseline" in text
-    assert "baseline" not in render_findings(mlp)
+    assert "baseline" not in findings_text(mlp)
 
 
 def test_layers():
@@ -722,7 +727,7 @@ def test_how_many_contrasts_are_left_out_is_shown():
     ]
     found = the("shift-raises-barrier", records)
     assert (found.contrasts, found.excluded, found.verdict) == (1, 1, "supported")
-    row = next(line for line in render_findings(records).splitlines() if "over its same(...) control" in line)
+    row = next(line for line in findings_text(records).splitlines() if "over its same(...) control" in line)
     assert row.split("|")[8].strip() == "1 (1 left out)"
 
 
@@ -730,9 +735,9 @@ def test_the_shifts_that_were_compared_with_their_control_are_named():
     records = [r for s in SHIFTS for r in cells(shift=s)]
     assert (
         "compared were disjoint-halves with same-half; the records have no control of label-skew."
-        in render_findings(records)
+        in findings_text(records)
     )
-    assert "over control: compared" not in render_findings(cells(shift="label-skew"))
+    assert "over control: compared" not in findings_text(cells(shift="label-skew"))
 
 
 # --- the whole -----------------------------------------------------------------------------------
@@ -740,7 +745,7 @@ def test_the_shifts_that_were_compared_with_their_control_are_named():
 
 def test_every_claim_is_in_the_table_with_its_exact_test():
     assert len({claim.name for claim in CLAIMS}) == len(CLAIMS) == 19
-    text = render_findings(cells())
+    text = findings_text(cells())
     for claim in CLAIMS:
         assert claim.statement in text
         assert len(exact_test(claim)) > 40
@@ -756,7 +761,7 @@ def test_findings_by_architecture_and_of_a_demonstration():
         for r in range(N)
         for value in [height + SPREAD[r] if shift == "disjoint-halves" else 0.01]
     ]
-    text = render_findings(records)
+    text = findings_text(records)
     assert "| claim" in text
     row = next(
         line
@@ -766,7 +771,7 @@ def test_findings_by_architecture_and_of_a_demonstration():
     assert [part.strip() for part in row.split("|")[2:4]] == ["+0.00", "+40.00, supported"]
     assert "a demonstration, no evidence" not in text
     digits = [changed(r, suite__name="digits") for r in records]
-    assert "a demonstration, no evidence" in render_findings(digits)
+    assert "a demonstration, no evidence" in findings_text(digits)
 
 
 def test_records_of_two_suites_are_refused():
@@ -780,7 +785,7 @@ def test_order_of_records_does_not_matter():
         *cells(shift="disjoint-halves", barrier_error=around(0.3)),
         *cells(shift="same-half", barrier_error=0.2),
     ]
-    assert render_findings(records) == render_findings(records[::-1])
+    assert findings_text(records) == findings_text(records[::-1])
 
 
 def test_a_claim_is_one_entry():

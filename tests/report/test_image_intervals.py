@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 from scipy.special import log_softmax
 
 from builders import make_record, toy_cell, toy_suite
@@ -84,9 +84,22 @@ def test_a_network_without_all_of_its_logits_is_left_out(run):
 def test_the_table_says_which_interval_has_the_images(run):
     records, folder, _ = run
     plain = make_tables(records)
-    both = make_tables(records, areas=areas_over_images(records, folder))
+    both = make_tables(records, folder=folder)
     [row] = both.instability[both.instability["shift"] == "mean of shifts"].to_dict("records")
     [other] = plain.instability[plain.instability["shift"] == "mean of shifts"].to_dict("records")
     assert row["area"] != other["area"]
     assert any("over replicates and test images" in note for note in both.notes)
     assert not any("test images" in note for note in plain.notes)
+
+
+def test_an_undefined_area_is_a_dash_and_no_number(run):
+    """Independent networks that are connected in one replicate define no scale there."""
+    records, folder, _ = run
+    [far] = [r for r in records if (r.fork.name, r.replicate) == ("independent", 1)]
+    tensors = load((folder / far.evidence["predictions"]["path"]).read_bytes())
+    flat = {**tensors, "test.midpoint-0-1": tensors["test"][0]}
+    (folder / far.evidence["predictions"]["path"]).write_bytes(save(flat))
+    assert areas_over_images(records, folder) == {}
+    shown = make_tables(records, folder=folder)
+    assert "nan" not in shown.render("simple")
+    assert not any("test images (bootstrap" in note for note in shown.notes)

@@ -201,6 +201,20 @@ def test_rendered_for_markdown_and_for_terminals():
     assert plain.endswith(".\n")
 
 
+def test_a_terminal_shows_a_networks_name_once_and_without_its_settings():
+    records = [make_record(toy_cell("lmc_mlp", shift)) for shift in ("none", "disjoint-halves")]
+    for record in records:
+        record.architecture.kwargs = {"width": 16, "depth": 9}
+    plain = make_tables(records).render("simple")
+    [title, _, head, _, network, *rows] = plain.splitlines()[:7]
+    assert title.endswith("by fork) (n = 1)")
+    assert head.split()[:2] == ["shift", "0"]
+    assert network == "lmc_mlp, recipe fast:"
+    assert [row.split()[0] for row in rows] == ["none", "disjoint-halves"]
+    assert "lmc_mlp: depth=9,width=16." in plain
+    assert plain.count("lmc_mlp") == 3  # a line above each table, and the note
+
+
 def test_a_comparator_that_a_shift_has_not_gets_no_row_there():
     suite = toy_suite(forks=[0, "independent-equal-cost"], comparator_shifts=["none"])
     records = [make_record(toy_cell(shift=s.label, fork=f.name, suite=suite)) for s, f in suite.conditions]
@@ -251,8 +265,8 @@ def test_the_area_and_its_companions_by_shift():
     board = make_tables(records)
     found = row(board.instability, architecture="lmc_mlp", shift="disjoint-halves")
     # the trapezoid of 0.5 and 0.25; 60 % is after its end
-    assert {k: found[k] for k in ("0", "3", "area", "area from errors", "n")} == {
-        **{"0": "50.0 ± 0.0", "3": "25.0 ± 0.0", "area": "37.5 ± 0.0", "area from errors": "37.5 ± 0.0"},
+    assert {k: found[k] for k in ("0", "3", "area", "of errors", "n")} == {
+        **{"0": "50.0 ± 0.0", "3": "25.0 ± 0.0", "area": "37.5 ± 0.0", "of errors": "37.5 ± 0.0"},
         "n": "2",
     }
     assert "6" not in found

@@ -14,7 +14,7 @@ from lmcbench.errors import UserError
 from lmcbench.gate.compare import compare
 from lmcbench.gate.render import render
 from lmcbench.leaderboard.summary import summarize
-from lmcbench.report.findings import render_findings
+from lmcbench.report.findings import collect_findings, render_findings
 from lmcbench.report.rank_correlation import rank_correlations
 from lmcbench.report.tables import make_tables
 from lmcbench.results.frame import build_frame
@@ -121,7 +121,7 @@ def check_record(table, sets=(0, 1)):
         for read in (
             build_frame,
             lambda r: make_tables(r, 0.95).render("github"),
-            render_findings,
+            lambda found: render_findings(collect_findings(found)),
             rank_correlations,
             lambda r: render(compare(r, r, DEFAULT_GATE), "x"),
             lambda r: summarize("entry", "0" * 64, r),

@@ -54,8 +54,16 @@ def test_steps_of_a_part_of_an_epoch_are_exact(hundredths, steps):
 def test_steps_of_a_share_of_training_are_exact_and_rounded_down(percent, length):
     fork = Fork.parse(f"{percent:.3f}%")
     assert fork.step(7, length) == Fraction(f"{percent:.3f}") * length // 100 < length
-    assert fork.share(10) == percent / 100
+    assert fork.share(10) == float(Fraction(f"{percent:.3f}") / 100)
     assert Fork.parse(fork.name) == fork
+
+
+@pytest.mark.parametrize(("epoch", "epochs", "share"), [("2.7", 9, 0.3), ("0.7", 7, 0.1), ("0.3", 3, 0.1)])
+def test_a_share_is_the_float_nearest_to_the_quotient(epoch, epochs, share):
+    """2.7 / 9 is 0.30000000000000004 in floating point, which is after the end of the area."""
+    assert float(epoch) / epochs != share
+    assert Fork.parse(epoch).share(epochs) == share
+    assert Fork.parse(epoch).share(float("nan")) is None
 
 
 def test_a_share_does_not_depend_on_the_length_of_a_recipe_and_an_epoch_does():

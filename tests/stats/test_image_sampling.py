@@ -1,8 +1,13 @@
 import numpy as np
 import pytest
 
-from lmcbench.stats.estimates import estimate
-from lmcbench.stats.image_sampling import estimate_over_images, mean_over_images
+from lmcbench.stats.estimates import Estimate, estimate
+from lmcbench.stats.image_sampling import estimate_over_images
+
+
+def mean_over_images(values):
+    """The statistic that is a mean over images of `values`, `[replicates, images]`."""
+    return lambda weights: weights @ values.T
 
 
 def crossed(generator, replicates, images, between, among, noise):
@@ -41,6 +46,14 @@ def test_one_replicate_has_no_interval_and_undefined_resamples_none_either():
 
     found = estimate_over_images(fragile, 10, np.random.default_rng(0))
     assert (found.mean, found.half_width) == (pytest.approx(1.0), None)
+
+
+def test_a_replicate_without_a_value_leaves_no_mean():
+    """Not a number would be printed as one."""
+    found = estimate_over_images(
+        lambda weights: weights @ np.array([[0.5, np.nan]] * 10), 10, np.random.default_rng(0)
+    )
+    assert found == Estimate(None, None, 2)
 
 
 def test_equal_generators_give_equal_intervals():

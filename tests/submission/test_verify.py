@@ -14,6 +14,7 @@ from builders import make_record, toy_cell
 from lmcbench.data.selection import select
 from lmcbench.data.sources import load_digits
 from lmcbench.errors import UserError
+from lmcbench.leaderboard.headline import is_ranked_cell
 from lmcbench.leaderboard.ranking_table import rank_notes
 from lmcbench.results.record import read_record
 from lmcbench.spec.canonical import digest_bytes
@@ -758,8 +759,11 @@ def test_logits_are_left_out_by_a_rule_and_not_by_choice():
     tests = ["test", "test:gaussian_noise-5"]
     assert all(kept_splits(found, 10)[r.key] == tests for r in found)
 
-    def order(record):  # ranks are based on forks at epoch 0
-        return record.fork.name != "0", record.replicate, record.key
+    ranked = {r.key for r in found if is_ranked_cell(r, load_suite("digits"))}
+    assert {r.fork.name for r in found if r.key in ranked} >= {"0", "independent"}
+
+    def order(record):
+        return record.key not in ranked, record.replicate, record.key
 
     large = [widened(r, 10_000) for r in found if len(r.siblings) == 2]
     kept = kept_splits(large, 100)

@@ -221,18 +221,19 @@ def report(
     target = out if out is not None else run_folder
     remove_orphans(target)
     if findings:
-        from lmcbench.report.findings import render_findings
+        from lmcbench.report.findings import collect_findings, render_findings
 
         first = records[0].suite
         title = f"# Findings: {escape_markdown(first.name)} version {first.version}"
-        write_atomic(target / "findings.md", f"{title}\n\n{render_findings(records)}")
-        print_text(render_findings(records, "simple"), nl=False)
+        found = collect_findings(records)
+        write_atomic(target / "findings.md", f"{title}\n\n{render_findings(found)}")
+        print_text(render_findings(found, "simple"), nl=False)
         print_text(f"\nWrote {target / 'findings.md'}.")
         exit_if_damaged(run_folder, damaged)
         return
     from lmcbench.report.document import make_report
 
-    made = make_report(records)
+    made = make_report(records, run_folder)
     for name, content in made.figures.items():
         write_atomic(target / "figures" / name, content)
     write_atomic(target / "report.md", made.markdown)

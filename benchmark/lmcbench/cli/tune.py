@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lmcbench.cli.app import EXIT_INTERRUPTED, DataDir, Device, app
+from lmcbench.cli.app import EXIT_CHECK, EXIT_INCOMPLETE, EXIT_INTERRUPTED, DataDir, Device, app
 from lmcbench.cli.run import Engine
 from lmcbench.output import print_text
 
@@ -76,4 +76,7 @@ def tune(
         raise typer.Exit(EXIT_INTERRUPTED) from None
     tuning = run.conclude()
     view.conclude(tuning, suite)
-    raise typer.Exit(5 if run.failed else 1 if tuning.choice is None else 0)
+    if run.failed:
+        raise typer.Exit(EXIT_INCOMPLETE)
+    if tuning.choice is None:
+        raise typer.Exit(EXIT_CHECK)

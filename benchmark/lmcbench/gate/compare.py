@@ -19,7 +19,7 @@ from lmcbench.gate.matching import (
 )
 from lmcbench.results.cell_values import shift_label
 from lmcbench.results.record import UNTRAINED, Record
-from lmcbench.spec.gate_tests import DEFAULT_GATE, MEASURES, GateTest
+from lmcbench.spec.gate_tests import AREA, DEFAULT_GATE, MEASURES, GateTest
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.inference import Rule, judge
 
@@ -218,9 +218,18 @@ def _headline(table: Differences, gate: Sequence[GateTest], seeds: bool) -> tupl
 
 
 def _largest(table: Differences, test: GateTest, chosen: set[str]) -> str | None:
-    """Return the cells with the largest difference, in words; None if no group of cells stands out."""
+    """Return the cells with the largest difference, in words; None if no group of cells stands out.
+
+    The instability area is of all forks of a network under a training shift.
+    """
+    groups: dict[str, set[str]] = {}
+    for group in sorted(chosen):
+        name = group.rpartition(" | fork ")[0] if test.measure == AREA else group
+        groups.setdefault(name, set()).add(group)
     by_group = {
-        g: found[2].estimate for g in sorted(chosen) if (found := table.difference(test.measure, {g}))
+        name: found[2].estimate
+        for name, cells in groups.items()
+        if (found := table.difference(test.measure, cells))
     }
     if len(by_group) < 2 or not any(by_group.values()):
         return None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from lmcbench.results.cell_values import shift_label
 from lmcbench.results.record import Record
-from lmcbench.spec.forks import INDEPENDENT, Fork
 from lmcbench.spec.suite import Suite
-from lmcbench.stats.instability import LAST_SHARE
+from lmcbench.stats.instability import fork_share, is_headline_fork
 
 HEADLINE_FORK = "0"
 NO_SHIFT = "none"
@@ -22,13 +21,7 @@ def headline_shifts(suite: Suite) -> tuple[str, ...]:
     return tuple(real or [s.label for s in shifts if s.name == NO_SHIFT])
 
 
-def is_headline_fork(fork: str, share: float | None) -> bool:
-    """Return whether the area contains a fork: those up to 30 % of training, and independent networks."""
-    return fork == INDEPENDENT or (share is not None and share <= LAST_SHARE)
-
-
 def is_ranked_cell(record: Record, suite: Suite) -> bool:
     """Return whether the rank of a suite is based on a cell."""
-    fork = record.fork.name
-    share = Fork.parse(fork).share(record.recipe["epochs"])
-    return is_headline_fork(fork, share) and shift_label(record) in headline_shifts(suite)
+    counts = is_headline_fork(record.fork.name, fork_share(record))
+    return counts and shift_label(record) in headline_shifts(suite)

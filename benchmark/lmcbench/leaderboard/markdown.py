@@ -16,7 +16,7 @@ from lmcbench.leaderboard.trust import TrustLevel
 from lmcbench.output import escape_markdown
 from lmcbench.results.record import Status
 from lmcbench.stats.estimates import Estimate
-from lmcbench.stats.stability import Stability, share_text
+from lmcbench.stats.stability import median_text
 
 GROUPS = {
     "barriers": "Instability",
@@ -109,7 +109,7 @@ def _row(
         row[column.title] = number(standing.scores.columns[column.key], column, n)
     if group == "barriers":
         row |= {
-            "stability point": stability(standing.scores.stability),
+            "stability point": median_text(standing.scores.stability),
             "n": str(standing.n),
             "frontier": "yes" if standing.frontier else "–",
             "did not learn": f"{entry.count('did-not-learn')}/{len_cells(standing)}",
@@ -152,12 +152,3 @@ def tenths(fraction: float, *, sign: bool = False) -> str:
     digits = (abs(whole) + 5) // 10
     mark = "" if digits == 0 else "−" if whole < 0 else "+" if sign else ""
     return f"{mark}{digits // 10}.{digits % 10}"
-
-
-def stability(point: Stability) -> str:
-    """Return the median replicate's stability point with the earliest and latest: `10 % (0 % to never)`."""
-    if not point.n:
-        return "–"
-    first, last = point.interval or (point.median, point.median)
-    text = share_text(point.median)
-    return text + ("" if first == last else f" ({share_text(first)} to {share_text(last)})")

@@ -153,12 +153,23 @@ def _entry(
         "evaluations": {
             split.removeprefix(EVALUATION): _evaluation(view, split, n) for split in entry.evaluations
         },
+        "steps": {EVERY: _steps(view, n)}
+        | {label: _steps(View(entry, [label], table.published), n) for label in standing.by_shift},
         "points": len(entry.alphas),
         "places": {
             label: [_place(place, n, forks) for place in shifted.places]
             for label, shifted in entry.shifts.items()
         },
     }
+
+
+def _steps(view: View, n: int) -> list[Any]:
+    """Return the share of training at each fork up to 30 %, in percent, and the instability there."""
+    estimates = {
+        share: _estimate(estimate(list(series.values())), n, UNIT)
+        for share, series in view.instability().items()
+    }
+    return [[_percent(share), found] for share, found in estimates.items() if found is not None]
 
 
 def _scores(scores: Scores, n: int) -> list[Any]:

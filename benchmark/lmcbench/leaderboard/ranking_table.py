@@ -6,7 +6,7 @@ Ranks are simultaneous 95 % intervals (`lmcbench.stats.ranks`). An entry with an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from lmcbench.errors import counted
@@ -22,6 +22,7 @@ from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import published_suite
 from lmcbench.stats.cells import is_baseline
 from lmcbench.stats.estimates import Estimate
+from lmcbench.stats.pareto import Offer, pareto
 from lmcbench.stats.ranks import RankInterval, rank_intervals
 from lmcbench.stats.stability import Stability
 
@@ -69,7 +70,8 @@ class Standing:
         unranked: why it has no rank; empty for ranked entries and the baseline.
         basis: how its midpoints were checked; None: they are claimed, and it is not ranked.
         rank: None for unranked entries and the baseline.
-        frontier: whether no other recipe of the architecture is as accurate and as stable, and better in one.
+        frontier: whether its midpoints were checked, and no other such recipe of the architecture is as
+            accurate and as stable, and better in one.
         scores: under the suite's training shifts together.
         by_shift: under each training shift, by label.
     """
@@ -138,30 +140,24 @@ class SuiteTable:
         return sum(standing.rank is not None for standing in self.standings)
 
 
-Ranking = Callable[[Mapping[str, Mapping[int, float]]], Mapping[str, RankInterval]]
-"""Scores by entry and replicate, lower is better -> the interval of ranks of every entry."""
-
-
 def make_tables(
     entries: Iterable[Summary],
     bases: Mapping[str, Basis | None] | None = None,
-    ranking: Ranking = rank_by_area,
 ) -> list[SuiteTable]:
     """Return a table per suite, version and digest, sorted by name, the newest version first.
 
     Args:
         entries: summaries.
         bases: by slug, how the midpoints were checked; an entry without is claimed.
-        ranking: the procedure that makes rank intervals of the entries that are ranked.
     """
     by_suite: dict[tuple[str, int, str], list[Summary]] = {}
     for entry in sorted(entries, key=lambda e: e.slug):
         s = entry.suite
         by_suite.setdefault((s.name, -s.version, s.digest), []).append(entry)
-    return [_table(group, bases or {}, ranking) for _, group in sorted(by_suite.items())]
+    return [_table(group, bases or {}) for _, group in sorted(by_suite.items())]
 
 
-def _table(entries: list[Summary], bases: Mapping[str, Basis | None], ranking: Ranking) -> SuiteTable:
+def _table(entries: list[Summary], bases: Mapping[str, Basis | None]) -> SuiteTable:
     named = entries[0].suite
     suite = published_suite(named.name, named.version, named.digest)
     headline = () if suite is None else headline_shifts(suite)
@@ -177,25 +173,29 @@ def _table(entries: list[Summary], bases: Mapping[str, Basis | None], ranking: R
         reasons = [] if _is_baseline(entry) else _reasons(entry, suite, scores, areas, missing, basis)
         rows.append(Standing(entry, areas, missing, tuple(reasons), basis, None, scores, by_shift))
     ranked = [s for s in rows if not s.unranked and not s.baseline]
-    ranks = ranking({s.entry.slug: {r: a for r, a in s.areas.items() if a is not None} for s in ranked})
-    standings = [replace(s, rank=ranks.get(s.entry.slug), frontier=_is_on_frontier(s, rows)) for s in rows]
+    ranks = rank_by_area({s.entry.slug: {r: a for r, a in s.areas.items() if a is not None} for s in ranked})
+    frontier = _frontier(rows)
+    standings = [replace(s, rank=ranks.get(s.entry.slug), frontier=s.entry.slug in frontier) for s in rows]
     return SuiteTable(entries[0].suite, suite, headline, tuple(sorted(standings, key=_place)))
 
 
-def _is_on_frontier(standing: Standing, rows: Sequence[Standing]) -> bool:
-    """Return whether an entry is on its architecture's frontier of accuracy against instability, by means."""
-    mine = _offer(standing)
-    same = [_offer(s) for s in rows if s.entry.network.label == standing.entry.network.label]
-    if mine is None:
-        return False
-    offers = [offer for offer in same if offer is not None and offer != mine]
-    return not any(area <= mine[0] and error <= mine[1] for area, error in offers)
+def _frontier(rows: Sequence[Standing]) -> set[str]:
+    """Return the slugs on their architecture's frontier of accuracy against instability, by means.
 
-
-def _offer(standing: Standing) -> tuple[float, float] | None:
-    """Return the area and one minus the accuracy; None if either is missing."""
-    area, accuracy = standing.scores.columns[AREA].mean, standing.scores.columns["accuracy"].mean
-    return None if area is None or accuracy is None else (area, 1 - accuracy)
+    Only entries whose midpoints were checked count: a claim takes nobody off the frontier.
+    """
+    offers: dict[str, dict[str, Offer]] = {}
+    for standing in rows:
+        area, accuracy = (standing.scores.columns[key].mean for key in (AREA, "accuracy"))
+        if standing.basis is not None and area is not None and accuracy is not None:
+            same = offers.setdefault(standing.entry.network.label, {})
+            same[standing.entry.slug] = Offer(area, accuracy)
+    return {
+        slug
+        for same in offers.values()
+        for slug, optimal in zip(same, pareto(list(same.values())), strict=True)
+        if optimal
+    }
 
 
 def count_missing(entry: Summary, cells: Set[tuple[str, str]], replicates: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +21,7 @@ from lmcbench.leaderboard.scores import COLUMNS
 from lmcbench.leaderboard.submission_file import Meta
 from lmcbench.leaderboard.summary_cache import RESULTS, SUBMISSIONS, SUMMARY, Row, read_rows, summary_path
 from lmcbench.leaderboard.trust import TrustLevel
+from lmcbench.page import embed, page_style, theme_script
 from lmcbench.results.partial_files import remove_orphans
 from lmcbench.results.run_folder import write_atomic
 
@@ -32,17 +32,12 @@ def render_html(payload: Mapping[str, Any]) -> str:
     folder = files("lmcbench.leaderboard").joinpath("templates")
     text = template.render(
         words=words,
-        style=folder.joinpath("leaderboard.css").read_text(encoding="utf-8"),
+        style=page_style() + folder.joinpath("leaderboard.css").read_text(encoding="utf-8"),
+        theme=theme_script(),
         script=folder.joinpath("leaderboard.js").read_text(encoding="utf-8"),
         data=embed(payload),
     )
     return text.rstrip("\n") + "\n"
-
-
-def embed(value: Any) -> str:
-    """`value` as JSON that can stand inside a script element: nothing in it ends that or opens a comment."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 @cache

@@ -11,18 +11,16 @@ from typing import Literal
 from lmcbench.leaderboard.headline import HEADLINE_FORK, NO_SHIFT
 from lmcbench.leaderboard.summary import Place, Summary, Values
 from lmcbench.results.cell_values import SPLIT
-from lmcbench.results.instability import ERROR_FLOOR, LOSS_FLOOR
+from lmcbench.results.instability import ERROR_FLOOR, LOSS_FLOOR, instability
 from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT
 from lmcbench.spec.suite import Suite
 from lmcbench.stats.cells import Line
 from lmcbench.stats.estimates import Estimate, estimate
-from lmcbench.stats.instability import instability_area
+from lmcbench.stats.instability import EARLY_SHARE, LAST_SHARE, instability_area
+from lmcbench.stats.separation import skill_lost
 from lmcbench.stats.stability import Stability
 
 AREA = "area"
-
-EARLY_SHARE = 0.03
-"""Latest share of training of the forks at which an effect of the data is looked for."""
 
 Series = dict[int, float]
 """One value per replicate."""
@@ -90,14 +88,34 @@ class View:
             for r in self.entry.replicates
         }
 
+    def instability(self) -> dict[float, Series]:
+        """Return B at every fork up to 30 % of training that all shifts have, by share of training."""
+        of_shifts = [self._instability_of(label) for label in self.labels]
+        shares = set.intersection(*map(set, of_shifts)) if of_shifts else set()
+        return {share: average([found[share] for found in of_shifts]) for share in sorted(shares)}
+
+    def _instability_of(self, label: str) -> dict[float, Series]:
+        shifted = self.entry.shifts.get(label)
+        far = None if shifted is None else shifted.place(INDEPENDENT)
+        if shifted is None or far is None:
+            return {}
+        scale = _by_replicate(far, "loss_mid")
+        found: dict[float, Series] = {}
+        for place in shifted.places:
+            if place.share is not None and place.share <= LAST_SHARE:
+                excess = _by_replicate(place, "loss_mid")
+                values = {r: instability(excess[r], scale.get(r)) for r in excess}
+                found[place.share] = {r: value for r, value in values.items() if value is not None}
+        return found
+
     def skill_lost(self) -> Series:
         """Return (E(1/2) - E of the ends) / (E of chance - E of the ends) at fork 0, E the test error."""
         chance = self.entry.chance
         if chance is None:
             return {}
         rise, member = self.barrier("error_mid"), self.worth("member", HEADLINE_FORK)
-        skilled = [r for r in rise.keys() & member.keys() if member[r] > 1 - chance]
-        return {r: rise[r] / (chance - 1 + member[r]) for r in sorted(skilled)}
+        lost = {r: skill_lost(rise[r], 1 - member[r], chance) for r in sorted(rise.keys() & member.keys())}
+        return {r: value for r, value in lost.items() if not math.isnan(value)}
 
     def shift_effect(self) -> Series:
         """Return the error midpoint under shift less that under its control, forks up to 3 % of training."""

@@ -205,21 +205,20 @@ def summarize(slug: str, submission_sha256: str, records: Iterable[Record]) -> S
     cells = cells.assign(order=order, is_control=are_controls(cells)).sort_values(
         ["order", "replicate", "key"]
     )
-    onsets = {found.line: found.points for found in stability_points(rows)}
+    onsets: dict[tuple[str, ...], Any] = {found.line: found.points for found in stability_points(rows)}
     controls = control_labels(cells)
     tables = {split: _measured(rows, split) for split in rows["split"].dropna().unique() if _is_test(split)}
     shifts = {}
     groups: Any = cells.groupby(LINE, sort=True)
     for line, group in groups:
         label = line[-1]
-        found = next((points for known, points in onsets.items() if tuple(known) == tuple(line)), {})
         first = group.iloc[0]
         shifts[label] = Shifted(
             kind="none" if first["shift_name"] == "none" else "control" if first["is_control"] else "shift",
             noise=first["noise_mode"],
             control=controls.get(label),
             places=[_place(place, tables, by_key) for _, place in group.groupby("fork", sort=False)],
-            onsets={r: None if onset is None else _round(onset) for r, onset in found.items()},
+            onsets={r: None if onset is None else _round(onset) for r, onset in onsets.get(line, {}).items()},
         )
     return Summary(
         slug=slug,

@@ -30,9 +30,9 @@ MEANS_NOT = (
 )
 
 FRONTIER = (
-    "Frontier: among the entries of one architecture, recipes that no other recipe matches in both mean "
-    "accuracy and mean instability area. In a suite with a sweep, an entry is ranked with the recipe that "
-    "'lmcbench tune' chooses; the others are shown."
+    "Frontier: among the entries of one architecture whose midpoints were checked, recipes that no other "
+    "recipe matches in both mean accuracy and mean instability area. In a suite with a sweep, an entry is "
+    "ranked with the recipe that 'lmcbench tune' chooses; the others are shown."
 )
 
 RANKS = (

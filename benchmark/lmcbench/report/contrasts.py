@@ -23,13 +23,11 @@ from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.forks import EQUAL_COST, WHOLE_BUDGET
 from lmcbench.stats.cells import LINE, Cells, have_one_view, join_control, join_fork
 from lmcbench.stats.estimates import FITTED, MIN_POINTS, Contrast, spearman
+from lmcbench.stats.instability import EARLY_SHARE
 from lmcbench.stats.separation import separation
 from lmcbench.stats.stability import stability_points
 
 BARRIER = "error_mid"
-
-EARLY_FORKS = 0.03
-"""Latest share of training of the forks at which an effect of the data is looked for."""
 
 EARLY = 0.2
 """Share of training within which a stability point counts as early: the latest that Frankle et al. (2020,
@@ -243,7 +241,7 @@ def _column(table: pd.DataFrame, name: str) -> pd.Series[float]:
 
 def _early(cells: Cells, split: str, noise: str) -> pd.DataFrame:
     table = cells.forked(split)
-    return table[(table["fork_share"] <= EARLY_FORKS) & (table["noise_mode"] == noise)]
+    return table[(table["fork_share"] <= EARLY_SHARE) & (table["noise_mode"] == noise)]
 
 
 def _fork_0(cells: Cells, split: str) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
@@ -53,8 +54,12 @@ class _Table:
     notes: Sequence[str]
 
 
-def make_report(records: Sequence[Record]) -> Report:
+def make_report(records: Sequence[Record], folder: Path | None = None) -> Report:
     """Return the report of one run.
+
+    Args:
+        records: of one suite.
+        folder: the run folder; logits in it make the interval of the area contain the sampling of images.
 
     Raises:
         UserError: for records of more than one suite.
@@ -67,7 +72,7 @@ def make_report(records: Sequence[Record]) -> Report:
     suite = published_suite(one.name, one.version, one.digest)
     title = f"{one.name} version {one.version}"
     lead = _lead(records, suite)
-    tables = _tables(records, suite)
+    tables = _tables(records, suite, folder)
     drawings = draw(records)
     pictures = {drawing.name: picture(drawing.figure) for drawing in drawings}
     return Report(
@@ -117,8 +122,8 @@ def _adding(suite: Suite | None) -> str:
     return f"'lmcbench run {suite.name}-v{suite.version} --measure all' adds them to this run"
 
 
-def _tables(records: Sequence[Record], suite: Suite | None) -> list[_Table]:
-    board = make_tables(records, suite.floor if suite is not None else 0.0)
+def _tables(records: Sequence[Record], suite: Suite | None, folder: Path | None) -> list[_Table]:
+    board = make_tables(records, suite.floor if suite is not None else 0.0, folder)
     tables = [
         *([_Table(INSTABILITY, board.instability, [])] if len(board.instability) else []),
         _Table(CONNECTIVITY, board.connectivity, []),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -104,21 +104,44 @@ def judge_claims(findings: Sequence[Finding]) -> list[Finding]:
     return judged
 
 
-def render_findings(records: Iterable[Record], style: str = "github") -> str:
-    """Return the findings of one suite as text: the table, verdicts by architecture, and the exact tests.
+@dataclass(frozen=True)
+class Findings:
+    """The findings of one suite.
 
-    Args:
-        records: of one suite.
-        style: a format of tabulate.
+    Attributes:
+        cells: the tables that they are made from.
+        all: one finding a claim and split, on all architectures but the baseline.
+        by_name: the same on each architecture alone.
+    """
+
+    cells: Cells
+    all: Sequence[Finding]
+    by_name: Mapping[str, Sequence[Finding]]
+
+
+def collect_findings(records: Iterable[Record]) -> Findings:
+    """Test every claim on the records of one suite, on all architectures together and on each.
 
     Raises:
         UserError: for records of more than one suite.
     """
     cells = Cells(records)
-    safe = escape_markdown if style == GITHUB else one_line
     tested = _collect_contrasts(cells)
     names, baselines = cells.architectures(), cells.baselines()
-    findings = _judge(tested, set(names) - baselines, baselines)
+    by_name = {name: _judge(tested, {name}, set()) for name in names}
+    return Findings(cells, _judge(tested, set(names) - baselines, baselines), by_name)
+
+
+def render_findings(found: Findings, style: str = GITHUB) -> str:
+    """Return the findings as text: the table, verdicts by architecture, and the exact tests.
+
+    Args:
+        found: of one suite.
+        style: a format of tabulate.
+    """
+    cells, findings = found.cells, found.all
+    safe = escape_markdown if style == GITHUB else one_line
+    baselines = cells.baselines()
     table = [
         {
             "paper": finding.claim.source,
@@ -126,7 +149,7 @@ def render_findings(records: Iterable[Record], style: str = "github") -> str:
             "effect": _number(finding.effect.mean, finding.claim.unit),
             f"{100 * CONFIDENCE:g} % interval": _interval(finding.effect, finding.claim.unit),
             "margin": _size(finding.claim.margin, finding.claim.unit),
-            "smallest seen": _size(finding.smallest, finding.claim.unit),
+            "detectable effect": _size(finding.smallest, finding.claim.unit),
             "n": finding.effect.n,
             "contrasts": f"{finding.contrasts}"
             + (f" ({finding.excluded} left out)" if finding.excluded else ""),
@@ -149,12 +172,10 @@ def render_findings(records: Iterable[Record], style: str = "github") -> str:
         ]
         parts.append(_heading("Negative control: the same on the convex baseline", style))
         parts.append(make_table(shown, style=style, disable_numparse=True))
-    if len(names) > 1 or baselines:
-        by_name = {
-            name: [_brief(f, name in baselines) for f in _judge(tested, {name}, set())] for name in names
-        }
+    if len(found.by_name) > 1 or baselines:
         rows = [
-            {"claim": _statement(finding)} | {name: found[i] for name, found in by_name.items()}
+            {"claim": _statement(finding)}
+            | {name: _brief(of_name[i], name in baselines) for name, of_name in found.by_name.items()}
             for i, finding in enumerate(findings)
         ]
         parts.append(_heading("By architecture", style))
@@ -303,8 +324,8 @@ def _notes(cells: Cells, findings: Sequence[Finding]) -> list[str]:
         "are stands behind as left out.",
         "Supported, contrary: the effect is above, below 0. Equivalent: it is certainly smaller than the "
         "margin, in either direction. Not supported: neither is known, which does not prove that there is no "
-        "effect; effects smaller than the smallest seen would have been missed in more than one of five "
-        "cases. Not testable here (no verdict): the records do not hold what is needed, or fewer than "
+        "effect; effects smaller than the detectable effect are missed in more than one of five cases. "
+        "Not testable here (no verdict): the records do not hold what is needed, or fewer than "
         f"{MIN_REPLICATES} replicates do, or all of these agree to rounding.",
         f"{tested} claims were tested, and their p-values corrected together (Holm): where no claim has an "
         f"effect, any is called supported or contrary with a probability of at most {100 * ALPHA:g} %. "

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lmcbench.errors import UserError
 from lmcbench.results.cell_values import SPLIT, architecture_label, shift_label
 from lmcbench.results.curves import Array
-from lmcbench.results.instability import LOSS_FLOOR
+from lmcbench.results.logits import cross_entropy
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import labels_name, midpoint_name
 from lmcbench.spec.canonical import digest_bytes
-from lmcbench.spec.forks import INDEPENDENT, Fork
-from lmcbench.stats.cells import is_control
+from lmcbench.spec.forks import INDEPENDENT
 from lmcbench.stats.estimates import Estimate
 from lmcbench.stats.image_sampling import estimate_over_images
-from lmcbench.stats.instability import LAST_SHARE
+from lmcbench.stats.instability import LAST_SHARE, areas_of_draws, fork_share, headline_records
 from lmcbench.untrusted import read_bytes
 
 PREDICTION_BYTES = 2**30
@@ -34,19 +31,22 @@ Excess = dict[float | str, dict[int, Array]]
 
 
 def areas_over_images(records: Iterable[Record], folder: Path) -> dict[Network, Estimate]:
-    """Return the instability area of every network whose logits are all in a run folder.
+    """Return the instability area of every network that has one and whose logits are all in a run folder.
 
     The mean differs from that of records by the rounding of the stored fp16 logits.
 
     Args:
         records: of one suite.
         folder: the run folder; predictions that are missing or damaged leave their network out.
+
+    Returns:
+        By architecture and recipe; without networks whose area is undefined in some replicate.
     """
     wanted: dict[Network, dict[str, Excess]] = {}
     incomplete: set[Network] = set()
-    for record in _headline(list(records)):
+    for record in headline_records(list(records)):
         network = (architecture_label(record), record.recipe["name"])
-        share = Fork.parse(record.fork.name).share(record.recipe["epochs"])
+        share = fork_share(record)
         values = _excess(record, folder) if record.status == "ok" and network not in incomplete else None
         if values is None:
             incomplete.add(network)
@@ -58,19 +58,10 @@ def areas_over_images(records: Iterable[Record], folder: Path) -> dict[Network, 
         if network not in incomplete and (statistic := _statistic(shifts)) is not None:
             images = len(next(iter(next(iter(next(iter(shifts.values())).values())).values())))
             seed = int(digest_bytes("/".join(network).encode())[:8], 16)
-            found[network] = estimate_over_images(statistic, images, np.random.default_rng(seed))
+            area = estimate_over_images(statistic, images, np.random.default_rng(seed))
+            if area.mean is not None:
+                found[network] = area
     return found
-
-
-def _headline(records: list[Record]) -> list[Record]:
-    """Return the records that the area is a mean over (see `instability_areas`)."""
-    own = [r for r in records if r.shift.noise == "own" and _is_headline_fork(r)]
-    return [r for r in own if not is_control(r)] or [r for r in own if r.shift.name == "none"]
-
-
-def _is_headline_fork(record: Record) -> bool:
-    share = Fork.parse(record.fork.name).share(record.recipe["epochs"])
-    return record.fork.name == INDEPENDENT or (share is not None and share <= LAST_SHARE)
 
 
 def _excess(record: Record, folder: Path) -> Array | None:
@@ -85,23 +76,14 @@ def _excess(record: Record, folder: Path) -> Array | None:
     try:
         tensors = load(read_bytes(folder / file["path"], limit=PREDICTION_BYTES, within=folder))
         labels = tensors[labels_name(SPLIT)].astype(np.int64)
-        ends = _losses(tensors[SPLIT], labels)
+        ends = cross_entropy(tensors[SPLIT], labels)
         pairs = [
-            _losses(tensors[midpoint_name(SPLIT, p.i, p.j)], labels) - (ends[p.i] + ends[p.j]) / 2
+            cross_entropy(tensors[midpoint_name(SPLIT, p.i, p.j)], labels) - (ends[p.i] + ends[p.j]) / 2
             for p in record.pairs
         ]
     except (UserError, SafetensorError, LookupError, ValueError):
         return None
     return np.asarray(np.mean(pairs, axis=0))
-
-
-def _losses(logits: Array, labels: NDArray[np.int64]) -> Array:
-    """Return the cross-entropy in nats of every image, `[..., n]`, of logits `[..., n, classes]`."""
-    logits = logits.astype(np.float64)
-    top = logits.max(axis=-1, keepdims=True)
-    normal = np.log(np.exp(logits - top).sum(axis=-1)) + top[..., 0]
-    chosen = np.take_along_axis(logits, np.broadcast_to(labels[:, None], (*logits.shape[:-1], 1)), axis=-1)
-    return np.asarray(normal - chosen[..., 0])
 
 
 def _statistic(shifts: Mapping[str, Excess]) -> Callable[[Array], Array] | None:
@@ -117,14 +99,7 @@ def _statistic(shifts: Mapping[str, Excess]) -> Callable[[Array], Array] | None:
         stacks.append((shares, np.array([[excess[key][r] for r in sorted(replicates)] for key in order])))
 
     def areas(weights: Array) -> Array:
-        found = [_areas(shares, stack @ weights.T) for shares, stack in stacks]
+        found = [areas_of_draws(shares, stack @ weights.T) for shares, stack in stacks]
         return np.asarray(np.mean(found, axis=0).T)
 
     return areas
-
-
-def _areas(shares: list[float], excess: Array) -> Array:
-    """Return the areas `[replicates, draws]` from D `[forks + 1, replicates, draws]`, NaN: undefined."""
-    scale = np.where(excess[-1] > LOSS_FLOOR, excess[-1], np.nan)
-    ratio = np.clip(excess[:-1] / scale, 0, 1)
-    return np.asarray(np.trapezoid(ratio, np.sqrt(shares), axis=0) / math.sqrt(LAST_SHARE))

@@ -10,9 +10,9 @@ import pandas as pd
 from lmcbench.results.instability import ERROR_FLOOR, LOSS_FLOOR
 from lmcbench.stats.cells import LINE, average_pairs, sort_forks
 from lmcbench.stats.estimates import Estimate, estimate
-from lmcbench.stats.instability import LAST_SHARE, areas_by_shift, instability_areas
-from lmcbench.stats.separation import separation
-from lmcbench.stats.stability import share_text, stability_points
+from lmcbench.stats.instability import LAST_SHARE, areas_by_shift, average_shifts
+from lmcbench.stats.separation import separation, skill_lost
+from lmcbench.stats.stability import Stability, stability_points
 
 MEAN = "mean of shifts"
 """The row of the headline."""
@@ -24,14 +24,16 @@ INSTABILITY_NOTES = [
     "shifts’ over shifts except controls.",
     f"A dash: independent networks are at most {LOSS_FLOOR:g} nats ({100 * ERROR_FLOOR:g} points of error) "
     "apart, or a fork is missing.",
-    "Skill lost: error rise at fork 0 over the members' advantage over chance. Separation: distance between "
-    "siblings over the distance that both travelled, fork 0. Stable from: median stability point and its "
-    "range over replicates.",
+    "Of errors: the same area from errors in place of losses. Skill lost: error rise at fork 0 over the "
+    "members' advantage over chance. Separation: distance between siblings over the distance that both "
+    "travelled, fork 0. Stable from: stability point of the median replicate, percent of training (earliest "
+    "to latest replicate).",
 ]
 
 IMAGES_NOTE = (
-    "The interval of the area in the row ‘mean of shifts’ is over replicates and test images (bootstrap of "
-    "the images from stored logits); all other intervals are over replicates on these images."
+    "Where the logits of all cells are stored, the interval of the area in the row ‘mean of shifts’ is over "
+    "replicates and test images (bootstrap of the images); all other intervals are over replicates on these "
+    "images."
 )
 
 
@@ -51,10 +53,13 @@ def instability_table(
     if rows["instability"].notna().sum() == 0:
         return pd.DataFrame()
     values = average_pairs(rows)
-    values = values.assign(separation=separation(values), skill=skill_lost(values))
+    values = values.assign(
+        separation=separation(values),
+        skill=list(map(skill_lost, values["error_mid"], values["error"], values["chance_error"])),
+    )
     forks = sort_forks(values.loc[values["fork_share"] <= LAST_SHARE, "fork"])
-    losses = areas_by_shift(rows).set_index(LINE)["area"]
-    errors = areas_by_shift(rows, "error_mid", ERROR_FLOOR).set_index(LINE)["area"]
+    by_shift = areas_by_shift(rows), areas_by_shift(rows, "error_mid", ERROR_FLOOR)
+    losses, errors = (found.set_index(LINE)["area"] for found in by_shift)
     points = {tuple(found.line): found for found in stability_points(rows)}
     table = []
     for line in lines:
@@ -65,50 +70,54 @@ def instability_table(
         row |= {fork: _percent(mine.loc[mine["fork"] == fork, "instability"]) for fork in forks}
         row |= {
             "area": _percent(_of(losses, line)),
-            "area from errors": _percent(_of(errors, line)),
+            "of errors": _percent(_of(errors, line)),
             "skill lost": _percent(at_0["skill"]),
             "separation": _percent(at_0["separation"]),
-            "stable from": "–" if stability is None or not stability.n else share_text(stability.median),
-            "range": "–"
-            if stability is None or stability.interval is None
-            else " to ".join(map(share_text, stability.interval)),
+            "stable from": "–" if stability is None else _stable_from(stability),
             "n": str(mine["replicate"].nunique()),
         }
         table.append(row)
-    table += _means(rows, forks, list(dict.fromkeys((line[0], line[1]) for line in lines)), areas)
-    return pd.DataFrame(table)
-
-
-def skill_lost(cells: pd.DataFrame) -> pd.Series[float]:
-    """Return (E(1/2) - mean E of the ends) / (E of chance - mean E of the ends), E the test error."""
-    if "chance_error" not in cells:
-        return pd.Series(float("nan"), index=cells.index)
-    advantage = cells["chance_error"] - cells["error"]
-    return cells["error_mid"] / advantage.where(advantage > 0)
+    networks = list(dict.fromkeys((line[0], line[1]) for line in lines))
+    means = _means([average_shifts(found) for found in by_shift], forks, networks, areas)
+    # each mean stands below the shifts of its network
+    order = [
+        *((networks.index((line[0], line[1])), 0) for line in lines),
+        *((i, 1) for i in range(len(means))),
+    ]
+    numbered = zip(order, [*table, *means], strict=True)
+    return pd.DataFrame([row for _, row in sorted(numbered, key=lambda item: item[0])])
 
 
 def _means(
-    rows: pd.DataFrame,
+    averages: Sequence[pd.DataFrame],
     forks: Sequence[str],
     networks: Sequence[tuple[str, str]],
     areas: Mapping[tuple[str, str], Estimate],
 ) -> list[dict[str, Any]]:
     """Return the headline of every architecture and recipe."""
-    losses, errors = (
-        instability_areas(rows, measure, floor).set_index(["architecture", "recipe"])["area"]
-        for measure, floor in (("loss_mid", LOSS_FLOOR), ("error_mid", ERROR_FLOOR))
-    )
+    losses, errors = (found.set_index(["architecture", "recipe"])["area"] for found in averages)
     return [
         {"architecture": network[0], "recipe": network[1], "shift": MEAN}
         | dict.fromkeys(forks, "")
         | {
             "area": _percent(_of(losses, network), areas.get(network)),
-            "area from errors": _percent(_of(errors, network)),
+            "of errors": _percent(_of(errors, network)),
         }
-        | dict.fromkeys(("skill lost", "separation", "stable from", "range"), "")
+        | dict.fromkeys(("skill lost", "separation", "stable from"), "")
         | {"n": str(len(_of(losses, network)))}
         for network in networks
     ]
+
+
+def _stable_from(stability: Stability) -> str:
+    """Return the median replicate's stability point and the range of all, in percent: `10 (3–never)`."""
+    if not stability.n:
+        return "–"
+    ends = stability.interval or (stability.median, stability.median)
+    first, median, last = (
+        "never" if share is None else f"{100 * share:.3g}" for share in (ends[0], stability.median, ends[1])
+    )
+    return median if first == last else f"{median} ({first}–{last})"
 
 
 def _of(areas: pd.Series[float], line: tuple[str, ...]) -> pd.Series[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
 import pandas as pd
 
@@ -15,40 +15,16 @@ from lmcbench.report.image_intervals import areas_over_images
 from lmcbench.report.instability_table import IMAGES_NOTE, INSTABILITY_NOTES, instability_table
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
+from lmcbench.spec.architectures import short_labels
 from lmcbench.spec.domain_rules import MIXED
 from lmcbench.spec.forks import INDEPENDENT, Fork
 from lmcbench.spec.suite_files import published_suite
 from lmcbench.stats.cells import LINE, average_pairs, full_trainings, sort_forks
-from lmcbench.stats.estimates import Estimate, estimate, round_ties
+from lmcbench.stats.estimates import estimate, round_ties
+from lmcbench.stats.pareto import Offer, pareto
 
-
-class Offer(NamedTuple):
-    """A way to spend training.
-
-    Attributes:
-        cost: training FLOPs; less is better.
-        score: accuracy (fraction); more is better.
-    """
-
-    cost: float
-    score: float
-
-
-def pareto(offers: Sequence[Offer]) -> list[bool]:
-    """Return for each offer whether it is Pareto-optimal; equal offers share their flag.
-
-    Raises:
-        UserError: if a cost or score is NaN.
-    """
-    for offer in offers:
-        if offer.cost != offer.cost or offer.score != offer.score:
-            raise UserError(f"An offer without a number cannot be compared: {offer}.")
-    return [not any(_beats(other, offer) for other in offers) for offer in offers]
-
-
-def _beats(a: Offer, b: Offer) -> bool:
-    return a.cost <= b.cost and a.score >= b.score and a != b
-
+MARK = " *"
+"""Behind the name of a network whose accuracy is below the suite's floor."""
 
 OPTIONAL = {"path": "path_ensemble_accuracy", "gain without priors": "corrected_ensemble_gain"}
 """Columns of ensembles that are shown where any cell has them -> columns of `load_records`."""
@@ -92,8 +68,11 @@ class Tables:
     ensembles: pd.DataFrame
     notes: list[str]
 
-    def render(self, style: str) -> str:
-        """Return the tables as text in a format of tabulate, such as `github` or `simple`."""
+    def render(self, style: Literal["github", "simple"]) -> str:
+        """Return the tables as text in a format of tabulate.
+
+        For a terminal, a network's name and recipe stand above its rows instead of in each.
+        """
         mark = "### " if style == GITHUB else ""
         parts = []
         tables = (
@@ -104,16 +83,35 @@ class Tables:
         for title, table in tables:
             if table.empty:
                 continue
-            text = make_table(table.to_numpy(), list(table.columns), style, disable_numparse=True)
+            if style == GITHUB:
+                text = make_table(table.to_numpy(), list(table.columns), style, disable_numparse=True)
+            else:
+                counts = set(table.get("n", ()))
+                if len(counts) == 1:
+                    table, title = table.drop(columns="n"), f"{title} (n = {counts.pop()})"
+                text = _grouped(table, style)
             parts.append(f"{mark}{title}\n\n{text}")
         bullet = "- " if style == GITHUB else ""
         notes = map(escape_markdown, self.notes) if style == GITHUB else map(one_line, self.notes)
         return "\n\n".join([*parts, "\n".join(f"{bullet}{note}" for note in notes)]) + "\n"
 
 
-def make_tables(
-    records: Iterable[Record], floor: float = 0.0, areas: Mapping[tuple[str, str], Estimate] | None = None
-) -> Tables:
+def _grouped(table: pd.DataFrame, style: str) -> str:
+    """Return a table as text with each network's name and recipe on a line above its rows."""
+    columns = [LINE[-1], *table.columns[len(LINE) :]]
+    head, rule, *rows = make_table(
+        table[columns].to_numpy(), columns, style, disable_numparse=True
+    ).splitlines()
+    parts, network = [head, rule], None
+    for (architecture, recipe), row in zip(table[LINE[:2]].to_numpy().tolist(), rows, strict=True):
+        if network != (architecture, recipe):
+            network = architecture, recipe
+            parts.append(one_line(f"{architecture}, recipe {recipe}:"))
+        parts.append(row)
+    return "\n".join(parts)
+
+
+def make_tables(records: Iterable[Record], floor: float = 0.0, folder: Path | None = None) -> Tables:
     """Return the tables of one suite's records.
 
     The replicate is the unit: pairs are averaged within it, and each number is a mean over replicates with
@@ -122,9 +120,11 @@ def make_tables(
     Args:
         records: of one suite and version.
         floor: mean member accuracy below which a row is marked.
-        areas: by architecture and recipe, the area with an interval over replicates and test images.
+        folder: the run folder; logits in it make the interval of the area contain the sampling of images.
     """
+    records = list(records)
     rows = build_frame(records)
+    areas = {} if folder is None else areas_over_images(records, folder)
     cells = rows.drop_duplicates("key")
     names = sort_forks(cells["fork"])
     # barriers between networks of another length or number are not comparable
@@ -142,7 +142,7 @@ def make_tables(
         below = accuracy is not None and accuracy < floor
         low |= below
         head = dict(zip(LINE, line, strict=True))
-        head["architecture"] += " *" if below else ""
+        head["architecture"] += MARK if below else ""
         by_fork = {fork: mine[mine["fork"] == fork] for fork in names}
         n = here["replicate"].nunique()
         barriers = {fork: _percent(by_fork[fork]["error_chord"], n) for fork in forks}
@@ -164,7 +164,7 @@ def make_tables(
         "trained; the soup and points between siblings have recalibrated normalisation statistics.",
     ]
     notes += [note for title, note in OPTIONAL_NOTES.items() if title in optional]
-    instability = instability_table(rows, _lines(cells), areas or {})
+    instability = instability_table(rows, _lines(cells), areas)
     if len(instability):
         notes = [*INSTABILITY_NOTES, *([IMAGES_NOTE] if areas else []), *notes]
     if priced:
@@ -176,7 +176,24 @@ def make_tables(
         )
     if low:
         notes.append(f"* mean member accuracy below the suite's floor of {100 * floor:g} %: not ranked.")
-    return Tables(instability, pd.DataFrame(connectivity), pd.DataFrame(ensembles), notes)
+    short = short_labels(map(str, cells["architecture"].unique()))
+    settings = {name: label.removeprefix(name)[1:-1] for label, name in short.items() if label != name}
+    notes += [f"{name}: {listed}." for name, listed in settings.items()]
+    tables = (instability, pd.DataFrame(connectivity), pd.DataFrame(ensembles))
+    first, second, third = (_shortened(table, short) for table in tables)
+    return Tables(first, second, third, notes)
+
+
+def _shortened(table: pd.DataFrame, short: Mapping[str, str]) -> pd.DataFrame:
+    """Return a table whose networks have short names; the mark of a row below the floor is kept."""
+    if table.empty:
+        return table
+
+    def name(label: str) -> str:
+        plain = label.removesuffix(MARK)
+        return short.get(plain, plain) + label[len(plain) :]
+
+    return table.assign(architecture=table["architecture"].map(name))
 
 
 def _lines(cells: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -261,7 +278,7 @@ def _percent(values: pd.Series[float], n: int, sign: bool = False) -> str:
     return f"{text}{interval}{f' ({mean.n})' if mean.n < n else ''}"
 
 
-def run_table(records: Sequence[Record], path: Path, style: str) -> str:
+def run_table(records: Sequence[Record], path: Path, style: Literal["github", "simple"]) -> str:
     """Return the tables of the records of a run folder as text.
 
     Args:
@@ -278,5 +295,4 @@ def run_table(records: Sequence[Record], path: Path, style: str) -> str:
         raise UserError(f"{path} holds records of more than one suite: {names}.")
     one = records[0].suite
     suite = published_suite(one.name, one.version, one.digest)
-    areas = areas_over_images(records, path)
-    return make_tables(records, suite.floor if suite is not None else 0.0, areas).render(style)
+    return make_tables(records, suite.floor if suite is not None else 0.0, path).render(style)

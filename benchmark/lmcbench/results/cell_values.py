@@ -100,6 +100,5 @@ def chance_error(record: Record) -> float | None:
 
     It is 1 - 1 / classes: the error of the commonest class where all test classes are equally large.
     """
-    training = getattr(record, "training", None)
-    counts = training["label_counts"] if training else []
+    counts = record.training["label_counts"] if record.training else []
     return 1 - 1 / len(counts[0]) if counts else None

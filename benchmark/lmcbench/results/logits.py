@@ -1,9 +1,13 @@
-"""Find the logits in what a network returns."""
+"""Find the logits in what a network returns, and their cross-entropy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 KEYS = ("logits", "out", "output", "pred", "preds", "prediction")
 """Keys of the logits in a network's dictionary, in order of preference."""
@@ -27,6 +31,19 @@ def find_logits(out: Any) -> Any:
     if isinstance(out, tuple | list) and out:
         return find_logits(out[0])
     return out
+
+
+def cross_entropy(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return the cross-entropy of every image, nats, `[..., n]`.
+
+    Args:
+        logits: `[..., n, classes]`.
+        labels: `[n]`.
+    """
+    chosen = np.broadcast_to(labels[:, None], (*logits.shape[:-1], 1))
+    return np.asarray(
+        -np.take_along_axis(log_softmax(logits.astype(np.float64), axis=-1), chosen, -1)[..., 0]
+    )
 
 
 def return_logits(module: Any, arguments: Any, out: Any) -> Any:

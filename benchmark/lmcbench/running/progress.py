@@ -162,7 +162,8 @@ class RunView:
 
         wanted = [self.records[cell.key] for cell in self.plan.cells if cell.key in self.records]
         print_text("")
-        print_text(make_tables(wanted, self.suite.floor).render("simple").rstrip())
+        tables = make_tables(wanted, self.suite.floor, self.folder.root)
+        print_text(tables.render("simple").rstrip())
         where = f"\nRecords and checkpoints are in {self.folder.root}"
         try:
             held = read_records(self.folder.root)
@@ -170,13 +171,15 @@ class RunView:
             print_text(f"{where}.")
             print_text(shorten(f"Warning: {self.folder.table} was not written: {error}"), err=True)
         else:
-            text = make_tables(held, self.suite.floor).render("github")
+            if len(held) > len(wanted):
+                tables = make_tables(held, self.suite.floor, self.folder.root)
             write_atomic(
                 self.folder.table,
-                f"# {escape_markdown(self.suite.name)} version {self.suite.version}\n\n{text}",
+                f"# {escape_markdown(self.suite.name)} version {self.suite.version}\n\n"
+                + tables.render("github"),
             )
-            tables = "this table" if len(held) == len(wanted) else f"the table of all its {len(held)} cells"
-            print_text(f"{where}, {tables} in {self.folder.table}.")
+            which = "this table" if len(held) == len(wanted) else f"the table of all its {len(held)} cells"
+            print_text(f"{where}, {which} in {self.folder.table}.")
         failed = [r for r in wanted if r.status == "failed"]
         if failed or len(wanted) < len(self.plan.cells):
             missing = len(self.plan.cells) - len(wanted)

@@ -7,7 +7,8 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -299,6 +300,20 @@ def architecture_label(name: str, kwargs: Mapping[str, Any], adapt: str | None) 
     """Return the printed name: `resnet18+small-stem`, `lmc_mlp(depth=3,width=16)`."""
     settings = ",".join(f"{k}={v}" for k, v in sorted(kwargs.items()))
     return name + ("" if adapt is None else f"+{adapt}") + (f"({settings})" if settings else "")
+
+
+def short_labels(labels: Iterable[str]) -> dict[str, str]:
+    """Return for each label the same without its settings, where that still tells it from the others.
+
+    Example:
+        >>> short_labels(["resnet18+small-stem(layers=[1, 1])", "lmc_mlp(depth=2)", "lmc_mlp(depth=3)"])
+        ... # doctest: +NORMALIZE_WHITESPACE
+        {'resnet18+small-stem(layers=[1, 1])': 'resnet18+small-stem', 'lmc_mlp(depth=2)': 'lmc_mlp(depth=2)',
+         'lmc_mlp(depth=3)': 'lmc_mlp(depth=3)'}
+    """
+    heads = {label: label.partition("(")[0] if label.endswith(")") else label for label in labels}
+    count = Counter(heads.values())
+    return {label: head if head and count[head] == 1 else label for label, head in heads.items()}
 
 
 def imports_beside(file: Path) -> list[str]:

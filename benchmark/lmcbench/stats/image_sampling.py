@@ -1,10 +1,10 @@
 """Intervals that contain the sampling of test images beside that of replicates.
 
 An interval over replicates is about the network on these test images: all replicates share them, so that a
-lucky choice of images moves every replicate alike and does not widen the interval. With two crossed samples,
-replicates and images, the variance of a mean is the sum of both parts (Owen, 2007, The pigeonhole bootstrap,
-Annals of Applied Statistics 1(2)). Replicates are few, and get Student's t; images are many, and are
-bootstrapped.
+choice of images that happens to suit a network moves every replicate alike and does not widen the interval.
+With two crossed samples, replicates and images, the variance of a mean is the sum of both parts (Owen, 2007,
+The pigeonhole bootstrap, Annals of Applied Statistics 1(2)). Replicates are few, and get Student's t; images
+are many, and are bootstrapped.
 """
 
 from __future__ import annotations
@@ -39,11 +39,14 @@ def estimate_over_images(
         draws: number of resamples.
 
     Returns:
-        The estimate; its half-width is None for one replicate, and where the statistic is undefined for more
-        than a twentieth of the resamples.
+        The estimate. Its mean is None where a replicate's value is undefined; its half-width is None for one
+        replicate, and where the statistic is undefined for more than a twentieth of the resamples.
     """
     even = np.full((1, images), 1 / images)
-    alone = estimate(statistic(even)[0].tolist())
+    values = statistic(even)[0]
+    if not np.isfinite(values).all():
+        return Estimate(None, None, len(values))
+    alone = estimate(values.tolist())
     if alone.half_width is None:
         return alone
     weights = generator.multinomial(images, even[0], size=draws) / images
@@ -53,12 +56,3 @@ def estimate_over_images(
         return Estimate(alone.mean, None, alone.n)
     half = float(ndtri((1 + CONFIDENCE) / 2)) * float(known.std(ddof=1))
     return Estimate(alone.mean, math.hypot(alone.half_width, half), alone.n)
-
-
-def mean_over_images(values: Array) -> Callable[[Array], Array]:
-    """Return the statistic of `estimate_over_images` that is a mean over images.
-
-    Args:
-        values: `[replicates, images]`.
-    """
-    return lambda weights: weights @ values.T

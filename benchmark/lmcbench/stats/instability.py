@@ -9,20 +9,40 @@ rule. 0: connected from the start; 1: as far apart as independent networks throu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 
-from lmcbench.results.cell_values import SPLIT
+from lmcbench.results.curves import Array
 from lmcbench.results.frame import build_frame
 from lmcbench.results.instability import LOSS_FLOOR, instability
 from lmcbench.results.record import Record
-from lmcbench.spec.forks import INDEPENDENT
-from lmcbench.stats.cells import LINE, are_controls, average_pairs
+from lmcbench.spec.forks import INDEPENDENT, Fork
+from lmcbench.stats.cells import LINE, are_controls, average_pairs, is_control
 
 LAST_SHARE = 0.3
 """Share of training at which the area ends. Forks at 0 and here are required, later ones are ignored."""
+
+EARLY_SHARE = 0.03
+"""Latest share of training of the forks at which an effect of the data is looked for."""
+
+
+def is_headline_fork(fork: str, share: float | None) -> bool:
+    """Return whether the area contains a fork: those up to 30 % of training, and independent networks."""
+    return fork == INDEPENDENT or (share is not None and share <= LAST_SHARE)
+
+
+def headline_records(records: Sequence[Record]) -> list[Record]:
+    """Return the records that the area is a mean over (see `instability_areas`)."""
+    own = [r for r in records if r.shift.noise == "own" and is_headline_fork(r.fork.name, fork_share(r))]
+    return [r for r in own if not is_control(r)] or [r for r in own if r.shift.name == "none"]
+
+
+def fork_share(record: Record) -> float | None:
+    """Return the nominal share of training at the fork; None without a trunk."""
+    return Fork.parse(record.fork.name).share(record.recipe["epochs"])
 
 
 def instability_area(
@@ -52,9 +72,19 @@ def instability_area(
     return math.fsum(parts) / math.sqrt(LAST_SHARE)
 
 
-def areas_by_shift(
-    rows: pd.DataFrame, measure: str = "loss_mid", floor: float = LOSS_FLOOR, split: str = SPLIT
-) -> pd.DataFrame:
+def areas_of_draws(shares: Sequence[float], excess: Array) -> Array:
+    """Return `instability_area` of many values of D at once, `[replicates, draws]`; NaN: undefined.
+
+    Args:
+        shares: of training at the forks up to 30 %, ascending; 0 and 0.3 are among them.
+        excess: D at each of them, then of independent networks, `[forks + 1, replicates, draws]`, nats.
+    """
+    scale = np.where(excess[-1] > LOSS_FLOOR, excess[-1], np.nan)
+    ratio = np.clip(excess[:-1] / scale, 0, 1)
+    return np.asarray(np.trapezoid(ratio, np.sqrt(shares), axis=0) / math.sqrt(LAST_SHARE))
+
+
+def areas_by_shift(rows: pd.DataFrame, measure: str = "loss_mid", floor: float = LOSS_FLOOR) -> pd.DataFrame:
     """Return the instability area of every architecture, recipe, shift with own noise, and replicate.
 
     A replicate whose cell at one of the forks up to 30 % is missing or was not measured has none.
@@ -63,13 +93,12 @@ def areas_by_shift(
         rows: the table of `load_records`.
         measure: the column of D: `loss_mid` (nats) or, for the area from errors, `error_mid` (fractions).
         floor: in the unit of `measure`.
-        split: a split of the records.
 
     Returns:
         Columns `architecture`, `recipe`, `shift`, `is_control`, `replicate` and `area` (NaN: undefined).
     """
     cells = rows[rows["noise_mode"] == "own"].drop_duplicates("key")
-    values = average_pairs(rows, split).set_index("key")[measure]
+    values = average_pairs(rows).set_index("key")[measure]
     cells = cells.assign(value=cells["key"].map(values), is_control=are_controls(cells))
     found = []
     for line, group in cells.groupby(LINE, sort=False):
@@ -90,7 +119,7 @@ def areas_by_shift(
 
 
 def instability_areas(
-    rows: pd.DataFrame, measure: str = "loss_mid", floor: float = LOSS_FLOOR, split: str = SPLIT
+    rows: pd.DataFrame, measure: str = "loss_mid", floor: float = LOSS_FLOOR
 ) -> pd.DataFrame:
     """Return the headline: the area of every architecture, recipe and replicate, averaged over shifts.
 
@@ -101,12 +130,15 @@ def instability_areas(
         rows: the table of `load_records`, of one suite.
         measure: as in `areas_by_shift`.
         floor: as in `areas_by_shift`.
-        split: as in `areas_by_shift`.
 
     Returns:
         Columns `architecture`, `recipe`, `replicate` and `area` (NaN: undefined).
     """
-    areas = areas_by_shift(rows, measure, floor, split)
+    return average_shifts(areas_by_shift(rows, measure, floor))
+
+
+def average_shifts(areas: pd.DataFrame) -> pd.DataFrame:
+    """Return the headline from the areas by shift (see `instability_areas`)."""
     shifted = areas[~areas["is_control"]]
     areas = shifted if len(shifted) else areas[areas["shift"] == "none"]
     shifts = areas.groupby(["architecture", "recipe"])["shift"].transform("nunique")

@@ -107,21 +107,32 @@ def better_entries(values: Sequence[Array], resolution: float = 1e-9) -> npt.NDA
         resolution: as in `rank_intervals`.
     """
     means = np.array([own.mean() for own in values])
-    counts = np.array([len(own) for own in values])
-    spread = moderated_spread([np.arcsin(np.sqrt(own)) for own in values])
     i, j = np.triu_indices(len(values), 1)
-    scaled = np.arcsin(np.sqrt(means))
-    shares = spread.variances / counts
-    total = shares[i] + shares[j]
-    # Welch-Satterthwaite with the degrees of freedom of the moderated variances
-    df = total**2 / (shares[i] ** 2 / spread.df[i] + shares[j] ** 2 / spread.df[j])
-    p = np.minimum(1.0, 2 * stdtr(df, -np.abs(scaled[i] - scaled[j]) / np.sqrt(total)))
+    p = p_values(values)[i, j]
     p[np.abs(means[i] - means[j]) < resolution] = 1.0
     different = np.array(holm(p.tolist())) <= ALPHA
     better = np.zeros((len(values), len(values)), dtype=bool)
     better[i, j] = different & (means[i] < means[j])
     better[j, i] = different & (means[j] < means[i])
     return better
+
+
+def p_values(values: Sequence[Array]) -> Array:
+    """Return the uncorrected two-sided p-value of every two entries' mean areas, `[entries, entries]`.
+
+    Welch's t test on the scale asin(sqrt(area)) with moderated variances and their degrees of freedom
+    (Welch-Satterthwaite).
+
+    Args:
+        values: areas of the replicates of each entry; at least two entries.
+    """
+    spread = moderated_spread([np.arcsin(np.sqrt(own)) for own in values])
+    scaled = np.arcsin(np.sqrt([own.mean() for own in values]))
+    shares = spread.variances / [len(own) for own in values]
+    total = shares[:, None] + shares
+    terms = shares**2 / spread.df
+    df = total**2 / (terms[:, None] + terms)
+    return np.asarray(np.minimum(1.0, 2 * stdtr(df, -np.abs(scaled[:, None] - scaled) / np.sqrt(total))))
 
 
 @dataclass(frozen=True)
@@ -131,12 +142,10 @@ class Spread:
     Attributes:
         variances: of one replicate of each entry.
         df: their degrees of freedom.
-        prior_df: d0; 0 if variances were not moderated.
     """
 
     variances: Array
     df: Array
-    prior_df: float
 
 
 def moderated_spread(values: Sequence[Array]) -> Spread:
@@ -154,15 +163,15 @@ def moderated_spread(values: Sequence[Array]) -> Spread:
     df = np.array([len(v) - 1.0 for v in values])
     known = np.array([not np.all(v == v[0]) for v in values])
     if not known.any():
-        return Spread(np.full(len(own), LEAST_SPREAD**2), df, 0.0)
+        return Spread(np.full(len(own), LEAST_SPREAD**2), df)
     raised = np.maximum(own, max(float(np.median(own[known])), LEAST_SPREAD**2))
     if known.sum() < FEWEST_MODERATED:
-        return Spread(np.where(known, raised, raised[known].max()), df, 0.0)
+        return Spread(np.where(known, raised, raised[known].max()), df)
     prior, prior_df = variance_prior(raised[known], df[known])
     seen = np.where(known, df, 0.0)
     moderated = (prior_df * prior + seen * raised) / (prior_df + seen)
     largest = moderated[known].max()
-    return Spread(np.where(known, moderated, largest), np.minimum(prior_df + seen, seen.sum()), prior_df)
+    return Spread(np.where(known, moderated, largest), np.minimum(prior_df + seen, seen.sum()))
 
 
 def variance_prior(variances: Array, df: Array) -> tuple[float, float]:

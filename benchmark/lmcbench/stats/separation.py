@@ -1,6 +1,8 @@
-"""How far siblings separate in weight space, in proportion to the way that they travel."""
+"""How far siblings separate: in weight space by the way that they travel, in skill by what they have."""
 
 from __future__ import annotations
+
+import math
 
 import pandas as pd
 
@@ -17,3 +19,20 @@ def separation(table: pd.DataFrame, suffix: str = "") -> pd.Series[float]:
     """
     travelled = table[f"distance_a{suffix}"] + table[f"distance_b{suffix}"]
     return table[f"distance_ab{suffix}"] / travelled.where(travelled > 0)
+
+
+def skill_lost(rise: float, error: float, chance: float) -> float:
+    """Return (E(1/2) - mean E of the ends) / (E of chance - mean E of the ends), E the test error.
+
+    NaN where the ends are not better than chance.
+
+    Args:
+        rise: E(1/2) minus the mean of the ends.
+        error: mean of the ends.
+        chance: error of always giving one answer.
+
+    Example:
+        >>> skill_lost(0.2, 0.1, 0.9)
+        0.25
+    """
+    return rise / (chance - error) if error < chance else math.nan

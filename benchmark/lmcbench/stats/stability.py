@@ -137,6 +137,15 @@ def _range_text(stability: Stability) -> str:
     return "–" if stability.interval is None else " to ".join(map(share_text, stability.interval))
 
 
+def median_text(stability: Stability) -> str:
+    """Return the median replicate's point with the earliest and latest: `10 % (0 % to never)`."""
+    if not stability.n:
+        return "–"
+    first, last = stability.interval or (stability.median, stability.median)
+    ends = "" if first == last else f" ({share_text(first)} to {share_text(last)})"
+    return share_text(stability.median) + ends
+
+
 def share_text(share: float | None) -> str:
     """Return a share of training as `3 %`; None as `never`."""
     return "never" if share is None else f"{100 * share:.3g} %"

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from lmcbench.errors import UserError, counted, reading
 from lmcbench.leaderboard.files import PREDICTION_BYTES
-from lmcbench.leaderboard.headline import HEADLINE_FORK
 from lmcbench.results.cell_values import SPLIT
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import (
@@ -23,7 +22,7 @@ from lmcbench.results.run_folder import (
     soup_name,
 )
 from lmcbench.spec.evaluation_shifts import shown_split
-from lmcbench.stats.cells import is_control
+from lmcbench.stats.instability import headline_records
 from lmcbench.untrusted import is_regular, read_bytes, safetensors_header
 
 TENSOR_BYTES = 180
@@ -51,7 +50,8 @@ def kept_splits(records: Sequence[Record], classes: int) -> dict[str, list[str]]
     if sum(_bytes(r, everything[r.key], classes) for r in measured) <= PREDICTION_BYTES:
         return everything
     kept, used = {}, 0
-    for record in sorted(measured, key=lambda r: r.fork.name != HEADLINE_FORK or is_control(r)):
+    ranked = {record.key for record in headline_records(measured)}
+    for record in sorted(measured, key=lambda r: r.key not in ranked):
         used += _bytes(record, [SPLIT], classes)
         kept[record.key] = [SPLIT] if used <= PREDICTION_BYTES else []
     return kept

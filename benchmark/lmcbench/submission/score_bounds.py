@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmcbench.ensemble.predictions import ECE_BINS, expected_calibration_error, softmax
+from lmcbench.results.logits import cross_entropy
 from lmcbench.submission.predictions_file import Logits
 
 HALF_STEP = 2.0**-11
@@ -61,14 +62,9 @@ def score_bounds(logits: Logits, labels: NDArray[np.int64], steps: int = 0) -> S
     curvature = rounding.max(-1) ** 2
     pull = probs.copy()
     pull[rows, labels] = 1 - pull[rows, labels]
-    loss = _loss(values, labels)
+    loss = float(cross_entropy(values, labels).mean())
     slack = float(((pull * rounding).sum(-1) + curvature).mean()) + SUMS * (1 + loss)
     return ScoreBounds(error, (loss - slack, loss + slack), _ece_bounds(probs, labels, rounding, undecided))
-
-
-def _loss(values: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    shifted = values - values.max(-1, keepdims=True)
-    return float((np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(len(labels)), labels]).mean())
 
 
 def _ece_bounds(

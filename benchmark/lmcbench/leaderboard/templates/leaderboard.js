@@ -59,6 +59,17 @@
     const [median, first, last] = found;
     return shareText(median) + (first === last ? "" : ` (${shareText(first)} to ${shareText(last)})`);
   }
+  // the rank as a dot, its place by the mean area, with the interval as a whisker
+  function rankStrip(suite, entry) {
+    if (!entry.rank || suite.ranked < 2) return null;
+    const width = 66, x = (rank) => 4 + ((rank - 1) / (suite.ranked - 1)) * (width - 8);
+    const place = suite.entries.filter((other) => other.rank && other.place < entry.place).length + 1;
+    return s("svg", { class: "ranks", width, height: 12, viewBox: `0 0 ${width} 12`, "aria-hidden": "true" },
+      s("line", { class: "axis", x1: 4, x2: width - 4, y1: 6, y2: 6 }),
+      s("line", { x1: x(entry.rank[0]), x2: x(entry.rank[1]), y1: 6, y2: 6, stroke: "var(--accent)", "stroke-width": 2 }),
+      [entry.rank[0], entry.rank[1]].map((rank) => s("line", { x1: x(rank), x2: x(rank), y1: 2.5, y2: 9.5, stroke: "var(--accent)", "stroke-width": 1.5 })),
+      s("circle", { cx: x(place), cy: 6, r: 3.4, fill: "var(--accent)", stroke: "var(--raised)" }));
+  }
   function rankText(entry) {
     if (entry.baseline) return "baseline";
     if (!entry.rank) return DASH;
@@ -99,7 +110,7 @@
   }
   const current = () => DATA.suites.find((suite) => suite.id === state.suite);
   const view = (entry) => entry.views[state.shift];
-  const shiftName = (label) => (label === EVERY ? "all training shifts, mean" : label);
+  const shiftName = (label) => (label === EVERY ? `mean of ${current().headline.join(", ") || "all training shifts"}` : label === "none" ? "no shift" : label);
 
   // --- the table ---
 
@@ -156,8 +167,8 @@
       const scores = view(entry) || [];
       const [ok, still, diverged, failed] = entry.cells;
       return h("tr", { class: entry.baseline ? "baseline" : null, "data-slug": entry.slug },
-        h("td", { class: `text rank${entry.rank ? "" : " no"}`, title: entry.unranked.join("; ") || null }, rankText(entry)),
-        h("th", { scope: "row", class: "text pin" }, h("span", { class: "who" }, h("a", { href: address({ entry: entry.slug }) }, entry.title),
+        h("td", { class: `text rank${entry.rank ? "" : " no"}`, title: entry.unranked.join("; ") || null }, rankText(entry), rankStrip(suite, entry)),
+        h("th", { scope: "row", class: "text pin" }, h("span", { class: "who" }, h("span", {}, sign(entry), h("a", { href: address({ entry: entry.slug }) }, entry.title)),
           h("small", { class: "arch" }, `${entry.architecture} · ${recipe(suite, entry).name}${entry.frontier ? " · on its frontier" : ""}`),
           entry.unranked.length ? h("small", {}, `not ranked: ${entry.unranked.join("; ")}`) : null)),
         columns.map((column) => { const e = scores[COLUMN[column.key]]; return estimateCell(e, column, column.key === "area" && e ? strip(e, top) : null); }),
@@ -193,8 +204,8 @@
     return found;
   }
   const plain = (value) => String(Number(value.toPrecision(4))).replace("-", "−");
-  function frame(width, height, label, y, yLabel, { count = 5, root = false } = {}) {
-    const left = 44, right = 12, top = 20, bottom = 34;
+  function frame(width, height, label, y, yLabel, { count = 5, root = false, left = 44 } = {}) {
+    const right = 12, top = 20, bottom = 34;
     const [low, high] = y, bend = root ? (value) => Math.sqrt(Math.max(value, 0)) : (value) => value;
     const scale = (value) => height - bottom - ((bend(value) - bend(low)) / (bend(high) - bend(low) || 1)) * (height - top - bottom);
     const marks = root ? [0, 1, 2, 5, 10, 20, 40, 60, 80].filter((value) => value <= high) : ticks(low, high, count);
@@ -203,7 +214,7 @@
       svg.append(s("line", { class: "grid", x1: left, x2: width - right, y1: scale(tick), y2: scale(tick) }),
         s("text", { x: left - 6, y: scale(tick) + 3.5, "text-anchor": "end" }, plain(tick)));
     }
-    svg.append(s("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }), s("text", { x: 2, y: 10 }, yLabel));
+    svg.append(s("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }), s("text", { x: left - 42, y: 10 }, yLabel));
     return { svg, y: scale, left, right: width - right, base: height - bottom, span: width - left - right };
   }
   function whisker(x, estimate, to, i, low, high = Infinity) {
@@ -325,6 +336,46 @@
     const names = ["siblings’ ensemble, by fork", "independent networks", "independent, at equal cost", "one network, whole budget", "given checkpoint"];
     return figure("Ensemble accuracy against training FLOPs", `Test split, ${label === "none" ? "no shift" : label}, mean and 95 % interval. Numbers are forks.`, f.svg, key(used.sort().map((i) => [i, names[i]])));
   }
+  // --- the first figure: instability against fork, a line per entry ---
+
+  const isDrawn = (entry) => (entry.steps[state.shift] || []).length > 1;
+  // ranked entries have a colour and mark each, the others are hollow
+  const signOf = (entry) => (entry.rank ? entry.place : -1);
+  const sign = (entry) => (isDrawn(entry) ? s("svg", { class: "sign", width: 11, height: 11, viewBox: "0 0 11 11", "aria-hidden": "true" }, mark(signOf(entry), 5.5, 5.5, 3.8)) : null);
+  function stabilityFigure(suite, entries) {
+    const drawn = entries.filter(isDrawn);
+    if (!drawn.length) return [];
+    const wide = room(1180) > 700, names = wide ? Math.min(230, 8 + 6.4 * Math.max(...drawn.map((entry) => Math.min(entry.title.length, 30)))) : 0;
+    const steps = drawn.flatMap((entry) => entry.steps[state.shift]);
+    const high = Math.min(100, Math.max(5, ...steps.map(([, e]) => points(e[0] + (wide ? halfOf(e) || 0 : 0)))) * 1.04);
+    const f = frame(room(1180), wide ? 330 : 220, "Instability against fork for all entries shown", [0, high], "instability, % of independent networks", { left: 44 + names });
+    f.svg.classList.add("lines");
+    const x = (share) => f.left + 8 + Math.sqrt(share / 30) * (f.span - 16);
+    for (const share of [...new Set(steps.map(([share]) => share))].sort((a, b) => a - b)) f.svg.append(s("text", { x: x(share), y: f.base + 15, "text-anchor": share === 30 ? "end" : "middle" }, share === 30 ? "30 %" : `${share}`));
+    f.svg.append(s("text", { x: f.left + f.span / 2, y: f.base + 30, "text-anchor": "middle" }, "fork, % of training (square-root scale)"));
+    const first = drawn.map((entry) => [entry, f.y(points(entry.steps[state.shift][0][1][0]))]).sort(([, a], [, b]) => a - b);
+    const spread = first.map(([, y]) => y);
+    for (let round = 0; round < 60; round += 1) { // names are at least 13 pixels apart
+      for (let i = 1; i < spread.length; i += 1) {
+        const missing = 13 - (spread[i] - spread[i - 1]);
+        if (missing > 0) { spread[i - 1] -= missing / 2; spread[i] += missing / 2; }
+      }
+      for (let i = 0; i < spread.length; i += 1) spread[i] = Math.max(16 + 13 * i, Math.min(spread[i], f.base - 13 * (spread.length - 1 - i)));
+    }
+    first.forEach(([entry, y], i) => {
+      const index = signOf(entry), found = entry.steps[state.shift];
+      const label = `${entry.title}: ${found.map(([share, e]) => `${estimateText(e)} % at ${share} %`).join(", ")}`;
+      f.svg.append(s("a", { href: address({ entry: entry.slug }), "aria-label": label },
+        s("path", { d: found.map(([share, e], j) => `${j ? "L" : "M"}${x(share)} ${f.y(points(e[0]))}`).join(""), fill: "none", stroke: colour(index), "stroke-width": 1.6 }),
+        wide ? found.map(([share, e]) => { const bar = whisker(x(share), e, f.y, index, 0, high); if (bar) bar.setAttribute("opacity", 0.3); return bar; }) : null,
+        found.map(([share, e]) => mark(index, x(share), f.y(points(e[0])), 3.4, label)),
+        wide ? s("path", { d: `M${f.left - names + 34 + names - 42} ${spread[i]}L${x(0) - 6} ${y}`, fill: "none", stroke: "var(--line)" }) : null,
+        wide ? s("text", { x: f.left - 44, y: spread[i] + 4, "text-anchor": "end" }, entry.title.length > 30 ? `${entry.title.slice(0, 29)}…` : entry.title) : null));
+    });
+    return [h("h2", {}, "How early do siblings become connected?"),
+      h("figcaption", {}, `0: siblings are linearly connected; 100: as far apart as independent networks. Loss halfway between siblings over the mean of both, ${shiftName(state.shift)}; mean${wide ? " and 95 % interval" : ""} over replicates. The area under a line is what ranks.`), f.svg];
+  }
+
   // each name where nothing else stands, beside its dot or a little above or below; nowhere if all is taken
   function nameDots(f, dots) {
     const taken = dots.map(([x, y]) => [x - 5, x + 5, y - 5, y + 5]);
@@ -376,7 +427,7 @@
     const columns = DATA.columns.filter((column) => column.group === "barriers");
     const rows = [EVERY, ...suite.shifts].filter((label) => entry.views[label]).map((label) => h("tr", {}, h("th", { scope: "row", class: "text pin" }, label === EVERY ? "all, mean" : label),
       columns.map((column) => estimateCell(entry.views[label][COLUMN[column.key]], column)), h("td", {}, stabilityText(entry.views[label][STABILITY]))));
-    return wrapTable("By training shift, fork 0; barriers and differences in percentage points, disagreement and accuracy in percent, stability point as share of training", ["training shift", ...columns.map((column) => column.title), "stability point"], rows);
+    return wrapTable("By training shift. Areas, skill lost, separation, disagreement and accuracy in percent; barriers and differences in percentage points; all but the areas at fork 0", ["training shift", ...columns.map((column) => column.title), "stability point"], rows);
   }
   function evaluationTable(suite, entry) {
     const found = Object.entries(entry.evaluations);
@@ -439,26 +490,13 @@
     } else {
       renderControls(suite);
       renderTable(suite);
+      $("stability").replaceChildren(...stabilityFigure(suite, matching(suite)));
       $("overview").replaceChildren(...overviewFigure(suite, matching(suite)));
       $("entry").replaceChildren();
       if (lastEntry) { const link = document.querySelector(`tr[data-slug="${CSS.escape(lastEntry)}"] a`); if (link) link.focus(); }
     }
     lastEntry = entry ? entry.slug : "";
   }
-
-  // --- theme: as the system has it until chosen; kept where storage is allowed ---
-
-  const store = { get: () => { try { return localStorage.getItem("lmcbench-theme"); } catch { return null; } }, set: (value) => { try { localStorage.setItem("lmcbench-theme", value); } catch { /* none: it is kept for this visit */ } } };
-  function setTheme(theme) {
-    if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme; else delete document.documentElement.dataset.theme;
-    $("theme").textContent = `Theme: ${theme === "light" || theme === "dark" ? theme : "system"}`;
-  }
-  setTheme(store.get());
-  $("theme").addEventListener("click", () => {
-    const next = { light: "dark", dark: "system" }[document.documentElement.dataset.theme] || "light";
-    store.set(next);
-    setTheme(next);
-  });
 
   // --- start ---
 
@@ -478,8 +516,10 @@
   $("controls").addEventListener("submit", (event) => event.preventDefault());
   $("skip").addEventListener("click", (event) => { event.preventDefault(); ($("board").hidden ? $("entry-title") : $("scroll")).focus(); });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape" && state.entry && event.target.tagName !== "SELECT") location.hash = address({ entry: "" }).slice(1); });
+  const wideEnough = () => { if (innerWidth > 640) $("options").open = true; };
+  $("options").open = innerWidth > 640;
   let width = innerWidth;
-  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; render(); } });
+  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; wideEnough(); render(); } });
   addEventListener("hashchange", () => { read(); render(); });
   lastEntry = null;
   read();

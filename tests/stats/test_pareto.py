@@ -1,7 +1,7 @@
 import pytest
 
 from lmcbench.errors import UserError
-from lmcbench.report.tables import Offer, pareto
+from lmcbench.stats.pareto import Offer, pareto
 
 
 def test_by_hand():
