@@ -182,7 +182,8 @@ def test_light_modules_name_no_heavy_library(module):
 
 
 def test_every_public_name_loads_from_its_module():
-    assert set(lmcbench._HOMES) == set(lmcbench.__all__)
+    assert {*lmcbench._HOMES, "plots"} == set(lmcbench.__all__)
+    assert lmcbench.plots.__name__ == "lmcbench.plots"
     assert set(lmcbench.__all__) <= set(dir(lmcbench))
     for name, home in lmcbench._HOMES.items():
         value = getattr(lmcbench, name)
@@ -193,7 +194,7 @@ def test_every_public_name_loads_from_its_module():
     assert issubclass(lmcbench.UserError, ValueError)
 
 
-@pytest.mark.parametrize("home", sorted(set(lmcbench._HOMES.values())))
+@pytest.mark.parametrize("home", sorted({*lmcbench._HOMES.values(), "plots"}))
 def test_examples_of_the_public_api_run(home):
     assert doctest.testmod(importlib.import_module(f"lmcbench.{home}")).failed == 0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from lmcbench.report.document import make_report
 from lmcbench.report.findings import DEMONSTRATION, collect_findings, render_findings
 from lmcbench.report.tables import run_table
-from lmcbench.results.frame import build_frame
+from lmcbench.results.frame import CURVES, build_frame
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import compress, read_records, write_atomic
 from lmcbench.spec.suite import DEMONSTRATIONS
@@ -23,7 +23,7 @@ README = """# `{name}` version {version}, replicates {first} to {last}
 | file | comes from |
 |---|---|
 | `leaderboard.md` | `lmcbench run {name}` writes it |
-| `records.csv.gz` | `lmcbench.load_records(RUN)`, a row per cell, pair and split; nats and fractions |
+| `records.csv.gz` | `lmcbench.load_records(RUN)` without curves: a row per cell, pair, split |
 | `findings.md` | `lmcbench report RUN --findings` |
 | `report.md`, `figures/` | `lmcbench report RUN` |
 
@@ -56,7 +56,11 @@ def main() -> None:
     write_atomic(options.folder / "findings.md", f"{title}\n\n{render_findings(collect_findings(records))}")
     table = run_table(records, options.run, "github")
     write_atomic(options.folder / "leaderboard.md", f"# {one.name} version {one.version}\n\n{table}")
-    csv = build_frame(records).to_csv(index=False, float_format="%.6g")
+    csv = (
+        build_frame(records)
+        .drop(columns=list(CURVES), errors="ignore")
+        .to_csv(index=False, float_format="%.6g")
+    )
     write_atomic(options.folder / "records.csv.gz", compress(csv.encode()))
     write_atomic(options.folder / "README.md", _readme(records, options.command, options.took))
     print(f"Wrote {options.folder}.")

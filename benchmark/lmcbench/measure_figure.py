@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from lmcbench.errors import UserError
 from lmcbench.measure_verdict import letter_of
-from lmcbench.report.figures.style import line, picture, styled
+from lmcbench.report.figures.networks import draw_lines, draw_matrix
+from lmcbench.report.figures.style import panels, picture, styled
+from lmcbench.results.curves import Array, Curve
 
 KINDS = (".png", ".pdf", ".svg")
 
@@ -40,36 +41,26 @@ def draw_measured(result: Mapping[str, Any], kind: str) -> bytes:
     """
     split = next(iter(result["ensemble"]))
     several = len(result["siblings"]) > 2
-    alphas = result["alphas"]
+    curves = {}
+    for pair in result["pairs"]:
+        curve = pair["curves"][split]
+        name = f"{letter_of(pair['i'])} to {letter_of(pair['j'])}"
+        curves[name] = Curve(result["alphas"], curve["loss"], curve["error"], curve["n"])
     with styled():
-        figure = Figure(figsize=(4 * (3 if several else 2), 3.4), layout="constrained")
-        axes = figure.subplots(1, 3 if several else 2, squeeze=False)[0]
-        for index, pair in enumerate(result["pairs"]):
-            curve, name = pair["curves"][split], f"{letter_of(pair['i'])} to {letter_of(pair['j'])}"
-            axes[0].plot(alphas, curve["loss"], label=name, **line(index))
-            axes[1].plot(alphas, 100 * np.array(curve["error"]), label=name, **line(index))
-        for axis, label in zip(axes, (f"{split} loss, nats", f"{split} error, %"), strict=False):
-            axis.set_xlabel("alpha (0: first network, 1: second)")
-            axis.set_ylabel(label)
-        axes[0].legend(fontsize="small", ncols=1 + len(result["pairs"]) // 8)
+        figure, [axes] = panels(1, 3 if several else 2, width=4.0, height=3.0)
+        draw_lines(axes[:2], curves, split)
         if several:
-            _draw_matrix(figure, axes[2], result, split)
+            names = [letter_of(i) for i in range(len(result["siblings"]))]
+            label = f"barrier of the {split} error, %"
+            draw_matrix(figure, axes[2], _barriers(result, split), names, label)
     return picture(figure, kind)
 
 
-def _draw_matrix(figure: Figure, axis: Any, result: Mapping[str, Any], split: str) -> None:
+def _barriers(result: Mapping[str, Any], split: str) -> Array:
+    """Return the barrier of each pair in percent, `[networks, networks]`."""
     count = len(result["siblings"])
     values = np.zeros((count, count))
     for pair in result["pairs"]:
         i, j = pair["i"], pair["j"]
         values[i, j] = values[j, i] = 100 * pair["barriers"][split]["error_chord"]
-    shown = axis.imshow(values, cmap="viridis")
-    names = [letter_of(i) for i in range(count)]
-    axis.set_xticks(range(count), names)
-    axis.set_yticks(range(count), names)
-    if count <= 8:
-        for i in range(count):
-            for j in range(count):
-                dark = values[i, j] < values.max() / 2
-                axis.text(j, i, f"{values[i, j]:.1f}", ha="center", va="center", color="w" if dark else "k")
-    figure.colorbar(shown, ax=axis, label=f"barrier of the {split} error, %")
+    return values

@@ -110,64 +110,48 @@ def run(
     Prints a line per finished cell, and tables at the end. Run the same command again to resume, or ask for
     more cells to extend the run.
     """
-    from lmcbench.results.run_folder import RunFolder
     from lmcbench.running.drive import FamiliesLostError
+    from lmcbench.running.job import prepare_job, run_job
     from lmcbench.running.place import parse_place
-    from lmcbench.running.plan import by_engine, plan_run
     from lmcbench.running.progress import RunView
-    from lmcbench.running.run import run_plan
-    from lmcbench.spec.cells import Selection, expand, parse_replicates
+    from lmcbench.spec.cells import Selection, parse_replicates
     from lmcbench.spec.suite_files import load_suite
 
     parse_place(on, gpus_per_family)
-    chosen = load_suite(suite)
-    tuned = None
-    if tuning is not None:
-        from lmcbench.running.tuned import TunedRecipe
-
-        tuned = TunedRecipe.read(tuning, chosen, recipe)
-        chosen, recipe = tuned.suite, tuned.recipe
     selection = Selection(
-        architectures=arch or (() if tuned is None else (tuned.architecture,)),
+        architectures=arch or (),
         shifts=shift or (),
         forks=fork or (),
         replicates=None if replicates is None else parse_replicates(replicates),
         recipe=recipe,
     )
-    folder = RunFolder(out if out is not None else Path("runs") / chosen.name)
-    cells = expand(chosen, selection)
-    if tuned is not None:
-        tuned.check_cells(cells)
-    plan = plan_run(cells, folder, measure or ())
-    view = RunView(chosen, plan, folder)
+    job = prepare_job(load_suite(suite), selection, out, measure=measure or (), tuning=tuning)
+    view = RunView(job.suite, job.plan, job.folder)
     view.introduce()
     if dry_run:
         from lmcbench.catalogue import needed_data
         from lmcbench.data.listing import describe_location
 
-        places = {name: describe_location(name, data_dir) for name in needed_data(chosen)}
+        places = {name: describe_location(name, data_dir) for name in needed_data(job.suite)}
         view.estimate(places)
-        if chosen.data.domain is not None and places[chosen.data.name].startswith("found"):
+        if job.suite.data.domain is not None and places[job.suite.data.name].startswith("found"):
             from lmcbench.running.domains import preview_domains
 
-            print_text(preview_domains(plan, data_dir))
+            print_text(preview_domains(job.plan, data_dir))
         return
     try:
         with view.bar:
-            for event in run_plan(
-                plan,
-                folder,
+            for event in run_job(
+                job,
                 data_dir=data_dir,
                 device=device.value,
                 jobs=jobs,
-                conditions=by_engine(engine.value),
+                engine=engine.value,
                 on=on,
                 gpus_per_family=gpus_per_family,
                 retries=retries,
             ):
                 view.show(event)
-        if tuned is not None:
-            tuned.store(folder)
     except KeyboardInterrupt:
         print_text(view.interrupted(), err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None

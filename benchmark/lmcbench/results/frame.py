@@ -41,6 +41,8 @@ _NUMBERS = (
     *("corrected_accuracy_mean", "corrected_ensemble_accuracy", "corrected_ensemble_gain"),
 )
 _PATH = ("path_members", "path_ensemble_accuracy")
+CURVES = ("alphas", "loss_curve", "error_curve")
+"""Columns with the curve of a pair, as tuples of numbers; absent where no cell has a pair."""
 _SETTINGS = ("architecture_name", "shift_name", "shift_params", "recipe_settings")
 _SIZES = ("lr", "batch_size", "epochs", "train_images", "view_images", "view_error", "chance_error")
 
@@ -63,6 +65,8 @@ def load_records(path: str | Path) -> pd.DataFrame:
         - the pair `i`, `j`, the `split` and its number of images `n`;
         - on that split: the 12 fields of `Barrier`, `disagreement`, and the members' mean `error` and `loss`,
           as trained;
+        - of a pair on that split: its curve, `loss_curve` and `error_curve` at the points `alphas`, each a
+          tuple of numbers;
         - on test splits: the keys of `compare_predictions` and `soup_error`, `soup_loss`, `soup_ece`;
         - `noise_mode` (`own` or `shared`), `architecture_source`, `architecture_fingerprint`,
           `architecture_kwargs` (canonical JSON);
@@ -121,6 +125,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
     rows = []
     for pair in record.pairs:
         shared = cell | _noise_columns(record, (pair.i, pair.j))
+        shared["alphas"] = tuple(record.protocol["alphas"])
         shared |= {"i": pair.i, "j": pair.j, **{name: (pair.geometry or {}).get(name) for name in _GEOMETRY}}
         for split in pair.curves:
             ensemble = (record.ensemble or {}).get(split, {})
@@ -195,6 +200,8 @@ def _pair_columns(pair: PairRecord, split: str) -> dict[str, Any]:
         **pair.barriers[split].model_dump(include=set(BARRIER_FIELDS)),
         "disagreement": pair.disagreement.get(split),
         **_mid_recalibrated(pair, split),
+        "loss_curve": tuple(pair.curves[split].loss),
+        "error_curve": tuple(pair.curves[split].error),
         **{f"{kind}_area": area for kind, area in (pair.area or {}).get(split, {}).items()},
         **_path_columns((pair.path_ensemble or {}).get(split, {})),
     }

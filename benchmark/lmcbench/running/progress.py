@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -26,6 +27,9 @@ from lmcbench.running.plan import Event, Finished, Notice, Plan
 from lmcbench.spec.cells import expand
 from lmcbench.spec.suite import Suite
 from lmcbench.untrusted import printable
+
+if TYPE_CHECKING:
+    from lmcbench.report.tables import Tables
 
 SILENCE = 60.0
 """Seconds without output after which the progress is printed."""
@@ -173,11 +177,7 @@ class RunView:
         else:
             if len(held) > len(wanted):
                 tables = make_tables(held, self.suite.floor, self.folder.root)
-            write_atomic(
-                self.folder.table,
-                f"# {escape_markdown(self.suite.name)} version {self.suite.version}\n\n"
-                + tables.render("github"),
-            )
+            write_table(self.folder, self.suite, tables)
             which = "this table" if len(held) == len(wanted) else f"the table of all its {len(held)} cells"
             print_text(f"{where}, {which} in {self.folder.table}.")
         failed = [r for r in wanted if r.status == "failed"]
@@ -188,6 +188,12 @@ class RunView:
                 print_text(f"  {one_line(str(reason))}", err=True)
             return EXIT_INCOMPLETE
         return EXIT_OK
+
+
+def write_table(folder: RunFolder, suite: Suite, tables: Tables) -> None:
+    """Write the tables of a run folder, in Markdown."""
+    text = tables.render("github")
+    write_atomic(folder.table, f"# {escape_markdown(suite.name)} version {suite.version}\n\n{text}")
 
 
 def cell_line(record: Record) -> str:

@@ -44,7 +44,8 @@ def run_plan(
         data_dir: the user's data folder, if any.
         device: `auto`, `cpu` or `cuda`.
         jobs: families at once on this machine: one in this process, several in as many single-threaded worker
-            processes. None: one a core, and one on CUDA, where a fleet fills the device.
+            processes. None: one a core; a single one on CUDA, where a fleet fills the device, or with a
+            network that only this process has.
         conditions: engine and threads.
         on: `local`, `ray`, `ray:ADDRESS` or `slurm[:key=value,...]`. Records do not depend on it.
         gpus_per_family: share of a GPU that a family gets on Ray, more than 0 and at most 1.
@@ -58,6 +59,7 @@ def run_plan(
     if not plan.families:
         return
     place = parse_place(on, gpus_per_family)
+    jobs = _jobs_here(plan, jobs, on)
     # opened and checked before torch is loaded, and decoded by one process only
     dataset = open_suite_data(plan.cells[0].suite, data_dir)
     identity = dataset.identity()
@@ -90,6 +92,24 @@ def run_plan(
                 message = f"{error} Finished cells are kept; run the same command again to resume."
                 raise UserError(message, exit_code=5) from None
             raise
+
+
+def _jobs_here(plan: Plan, jobs: int | None, on: str) -> int | None:
+    """Return 1 for `jobs` if a network of the plan is known in this process only.
+
+    Raises:
+        UserError: if several processes or another place are asked for.
+    """
+    here = next((f.architecture.label for f in plan.families if f.architecture.source == "python"), None)
+    if here is None:
+        return jobs
+    if on != LOCAL or jobs not in (None, 1):
+        asked = f"on={on!r}" if on != LOCAL else f"jobs={jobs}"
+        raise UserError(
+            f"{here} was defined in this Python session, so it runs in this process and not with {asked}. "
+            "Put it into a file and name it 'FILE.py:FUNCTION'."
+        )
+    return 1
 
 
 def expand_views(families: Sequence[Family], dataset: Dataset) -> dict[int, Views]:

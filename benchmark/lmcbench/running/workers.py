@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -105,7 +106,7 @@ class WorkerPool:
             ours, theirs = self._context.Pipe()
             try:
                 process = self._context.Process(target=_work, args=(theirs,), daemon=True)
-                with environment(**dict.fromkeys(THREADS, "1")):
+                with _script_hidden(), environment(**dict.fromkeys(THREADS, "1")):
                     process.start()
             except BaseException:
                 ours.close()
@@ -216,6 +217,24 @@ def _end_with(parent: BaseProcess) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(EXIT_S)
     os._exit(1)
+
+
+@contextlib.contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Start processes that do not execute the user's script again; tasks need nothing of it.
+
+    Otherwise each worker of a script that calls `lmcbench.run` without `if __name__ == "__main__"` would
+    start the run itself.
+    """
+    main = sys.modules["__main__"]
+    names = [name for name in ("__file__", "__spec__") if name in vars(main)]
+    before: dict[str, Any] = {name: vars(main)[name] for name in names}
+    main.__spec__ = None
+    vars(main).pop("__file__", None)
+    try:
+        yield
+    finally:
+        vars(main).update(before)
 
 
 @contextlib.contextmanager

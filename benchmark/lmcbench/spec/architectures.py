@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lmcbench.errors import UserError, printable, unknown
 from lmcbench.spec.canonical import canonical_json
+from lmcbench.spec.session_networks import PREFIX, latest_fingerprint
 from lmcbench.untrusted import MB, check_values, is_deeper, is_regular, read_bytes
 
-Source = Literal["lmcbench", "timm", "module", "file"]
+Source = Literal["lmcbench", "timm", "module", "file", "python"]
 
 ARGUMENTS_LENGTH = 4_000
 """Longest text of a network's keyword arguments, in characters."""
@@ -123,7 +124,9 @@ class Architecture(BaseModel):
 
     @property
     def source(self) -> Source:
-        """Origin of the network's definition."""
+        """Origin of the network's definition; `python` is the running session."""
+        if self.name.startswith(PREFIX):
+            return "python"
         if ":" in self.name:
             return "file" if self.path is not None else "module"
         return "lmcbench" if self.name in OWN_REVISIONS else "timm"
@@ -148,11 +151,14 @@ class Architecture(BaseModel):
         """Hash that identifies the definition in keys, 16 hex digits, computed without importing it.
 
         Own and timm networks: name and revision. A user's factory: the bytes of its source file, read once,
-        so that a run has the same fingerprint from its plan to its last record.
+        so that a run has the same fingerprint from its plan to its last record; or, given to `lmcbench.run`
+        as an object, its source and initial weights.
 
         Raises:
-            UserError: if that file is not found.
+            UserError: if that file is not found, or the session does not have the object.
         """
+        if self.source == "python":
+            return latest_fingerprint(self.name)
         if self.source in ("lmcbench", "timm"):
             text = f"{self.source}:{self.name}:{OWN_REVISIONS.get(self.name, 1)}".encode()
         else:

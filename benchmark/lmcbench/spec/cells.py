@@ -135,9 +135,13 @@ class Family:
 
 @dataclass(frozen=True)
 class Selection:
-    """The selected part of a suite; an empty field selects all."""
+    """The selected part of a suite; an empty field selects all.
 
-    architectures: Sequence[str] = ()
+    Attributes:
+        architectures: names and patterns, or architectures that the suite need not list.
+    """
+
+    architectures: Sequence[str | Architecture] = ()
     shifts: Sequence[str] = ()
     forks: Sequence[str] = ()
     replicates: range | None = None
@@ -172,7 +176,7 @@ def expand(suite: Suite, selection: Selection = Selection()) -> list[Cell]:
             cost-matched comparators only under some shifts.
     """
     for pattern in (*selection.architectures, *selection.shifts, *selection.forks):
-        if len(pattern) > ARGUMENTS_LENGTH:  # fnmatch takes quadratic time
+        if isinstance(pattern, str) and len(pattern) > ARGUMENTS_LENGTH:  # fnmatch takes quadratic time
             raise UserError(
                 f"{printable(pattern, 60)!r} has {len(pattern):,} characters; "
                 f"at most {ARGUMENTS_LENGTH:,} are allowed."
@@ -225,6 +229,9 @@ def _architectures(suite: Suite, selection: Selection) -> list[Architecture]:
     patterns = selection.architectures or ["*"]
     chosen = []
     for pattern in patterns:
+        if isinstance(pattern, Architecture):
+            chosen.append(pattern)
+            continue
         listed = [a for a in suite.architectures if _named(a, pattern)]
         if listed:
             chosen += listed

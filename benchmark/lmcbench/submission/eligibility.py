@@ -17,6 +17,7 @@ from lmcbench.running.tuned import tuning_key
 from lmcbench.spec.architectures import imports_beside, make_architecture, source_file
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.forks import FROM
+from lmcbench.spec.session_networks import PREFIX
 from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.spec.sweep import TUNED
@@ -116,6 +117,12 @@ def network_source(
     definition = make_architecture(network.name, sample.recipe["name"], network.kwargs, network.adapt)
     if definition.source in ("lmcbench", "timm"):
         return {}, None
+    if definition.source == "python":
+        function = network.name.removeprefix(PREFIX)
+        raise UserError(
+            f"{network.name} was defined in a Python session and cannot be submitted, because nobody else "
+            f"could train it. Put it into a file and run the suite again with --arch FILE.py:{function}."
+        )
     if definition.source == "module":
         file = source_file(network.name)
     else:

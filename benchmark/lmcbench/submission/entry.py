@@ -91,7 +91,7 @@ def make_entry(
     wanted = f"source/{PurePosixPath(claimed.name.rpartition(':')[0]).name}"
     if architecture.source in ("lmcbench", "timm"):
         fingerprint = architecture.fingerprint
-    elif _FACTORY.fullmatch(claimed.name) is None:
+    elif architecture.source == "python" or _FACTORY.fullmatch(claimed.name) is None:
         fault(place_of(sample.key), "architecture.name", f"{claimed.name!r} is no module:function")
         return None, faults
     else:

@@ -15,6 +15,7 @@ from torch import nn
 from lmcbench.errors import UserError, describe, unknown
 from lmcbench.results.logits import find_logits, return_logits
 from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.session_networks import registered
 from lmcbench.train.adapt import ADAPT, AdaptationError
 from lmcbench.train.factory_arguments import arguments_for, call_factory, wrapper_for
 from lmcbench.train.importing import import_source
@@ -56,7 +57,7 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
     channels, height, width = shape
     factory = find_factory(architecture)
     given = architecture.kwargs
-    is_users = architecture.source in ("module", "file")
+    is_users = architecture.source in ("module", "file", "python")
     if is_users:
         arguments = arguments_for(factory, shape, classes, given)
         if architecture.name.startswith("torchvision."):  # its ViTs take it from their keywords
@@ -140,6 +141,8 @@ def find_factory(architecture: Architecture) -> Callable[..., Any]:
                 message += f" A function or class of a module is named {where}:{function}."
             raise UserError(message)
         return lambda **kwargs: timm.create_model(architecture.name, pretrained=False, **kwargs)
+    if architecture.source == "python":
+        return registered(architecture.name, architecture.fingerprint)
     where, _, function = architecture.name.rpartition(":")
     module = import_source(architecture)
     factory = getattr(module, function, None)

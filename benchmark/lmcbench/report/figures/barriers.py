@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from lmcbench.report.figures.style import (
     COLOURS,
@@ -21,8 +22,7 @@ from lmcbench.report.figures.style import (
     replicates,
     several_recipes,
 )
-from lmcbench.results.cell_values import CONNECTED, SPLIT, architecture_label, shift_label
-from lmcbench.results.record import Record
+from lmcbench.results.cell_values import CONNECTED, SPLIT
 from lmcbench.spec.forks import INDEPENDENT
 from lmcbench.stats.cells import Cells, analysis, example_cells, has_analysis, sort_forks
 from lmcbench.stats.estimates import Contrast, Estimate, pool
@@ -33,6 +33,23 @@ def barriers(cells: Cells) -> Drawing | None:
     values = cells.measured().dropna(subset="error_chord")
     if values.empty:
         return None
+    return Drawing(
+        "barriers",
+        "Barrier against fork",
+        "Error barrier on the test set (chord form) of siblings that leave the trunk at a fork, mean "
+        "over replicates with 95 % Student t intervals (none for n = 1). Below the dashed line, 2 "
+        "points, siblings count as connected. Intervals are drawn as far as a barrier can reach, 0 to "
+        f"100. The scale is linear up to 2 and logarithmic above.{several_recipes(cells)}",
+        draw_barriers(values),
+    )
+
+
+def draw_barriers(values: pd.DataFrame) -> Figure:
+    """Draw the error barrier against the fork, a panel per architecture and a line per shift.
+
+    Args:
+        values: one row per cell, as `average_pairs` returns them.
+    """
     names, shifts = list(values["architecture"].unique()), list(values["shift"].unique())
     forks = sort_forks(values["fork"])
     abreast = min(len(names), 2)
@@ -67,15 +84,7 @@ def barriers(cells: Cells) -> Drawing | None:
     for row in axes:
         row[0].set_ylabel("error barrier\n(percentage points)")
     legend_below(figure, axes)
-    return Drawing(
-        "barriers",
-        "Barrier against fork",
-        "Error barrier on the test set (chord form) of siblings that leave the trunk at a fork, mean "
-        "over replicates with 95 % Student t intervals (none for n = 1). Below the dashed line, 2 "
-        "points, siblings count as connected. Intervals are drawn as far as a barrier can reach, 0 to "
-        f"100. The scale is linear up to 2 and logarithmic above.{several_recipes(cells)}",
-        figure,
-    )
+    return figure
 
 
 def _height(cells: pd.DataFrame) -> Estimate:
@@ -86,43 +95,59 @@ def _height(cells: pd.DataFrame) -> Estimate:
 
 def curves(cells: Cells) -> Drawing | None:
     """Draw loss and error along the line, a line per fork, for one shift."""
-    whole = [r for r in cells.records if r.pairs and SPLIT in r.pairs[0].curves]
-    if not whole:
+    rows = with_curves(cells.rows)
+    if rows.empty:
         return None
-    shift = shift_label(min(whole, key=lambda r: shift_label(r) != "none"))
-    whole = [r for r in whole if shift_label(r) == shift]
-    grid: dict[str, dict[str, list[Record]]] = {}
-    for record in whole:
-        grid.setdefault(architecture_label(record), {}).setdefault(record.fork.name, []).append(record)
-    forks = sort_forks(fork for row in grid.values() for fork in row)
-    figure, axes = panels(2, len(grid), sharex=True)
-    for column, (name, by_fork) in zip(axes.T, grid.items(), strict=True):
-        n = max(len({r.replicate for r in found}) for found in by_fork.values())
+    shift = first_shift(rows)
+    rows = rows[rows["shift"] == shift]
+    return Drawing(
+        "curves",
+        "Along the line",
+        f"Loss and error on the test set ({rows['n'].iloc[0]:.0f} images) at every point of the straight "
+        f"line between two siblings, mean over replicates, shift {shift}.{several_recipes(cells)}",
+        draw_curves(rows),
+    )
+
+
+def with_curves(rows: pd.DataFrame, split: str = SPLIT) -> pd.DataFrame:
+    """Return the rows of the table of `load_records` that have a curve on a split."""
+    if "loss_curve" not in rows:  # no cell has a pair
+        return rows.iloc[:0]
+    return rows[(rows["split"] == split) & rows["loss_curve"].notna()]
+
+
+def first_shift(rows: pd.DataFrame) -> str:
+    """Return the shift of which a figure of one shift is: `none`, else the first."""
+    return str(min(rows["shift"], key=lambda shift: shift != "none"))
+
+
+def draw_curves(rows: pd.DataFrame) -> Figure:
+    """Draw loss and error along the line, a column of panels per architecture and a line per fork.
+
+    Args:
+        rows: of `with_curves`, of one shift; the mean over replicates and pairs is drawn.
+    """
+    names, forks = list(rows["architecture"].unique()), sort_forks(rows["fork"])
+    figure, axes = panels(2, len(names), sharex=True)
+    for column, name in zip(axes.T, names, strict=True):
+        mine = rows[rows["architecture"] == name]
+        n = mine.groupby("fork")["replicate"].nunique().max()
         for k, fork in enumerate(forks):
-            found = by_fork.get(fork, [])
-            if not found:
+            found = mine[mine["fork"] == fork]
+            if found.empty:
                 continue
-            alphas = found[0].protocol["alphas"]
-            for axis, kind, factor in ((column[0], "loss", 1), (column[1], "error", 100)):
+            alphas = found["alphas"].iloc[0]
+            for axis, kind, factor in ((column[0], "loss_curve", 1), (column[1], "error_curve", 100)):
                 # all replicates have the same number of pairs
-                mean = factor * np.mean(
-                    [getattr(p.curves[SPLIT], kind) for r in found for p in r.pairs], axis=0
-                )
+                mean = factor * np.mean(list(found[kind]), axis=0)
                 label = fork_label(fork)
                 axis.plot(alphas, mean, label=label, markevery=max(1, len(alphas) // 5), **line(k))
-        images = whole[0].pairs[0].curves[SPLIT].n
         column[0].set_title(f"{name}\n({replicates(n)})")
         column[1].set_xlabel("alpha (0: A, 1: B)")
     axes[0][0].set_ylabel("loss (nats)")
     axes[1][0].set_ylabel("error (%)")
     legend_below(figure, axes)
-    return Drawing(
-        "curves",
-        "Along the line",
-        f"Loss and error on the test set ({images} images) at every point of the straight line between "
-        f"two siblings, mean over replicates, shift {shift}.{several_recipes(cells)}",
-        figure,
-    )
+    return figure
 
 
 def repaired(cells: Cells) -> Drawing | None:

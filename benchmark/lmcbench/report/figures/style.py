@@ -52,6 +52,13 @@ def line(index: int) -> dict[str, Any]:
     return {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[i]}
 
 
+class NotebookFigure(Figure):
+    """A figure that a notebook shows as the value of a cell, also where pyplot was never imported."""
+
+    def _repr_png_(self) -> bytes:
+        return picture(self)
+
+
 def styled() -> AbstractContextManager[None]:
     """Apply `RULES` while figures are made."""
     return mpl.rc_context(RULES)
@@ -67,7 +74,7 @@ def panels(
     sharey: Any = False,
 ) -> tuple[Figure, Any]:
     """Return a figure and its axes `[rows, columns]`; sizes of a panel in inches."""
-    figure = Figure(figsize=(width * columns + 0.6, height * rows + 0.5), layout="constrained")
+    figure = NotebookFigure(figsize=(width * columns + 0.6, height * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
     return figure, axes
 
