@@ -314,6 +314,17 @@ def test_a_run_imports_neither_the_compiler_nor_scikit_learn(tmp_path):
     assert record["noise"]["gradient"]["union"]["trace"] > 0
 
 
+@pytest.mark.parametrize(
+    "module", [m for m in sorted(MODULES) if m.split(".")[1:2] in (["data"], ["connect"])]
+)
+def test_scipy_is_imported_where_it_is_used(module):
+    """It takes half a second and 40 MB, which few commands need."""
+    top = ast.parse(MODULES[module].read_text(encoding="utf-8")).body
+    assert not any(
+        "scipy" in ast.unparse(node) for node in top if isinstance(node, ast.Import | ast.ImportFrom)
+    )
+
+
 @pytest.mark.parametrize("package", ["torch", "timm"])
 def test_measures_work_without_torch(package):
     script = (

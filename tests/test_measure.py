@@ -393,7 +393,7 @@ def test_the_text_has_a_matrix_and_ends_with_an_answer(family, measure, tmp_path
         ((20, 22), 19, 19, "Average them:"),
         ((20, 22), 5, 19, "Average them, or ensemble them if"),
         ((20, 22), 8, 60, "Ensemble them, and do not average them:"),
-        ((20, 22), 20, 60, "Keep the best, A:"),
+        ((20, 22), 20, 60, "Keep the best network, A, because"),
     ],
 )
 def test_the_verdict_weighs_error_and_cost(networks, ensemble, soup, advice):

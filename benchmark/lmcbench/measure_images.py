@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lmcbench.connect.arguments import LazySplit
-from lmcbench.data.batches import DeviceImages
+from lmcbench.data.batches import standardisation
 from lmcbench.data.dataset import Dataset, ImageSet, Pixels
 from lmcbench.data.decode import Resize, SizesError
 from lmcbench.data.pool import release_pages
@@ -157,7 +157,9 @@ class HostImages:
 
     def __init__(self, images: Pixels, rows: Indices, normalisation: Normalisation, size: int | None):
         self.images, self.rows, self.size = images, rows, size
-        self.statistics = normalisation.mean, normalisation.std
+        self.scale, self.offset = standardisation(
+            (normalisation.mean, normalisation.std), torch.device("cpu")
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -166,10 +168,7 @@ class HostImages:
         """Yield batches of `size` in order, `[b, c, h, w]` fp32 on the CPU."""
         for start in range(0, len(self.rows), size):
             rows = self.rows[start : start + size]
-            pixels, _ = DeviceImages(
-                self.images[rows], np.zeros(len(rows), np.int64), self.statistics, torch.device("cpu")
-            ).split()
-            batch = pixels.whole()
+            batch = torch.from_numpy(self.images[rows]).float() * self.scale + self.offset
             if self.size is not None and batch.shape[-2:] != (self.size, self.size):
                 batch = F.interpolate(batch, (self.size, self.size), mode="bilinear", antialias=True)
             yield batch

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lmcbench.connect.arguments import LazySplit, Split
@@ -21,13 +20,11 @@ from lmcbench.connect.loaders import Images, whole
 from lmcbench.connect.network import Network
 from lmcbench.connect.soups import greedy_soup
 from lmcbench.ensemble.predictions import compare_predictions, softmax
+from lmcbench.measure_verdict import Wrong
 from lmcbench.results.curves import Curve
 from lmcbench.results.record import EndsRecord, PairRecord, barrier_records, curve_records
 from lmcbench.running.analyses import AnalysisInput, analyze
 from lmcbench.running.splits import score_logits, to_stored
-
-Wrong = NDArray[np.bool_]
-"""Whether images are misclassified."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +185,7 @@ class Bench:
 
     def soup(self, states: Sequence[State]) -> dict[str, Tensor]:
         """Return the average of the states, recalibrated if there are normalisation statistics."""
-        mixed = average(states) if len(states) > 1 else dict(states[0])
+        mixed = average(states)
         if self.calibration is None:
             return mixed
         (found,) = unstack(self.network.recalibrate(self.network.prepare([mixed]), self.calibration))

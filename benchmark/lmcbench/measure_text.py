@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lmcbench.errors import printable
-from lmcbench.measure_verdict import letter_of
+from lmcbench.measure_verdict import STANDARD_ERRORS, letter_of
 from lmcbench.output import make_table
 from lmcbench.results.curves import chord_excess
 
@@ -20,10 +20,8 @@ Rows = list[list[str]]
 """Name, error in percent, loss in nats."""
 
 LARGE_CHANGE = 0.01
-"""Change of the error that is warned of: half of the 0.02 below which networks count as connected."""
-
-STANDARD_ERRORS = 2
-"""Standard errors that the change must also exceed, so that few images do not give a warning by chance."""
+"""Change of the error that is warned of: half of the 0.02 below which networks count as connected. It must
+also exceed `STANDARD_ERRORS`, so that few images do not give a warning by chance."""
 
 
 def measured_text(result: Result) -> str:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from lmcbench.errors import counted
 
 Wrong = NDArray[np.bool_]
-"""Whether each image is misclassified, `[n]`."""
+"""Whether images are misclassified, `[..., n]`."""
 
 STANDARD_ERRORS = 2
-"""Standard errors of a paired difference within which two errors count as equal."""
+"""Standard errors of a difference within which two errors count as equal."""
 
 
 def verdict(split: str, data: str, networks: Wrong, ensemble: Wrong, soups: Mapping[str, Wrong]) -> str:
@@ -39,21 +39,21 @@ def verdict(split: str, data: str, networks: Wrong, ensemble: Wrong, soups: Mapp
     best = int(networks.mean(1).argmin())
     name, soup = min(soups.items(), key=lambda item: item[1].mean())
     letter = letter_of(best)
-    found = (
+    if _sign_of_difference(soup, networks[best]) <= 0:
+        advice = "Average them" if name == "soup" else f"Average the members of the {name}"
+        if _sign_of_difference(ensemble, soup) < 0:
+            advice += ", or ensemble them if predictions may cost as much as those of all networks"
+    elif _sign_of_difference(ensemble, networks[best]) < 0:
+        advice = "Ensemble them, and do not average them"
+    else:
+        advice = f"Keep the best network, {letter}, because the {name} is worse and the ensemble no better"
+    errors = (
         f"the {name} has {100 * soup.mean():.2f} % error, the best network ({letter}) "
         f"{100 * networks[best].mean():.2f} % and the ensemble {100 * ensemble.mean():.2f} %"
     )
-    gain = _difference(ensemble, soup)
-    if _difference(soup, networks[best]) <= 0:
-        advice = "Average them" if name == "soup" else f"Average {_some(name)}"
-        if gain < 0:
-            advice += ", or ensemble them if the cost of all networks is no matter"
-    elif _difference(ensemble, networks[best]) < 0:
-        advice = "Ensemble them, and do not average them"
-    else:
-        advice = f"Keep the best, {letter}: averaging loses and the ensemble does not gain"
-        return f"{advice}; {found}, on {_basis(split, data, soup)}."
-    return f"{advice}: {found}, on {_basis(split, data, soup)}."
+    images = counted(len(soup), "training image" if split == "train" else f"{split} image")
+    rule = f"differences within {STANDARD_ERRORS} standard errors count as none"
+    return f"{advice}: {errors}, on {images} of {data} ({rule})."
 
 
 def letter_of(index: int) -> str:
@@ -65,17 +65,8 @@ def letter_of(index: int) -> str:
     return chr(ord("A") + index % 26) + (str(index // 26) if index >= 26 else "")
 
 
-def _some(name: str) -> str:
-    return f"the members of the {name}"
-
-
-def _basis(split: str, data: str, soup: Wrong) -> str:
-    what = f"{split} image" if split != "train" else "training image"
-    return f"{counted(len(soup), what)} of {data} (2 standard errors decide)"
-
-
-def _difference(a: Wrong, b: Wrong) -> int:
-    """Return the sign of the difference of two errors, 0 if it may be chance."""
+def _sign_of_difference(a: Wrong, b: Wrong) -> int:
+    """Return the sign of the error of `a` minus that of `b`, on the same images; 0 if it may be chance."""
     difference = a.astype(float) - b.astype(float)
     mean = difference.mean()
     deviation = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0

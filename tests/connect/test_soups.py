@@ -26,6 +26,31 @@ def test_a_soup_is_the_weighted_mean_of_every_floating_tensor(nets):
     assert all(torch.equal(uniform[name], half[name]) for name in half)
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.complex64]
+)
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_equal_weights_are_no_weights_for_every_type(dtype, n):
+    generator = torch.Generator().manual_seed(n)
+    states = [
+        {
+            "w": torch.randn(7, generator=generator, dtype=torch.float64).to(dtype),
+            "n.num_batches_tracked": torch.tensor(i),
+        }
+        for i in range(n)
+    ]
+    plain, weighted = lmcbench.soup(states), lmcbench.soup(states, weights=[0.1] * n)
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    mean = sum(state["w"].to(wide) for state in states) / n
+    for found in (plain, weighted):
+        assert found["w"].dtype == dtype
+        assert found["n.num_batches_tracked"] == n - 1
+        torch.testing.assert_close(found["w"].to(wide), mean, rtol=0, atol=8 * torch.finfo(dtype).eps)
+        found["w"].zero_()  # shares no memory
+    assert torch.equal(plain["w"], weighted["w"])
+    assert all(state["w"].abs().sum() > 0 for state in states)
+
+
 @pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, float("nan")]])
 def test_other_weights_are_refused(nets, weights):
     with pytest.raises(UserError, match="weights must be one finite number"):

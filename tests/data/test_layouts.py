@@ -222,3 +222,16 @@ def test_odd_lists_are_refused(root, rows, columns, message):
     write_csv(root / "metadata.csv", columns, rows)
     with pytest.raises(UserError, match=message):
         open_dataset(str(root))
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_list_is_parsed_once(root, monkeypatch, split):
+    write_pool(root)
+    rows = [(f"{name}{i}.png", name, "test" if is_test(i) else "train") for name, i in listed()]
+    columns = ("file", "label", "split") if split else ("file", "label", "other")
+    write_csv(root / "metadata.csv", columns, rows)
+    opened = []
+    parse = csv.DictReader
+    monkeypatch.setattr(csv, "DictReader", lambda file: opened.append(file) or parse(file))
+    assert len(open_dataset(str(root)).train) > 0
+    assert len(opened) == 1

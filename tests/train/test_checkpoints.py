@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import lmcbench
 from lmcbench import UserError
 from lmcbench.spec.architectures import Architecture
+from lmcbench.train import torch_files
 from lmcbench.train.build import build
 from lmcbench.train.checkpoint_files import read_content
 from lmcbench.train.checkpoints import load_checkpoint, read_checkpoint
@@ -312,6 +313,65 @@ def test_ignored_tensors_are_reported(model, tmp_path):
     assert read_checkpoint(tmp_path / "a.pt", network()).notes == (
         f"{tmp_path / 'a.pt'}: 1 tensor beside the network's were ignored: 'projector.weight'.",
     )
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_of_a_storage_that_tensors_share_each_reads_its_own_bytes(model, tmp_path, monkeypatch, legacy):
+    """As of parameters that a trainer keeps in one flat tensor."""
+    state = model.state_dict()
+    flat = torch.cat([value.flatten() for value in state.values() if value.is_floating_point()])
+    start, views = 0, dict(state)
+    for name, value in state.items():
+        if value.is_floating_point():
+            views[name] = flat[start : start + value.numel()].view_as(value)
+            start += value.numel()
+    weight = state["head.weight"]
+    views["head.weight"] = weight.t().contiguous().t()  # other strides
+    torch.save(views, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+    sizes = []
+    read = torch_files._Source.read
+    monkeypatch.setattr(
+        torch_files._Source, "read", lambda self, *place: sizes.append(place[1]) or read(self, *place)
+    )
+    assert same(load_checkpoint(tmp_path / "a.pt", network()), state)
+    assert sizes == [value.numel() * value.element_size() for value in state.values()]
+
+
+def test_lazy_signs_and_conjugates_are_applied(tmp_path):
+    """`torch.save` stores the values of the tensor below and a flag."""
+    values = torch.tensor([1 + 2j, 3 - 1j])
+    lazy = {"conj": values.conj(), "neg": values.conj().imag, "both": torch._neg_view(values.conj())}
+    assert lazy["neg"].is_neg()
+    for name, value in lazy.items():
+        torch.save({name: value}, tmp_path / "a.pt")
+        found = read_content(tmp_path / "a.pt")[name].read()
+        assert torch.equal(found, value.resolve_conj().resolve_neg())
+
+
+class Scaled(nn.Module):
+    """A network whose parts have names like those of a training script's entries."""
+
+    def __init__(self):
+        super().__init__()
+        self.scaler_net, self.amplitude, self.loops2 = (nn.Linear(2, 2) for _ in range(3))
+
+
+def test_parts_of_a_network_are_not_taken_for_those_of_an_optimizer(tmp_path):
+    model = Scaled()
+    for key in ("optimizer", "optimizer_state_dict", "lr_scheduler", "grad_scaler", "amp_scaler", "amp"):
+        torch.save({"net": {key: model.state_dict()}}, tmp_path / "a.pt")
+        with pytest.raises(UserError, match="there is no tensor in it"):
+            load_checkpoint(tmp_path / "a.pt", model)
+    for key in ("scaler_net", "amplitude", "loops_encoder", "ampere"):
+        torch.save({"net": {key: model.state_dict()}}, tmp_path / "a.pt")
+        assert same(load_checkpoint(tmp_path / "a.pt", model), model.state_dict())
+
+
+def test_one_name_of_a_training_state_makes_no_training_state(model, tmp_path):
+    state = {"params/head": torch.ones(1), **model.state_dict()}
+    save_file(state, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match="1 of the 57 given is not the network's \\('params/head'\\)"):
+        load_checkpoint(tmp_path / "a.safetensors", network())
 
 
 # --- nothing is executed -------------------------------------------------------------------------

@@ -37,6 +37,14 @@ class Branch(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+class Silent(nn.Module):
+    """Fails without a message where it is stacked."""
+
+    def forward(self, x):
+        assert not torch._C._functorch.is_batchedtensor(x), ""
+        return x
+
+
 class Rebinding(nn.Module):
     """Replaces its buffer by a new tensor in every pass."""
 
@@ -64,6 +72,7 @@ class InPlace(Rebinding):
         (nn.Dropout(0.5), r"layer front \(Dropout, p=0.5\) draws random numbers"),
         (Noise(), "does not run stacked.*random"),
         (Branch(), "does not run stacked: RuntimeError.*control flow"),
+        (Silent(), "does not run stacked: AssertionError"),
         (Rebinding(), "buffer front.average is not updated alike|does not run stacked"),
         (Rebinding(persistent=False), "buffer front.average is not updated alike|does not run stacked"),
         (InPlace(persistent=False), "does not run stacked"),

@@ -18,11 +18,9 @@ from lmcbench.results.checkpoint_contents import (
     STATE_DICT_KEYS,
     Target,
     choose_weights,
+    is_converted,
     unwrap_state_dict,
 )
-
-FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""Types of weights that are converted to those of the network."""
 
 Split = tuple[Tensor, Tensor]
 """Floating images `[n, c, h, w]` and int64 labels `[n]`."""
@@ -79,8 +77,7 @@ def as_state(given: object, argument: str, model: nn.Module | None = None) -> Ma
 
 def _in_precision_of(value: Tensor, own: Tensor) -> Tensor:
     """Convert floating weights to a network's single or double precision; keep the other types."""
-    converts = value.dtype in FLOATING and own.dtype in (torch.float32, torch.float64)
-    return value.to(own.dtype) if converts else value
+    return value.to(own.dtype) if is_converted(value.dtype, own.dtype) else value
 
 
 def as_model(given: object) -> nn.Module:

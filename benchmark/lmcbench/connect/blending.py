@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from lmcbench.connect.arguments import as_state
 from lmcbench.errors import UserError
+from lmcbench.results.checkpoint_contents import COUNTER
 from lmcbench.results.curves import blend
 
 State = Mapping[str, Tensor]
 Stack = dict[str, Tensor]
 """S states stacked along a new first axis: name -> `[S, ...]`."""
 
-COUNTER = "num_batches_tracked"
 STATISTICS = ("running_mean", "running_var")
 
 MAX_BYTES = 256 * 2**20
@@ -158,15 +158,32 @@ def states_per_chunk(state: State) -> int:
     return max(1, MAX_BYTES // max(1, size))
 
 
-def average(states: Sequence[State]) -> dict[str, Tensor]:
-    """Return the uniform average of the states (model soup; Wortsman et al., 2022, arXiv 2203.05482).
+def average(states: Sequence[State], weights: Sequence[float] | None = None) -> dict[str, Tensor]:
+    """Return the average of the states (model soup; Wortsman et al., 2022, arXiv 2203.05482).
 
-    Two states are blended at 1/2, more are averaged in float64. Integer tensors are the last state's.
+    Two states of equal weight are blended at 1/2, as on the line between them; others are averaged in double
+    precision. Tensors that are not floating are the last state's. The caller checks states and weights.
+
+    Args:
+        states: at least one, of one network.
+        weights: one number of at least 0 per state, not all 0; None: equal.
+
+    Returns:
+        A state dict on the first state's device that shares no memory with the states.
     """
-    if len(states) == 2:
+    shares = [1.0] * len(states) if weights is None else [float(weight) for weight in weights]
+    if len(states) == 2 and shares[0] == shares[1]:
         return interpolate(states[0], states[1], 0.5)
-    stacked = stack(states)
-    return {
-        name: value.double().mean(0).to(value.dtype) if value.is_floating_point() else value[-1]
-        for name, value in stacked.items()
-    }
+    return {name: _mean([state[name] for state in states], shares) for name in states[0]}
+
+
+def _mean(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """Return the weighted mean of tensors of one type, or the last one if they are not floating."""
+    first, last = values[0], values[-1]
+    if not (first.is_floating_point() or first.is_complex()):
+        return last.detach().to(first.device).clone()
+    wide = torch.complex128 if first.is_complex() else torch.float64
+    total = torch.zeros_like(first, dtype=wide)
+    for value, share in zip(values, shares, strict=True):
+        total += share * value.detach().to(first.device, wide)
+    return (total / sum(shares)).to(first.dtype)

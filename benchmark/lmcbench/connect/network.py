@@ -15,12 +15,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lmcbench.connect.arguments import as_calibration, as_device, as_integer, as_model
 from lmcbench.connect.batchnorm_stats import chunked_conv2d, pooled_moments, record_batch_statistics
-from lmcbench.connect.blending import COUNTER, STATISTICS, Stack, State, check_matches_model, stack, unstack
+from lmcbench.connect.blending import STATISTICS, Stack, State, check_matches_model, stack, unstack
 from lmcbench.connect.isolation import copy_model, isolated, without_autocast
 from lmcbench.connect.loaders import Images, JoinedImages, equal_parts, first_images
 from lmcbench.connect.parameter_swap import EvalCaches, ParameterSwap, graph_leaves
 from lmcbench.errors import UserError, counted, describe, is_out_of_memory, may_be_out_of_memory
 from lmcbench.memory_layout import Layout, choose_layout, to_layout, wide_contiguous
+from lmcbench.results.checkpoint_contents import COUNTER
 from lmcbench.results.logits import find_logits
 from lmcbench.torch_functions import ReplacedFunctions
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from lmcbench.connect.arguments import CalibrationLike, as_integer, as_model, as_state
@@ -17,9 +16,9 @@ from lmcbench.errors import UserError, counted
 def soup(states: Sequence[State], weights: Sequence[float] | None = None) -> dict[str, Tensor]:
     """Return the average of the states of one network: a model soup (Wortsman et al., 2022).
 
-    Every floating tensor is averaged in float64, running means and variances included: use `recalibrate` for
-    networks with BatchNorm. Other tensors must be equal in all states, except BatchNorm's counters, which are
-    the last state's.
+    Every floating tensor is averaged in double precision (two states of equal weight as their midpoint in
+    `interpolate`), running means and variances included: use `recalibrate` for networks with BatchNorm. Other
+    tensors must be equal in all states, except BatchNorm's counters, which are the last state's.
 
     Args:
         states: state dicts, also nested in a checkpoint.
@@ -54,18 +53,7 @@ def soup(states: Sequence[State], weights: Sequence[float] | None = None) -> dic
             "weights must be one finite number of at least 0 per state, not all 0: "
             f"{counted(len(given), 'state')}, found {list(weights)}."
         )
-    shares /= shares.sum()
-    mixed = {}
-    for name, first in given[0].items():
-        if first.is_floating_point() or first.is_complex():
-            wide = torch.complex128 if first.is_complex() else torch.float64
-            sum_ = torch.zeros_like(first, dtype=wide)
-            for share, state in zip(shares, given, strict=True):
-                sum_ += float(share) * state[name].detach().to(first.device, wide)
-            mixed[name] = sum_.to(first.dtype)
-        else:
-            mixed[name] = given[-1][name].detach().clone()
-    return mixed
+    return average(given, (shares / shares.sum()).tolist())
 
 
 def recalibrate(

@@ -131,7 +131,7 @@ class DeviceImages:
         filled = fills is not None and fill is not None and bool((fills != KEEP).any())
         self.fills = torch.as_tensor(fills).to(device) if filled else None
         self.fill = torch.as_tensor(fill).to(device) if filled else None
-        self.scale, self.offset = _standardisation(statistics, device)
+        self.scale, self.offset = standardisation(statistics, device)
 
     def shown(self, items: Tensor) -> Tensor:
         """Return the uint8 pixels of `items` `[...]`, `[..., c, h, w]`."""
@@ -144,11 +144,6 @@ class DeviceImages:
     def normalised(self, pixels: Tensor) -> Tensor:
         """Return uint8 pixels `[..., c, h, w]` as fp32 with zero mean and unit variance per channel."""
         return pixels.float() * self.scale + self.offset
-
-    def normalised_by(self, pixels: Tensor, statistics: Statistics) -> Tensor:
-        """Return uint8 pixels `[..., c, h, w]` as fp32, standardised by other channel statistics."""
-        scale, offset = _standardisation(statistics, pixels.device)
-        return pixels.float() * scale + offset
 
     def split(self, items: Tensor | None = None) -> tuple[NormalisedImages, Tensor]:
         """Return un-augmented images and labels `[n]` of all items, or of `items` `[n]`."""
@@ -169,7 +164,8 @@ class NormalisedImages:
     def __init__(self, pool: DeviceImages, items: Tensor, statistics: Statistics | None = None) -> None:
         self.pool = pool
         self.items = items
-        self.statistics = statistics
+        own = None if statistics is None else standardisation(statistics, pool.pixels.device)
+        self.scale, self.offset = (pool.scale, pool.offset) if own is None else own
 
     def __len__(self) -> int:
         return len(self.items)
@@ -188,13 +184,10 @@ class NormalisedImages:
         return NormalisedImages(self.pool, self.items, statistics)
 
     def _normalised(self, items: Tensor) -> Tensor:
-        pixels = self.pool.shown(items)
-        if self.statistics is None:
-            return self.pool.normalised(pixels)
-        return self.pool.normalised_by(pixels, self.statistics)
+        return self.pool.shown(items).float() * self.scale + self.offset
 
 
-def _standardisation(statistics: Statistics, device: torch.device) -> tuple[Tensor, Tensor]:
+def standardisation(statistics: Statistics, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return scale and offset for uint8 pixels, `[c, 1, 1]` fp32 each."""
     mean, std = (torch.as_tensor(s, dtype=torch.float64).view(-1, 1, 1) for s in statistics)
     return (1 / (255 * std)).float().to(device), (-mean / std).float().to(device)
@@ -220,7 +213,7 @@ class Feed:
             each = [
                 (pool.scale, pool.offset)
                 if stream.statistics is None
-                else _standardisation(stream.statistics, pool.pixels.device)
+                else standardisation(stream.statistics, pool.pixels.device)
                 for stream in streams
             ]
             self.own = torch.stack([s for s, _ in each])[:, None], torch.stack([o for _, o in each])[:, None]

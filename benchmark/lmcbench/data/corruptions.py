@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.special import pdtr
 
 from lmcbench.data import resample
 from lmcbench.data.keyed_rng import Floats, KeyedRandom
@@ -88,6 +87,8 @@ def _impulse_noise(x: Floats, c: float, rng: KeyedRandom, scale: float) -> Float
 
 def _shot_noise(x: Floats, c: float, rng: KeyedRandom, scale: float) -> Floats:
     """Draw Poisson counts of mean c x, divided by c, by inversion in one table for all 256 levels."""
+    from scipy.special import pdtr  # half a second, which few commands need
+
     counts = np.arange(int(c + 10 * np.sqrt(c)) + 10)
     level = np.rint(x * 255).astype(np.int64)
     distribution = pdtr(counts, np.arange(256)[:, None] / 255 * c)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,35 +10,19 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lmcbench.data.csv_table import FILE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS, CsvTable
 from lmcbench.data.dataset import Labels, mark_every_fifth
 from lmcbench.data.decode import Item
-from lmcbench.data.listed import Listed, name_domains
+from lmcbench.data.listed import Listed
 from lmcbench.data.parquet import BATCH, number_labels
-from lmcbench.errors import UserError, unknown
+from lmcbench.errors import UserError
 from lmcbench.spec.domains import Domains
 from lmcbench.untrusted import MB, check_regular, is_regular, read_bytes
-
-CSV_BYTES = 256 * MB
-"""Largest list of images."""
 
 IMAGE_BYTES = 128 * MB
 """Largest file of one image."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-
-FILE_COLUMNS = (
-    "file_name",
-    "filename",
-    "file",
-    "filepath",
-    "path",
-    "image_path",
-    "image",
-    "image_id",
-    "id",
-)
-LABEL_COLUMNS = ("label", "labels", "class", "class_name", "target", "category", "diagnosis", "y")
-SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 
 FOLDERS = ("", "images", "imgs", "img", "data")
 """Folders beside the list in which images are looked for, and one of the name of the list."""
@@ -51,47 +33,42 @@ class CsvSplit:
     """Reader of a split that a CSV file lists.
 
     Attributes:
-        path: the list.
+        table: the list.
         names_of_split: values of its column `split` that belong to the split; empty: all rows.
         part: `test`: every fifth image of each class (of each domain); `train`: all other images; None: all
             images.
         domain: the column of domains; None: the images have none.
     """
 
-    path: Path
+    table: CsvTable
     names_of_split: tuple[str, ...] = ()
     part: Literal["train", "test"] | None = None
     domain: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The list's file."""
+        return self.table.path
 
     @cached_property
     def rows(self) -> list[dict[str, str]]:
         """The rows of the split.
 
         Raises:
-            UserError: for a list without columns of files and labels, or text that is not UTF-8.
+            UserError: for a list without columns of files and labels.
         """
-        rows = read_rows(self.path)
-        self.column(FILE_COLUMNS, "files")
-        self.column(LABEL_COLUMNS, "labels")
+        rows = self.table.rows
+        self.table.column(FILE_COLUMNS, "files")
+        self.table.column(LABEL_COLUMNS, "labels")
         if not self.names_of_split:
             return rows
-        column = self.column(SPLIT_COLUMNS, "splits")
+        column = self.table.column(SPLIT_COLUMNS, "splits")
         return [row for row in rows if row[column].strip().lower() in self.names_of_split]
-
-    def column(self, names: tuple[str, ...], what: str) -> str:
-        """Return the first column with one of the names."""
-        found = find_column(self.path, names)
-        if found is None:
-            raise UserError(
-                f"{self.path} has no column of {what}: {', '.join(names)}. "
-                f"Its columns: {', '.join(columns_of(self.path))}."
-            )
-        return found
 
     @cached_property
     def labels(self) -> tuple[Labels, tuple[str, ...]]:
         """The labels of the rows, `[n]`, and the names of the classes in order."""
-        column = self.column(LABEL_COLUMNS, "labels")
+        column = self.table.column(LABEL_COLUMNS, "labels")
         texts = [row[column].strip() for row in self.rows]
         empty = next((i for i, text in enumerate(texts) if not text), None)
         if empty is not None:
@@ -113,7 +90,7 @@ class CsvSplit:
         Raises:
             UserError: if the list has no such column or a value is missing.
         """
-        return None if self.domain is None else read_domains(self.path, self.domain, self.rows)
+        return None if self.domain is None else self.table.domains(self.domain, self.rows)
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
@@ -122,7 +99,7 @@ class CsvSplit:
         Raises:
             UserError: for an image that is missing, not a regular file, or outside of the list's folder.
         """
-        column = self.column(FILE_COLUMNS, "files")
+        column = self.table.column(FILE_COLUMNS, "files")
         listed = zip(self.rows, self.kept, strict=True)
         found = [self._find(row[column].strip()) for row, keep in listed if keep]
         for image in found:
@@ -157,8 +134,8 @@ class CsvSplit:
     def columns(self) -> list[str]:
         """Return the names of the columns, without those of files, labels and splits."""
         used = (FILE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS)
-        known = {find_column(self.path, names) for names in used}
-        return [column for column in columns_of(self.path) if column not in known]
+        known = {self.table.find_column(names) for names in used}
+        return [column for column in self.table.columns if column not in known]
 
     def load(self, classes: int | None) -> tuple[int, tuple[str, ...], Iterator[list[Item]]]:
         """See `Reader`."""
@@ -174,42 +151,3 @@ class CsvSplit:
                 Item(file, None, read_bytes(file, limit=IMAGE_BYTES), int(label))
                 for file, label in zip(self.files[chunk], labels[chunk], strict=True)
             ]
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file, column -> text.
-
-    Raises:
-        UserError: for an unreadable file, or text that is not UTF-8.
-    """
-    try:
-        text = read_bytes(path, limit=CSV_BYTES).decode("utf-8-sig")
-        return [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(io.StringIO(text))]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a CSV file: {error}.") from None
-
-
-def read_domains(path: Path, column: str, rows: list[dict[str, str]]) -> Domains:
-    """Return the domains of `rows` of a list.
-
-    Raises:
-        UserError: if it has no such column or a value is missing.
-    """
-    if rows and column not in rows[0]:
-        raise UserError(f"{path}: {unknown('column of domains', column, rows[0])}")
-    texts = [row[column].strip() for row in rows]
-    empty = next((i for i, text in enumerate(texts) if not text), None)
-    if empty is not None:
-        raise UserError(f"{path}, row {empty + 1}: the domain is missing (column {column!r}).")
-    return name_domains(texts)
-
-
-def columns_of(path: Path) -> list[str]:
-    """Return the names of the columns of a CSV file; empty if it has no rows."""
-    return list(next(iter(read_rows(path)), {}))
-
-
-def find_column(path: Path, names: tuple[str, ...]) -> str | None:
-    """Return the first column of a CSV file with one of the names, in any case."""
-    columns = {column.strip().lower(): column for column in columns_of(path)}
-    return next((columns[name] for name in names if name in columns), None)

@@ -55,8 +55,7 @@ class SummaryBuilder:
     def add(self, images: Pixels) -> None:
         """Add the next images, `[b, c, h, w]`."""
         self._hash.update(np.ascontiguousarray(images).data)
-        for channel, counts in enumerate(self._histogram):
-            counts += np.bincount(images[:, channel].ravel(), minlength=256)
+        add_to_histogram(self._histogram, images)
 
     def finish(self, labels: Labels) -> SplitSummary:
         """Return the summary, given all labels `[n]`."""
@@ -143,6 +142,12 @@ class ImageSet:
             stamps=tuple(stamp for part in parts for stamp in part.stamps),
             domains=Domains.join(*domains) if domains else None,
         )
+
+
+def add_to_histogram(histogram: NDArray[np.int64], images: Pixels) -> None:
+    """Add to `histogram` `[c, 256]` how often each channel of `images` `[b, c, h, w]` has each value."""
+    for channel, counts in enumerate(histogram):
+        counts += np.bincount(images[:, channel].ravel(), minlength=256)
 
 
 def statistics_of(histogram: NDArray[np.int64]) -> Statistics:

@@ -14,15 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lmcbench.data.csv_split import (
-    FILE_COLUMNS,
-    IMAGE_BYTES,
-    SUFFIXES,
-    columns_of,
-    find_column,
-    read_domains,
-    read_rows,
-)
+from lmcbench.data.csv_split import IMAGE_BYTES, SUFFIXES
+from lmcbench.data.csv_table import FILE_COLUMNS, CsvTable
 from lmcbench.data.dataset import Labels, mark_every_fifth
 from lmcbench.data.decode import Item
 from lmcbench.data.listed import Listed, name_domains
@@ -47,7 +40,7 @@ class FolderSplit:
     folder: Path
     part: Literal["train", "test"] | None = None
     domain: str | None = None
-    table: Path | None = None
+    table: CsvTable | None = None
 
     @property
     def _depth(self) -> int:
@@ -113,7 +106,7 @@ class FolderSplit:
         """Return the names of the columns of the table beside the images, without that of files."""
         if self.table is None:
             return []
-        return [name for name in columns_of(self.table) if name != find_column(self.table, FILE_COLUMNS)]
+        return [name for name in self.table.columns if name != self.table.find_column(FILE_COLUMNS)]
 
     def load(self, classes: int | None) -> tuple[int, tuple[str, ...], Iterator[list[Item]]]:
         """See `Reader`.
@@ -152,16 +145,14 @@ class FolderSplit:
                 f'DOMAIN/CLASS set domain = "{FOLDER}", or add a metadata.csv with the columns file_name and '
                 f"{self.domain}."
             )
-        column = find_column(self.table, FILE_COLUMNS)
-        if column is None:
-            raise UserError(f"{self.table} has no column of files: {', '.join(FILE_COLUMNS)}.")
-        rows = read_rows(self.table)
-        texts = read_domains(self.table, self.domain, rows).texts.tolist()
+        column = self.table.column(FILE_COLUMNS, "files")
+        rows = self.table.rows
+        texts = self.table.domains(self.domain, rows).texts.tolist()
         of_file = {Path(row[column].strip()): text for row, text in zip(rows, texts, strict=True)}
-        places = [file.relative_to(self.table.parent) for file in files]
+        places = [file.relative_to(self.table.path.parent) for file in files]
         lost = next((place for place in places if place not in of_file), None)
         if lost is not None:
-            raise UserError(f"{self.table} does not list {lost}, which needs a {self.domain}.")
+            raise UserError(f"{self.table.path} does not list {lost}, which needs a {self.domain}.")
         return name_domains([of_file[place] for place in places])
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from lmcbench.spec.seeds import random_words, uniforms
 
@@ -43,4 +42,6 @@ class KeyedRandom:
 
         By the inverse distribution function: NumPy's samplers may change between versions (NEP 19).
         """
+        from scipy.special import ndtri  # half a second, which few commands need
+
         return np.asarray(ndtri(self.uniform(label, *shape)), dtype=np.float64)

@@ -17,6 +17,7 @@ from lmcbench.data.dataset import (
     Labels,
     Pixels,
     Statistics,
+    add_to_histogram,
     statistics_of,
 )
 from lmcbench.errors import UserError
@@ -136,8 +137,7 @@ def statistics_shown(pool: Pool, items: Indices) -> Statistics:
     """
     histogram = np.zeros((pool.images.shape[1], 256), np.int64)
     for pixels in _shown(pool, items):
-        for channel, counts in enumerate(histogram):
-            counts += np.bincount(pixels[:, channel].ravel(), minlength=256)
+        add_to_histogram(histogram, pixels)
     flat = np.flatnonzero(np.count_nonzero(histogram, axis=1) == 1)
     if len(flat):
         raise UserError(f"channel {flat[0]} is constant, so that it cannot be standardised")

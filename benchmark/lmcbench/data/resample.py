@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from lmcbench.data.keyed_rng import Floats
 
 
 def gaussian_blur(x: Floats, sigma: float) -> Floats:
     """Blur with a Gaussian of `sigma` pixels, cut at 4 sigma, edges repeated (skimage's defaults)."""
+    from scipy import ndimage  # imported here and below: it takes longer than most corruptions
+
     blurred = ndimage.gaussian_filter(x, (0, 0, sigma, sigma), mode="nearest", truncate=4.0)
     return np.asarray(blurred, dtype=np.float64)
 
 
 def disk_blur(x: Floats, radius: float, alias: float) -> Floats:
     """Correlate with a disk of `radius` pixels, smoothed by a Gaussian of `alias`; edges mirrored."""
-    # imported here: the import takes longer than most corruptions
     from scipy import signal
 
     reach = int(np.ceil(radius))
@@ -80,6 +80,8 @@ def _zoom_weights(size: int, factor: float) -> Floats:
 
 def smooth(fields: Floats, sigma: float) -> Floats:
     """Smooth displacement fields `[n, k, h, w]` with a Gaussian of `sigma` pixels, cut at 3 sigma."""
+    from scipy import ndimage
+
     smoothed = ndimage.gaussian_filter(fields, (0, 0, sigma, sigma), mode="reflect", truncate=3.0)
     return np.asarray(smoothed, dtype=np.float64)
 

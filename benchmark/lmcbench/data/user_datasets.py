@@ -7,14 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmcbench.data.cache import CachedSplit, Reader, open_split
-from lmcbench.data.csv_split import (
-    LABEL_COLUMNS,
-    SPLIT_COLUMNS,
-    CsvSplit,
-    columns_of,
-    find_column,
-    read_rows,
-)
+from lmcbench.data.csv_split import CsvSplit
+from lmcbench.data.csv_table import LABEL_COLUMNS, SPLIT_COLUMNS, CsvTable
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.decode import ColouredError, Resize
 from lmcbench.data.find_files import belongs_to, find_parquet
@@ -114,7 +108,7 @@ def find_layout(path: Path, domain: str | None = None) -> Layout:
     """
     if path.is_file():
         if path.suffix.lower() == ".csv":
-            return _one_list(path, domain)
+            return _one_list(CsvTable(path), domain)
         train, test = _halves(ParquetSplit((path,), domain=domain))
         return Layout(train, test, "parquet")
     found = (
@@ -152,9 +146,9 @@ def _labelled(folder: Path, domain: str | None) -> CsvSplit | FolderSplit | None
     """Return the reader of a split's folder; None if its images have no labels."""
     nested = _classes_in(folder, domain) if domain == FOLDER else None
     for name in LISTS:
-        table = folder / name
-        has_labels = table.is_file() and find_column(table, LABEL_COLUMNS) is not None
-        if has_labels and (nested is None or domain in columns_of(table)):
+        table = CsvTable(folder / name)
+        has_labels = table.path.is_file() and table.find_column(LABEL_COLUMNS) is not None
+        if has_labels and (nested is None or domain in table.columns):
             return CsvSplit(table, domain=domain)
     return nested or _classes_in(folder, domain)
 
@@ -163,8 +157,8 @@ def _classes_in(folder: Path, domain: str | None) -> FolderSplit | None:
     """Return the reader of folders of classes; None if there is none with images."""
     table = None
     if domain not in (None, FOLDER):
-        tables = (place / name for place in (folder, folder.parent) for name in LISTS)
-        table = next((t for t in tables if t.is_file() and domain in columns_of(t)), None)
+        tables = (CsvTable(place / name) for place in (folder, folder.parent) for name in LISTS)
+        table = next((t for t in tables if t.path.is_file() and domain in t.columns), None)
     found = FolderSplit(folder, domain=domain, table=table)
     return found if any(map(_has_images, found.class_folders)) else None
 
@@ -231,34 +225,37 @@ def _arrow(path: Path, domain: str | None) -> Layout | None:
 
 def _lists(path: Path, domain: str | None) -> Layout | None:
     """Return the layout of lists in ROOT: train.csv and test.csv, or one list."""
-    lists = {p.stem.lower(): p for p in sorted(path.glob("*.csv"))}
+    lists = {p.stem.lower(): CsvTable(p) for p in sorted(path.glob("*.csv"))}
     train = next((lists[name] for name in TRAIN_NAMES if name in lists), None)
-    if train is not None and find_column(train, LABEL_COLUMNS) is not None:
+    if train is not None and train.find_column(LABEL_COLUMNS) is not None:
         tests = [lists[name] for name in TEST_NAMES if name in lists]
-        labelled = [test for test in tests if find_column(test, LABEL_COLUMNS) is not None]
-        notes = [f"{test} has no labels and is not used." for test in tests if test not in labelled]
+        labelled = [test for test in tests if test.find_column(LABEL_COLUMNS) is not None]
+        notes = [f"{test.path} has no labels and is not used." for test in tests if test not in labelled]
         if labelled:
             test = CsvSplit(labelled[0], domain=domain)
             return Layout(CsvSplit(train, domain=domain), test, "csv", tuple(notes))
         found = _one_list(train, domain)
         return Layout(found.train, found.test, "csv", (*notes, *found.notes))
     one = next((path / name for name in LISTS if (path / name).is_file()), None)
-    if one is None or (find_column(one, LABEL_COLUMNS) is None and _classes_in(path, domain) is not None):
+    if one is None:
         return None
-    return _one_list(one, domain)
+    table = CsvTable(one)
+    if table.find_column(LABEL_COLUMNS) is None and _classes_in(path, domain) is not None:
+        return None
+    return _one_list(table, domain)
 
 
-def _one_list(path: Path, domain: str | None) -> Layout:
-    column = find_column(path, SPLIT_COLUMNS)
+def _one_list(table: CsvTable, domain: str | None) -> Layout:
+    column = table.find_column(SPLIT_COLUMNS)
     if column is not None:
-        found = {row[column].strip().lower() for row in read_rows(path)}
+        found = {row[column].strip().lower() for row in table.rows}
         train = tuple(name for name in TRAIN_NAMES if name in found)
         test = next((name for name in TEST_NAMES if name in found), None)
         if train and test is not None:
-            of_test = CsvSplit(path, (test,), domain=domain)
-            return Layout(CsvSplit(path, train, domain=domain), of_test, "csv")
-    note = f"{path} has no test split: {_fifth(domain)}."
-    return Layout(*_halves(CsvSplit(path, domain=domain)), "csv", (note,))
+            of_test = CsvSplit(table, (test,), domain=domain)
+            return Layout(CsvSplit(table, train, domain=domain), of_test, "csv")
+    note = f"{table.path} has no test split: {_fifth(domain)}."
+    return Layout(*_halves(CsvSplit(table, domain=domain)), "csv", (note,))
 
 
 def _flat(path: Path, domain: str | None) -> Layout | None:

@@ -31,6 +31,14 @@ BOOKKEEPING = re.compile(r"(?i)^(n_averaged|[a-z_]*(loss|criterion|metric|accura
 COUNTER = "num_batches_tracked"
 """BatchNorm's counter, which checkpoints before torch 0.4.1 lack."""
 
+CONVERTED = {
+    "torch.float16": False,
+    "torch.bfloat16": False,
+    "torch.float32": True,
+    "torch.float64": True,
+}
+"""Types of weights that are converted, by name -> whether they are also converted to, as a network's."""
+
 DEPTH = 6
 """Deepest nesting that is searched."""
 
@@ -126,6 +134,14 @@ class Chosen:
     notes: tuple[str, ...]
 
 
+def is_converted(found: Any, own: Any) -> bool:
+    """Return whether weights of torch's type `found` are converted to the type `own` of a network.
+
+    Half precision is widened, which is exact; double precision is rounded, as `load_state_dict` does it.
+    """
+    return str(found) in CONVERTED and CONVERTED.get(str(own), False)
+
+
 def unwrap_state_dict(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """Return the state dict in `content`: under one of `STATE_DICT_KEYS`, or `content` itself.
 
@@ -211,7 +227,8 @@ def find_tensors(
     return found
 
 
-_OPTIMIZER = re.compile(r"(?i)^(optim|lr_sched|sched|scaler|loops|amp)")
+_OPTIMIZER = re.compile(r"(?i)^(optim\w*|(lr_)?sched\w*|((grad|amp)_)?scaler|loops|amp)$")
+"""Entries of training scripts that hold no weights; `amplitude` or `scaler_net` may be parts of a network."""
 
 
 def _fits(label: str, tensors: Mapping[str, Any], target: Target) -> list[Entry]:

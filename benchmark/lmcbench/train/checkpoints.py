@@ -11,13 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lmcbench.errors import UserError
-from lmcbench.results.checkpoint_contents import Target, choose_weights
+from lmcbench.results.checkpoint_contents import Target, choose_weights, is_converted
 from lmcbench.train.checkpoint_files import read_content, shard_advice
 from lmcbench.train.torch_files import DamagedError, StoredTensor
-from lmcbench.train.train_state import Tensors, state_dict, unflatten_state
-
-FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""Types of weights that are converted to the network's, single or double precision."""
+from lmcbench.train.train_state import Tensors, is_flattened, state_dict, unflatten_state
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ def read_checkpoint(path: Path, model: nn.Module, weights: str | None = None) ->
             infinity.
     """
     content = read_content(path)
-    if any(isinstance(name, str) and name.startswith("params/") for name in content):
+    if is_flattened(content):
         return Checkpoint(_converted(_from_run(path, content, model), model, path), from_run=True)
     target = Target.of(model)
     try:
@@ -113,7 +110,7 @@ def _converted(found: Mapping[str, Tensor], model: nn.Module, path: Path) -> Ten
             raise UserError(f"{path} does not fit the network: {name!r} is {shapes}.")
         if value.is_meta:
             raise UserError(f"{path}: {name!r} has no values, it was saved from the meta device.")
-        converts = value.dtype in FLOATING and dtype in (torch.float32, torch.float64)
+        converts = is_converted(value.dtype, dtype)
         # counters and constants of integers differ in width between versions
         converts |= not (value.is_floating_point() or dtype.is_floating_point or value.is_complex())
         if value.dtype != dtype and not converts:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmcbench.errors import describe
 from lmcbench.spec.recipe import EngineName, Recipe
 from lmcbench.train.engines import Advanced, advance
 from lmcbench.train.train_state import TrainState, initial_state
@@ -53,7 +54,7 @@ def reason_not_stackable(
     try:
         together = _step("stacked", copied, states, shape, precision)
     except Exception as error:  # vmap may raise anything in a network's code
-        return f"it does not run stacked: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return f"it does not run stacked: {describe(error)}"
     for expected, found in zip(one_by_one.states, together.states, strict=True):
         # after one step from rest the momentum is the gradient
         if _distance(found.slots["momentum"], expected.slots["momentum"]) > TOLERANCE[precision]:

@@ -57,16 +57,18 @@ class Storage:
     def __init__(self, source: _Source, key: str, dtype: torch.dtype, numel: int) -> None:
         self.source, self.key, self.dtype, self.numel = source, key, dtype, numel
 
-    def read(self) -> bytearray:
-        """Return the bytes.
+    def read(self, start: int, size: int) -> bytearray:
+        """Return `size` bytes from byte `start` of the storage; the file is read there alone.
 
         Raises:
-            DamagedError: if the file has another number of them.
+            DamagedError: if the storage is missing, or shorter than the file says or than asked for.
         """
-        data = self.source.read(self.key)
-        if len(data) < self.numel * self.dtype.itemsize:
-            raise DamagedError(f"storage {self.key} is shorter than its tensor")
-        return data
+        place, length = self.source.place(self.key)
+        if length < self.numel * self.dtype.itemsize:
+            raise DamagedError(f"storage {printable(self.key, 40)} is shorter than its tensor")
+        if start + size > length:
+            raise DamagedError("a tensor exceeds its storage")
+        return self.source.read(place + start, size)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class StoredTensor:
         shape: its size in each dimension.
         stride: steps between elements in each dimension.
         offset: position of the first element.
+        is_negated: the values are the stored ones with the other sign.
+        is_conjugated: the values are the complex conjugates of the stored ones.
     """
 
     storage: Storage | None
@@ -86,6 +90,8 @@ class StoredTensor:
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
+    is_negated: bool = False
+    is_conjugated: bool = False
 
     def read(self) -> Tensor:
         """Return the tensor, contiguous, with memory of its own.
@@ -98,12 +104,14 @@ class StoredTensor:
         if 0 in self.shape:
             return torch.empty(self.shape, dtype=self.dtype)
         steps = sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
-        data = self.storage.read()
-        if (self.offset + steps + 1) * self.dtype.itemsize > len(data):
-            raise DamagedError(f"a tensor of shape {list(self.shape)} exceeds its storage")
-        flat = torch.frombuffer(data, dtype=self.dtype, count=len(data) // self.dtype.itemsize)
-        tensor = flat.as_strided(self.shape, self.stride, self.offset)
-        return tensor.clone(memory_format=torch.contiguous_format)
+        width = self.dtype.itemsize
+        data = self.storage.read(self.offset * width, (steps + 1) * width)
+        tensor = torch.frombuffer(data, dtype=self.dtype).as_strided(self.shape, self.stride)
+        if self.is_conjugated:
+            tensor = tensor.conj()
+        if self.is_negated:
+            tensor = -tensor
+        return tensor.resolve_conj().clone(memory_format=torch.contiguous_format)
 
 
 class Inert:
@@ -189,11 +197,16 @@ class _Rebuild:
         storage, offset, size, stride = args[:4]
         if not isinstance(storage, Storage):
             return Inert(*args)
-        dtype = _as_dtype(args[6]) if self.name == "_rebuild_tensor_v3" else storage.dtype
+        has_dtype = self.name == "_rebuild_tensor_v3"
+        dtype = _as_dtype(args[6]) if has_dtype else storage.dtype
         shape, steps = _as_sizes(size), _as_sizes(stride)
         if len(shape) != len(steps) or not isinstance(offset, int) or offset < 0:
             raise ValueError(offset)
-        return StoredTensor(storage, dtype, shape, steps, offset)
+        last = args[7 if has_dtype else 6 :]
+        flags = last[0] if last and isinstance(last[0], Mapping) else {}  # of lazy views: {"neg": True}
+        return StoredTensor(
+            storage, dtype, shape, steps, offset, bool(flags.get("neg")), bool(flags.get("conj"))
+        )
 
 
 def _as_dtype(value: Any) -> torch.dtype:
@@ -290,17 +303,25 @@ class _Source:
         self.places: dict[str, tuple[int, int]] = {}
         """Key -> first byte and number of bytes."""
 
-    def read(self, key: str) -> bytearray:
-        """Return the bytes of a storage.
+    def place(self, key: str) -> tuple[int, int]:
+        """Return the first byte of a storage, and its number of bytes.
 
         Raises:
-            DamagedError: if the file lacks it or ends before.
+            DamagedError: if the file lacks it or ends before its end.
         """
         if key not in self.places:
             raise DamagedError(f"storage {printable(key, 40)} is missing")
         start, size = self.places[key]
         if start + size > self.path.stat().st_size:
             raise DamagedError("the file ends within a tensor")
+        return start, size
+
+    def read(self, start: int, size: int) -> bytearray:
+        """Return `size` bytes of the file from byte `start`.
+
+        Raises:
+            DamagedError: if the file ends before.
+        """
         data = bytearray(size)
         with self.path.open("rb") as file:
             file.seek(start)
@@ -381,10 +402,10 @@ def read_legacy(path: Path) -> Any:
             raise DamagedError("the list of its storages is missing")
         end = path.stat().st_size
         for key in map(str, keys):
-            counted_ = file.read(8)
-            size = int.from_bytes(counted_, "little") * source.dtypes.get(key, torch.uint8).itemsize
+            count = file.read(8)
+            size = int.from_bytes(count, "little") * source.dtypes.get(key, torch.uint8).itemsize
             start = file.tell()
-            if len(counted_) < 8 or start + size > end:
+            if len(count) < 8 or start + size > end:
                 raise DamagedError("the file ends within a tensor")
             source.places[key] = start, size
             file.seek(start + size)
@@ -424,16 +445,16 @@ def _as_mapping(value: Any, done: dict[int, Mapping[Any, Any]], depth: int = 0) 
         if isinstance(state, Mapping) and isinstance(state.get("_parameters"), Mapping):
             done[id(value)] = found = dict(_tensors_of(state, ""))
             return found
-        value_ = {**value.items, **(state if isinstance(state, Mapping) else {})}
-        if not value_:
+        entries = {**value.items, **(state if isinstance(state, Mapping) else {})}
+        if not entries:
             return None
     elif isinstance(value, Mapping):
-        value_ = dict(value)
+        entries = dict(value)
     else:
         return None
     done[id(value)] = result = {}
     if depth < 8:
-        for key, inner in value_.items():
+        for key, inner in entries.items():
             mapped = _as_mapping(inner, done, depth + 1)
             result[key] = inner if mapped is None else mapped
     return result

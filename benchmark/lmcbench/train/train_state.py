@@ -122,6 +122,12 @@ def flatten_state(state: TrainState) -> Tensors:
     return flat | {f"slots/{slot}/{n}": t for slot, ts in state.slots.items() for n, t in ts.items()}
 
 
+def is_flattened(content: Mapping[Any, Any]) -> bool:
+    """Return whether a file's content is a mapping of `flatten_state`: all names are in its three parts."""
+    parts = {part if slash else "" for part, slash, _ in (str(name).partition("/") for name in content)}
+    return "params" in parts and parts <= {"params", "buffers", "slots"}
+
+
 def unflatten_state(flat: Tensors) -> TrainState:
     """Return the state from the mapping of `flatten_state`."""
     params: Tensors = {}
