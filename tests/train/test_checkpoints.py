@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import lmcbench
 from lmcbench import UserError
+from lmcbench.connect.arguments import as_state
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train import torch_files
 from lmcbench.train.build import build
@@ -305,6 +306,61 @@ def test_averaged_weights_alone_are_read_and_reported(model, tmp_path):
     torch.save({"ema_state_dict": model.state_dict()}, tmp_path / "a.pt")
     [note] = read_checkpoint(tmp_path / "a.pt", network()).notes
     assert "averaged (EMA) weights alone" in note
+
+
+def _shadows(model, only_trainable=False):
+    """Averaged parameters as torch_ema (only those that are trained) and diffusers' EMAModel store them."""
+    shadows = [p.detach() * 0.5 for p in model.parameters() if p.requires_grad or not only_trainable]
+    return {"decay": 0.999, "num_updates": 10, "shadow_params": shadows, "collected_params": None}
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_averaged_parameters_in_a_list_are_matched_in_order(model, tmp_path, trainable, legacy):
+    target = network()
+    if trainable:  # the first layer is frozen
+        model.stem.requires_grad_(False)
+        target.stem.requires_grad_(False)
+    content = {"net": model.state_dict(), "ema": _shadows(model, trainable), "optimizer": {"state": {}}}
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+    plain = read_checkpoint(tmp_path / "a.pt", target)
+    assert same(plain.state, model.state_dict())
+    assert "'ema.shadow_params': --weights ema" in plain.notes[0]
+    found = read_checkpoint(tmp_path / "a.pt", target, "ema")
+    averaged = {name for name, p in model.named_parameters() if p.requires_grad or not trainable}
+    assert len(averaged) == len(content["ema"]["shadow_params"])
+    expected = {n: v * 0.5 if n in averaged else v for n, v in model.state_dict().items()}
+    assert same(found.state, expected)
+    assert same(as_state(content["ema"] | content["net"], "x", target), plain.state)
+
+
+def test_a_list_of_another_length_or_order_is_refused(model, tmp_path):
+    shadows = _shadows(model)
+    torch.save(shadows, tmp_path / "a.pt")  # without statistics
+    with pytest.raises(UserError, match=r"lists parameters alone, and .*running_mean.*are not in the file"):
+        load_checkpoint(tmp_path / "a.pt", network())
+    linear = nn.Linear(3, 2)
+    torch.save(_shadows(linear), tmp_path / "a.pt")
+    found = read_checkpoint(tmp_path / "a.pt", nn.Linear(3, 2))
+    assert same(found.state, {n: v * 0.5 for n, v in linear.state_dict().items()})
+    assert "averaged (EMA) weights alone" in found.notes[0]
+    torch.save(
+        {"net": model.state_dict(), "ema": {**shadows, "shadow_params": shadows["shadow_params"][1:]}},
+        tmp_path / "a.pt",
+    )
+    found = read_checkpoint(tmp_path / "a.pt", network())
+    assert same(found.state, model.state_dict())
+    count = len(shadows["shadow_params"])
+    assert (
+        f"'ema.shadow_params' has {count - 1} tensors, but the network has {count} parameters"
+        in found.notes[0]
+    )
+    torch.save(
+        {"ema": {**shadows, "shadow_params": shadows["shadow_params"][::-1]}, "net": model.state_dict()},
+        tmp_path / "a.pt",
+    )
+    with pytest.raises(UserError, match="has no weights 'ema'"):
+        read_checkpoint(tmp_path / "a.pt", network(), "ema")
 
 
 def test_ignored_tensors_are_reported(model, tmp_path):

@@ -39,6 +39,9 @@ CONVERTED = {
 }
 """Types of weights that are converted, by name -> whether they are also converted to, as a network's."""
 
+SHADOW = "shadow_params"
+"""Key of a list of averaged parameters."""
+
 DEPTH = 6
 """Deepest nesting that is searched."""
 
@@ -54,11 +57,15 @@ class Target:
         own: its state dict, in its order.
         tied: name -> all names of the same tensor, for tensors with several names.
         unsaved: names of buffers that the state dict leaves out, which older versions may have saved.
+        parameters: names of the parameters in the order of `model.parameters()`, tied ones once.
+        trainable: likewise, of those that require gradients.
     """
 
     own: Mapping[str, Any]
     tied: Mapping[str, tuple[str, ...]]
     unsaved: frozenset[str]
+    parameters: tuple[str, ...] = ()
+    trainable: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: Any) -> Target:
@@ -73,6 +80,8 @@ class Target:
             {name: value.detach() for name, value in kept.items()},
             {name: group for group in groups for name in group},
             frozenset(unsaved),
+            tuple(name for name, _ in model.named_parameters()),
+            tuple(name for name, value in model.named_parameters() if value.requires_grad),
         )
 
     def may_lack(self, name: str) -> bool:
@@ -171,14 +180,20 @@ def choose_weights(
         UserError: if nothing fits the network, in names or shapes, or the choice is not unique.
     """
     mappings = find_tensors(content, is_tensor)
-    if not mappings:
+    lists = find_lists(content, is_tensor)
+    if not mappings and not lists:
         raise UserError(f"{what} holds no weights: there is no tensor in it.")
     found = [entry for label, tensors in mappings for entry in _fits(label, tensors, target)]
+    plain = next((entry for entry in found if not entry.is_averaged), None)
+    listed = [_from_list(label, values, target, plain) for label, values in lists]
+    found += [entry for entry in listed if isinstance(entry, Entry)]
     fitting = [entry for entry in found if not _other_shapes(entry.values, target)]
+    if not fitting and not found and not mappings:
+        raise UserError(f"{what} does not fit the network: {'; '.join(map(str, listed))}.")
     if not fitting:
         raise _misfit(what, found, mappings, target)
     entry = _choose(fitting, weights, what)
-    notes = []
+    notes = [f"{what}: {reason}; it is ignored." for reason in listed if isinstance(reason, str)]
     others = [other for other in fitting if other is not entry]
     averaged = [other.label for other in others if other.is_averaged]
     if averaged and not entry.is_averaged:
@@ -225,6 +240,55 @@ def find_tensors(
                         below.append((f"{label}.{key}" if label else key, value))
         level = below
     return found
+
+
+def find_lists(content: Mapping[Any, Any], is_tensor: Callable[[Any], bool]) -> list[tuple[str, list[Any]]]:
+    """Return the lists of averaged parameters in `content`: the keys joined by dots, and the tensors.
+
+    `ExponentialMovingAverage` of torch_ema and `EMAModel` of diffusers store `shadow_params`: the parameters
+    in the order of the network, without names.
+    """
+    found: list[tuple[str, list[Any]]] = []
+    level: list[tuple[str, Mapping[Any, Any]]] = [("", content)]
+    seen = {id(content)}
+    for _ in range(DEPTH):
+        below = []
+        for label, mapping in level:
+            for key, value in mapping.items():
+                name = f"{label}.{key}" if label else str(key)
+                if key == SHADOW and isinstance(value, list | tuple) and value and all(map(is_tensor, value)):
+                    found.append((name, list(value)))
+                elif isinstance(value, Mapping) and id(value) not in seen:
+                    seen.add(id(value))
+                    below.append((name, value))
+        level = below
+    return found
+
+
+def _from_list(label: str, values: Sequence[Any], target: Target, plain: Entry | None) -> Entry | str:
+    """Return the entry of a list of parameters, or why it is none, as a sentence without its end.
+
+    Tensors that are not listed, such as normalisation statistics, are those of the plain weights beside it.
+    """
+    names = next((n for n in (target.parameters, target.trainable) if len(n) == len(values)), None)
+    if names is None:
+        parameters = counted(len(target.parameters), "parameter")
+        return f"{label!r} has {counted(len(values), 'tensor')}, but the network has {parameters}"
+    given = {
+        each: v for name, v in zip(names, values, strict=True) for each in target.tied.get(name, (name,))
+    }
+    others = (
+        plain.values
+        if plain is not None
+        else {n: _default(n, target) for n in target.own if target.may_lack(n)}
+    )
+    missing = [name for name in target.own if name not in given and name not in others]
+    if missing:
+        return (
+            f"{label!r} lists parameters alone, and {_listed(missing)} of the network "
+            f"{_are(missing)} not in the file"
+        )
+    return Entry(label, {n: given.get(n, others.get(n)) for n in target.own if n in given or n in others}, ())
 
 
 _OPTIMIZER = re.compile(r"(?i)^(optim\w*|(lr_)?sched\w*|((grad|amp)_)?scaler|loops|amp)$")
