@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from lmcbench.connect.arguments import LazySplit, Split
-from lmcbench.connect.blending import State, average, unstack
+from lmcbench.connect.blending import State, average, states_per_chunk, unstack
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.interpolation import trace_path
 from lmcbench.connect.loaders import Images, whole
 from lmcbench.connect.network import Network
 from lmcbench.connect.soups import greedy_soup
 from lmcbench.ensemble.predictions import compare_predictions, softmax
+from lmcbench.machine import release_memory
 from lmcbench.measure_verdict import Wrong
 from lmcbench.results.curves import Curve
 from lmcbench.results.record import EndsRecord, PairRecord, barrier_records, curve_records
@@ -87,12 +88,19 @@ class Bench:
         self.grid: list[float] = []
 
     def outputs(self, states: Sequence[State], recalibrate: bool = False) -> Outputs:
-        """Return the logits of states on all splits."""
-        stack = self.network.prepare(states)
-        if recalibrate and self.calibration is not None:
-            stack = self.network.recalibrate(stack, self.calibration)
+        """Return the logits of states on all splits; a few states are stacked at a time."""
+        found: dict[str, list[Tensor]] = {name: [] for name in self.splits}
+        size = states_per_chunk(states[0])
+        for start in range(0, len(states), size):
+            stack = self.network.prepare(states[start : start + size])
+            if recalibrate and self.calibration is not None:
+                stack = self.network.recalibrate(stack, self.calibration)
+            for name, (images, _) in self.splits.items():
+                found[name].append(self.network.logits(stack, images))
+            del stack  # frees its memory before the next states are stacked
+        release_memory()
         return Outputs(
-            {name: self.network.logits(stack, images) for name, (images, _) in self.splits.items()},
+            {name: torch.cat(parts) for name, parts in found.items()},
             {name: labels for name, (_, labels) in self.splits.items()},
         )
 
@@ -179,9 +187,11 @@ class Bench:
 
     def _curves(self, a: State, b: State, calibration: Images | None = None) -> dict[str, Curve]:
         # without a batch size, so that memory depends neither on the number nor on the size of the images
-        return trace_path(
+        found = trace_path(
             self.model, a, b, self.splits, self.alphas, calibration, batch_size=None, device=self.device
         )
+        release_memory()
+        return found
 
     def soup(self, states: Sequence[State]) -> dict[str, Tensor]:
         """Return the average of the states, recalibrated if there are normalisation statistics."""

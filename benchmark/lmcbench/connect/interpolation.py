@@ -142,7 +142,9 @@ def trace_path(
             return fresh
         kept = torch.as_tensor((alphas == 0) | (alphas == 1), device=p.network.device)
         return {
-            name: torch.where(kept.view(-1, *[1] * (value.ndim - 1)), path[name], value)
+            name: value  # weights are shared with the path, which a copy of all would double
+            if value is path[name]
+            else torch.where(kept.view(-1, *[1] * (value.ndim - 1)), path[name], value)
             for name, value in fresh.items()
         }
 

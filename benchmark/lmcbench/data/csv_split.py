@@ -12,15 +12,12 @@ import numpy as np
 
 from lmcbench.data.csv_table import FILE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS, CsvTable
 from lmcbench.data.dataset import Labels, mark_every_fifth
-from lmcbench.data.decode import Item
+from lmcbench.data.decode import IMAGE_BYTES, Item, read_items
 from lmcbench.data.listed import Listed
-from lmcbench.data.parquet import BATCH, number_labels
+from lmcbench.data.parquet import number_labels
 from lmcbench.errors import UserError
 from lmcbench.spec.domains import Domains
-from lmcbench.untrusted import MB, check_regular, is_regular, read_bytes
-
-IMAGE_BYTES = 128 * MB
-"""Largest file of one image."""
+from lmcbench.untrusted import check_regular, is_regular
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 
@@ -142,12 +139,4 @@ class CsvSplit:
         labels, names = self.labels
         if classes is not None and classes != len(names):
             raise UserError(f"{self.path} has {len(names)} classes, but there must be {classes}.")
-        return len(self.files), names, self._items(labels[self.kept])
-
-    def _items(self, labels: Labels) -> Iterator[list[Item]]:
-        for start in range(0, len(self.files), BATCH):
-            chunk = slice(start, start + BATCH)
-            yield [
-                Item(file, None, read_bytes(file, limit=IMAGE_BYTES), int(label))
-                for file, label in zip(self.files[chunk], labels[chunk], strict=True)
-            ]
+        return len(self.files), names, read_items(self.files, labels[self.kept].tolist())

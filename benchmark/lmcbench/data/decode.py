@@ -12,7 +12,7 @@ import os
 import re
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lmcbench.data.dataset import Labels, Pixels
 from lmcbench.errors import UserError
-from lmcbench.untrusted import printable
+from lmcbench.untrusted import MB, printable, read_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,6 +57,15 @@ StoredImage = bytes | NDArray[np.uint8] | NDArray[np.uint16]
 
 DECODED_BYTES = 2**25
 """Pixels that are decoded together: 220 images of 224 x 224, and all of a batch of small ones."""
+
+IMAGE_BYTES = 128 * MB
+"""Largest file of one image."""
+
+READ_IMAGES = 1000
+"""Image files that are read together."""
+
+READ_BYTES = 64 * MB
+"""Bytes of image files that are read together: photographs of 4 MB take 4 GB for 1,000 of them."""
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
 
@@ -123,6 +132,25 @@ class Item(NamedTuple):
     def where(self) -> str:
         """File and row, for messages."""
         return str(self.file) if self.row is None else f"{self.file}, row {self.row}"
+
+
+def read_items(files: Sequence[Path], labels: Sequence[int]) -> Iterator[list[Item]]:
+    """Yield the images of files with their labels, in lists of at most `READ_IMAGES` and `READ_BYTES`.
+
+    Raises:
+        UserError: for a file that cannot be read, or of more than `IMAGE_BYTES`.
+    """
+    items: list[Item] = []
+    size = 0
+    for file, label in zip(files, labels, strict=True):
+        data = read_bytes(file, limit=IMAGE_BYTES)
+        if items and (len(items) == READ_IMAGES or size + len(data) > READ_BYTES):
+            yield items
+            items, size = [], 0
+        items.append(Item(file, None, data, label))
+        size += len(data)
+    if items:
+        yield items
 
 
 def decode_batches(

@@ -14,15 +14,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lmcbench.data.csv_split import IMAGE_BYTES, SUFFIXES
+from lmcbench.data.csv_split import SUFFIXES
 from lmcbench.data.csv_table import FILE_COLUMNS, CsvTable
 from lmcbench.data.dataset import Labels, mark_every_fifth
-from lmcbench.data.decode import Item
+from lmcbench.data.decode import IMAGE_BYTES, Item, read_items
 from lmcbench.data.listed import Listed, name_domains
-from lmcbench.data.parquet import BATCH
 from lmcbench.errors import UserError
 from lmcbench.spec.domains import FOLDER, Domains
-from lmcbench.untrusted import check_regular, read_bytes
+from lmcbench.untrusted import check_regular
 
 
 @dataclass(frozen=True)
@@ -116,16 +115,7 @@ class FolderSplit:
         """
         if classes is not None and classes != len(self.names):
             raise UserError(f"{self.folder} has {len(self.names)} classes, but there must be {classes}.")
-        return len(self.files), self.names, self._items()
-
-    def _items(self) -> Iterator[list[Item]]:
-        labels = self._labels(self.files).tolist()
-        for start in range(0, len(self.files), BATCH):
-            some = slice(start, start + BATCH)
-            yield [
-                Item(file, None, read_bytes(file, limit=IMAGE_BYTES), label)
-                for file, label in zip(self.files[some], labels[some], strict=True)
-            ]
+        return len(self.files), self.names, read_items(self.files, self._labels(self.files).tolist())
 
     def _class(self, file: Path) -> str:
         return file.relative_to(self.folder).parts[self._depth]
