@@ -183,7 +183,7 @@ def datasets_text(listed: Sequence[Listing]) -> str:
         [
             d.name,
             " + ".join(f"{size:,}" for size in d.sizes if size),
-            " x ".join(map(str, d.shape)),
+            _shape_text(d.shape),
             d.classes,
             "" if d.bytes is None else f"{d.bytes / 1e6:.0f} MB",
             d.licence,
@@ -280,6 +280,12 @@ def missing_classes(listed: Listed) -> list[str]:
                 "is in a group with another domain (groups) or held out (hold_out)."
             ]
     return []
+
+
+def _shape_text(shape: tuple[int, int, int]) -> str:
+    """Return channels x height x width; 0 stands for any."""
+    channels = shape[0] or "1 or 3"
+    return f"{channels} x {shape[1]} x {shape[2]}" if shape[1] else f"{channels} x any size"
 
 
 def list_architectures(pattern: str | None) -> list[dict[str, Any]]:

@@ -13,9 +13,10 @@ from PIL import Image
 from pyarrow import ipc
 
 from lmcbench.data.selection import open_suite_data, select
-from lmcbench.data.sources import list_splits, open_dataset
+from lmcbench.data.sources import SOURCES, fetch_dataset, list_splits, open_dataset
 from lmcbench.errors import UserError
 from lmcbench.spec.suite import DataSpec, Suite
+from lmcbench.spec.suite_files import load_suite
 
 from .images import encode, pictures
 
@@ -295,3 +296,85 @@ def test_numbers_are_domains_in_their_order(root):
     found = open_dataset(str(file), domain="hospital")
     assert found.train.domains.counts == {"2": 13, "9": 8, "10": 14}
     assert np.array_equal(np.bincount(found.train.domains.codes), [13, 8, 14])
+
+
+PACS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+
+
+def write_hub(path, columns, names, kind="PNG", size=(6, 5)):
+    """A parquet file as on the hub: `columns` of values, and the names of the ClassLabel columns."""
+    n = len(next(iter(columns.values())))
+    pixels = pictures(n, (3, *size), seed=n)
+    data = [{"bytes": encode(p, kind), "path": f"{i}.png"} for i, p in enumerate(pixels)]
+    struct = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    features = {name: {"dtype": "string", "_type": "Value"} for name in columns}
+    features |= {name: {"names": list(of), "_type": "ClassLabel"} for name, of in names.items()}
+    metadata = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}, **features}}})}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table({"image": pa.array(data, struct), **columns}).replace_schema_metadata(metadata)
+    pq.write_table(table, path)
+
+
+def test_pacs_in_the_layout_of_the_hub(tmp_path, monkeypatch):
+    hub = SOURCES["pacs"].hub
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("LMCBENCH_DATA", raising=False)
+    places = [
+        (d, c) for d in ("art_painting", "cartoon", "photo", "sketch") for c in range(7) for _ in range(6)
+    ]
+    columns = {"domain": [d for d, _ in places], "label": pa.array([c for _, c in places], pa.int64())}
+    file = tmp_path / "hub" / hub.cache_name / "data" / "train-00000-of-00001.parquet"
+    write_hub(file, columns, {"label": PACS}, "JPEG")
+    suite = load_suite("domains-pacs")
+    small = suite.model_copy(update={"data": suite.data.model_copy(update={"image_size": 8})})
+    found = open_suite_data(small)
+    assert found.classes == PACS
+    assert found.shape == (3, 8, 8)
+    assert found.train.domains.counts == {"art_painting": 35, "cartoon": 35, "photo": 35}
+    assert found.shifted["domain:sketch"].domains.counts == {"sketch": 42}
+    entry = found.identity()[0]
+    assert (entry["source"], entry["revision"]) == ("hub:flwrlabs/pacs", hub.revision)
+    assert len(fetch_dataset("pacs").train) == 140
+    for shift in suite.shifts:
+        views = shift.shift.views(found.train.labels, suite.siblings, 1, 0, found.train.domains)
+        assert len(views) == 3
+
+
+def test_writers_and_hospitals_in_the_layout_of_the_hub(tmp_path):
+    """FEMNIST has its label in `character`; Camelyon17 has two ClassLabel columns and many files."""
+    n = 62 * 12
+    columns = {
+        "writer_id": [f"f{i // 372:04}_14" for i in range(n)],
+        "hsf_id": pa.array([i // 372 for i in range(n)], pa.int64()),
+        "character": pa.array([i % 62 for i in range(n)], pa.int64()),
+    }
+    characters = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+    write_hub(
+        tmp_path / "femnist" / "data" / "train-00000-of-00001.parquet", columns, {"character": characters}
+    )
+    found = open_dataset("femnist", tmp_path, domain="hsf_id")
+    assert found.classes == characters
+    assert found.train.domains.counts == {"0": 310, "1": 310}
+    by_writer = open_dataset("femnist", tmp_path, domain="writer_id")
+    assert by_writer.test.domains.counts == {"f0000_14": 62, "f0001_14": 62}
+    with pytest.raises(UserError, match=r"'writer'. Did you mean 'writer_id'\?"):
+        open_dataset("femnist", tmp_path, domain="writer")
+    hospitals = ("train-center1", "validation-center", "test-center", "train-center2", "train-center3")
+    for split, parts, centers in (("train", 2, (0, 3, 4)), ("validation", 1, (0, 1, 3, 4))):
+        for part in range(parts):
+            rows = [(center, label) for center in centers for label in (0, 1) for _ in range(4)]
+            columns = {
+                "label": pa.array([label for _, label in rows], pa.int64()),
+                "center": pa.array([center for center, _ in rows], pa.int64()),
+                "patient": pa.array([part for _ in rows], pa.uint8()),
+            }
+            write_hub(
+                tmp_path / "camelyon17" / "data" / f"{split}-{part:05}-of-{parts:05}.parquet",
+                columns,
+                {"label": ("non-tumor", "tumor"), "center": hospitals},
+            )
+    found = open_dataset("camelyon17", tmp_path, domain="center")
+    assert found.classes == ("non-tumor", "tumor")
+    assert found.train.domains.counts == {name: 16 for name in sorted(hospitals) if name.startswith("train")}
+    assert found.test.domains.counts["validation-center"] == 8

@@ -99,7 +99,7 @@ app.add_typer(data_app, name="data")
 
 @data_app.callback(invoke_without_command=True)
 def data(context: typer.Context, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """List the data sets: where each was found, or how to get it; or count the images of one.
+    """List the data sets, or count the images of one by domain.
 
     'lmcbench data ./birds' is short for 'lmcbench data show ./birds'.
     """

@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from lmcbench.data.dataset import Dataset, ImageSet
+from lmcbench.data.dataset import Dataset
 from lmcbench.data.find_files import data_folder
 from lmcbench.data.folder_split import FolderSplit
 from lmcbench.data.listed import Listed
 from lmcbench.data.selection import select
-from lmcbench.data.sources import SOURCES, list_splits
+from lmcbench.data.sources import SOURCES, list_splits, without_images
 from lmcbench.data.user_datasets import find_layout, find_user_dataset, looks_nested
-from lmcbench.errors import UserError
 from lmcbench.spec.domains import FOLDER
 from lmcbench.spec.suite import Suite
 
@@ -89,12 +86,6 @@ def select_without_images(suite: Suite, data_dir: Path | None = None) -> Dataset
     """
     spec = suite.data
     train, test, _ = list_splits(spec.name, data_dir, spec.domain)
-    if train.classes != test.classes:
-        raise UserError(f"Data set {spec.name}: the splits have different classes.")
-    splits = [
-        ImageSet(np.zeros((len(split.labels), 1, 1, 1), np.uint8), split.labels, domains=split.domains)
-        for split in (train, test)
-    ]
-    whole = Dataset(spec.name, splits[0], splits[1], train.classes)
+    whole = without_images(spec.name, train, test)
     unpinned = spec.model_copy(update={"train_sha256": None, "test_sha256": None, "shifted_sha256": {}})
     return select(whole, unpinned, suite.evaluations)

@@ -62,8 +62,8 @@ class Source:
         summary: one line that describes it.
         licence: as its authors state it.
         classes: number of classes.
-        shape: channels, height, width.
-        sizes: images of the training and the test split.
+        shape: channels (0: 1 or 3), height and width (0: any).
+        sizes: images of the training and the test split; 0: not counted.
         load: function that loads it from an installed package; None: it is read from parquet files.
         hub: its repository on the Hugging Face hub; None: it is not there.
         image: name of the image column.
@@ -191,6 +191,56 @@ SOURCES: dict[str, Source] = {
         splits=("train", "valid"),
         lossless=False,
     ),
+    # Columns, licences and revisions of sets with domains are those of the hub's cards and file lists, and of
+    # public code that pins them (looked up 2026-11-29). The files themselves were not opened here.
+    "pacs": Source(
+        "photographs, art paintings, cartoons and sketches of 7 classes (Li et al. 2017)",
+        "unknown (as on the hub)",
+        7,
+        (3, 227, 227),
+        (8003, 1988),
+        hub=HubRepo("flwrlabs/pacs", "394113073258ead631f617d2e13bb377c0715c4b"),
+        splits=("train", "train"),
+        domains=("domain",),
+        resizable=True,
+        lossless=False,
+    ),
+    "office-home": Source(
+        "art, clip art, product pictures and photographs of 65 objects (Venkateswara et al. 2017)",
+        "fair use notice (as on the hub)",
+        65,
+        (3, 0, 0),
+        (15_588, 0),
+        hub=HubRepo("flwrlabs/office-home", "d430d44779e929b335be368ab3456484e5de36bb"),
+        splits=("train", "train"),
+        domains=("domain",),
+        resizable=True,
+        lossless=False,
+    ),
+    "camelyon17": Source(
+        "patches of lymph nodes from 5 hospitals, tumour or not (Bandi et al. 2018; WILDS, Koh et al. 2021), "
+        "a community's copy; the hospital of its test split is unused",
+        "other (as on the hub)",
+        2,
+        (3, 96, 96),
+        (302_436, 68_464),
+        hub=HubRepo("wltjr1007/Camelyon17-WILDS", "d784d5344ba6c967f83f9f3d9b2f1e2a4d6eb78f"),
+        splits=("train", "validation"),
+        domains=("center", "patient", "slide"),
+        resizable=True,
+        lossless=False,
+    ),
+    "femnist": Source(
+        "some 814,000 handwritten digits and letters by 3,600 writers (Caldas et al. 2018, LEAF)",
+        "BSD 2-Clause",
+        62,
+        (0, 28, 28),
+        (0, 0),
+        hub=HubRepo("flwrlabs/femnist", "df739a2b09df2b5cc1ec93107659b9a9a8566487"),
+        label="character",
+        splits=("train", "train"),
+        domains=("writer_id", "hsf_id"),
+    ),
 }
 
 
@@ -274,7 +324,26 @@ def fetch_dataset(name: str) -> Dataset:
         found = find_parquet(source.hub.snapshot, source.splits, source.hub.config)
     except UserError:  # an interrupted download: complete it
         found = None
-    return _open_found(name, found or download(source.hub, source.splits))
+    files = found or download(source.hub, source.splits)
+    if source.resizable:  # decoded when a suite says which size
+        train, test = (reader.listed(source.classes) for reader in _readers(source, files, None))
+        return replace(without_images(name, train, test), source=f"hub:{source.hub.repo}")
+    return _open_found(name, files)
+
+
+def without_images(name: str, train: Listed, test: Listed) -> Dataset:
+    """Return a data set with the labels and domains of two splits, whose images are single black pixels.
+
+    Raises:
+        UserError: if the splits have different classes.
+    """
+    if train.classes != test.classes:
+        raise UserError(f"Data set {name}: the splits have different classes.")
+    splits = [
+        ImageSet(np.zeros((len(split.labels), 1, 1, 1), np.uint8), split.labels, domains=split.domains)
+        for split in (train, test)
+    ]
+    return Dataset(name, splits[0], splits[1], train.classes)
 
 
 def find_source(name: str, folder: Path | None) -> tuple[SplitFiles | None, list[str]]:
@@ -350,8 +419,9 @@ def _open_found(
     name: str, found: SplitFiles, resize: Resize | None = None, domain: str | None = None
 ) -> Dataset:
     source = SOURCES[name]
+    channels = source.shape[0] or None
     train, test = (
-        open_split(reader, f"{name}, {split}", source.shape[0], source.classes, source.lossless, resize)
+        open_split(reader, f"{name}, {split}", channels, source.classes, source.lossless, resize)
         for reader, split in zip(_readers(source, found, domain), ("train", "test"), strict=True)
     )
     if train.classes != test.classes and default_names(source.classes) not in (train.classes, test.classes):
