@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lmcbench.errors import UserError, describe
-from lmcbench.results.events import EventLog, process_identity
+from lmcbench.results.events import ALIVE_S, EventLog, process_identity
 from lmcbench.results.run_folder import WriteError
 from lmcbench.running.plan import Finished, Progress, Task
 
@@ -34,12 +35,14 @@ class Attempt:
         expected: what the machine must have in common with the driver's; None in processes that the driver
             starts itself.
         environ: environment variables to set first.
+        cwd: working folder, for relative paths in a suite; ignored where it does not exist.
     """
 
     task: Task
     log: Path
     expected: Expected | None = None
     environ: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,21 @@ def interrupt_once(signum: int, frame: Any) -> None:
 def attempt(work: Attempt, after_interruption: AfterInterruption | None = None) -> Outcome:
     """Run a task to its end and return the outcome; a signal that ends the process raises `Interrupted`."""
     steps = perform(work, after_interruption=after_interruption)
-    while True:
-        try:
+    over = threading.Event()
+    threading.Thread(target=_show_life, args=(EventLog(work.log), over), daemon=True).start()
+    try:
+        while True:
             next(steps)
-        except StopIteration as end:
-            outcome: Outcome = end.value
-            return outcome
+    except StopIteration as end:
+        outcome: Outcome = end.value
+        return outcome
+    finally:
+        over.set()
+
+
+def _show_life(log: EventLog, over: threading.Event) -> None:
+    while not over.wait(ALIVE_S):
+        log.write("alive")
 
 
 def perform(
@@ -119,6 +131,8 @@ def perform(
     log.write("started", **process_identity(), **({} if job is None else {"job": job}))
     try:
         os.environ.update(work.environ)
+        if work.cwd is not None and work.cwd.is_dir():
+            os.chdir(work.cwd)
         if work.expected is not None:
             from lmcbench.running.node_check import check_node
 

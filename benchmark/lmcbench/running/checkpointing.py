@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -80,14 +81,25 @@ class TrainingCheckpoints:
             sibling.seconds = seconds * (at - sibling.start) / len(losses)
             self.stored[sibling.name] = at
 
-    def store(self, siblings: Iterable[Sibling]) -> None:
-        """Store every network that advanced since it was last stored, if enough time has passed."""
+    @contextmanager
+    def stored_on_interruption(self, siblings: Sequence[Sibling]) -> Iterator[None]:
+        """Store all networks when the block is interrupted: by Ctrl-C, or a signal that ends the process."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            self.store(siblings, now=True)
+            raise
+
+    def store(self, siblings: Iterable[Sibling], *, now: bool = False) -> None:
+        """Store every network that advanced since it was last stored, if enough time has passed or `now`."""
         began = self.clock()
-        if began - self.last < max(INTERVAL, self.took / SHARE):
+        if not now and began - self.last < max(INTERVAL, self.took / SHARE):
             return
         for sibling in siblings:
             if sibling.state is None or self.stored.get(sibling.name, sibling.start) == sibling.at:
                 continue
+            if sum(map(len, sibling.losses)) != sibling.at - sibling.start:
+                continue  # interrupted between its state and its losses
             tensors = flatten_state(sibling.state) | {
                 "at": torch.tensor(sibling.at),
                 "losses": torch.cat(sibling.losses),
@@ -137,7 +149,8 @@ def make_trunk(
     Returns None if the trunk is stored at all forks.
 
     Raises:
-        UserError: if the trunk was stored by another engine or on another kind of device.
+        UserError: if the trunk was stored by another engine or on another kind of device; with exit code 5
+            if on another model of the same kind.
     """
     if forks and max(forks) > 0:
         _check_trained_by(trained_by, family, folder)
@@ -167,7 +180,7 @@ def fork_siblings(
 ) -> None:
     """Give the siblings that start at `step` the trunk's whole state, which is stored first.
 
-    The file names engine and kind of device, `trained_by`.
+    The file names engine and device, `trained_by`.
     """
     leaving = [sibling for sibling in siblings if sibling.start == step and sibling.state is None]
     if not leaving:
@@ -175,11 +188,18 @@ def fork_siblings(
     path = folder.trunk(family.key, step)
     if not path.exists():
         assert trunk is not None
-        assert trunk.state is not None
-        save_state(trunk.state, path, trained_by)
+        store_trunk(trunk, family, folder, step, trained_by)
     state = _load_trunk(path)
     for sibling in leaving:
         sibling.state = state  # shared: training does not modify the state it is given
+
+
+def store_trunk(
+    trunk: Sibling, family: Family, folder: RunFolder, step: int, trained_by: Mapping[str, str]
+) -> None:
+    """Store the trunk's whole state at `step`, where it is; the file names `trained_by`."""
+    assert trunk.state is not None
+    save_state(trunk.state, folder.trunk(family.key, step), trained_by)
 
 
 def _stored_trunk(family: Family, folder: RunFolder) -> Iterator[tuple[int, Path]]:
@@ -189,10 +209,21 @@ def _stored_trunk(family: Family, folder: RunFolder) -> Iterator[tuple[int, Path
 
 
 def _check_trained_by(trained_by: Mapping[str, str], family: Family, folder: RunFolder) -> None:
-    """Raise if the stored trunk has another engine or kind of device: a record names one of each."""
+    """Raise if the stored trunk has another engine, device or model of it: a record names one of each."""
     for step, path in _stored_trunk(family, folder):
-        # at step 0 nothing was trained; files of earlier versions do not say
-        if step > 0 and (before := read_metadata(path)) and before != trained_by:
+        before = read_metadata(path) if step > 0 else {}  # at step 0 nothing was trained
+        # files of earlier versions do not say everything
+        differing = {name for name, value in before.items() if value != trained_by.get(name)}
+        if differing == {"device_name"}:
+            # not the user's error: on a cluster, another attempt may run where the first one did
+            raise UserError(
+                f"{folder.root} holds the trunk of {family.architecture.label}, replicate "
+                f"{family.replicate}, trained on {before['device_name']}; its siblings would be trained on "
+                f"{trained_by['device_name']}, whose bits differ. Run on the same kind of device, or into "
+                "another folder: --out DIR",
+                exit_code=5,
+            )
+        if differing:
             then, now = (f"the {how['engine']} engine on {how['device']}" for how in (before, trained_by))
             raise UserError(
                 f"{folder.root} holds the trunk of {family.architecture.label}, replicate {family.replicate}"

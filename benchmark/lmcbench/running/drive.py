@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from lmcbench.running.attempt import Attempt, Outcome
 from lmcbench.running.executor import Ended, Executor, Handle
 from lmcbench.running.node_check import VISIBLE_S, Expected
 from lmcbench.running.plan import Event, Finished, Notice, Progress
+from lmcbench.running.portable import portable_environment
 from lmcbench.running.units import Unit
 
 POLL_S = 0.5
@@ -64,7 +65,6 @@ class Driver:
         folder: the run folder, which is claimed.
         executor: the engine; it is closed at the end.
         retries: attempts after the first that failed.
-        environ: environment variables of attempts on other machines.
     """
 
     def __init__(
@@ -73,12 +73,11 @@ class Driver:
         folder: RunFolder,
         executor: Executor,
         retries: int,
-        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.executor = executor
         self.retries = retries
-        self.environ = environ or {}
+        self.environ = portable_environment() if executor.is_remote else {}
         self.waiting = list(units)
         self.running: list[_Running] = []
         self.completed: set[str] = set()
@@ -196,7 +195,8 @@ class Driver:
             )
             self.files.append(path)
             expected = Expected.here(token) if self.executor.is_remote else None
-            work = Attempt(unit.task, path, expected, self.environ)
+            cwd = Path.cwd() if self.executor.is_remote else None
+            work = Attempt(unit.task, path, expected, self.environ, cwd)
             self.running.append(
                 _Running(unit, path, self.executor.submit(work, unit.name), EventReader(path))
             )

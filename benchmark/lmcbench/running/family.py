@@ -16,6 +16,7 @@ from lmcbench.data.dataset import Dataset
 from lmcbench.data.selection import open_suite_data
 from lmcbench.errors import UserError, describe
 from lmcbench.machine import choose_device, compute_exactly, release_memory, strictly
+from lmcbench.output import print_text
 from lmcbench.results.curves import NotFiniteError
 from lmcbench.results.record import Record, Status
 from lmcbench.results.run_folder import RunFolder, WriteError, write_atomic
@@ -25,7 +26,7 @@ from lmcbench.running.evaluate import Evaluation, evaluate
 from lmcbench.running.family_data import FamilyData, prepare
 from lmcbench.running.plan import Event, Finished, Progress, Task
 from lmcbench.running.stored_cells import add_analyses, load_fork, load_siblings, read_training
-from lmcbench.running.train_family import train_family
+from lmcbench.running.train_family import train_family, train_trunk
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.cells import Cell
 
@@ -54,6 +55,9 @@ def run_family(task: Task, dataset: Dataset) -> Iterator[Event]:
     space = check_disk_space(family, untrained, data, folder)
     folder.claim(family.suite.identity(), dataset.identity())
 
+    if task.trunk_only:
+        yield from _train_trunk(task, data)
+        return
     evaluated, failure, share = data, None, 0.0
     if untrained:
         share = training_share(untrained, data)
@@ -81,6 +85,18 @@ def run_family(task: Task, dataset: Dataset) -> Iterator[Event]:
             write_atomic(folder.record(cell.key), record.to_json())
         yield Progress(1 - share if cell in untrained else 1.0)
         yield Finished(record)
+
+
+def _train_trunk(task: Task, data: FamilyData) -> Iterator[Event]:
+    """Train and store the trunk; an error is left to the cells, whose records state it."""
+    family, folder = task.family, task.folder
+    try:
+        for _ in train_trunk(family, family.cells, data, folder, task.conditions.engine, task.memory_share):
+            yield Progress(0.0)
+    except UserError:
+        raise
+    except Exception as error:
+        print_text(f"The trunk was not trained: {describe(error)}", err=True)
 
 
 def reopen_data(task: Task) -> Dataset:

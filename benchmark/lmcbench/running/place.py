@@ -24,6 +24,10 @@ PLACES = "local, ray, ray:ADDRESS, slurm or slurm:key=value,..."
 class Place(Protocol):
     """A parsed `--on`."""
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether families may run on other machines."""
+
     def prepare(
         self, tasks: Sequence[Task], dataset: Dataset, device: str, jobs: int | None
     ) -> tuple[Executor, list[Unit]]:
@@ -50,12 +54,24 @@ def parse_place(on: str, gpus_per_family: float = 1.0) -> Place:
         raise UserError(f"--gpus-per-family applies to --on ray, not to --on {printable(engine)}.")
     if engine == LOCAL and not options:
         return Local()
+    if engine == "ray":
+        from lmcbench.running.ray_executor import Ray
+
+        if options.startswith("//"):
+            raise UserError(f"--on {printable(on)}: Ray's client is not supported. Give HOST:PORT.")
+        return Ray(options or None, gpus_per_family)
+    if engine == "slurm":
+        from lmcbench.running.slurm_executor import Slurm
+
+        return Slurm.parse(options)
     raise UserError(f"Unknown place {printable(on)!r}. Allowed for --on: {PLACES}.")
 
 
 @dataclass(frozen=True)
 class Local:
     """This machine, without an engine."""
+
+    is_remote = False
 
     def prepare(
         self, tasks: Sequence[Task], dataset: Dataset, device: str, jobs: int | None

@@ -17,6 +17,7 @@ from lmcbench.results.run_folder import RunFolder, WriteError
 from lmcbench.running.drive import Driver
 from lmcbench.running.place import LOCAL, RETRIES, parse_place
 from lmcbench.running.plan import DEFAULT_CONDITIONS, Conditions, Event, Plan, Task
+from lmcbench.running.portable import portable
 from lmcbench.spec.cells import Family
 from lmcbench.spec.shift_rules import View
 
@@ -81,6 +82,8 @@ def run_plan(
     ]
     with folder.claimed(plan.cells[0].suite.identity(), identity):
         folder.remove_stale_files()
+        if place.is_remote:
+            tasks, folder = [portable(task) for task in tasks], RunFolder(folder.root.absolute())
         executor, units = place.prepare(tasks, dataset, device, jobs)
         driver = Driver(units, folder, executor, retries)
         try:

@@ -16,7 +16,7 @@ import torch
 from lmcbench.data.batches import Feed
 from lmcbench.machine import device_name, strictly
 from lmcbench.results.run_folder import RunFolder, write_atomic
-from lmcbench.running.checkpointing import TrainingCheckpoints, fork_siblings, make_trunk
+from lmcbench.running.checkpointing import TrainingCheckpoints, fork_siblings, make_trunk, store_trunk
 from lmcbench.running.family_data import FamilyData
 from lmcbench.running.siblings import Sibling, make_siblings, merge_duplicates, set_initial_states
 from lmcbench.spec.canonical import digest
@@ -79,7 +79,7 @@ def train_family(
     for sibling in distinct:
         checkpoints.resume(sibling, _last_resumable(sibling, siblings, logged, folder))
     set_initial_states(family, siblings, cells, data)
-    trained_by = {"engine": engine, "device": data.device.type}
+    trained_by = _trained_by(engine, data)
     forks = [sibling.start for sibling in distinct if sibling.state is None]
     trunk = make_trunk(family, data, folder, checkpoints, forks, trained_by)
     networks = [trunk, *distinct] if trunk is not None else distinct
@@ -91,26 +91,72 @@ def train_family(
     if data.device.type == "cuda":  # after building networks, which runs a user's code: flags are set again
         deterministic = strictly(data.device, lambda: try_step(engine, data.model, shape, precision))[1]
     fleet = Fleet(engine, family.recipe, data, memory_share)
-    for start, stop in pairwise(sorted(boundaries)):
-        fork_siblings(family, distinct, trunk, folder, start, trained_by)
-        for key in (key for key, steps in logged.items() if start in steps):
-            for i, sibling in enumerate(siblings[key]):
-                if sibling.at == start:  # a sibling resumed past this step has already saved its snapshot
-                    _save_weights(sibling, data, folder.snapshot(key, i, start))
-        active = [network for network in networks if network.at == start < network.stop]
-        if not active:  # between the end of short trainings and a late fork
-            continue
-        for steps in fleet.train(active, start, stop):
-            checkpoints.store(networks)
-            done += steps
-            yield done / total
-        for network in active:
-            if network is not trunk and network.at == network.stop:
-                network.free_optimizer_state()
+    with checkpoints.stored_on_interruption(networks):
+        for start, stop in pairwise(sorted(boundaries)):
+            fork_siblings(family, distinct, trunk, folder, start, trained_by)
+            for key in (key for key, steps in logged.items() if start in steps):
+                for i, sibling in enumerate(siblings[key]):
+                    if sibling.at == start:  # a sibling resumed past this step has already saved its snapshot
+                        _save_weights(sibling, data, folder.snapshot(key, i, start))
+            active = [network for network in networks if network.at == start < network.stop]
+            if not active:  # between the end of short trainings and a late fork
+                continue
+            for steps in fleet.train(active, start, stop):
+                checkpoints.store(networks)
+                done += steps
+                yield done / total
+            for network in active:
+                if network is not trunk and network.at == network.stop:
+                    network.free_optimizer_state()
     step_s = sum(x.seconds for x in networks) / max(sum(x.stop - x.start for x in networks), 1)
     for cell in cells:
         _store_cell(cell, siblings[cell.key], fleet, folder, flop, step_s, deterministic)
     checkpoints.remove(siblings)
+
+
+def train_trunk(
+    family: Family,
+    cells: Sequence[Cell],
+    data: FamilyData,
+    folder: RunFolder,
+    engine: EngineName | None = None,
+    memory_share: float = 1.0,
+) -> Iterator[float]:
+    """Train the trunk of `cells`, store it at their forks, and yield the fraction done.
+
+    Siblings that are trained by other processes afterwards equal those of `train_family`, bit for bit, if the
+    engine's results do not depend on the fleet. Arguments as in `train_family`.
+    """
+    recipe, n = family.recipe, len(data.dataset.train)
+    engine = choose_engine(
+        family.architecture,
+        data.model,
+        data.dataset.shape,
+        data.device.type,
+        engine,
+        recipe.precision,
+        recipe.batch_size,
+    )
+    forks = sorted({cell.fork_step(n) for cell in cells if cell.fork.has_trunk})
+    missing = [step for step in forks if not folder.trunk(family.key, step).exists()]
+    checkpoints = TrainingCheckpoints(folder, family.key, _conditions(engine, data))
+    trained_by = _trained_by(engine, data)
+    trunk = make_trunk(family, data, folder, checkpoints, forks, trained_by)
+    if trunk is None:
+        return
+    begun, fleet = trunk.at, Fleet(engine, recipe, data, memory_share)
+    with checkpoints.stored_on_interruption([trunk]):
+        for step in missing:
+            for _ in fleet.train([trunk], trunk.at, step):
+                checkpoints.store([trunk])
+                yield (trunk.at - begun) / (missing[-1] - begun)
+            store_trunk(trunk, family, folder, step, trained_by)
+    checkpoints.remove(())
+
+
+def _trained_by(engine: EngineName, data: FamilyData) -> dict[str, str]:
+    """Return what a stored trunk must have in common with its siblings: engine, device and its model."""
+    return {"engine": engine, "device": data.device.type, "device_name": device_name(data.device)}
 
 
 class Fleet:

@@ -120,6 +120,12 @@ class Shift:
         return self.has_one_view or self.name == MIXED
 
     @property
+    def rule(self) -> str:
+        """The name of its rule, which a shift and its control have in common."""
+        kind = _resolve(self.name)[0]
+        return next(name for name, known in SHIFTS.items() if known is kind)
+
+    @property
     def has_own_statistics(self) -> bool:
         """Whether each sibling's images are standardised by the statistics of its own view."""
         return self.source is None and _resolve(self.name)[0] is SHIFTS[OWN_NORMALISATION]

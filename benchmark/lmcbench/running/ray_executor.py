@@ -1,0 +1,194 @@
+"""`--on ray` and `--on ray:ADDRESS`: attempts as tasks of Ray, one GPU or a share of one each."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lmcbench.data.dataset import Dataset
+from lmcbench.errors import UserError, printable
+from lmcbench.results.events import AttemptLog
+from lmcbench.running.attempt import Attempt, Outcome
+from lmcbench.running.executor import Ended, Executor
+from lmcbench.running.plan import Task
+from lmcbench.running.units import Unit, fill, whole_families
+from lmcbench.running.workers import EXIT_S, THREADS
+
+LOOPBACK = "127.0.0.1"
+
+INSTALL = "Install it with: pip install 'lmcbench[ray]'"
+
+
+@dataclass(frozen=True)
+class Ray:
+    """A place: Ray on this machine, or a cluster.
+
+    Attributes:
+        address: of a cluster; None: started on this machine and ended with the run.
+        gpus_per_family: GPUs of each attempt, at most 1.
+    """
+
+    address: str | None
+    gpus_per_family: float = 1.0
+    is_remote = True
+
+    def prepare(
+        self, tasks: Sequence[Task], dataset: Dataset, device: str, jobs: int | None
+    ) -> tuple[Executor, list[Unit]]:
+        """Start Ray or connect to it; each attempt gets a share of a GPU, or a core if there is no GPU.
+
+        Raises:
+            UserError: if Ray is not installed or reached, or has no GPU for `--device cuda`.
+        """
+        executor = RayExecutor(self.address)
+        try:
+            gpus = executor.total.get("GPU", 0.0) if device != "cpu" else 0.0
+            if device == "cuda" and gpus < self.gpus_per_family:
+                raise UserError(
+                    f"Ray has {gpus:g} GPUs, and each family asks for {self.gpus_per_family:g}. Use --device "
+                    "cpu or auto, or add a node with a GPU."
+                )
+            on_gpu = gpus >= self.gpus_per_family
+            executor.allocate(self.gpus_per_family if on_gpu else 0.0, jobs)
+            # without a GPU, Ray leaves CUDA_VISIBLE_DEVICES as it is: torch would find one
+            kind, share = (device, self.gpus_per_family) if on_gpu else ("cpu", 1.0)
+            placed = [replace(task, device=kind, memory_share=share) for task in tasks]
+            on_fleet = on_gpu and tasks[0].conditions.engine == "stacked"
+            assert executor.slots is not None
+            units = whole_families(placed) if on_fleet else fill(placed, executor.slots, len(dataset.train))
+        except BaseException:
+            executor.close()
+            raise
+        return executor, units
+
+
+class RayExecutor:
+    """Attempts as Ray tasks. Retries are ours: Ray's own are switched off."""
+
+    name = "ray"
+    is_remote = True
+
+    def __init__(self, address: str | None) -> None:
+        self.ray = _import_ray()
+        self.slots: int | None = 1
+        self._pending: list[Any] = []
+        self._options: dict[str, Any] = {}
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        # Ray's usage reports are switched off: a benchmark sends nothing anywhere
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if address is None:
+            # bound to loopback; another address would listen on all interfaces
+            options |= {"include_dashboard": False, "_node_ip_address": LOOPBACK, "address": "local"}
+        else:
+            options |= {"address": address}
+        try:
+            self.ray.init(**options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            where = "on this machine" if address is None else f"at {printable(address)}"
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"Ray {where} cannot be reached: {printable(reason, 500)} Give the address that 'ray start "
+                "--head' printed, such as ray:10.0.0.1:6379."
+            ) from None
+        self.total: Mapping[str, float] = self.ray.cluster_resources()
+
+    def allocate(self, gpus: float, jobs: int | None) -> None:
+        """Choose the resources of each attempt and the number at once.
+
+        Raises:
+            UserError: if no node has them, for which Ray would wait without end.
+        """
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        name, each = ("GPU", gpus) if gpus else ("CPU", 1.0)
+        per_node = [math.floor(node.get(name, 0) / each + 1e-9) for node in nodes]
+        if not sum(per_node):
+            raise UserError("Ray has no node with a free core. Start one: ray start --address=ADDRESS.")
+        self.slots = min(sum(per_node), jobs or sum(per_node))
+        # a task with a GPU needs cores too, and must not need more than there are
+        cores = min((node.get("CPU", 0) / n for node, n in zip(nodes, per_node, strict=True) if n), default=1)
+        self._options = {
+            "num_cpus": 1 if cores >= 1 else 0,
+            "num_gpus": gpus,
+            "max_retries": 0,
+            "retry_exceptions": False,
+            "runtime_env": {"env_vars": dict.fromkeys(THREADS, "1")},
+        }
+
+    def submit(self, work: Attempt, unit: str) -> _RayHandle:
+        """Begin a task."""
+        task = self.ray.remote(_attempt).options(**self._options, name=f"lmcbench-{unit}")
+        handle = _RayHandle(self, task.remote(work))
+        self._pending.append(handle.reference)
+        return handle
+
+    def attach(self, log: AttemptLog) -> None:
+        """Return None: tasks end with their driver."""
+
+    def keeps(self, log: AttemptLog) -> bool:
+        """Return False: tasks end with their driver."""
+        return False
+
+    def wait(self, timeout: float) -> None:
+        """Wait until a task has ended."""
+        if self._pending:
+            self.ray.wait(self._pending, num_returns=1, timeout=timeout)
+
+    def close(self) -> None:
+        """End all tasks and disconnect; Ray on this machine is ended."""
+        if self._pending:  # they were told to store their training
+            self.ray.wait(self._pending, num_returns=len(self._pending), timeout=EXIT_S)
+        self.ray.shutdown()
+
+
+@dataclass
+class _RayHandle:
+    executor: RayExecutor
+    reference: Any
+    found: Ended | None = None
+
+    def ended(self) -> Ended | None:
+        ray = self.executor.ray
+        if self.found is None and ray.wait([self.reference], timeout=0)[0]:
+            self.executor._pending.remove(self.reference)
+            try:
+                self.found = Ended(ray.get(self.reference))
+            except ray.exceptions.RayError as error:
+                self.found = Ended(None, _reason(error))
+        return self.found
+
+    def cancel(self) -> None:
+        """Interrupt the task, which stores its training; it is killed if it does not end."""
+        self.executor.ray.cancel(self.reference, force=False)
+
+
+def _reason(error: Exception) -> str:
+    """Return one line about a task that died; the first line of Ray's message has its name and addresses."""
+    kinds = {
+        "OutOfMemoryError": "out of memory on its node",
+        "WorkerCrashedError": "its worker process died",
+        "NodeDiedError": "its node was lost",
+    }
+    kind = type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return kinds.get(kind, f"{kind}: {printable(lines[-1] if lines else '', 300)}")
+
+
+def _attempt(work: Attempt) -> Outcome:
+    import signal
+
+    from lmcbench.running.attempt import attempt, end_on
+
+    end_on(signal.SIGTERM)
+    return attempt(work)
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise UserError(f"--on ray needs Ray. {INSTALL}") from None
+    return ray
