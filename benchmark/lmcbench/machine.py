@@ -68,6 +68,16 @@ def has_cuda() -> bool:
         return torch.cuda.is_available()
 
 
+def cuda_devices() -> int:
+    """Return the number of CUDA devices, without initialising CUDA in this process; see `has_cuda`."""
+    if not has_cuda():
+        return 0
+    import torch
+
+    with environment(**{ASK_NVML: "1"}):
+        return torch.cuda.device_count()
+
+
 def release_memory() -> bool:
     """Return freed memory that glibc keeps to the system; the result says whether that was done.
 

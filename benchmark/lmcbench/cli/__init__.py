@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmcbench.cli import catalogue, gate, landscape, leaderboard, networks, results, run, tune
+from lmcbench.cli import catalogue, gate, landscape, leaderboard, networks, results, run, status, tune
 from lmcbench.cli.app import app, main
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "networks",
     "results",
     "run",
+    "status",
     "tune",
 ]

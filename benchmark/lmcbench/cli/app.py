@@ -24,7 +24,7 @@ from lmcbench.output import print_text, shorten, terminal_text
 EXIT_CHECK, EXIT_INPUT, EXIT_INCONCLUSIVE, EXIT_INCOMPLETE, EXIT_INTERRUPTED = 1, 2, 3, 5, 130
 
 GROUPS = {
-    "Run and measure": ("run", "tune", "measure", "report", "landscape"),
+    "Run and measure": ("run", "status", "tune", "measure", "report", "landscape"),
     "Add a network": ("new-arch", "check"),
     "Leaderboard": ("leaderboard", "submit", "verify"),
     "Regression gate": ("compare", "calibrate"),

@@ -183,10 +183,10 @@ def create_attempt(folder: RunFolder, unit: str, **fields: Any) -> Path:
         WriteError: if it cannot be written.
     """
     number = 1 + max((log.number for log in attempts(folder, unit)), default=0)
+    make_events_folder(folder)
     while True:
         path = folder.attempt(unit, number)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.open("xb").close()
         except FileExistsError:
             number += 1
@@ -195,6 +195,14 @@ def create_attempt(folder: RunFolder, unit: str, **fields: Any) -> Path:
             raise WriteError(f"{path} cannot be written: {error.strerror}.") from None
         EventLog(path).write("submitted", **fields)
         return path
+
+
+def make_events_folder(folder: RunFolder) -> None:
+    """Create the folder of the event files; raises `WriteError`."""
+    try:
+        folder.events.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"{folder.events} cannot be written: {error.strerror}.") from None
 
 
 def attempts(folder: RunFolder, unit: str | None = None) -> list[AttemptLog]:

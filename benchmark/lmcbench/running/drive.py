@@ -21,6 +21,7 @@ from lmcbench.results.events import (
     drivers,
     failures,
     is_alive,
+    make_events_folder,
     process_identity,
 )
 from lmcbench.results.record import Record, read_record
@@ -137,8 +138,8 @@ class Driver:
 
     def _announce(self) -> None:
         path = self.log.path
+        make_events_folder(self.folder)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.open("xb").close()
         except OSError as error:
             raise WriteError(f"{path} cannot be written: {error.strerror}.") from None

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from lmcbench.data.dataset import Dataset
 from lmcbench.errors import UserError, printable
-from lmcbench.machine import has_cuda, usable_cores
+from lmcbench.machine import cuda_devices, usable_cores
+from lmcbench.output import print_text
 from lmcbench.running.executor import Executor
 from lmcbench.running.plan import Task
 from lmcbench.running.units import Unit, whole_families
@@ -79,8 +80,15 @@ class Local:
         """Return worker processes that share a GPU, or this process if one family runs at a time."""
         from lmcbench.running.local import InProcess, Processes
 
+        devices = cuda_devices() if device != "cpu" else 0
+        if devices > 1 and len(tasks) > 1:
+            print_text(
+                f"{devices} CUDA devices were found; one is used. To use all: "
+                "pip install 'lmcbench[ray]' and add --on ray",
+                err=True,
+            )
         if jobs is None:
-            jobs = 1 if device != "cpu" and has_cuda() else usable_cores()
+            jobs = 1 if devices else usable_cores()
         jobs = min(jobs, len(tasks))
         shared = [replace(task, memory_share=1 / jobs) for task in tasks]
         executor: Executor = InProcess(dataset) if jobs == 1 else Processes(jobs)

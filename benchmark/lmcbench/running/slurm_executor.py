@@ -47,6 +47,9 @@ OVER = {
 }  # fmt: skip
 """States of a job that does not run again."""
 
+ENDING = {"RUNNING", "COMPLETING"}
+"""States of a job that has written its result and is about to end."""
+
 RESERVED = {"job-name", "dependency", "signal", "output", "error", "open-mode", "array", "wrap", "requeue"}
 """Options of sbatch that a run sets itself."""
 
@@ -182,10 +185,17 @@ class SlurmExecutor:
 
     def close(self) -> None:
         """Remove jobs that are left in the queue, such as requeued copies of finished ones."""
-        self._ask()
-        left = [h.job for h in self._handles if h.is_done and self.state(h.job) not in OVER]
-        if left:
-            _call("scancel", *left)
+        until = time.monotonic() + SETTLE_S
+        while True:
+            self._ask()
+            left = {h.job: self.state(h.job) for h in self._handles if h.is_done}
+            left = {job: state for job, state in left.items() if state not in OVER}
+            waiting = [job for job, state in left.items() if state not in ENDING]
+            if waiting or (left and time.monotonic() > until):
+                _call("scancel", *left)
+            if not left or self._states is None or time.monotonic() > until:
+                return
+            time.sleep(1)
 
     def state(self, job: str) -> str:
         """Return the last known state of a job: `UNKNOWN` if Slurm does not answer, else as of `squeue`.
