@@ -28,9 +28,9 @@ def status(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show what of a run is finished, running, waiting or lost, where, and how long it takes.
+    """Show what of a run is finished, running or lost, and where.
 
-    Reads the run folder only: it works on any machine that sees the folder, while a run goes on elsewhere and
+    Also estimates the time that remains. Reads the run folder only: it works on any machine that sees the folder, while a run goes on elsewhere and
     after it was killed.
     """
     from lmcbench.results.run_status import run_status
