@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from lmcbench.data.batches import DeviceImages, Feed, make_stream
 from lmcbench.data.sources import open_dataset
-from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.architectures import Architecture, parse_architecture
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.build import build
 from lmcbench.train.choice import STACKED, choose_engine, is_within
@@ -19,6 +20,7 @@ from lmcbench.train.engines import advance
 from lmcbench.train.optimizer import slot_names
 from lmcbench.train.train_state import initial_state, load_state, save_state, state_dict
 
+ROOT = Path(__file__).parents[2]
 DIGITS = open_dataset("digits")
 CPU = torch.device("cpu")
 NETWORKS = {
@@ -36,21 +38,9 @@ RECIPES = {
 }
 
 
-TIMM = {
-    "resnet18": {"layers": [0, 1, 1, 1], "channels": [16, 16, 32, 64], "stem_type": "deep", "stem_width": 8},
-    "vit_tiny_patch16_224": {"patch_size": 4, "depth": 2, "embed_dim": 48, "num_heads": 3, "mlp_ratio": 2.0},
-    "pvt_v2_b0": {
-        "depths": [1],
-        "embed_dims": [48],
-        "num_heads": [3],
-        "sr_ratios": [1],
-        "mlp_ratios": [2.0],
-    },
-    "nf_resnet26": {"depths": [1, 1], "channels": [32, 64], "stem_type": "3x3"},
-    "convnext_atto": {"depths": [0, 1, 1, 0], "dims": [8, 16, 32, 32], "kernel_sizes": 3},
-}
-"""timm's networks in the table, as the suite of digits has them."""
-SMALL_STEM = {"resnet18", "convnext_atto"}
+ENTRIES = tomllib.loads((ROOT / "benchmark/entries/digits.toml").read_text(encoding="utf-8"))["entries"]
+TIMM = {network.name: network for network in (parse_architecture(e["arch"], "r") for e in ENTRIES)}
+"""timm's networks in the table, as the suite of digits and the leaderboard have them."""
 
 
 def fleet(name, recipe, members, kwargs=None):
@@ -59,7 +49,7 @@ def fleet(name, recipe, members, kwargs=None):
         name=name,
         recipe="r",
         kwargs=NETWORKS.get(name, {}) if kwargs is None else kwargs,
-        adapt="small-stem" if name in SMALL_STEM else None,
+        adapt=None if name in NETWORKS else TIMM[name].adapt,
     )
     items = torch.arange(len(DIGITS.train)).numpy()
     streams = [make_stream(items, items, "own", order, order + 1, recipe.batch_size) for _, order in members]
@@ -140,12 +130,12 @@ def test_bits_do_not_depend_on_the_kernel_that_a_fleet_size_selects(name):
 @pytest.mark.parametrize("name", [name for name, device in sorted(STACKED) if device == "cpu"])
 def test_bits_do_not_depend_on_the_fleet(name):
     """Neither the fleet's size nor the place in it changes a network of the table."""
-    kwargs = TIMM.get(name, {})
+    how = {"kwargs": {} if name in NETWORKS else TIMM[name].kwargs, "stop": 3}
     members = [(i, 10 + i) for i in range(5)]
-    together = train("stacked", name, RECIPES["sgd"], members, kwargs=kwargs).states
-    alone = train("stacked", name, RECIPES["sgd"], members[:1], kwargs=kwargs).states
-    pair = train("stacked", name, RECIPES["sgd"], [members[3], members[0]], kwargs=kwargs).states
-    many = train("stacked", name, RECIPES["sgd"], [*members[::-1], *members, *members], kwargs=kwargs).states
+    together = train("stacked", name, RECIPES["sgd"], members, **how).states
+    alone = train("stacked", name, RECIPES["sgd"], members[:1], **how).states
+    pair = train("stacked", name, RECIPES["sgd"], [members[3], members[0]], **how).states
+    many = train("stacked", name, RECIPES["sgd"], [*members[::-1], *members, *members], **how).states
     assert_equal(together[0], alone[0])
     assert_equal(together[0], pair[1])
     assert_equal(together[3], pair[0])
@@ -179,7 +169,7 @@ def test_large_networks_are_not_stacked_on_a_cpu(name, kwargs, pixels, engine):
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
 
 
-RESULTS = sorted((Path(__file__).parents[2] / "benchmark/speed/results").glob("engines-*.json"))
+RESULTS = sorted((ROOT / "benchmark/speed/results").glob("engines-*.json"))
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)

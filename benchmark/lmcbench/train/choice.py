@@ -22,14 +22,21 @@ STACKED: dict[tuple[str, str], tuple[float, int]] = {
     ("pvt_v2_b0", "cpu"): (1.2, 32),
     ("nf_resnet26", "cpu"): (0.25, 128),
     ("convnext_atto", "cpu"): (0.8, 64),
+    ("resnetv2_18", "cpu"): (0.6, 32),
+    ("inception_next_tiny", "cpu"): (0.2, 32),
+    ("efficientformerv2_s0", "cpu"): (0.3, 32),
+    ("efficientvit_b0", "cpu"): (0.4, 32),
+    ("pit_ti_224", "cpu"): (1.0, 32),
+    ("mambaout_femto", "cpu"): (0.5, 32),
+    ("tiny_vit_5m_224", "cpu"): (0.7, 32),
 }
 """Where stacking was measured to win: up to so many million operations of training on an image, which
 width and pixels decide, and so many images in a batch. Beyond, a fleet's activations leave the caches and
 what is saved in launches is lost again (benchmark/speed/engines.py). In every row within them it is
 faster from 8 members on; fleets of 2 are 0.5 to 1.1 times as fast. It is not a function of the fleet's size
 on a CPU, so that a run made in pieces equals one made at once, bit for bit; which is why timm's
-`test_efficientnet_gn`, `test_nfnet` and `test_byobnet`, whose bits were seen to change with the fleet,
-are not here though they would gain too."""
+`test_efficientnet_gn`, `test_nfnet`, `test_byobnet` and `starnet_s1`, whose bits were seen to change with the
+fleet, are not here though they would gain too."""
 
 
 def choose_engine(
