@@ -66,6 +66,9 @@ def sgd(lr, decay=0.0, optimizer="sgd"):
         ([(sgd(0.1), ["diverged", 990, 990]), (sgd(0.2), [900] * 3)], 1),
         ([(sgd(0.1), [990, "failed", 990]), (sgd(0.2), [900] * 3)], 1),
         ([(sgd(0.1), [990, "failed", 990])], None),
+        ([(sgd(0.1), ["did-not-learn"] * 3), (sgd(0.2), ["diverged", 990, 990])], None),
+        # ties are with the best alone: (34, 20, -5) is none; the second and the third differ by (14, 30, -10)
+        ([(sgd(0.1), [920, 900, 915]), (sgd(0.2), [900, 910, 910]), (sgd(0.4), [886, 880, 920])], 1),
     ],
 )
 def test_the_choice_follows_the_rule(rows, chosen):

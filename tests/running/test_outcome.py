@@ -23,7 +23,8 @@ def outcome(siblings, per_epoch=2, labels=None):
     for sibling in siblings:
         sibling.stream = SimpleNamespace(items=np.arange(len(labels)))
     data = SimpleNamespace(
-        pool=SimpleNamespace(labels=labels), dataset=SimpleNamespace(classes=("a", "b", "c"))
+        pool=SimpleNamespace(labels=labels),
+        dataset=SimpleNamespace(classes=("a", "b", "c"), train=SimpleNamespace(domains=None)),
     )
     return _outcome(siblings, per_epoch, data)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from lmcbench.connect.blending import interpolate
 from lmcbench.data.batches import Feed
 from lmcbench.data.dataset import ImageSet
-from lmcbench.data.selection import open_suite_data
+from lmcbench.data.selection import open_suite_data, select_calibration
 from lmcbench.data.transforms import apply_transform
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
@@ -77,6 +77,27 @@ def statistics(pixels):
     return (pixels / 255).mean(), (pixels / 255).std()
 
 
+def held_items(chosen, data):
+    """Positions of the calibration images in the training set."""
+    [family] = families(expand(chosen))
+    held = prepare(family, expand_views([family], data)[0], data, torch.device("cpu"))
+    views = held.views[family.cells[0].key].items
+    return held.pool.source[select_calibration(views, held.pool.source, held.pool.labels, 50)]
+
+
+def recalibrated(model, state, pixels, mean, std):
+    """The state with the statistics that BatchNorm computes in training mode, in one pass."""
+    model.load_state_dict(state)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for module in norms:
+        module.train()
+        module.momentum = 1.0
+    with torch.no_grad():
+        model(torch.tensor((pixels / 255 - mean) / std, dtype=torch.float32))
+    model.eval()
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
 @pytest.mark.parametrize(("network", "siblings"), [("lmc_mlp", 3), ("lmc_resnet", 2)])
 def test_every_point_sees_images_standardised_by_the_statistics_at_this_point(tmp_path, network, siblings):
     chosen = suite("label-skew", network=network, siblings=siblings)
@@ -116,6 +137,20 @@ def test_every_point_sees_images_standardised_by_the_statistics_at_this_point(tm
         between = [(1 - alpha) * a + alpha * b for a, b in zip(*own[:2], strict=True)]
         there = losses(interpolate(states[0], states[1], alpha), *between)
         assert stored["test"].loss[at] == pytest.approx(there, abs=1e-5)
+    if network == "lmc_resnet":  # between the ends, statistics are those of calibration images seen likewise
+        items = held_items(chosen, data)
+        shown = data.train.images[items]
+        assert len(items) == 50
+        middle = [(a + b) / 2 for a, b in zip(*own, strict=True)]
+        fresh = recalibrated(model, interpolate(*states, 0.5), shown, *middle)
+        assert pair.curves["test"].loss[2] == pytest.approx(losses(fresh, *middle), abs=1e-5)
+        assert record.soup["test"].loss == pytest.approx(losses(fresh, *middle), abs=1e-5)
+        for i, end in enumerate(states):
+            fresh = recalibrated(model, end, shown, *own[i])
+            loss = record.siblings[i].recalibrated["test"].loss
+            assert loss == pytest.approx(losses(fresh, *own[i]), abs=1e-5)
+            usual = recalibrated(model, end, shown, *data.statistics)
+            assert abs(loss - losses(usual, *own[i])) > 1e-4
     if network == "lmc_mlp":
         mean = [sum(values) / siblings for values in zip(*own, strict=True)]
         soup = {name: sum(s[name].double() for s in states).float() / siblings for name in states[0]}

@@ -1,8 +1,10 @@
 """`tune` trains every setting, resumes bit for bit, and a run uses its choice."""
 
 import json
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +19,7 @@ from lmcbench.results.record import read_record
 from lmcbench.results.tuning import read_tuning
 from lmcbench.running import tune_training, workers
 from lmcbench.running.tune import default_folder, plan_tuning
+from lmcbench.running.tune_progress import TuneView
 from lmcbench.running.tune_training import Trained, group_members, held_out_split
 from lmcbench.spec.architectures import parse_architecture
 from lmcbench.spec.sweep import TUNING_REPLICATES
@@ -320,6 +323,19 @@ def command(folder, *arguments):
         [sys.executable, "-m", "lmcbench", *arguments],
         cwd=folder, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
     )  # fmt: skip
+
+
+def test_the_command_that_uses_the_choice_can_be_pasted(whole, tmp_path, capsys):
+    """A network from a file is named as it was, not by its label, which has no folder."""
+    folder, tuning = whole
+    run = plan_tuning(small(), "lmc_mlp", folder, data_dir=None, device="cpu")
+    run.whole = replace(run.whole, folder=tmp_path / "my runs")
+    TuneView(run).conclude(tuning, "my suite.toml", "nets/it's.py:net")
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command == [
+        *("lmcbench", "run", "my suite.toml", "--arch", "nets/it's.py:net", "--recipe", "tuned"),
+        *("--tuning", str(tmp_path / "my runs" / "tuning.json")),
+    ]
 
 
 def test_tune_and_run_on_the_command_line(tmp_path):

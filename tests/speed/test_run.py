@@ -64,3 +64,21 @@ def test_it_runs_and_keeps_what_other_networks_gave(tmp_path):
     )
     assert all(rate > 1e9 for rate in found["ceilings"].values())
     assert (tmp_path / "cpu.md").read_text().count("**Quick run") == 1
+
+
+def test_linear_layers_are_compared(tmp_path):
+    """A smoke test of the comparison, and the notes quote the committed numbers."""
+    done = subprocess.run(
+        [sys.executable, SPEED / "linear.py", "--quick"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(SPEED.parent), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("times as fast") == 2
+    found = json.loads((SPEED / "results" / "linear-cpu.json").read_text(encoding="utf-8"))
+    steps = [row["ratio"]["step"] for row in found["rows"]]
+    assert found["summary"]["worth"] == (min(steps) >= 1.15)
+    step = found["summary"]["step"]
+    quoted = f"forward and backward {step['mean']:.2f} ({step['least']:.2f} to {step['largest']:.2f})"
+    assert quoted in (SPEED / "NOTES.md").read_text(encoding="utf-8")

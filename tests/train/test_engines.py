@@ -106,6 +106,32 @@ def test_trunk_then_sibling_equals_one_run(name, engine, recipe, tmp_path):
     assert torch.equal(whole.losses, torch.cat([trunk.losses, rest.losses], 1))
 
 
+@pytest.mark.parametrize("engine", ["reference", "channels-last"])
+def test_the_layout_of_augmented_images_changes_no_bit(engine):
+    """Augmentation returns images with their channels last, and a layer of one channel has both layouts."""
+    shape, recipe = (3, 8, 8), Recipe(lr=0.05, batch_size=8, epochs=1, augmentation=("shift1",))
+    pixels = torch.randint(0, 256, (64, *shape), generator=torch.Generator().manual_seed(0)).byte().numpy()
+    items = torch.arange(64).numpy()
+    pool = DeviceImages(pixels, items % 10, ([0.5] * 3, [0.2] * 3), CPU)
+    streams = [make_stream(items, items, "own", 1, 2, recipe.batch_size)]
+    feed = Feed(pool, streams, recipe.augmentation)
+    images = next(feed([0], 0, 1))[0][0]
+    assert not images.is_contiguous()
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    architecture = Architecture(name="lmc_resnet", recipe="r", kwargs={"width": 4})
+    state = initial_state(build(architecture, shape, 10, 0), slot_names(recipe))
+
+    def contiguous(*steps):
+        yield from ((images.contiguous(), labels) for images, labels in feed(*steps))
+
+    found, expected = (
+        advance(engine, build(architecture, shape, 10, 0), [state], batches, recipe, [8], [0], 0, 4)
+        for batches in (feed, contiguous)
+    )
+    assert_equal(found.states[0], expected.states[0])
+    assert torch.equal(found.losses, expected.losses)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_same_seeds_same_data_same_bits(name):
     """Oracle 1: two siblings with equal seeds and data are identical."""

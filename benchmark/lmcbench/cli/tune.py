@@ -75,7 +75,7 @@ def tune(
         print_text(view.interrupted(), err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     tuning = run.conclude()
-    view.conclude(tuning, suite)
+    view.conclude(tuning, suite, arch)
     if run.failed:
         raise typer.Exit(EXIT_INCOMPLETE)
     if tuning.choice is None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lmcbench.errors import UserError, printable
 from lmcbench.results.record import check_schema
 from lmcbench.results.record_schema import LARGEST, SLACK
-from lmcbench.spec.canonical import canonical_json
+from lmcbench.spec.canonical import canonical_json, digest
 from lmcbench.spec.learning import did_not_learn
 from lmcbench.spec.recipe import EngineName, Recipe
 from lmcbench.spec.suite import Suite
@@ -291,6 +291,11 @@ def read_tuning(path: Path) -> Tuning:
             f"There is no tuning file {printable(str(file))}. Write one with: lmcbench tune SUITE --arch NAME"
         )
     return parse_tuning(read_bytes(file, limit=TUNING_BYTES), str(file))
+
+
+def tuning_key(identity: Mapping[str, Any]) -> str:
+    """Return the name of a network's tuning file in a run folder, 16 hex digits."""
+    return digest(dict(identity))[:16]
 
 
 # --- which recipes are tuned ---------------------------------------------------------------------

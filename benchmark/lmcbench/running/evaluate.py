@@ -41,6 +41,7 @@ from lmcbench.running.splits import (
     TestSet,
     average_statistics,
     blend_statistics,
+    logits_on_tests,
     pass_states,
     score_logits,
     state_at,
@@ -189,17 +190,12 @@ def evaluate(
     pairs = [pair_record(i, j, grid) for i, j in combinations(range(len(states)), 2)]
     soup: dict[str, Score] | None = None
     if len(states) > 1:
-        mean = None if own is None else [average_statistics(own)]
-        souped = pass_states(
-            network,
-            passes.recalibrate(network.prepare([average(states)]), mean),
-            splits,
-            statistics=mean,
-            tests=set(splits.named.values()),
-        ).tests
-        soup = {name: score_logits(souped[t][0], splits.tests[t][1]) for name, t in splits.named.items()}
+        mean = None if own is None else average_statistics(own)
+        souped = passes.recalibrate(network.prepare([average(states)]), None if mean is None else [mean])
+        of_soup = logits_on_tests(network, souped, splits, mean)
+        soup = {name: score_logits(of_soup[name][0], splits.tests[t][1]) for name, t in splits.named.items()}
         if len(states) > 2:
-            further_logits |= {soup_name(name): to_stored(souped[t][0]) for name, t in splits.named.items()}
+            further_logits |= {soup_name(name): to_stored(found[0]) for name, found in of_soup.items()}
     return Evaluation(
         pairs=pairs,
         siblings=[

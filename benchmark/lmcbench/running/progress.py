@@ -82,6 +82,22 @@ def _h_m_s(seconds: float) -> str:
 EXIT_OK, EXIT_INCOMPLETE = 0, 5
 
 
+def progress_bar() -> Progress:
+    """Return a bar on standard error with the elapsed and the remaining time; disabled in a log."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),
+    )
+
+
 class RunView:
     """Prints a run: results on standard output, progress on standard error.
 
@@ -93,18 +109,7 @@ class RunView:
         self.plan = plan
         self.folder = folder
         self.records: dict[str, Record] = {record.key: record for record in plan.finished}
-        console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            redirect_stdout=sys.stdout.isatty(),
-        )
+        self.bar = progress_bar()
         self.task = self.bar.add_task("cells", total=len(plan.cells), completed=len(plan.finished))
         self.lines = ProgressLines(len(plan.finished)) if self.bar.disable else None
 

@@ -18,7 +18,7 @@ from lmcbench.data.dataset import Statistics
 from lmcbench.data.selection import select_stratified
 from lmcbench.ensemble.predictions import expected_calibration_error, softmax
 from lmcbench.ensemble.rescore import Logits
-from lmcbench.results.curves import Array, Curve, blend
+from lmcbench.results.curves import Array, Curve, NotFiniteError, blend
 from lmcbench.results.record import Score
 from lmcbench.running.family_data import FamilyData
 from lmcbench.spec.cells import Cell
@@ -256,6 +256,30 @@ def pass_states(
         {which: torch.cat(parts, 1) for which, parts in found.items() if which is not None},
         torch.cat(kept, 1) if keep else None,
     )
+
+
+def logits_on_tests(
+    network: Network, states: Stack, splits: Splits, statistics: Statistics | None = None
+) -> dict[str, Tensor]:
+    """Return the logits of states on the splits that every network has, `[S, n, classes]`, by their names.
+
+    The train split is not passed.
+
+    Args:
+        network: the network.
+        states: stacked states.
+        splits: the images.
+        statistics: channel statistics by which images are standardised; None: as they are.
+
+    Raises:
+        NotFiniteError: if an output is not finite.
+    """
+    shown = splits if statistics is None else splits.standardised(statistics)
+    found = {name: network.logits(states, shown.tests[which][0]) for name, which in splits.named.items()}
+    for name, logits in found.items():
+        if not bool(torch.isfinite(logits).all()):
+            raise NotFiniteError(f"Split {name!r}: an output is not finite.")
+    return found
 
 
 def state_at(states: Stack, k: int) -> Stack:

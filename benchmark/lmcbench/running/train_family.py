@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -18,20 +17,17 @@ from lmcbench.machine import device_name, strictly
 from lmcbench.results.run_folder import RunFolder, write_atomic
 from lmcbench.running.checkpointing import TrainingCheckpoints, fork_siblings, make_trunk, store_trunk
 from lmcbench.running.family_data import FamilyData
+from lmcbench.running.outcome import judge_training
 from lmcbench.running.siblings import Sibling, make_siblings, merge_duplicates, set_initial_states
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell, Family
-from lmcbench.spec.learning import count_entropy, did_not_learn
+from lmcbench.spec.learning import count_entropy
 from lmcbench.spec.recipe import EngineName, Recipe
 from lmcbench.train.choice import choose_engine
 from lmcbench.train.cost import FleetMemory, device_budget, fleet_memory, resident_bytes, step_flop
 from lmcbench.train.engines import advance
 from lmcbench.train.stackability import try_step
 from lmcbench.train.train_state import TrainState, named_tensors, save_tensors, state_dict
-
-IF_NOT_FINITE = "try a smaller learning rate, a warm-up or gradient clipping"
-IF_NOT_LEARNING = "try a smaller or larger learning rate, more epochs or another recipe"
-"""Advice for the two ways in which training goes wrong; part of a record's reason."""
 
 CHUNK_S = 2.0
 """Approximate seconds of training between two progress reports; checkpoints can be stored only then."""
@@ -333,28 +329,18 @@ def _outcome(siblings: Sequence[Sibling], per_epoch: int, data: FamilyData) -> d
 
     A final training loss is the mean over the mini-batches of the last `per_epoch` steps.
     """
-    final: list[float | None] = []
-    diverged, idle = [], []
     counts = [_label_counts(sibling, data) for sibling in siblings]
-    for i, (sibling, of_view) in enumerate(zip(siblings, counts, strict=True)):
+    outcomes = []
+    for sibling, of_view in zip(siblings, counts, strict=True):
         assert sibling.state is not None
-        losses = torch.cat(sibling.losses)
-        bad = torch.nonzero(~torch.isfinite(losses))
-        last = float(losses[-per_epoch:].double().mean())
-        final.append(last if math.isfinite(last) else None)
-        if len(bad):
-            where = f"the loss is not finite at step {sibling.start + int(bad[0])}"
-            diverged.append(f"sibling {i}: {where}; {IF_NOT_FINITE}")
-        elif not sibling.state.finite:
-            diverged.append(f"sibling {i}: a weight is not finite at the end of training; {IF_NOT_FINITE}")
-        elif did_not_learn(last, entropy := count_entropy(of_view)):
-            scores = f"final training loss {last:.3f}, entropy of its labels {entropy:.3f}"
-            idle.append(f"sibling {i} did not learn: {scores}; {IF_NOT_LEARNING}")
-    status = "diverged" if diverged else "did-not-learn" if idle else "ok"
+        losses, entropy = torch.cat(sibling.losses), count_entropy(of_view)
+        outcomes.append(judge_training(losses, per_epoch, entropy, sibling.state.finite, sibling.start))
+    diverged = [f"sibling {i}: {one.reason}" for i, one in enumerate(outcomes) if one.status == "diverged"]
+    idle = [f"sibling {i} {one.reason}" for i, one in enumerate(outcomes) if one.status == "did-not-learn"]
     return {
-        "status": status,
+        "status": "diverged" if diverged else "did-not-learn" if idle else "ok",
         "reason": "; ".join(diverged + idle) or None,
-        "train_losses": final,
+        "train_losses": [one.train_loss for one in outcomes],
         "label_counts": counts,
         **_domain_counts(siblings, data),
     }

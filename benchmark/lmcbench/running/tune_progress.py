@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
+import shlex
 from collections.abc import Sequence
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lmcbench.errors import counted
 from lmcbench.output import make_table, one_line, print_text
 from lmcbench.results.tuning import Setting, Training, Tuning, describe_choice
-from lmcbench.running.progress import ProgressLines
+from lmcbench.running.progress import ProgressLines, progress_bar
 from lmcbench.running.tune import TuningRun
 from lmcbench.running.tune_training import Trained, TuningEvent
 from lmcbench.spec.sweep import HELD_OUT, TUNING_REPLICATES, setting_text
@@ -27,16 +24,7 @@ class TuneView:
         self.left = {i: 0 for i, _ in run.whole.members}
         for i, _ in run.remaining:
             self.left[i] += 1
-        console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            redirect_stdout=sys.stdout.isatty(),
-        )
+        self.bar = progress_bar()
         total, done = len(run.whole.members), len(run.whole.members) - len(run.remaining)
         self.task = self.bar.add_task("trainings", total=total, completed=done)
         self.lines = ProgressLines(done, unit="training") if self.bar.disable else None
@@ -79,8 +67,8 @@ class TuneView:
             f"{self.run.whole.folder}; run the same command again to resume."
         )
 
-    def conclude(self, tuning: Tuning, suite: str) -> None:
-        """Print the table of the settings and the choice; `suite` is the name as on the command line."""
+    def conclude(self, tuning: Tuning, suite: str, arch: str) -> None:
+        """Print the table of the settings and the choice; `suite` and `arch` are as on the command line."""
         rows = [
             [
                 "*" if i == tuning.choice else "",
@@ -101,8 +89,18 @@ class TuneView:
             )
             return
         print_text(f"\nChoice: {describe_choice(tuning)}. Results are in {self.run.file}. Use it:")
-        label = tuning.architecture.label
-        print_text(f"  lmcbench run {suite} --arch '{label}' --recipe tuned --tuning {self.run.file}")
+        command = [
+            "lmcbench",
+            "run",
+            suite,
+            "--arch",
+            arch,
+            "--recipe",
+            "tuned",
+            "--tuning",
+            str(self.run.file),
+        ]
+        print_text(f"  {shlex.join(command)}")
 
 
 def _outcome(trainings: Sequence[Training]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ from lmcbench.errors import UserError, describe
 from lmcbench.machine import choose_device, compute_exactly
 from lmcbench.results.run_folder import WriteError, write_atomic
 from lmcbench.results.tuning import Table, Training, canonical_lines
-from lmcbench.running.train_family import CHUNK_S, IF_NOT_FINITE, IF_NOT_LEARNING
+from lmcbench.running.outcome import judge_training
+from lmcbench.running.train_family import CHUNK_S
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.canonical import digest
-from lmcbench.spec.learning import did_not_learn, label_entropy
+from lmcbench.spec.learning import label_entropy
 from lmcbench.spec.recipe import EngineName, Recipe
 from lmcbench.spec.seeds import Seeds
 from lmcbench.spec.shift_rules import Indices
@@ -255,30 +255,21 @@ def _score(
     """
     trained_on, held_out = split
     entropy = label_entropy(images.labels.cpu().numpy()[trained_on])
-
-    def diverged(where: str) -> Training:
-        reason = f"{where}; {IF_NOT_FINITE}"
-        return Training(replicate=replicate, status="diverged", reason=reason, label_entropy=entropy)
-
-    bad = torch.nonzero(~torch.isfinite(losses))
-    if len(bad):
-        return diverged(f"the loss is not finite at step {int(bad[0])}")
-    if not state.finite:
-        return diverged("a weight is not finite at the end of training")
-    shown, labels = images.split(torch.as_tensor(held_out))
-    logits = network.logits(network.prepare([state_dict(network.model, state)]), shown)[0]
-    final = float(losses[-per_epoch:].double().mean())
-    if not bool(torch.isfinite(logits).all()) or not math.isfinite(final):
-        return diverged("an output is not finite at the end of training")
-    accuracy = int((logits.argmax(-1) == labels).sum()) / len(labels)
-    dead = did_not_learn(final, entropy)
-    reason = f"did not learn: final training loss {final:.3f}, label entropy {entropy:.3f}; {IF_NOT_LEARNING}"
+    found = judge_training(losses, per_epoch, entropy, state.finite)
+    accuracy: float | None = None
+    if found.status != "diverged":
+        shown, labels = images.split(torch.as_tensor(held_out))
+        logits = network.logits(network.prepare([state_dict(network.model, state)]), shown)[0]
+        accuracy = int((logits.argmax(-1) == labels).sum()) / len(labels)
+        outputs = bool(torch.isfinite(logits).all())
+        found = judge_training(losses, per_epoch, entropy, state.finite, outputs=outputs)
+    ended = found.status != "diverged"
     return Training(
         replicate=replicate,
-        status="did-not-learn" if dead else "ok",
-        reason=reason if dead else None,
-        accuracy=accuracy,
-        train_loss=final,
+        status=found.status,
+        reason=found.reason,
+        accuracy=accuracy if ended else None,
+        train_loss=found.train_loss if ended else None,
         label_entropy=entropy,
     )
 

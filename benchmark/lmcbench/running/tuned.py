@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lmcbench.errors import UserError
 from lmcbench.results.run_folder import RunFolder, write_atomic
-from lmcbench.results.tuning import Tuning, read_tuning
-from lmcbench.spec.canonical import digest
+from lmcbench.results.tuning import Tuning, read_tuning, tuning_key
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.suite import Suite
 from lmcbench.spec.sweep import TUNED
@@ -61,8 +59,3 @@ class TunedRecipe:
     def store(self, folder: RunFolder) -> None:
         """Copy the file to the run folder, from which `submit` takes it."""
         write_atomic(folder.tuning(tuning_key(self.tuning.architecture.identity())), self.tuning.to_json())
-
-
-def tuning_key(identity: Mapping[str, Any]) -> str:
-    """Return the name of a network's tuning file in a run folder, 16 hex digits."""
-    return digest(dict(identity))[:16]

@@ -12,8 +12,7 @@ from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.cell_values import cell_text as record_text
 from lmcbench.results.record import Record
 from lmcbench.results.run_folder import RunFolder, read_header
-from lmcbench.results.tuning import TUNING_BYTES
-from lmcbench.running.tuned import tuning_key
+from lmcbench.results.tuning import TUNING_BYTES, tuning_key
 from lmcbench.spec.architectures import imports_beside, make_architecture, source_file
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.forks import FROM
