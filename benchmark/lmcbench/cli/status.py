@@ -30,8 +30,8 @@ def status(
 ) -> None:
     """Show what of a run is finished, running or lost, and where.
 
-    Also estimates the time that remains. Reads the run folder only: it works on any machine that sees the folder, while a run goes on elsewhere and
-    after it was killed.
+    Also estimates the time that remains. Reads the run folder only: it works on any machine that sees the
+    folder, while a run goes on elsewhere and after it was killed.
     """
     from lmcbench.results.run_status import run_status
 
