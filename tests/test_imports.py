@@ -21,7 +21,7 @@ ABSENT = HEAVY | {"pyarrow"}
 """Not needed to list data sets; pandas uses pyarrow if it is installed."""
 READERS = {"report": set(), "gate": set(), "leaderboard": {"gate"}}
 """Packages that turn records into pages and verdicts -> other readers that each may import."""
-COMPOSERS = {"running", "check", "submission"}
+COMPOSERS = {"running", "check", "submission", "measure"}
 """Composers of several modules."""
 TORCH_FREE = {
     "errors",

@@ -18,7 +18,7 @@ from lmcbench.connect.gradient_noise import gradient_noise
 from lmcbench.data.batches import DeviceImages, Feed, make_stream
 from lmcbench.data.dataset import KEEP
 from lmcbench.doctor import examine
-from lmcbench.measure import Request, measure
+from lmcbench.measure.checkpoints import Request, measure
 from lmcbench.results.record import read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running import analyses as probe

@@ -139,9 +139,9 @@ def measure(
     were normalised in training: state it with --mean and --std. Recalibration of BatchNorm can hide a mistake
     there, so a large change of the error by recalibration is reported as a warning.
     """
-    from lmcbench.measure import Request
-    from lmcbench.measure import measure as measure_checkpoints
-    from lmcbench.measure_text import measured_text, warnings_of
+    from lmcbench.measure.checkpoints import Request
+    from lmcbench.measure.checkpoints import measure as measure_checkpoints
+    from lmcbench.measure.text import measured_text, warnings_of
     from lmcbench.results.run_folder import write_atomic
     from lmcbench.spec.architectures import parse_settings
 
@@ -165,7 +165,7 @@ def measure(
         select=select,
     )
     if figure is not None:
-        from lmcbench.measure_figure import check_figure, draw_measured  # loads matplotlib
+        from lmcbench.measure.figure import check_figure, draw_measured  # loads matplotlib
 
         check_figure(figure)
     with progress_bar() as report_progress:

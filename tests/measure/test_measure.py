@@ -20,9 +20,9 @@ import lmcbench
 from lmcbench.cli.app import parse_channels
 from lmcbench.data.selection import select_stratified
 from lmcbench.data.sources import open_dataset
-from lmcbench.measure_networks import Bench
-from lmcbench.measure_text import measured_text, warnings_of
-from lmcbench.measure_verdict import verdict
+from lmcbench.measure.networks import Bench
+from lmcbench.measure.text import measured_text, warnings_of
+from lmcbench.measure.verdict import verdict
 from lmcbench.results.curves import chord_excess
 from lmcbench.running.analyses import LAYER_ALPHAS
 from lmcbench.spec.architectures import Architecture, parse_architecture
@@ -32,7 +32,7 @@ from lmcbench.train.train_state import initial_state, save_state
 
 torch.set_num_threads(1)
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 MLP = ["--arch", "lmc_mlp", "--arch-kwargs", "width=16", "--arch-kwargs", "depth=1", "--data", "digits"]
 RESNET = ["--arch", "lmc_resnet", "--arch-kwargs", "width=4", "--data", "digits"]
@@ -794,7 +794,7 @@ def test_the_images_of_further_measures_are_created_once_for_all_pairs(monkeypat
     bench = Bench(model, torch.device("cpu"), {"test": (images, torch.arange(6) % 3)}, 3)
     siblings = bench.score_siblings(states)
     given = []
-    monkeypatch.setattr("lmcbench.measure_networks.analyze", lambda name, found: given.append(found) or {})
+    monkeypatch.setattr("lmcbench.measure.networks.analyze", lambda name, found: given.append(found) or {})
     bench.pair(siblings, states, 0, 1, None, ["curvature"])
     bench.pair(siblings, states, 0, 2, None, ["curvature"])
     assert given[0].splits["test"][0] is given[1].splits["test"][0]

@@ -21,7 +21,7 @@ from lmcbench.connect.network import Network
 from lmcbench.connect.soups import greedy_soup
 from lmcbench.ensemble.predictions import compare_predictions, softmax
 from lmcbench.machine import release_memory
-from lmcbench.measure_verdict import Wrong
+from lmcbench.measure.verdict import Wrong
 from lmcbench.results.curves import Curve
 from lmcbench.results.record import EndsRecord, PairRecord, barrier_records, curve_records
 from lmcbench.running.analyses import AnalysisInput, analyze

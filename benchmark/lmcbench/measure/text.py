@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lmcbench.errors import printable
-from lmcbench.measure_verdict import STANDARD_ERRORS, letter_of
+from lmcbench.measure.verdict import STANDARD_ERRORS, letter_of
 from lmcbench.output import make_table
 from lmcbench.results.curves import chord_excess
 

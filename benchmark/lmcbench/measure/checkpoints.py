@@ -12,9 +12,9 @@ from typing import Any
 from lmcbench.connect.blending import State, check_pair
 from lmcbench.errors import UserError, unknown
 from lmcbench.machine import choose_device, compute_exactly
-from lmcbench.measure_images import MeasureImages, choose_normalisation, open_images
-from lmcbench.measure_networks import Bench, scores_of
-from lmcbench.measure_verdict import verdict
+from lmcbench.measure.images import MeasureImages, choose_normalisation, open_images
+from lmcbench.measure.networks import Bench, scores_of
+from lmcbench.measure.verdict import verdict
 from lmcbench.running.analyses import select_analyses
 from lmcbench.spec.architectures import parse_architecture
 from lmcbench.train.build import build, published_settings

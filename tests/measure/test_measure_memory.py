@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from lmcbench.connect import blending
 from lmcbench.data import decode
 from lmcbench.data.decode import read_items
-from lmcbench.measure_networks import Bench
+from lmcbench.measure.networks import Bench
 from lmcbench.spec.architectures import Architecture
 from lmcbench.train.build import build
 

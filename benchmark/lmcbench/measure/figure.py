@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lmcbench.errors import UserError
-from lmcbench.measure_verdict import letter_of
+from lmcbench.measure.verdict import letter_of
 from lmcbench.report.figures.networks import draw_lines, draw_matrix
 from lmcbench.report.figures.style import panels, picture, styled
 from lmcbench.results.curves import Array, Curve

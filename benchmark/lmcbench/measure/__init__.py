@@ -1,0 +1,1 @@
+"""Measure between a user's checkpoints: curves, soups and ensemble, as numbers, text and a figure."""
