@@ -527,7 +527,7 @@ def test_fork_long_has_the_published_length():
 def test_the_noise_grid_is_of_equal_epochs_and_of_equal_steps():
     recipes = load_suite("noise-grid").recipes.values()
     epochs = [r for r in recipes if r.epochs == 12]
-    steps = [r for r in recipes if 528 <= r.length(1437) <= 540]
+    steps = [r for r in recipes if 432 <= r.length(1198) <= 444]
     for group in (epochs, steps):
         assert {r.batch_size for r in group} == {16, 32, 64, 128}
         assert len({(r.batch_size, r.lr) for r in group}) == len(group) == 12
