@@ -42,7 +42,7 @@ from lmcbench.results.run_folder import write_atomic
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.cells import Line
 from lmcbench.stats.estimates import Estimate, estimate
-from lmcbench.stats.instability import instability_areas
+from lmcbench.stats.instability_area import instability_areas
 from lmcbench.stats.ranks import RankInterval
 from lmcbench.stats.stability import Stability, median_text
 from synthetic import synthetic_cells, synthetic_suite, synthetic_table

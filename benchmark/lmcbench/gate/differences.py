@@ -77,7 +77,7 @@ class Differences:
 
     def _areas(self, groups: Container[str]) -> Means | None:
         # imported here: pandas takes half a second, and few gates test the area
-        from lmcbench.stats.instability import areas_of_replicates
+        from lmcbench.stats.instability_area import areas_of_replicates
 
         old, new = (areas_of_replicates(r for r in side if group_label(r) in groups) for side in self._sides)
         if self.seeds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lmcbench.results.cell_values import shift_label
 from lmcbench.results.record import Record
 from lmcbench.spec.suite import Suite
-from lmcbench.stats.instability import fork_share, is_headline_fork
+from lmcbench.stats.instability_area import fork_share, is_headline_fork
 
 HEADLINE_FORK = "0"
 NO_SHIFT = "none"

@@ -16,7 +16,7 @@ from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT
 from lmcbench.spec.suite import Suite
 from lmcbench.stats.cells import Line
 from lmcbench.stats.estimates import Estimate, estimate
-from lmcbench.stats.instability import EARLY_SHARE, LAST_SHARE, instability_area
+from lmcbench.stats.instability_area import EARLY_SHARE, LAST_SHARE, instability_area
 from lmcbench.stats.separation import skill_lost
 from lmcbench.stats.stability import Stability
 

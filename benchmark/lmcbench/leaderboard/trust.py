@@ -20,7 +20,7 @@ from lmcbench.spec.gate_tests import AREA, DEFAULT_GATE, GateTest
 from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.estimates import Contrast, Estimate, estimate, pool
-from lmcbench.stats.instability import areas_of_replicates
+from lmcbench.stats.instability_area import areas_of_replicates
 from lmcbench.untrusted import parse_json, read_bytes
 
 Basis = Literal["recomputed", "re-run"]

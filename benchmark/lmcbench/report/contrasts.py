@@ -23,7 +23,7 @@ from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.forks import EQUAL_COST, WHOLE_BUDGET
 from lmcbench.stats.cells import LINE, Cells, have_one_view, join_control, join_fork
 from lmcbench.stats.estimates import FITTED, MIN_POINTS, Contrast, spearman
-from lmcbench.stats.instability import EARLY_SHARE
+from lmcbench.stats.instability_area import EARLY_SHARE
 from lmcbench.stats.separation import separation
 from lmcbench.stats.stability import stability_points
 

@@ -10,7 +10,7 @@ import pandas as pd
 from lmcbench.results.instability import ERROR_FLOOR, LOSS_FLOOR
 from lmcbench.stats.cells import LINE, average_pairs, sort_forks
 from lmcbench.stats.estimates import Estimate, estimate
-from lmcbench.stats.instability import LAST_SHARE, areas_by_shift, average_shifts
+from lmcbench.stats.instability_area import LAST_SHARE, areas_by_shift, average_shifts
 from lmcbench.stats.separation import separation, skill_lost
 from lmcbench.stats.stability import Stability, stability_points
 

@@ -22,7 +22,7 @@ from lmcbench.results.run_folder import (
     soup_name,
 )
 from lmcbench.spec.evaluation_shifts import shown_split
-from lmcbench.stats.instability import headline_records
+from lmcbench.stats.instability_area import headline_records
 from lmcbench.untrusted import is_regular, read_bytes, safetensors_header
 
 TENSOR_BYTES = 180

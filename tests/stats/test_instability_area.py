@@ -12,7 +12,7 @@ from lmcbench.results.frame import build_frame
 from lmcbench.results.instability import instability
 from lmcbench.results.record import parse_record
 from lmcbench.stats.cells import average_pairs
-from lmcbench.stats.instability import areas_by_shift, instability_area, instability_areas
+from lmcbench.stats.instability_area import areas_by_shift, instability_area, instability_areas
 
 TEN = toy_suite(
     recipes={name: {"lr": 0.1, "batch_size": 32, "epochs": 10} for name in ("slow", "fast")},
