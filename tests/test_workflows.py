@@ -18,7 +18,7 @@ def read(name):
     return text, table, table[True]  # YAML 1.1 reads the key `on` as true
 
 
-NAMES = ["statement.yml", "tests.yml", "verify.yml"]
+NAMES = ["docs.yml", "statement.yml", "tests.yml", "verify.yml"]
 
 
 def test_there_are_no_other_workflows():

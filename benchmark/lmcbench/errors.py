@@ -22,7 +22,7 @@ class UserError(ValueError):
     The command line prints the message without a traceback and exits with `exit_code`. Control characters
     other than line breaks become visible escapes, and long lines are cut.
 
-    Example:
+    Examples:
         >>> UserError("No folder runs/digits. Start it with 'lmcbench run digits'.").exit_code
         2
     """
@@ -114,7 +114,7 @@ def describe(error: BaseException, source: Path | None = None) -> str:
 def counted(n: int, noun: str, nouns: str | None = None) -> str:
     """Return a number with its noun.
 
-    Example:
+    Examples:
         >>> counted(1, "cell"), counted(2, "family", "families")
         ('1 cell', '2 families')
     """

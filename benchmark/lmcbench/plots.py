@@ -43,7 +43,7 @@ def barriers(frame: pd.DataFrame, *, split: str = "test") -> Figure:
     Raises:
         UserError: if the table has no barrier on that split, or several suites.
 
-    Example:
+    Examples:
         >>> frame = load_records("runs/digits")  # doctest: +SKIP
         >>> barriers(frame).savefig("barriers.pdf")  # doctest: +SKIP
     """
@@ -66,7 +66,7 @@ def curves(
     Raises:
         UserError: if there is no curve, or no such shift.
 
-    Example:
+    Examples:
         >>> import lmcbench
         >>> curve = lmcbench.Curve([0, 0.5, 1], [0.1, 0.4, 0.1], [0.02, 0.1, 0.03], 100)
         >>> figure = curves({"two siblings": curve})
@@ -113,7 +113,7 @@ def matrix(
     Raises:
         UserError: if the array is not square, or the table has no such values.
 
-    Example:
+    Examples:
         >>> figure = matrix([[0, 12.5], [12.5, 0]], names=["photo", "sketch"], label="barrier (%)")
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['0.0', '12.5', '12.5', '0.0']
@@ -151,7 +151,7 @@ def plane(plane: Plane, *, split: str = "") -> Figure:
     Raises:
         UserError: for anything else.
 
-    Example:
+    Examples:
         >>> from lmcbench import Plane
         >>> grid = np.linspace(0, 1, 3)
         >>> anchors = np.array([[0, 0], [1, 0], [0, 1]], dtype=float)

@@ -13,7 +13,7 @@ class ReplacedFunctions(TorchFunctionMode):
 
     A replacement that calls the function that it replaces gets torch's.
 
-    Example:
+    Examples:
         >>> import torch
         >>> import torch.nn.functional as F
         >>> with ReplacedFunctions({F.relu: torch.neg}):

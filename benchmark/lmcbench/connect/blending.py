@@ -42,7 +42,7 @@ def interpolate(state_a: State, state_b: State, alpha: float) -> dict[str, Tenso
         UserError: if an argument is not a state dict, if the states belong to different networks or contain
             non-finite values (the message names the tensor), or if alpha is outside [0, 1].
 
-    Example:
+    Examples:
         >>> import torch
         >>> interpolate({"weight": torch.zeros(2)}, {"weight": torch.ones(2)}, 0.25)
         {'weight': tensor([0.2500, 0.2500])}

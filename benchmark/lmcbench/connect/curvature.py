@@ -164,7 +164,7 @@ def predict_barrier(
         UserError: if the states are of different networks or not finite, the split or calibration is invalid,
             `alphas` misses 0, 1/2 or 1, or a loss or derivative is not finite.
 
-    Example:
+    Examples:
         (w - 1)² between w = 0 and w = 2: loss 1 at both ends, 0 in the middle.
 
         >>> import torch

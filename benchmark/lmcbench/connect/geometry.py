@@ -70,7 +70,7 @@ def geometry(
         UserError: if the states are of different networks or not finite, or names are unknown, repeated,
             not floating or none.
 
-    Example:
+    Examples:
         >>> import torch
         >>> fork, a, b = ({"weight": torch.tensor(w)} for w in ([0.0, 0.0], [3.0, 0.0], [0.0, 4.0]))
         >>> found = geometry(fork, a, b)

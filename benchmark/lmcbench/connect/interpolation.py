@@ -116,7 +116,7 @@ def trace_path(
             of range, a split is empty, images are not floating, `alphas` misses 0, 1/2 or 1, or the device
             is missing. The message names the argument.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
         >>> a = model.state_dict()

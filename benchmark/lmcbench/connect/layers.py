@@ -130,7 +130,7 @@ def layerwise(
         UserError: if the states are of different networks or not finite, the split or calibration is invalid,
             or `alphas` misses 0, 1/2 or 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 8), torch.nn.Linear(8, 3))
         >>> a = model.state_dict()

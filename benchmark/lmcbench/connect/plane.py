@@ -96,7 +96,7 @@ def plane(
         UserError: if the states are of different networks, not finite or span no plane, if the split or
             calibration is invalid, if size is below 2 or margin below 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> fork, a, b = ({"weight": torch.tensor(w)} for w in (

@@ -30,7 +30,7 @@ def soup(states: Sequence[State], weights: Sequence[float] | None = None) -> dic
     Raises:
         UserError: for no states, states of different networks, or other weights.
 
-    Example:
+    Examples:
         >>> import torch
         >>> soup([{"w": torch.zeros(2)}, {"w": torch.ones(2)}], weights=[1, 3])
         {'w': tensor([0.7500, 0.7500])}
@@ -74,7 +74,7 @@ def recalibrate(
     Raises:
         UserError: if the state does not fit the model, or for fewer than two images per batch.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = torch.nn.BatchNorm2d(1)
         >>> images = torch.arange(8.0).view(2, 1, 2, 2)
@@ -112,7 +112,7 @@ def greedy_soup(
     Returns:
         The members, and the accuracy after each state was tried: state -> accuracy of the soup with it.
 
-    Example:
+    Examples:
         >>> greedy_soup([0.7, 0.9, 0.8], lambda members: {(1, 2): 0.85, (1, 0): 0.9}[tuple(members)])
         ([1, 0], {2: 0.85, 0: 0.9})
     """

@@ -41,7 +41,7 @@ def align(model: nn.Module, state_a: State, state_b: State) -> dict[str, Tensor]
         UserError: if the states are of different networks or not finite, the network cannot be traced by
             torch.fx, or it has an operation whose effect on units is unknown (see `trace_permutations`).
 
-    Example:
+    Examples:
         >>> import torch
         >>> Linear = torch.nn.Linear
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), Linear(4, 6), torch.nn.ReLU(), Linear(6, 3))

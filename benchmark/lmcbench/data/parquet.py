@@ -133,7 +133,7 @@ def default_names(classes: int) -> tuple[str, ...]:
 def number_labels(texts: Sequence[str]) -> tuple[Labels, tuple[str, ...]]:
     """Return labels of text as numbers, `[n]`, and the names in their order: by value if all are numbers.
 
-    Example:
+    Examples:
         >>> number_labels(["dog", "cat", "dog"])
         (array([1, 0, 1]), ('cat', 'dog'))
     """

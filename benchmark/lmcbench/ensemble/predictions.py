@@ -43,7 +43,7 @@ def compare_predictions(probs: ArrayLike, labels: ArrayLike) -> dict[str, float 
     Raises:
         UserError: for wrong shapes, labels out of range, or rows that are not probabilities.
 
-    Example:
+    Examples:
         >>> probs = [[[0.75, 0.25], [0.75, 0.25]], [[0.5, 0.5], [0.25, 0.75]]]
         >>> scores = compare_predictions(probs, labels=[0, 1])
         >>> scores["accuracy_mean"], scores["ensemble_accuracy"], scores["disagreement"]

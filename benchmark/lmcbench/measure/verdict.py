@@ -31,7 +31,7 @@ def verdict(split: str, data: str, networks: Wrong, ensemble: Wrong, soups: Mapp
         ensemble: their ensemble's.
         soups: name -> the soup's; the first is the uniform one.
 
-    Example:
+    Examples:
         >>> networks = np.array([[0, 0, 0, 1], [0, 0, 1, 0]], dtype=bool)
         >>> verdict("test", "digits", networks, networks[0], {"soup": networks[0]}).split(":")[0]
         'Average them'

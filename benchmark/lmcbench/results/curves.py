@@ -43,7 +43,7 @@ class Curve:
         UserError: for arrays of different length or not of one dimension, alphas that do not increase from 0
             to 1, NaN or infinity, or an invalid `n`.
 
-    Example:
+    Examples:
         >>> curve = Curve(alphas=[0, 0.5, 1], loss=[0.25, 1.0, 0.25], error=[0.0, 0.5, 0.0], n=100)
         >>> curve.loss
         array([0.25, 1.  , 0.25])
@@ -130,7 +130,7 @@ def barrier(curve: Curve) -> Barrier:
     Raises:
         UserError: if `curve` is not a `Curve`, for example a dict of curves by split.
 
-    Example:
+    Examples:
         >>> heights = barrier(Curve([0, 0.5, 1], [0.25, 1.0, 0.75], [0.0, 0.5, 0.0], 100))
         >>> heights.loss_chord, heights.loss_mean, heights.loss_floor, heights.error_chord
         (0.5, 0.5, 0.25, 0.5)

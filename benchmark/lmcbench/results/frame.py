@@ -102,7 +102,7 @@ def load_records(path: str | Path) -> pd.DataFrame:
         UserError: if there are no records, some cannot be read (the message names them; remove these files to
             load the others), or two different networks have the same label.
 
-    Example:
+    Examples:
         >>> table = load_records("runs/digits")  # doctest: +SKIP
         >>> table.query("split == 'test'").groupby(["shift", "fork"])["error_chord"].mean()  # doctest: +SKIP
     """

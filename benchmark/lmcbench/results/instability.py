@@ -28,7 +28,7 @@ def instability(excess: float | None, independent: float | None, floor: float = 
         independent: D of independent networks, averaged over their pairs.
         floor: B is undefined where `independent` is at most this.
 
-    Example:
+    Examples:
         >>> instability(0.5, 2.0), instability(-0.1, 2.0), instability(0.5, 0.01)
         (0.25, 0.0, None)
     """

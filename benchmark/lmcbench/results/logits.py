@@ -19,7 +19,7 @@ def find_logits(out: Any) -> Any:
     They are the attribute `logits` (Hugging Face; Inception and GoogLeNet in training), the entry of a
     dictionary under one of `KEYS`, or the first item of a tuple or list.
 
-    Example:
+    Examples:
         >>> find_logits({"logits": 1, "hidden": 2}), find_logits((3, 4)), find_logits(5)
         (1, 3, 5)
     """

@@ -83,7 +83,7 @@ def run(
         UserError: for bad input, before anything is trained; or if a worker died or the disk is full, where
             `out` keeps the finished cells.
 
-    Example:
+    Examples:
         >>> import torch
         >>> def tiny_mlp(num_classes, in_chans, img_size):
         ...     return torch.nn.Sequential(
@@ -136,6 +136,7 @@ def _carry_out(job: Job, events: Iterable[Event], progress: bool) -> None:
             initial=float(done),
             desc=job.suite.name,
             disable=not progress,
+            mininterval=0.5,
             bar_format=bar_format,
             postfix=[f"{done} of {counted(cells, 'cell')}"],
         )

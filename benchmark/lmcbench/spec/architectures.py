@@ -182,7 +182,7 @@ def usual_name(text: str) -> str:
     Raises:
         UserError: for a repository of the Hugging Face hub whose network timm does not name.
 
-    Example:
+    Examples:
         >>> usual_name("hf-hub:timm/resnet18.a1_in1k"), usual_name("torchvision.models.resnet18")
         ('resnet18.a1_in1k', 'torchvision.models:resnet18')
     """
@@ -311,7 +311,7 @@ def architecture_label(name: str, kwargs: Mapping[str, Any], adapt: str | None) 
 def short_labels(labels: Iterable[str]) -> dict[str, str]:
     """Return for each label the same without its settings, where that still tells it from the others.
 
-    Example:
+    Examples:
         >>> short_labels(["resnet18+small-stem(layers=[1, 1])", "lmc_mlp(depth=2)", "lmc_mlp(depth=3)"])
         ... # doctest: +NORMALIZE_WHITESPACE
         {'resnet18+small-stem(layers=[1, 1])': 'resnet18+small-stem', 'lmc_mlp(depth=2)': 'lmc_mlp(depth=2)',

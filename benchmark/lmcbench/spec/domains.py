@@ -36,7 +36,7 @@ class Domains:
     def of(cls, texts: Sequence[str]) -> Domains:
         """Return the domains of images, given the name of each.
 
-        Example:
+        Examples:
             >>> Domains.of(["photo", "art", "photo"]).counts
             {'art': 1, 'photo': 2}
         """
@@ -89,7 +89,7 @@ class Domains:
 def sort_names(names: Iterable[str]) -> tuple[str, ...]:
     """Return the distinct names in order: by value if all are whole numbers, else as text.
 
-    Example:
+    Examples:
         >>> sort_names(["10", "2", "2"]), sort_names(["sketch", "art"])
         (('2', '10'), ('art', 'sketch'))
     """

@@ -108,7 +108,7 @@ def noise_scale(lr: float, n: int, batch_size: int) -> float:
     Raises:
         UserError: if an argument is not a number or out of range.
 
-    Example:
+    Examples:
         >>> noise_scale(lr=0.5, n=1000, batch_size=100)
         4.5
     """

@@ -201,7 +201,7 @@ HOW_TO_NAME_DOMAINS = (
 def split_control(name: str) -> tuple[str, bool]:
     """Return the shift that a name is of, and whether it is its control `same(...)`.
 
-    Example:
+    Examples:
         >>> split_control("same-half"), split_control("mixed(domains)")
         (('disjoint-halves', True), ('mixed(domains)', False))
     """

@@ -56,7 +56,7 @@ def instability_area(
         independent: D of independent networks; None if it was not measured.
         floor: the area is undefined where `independent` is at most this.
 
-    Example:
+    Examples:
         >>> round(instability_area({0: 1.0, 0.03: 0.4, 0.3: 0.0}, 2.0), 6)
         0.179057
     """

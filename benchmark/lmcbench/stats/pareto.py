@@ -26,7 +26,7 @@ def pareto(offers: Sequence[Offer]) -> list[bool]:
     Raises:
         UserError: if a cost or score is NaN.
 
-    Example:
+    Examples:
         >>> pareto([Offer(1, 0.8), Offer(2, 0.9), Offer(2, 0.7)])
         [True, True, False]
     """

@@ -82,7 +82,7 @@ def rank_intervals(
     Raises:
         ValueError: for fewer than two replicates, or areas outside of [0, 1].
 
-    Example:
+    Examples:
         >>> rank_intervals({"a": {0: 0.01, 1: 0.02, 2: 0.00}, "b": {0: 0.21, 1: 0.26, 2: 0.19}})
         {'a': RankInterval(first=1, last=1), 'b': RankInterval(first=2, last=2)}
     """

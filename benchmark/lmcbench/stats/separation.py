@@ -31,7 +31,7 @@ def skill_lost(rise: float, error: float, chance: float) -> float:
         error: mean of the ends.
         chance: error of always giving one answer.
 
-    Example:
+    Examples:
         >>> skill_lost(0.2, 0.1, 0.9)
         0.25
     """
