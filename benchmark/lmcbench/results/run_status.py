@@ -160,8 +160,9 @@ def _unit_status(
     if last is not None:
         start = last.started
         job = next((e.get("job") for e in reversed(last.events) if e.get("job")), None)
-        host = None if start is None else start.get("host")
-        where = ", ".join(str(part) for part in (host, None if job is None else f"job {job}") if part)
+        host, gpus = (None, None) if start is None else (start.get("host"), start.get("gpus"))
+        parts = [host, gpus and f"GPU {gpus}", job and f"job {job}"]
+        where = ", ".join(str(part) for part in parts if part)
         if end is None:
             latest = float(last.events[-1]["time"])
             silent = max(time.time() - latest, 0.0)

@@ -127,8 +127,8 @@ def perform(
     """
     log, done = EventLog(work.log), 0.0
     place = "" if work.expected is None else f"Node {socket.gethostname()}: "
-    job = os.environ.get("SLURM_JOB_ID")
-    log.write("started", **process_identity(), **({} if job is None else {"job": job}))
+    where = {"job": os.environ.get("SLURM_JOB_ID"), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    log.write("started", **process_identity(), **{name: value for name, value in where.items() if value})
     try:
         os.environ.update(work.environ)
         if work.cwd is not None and work.cwd.is_dir():

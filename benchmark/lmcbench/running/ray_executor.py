@@ -73,6 +73,9 @@ class RayExecutor:
     is_remote = True
 
     def __init__(self, address: str | None) -> None:
+        if address is None or address.startswith(("127.", "localhost")):
+            # read by `import ray`: else Ray replaces loopback by the machine's own address and listens on all
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         self.ray = _import_ray()
         self.slots: int | None = 1
         self._pending: list[Any] = []
@@ -81,7 +84,6 @@ class RayExecutor:
         # Ray's usage reports are switched off: a benchmark sends nothing anywhere
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if address is None:
-            # bound to loopback; another address would listen on all interfaces
             options |= {"include_dashboard": False, "_node_ip_address": LOOPBACK, "address": "local"}
         else:
             options |= {"address": address}

@@ -29,13 +29,13 @@ from lmcbench.spec.canonical import digest
 
 INSTALL = "Install it with: pip install 'lmcbench[slurm]'"
 
-ASK_S = 10.0
+ASK_S = 5.0
 """Seconds between two questions to Slurm's controller, for all jobs at once."""
 
 READ_S = 1.0
 """Seconds between two readings of the event files of all jobs."""
 
-SETTLE_S = 20.0
+SETTLE_S = 10.0
 """Seconds that the last events of an ended job may take to appear in the folder."""
 
 STORE_S = 90
