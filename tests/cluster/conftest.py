@@ -113,7 +113,7 @@ class Site:
     def run(self, out: str, *options: str) -> tuple[int, str]:
         """Return exit code and standard error."""
         process = self.start(out, *options)
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=300 * PATIENCE)
         return process.returncode, errors
 
     def events(self, out: str) -> dict[str, list[dict]]:
@@ -149,6 +149,10 @@ class Site:
         return json.loads(done.stdout)
 
 
+PATIENCE = float(os.environ.get("CLUSTER_PATIENCE", "1"))
+"""Factor of all waiting times, for a busy machine."""
+
+
 def default_signals() -> None:
     """As in a shell's foreground job: what runs the tests may ignore these, and children inherit that."""
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
@@ -156,7 +160,7 @@ def default_signals() -> None:
 
 
 def wait_until(condition, seconds: float = 120, what: str = "it did not happen") -> None:
-    until = time.monotonic() + seconds
+    until = time.monotonic() + PATIENCE * seconds
     while not condition():
         assert time.monotonic() < until, what
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The command `ray`, whose nodes keep the address 127.0.0.1: with another one they listen on all interfaces."""
+"""The command `ray`, whose nodes keep the address 127.0.0.1; with another one they listen everywhere."""
 
 from ray._private import services
 from ray.scripts.scripts import main

@@ -15,7 +15,7 @@ import pytest
 import lmcbench
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import default_signals, descendants, exposed, running, wait_until
+from conftest import PATIENCE, default_signals, descendants, exposed, running, wait_until
 
 pytestmark = [
     pytest.mark.cluster,
@@ -102,7 +102,7 @@ def test_two_nodes_give_the_records_of_one_machine_and_listen_on_loopback_only(n
     pids = set().union(*(descendants(node.pid) for node in nodes.nodes)) | descendants(process.pid)
     assert len(pids) > 6
     assert exposed(pids) == set()
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=240 * PATIENCE)
     assert (process.returncode, errors) == (0, errors)
     assert site.results("r") == local
     # two networks on four cores: split into trunk and two parts each
@@ -153,7 +153,7 @@ def test_a_lost_node_a_killed_driver_and_ctrl_c_lose_nothing(nodes, site, local)
     left = workers(site, "r")
     wait_until(lambda: site.kinds("r")[-1] == "progress" or "progress" in site.kinds("r")[-3:], 60)
     os.kill(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(60 * PATIENCE) == 130
     wait_until(lambda: not running(left), 30, "workers outlive an interrupted driver")
     assert site.status("r")["ended"] == "interrupted"
     site.act()
@@ -187,7 +187,7 @@ def test_a_failure_in_training_is_a_failed_record_and_others_finish(nodes, site,
 def test_two_drivers_on_one_folder_give_equal_records(nodes, site, local):
     both = [site.start("r", "--on", f"ray:{nodes.address}") for _ in range(2)]
     for process in both:
-        process.communicate(timeout=240)
+        process.communicate(timeout=240 * PATIENCE)
     assert [process.returncode for process in both] == [0, 0]
     assert site.results("r") == local
 
@@ -242,7 +242,7 @@ def test_ray_on_this_machine_listens_on_loopback_and_ends_with_the_run(site, loc
     assert exposed(pids) == set()
     if how == "killed":
         process.kill()
-    process.communicate(timeout=240)
+    process.communicate(timeout=240 * PATIENCE)
     assert process.returncode == (0 if how == "success" else -signal.SIGKILL)
     wait_until(lambda: not running(pids), 60, "processes are left")
     if how == "success":

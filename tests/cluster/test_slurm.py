@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from slurm_here import ask, cluster, missing
 
-from conftest import descendants, exposed, running, wait_until
+from conftest import PATIENCE, descendants, exposed, running, wait_until
 
 pytestmark = [
     pytest.mark.cluster,
@@ -68,7 +68,7 @@ def test_jobs_give_the_records_of_one_machine_with_a_gpu_each(slurm, site, local
     wait_until(lambda: processes(site, "r"), 120, "nothing was started")
     daemons = set().union(*(descendants(daemon.pid) for daemon in slurm))
     assert exposed(daemons | descendants(process.pid)) == set()
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=240 * PATIENCE)
     assert (process.returncode, errors) == (0, errors)
     assert site.results("r") == local
     started = [e for events in site.events("r").values() for e in events if e["event"] == "started"]
@@ -101,7 +101,7 @@ def test_jobs_outlive_a_killed_driver_and_the_next_one_attaches_to_them(slurm, s
     assert (status["ended"], {unit["state"] for unit in status["units"]}) == ("killed", {"running"})
     both = [site.start("r", *on) for _ in range(2)]
     for process in both:
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=240 * PATIENCE)
         assert (process.returncode, errors) == (0, errors)
     assert site.results("r") == local
     assert len(site.events("r")) == 2
@@ -123,7 +123,7 @@ def test_time_limits_and_preemption_are_survived_in_the_same_attempt(slurm, site
     assert urgent
     wait_until(lambda: site.kinds("r").count("interrupted") >= 2 or process.poll() is not None, 60)
     site.act()
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=300 * PATIENCE)
     assert (process.returncode, errors) == (0, errors)
     assert site.results("r") == local
     assert len(site.events("r")) == 2
@@ -134,7 +134,7 @@ def test_ctrl_c_cancels_the_jobs_which_store_their_training(slurm, site, local):
     process = site.start("r", "--on", "slurm:time=10")
     wait_until(lambda: progressed(site, "r"), 120, "nothing was trained")
     os.kill(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(60 * PATIENCE) == 130
     process.communicate()
     wait_until(lambda: not queue(), 60, "jobs are left")
     wait_until(lambda: not running(processes(site, "r")), 30, "processes are left")
