@@ -518,3 +518,12 @@ def test_what_the_system_refuses_is_one_message(lmcbench, tmp_path, target):
     assert (code, out) == (2, "")
     assert re.fullmatch(r"Error: file[^:]*: (Not a directory|File exists)\.\n", err)
     assert content(tmp_path) == before
+
+
+def test_the_shell_completes_commands(lmcbench, monkeypatch):
+    monkeypatch.setenv("_LMCBENCH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "lmcbench su")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    code, out, _ = lmcbench()
+    assert code == 0
+    assert set(out.split()) == {"suites", "submit"}

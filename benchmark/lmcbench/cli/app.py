@@ -78,7 +78,6 @@ app = typer.Typer(
     cls=GroupedCommands,
     help="Measure linear mode connectivity of image classifiers under data shift.",
     epilog="Start with: lmcbench run digits",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
