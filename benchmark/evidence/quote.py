@@ -1,25 +1,62 @@
-"""Quote the committed findings in docs/findings.md: python benchmark/evidence/quote.py [PAGE].
+"""Quote the committed evidence in README.md and docs/findings.md: python benchmark/evidence/quote.py.
 
-The section "What the papers claim" is written from findings.md of the evidence beside this
-file, one row per claim and one column per suite. Run it after `make.py`; do not edit that section by hand.
+In README.md this writes the tables under "What you see" and the number of replicates; in docs/findings.md the
+list of runs, "In short, on digits" and "What the papers claim", one row per claim and one column per suite.
+The suites are those with a folder beside this file, each in its latest version. Run it after `make.py`; do
+not edit these parts by hand.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
+import textwrap
 from pathlib import Path
 
+import pandas as pd
+
 from lmcbench.results.run_folder import write_atomic
+from lmcbench.spec.architectures import short_labels
 
 EVIDENCE = Path(__file__).parent
-VERSIONS = {"digits": 2}
-"""The suites that are quoted, with the version of their evidence."""
-HEADING = "## What the papers claim"
+ROOT = EVIDENCE.parents[1]
+DEFAULT = "digits"
+"""The suite of the README."""
+BASELINE = "lmc_linear"
+COMPARATORS = ("independent-equal-cost", "whole-budget")
 
 CONTROLS = "Training shift over control: "
+BARRIERS = "Error barrier on the test set"
+WORTH = "Siblings and their ensembles on the test set"
+WORTH_COLUMNS = [
+    "architecture",
+    "recipe",
+    "shift",
+    "fork",
+    "member",
+    "disagreement",
+    "ensemble",
+    "gain",
+    "soup",
+    "cost",
+]
+"""The most important columns of that table, as the README shows them."""
 
-SECTION = """{heading}
+RUNS = """| run | version | replicates | device |
+|---|---|---|---|
+{rows}
+
+"""
+
+IN_SHORT = """## In short, on digits
+
+Means of {n} replicates by network (without the baseline) and shift; CPU; intervals are in the
+[tables](../benchmark/evidence/{folder}/leaderboard.md):
+
+{points}
+
+"""
+
+CLAIMS = """## What the papers claim
 
 `lmcbench report RUN --findings` tests the papers' claims on the records of a run. Each cell below has the
 effect, its 95 % t interval over replicates, and a verdict; CPU, n replicates as in the column's head, or as
@@ -35,35 +72,142 @@ what the claim needs. The linked findings explain each test and have the results
 
 
 def main() -> None:
-    """Rewrite the section."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Rewrite both pages."""
+    for name, write in (("README.md", quoted_readme), ("docs/findings.md", quoted)):
+        page = ROOT / name
+        write_atomic(page, write(page.read_text(encoding="utf-8")))
+        print(f"Quoted the evidence in {page}.")
+
+
+def versions() -> dict[str, int]:
+    """Return the suites with evidence and their latest version, the default suite first."""
+    found: dict[str, int] = {}
+    for file in EVIDENCE.glob("*/findings.md"):
+        name, _, version = file.parent.name.rpartition("-v")
+        found[name] = max(found.get(name, 0), int(version))
+    return dict(sorted(found.items(), key=lambda item: (item[0] != DEFAULT, item[0])))
+
+
+# --- README.md -----------------------------------------------------------------------------------
+
+
+def quoted_readme(page: str) -> str:
+    """Return the README with the tables, links and number of replicates of the default suite's evidence."""
+    block = re.search(rf"```\n{BARRIERS}.*?```", page, re.DOTALL)
+    assert block is not None
+    page = page[: block.start()] + f"```\n{excerpt()}```" + page[block.end() :]
+    page = re.sub(rf"evidence/{DEFAULT}-v\d+/", f"evidence/{_folder(DEFAULT)}/", page)
+    return re.sub(r"n = \d+(?=\s+replicates)", f"n = {_replicates(DEFAULT)}", page)
+
+
+def excerpt() -> str:
+    """Return rows of two tables: the baseline, and the network with the highest barrier at fork 0.
+
+    They are under label-skew; the barriers under its control are shown too.
+    """
+    tables = _text(DEFAULT, "leaderboard.md")
+    barriers, worth = (_table(tables[tables.index(title) :]) for title in (BARRIERS, WORTH))
+    skewed = [row for row in barriers if row["shift"] == "label-skew"]
+    highest = max(skewed, key=lambda row: float(row["0"].split()[0]))["architecture"]
+    shown = [row for row in skewed if row["architecture"].partition("(")[0] == BASELINE]
+    for shift in ("same(label-skew)", "label-skew"):
+        shown += [row for row in barriers if (row["architecture"], row["shift"]) == (highest, shift)]
+    members = [
+        {column: row[column] for column in WORTH_COLUMNS}
+        for row in worth
+        if (row["architecture"], row["shift"]) == (highest, "label-skew") and row["fork"] not in COMPARATORS
+    ]
+    return (
+        f"{BARRIERS} (chord form, percentage points, by fork)\n\n{_simple(shown)}\n"
+        f"{WORTH} (percent)\n\n{_simple(members)}"
     )
-    parser.add_argument("page", type=Path, nargs="?", default=EVIDENCE.parents[1] / "docs" / "findings.md")
-    page: Path = parser.parse_args().page
-    write_atomic(page, quoted(page.read_text(encoding="utf-8")))
-    print(f"Wrote '{HEADING.removeprefix('## ')}' in {page}.")
+
+
+def _simple(rows: list[dict[str, str]]) -> str:
+    """Return a table as the terminal shows it."""
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n"
+        for line in lines
+    )
+
+
+# --- docs/findings.md ----------------------------------------------------------------------------
 
 
 def quoted(page: str) -> str:
-    """Return the text of a page with the section replaced by what the evidence has."""
-    start = page.index(HEADING)
-    return page[:start] + section() + page[page.index("\n## ", start) + 1 :]
+    """Return the page of findings with its quoted parts replaced by what the evidence has."""
+    start, end = page.index("| run |"), page.index("Small networks on small images.")
+    page = page[:start] + runs_table() + page[end:]
+    for text in (in_short(), claims()):
+        start = page.index(text.partition("\n")[0])
+        page = page[:start] + text + page[page.index("\n## ", start) + 1 :]
+    return page
 
 
-def section() -> str:
-    """Return the section, from its heading to the next."""
-    return SECTION.format(
-        heading=HEADING,
-        table=claims_table(),
-        controls="\n".join(_controls()),
+def runs_table() -> str:
+    """Return the table of runs."""
+    rows = (
+        f"| [{suite}](../benchmark/evidence/{_folder(suite)}/README.md) | {version} | {_replicates(suite)} | "
+        f"{_device(suite)} |"
+        for suite, version in versions().items()
     )
+    return RUNS.format(rows="\n".join(rows))
+
+
+def in_short() -> str:
+    """Return the section of the ranges of barriers and accuracies on the default suite."""
+    cells = _cells(DEFAULT)
+    line = ["architecture", "recipe", "shift"]
+    baseline = cells["architecture"] == BASELINE
+    means = (
+        cells[~baseline].groupby(["fork", *line])[["error_chord", "soup_error", "ensemble_accuracy"]].mean()
+    )
+    forks = [f for f in dict.fromkeys(cells["fork"]) if re.fullmatch(r"[\d.]+%?", f)]
+    forks.sort(key=lambda fork: float(fork.rstrip("%")))
+
+    def span(fork: str, column: str) -> str:
+        values = 100 * (1 - means.loc[fork, column] if column == "soup_error" else means.loc[fork, column])
+        return f"{values.min():.1f} to {values.max():.1f}"
+
+    later = ", ".join(
+        f"{100 * means.loc[fork, 'error_chord'].max():.1f} with {_of_training(fork)}" for fork in forks[1:]
+    )
+    convex = 100 * cells[baseline].groupby(["fork", *line])["error_chord"].mean().max()
+    points = [
+        f"Siblings that share only their initialisation (fork 0) are separated by error barriers of "
+        f"{span('0', 'error_chord')} percentage points. After training in common at most so many points are "
+        f"left: {later}.",
+        f"Independently initialised networks are separated by barriers of "
+        f"{span('independent', 'error_chord')} points. Their soups have an accuracy of "
+        f"{span('independent', 'soup_error')} %, their ensembles of "
+        f"{span('independent', 'ensemble_accuracy')} %.",
+        f"The linear softmax has error barriers of at most {convex:.1f} points under any shift; its loss is "
+        "convex.",
+    ]
+    whole = (point.replace(" %", "\N{NO-BREAK SPACE}%") for point in points)
+    lines = (textwrap.fill(point, 120, initial_indent="- ", subsequent_indent="  ") for point in whole)
+    text = "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+    return IN_SHORT.format(n=_replicates(DEFAULT), folder=_folder(DEFAULT), points=text)
+
+
+def _of_training(fork: str) -> str:
+    if fork.endswith("%"):
+        return f"{fork.removesuffix('%')} % of it"
+    return f"{fork} epoch" + ("s" if fork != "1" else "")
+
+
+def claims() -> str:
+    """Return the section of claims, from its heading to the next."""
+    return CLAIMS.format(table=claims_table(), controls="\n".join(_controls()))
 
 
 def claims_table() -> str:
     """Return the table of claims by suites, without the claims under evaluation shifts."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
-    for suite in VERSIONS:
+    for suite in versions():
         for found in _table(_text(suite, "findings.md")):
             if "(test:" not in found["claim"]:
                 rows.setdefault((found["paper"], found["claim"]), {})[suite] = _cell(
@@ -71,11 +215,11 @@ def claims_table() -> str:
                 )
     heads = [
         f"[{suite}](../benchmark/evidence/{_folder(suite)}/findings.md), n = {_replicates(suite)}"
-        for suite in VERSIONS
+        for suite in versions()
     ]
-    lines = [("paper", "claim", *heads), ("---",) * (2 + len(VERSIONS))]
+    lines = [("paper", "claim", *heads), ("---",) * (2 + len(versions()))]
     lines += [
-        (paper, claim, *(row.get(suite, "–") for suite in VERSIONS)) for (paper, claim), row in rows.items()
+        (paper, claim, *(row.get(suite, "–") for suite in versions())) for (paper, claim), row in rows.items()
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -83,7 +227,7 @@ def claims_table() -> str:
 def _controls() -> list[str]:
     """Which shifts the claim about controls was tested with, where there is an interval."""
     notes = []
-    for suite in VERSIONS:
+    for suite in versions():
         for line in _text(suite, "findings.md").splitlines():
             if line.startswith(f"- {CONTROLS}") and _replicates(suite) > 1:
                 notes.append(f"Training shift over control on {suite}: {line.removeprefix(f'- {CONTROLS}')}")
@@ -113,12 +257,25 @@ def _replicates(suite: str) -> int:
     return int(found[2]) - int(found[1]) + 1
 
 
+def _device(suite: str) -> str:
+    found = re.search(r"\d cells \(.*?\), (.*?), engines", _text(suite, "README.md"))
+    assert found is not None, suite
+    return found[1]
+
+
 def _text(suite: str, name: str) -> str:
     return (EVIDENCE / _folder(suite) / name).read_text(encoding="utf-8")
 
 
+def _cells(suite: str) -> pd.DataFrame:
+    """Rows of the test set, one per cell and pair, with short names of networks."""
+    cells = pd.read_csv(EVIDENCE / _folder(suite) / "records.csv.gz", dtype={"fork": str})
+    short = short_labels(cells["architecture"].unique())
+    return cells[cells["split"] == "test"].assign(architecture=cells["architecture"].map(short))
+
+
 def _folder(suite: str) -> str:
-    return f"{suite}-v{VERSIONS[suite]}"
+    return f"{suite}-v{versions()[suite]}"
 
 
 if __name__ == "__main__":
