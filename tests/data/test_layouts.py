@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -134,6 +136,25 @@ def _parquet_text(root):
         write_parquet(root / f"{split}.parquet", data, [n for n, _ in listed(test)], image="image")
 
 
+def write_shard(path, chosen, label=lambda name: ("json", json.dumps({"label": name}))):
+    """A shard of WebDataset: KEY.png and KEY.json, or another file for the label."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, i in chosen:
+            suffix, text = label(name)
+            for end, data in (("png", encode(images_of(name)[i])), (suffix, text.encode())):
+                info = tarfile.TarInfo(f"{name}{i}.{end}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+def _shards(root):
+    train = listed(False)
+    write_shard(root / "train-000000.tar", train[:9])
+    write_shard(root / "train-000001.tar", train[9:])
+    write_shard(root / "val-000000.tar", listed(True))
+
+
 LAYOUTS = {
     "flat": (write_flat, "every fifth image of each class is the test set"),
     "train and val": (lambda root: write_splits(root, "train", "val"), None),
@@ -146,6 +167,8 @@ LAYOUTS = {
     "save_to_disk": (_save_to_disk, None),
     "save_to_disk by datasets": (_saved_dataset, "every fifth image of each class"),
     "parquet with text": (_parquet_text, None),
+    "shards": (_shards, None),
+    "one shard": (lambda root: write_shard(root / "a.tar", listed()), "every fifth image of each class"),
 }
 
 
@@ -235,3 +258,25 @@ def test_a_list_is_parsed_once(root, monkeypatch, split):
     monkeypatch.setattr(csv, "DictReader", lambda file: opened.append(file) or parse(file))
     assert len(open_dataset(str(root)).train) > 0
     assert len(opened) == 1
+
+
+def test_shards_have_numbers_too_and_odd_ones_are_refused(root, tmp_path):
+    number = lambda name: ("cls", str(CLASSES.index(name)))  # noqa: E731
+    write_shard(root / "train" / "0.tar", listed(False), number)
+    write_shard(root / "test" / "0.tar", listed(True), number)
+    dataset = open_dataset(str(root))
+    assert dataset.classes == ("0", "1")
+    assert [len(dataset.train), len(dataset.test)] == [len(listed(False)), len(listed(True))]
+    assert dataset.test.labels.tolist() == [CLASSES.index(name) for name, _ in listed(True)]
+    for label, message in (
+        (lambda name: ("txt", name), "0.tar, image 0 .ant0.: there is no label"),
+        (lambda name: ("cls", name), "not WebDataset archives"),
+    ):
+        write_shard(root / "train" / "0.tar", listed(), label)
+        with pytest.raises(UserError, match=message):
+            open_dataset(str(root))
+    (root / "train" / "0.tar").write_bytes(b"x" * 2000)
+    with pytest.raises(UserError, match="not WebDataset archives"):
+        open_dataset(str(root))
+    with pytest.raises(UserError, match="have no domains"):
+        open_dataset(str(root), domain="place")

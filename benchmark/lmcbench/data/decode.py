@@ -135,22 +135,29 @@ class Item(NamedTuple):
 
 
 def read_items(files: Sequence[Path], labels: Sequence[int]) -> Iterator[list[Item]]:
-    """Yield the images of files with their labels, in lists of at most `READ_IMAGES` and `READ_BYTES`.
+    """Yield the images of files with their labels, in batches as `in_batches` makes them.
 
     Raises:
         UserError: for a file that cannot be read, or of more than `IMAGE_BYTES`.
     """
-    items: list[Item] = []
+    listed = zip(files, labels, strict=True)
+    yield from in_batches(
+        Item(file, None, read_bytes(file, limit=IMAGE_BYTES), label) for file, label in listed
+    )
+
+
+def in_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yield items in lists of at most `READ_IMAGES` and, if they are more than one, `READ_BYTES`."""
+    batch: list[Item] = []
     size = 0
-    for file, label in zip(files, labels, strict=True):
-        data = read_bytes(file, limit=IMAGE_BYTES)
-        if items and (len(items) == READ_IMAGES or size + len(data) > READ_BYTES):
-            yield items
-            items, size = [], 0
-        items.append(Item(file, None, data, label))
-        size += len(data)
-    if items:
-        yield items
+    for item in items:
+        if batch and (len(batch) == READ_IMAGES or size + len(item.data) > READ_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += len(item.data)
+    if batch:
+        yield batch
 
 
 def decode_batches(

@@ -91,7 +91,7 @@ class ParquetSplit:
             labels = [np.asarray(found, np.int64) for found in read]
         joined = np.concatenate(labels)
         if classes is None:
-            classes = len(names) or _count_classes(self.files[0], joined)
+            classes = len(names) or count_classes(self.files[0], joined)
         for file, found in zip(self.files, labels, strict=True):
             bad = np.flatnonzero((found < 0) | (found >= classes))
             if len(bad):
@@ -361,7 +361,7 @@ def _common_names(tables: Sequence[_Table]) -> tuple[str, ...]:
     return first.names
 
 
-def _count_classes(file: Path, labels: Labels) -> int:
+def count_classes(file: Path, labels: Labels) -> int:
     """Return the number of classes of files without class names: the largest label plus 1.
 
     Every label from 0 on must occur. A gap is most likely a mistake, such as counting from 1.

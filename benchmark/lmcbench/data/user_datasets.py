@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lmcbench.data.decode import ColouredError, Resize
 from lmcbench.data.find_files import belongs_to, find_parquet
 from lmcbench.data.folder_split import FolderSplit, folders_in, images_in
 from lmcbench.data.parquet import ParquetSplit
+from lmcbench.data.tar_split import TarSplit
 from lmcbench.errors import UserError
 from lmcbench.spec.datasets import is_path
 from lmcbench.spec.domains import FOLDER
@@ -27,7 +29,7 @@ TEST_NAMES = ("test", "testing", "tst", "val", "valid", "validation", "dev", "ev
 LISTS = ("metadata.csv", "labels.csv", "data.csv", "annotations.csv")
 """Lists of images in a folder."""
 
-OwnReader = CsvSplit | FolderSplit | ParquetSplit
+OwnReader = CsvSplit | FolderSplit | ParquetSplit | TarSplit
 
 
 def find_user_dataset(name: str, folder: Path | None) -> Path | None:
@@ -61,6 +63,7 @@ def open_user_dataset(path: Path, resize: Resize | None = None, domain: str | No
       ROOT/CLASS/*;
     - train-*.parquet and test-*.parquet, or one parquet file;
     - a folder of `save_to_disk` of `datasets`;
+    - WebDataset shards: train-*.tar and test-*.tar, also in folders, or *.tar;
     - a CSV file with columns of files and labels: in each split's folder, train.csv and test.csv, or one for
       both, with a column `split` or without.
 
@@ -109,6 +112,8 @@ def find_layout(path: Path, domain: str | None = None) -> Layout:
     if path.is_file():
         if path.suffix.lower() == ".csv":
             return _one_list(CsvTable(path), domain)
+        if path.suffix.lower() == ".tar":
+            return _shards(path.parent, [path], domain)
         train, test = _halves(ParquetSplit((path,), domain=domain))
         return Layout(train, test, "parquet")
     found = (
@@ -117,13 +122,14 @@ def find_layout(path: Path, domain: str | None = None) -> Layout:
         or _parquet(path, domain)
         or _lists(path, domain)
         or _flat(path, domain)
+        or _tar(path, domain)
     )
     if found is None:
         inside = "DOMAIN/CLASS" if domain == FOLDER else "CLASS"
         raise UserError(
             f"{path} is not a data set: it needs train/{inside}/*.png and test/{inside}/*.png, "
-            f"{inside}/*.png, train-*.parquet and test-*.parquet, a folder of save_to_disk, or train.csv "
-            "with columns of files and labels."
+            f"{inside}/*.png, train-*.parquet and test-*.parquet, a folder of save_to_disk, "
+            "train-*.tar and test-*.tar of WebDataset, or train.csv with columns of files and labels."
         )
     return found
 
@@ -221,6 +227,27 @@ def _arrow(path: Path, domain: str | None) -> Layout | None:
         return None
     note = f"{path} has no test split: {_fifth(domain)}."
     return Layout(*_halves(ParquetSplit(train, domain=domain)), "arrow", (note,))
+
+
+def _tar(path: Path, domain: str | None) -> Layout | None:
+    """Return the layout of WebDataset shards."""
+    files = sorted(path.rglob("*.tar"))
+    return _shards(path, files, domain) if files else None
+
+
+def _shards(path: Path, files: Sequence[Path], domain: str | None) -> Layout:
+    if domain is not None:
+        raise UserError(f"{path} has WebDataset shards, whose images have no domains (domain = {domain!r}).")
+    parts = {
+        split: tuple(file for file in files if belongs_to(Path(str(file.relative_to(path)).lower()), split))
+        for split in (*TRAIN_NAMES, *TEST_NAMES)
+    }
+    train = next((parts[name] for name in TRAIN_NAMES if parts[name]), None)
+    test = next((parts[name] for name in TEST_NAMES if parts[name]), None)
+    if train is not None and test is not None:
+        return Layout(TarSplit(train), TarSplit(test), "webdataset")
+    note = f"{path} has no test split: {_fifth(domain)}."
+    return Layout(*_halves(TarSplit(train or tuple(files))), "webdataset", (note,))
 
 
 def _lists(path: Path, domain: str | None) -> Layout | None:
