@@ -5,6 +5,7 @@ import os
 # before torch is loaded, here and in subprocesses: two test processes on two cores, one thread each
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import multiprocessing
 import signal
 import sys
 
@@ -16,6 +17,15 @@ settings.register_profile("lmcbench", deadline=None)
 settings.load_profile("lmcbench")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.fixture
+def forked_workers(monkeypatch):
+    """Start worker processes as forks: they need not import torch, and their results are equal."""
+    from lmcbench.running import workers
+
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(workers.multiprocessing, "get_context", lambda method: fork)
 
 
 @pytest.fixture

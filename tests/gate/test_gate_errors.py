@@ -29,7 +29,6 @@ RULES = (
 )
 BARRIER, ERROR = (0.08, 1.0), (0.03, 9.0)  # mean and gamma shape: standard deviation = mean / sqrt(shape)
 IMAGES = 360
-RUNS = 1000
 REPLICATES = (3, 5, 10)
 
 
@@ -121,21 +120,21 @@ def share(event, judgements):
     return sum(map(event, judgements))
 
 
-@pytest.fixture(scope="module")
-def table():
-    """Scenario and n -> how many of RUNS erred in which way."""
+@pytest.fixture(scope="module", params=[250, pytest.param(1000, marks=pytest.mark.slow_tier)])
+def table(request):
+    """Number of simulated comparisons, and scenario and n -> how many of them erred in which way."""
     with pytest.MonkeyPatch.context() as patched:
         # what a comparison says beside its verdict takes most of its time
         patched.setattr("lmcbench.stats.inference._needed", lambda *_: None)
         patched.setattr("lmcbench.stats.inference._power", lambda *_: None)
-        return count_errors()
+        return request.param, count_errors(request.param)
 
 
-def count_errors():
+def count_errors(runs):
     rows = {}
     for name, scenario in (SCENARIOS | STRESS).items():
         for n in REPLICATES:
-            same, margin, twice = (simulate(n, scenario, size, RUNS) for size in (0, 1, 2))
+            same, margin, twice = (simulate(n, scenario, size, runs) for size in (0, 1, 2))
             rows[name, n] = {
                 "false alarm": share(fails, same),
                 "barrier granted at margin": share(lambda js: js[0].verdict in GRANTED, margin),
@@ -150,12 +149,13 @@ def count_errors():
 
 @pytest.mark.slow
 def test_error_rates_of_the_whole_verdict(table, capsys):
+    runs, table = table
     with capsys.disabled():
         names = list(next(iter(table.values())))
-        print(f"\n\n{RUNS} simulated comparisons a row, in percent")
+        print(f"\n\n{runs} simulated comparisons a row, in percent")
         print(
             tabulate(
-                [[*row, *(100 * v / RUNS for v in c.values())] for row, c in table.items()],
+                [[*row, *(100 * v / runs for v in c.values())] for row, c in table.items()],
                 ["scenario", "n", *names],
                 maxheadercolwidths=12,
                 floatfmt=".1f",
@@ -167,21 +167,23 @@ def test_error_rates_of_the_whole_verdict(table, capsys):
             errors += ["barrier granted at margin", "accuracy granted at margin"]
         for error in errors:
             # a true rate of 5 % shows more than this once in a thousand
-            low = binomtest(counts[error], RUNS).proportion_ci(0.998, method="exact").low
-            assert low <= 0.05, (name, n, error, counts[error] / RUNS)
+            low = binomtest(counts[error], runs).proportion_ci(0.998, method="exact").low
+            assert low <= 0.05, (name, n, error, counts[error] / runs)
 
 
 @pytest.mark.slow
 def test_a_multiplied_skewed_barrier_is_granted_too_often_but_boundedly(table):
     """The limit of t intervals that the documentation states: 5 % holds for shifts, not for factors."""
+    runs, table = table
     for n in REPLICATES:
-        assert table["barriers multiplied", n]["barrier granted at margin"] / RUNS < 0.15
+        assert table["barriers multiplied", n]["barrier granted at margin"] / runs < 0.15
 
 
 @pytest.mark.slow
 def test_power_grows_with_replicates_and_is_wanting_at_three(table):
+    runs, table = table
     for name in SCENARIOS:
         found = [table[name, n]["barrier found at twice"] for n in REPLICATES]
         assert found == sorted(found)
-        assert found[-1] > 0.8 * RUNS
-    assert table["half shared, one cell", 3]["barrier found at twice"] < 0.5 * RUNS
+        assert found[-1] > 0.8 * runs
+    assert table["half shared, one cell", 3]["barrier found at twice"] < 0.5 * runs

@@ -68,8 +68,14 @@ def findings_text(records):
     return render_findings(collect_findings(records))
 
 
+_evaluated = [None, ()]
+"""The records that were evaluated last, and their findings."""
+
+
 def the(name, records, split="test"):
-    [finding] = [f for f in evaluate_claims(records) if f.claim.name == name and f.split == split]
+    if _evaluated[0] is not records:
+        _evaluated[:] = records, evaluate_claims(records)
+    [finding] = [f for f in _evaluated[1] if f.claim.name == name and f.split == split]
     return finding
 
 
@@ -311,8 +317,8 @@ def verdicts(rich, runs, seed=0):
 def test_claims_are_not_supported_where_the_barrier_depends_on_nothing(rich):
     found = evaluate_cells(simulated(rich, np.random.default_rng(0)))
     assert {f.claim.name for f in found if f.verdict != "not testable"} == TESTABLE
-    wrong = sum(any(v in ("supported", "contrary") for v in row) for row in verdicts(rich, 6))
-    assert wrong <= 2  # promised: at most 5 % of tables; more than 2 of 6 have a probability of 2e-3
+    wrong = sum(any(v in ("supported", "contrary") for v in row) for row in verdicts(rich, 3))
+    assert wrong <= 1  # promised: at most 5 % of tables; more than 1 of 3 have a probability of 7e-3
 
 
 @pytest.mark.slow_tier

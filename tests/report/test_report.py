@@ -41,6 +41,11 @@ def report(rich):
     return make_report(rich)
 
 
+@pytest.fixture(scope="module")
+def drawings(rich):
+    return draw(rich)
+
+
 @pytest.fixture
 def text_only(monkeypatch):
     """Figures are drawn and not rendered, which takes most of a report's time."""
@@ -57,16 +62,16 @@ def legend_rows(figure):
     return [[name for _, name in sorted(row)] for _, row in sorted(rows.items(), reverse=True)]
 
 
-def test_every_kind_of_figure_is_drawn_where_there_are_numbers_for_it(rich, report):
-    assert len(draw(rich)) == len(OF_LINES) + 1 == len(report.figures)
+def test_every_kind_of_figure_is_drawn_where_there_are_numbers_for_it(drawings, report):
+    assert len(drawings) == len(OF_LINES) + 1 == len(report.figures)
     assert all(content.startswith(PNG) for content in report.figures.values())
     names = [f"{d.name}.png" for d in draw([make_record()])]
     assert names == ["barriers.png", "curves.png", "disagreement.png"]
     assert draw([make_record(status="diverged")]) == []
 
 
-def test_every_axis_says_what_it_is_and_every_caption_how_many(rich):
-    for drawing in draw(rich):
+def test_every_axis_says_what_it_is_and_every_caption_how_many(drawings):
+    for drawing in drawings:
         axes = [a for a in drawing.figure.axes if a.get_visible()]
         labels = {a.get_xlabel() for a in axes} | {a.get_ylabel() for a in axes}
         units = "nats|%|percentage points|weights' units|degrees|epoch"
@@ -133,7 +138,7 @@ def test_the_command_needs_no_torch(tmp_path):
         "from lmcbench.cli import main; main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "run")], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", script, str(tmp_path / "run")], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert "3 figures" in done.stdout

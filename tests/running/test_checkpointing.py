@@ -28,19 +28,19 @@ forks = [0.5, 1.5, "independent"]
 replicates = 1
 [data]
 name = "digits"
-train_size = 480
-test_size = 100
+train_size = 240
+test_size = 50
 [protocol]
 alphas = 3
-calibration = 100
-train_eval = 100
+calibration = 40
+train_eval = 40
 [probe]
 shifts = ["label-skew"]
 replicates = 1
 [recipes.short]
 lr = 0.05
 optimizer = "adamw"
-batch_size = 64
+batch_size = 32
 epochs = 2
 [[architectures]]
 name = "lmc_resnet"

@@ -354,7 +354,7 @@ def test_a_folder_of_another_suite_is_refused(whole, tmp_path):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_bad_input_found_by_a_worker_writes_nothing(jobs, tmp_path):
+def test_bad_input_found_by_a_worker_writes_nothing(jobs, tmp_path, forked_workers):
     settings = {"kwargs": {"widht": 16}}
     unbuildable = suite(extra="").model_copy(
         update={"architectures": [a.model_copy(update=settings) for a in suite().architectures]}

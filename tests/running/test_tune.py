@@ -2,8 +2,6 @@
 
 import json
 import shlex
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -318,13 +316,6 @@ recipe = "mlp"
 """
 
 
-def command(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "lmcbench", *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
 def test_the_command_that_uses_the_choice_can_be_pasted(whole, tmp_path, capsys):
     """A network from a file is named as it was, not by its label, which has no folder."""
     folder, tuning = whole
@@ -338,19 +329,19 @@ def test_the_command_that_uses_the_choice_can_be_pasted(whole, tmp_path, capsys)
     ]
 
 
-def test_tune_and_run_on_the_command_line(tmp_path):
+def test_tune_and_run_on_the_command_line(lmcbench, tmp_path, forked_workers):
     (tmp_path / "toy.toml").write_text(SUITE_TOML)
     ask = ["tune", "toy.toml", "--arch", "lmc_mlp", "--device", "cpu", "--jobs", "2", "--engine", "reference"]
-    done = command(tmp_path, *ask)
-    assert done.returncode == 0, done.stderr
-    assert "Choice: sgd, lr 0." in done.stdout
+    code, out, err = lmcbench(*ask)
+    assert code == 0, err
+    assert "Choice: sgd, lr 0." in out
     file = tmp_path / "runs/toy-tuning/lmc_mlp/tuning.json"
     tuning = read_tuning(file)
     tuned = ["run", "toy.toml", "--recipe", "tuned", "--jobs", "1", "--device", "cpu"]
-    refused = command(tmp_path, *tuned)
-    assert (refused.returncode, "--tuning" in refused.stderr) == (2, True)
-    done = command(tmp_path, *tuned, "--tuning", str(file))
-    assert done.returncode == 0, done.stderr
+    code, _, err = lmcbench(*tuned)
+    assert (code, "--tuning" in err) == (2, True)
+    code, _, err = lmcbench(*tuned, "--tuning", str(file))
+    assert code == 0, err
     [record] = [read_record(path) for path in (tmp_path / "runs/toy/records").iterdir()]
     assert record.recipe["name"] == "tuned"
     assert record.recipe["lr"] == tuning.recipe.lr
@@ -359,7 +350,7 @@ def test_tune_and_run_on_the_command_line(tmp_path):
     table = json.loads(file.read_text())
     table["suite"]["digest"] = "0" * 64
     file.write_text(json.dumps(table))
-    refused = command(tmp_path, *tuned, "--tuning", str(file))
-    assert refused.returncode == 2
-    assert len(refused.stderr.splitlines()) == 1
-    assert "digest" in refused.stderr
+    code, _, err = lmcbench(*tuned, "--tuning", str(file))
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "digest" in err

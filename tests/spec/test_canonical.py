@@ -20,12 +20,23 @@ def test_the_text_is_sorted_and_without_spaces():
     )
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.dictionaries(st.text(), values))
-def test_order_of_keys_does_not_matter_and_nothing_is_lost(value):
+def check_canonical(value):
     backwards = dict(reversed(value.items()))
     assert canonical_json(backwards) == canonical_json(value)
     assert json.loads(canonical_json(value)) == value
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.dictionaries(st.text(), values))
+def test_order_of_keys_does_not_matter_and_nothing_is_lost(value):
+    check_canonical(value)
+
+
+@pytest.mark.slow_tier
+@settings(max_examples=2000, deadline=None)
+@given(st.dictionaries(st.text(), values))
+def test_order_of_keys_in_many_values(value):
+    check_canonical(value)
 
 
 def test_a_digest_is_sha256_of_the_utf8_text():

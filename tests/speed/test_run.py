@@ -51,7 +51,7 @@ def test_it_runs_and_keeps_what_other_networks_gave(tmp_path):
             "--out",
             str(tmp_path),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ})
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, env={**os.environ})
         assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "cpu.json").read_text())
     mlp, resnet = found["networks"]

@@ -156,7 +156,7 @@ def test_bits_do_not_depend_on_the_kernel_that_a_fleet_size_selects(name):
 @pytest.mark.parametrize("name", [name for name, device in sorted(STACKED) if device == "cpu"])
 def test_bits_do_not_depend_on_the_fleet(name):
     """Neither the fleet's size nor the place in it changes a network of the table."""
-    how = {"kwargs": {} if name in NETWORKS else TIMM[name].kwargs, "stop": 3}
+    how = {"kwargs": {} if name in NETWORKS else TIMM[name].kwargs, "stop": 2}
     members = [(i, 10 + i) for i in range(5)]
     together = train("stacked", name, RECIPES["sgd"], members, **how).states
     alone = train("stacked", name, RECIPES["sgd"], members[:1], **how).states
