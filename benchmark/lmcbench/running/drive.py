@@ -1,4 +1,4 @@
-"""Drive a run: hand units of work to an engine, read their progress from the run folder, retry what fails."""
+"""Drive a run: hand units of work to an executor, read their progress, retry what fails."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ class _Running:
 
 
 class Driver:
-    """One run of `units` on an engine.
+    """One run of `units` on an executor.
 
     Args:
         units: every unit comes after those that it names in `after`.
         folder: the run folder, which is claimed.
-        executor: the engine; it is closed at the end.
+        executor: what runs them; it is closed at the end.
         retries: attempts after the first that failed.
     """
 
@@ -152,7 +152,7 @@ class Driver:
         )
 
     def _note_dead_attempts(self) -> None:
-        """Note the end of attempts that an engine of a dead driver left without one."""
+        """Note the end of attempts that a dead driver left without one."""
         alive = {log.path.name for log in drivers(self.folder) if log.is_alive}
         for log in attempts(self.folder):
             is_left = log.end is None and log.submitted.get("driver") not in alive
@@ -177,7 +177,7 @@ class Driver:
     # --- attempts --------------------------------------------------------------------------------
 
     def _submit(self) -> None:
-        """Hand over the units that are ready, in order, while the engine has room."""
+        """Hand over the units that are ready, in order, while the executor has room."""
         for unit in list(self.waiting):
             if self.executor.slots is not None and len(self.running) >= self.executor.slots:
                 return

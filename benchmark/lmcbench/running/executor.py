@@ -14,8 +14,8 @@ class Ended:
     """An attempt that has ended.
 
     Attributes:
-        outcome: what it returned; None if it died, or if the engine passes on no values: then the event file
-            has the outcome.
+        outcome: what it returned; None if it died, or if the executor passes on no values: then the event
+            file has the outcome.
         reason: why it may have died, such as an exit code; one line.
     """
 
@@ -34,11 +34,11 @@ class Handle(Protocol):
 
 
 class Executor(Protocol):
-    """An engine that runs attempts.
+    """What runs attempts.
 
     Attributes:
         name: as in `--on`, without options.
-        slots: attempts that run at once; None: the engine has a queue of its own.
+        slots: attempts that run at once; None: the executor has a queue of its own.
         is_remote: whether attempts may run on other machines.
     """
 
@@ -47,14 +47,14 @@ class Executor(Protocol):
     is_remote: bool
 
     def submit(self, work: Attempt, unit: str) -> Handle:
-        """Begin an attempt, or put it into the engine's queue; `unit` names the unit of work.
+        """Begin an attempt, or put it into the executor's queue; `unit` names the unit of work.
 
         Raises:
-            UserError: if the engine cannot run it.
+            UserError: if the executor cannot run it.
         """
 
     def attach(self, log: AttemptLog) -> Handle | None:
-        """Return a handle of an attempt that another driver submitted and this engine still has."""
+        """Return a handle of an attempt that another driver submitted and this executor still has."""
 
     def keeps(self, log: AttemptLog) -> bool:
         """Return whether an attempt may run on although its driver has ended."""
@@ -63,4 +63,4 @@ class Executor(Protocol):
         """Wait until an attempt may have ended or made progress, at most `timeout` seconds."""
 
     def close(self) -> None:
-        """End whatever still runs or waits and free the engine."""
+        """End whatever still runs or waits and free what it uses."""

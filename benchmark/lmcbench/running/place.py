@@ -32,36 +32,36 @@ class Place(Protocol):
     def prepare(
         self, tasks: Sequence[Task], dataset: Dataset, device: str, jobs: int | None
     ) -> tuple[Executor, list[Unit]]:
-        """Return the engine, ready, and the units of work for it.
+        """Return the executor, ready, and the units of work for it.
 
         Raises:
-            UserError: if the engine is not installed or cannot run the tasks.
+            UserError: if it is not installed or cannot run the tasks.
         """
 
 
 def parse_place(on: str, gpus_per_family: float = 1.0) -> Place:
-    """Parse `--on`; the engine is not started.
+    """Parse `--on`; nothing is started.
 
     Raises:
-        UserError: for an unknown engine or option.
+        UserError: for an unknown place or option.
     """
-    engine, _, options = on.partition(":")
+    kind, _, options = on.partition(":")
     if not 0 < gpus_per_family <= 1:
         raise UserError(
             f"--gpus-per-family {gpus_per_family:g} is not more than 0 and at most 1: a family uses one "
             "GPU or a share of one."
         )
-    if engine != "ray" and gpus_per_family != 1:
-        raise UserError(f"--gpus-per-family applies to --on ray, not to --on {printable(engine)}.")
-    if engine == LOCAL and not options:
+    if kind != "ray" and gpus_per_family != 1:
+        raise UserError(f"--gpus-per-family applies to --on ray, not to --on {printable(kind)}.")
+    if kind == LOCAL and not options:
         return Local()
-    if engine == "ray":
+    if kind == "ray":
         from lmcbench.running.ray_executor import Ray
 
         if options.startswith("//"):
             raise UserError(f"--on {printable(on)}: Ray's client is not supported. Give HOST:PORT.")
         return Ray(options or None, gpus_per_family)
-    if engine == "slurm":
+    if kind == "slurm":
         from lmcbench.running.slurm_executor import Slurm
 
         return Slurm.parse(options)
@@ -70,7 +70,7 @@ def parse_place(on: str, gpus_per_family: float = 1.0) -> Place:
 
 @dataclass(frozen=True)
 class Local:
-    """This machine, without an engine."""
+    """This machine, without further software."""
 
     is_remote = False
 

@@ -93,7 +93,7 @@ class Slurm:
     def prepare(
         self, tasks: Sequence[Task], dataset: Dataset, device: str, jobs: int | None
     ) -> tuple[Executor, list[Unit]]:
-        """Return the engine. With a limit of jobs, families are split if there are few.
+        """Return the executor. With a limit of jobs, families are split if there are few.
 
         Raises:
             UserError: if submitit or Slurm's commands are not installed.

@@ -10,7 +10,7 @@ from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Cell
 
 FULL = 2
-"""Families per slot from which an engine is kept busy by whole families."""
+"""Families per slot from which an executor is kept busy by whole families."""
 
 
 @dataclass(frozen=True)
