@@ -13,13 +13,19 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from builders import make_record, toy_cell
 from lmcbench.data.selection import open_suite_data
+from lmcbench.report.domain_tables import ACCURACIES, PAIRS, domain_tables
+from lmcbench.report.figures.domains import barrier_matrix, domain_accuracy
+from lmcbench.report.tables import make_tables
 from lmcbench.results.frame import load_records
+from lmcbench.results.run_folder import read_records
 from lmcbench.running.run import expand_views
 from lmcbench.spec.cells import expand, families
 from lmcbench.spec.shift_rules import views_digest
 from lmcbench.spec.suite import ShiftSpec
 from lmcbench.spec.suite_files import load_suite
+from lmcbench.stats.cells import Cells
 from lmcbench.submission.verify import verify
 from submitted import cli, correct_hashes, edit_record
 
@@ -315,3 +321,50 @@ def test_a_user_loads_the_records_of_all_shifts(place):
         "rules.py:thirds[step=3]",
     }
     assert {"test:domain:art", "test:domain:sketch", "test:domain:toon"} <= set(table["split"])
+
+
+def test_tables_show_every_pair_and_every_domain_beside_the_control(place):
+    tables = {table.title: table.rows for table in domain_tables(read_records(place / "run"))}
+    record = records(place)["domains", "own", ""]
+    pairs = tables[PAIRS]
+    own = pairs[pairs["shift"] == "domains"]
+    assert own["pair"].tolist() == ["art | photo", "art | toon", "photo | toon"]
+    heights = [100 * pair["barriers"]["test"]["error_chord"] for pair in record["pairs"]]
+    assert own["0"].tolist() == [f"{height:.1f}" for height in heights]
+    assert pairs[pairs["shift"] == "mixed(domains)"]["pair"].tolist() == ["mean of pairs"]
+    assert set(pairs["shift"]) == {name for name in set(pairs["shift"]) if "domains" in name}
+    scores = tables[ACCURACIES]
+    rows = scores[scores["shift"] == "domains"].set_index("domain")
+    assert list(rows.index) == ["art", "sketch (held out)", "toon", "all: mean", "all: worst"]
+    names = ("art", "sketch", "toon")
+    siblings = [[1 - s["splits"][f"test:domain:{d}"]["error"] for d in names] for s in record["siblings"]]
+    soup = [1 - record["soup"][f"test:domain:{d}"]["error"] for d in names]
+    ensemble = [record["ensemble"][f"test:domain:{d}"]["ensemble_accuracy"] for d in names]
+    held, worst = rows.loc["sketch (held out)"], rows.loc["all: worst"]
+    assert held["sibling 2"] == f"{100 * siblings[2][1]:.1f}"
+    assert held["soup gain"] == f"{100 * (soup[1] - np.mean([s[1] for s in siblings])) + 0.0:+.1f}"
+    assert worst["ensemble"] == f"{100 * min(ensemble):.1f}"
+    assert worst["gain"] == f"{100 * (min(ensemble) - np.mean([min(s) for s in siblings])) + 0.0:+.1f}"
+    text = make_tables(read_records(place / "run")).render("github")
+    assert PAIRS in text
+    assert "domains: sibling 0 art, sibling 1 photo, sibling 2 toon." in text
+
+
+def test_figures_show_pairs_of_domains_and_accuracy_by_domain(place):
+    cells = Cells(read_records(place / "run"))
+    matrix, dots = barrier_matrix(cells), domain_accuracy(cells)
+    axis = matrix.figure.axes[0]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["art", "photo", "toon"]
+    record = records(place)["domains", "own", ""]
+    shown = sorted(float(text.get_text()) for text in axis.texts)
+    heights = [round(100 * pair["barriers"]["test"]["error_chord"], 1) for pair in record["pairs"]]
+    assert shown == sorted([*heights, *heights])
+    assert "mixed: " in axis.get_title()
+    ticks = [tick.get_text() for tick in dots.figure.axes[0].get_xticklabels()]
+    assert ticks == ["art", "sketch\n(held out)", "toon"]
+    soup = dots.figure.axes[0].lines[-1].get_ydata()
+    assert soup[1] == pytest.approx(100 * (1 - record["soup"]["test:domain:sketch"]["error"]))
+
+
+def test_data_without_domains_have_no_such_table():
+    assert domain_tables([make_record(toy_cell())]) == []

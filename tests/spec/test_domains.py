@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import toy_suite
+from builders import SUITE_TOML, toy_suite
 from lmcbench.errors import UserError
+from lmcbench.spec import suite_files
 from lmcbench.spec.domains import Domains, parse_groups, sort_names
 from lmcbench.spec.shifts import Shift
+from lmcbench.spec.suite_files import load_suite
 
 NAMES = ("art", "photo", "sketch", "toon")
 COUNTS = {"art": 20, "photo": 30, "sketch": 40}
@@ -168,3 +170,16 @@ def test_domains_are_part_of_the_digest_and_absent_from_others():
     assert Shift.parse("same(domains)").is_control
     assert Shift.parse("same(domains)").has_one_view
     assert Shift.parse("domains", {"groups": "a+b/c"}).label == "domains[groups=a+b/c]"
+
+
+def test_a_published_suite_cannot_have_a_users_shift(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rules.py").write_text("def half(labels, domains, siblings, generator): ...\n")
+    text = SUITE_TOML.replace('"label-skew"', '"rules.py:half", "same(rules.py:half)"')
+    (tmp_path / "toy-v1.toml").write_text(text)
+    own = load_suite("toy-v1.toml")
+    assert [spec.shift.label for spec in own.shifts[-2:]] == ["rules.py:half", "same(rules.py:half)"]
+    assert own.shifts[-1].shift.has_one_view
+    monkeypatch.setattr(suite_files, "read_suite", lambda name: (text.encode(), f"{name}.toml"))
+    with pytest.raises(UserError, match=r"toy-v1 has the shift rules\.py:half of a user's file"):
+        load_suite("toy-v1")

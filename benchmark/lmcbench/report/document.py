@@ -27,7 +27,7 @@ from lmcbench.spec.suite_files import published_suite
 from lmcbench.stats.estimates import ROUNDING, Estimate
 
 TEXT_COLUMNS = frozenset(
-    {"architecture", "recipe", "shift", "fork", "second-order form", "ranked", "recipes of"}
+    {"architecture", "recipe", "shift", "fork", "second-order form", "ranked", "recipes of", "pair", "domain"}
 )
 """Columns of the tables that are aligned to the left."""
 
@@ -128,6 +128,7 @@ def _tables(records: Sequence[Record], suite: Suite | None, folder: Path | None)
         *([_Table(INSTABILITY, board.instability, [])] if len(board.instability) else []),
         _Table(CONNECTIVITY, board.connectivity, []),
         _Table(ENSEMBLES, board.ensembles, board.notes),
+        *(_Table(table.title, table.rows, table.notes) for table in board.by_domain),
     ]
     rows = build_frame(records)
     scales = noise_table(rows)

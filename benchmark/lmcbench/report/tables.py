@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from lmcbench.errors import UserError
 from lmcbench.output import GITHUB, escape_markdown, make_table, one_line
+from lmcbench.report.domain_tables import DomainTable, domain_tables
 from lmcbench.report.image_intervals import areas_over_images
 from lmcbench.report.instability_table import IMAGES_NOTE, INSTABILITY_NOTES, instability_table
 from lmcbench.results.frame import build_frame
@@ -61,12 +62,14 @@ class Tables:
         ensembles: accuracies and disagreement of the siblings of the earliest and latest fork, and of
             independent networks, in percent.
         notes: how to read the numbers.
+        by_domain: barriers by pair of domains, and accuracy by domain; empty for data without domains.
     """
 
     instability: pd.DataFrame
     connectivity: pd.DataFrame
     ensembles: pd.DataFrame
     notes: list[str]
+    by_domain: Sequence[DomainTable] = ()
 
     def render(self, style: Literal["github", "simple"]) -> str:
         """Return the tables as text in a format of tabulate.
@@ -79,6 +82,7 @@ class Tables:
             (INSTABILITY, self.instability),
             (CONNECTIVITY, self.connectivity),
             (ENSEMBLES, self.ensembles),
+            *((table.title, table.rows) for table in self.by_domain),
         )
         for title, table in tables:
             if table.empty:
@@ -92,7 +96,8 @@ class Tables:
                 text = _grouped(table, style)
             parts.append(f"{mark}{title}\n\n{text}")
         bullet = "- " if style == GITHUB else ""
-        notes = map(escape_markdown, self.notes) if style == GITHUB else map(one_line, self.notes)
+        listed = [*self.notes, *(note for table in self.by_domain for note in table.notes)]
+        notes = map(escape_markdown, listed) if style == GITHUB else map(one_line, listed)
         return "\n\n".join([*parts, "\n".join(f"{bullet}{note}" for note in notes)]) + "\n"
 
 
@@ -181,7 +186,8 @@ def make_tables(records: Iterable[Record], floor: float = 0.0, folder: Path | No
     notes += [f"{name}: {listed}." for name, listed in settings.items()]
     tables = (instability, pd.DataFrame(connectivity), pd.DataFrame(ensembles))
     first, second, third = (_shortened(table, short) for table in tables)
-    return Tables(first, second, third, notes)
+    by_domain = [replace(table, rows=_shortened(table.rows, short)) for table in domain_tables(records)]
+    return Tables(first, second, third, notes, by_domain)
 
 
 def _shortened(table: pd.DataFrame, short: Mapping[str, str]) -> pd.DataFrame:

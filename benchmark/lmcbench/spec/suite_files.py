@@ -45,9 +45,16 @@ def load_suite(name: str) -> Suite:
     """Load a published suite by name (`digits`, or `digits-v3` for one version), or from a `.toml` path.
 
     Raises:
-        UserError: if it does not exist or is not a valid suite.
+        UserError: if it does not exist or is not a valid suite, or a published one has a user's shift.
     """
-    return parse_suite(*read_suite(name))
+    suite = parse_suite(*read_suite(name))
+    own = [spec.shift.name for spec in suite.shifts if spec.shift.source is not None]
+    if own and not name.endswith(".toml"):
+        raise UserError(
+            f"Suite {name} has the shift {own[0]} of a user's file. Published suites, and submissions to "
+            "them, have the shifts of 'lmcbench shifts' alone."
+        )
+    return suite
 
 
 def read_suite(name: str) -> tuple[bytes, str]:

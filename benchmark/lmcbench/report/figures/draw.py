@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from lmcbench.report.figures.barriers import barriers, curves, repaired
 from lmcbench.report.figures.curvature import layer_bars, predictions, scatter, spectra, switched
+from lmcbench.report.figures.domains import barrier_matrix, domain_accuracy
 from lmcbench.report.figures.ensembles import accuracy_and_cost, between_views, disagreement, noise_scales
 from lmcbench.report.figures.landscape import heat_maps, landscape_curves, motion, planes
 from lmcbench.report.figures.style import Drawing, styled
@@ -19,6 +20,8 @@ Drawer = Callable[[Cells], Drawing | None]
 OF_LINES: tuple[Drawer, ...] = (
     barriers,
     curves,
+    barrier_matrix,
+    domain_accuracy,
     heat_maps,
     landscape_curves,
     motion,
