@@ -66,7 +66,7 @@ def test_ci_runs_the_commands_of_the_readme():
     assert len(re.findall(pattern[1], README, re.MULTILINE)) == 1
     start, end = re.search(r"sed -n '/\^(.+)/,/\^(.+)/p' README.md", script).groups()
     lines = README[README.index(f"\n{start}") : README.index(f"\n{end}")].splitlines()
-    assert len([line for line in lines if line.startswith("lmcbench ")]) == 4
+    assert len([line for line in lines if line.startswith("lmcbench ")]) == 6
 
 
 def test_every_command_and_option_that_is_shown_exists():

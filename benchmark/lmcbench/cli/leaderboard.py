@@ -23,6 +23,13 @@ def leaderboard(
     board_dir: Annotated[
         Path, typer.Option("--leaderboard", metavar="DIR", help="The leaderboard's folder.")
     ] = Path("leaderboard"),
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Show and rank the entries of another leaderboard too, such as a clone's.",
+        ),
+    ] = None,
     check: Annotated[
         bool,
         typer.Option("--check", help="Write nothing; exit 1 when what is committed is out of date."),
@@ -56,18 +63,19 @@ def leaderboard(
     if as_json and csv == STDOUT:
         raise typer.BadParameter("--json and --csv - both print; give --csv a file, or leave out one of them")
     if as_json or csv is not None:
-        _export(board_dir, csv, as_json)
+        _export(board_dir, csv, as_json, beside)
     else:
-        _render(board_dir, check)
+        _render(board_dir, check, beside)
 
 
-def _export(board_dir: Path, csv: Path | None, as_json: bool) -> None:
+def _export(board_dir: Path, csv: Path | None, as_json: bool, beside: Path | None) -> None:
     from lmcbench.leaderboard.ranking_table import make_tables
-    from lmcbench.leaderboard.render import export_entries, export_rows, to_csv
+    from lmcbench.leaderboard.render import export_entries, export_rows, read_others, to_csv
     from lmcbench.leaderboard.summary_cache import read_rows
     from lmcbench.results.run_folder import write_atomic
 
     found = read_rows(board_dir)
+    found += [] if beside is None else read_others(beside, found)
     tables = make_tables((row.entry for row in found), {row.entry.slug: row.basis for row in found})
     about = {row.entry.slug: (row.submission.meta, row.trust) for row in found}
     rows = [] if csv is None else export_rows(tables, about)
@@ -80,11 +88,11 @@ def _export(board_dir: Path, csv: Path | None, as_json: bool) -> None:
         print_json(export_entries(tables, about))
 
 
-def _render(board_dir: Path, check: bool) -> None:
+def _render(board_dir: Path, check: bool, beside: Path | None) -> None:
     from lmcbench.leaderboard.render import render_leaderboard
 
     # a stored summary may have been changed
-    rendered = render_leaderboard(board_dir, afresh=check)
+    rendered = render_leaderboard(board_dir, afresh=check, beside=beside)
     if not check:
         written = rendered.write()
         for file in written:

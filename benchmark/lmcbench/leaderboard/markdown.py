@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import get_args
+from urllib.parse import quote
 
 from tabulate import tabulate
 
@@ -50,15 +51,28 @@ Trust: {"; ".join(f"*{level}*: {meaning}" for level, meaning in words.TRUST.item
 """
 
 
-def render_markdown(tables: Sequence[SuiteTable], about: Mapping[str, tuple[Meta, TrustLevel]]) -> str:
-    """Return the page: a section per suite and version, with a table for each group of columns."""
-    sections = [INTRODUCTION, *(_section(table, about) for table in tables)]
+def render_markdown(
+    tables: Sequence[SuiteTable],
+    about: Mapping[str, tuple[Meta, TrustLevel]],
+    places: Mapping[str, str] | None = None,
+) -> str:
+    """Return the page: a section per suite and version, with a table for each group of columns.
+
+    Args:
+        tables: one per suite.
+        about: by slug, `submission.toml` and the trust level.
+        places: by slug, the folder of a submission that is not in `submissions/`, relative to the page.
+    """
+    links = {s.entry.slug: _link(s, places or {}) for table in tables for s in table.standings}
+    sections = [INTRODUCTION, *(_section(table, about, links) for table in tables)]
     if not tables:
         sections.append("There are no submissions yet.\n")
     return "\n".join(sections)
 
 
-def _section(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) -> str:
+def _section(
+    table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]], links: Mapping[str, str]
+) -> str:
     suite = table.published
     facts = [f"Suite digest `{table.suite.digest[:12]}`."]
     if suite is None:
@@ -78,13 +92,18 @@ def _section(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) ->
         columns = [column for column in COLUMNS if column.group == group]
         shown = [c for c in columns if any(s.scores.columns[c.key].n for s in table.standings)]
         if shown:
-            rows = [_row(standing, group, shown, *about[standing.entry.slug]) for standing in table.standings]
+            rows = [
+                _row(standing, group, shown, links[standing.entry.slug], *about[standing.entry.slug])
+                for standing in table.standings
+            ]
             text = tabulate(
                 rows, headers="keys", tablefmt="github", disable_numparse=True, colalign=_align(rows)
             )
             parts += [f"### {title}", text]
     reasons = [
-        f"- {_link(s)}: {escape_markdown('; '.join(s.unranked))}" for s in table.standings if s.unranked
+        f"- {links[s.entry.slug]}: {escape_markdown('; '.join(s.unranked))}"
+        for s in table.standings
+        if s.unranked
     ]
     if reasons:
         parts += ["Not ranked:", "\n".join(reasons)]
@@ -92,12 +111,12 @@ def _section(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) ->
 
 
 def _row(
-    standing: Standing, group: str, columns: Sequence[Column], meta: Meta, trust: TrustLevel
+    standing: Standing, group: str, columns: Sequence[Column], link: str, meta: Meta, trust: TrustLevel
 ) -> dict[str, str]:
     entry = standing.entry
     row = {
         "rank": "baseline" if standing.baseline else "–" if standing.rank is None else str(standing.rank),
-        "entry": f"{_link(standing)} {escape_markdown(meta.title)}",
+        "entry": f"{link} {escape_markdown(meta.title)}",
     }
     if group == "barriers":
         row |= {
@@ -131,8 +150,9 @@ def _align(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return ["left" if name in left else "right" for name in rows[0]]
 
 
-def _link(standing: Standing) -> str:
-    return f"[{standing.entry.slug}](submissions/{standing.entry.slug})"
+def _link(standing: Standing, places: Mapping[str, str]) -> str:
+    slug = standing.entry.slug
+    return f"[{slug}]({quote(places.get(slug, f'submissions/{slug}'))})"
 
 
 def number(value: Estimate, column: Column, n: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -195,26 +196,43 @@ class Rendered:
         return outdated
 
 
-def render_leaderboard(board: Path, *, afresh: bool = False) -> Rendered:
+def render_leaderboard(board: Path, *, afresh: bool = False, beside: Path | None = None) -> Rendered:
     """Render a leaderboard from its submissions.
 
     Args:
         board: its folder.
         afresh: recompute every summary, as a check must.
+        beside: another leaderboard, whose entries are shown beside those of `board`.
 
     Raises:
-        UserError: if `board` is no leaderboard, or a submission in it is not sound.
+        UserError: if `board` or `beside` is no leaderboard, or a submission in it is not sound.
     """
     rows = read_rows(board, afresh=afresh)
-    return render_rows(board, rows)
+    others = [] if beside is None else read_others(beside, rows)
+    return render_rows(board, rows, others)
 
 
-def render_rows(board: Path, rows: list[Row]) -> Rendered:
-    """Render submissions that were read."""
-    about = {row.entry.slug: (row.submission.meta, row.trust) for row in rows}
-    tables = make_tables((row.entry for row in rows), {row.entry.slug: row.basis for row in rows})
+def read_others(beside: Path, rows: Sequence[Row]) -> list[Row]:
+    """Return the submissions of another leaderboard that are not among `rows`, by slug or records."""
+    slugs = {row.entry.slug for row in rows}
+    records = {row.submission.meta.sha256.records for row in rows}
+    return [
+        row
+        for row in read_rows(beside)
+        if row.entry.slug not in slugs and row.submission.meta.sha256.records not in records
+    ]
+
+
+def render_rows(board: Path, rows: list[Row], others: Sequence[Row] = ()) -> Rendered:
+    """Render submissions that were read; `others` are of another leaderboard, whose files are not changed."""
+    shown = [*rows, *others]
+    about = {row.entry.slug: (row.submission.meta, row.trust) for row in shown}
+    tables = make_tables((row.entry for row in shown), {row.entry.slug: row.basis for row in shown})
+    places = {
+        row.entry.slug: Path(os.path.relpath(row.submission.folder, board)).as_posix() for row in others
+    }
     files = {summary_path(board, row.entry.slug): row.entry.to_json() for row in rows if not row.known}
-    files[board / MARKDOWN] = render_markdown(tables, about)
+    files[board / MARKDOWN] = render_markdown(tables, about, places)
     files[board / HTML] = render_html(make_payload(tables, about))
     leftovers = [
         path

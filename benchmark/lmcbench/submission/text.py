@@ -55,8 +55,11 @@ def next_steps(found: Submitted) -> str:
     send = "Send it as a pull request:"
     if found.founded:
         send = (
-            "'lmcbench leaderboard' shows it on a page of your own. To send it, copy the folder to the same "
-            "place in a clone of lmcbench's repository, and make a pull request there:"
+            "Show it on a page of your own, rescored from its predictions:\n\n"
+            f"  lmcbench verify {shlex.quote(folder)} --record\n  lmcbench leaderboard\n\n"
+            "To show published entries beside it, add --beside CLONE/leaderboard. To send it,\n"
+            "copy the folder to the same place in a clone of lmcbench's repository, and make a\n"
+            "pull request there:"
         )
     return "\n".join(
         [
