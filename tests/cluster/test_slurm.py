@@ -154,9 +154,11 @@ def test_what_slurm_cannot_do_is_refused_with_its_reason(slurm, site):
     assert site.run("r", "--on", "slurm:partition=nowhere")[0] == 2
 
 
-def test_a_users_error_in_a_job_ends_the_run_with_one_message(slurm, site):
+def test_a_users_error_in_a_job_ends_the_run_and_names_the_node(slurm, site):
     text = (site.place / "small.toml").read_text().replace("tag = 2", "gat = 2")
     (site.place / "small.toml").write_text(text)
     code, errors = site.run("r", "--on", "slurm:time=10")
-    assert (code, len(errors.splitlines())) == (2, 1)
+    assert code == 2
+    assert errors.startswith("Error: Node ")
     assert "gat" in errors
+    assert "Traceback" not in errors

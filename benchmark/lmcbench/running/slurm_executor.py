@@ -6,6 +6,8 @@ submitit alone would wait without end for a job that was killed.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import signal
@@ -152,11 +154,13 @@ class SlurmExecutor:
         import submitit
 
         try:
-            job = self._slurm.submit(_attempt, work)
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit repeats what sbatch says
+                job = self._slurm.submit(_attempt, work)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-            reason = [line for line in str(error).splitlines() if line.strip()] or ["no reason given"]
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
+            reason = lines[-1].removeprefix("sbatch: error: ").rstrip(".")
             raise UserError(
-                f"Slurm rejected the job: {printable(reason[-1], 500)} The options are "
+                f"Slurm rejected the job: {printable(reason, 500)}. The options are "
                 f"{printable(','.join(f'{k}={v}' for k, v in self._options.items()) or 'its defaults')}."
             ) from None
         EventLog(work.log).write("queued", job=job.job_id)
