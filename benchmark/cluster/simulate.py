@@ -189,7 +189,7 @@ def main() -> None:
             f"`python benchmark/cluster/simulate.py`: {suite.name}, {len(tasks)} families, {cells:,} cells, "
             f"{total / 1e18:.1f} EFLOP. Units sleep; one GPU would take {8 * options.seconds:.0f} s. "
             "Speed-up is that time over the measured one, driver and event files included; without overhead: "
-            "the same order computed. Overhead is per unit, on a machine of 2 cores that was busy with others.\n"
+            "the same order computed. Overhead is per unit, on 2 cores that were busy with other work.\n"
         )
         print("| GPUs | units | number | seconds | speed-up | without overhead | overhead, s | ideal |")
         print("|---|---|---|---|---|---|---|---|")
