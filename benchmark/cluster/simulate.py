@@ -205,9 +205,11 @@ def main() -> None:
             for name, units in cases.items():
                 took = simulate(tasks, [replace(unit) for unit in units], slots, seconds)
                 speed = 8 * options.seconds / took
-                print(
-                    f"| {slots} | {name} | {len(units)} | {took:.1f} | {speed:.1f}x | {slots}x |", flush=True
-                )
+                plain = scheduled(units, slots, seconds)
+                each = (took - plain) * slots / len(units)
+                row = [slots, name, len(units), f"{took:.1f}", f"{speed:.1f}x"]
+                row += [f"{8 * options.seconds / plain:.1f}x", f"{each:.2f}", f"{slots}x"]
+                print("| " + " | ".join(map(str, row)) + " |", flush=True)
 
 
 if __name__ == "__main__":
