@@ -252,7 +252,7 @@ def test_light_commands_work_without_torch_and_never_import_it(tmp_path, blocked
         ["leaderboard", run],
         ["report", run, "--findings"],
         ["report", run],
-        ["run", "digits", "--dry-run"],
+        ["run", "digits", "--arch", "lmc_mlp", "--dry-run"],
         ["new-arch", "net"],
     ]
     missing = sorted(ABSENT) if blocked else []
