@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lmcbench.report.document import make_report
 from lmcbench.report.findings import DEMONSTRATION, collect_findings, render_findings
+from lmcbench.report.provenance import provenance_of
 from lmcbench.report.tables import run_table
 from lmcbench.results.frame import CURVES, build_frame
 from lmcbench.results.record import Record
@@ -47,13 +48,17 @@ def main() -> None:
     parser.add_argument("--command", required=True, metavar="TEXT", help="what was typed, in Markdown")
     options = parser.parse_args()
     records = read_records(options.run)
-    made = make_report(records, options.run)
-    for name, content in made.figures.items():
+    made = provenance_of(records, options.run)
+    report = make_report(records, options.run)
+    for name, content in report.figures.items():
         write_atomic(options.folder / "figures" / name, content)
     one = records[0].suite
-    write_atomic(options.folder / "report.md", made.markdown)
+    write_atomic(options.folder / "report.md", report.markdown)
     title = f"# Findings: {one.name} version {one.version}"
-    write_atomic(options.folder / "findings.md", f"{title}\n\n{render_findings(collect_findings(records))}")
+    write_atomic(
+        options.folder / "findings.md",
+        f"{title}\n\n{render_findings(collect_findings(records))}\n{made.markdown()}",
+    )
     table = run_table(records, options.run, "github")
     write_atomic(options.folder / "leaderboard.md", f"# {one.name} version {one.version}\n\n{table}")
     csv = (

@@ -6,6 +6,8 @@ Every command prints through `print_text`, every table is made by `make_table`, 
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -101,3 +103,21 @@ def make_table(
         tablefmt=style,
         **options,
     )
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rows as CSV with a header; empty cells were not measured."""
+    if not rows:
+        return ""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    # a spreadsheet would evaluate text that begins like this as a formula
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from functools import cache
 from importlib.resources import files
@@ -18,6 +20,21 @@ def page_style() -> str:
 def theme_script() -> str:
     """Return the script of the button `#theme`, which switches between system, light and dark."""
     return _template("theme.js")
+
+
+@cache
+def sort_script() -> str:
+    """Return the script that makes tables of class `sorts` sort by a click on a header."""
+    return _template("sort.js")
+
+
+def content_policy(script: str) -> str:
+    """Return a content security policy: the one script of this text, inline styles and pictures, no more."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def embed(value: Any) -> str:

@@ -414,7 +414,10 @@ def test_the_leaderboard_is_exported_and_left_alone(lmcbench, tmp_path):
     lines = after.pop((tmp_path / "numbers.csv").relative_to(tmp_path)).decode().splitlines()
     assert (len(lines), after) == (3, before)
     code, out, err = lmcbench("leaderboard", "--csv", "-")
-    assert (code, out.splitlines(), err) == (0, lines, "")
+    # every row names the command that wrote it
+    written = [line.replace("--json --csv numbers.csv", "--csv -") for line in lines]
+    assert (code, out.splitlines(), err) == (0, written, "")
+    assert all("lmcbench leaderboard --csv -," in line for line in written[1:])
     (tmp_path / "numbers.csv").unlink()
     assert content(tmp_path) == before
 
@@ -424,9 +427,10 @@ def test_the_leaderboard_is_exported_and_left_alone(lmcbench, tmp_path):
     [
         (("run", "--check"), "are of the leaderboard, not of one run"),
         (("run", "--json"), "are of the leaderboard, not of one run"),
+        (("--latex", "-", "--csv", "-"), "only one of --json, --csv - and --latex - can print"),
         (("--check", "--json"), "--check writes nothing"),
         (("--check", "--csv", "x.csv"), "--check writes nothing"),
-        (("--json", "--csv", "-"), "--json and --csv - both print"),
+        (("--json", "--csv", "-"), "only one of --json, --csv - and --latex - can print"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(lmcbench, tmp_path, arguments, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -15,10 +16,11 @@ import pytest
 
 from builders import write_submission
 from lmcbench.errors import UserError
+from lmcbench.latex import escape_latex
 from lmcbench.leaderboard import ranking_table as standings
 from lmcbench.leaderboard import summary_cache as derived
 from lmcbench.leaderboard.markdown import tenths
-from lmcbench.leaderboard.payload import ALPHABET, pack
+from lmcbench.leaderboard.payload import ALPHABET, make_payload, pack
 from lmcbench.leaderboard.ranking_table import count_missing, make_tables
 from lmcbench.leaderboard.render import (
     HEADLINE,
@@ -28,14 +30,14 @@ from lmcbench.leaderboard.render import (
     export_rows,
     render_leaderboard,
     render_rows,
-    to_csv,
+    to_latex,
 )
 from lmcbench.leaderboard.scores import AREA, COLUMNS, View, column
 from lmcbench.leaderboard.submission_file import read_submission
 from lmcbench.leaderboard.summary import summarize
 from lmcbench.leaderboard.summary_cache import read_rows, summary_path
 from lmcbench.leaderboard.trust import RERUN_SCHEMA, VERIFIED_SCHEMA, CellAgain, Rerun, Verified
-from lmcbench.output import escape_markdown
+from lmcbench.output import escape_markdown, to_csv
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import parse_record
 from lmcbench.results.run_folder import write_atomic
@@ -558,6 +560,36 @@ def test_the_export_has_every_number(four):
     [same] = [r for r in read if (r["slug"], r["shift"]) == ("entry-2", HEADLINE)]
     assert float(same[AREA]) == row[AREA]
     assert to_csv([]) == ""
+
+
+def test_the_first_figure_is_the_curve_whose_area_ranks(four):
+    view = View(standing_of(four, "entry-3").entry, ["disjoint-halves"])
+    steps, areas = view.instability(), view.areas()
+    assert next(iter(steps)) == 0
+    assert max(steps) == 0.3
+    for replicate, area in areas.items():
+        heights = [steps[share][replicate] for share in steps]
+        width = [math.sqrt(share) for share in steps]
+        assert area == pytest.approx(np.trapezoid(heights, width) / math.sqrt(0.3))
+    tables, about = tables_of(four)
+    [entry] = [e for e in make_payload(tables, about)["suites"][0]["entries"] if e["slug"] == "entry-3"]
+    assert [share for share, _ in entry["steps"]["disjoint-halves"]] == [100 * share for share in steps]
+    mean = sum(steps[0].values()) / len(steps[0])
+    assert entry["steps"]["disjoint-halves"][0][1][0] == pytest.approx(1e4 * mean, abs=1)
+
+
+def test_the_board_as_latex_has_ranks_titles_and_intervals(four):
+    tables, about = tables_of(four)
+    text = to_latex(tables, about)
+    assert text.count(r"\begin{table}") == len(tables)
+    standing = standing_of(four, "entry-2")
+    area = standing.scores.columns[AREA]
+    [row] = [line for line in text.splitlines() if escape_latex(about["entry-2"][0].title) in line]
+    assert rf"& ${tenths(area.mean)} \pm {tenths(area.half_width)}$ &" in row
+    rank = "–" if standing.rank is None else str(standing.rank)
+    assert row.startswith(f"{rank.replace('–', '--')} & ")
+    assert "% Written by: " in text
+    assert f"digest {standing.entry.suite.digest}" in text
 
 
 def test_a_spreadsheet_runs_no_title():

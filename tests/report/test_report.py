@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import html
 import re
 import subprocess
 import sys
@@ -14,8 +16,9 @@ from further import probed_record
 from lmcbench.errors import UserError
 from lmcbench.report.document import make_report
 from lmcbench.report.figures.draw import OF_LINES, draw
-from lmcbench.report.figures.style import percent_bars
+from lmcbench.report.figures.style import THEME, inline_svg, percent_bars, picture
 from lmcbench.report.rank_correlation import rank_correlations
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.cells import example_cells
@@ -38,7 +41,10 @@ def rich():
 
 @pytest.fixture(scope="module")
 def report(rich):
-    return make_report(rich)
+    """The report of all kinds of figures; they are rendered into the page only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lmcbench.report.document.picture", lambda figure, kind: PNG)
+        return make_report(rich)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,8 @@ def drawings(rich):
 @pytest.fixture
 def text_only(monkeypatch):
     """Figures are drawn and not rendered, which takes most of a report's time."""
-    monkeypatch.setattr("lmcbench.report.document.picture", lambda figure: b"")
+    monkeypatch.setattr("lmcbench.report.document.picture", lambda figure, kind: b"")
+    monkeypatch.setattr("lmcbench.report.document.inline_svg", lambda figure: "<svg></svg>")
 
 
 def legend_rows(figure):
@@ -84,23 +91,95 @@ def test_every_axis_says_what_it_is_and_every_caption_how_many(drawings):
 
 
 def test_the_page_holds_everything(report):
-    sources = re.findall(r'src="([^"]+)"', report.html)
-    assert len(sources) == len(report.figures)
-    prefix = "data:image/png;base64,"
-    held = [base64.b64decode(source.removeprefix(prefix)) for source in sources]
-    assert all(source.startswith(prefix) for source in sources)
-    assert sorted(held) == sorted(report.figures.values())
-    assert not re.search(r"https?://|<script|<link|@import", report.html)
-    assert report.html.count("<img") == report.html.count("<figcaption>") == len(OF_LINES) + 1
+    assert report.html.count('<div class="picture') == len(report.figures) + 1  # barriers for a phone too
+    assert report.html.count("<svg ") == len(report.figures) + 1
+    outside = r"https?://|<link (?!rel=\"icon\" href=\"data:,\")|@import|url\((?!#)"
+    assert not re.search(outside, report.html)
+    assert report.html.count("<figcaption>") == len(report.figures) == len(OF_LINES) + 1
     for name in report.figures:
         assert f"](figures/{name})" in report.markdown
     assert "diverged" in report.markdown
     assert "1 diverged" in report.html
+    first, last = report.html.index("Barrier against fork"), report.html.index('<table class="sorts">')
+    assert report.html.index('class="finding"') < first < last < report.html.index("How this was made")
+
+
+def test_only_its_own_script_may_run_on_the_page(report):
+    [script] = re.findall(r"<script>(.*?)</script>", report.html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    [policy] = re.findall(r'Content-Security-Policy" content="([^"]+)"', report.html)
+    assert html.unescape(policy).startswith(f"default-src 'none'; script-src 'sha256-{digest}';")
+    assert not re.search(r"<[^>]*\son[a-z]+=", report.html)
+
+
+def test_a_drawing_in_the_page_has_its_colours_and_runs_nothing():
+    evil = "</text></svg><script>alert(1)</script>"
+    record = make_record()
+    record.architecture.name = evil
+    [drawing] = [d for d in draw([record]) if d.name == "barriers"]
+    text = inline_svg(drawing.figure)
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert "var(--s0)" in text
+    assert not set(THEME) & set(re.findall(r"#[0-9a-f]{6}", text))
+    assert text == inline_svg(drawing.figure)
+    ids = re.findall(r'\sid="([^"]+)"', text)
+    assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
+def test_a_figure_has_the_same_bytes_each_time(kind):
+    one, two = (next(d.figure for d in draw([make_record()]) if d.name == "barriers") for _ in range(2))
+    picture(two, "svg")  # whatever was drawn before
+    content = picture(one, kind)
+    assert content == picture(two, kind)
+    assert b"CreationDate" not in content
+    assert b"<dc:date>" not in content
+
+
+@pytest.mark.usefixtures("text_only")
+def test_figures_have_the_format_that_was_asked_for():
+    made = make_report([make_record()], figure_format="pdf")
+    assert set(made.figures) == {"barriers.pdf", "curves.pdf", "disagreement.pdf"}
+    assert "\n[Barrier against fork](figures/barriers.pdf)" in made.markdown
+    assert "![Barrier against fork](figures/barriers.svg)" in (
+        make_report([make_record()], figure_format="svg").markdown
+    )
+
+
+def test_siblings_and_independent_networks_are_not_joined_by_a_line():
+    records = [make_record(toy_cell(fork=fork)) for fork in ("0", "2", "independent")]
+    [drawing] = [d for d in draw(records) if d.name == "barriers"]
+    [axis] = drawing.figure.axes
+    joined = [
+        line
+        for line in axis.lines
+        if line.get_linestyle() not in ("None", "none") and len(line.get_xdata()) > 1
+    ]
+    places = {x for line in joined[:1] for x in line.get_xdata()}
+    assert places == {0.0, 1.0}
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["0", "2", "independent"]
+    assert max(axis.get_xticks()) > 2
+
+
+@pytest.mark.usefixtures("text_only")
+def test_the_report_says_how_it_was_made(tmp_path):
+    folder = RunFolder(tmp_path)
+    record = make_record()
+    made = {"commands": ["lmcbench run toy.toml --replicates 1"], "citation": "", "versions": {}}
+    with folder.claimed(record.suite.model_dump(), [], made):
+        pass
+    text = make_report([record], tmp_path).markdown
+    assert "- Run by: lmcbench run toy.toml --replicates 1\n" in text
+    assert f"digest {record.suite.digest}" in text
+    assert re.search(r"- Versions: .*torch", text)
+    assert "Run by" not in make_report([record]).markdown
 
 
 def test_it_is_a_function_of_the_records(rich, report, monkeypatch):
     assert make_report([make_record()]) == make_report([make_record()])
-    monkeypatch.setattr("lmcbench.report.document.picture", lambda figure: b"")
+    monkeypatch.setattr("lmcbench.report.document.picture", lambda figure, kind: b"")
+    monkeypatch.setattr("lmcbench.report.document.inline_svg", lambda figure: "<svg></svg>")
     again = make_report(rich[::-1])
     assert again.markdown.split("## ")[1:] == report.markdown.split("## ")[1:]
 
@@ -212,9 +291,9 @@ def test_what_siblings_are_worth_is_drawn_from_cells_and_comparators():
     points = {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines}
     assert points["none"] == pytest.approx((0, 2))
     assert points["label-skew"] == pytest.approx((3, 10))
-    shown = {axis.get_title() for axis in drawn["accuracy-cost"].axes}
-    assert {"none", "label-skew"} <= shown
-    assert legend_rows(drawn["accuracy-cost"]) == [["fork 0", "independent-equal-cost"], ["whole-budget"]]
+    shown = [axis.get_title() for axis in drawn["accuracy-cost"].axes]
+    assert shown == ["lmc_mlp, none", "lmc_mlp, label-skew"]
+    assert legend_rows(drawn["accuracy-cost"]) == [["fork 0", "independent-equal-cost", "whole-budget"]]
 
 
 @pytest.mark.parametrize("more", [20, 100], ids=["for two columns", "for one column"])
@@ -247,9 +326,9 @@ def test_a_caption_says_that_networks_have_different_numbers_of_replicates():
 def test_words_stand_to_the_left_and_numbers_to_the_right(report):
     [rows] = re.findall(r"<h2>Siblings and their ensembles.*?</table>", report.html, re.DOTALL)
     words = ["architecture", "recipe", "shift", "fork"]
-    assert re.findall(r'<th class="words">(.*?)</th>', rows) == words
-    assert re.findall(r"<th>(.*?)</th>", rows)[:2] == ["member", "disagreement"]
-    assert re.findall(r'<td class="words">(.*?)</td>', rows)[:4] == ["lmc_linear", "slow", "none", "0"]
+    assert re.findall(r'<th scope="col" class="text">(.*?)</th>', rows) == words
+    assert re.findall(r'<th scope="col">(.*?)</th>', rows)[:2] == ["member", "disagreement"]
+    assert re.findall(r'<td class="text">(.*?)</td>', rows)[:4] == ["lmc_linear", "slow", "none", "0"]
 
 
 def with_recipe(record, name):
@@ -280,10 +359,7 @@ def test_recipes_are_no_replicates_in_accuracy_and_cost():
         for fork in ("0", "whole-budget")
     ]
     [drawing] = [d for d in draw(records) if d.name == "accuracy-cost"]
-    assert [axis.get_ylabel() for axis in drawing.figure.axes] == [
-        "lmc_mlp\na\naccuracy (%)",
-        "lmc_mlp\nb\naccuracy (%)",
-    ]
+    assert [axis.get_title() for axis in drawing.figure.axes] == ["lmc_mlp, a, none", "lmc_mlp, b, none"]
     assert "over n = 1 replicate," in drawing.caption
 
 

@@ -214,8 +214,22 @@ def test_a_new_or_empty_folder_becomes_the_suites(tmp_path):
         assert content(tmp_path) == {} or name != "empty"  # checking writes nothing
         folder.claim(SUITE, [])
         folder.check(SUITE)
-        assert read_header(folder.header) == {"schema": "lmcbench/run/1", "suite": SUITE, "data": []}
+        expected = {"schema": "lmcbench/run/1", "suite": SUITE, "data": [], "made": {}}
+        assert read_header(folder.header) == expected
         assert json.loads(folder.header.read_bytes())["suite"] == SUITE
+
+
+def test_run_json_lists_every_command_once(tmp_path):
+    folder = RunFolder(tmp_path / "r")
+    versions = {"python": "3.11.7", "timm": None}
+    for command in ("lmcbench run toy", "lmcbench run toy", "lmcbench run toy --replicates 3:4"):
+        with folder.claimed(SUITE, [], {"commands": [command], "citation": "A & B", "versions": versions}):
+            (folder.root / "x").touch()
+    assert read_header(folder.header)["made"] == {
+        "commands": ["lmcbench run toy", "lmcbench run toy --replicates 3:4"],
+        "citation": "A & B",
+        "versions": versions,
+    }
 
 
 def test_of_several_claims_one_is_made_and_the_others_check_it(tmp_path):

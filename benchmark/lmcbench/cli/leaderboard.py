@@ -9,7 +9,7 @@ import typer
 
 from lmcbench.cli.app import EXIT_CHECK, EXIT_INPUT, DataDir, Device, Json, app, exit_if_damaged, print_json
 from lmcbench.errors import UserError
-from lmcbench.output import print_text
+from lmcbench.output import print_text, to_csv
 
 STDOUT = Path("-")
 """The file name that means standard output."""
@@ -40,50 +40,77 @@ def leaderboard(
             metavar="FILE", help="Write all numbers there as CSV (-: print them), and nothing else."
         ),
     ] = None,
+    latex: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the tables there as LaTeX for booktabs (-: print them)."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Render the leaderboard, or print the table of one run.
 
     Writes README.md, index.html and a summary of each submission under results/. --check recomputes
-    everything from the records. --csv and --json export every number instead and write nothing to the
-    folder.
+    everything from the records. --csv, --latex and --json export the numbers instead and write nothing to the
+    folder; --csv and --latex do so for RUN too.
     """
+    if check and (as_json or csv is not None or latex is not None):
+        raise typer.BadParameter("--check writes nothing; leave out --csv, --latex and --json")
+    if [csv == STDOUT, latex == STDOUT, as_json].count(True) > 1:
+        raise typer.BadParameter(
+            "only one of --json, --csv - and --latex - can print; give a file to the others"
+        )
     if path is not None:
-        if check or as_json or csv is not None:
-            raise typer.BadParameter("--check, --csv and --json are of the leaderboard, not of one run")
-        from lmcbench.report.tables import run_table
-        from lmcbench.results.run_folder import scan_records
-
-        records, damaged = scan_records(path)
-        print_text(run_table(records, path, "simple"), nl=False)
-        exit_if_damaged(path, damaged)
-        return
-    if check and (as_json or csv is not None):
-        raise typer.BadParameter("--check writes nothing; leave out --csv and --json")
-    if as_json and csv == STDOUT:
-        raise typer.BadParameter("--json and --csv - both print; give --csv a file, or leave out one of them")
-    if as_json or csv is not None:
-        _export(board_dir, csv, as_json, beside)
+        if check or as_json:
+            raise typer.BadParameter("--check and --json are of the leaderboard, not of one run")
+        _show_run(path, csv, latex)
+    elif as_json or csv is not None or latex is not None:
+        _export(board_dir, csv, latex, as_json, beside)
     else:
         _render(board_dir, check, beside)
 
 
-def _export(board_dir: Path, csv: Path | None, as_json: bool, beside: Path | None) -> None:
-    from lmcbench.leaderboard.ranking_table import make_tables
-    from lmcbench.leaderboard.render import export_entries, export_rows, read_others, to_csv
-    from lmcbench.leaderboard.summary_cache import read_rows
+def _show_run(path: Path, csv: Path | None, latex: Path | None) -> None:
+    from lmcbench.report.tables import floor_of, run_table
+    from lmcbench.results.run_folder import scan_records
+
+    records, damaged = scan_records(path)
+    if csv is None and latex is None:
+        print_text(run_table(records, path, "simple"), nl=False)
+    else:
+        from lmcbench.report.export import run_latex, run_rows
+
+        floor = floor_of(records, path)
+        if csv is not None:
+            _write(csv, to_csv(run_rows(records, path)))
+        if latex is not None:
+            _write(latex, run_latex(records, path, floor))
+    exit_if_damaged(path, damaged)
+
+
+def _write(file: Path, text: str) -> None:
     from lmcbench.results.run_folder import write_atomic
+
+    if file == STDOUT:
+        print_text(text, nl=False)
+    else:
+        write_atomic(file, text)
+        print_text(f"Wrote {file}.", err=True)
+
+
+def _export(
+    board_dir: Path, csv: Path | None, latex: Path | None, as_json: bool, beside: Path | None
+) -> None:
+    from lmcbench.leaderboard.ranking_table import make_tables
+    from lmcbench.leaderboard.render import export_entries, export_rows, read_others, to_latex
+    from lmcbench.leaderboard.summary_cache import read_rows
 
     found = read_rows(board_dir)
     found += [] if beside is None else read_others(beside, found)
     tables = make_tables((row.entry for row in found), {row.entry.slug: row.basis for row in found})
     about = {row.entry.slug: (row.submission.meta, row.trust) for row in found}
-    rows = [] if csv is None else export_rows(tables, about)
-    if csv == STDOUT:
-        print_text(to_csv(rows), nl=False)
-    elif csv is not None:
-        write_atomic(csv, to_csv(rows))
-        print_text(f"Wrote {csv}.", err=True)
+    if csv is not None:
+        _write(csv, to_csv(export_rows(tables, about)))
+    if latex is not None:
+        _write(latex, to_latex(tables, about))
     if as_json:
         print_json(export_entries(tables, about))
 

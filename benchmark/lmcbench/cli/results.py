@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -200,7 +201,15 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         )
 
 
-@app.command(epilog="Example: lmcbench report runs/digits")
+class FigureFormat(StrEnum):
+    """Format of a report's figures."""
+
+    png = "png"
+    pdf = "pdf"
+    svg = "svg"
+
+
+@app.command(epilog="Example: lmcbench report runs/digits --format pdf")
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder of 'lmcbench run'.")],
     out: Annotated[
@@ -209,10 +218,14 @@ def report(
     findings: Annotated[
         bool, typer.Option("--findings", help="Write findings.md: the papers' claims tested on the records.")
     ] = False,
+    figure_format: Annotated[
+        FigureFormat, typer.Option("--format", help="Format of the figures in figures/.")
+    ] = FigureFormat.png,
 ) -> None:
     """Write the report of a run, with tables and figures.
 
-    report.html is one self-contained file; report.md refers to the pictures in figures/.
+    report.html is one self-contained file; report.md refers to the figures in figures/. The same records give
+    the same bytes.
     """
     from lmcbench.results.partial_files import remove_orphans
     from lmcbench.results.run_folder import scan_records, write_atomic
@@ -222,18 +235,20 @@ def report(
     remove_orphans(target)
     if findings:
         from lmcbench.report.findings import collect_findings, render_findings
+        from lmcbench.report.provenance import provenance_of
 
         first = records[0].suite
         title = f"# Findings: {escape_markdown(first.name)} version {first.version}"
         found = collect_findings(records)
-        write_atomic(target / "findings.md", f"{title}\n\n{render_findings(found)}")
+        how = provenance_of(records, run_folder).markdown()
+        write_atomic(target / "findings.md", f"{title}\n\n{render_findings(found)}\n{how}")
         print_text(render_findings(found, "simple"), nl=False)
         print_text(f"\nWrote {target / 'findings.md'}.")
         exit_if_damaged(run_folder, damaged)
         return
     from lmcbench.report.document import make_report
 
-    made = make_report(records, run_folder)
+    made = make_report(records, run_folder, figure_format.value)
     for name, content in made.figures.items():
         write_atomic(target / "figures" / name, content)
     write_atomic(target / "report.md", made.markdown)

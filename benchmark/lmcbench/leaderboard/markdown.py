@@ -84,6 +84,8 @@ def _section(
         facts.append(f"{escape_markdown(suite.description)} The area is over {shifts}.")
         if table.comparison:
             facts.append(escape_markdown(table.comparison))
+        if suite.citation:
+            facts.append(f"Cite: {escape_markdown(suite.citation)}.")
         facts.append(
             f"Accuracy floor {100 * suite.floor:g} %. {table.ranked} of {len(table.standings)} ranked."
         )

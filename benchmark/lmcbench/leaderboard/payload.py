@@ -83,6 +83,7 @@ def _suite(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) -> d
         "title": f"{table.suite.name} version {table.suite.version}",
         "digest": table.suite.digest[:12],
         "description": "" if suite is None else suite.description,
+        "citation": "" if suite is None else suite.citation,
         "published": suite is not None,
         "floor": None if suite is None else _whole(suite.floor, UNIT),
         "headline": list(table.headline),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +12,18 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lmcbench.latex import document_comment, latex_table
 from lmcbench.leaderboard import text as words
-from lmcbench.leaderboard.markdown import render_markdown
+from lmcbench.leaderboard.markdown import number, render_markdown
 from lmcbench.leaderboard.payload import make_payload
 from lmcbench.leaderboard.ranking_table import Scores, Standing, SuiteTable, make_tables
-from lmcbench.leaderboard.scores import COLUMNS
+from lmcbench.leaderboard.scores import COLUMNS, column
 from lmcbench.leaderboard.submission_file import Meta
 from lmcbench.leaderboard.summary_cache import RESULTS, SUBMISSIONS, SUMMARY, Row, read_rows, summary_path
 from lmcbench.leaderboard.trust import TrustLevel
 from lmcbench.page import embed, page_style, theme_script
 from lmcbench.results.partial_files import remove_orphans
+from lmcbench.results.provenance import command_line, versions, without_folders
 from lmcbench.results.run_folder import write_atomic
 
 
@@ -62,15 +62,60 @@ def export_rows(
 ) -> list[dict[str, Any]]:
     """Return a row per entry and training shift; `shift` is `headline` for the mean over them.
 
-    Every column KEY comes with KEY_half (half-width of the 95 % t interval) and KEY_n (replicates).
+    Every column KEY comes with KEY_half (half-width of the 95 % t interval) and KEY_n (replicates). The last
+    columns are the command that wrote the table, the suite's citation and the version.
     """
     rows = []
     for table in tables:
         for standing in table.standings:
             head = _head(table, standing, *about[standing.entry.slug])
             views = {HEADLINE: standing.scores} | dict(standing.by_shift)
-            rows += [head | {"shift": label} | _numbers(scores) for label, scores in views.items()]
+            made = _made(table)
+            rows += [head | {"shift": label} | _numbers(scores) | made for label, scores in views.items()]
     return rows
+
+
+def _made(table: SuiteTable) -> dict[str, str]:
+    """Return the columns that end every row of a table file: command, citation, versions."""
+    return {
+        "command": without_folders(command_line()),
+        "citation": table.published.citation if table.published is not None else "",
+        "versions": f"lmcbench {versions()['lmcbench']}",
+    }
+
+
+PAPER = ("area", "area_errors", "skill_lost", "barrier", "accuracy", "ensemble_gain")
+"""Columns of the LaTeX tables."""
+
+
+def to_latex(tables: Sequence[SuiteTable], about: Mapping[str, tuple[Meta, TrustLevel]]) -> str:
+    r"""Return a table per suite in LaTeX, with intervals; `\usepackage{booktabs}` is all that it needs."""
+    parts = []
+    for table in tables:
+        made = _made(table)
+        named = f"{table.suite.name} version {table.suite.version}"
+        facts = {
+            "Written by": made["command"],
+            "Suite": f"{named}, digest {table.suite.digest}",
+            "Cite": made["citation"],
+            "Versions": made["versions"],
+        }
+        columns = [column(key) for key in PAPER]
+        rows = []
+        for standing in table.standings:
+            n = standing.n or len(standing.entry.replicates)
+            numbers = [number(standing.scores.columns[c.key], c, n) for c in columns]
+            rank = "baseline" if standing.baseline else "–" if standing.rank is None else str(standing.rank)
+            rows.append([rank, about[standing.entry.slug][0].title, *numbers, str(n)])
+        caption = (
+            f"{named}: mean over replicates (n) with the half-width of its 95 % interval; areas, "
+            "skill lost and accuracy in percent, barrier and gain in percentage points; ranks are "
+            "simultaneous 95 % intervals."
+        )
+        heads = ["rank", "entry", *(c.title for c in columns), "n"]
+        body = latex_table(heads, rows, caption=caption, label=table.name, left=2)
+        parts.append(f"{document_comment({k: v for k, v in facts.items() if v})}\n{body}\n")
+    return "\n".join(parts)
 
 
 def export_entries(
@@ -96,24 +141,6 @@ def export_entries(
             for standing in table.standings
         ]
     }
-
-
-def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the rows as CSV with a header; empty cells were not measured."""
-    if not rows:
-        return ""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-    return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    # a spreadsheet would evaluate text that begins like this as a formula
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return f"'{value}"
-    return value
 
 
 def _head(table: SuiteTable, standing: Standing, meta: Meta, trust: TrustLevel) -> dict[str, Any]:
@@ -145,9 +172,9 @@ def _head(table: SuiteTable, standing: Standing, meta: Meta, trust: TrustLevel) 
 
 def _numbers(scores: Scores) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    for column in COLUMNS:
-        value = scores.columns[column.key]
-        row |= {column.key: value.mean, f"{column.key}_half": value.half_width, f"{column.key}_n": value.n}
+    for key in (c.key for c in COLUMNS):
+        value = scores.columns[key]
+        row |= {key: value.mean, f"{key}_half": value.half_width, f"{key}_n": value.n}
     point = scores.stability
     ends = point.interval or (None, None)
     return row | {

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lmcbench.errors import UserError, counted
 from lmcbench.output import GITHUB, escape_markdown, make_table, one_line
+from lmcbench.page import content_policy, page_style, sort_script, theme_script
+from lmcbench.report.conclusion import conclude
 from lmcbench.report.figures.draw import draw
-from lmcbench.report.figures.style import Drawing, picture
-from lmcbench.report.findings import DEMONSTRATION
+from lmcbench.report.figures.style import Drawing, inline_svg, picture
+from lmcbench.report.findings import DEMONSTRATION, collect_findings
 from lmcbench.report.noise_scale import NOTES, RECIPE_NOTES, noise_table, recipe_table
+from lmcbench.report.provenance import Provenance, provenance_of
 from lmcbench.report.rank_correlation import rank_correlations
 from lmcbench.report.tables import CONNECTIVITY, ENSEMBLES, INSTABILITY, make_tables
 from lmcbench.results.frame import build_frame
@@ -37,9 +39,9 @@ class Report:
     """A rendered report.
 
     Attributes:
-        markdown: refers to the figures as `figures/NAME.png`.
+        markdown: refers to the figures as `figures/NAME.png`, or in another format.
         html: contains the figures.
-        figures: file name -> bytes (PNG).
+        figures: file name -> bytes.
     """
 
     markdown: str
@@ -54,12 +56,18 @@ class _Table:
     notes: Sequence[str]
 
 
-def make_report(records: Sequence[Record], folder: Path | None = None) -> Report:
-    """Return the report of one run.
+Format = Literal["png", "pdf", "svg"]
+
+
+def make_report(
+    records: Sequence[Record], folder: Path | None = None, figure_format: Format = "png"
+) -> Report:
+    """Return the report of one run; equal records give equal bytes.
 
     Args:
         records: of one suite.
         folder: the run folder; logits in it make the interval of the area contain the sampling of images.
+        figure_format: of the files of figures; the page contains its own.
 
     Raises:
         UserError: for records of more than one suite.
@@ -73,12 +81,17 @@ def make_report(records: Sequence[Record], folder: Path | None = None) -> Report
     title = f"{one.name} version {one.version}"
     lead = _lead(records, suite)
     tables = _tables(records, suite, folder)
+    made = provenance_of(records, folder)
+    sentences = conclude(collect_findings(records))
     drawings = draw(records)
-    pictures = {drawing.name: picture(drawing.figure) for drawing in drawings}
+    pictures = {
+        f"{drawing.name}.{figure_format}": picture(drawing.figure, figure_format) for drawing in drawings
+    }
+    description = suite.description if suite is not None else ""
     return Report(
-        _markdown(title, lead, tables, drawings),
-        _html(title, lead, tables, drawings, pictures),
-        {f"{name}.png": content for name, content in pictures.items()},
+        _markdown(title, [description, *sentences, *lead], tables, drawings, figure_format, made),
+        _html(title, description, sentences, lead, tables, drawings, made.facts),
+        pictures,
     )
 
 
@@ -98,10 +111,8 @@ def _lead(records: Sequence[Record], suite: Suite | None) -> list[str]:
     torch = versions.get("torch")
     data = ", ".join(f"{_data_text(d)} ({d['n']:,} images)" for d in one.data)
     lead = [
-        *([suite.description] if suite is not None and suite.description else []),
         f"{counted(len(records), 'cell')}: {statuses}. Data: {data}. Device: {', '.join(devices)}"
         + (f"; torch {torch}." if torch else "."),
-        f"Suite digest {one.suite.digest[:12]}.",
     ]
     if one.suite.name in DEMONSTRATIONS:
         lead.append(DEMONSTRATION)
@@ -171,20 +182,39 @@ def _number(value: Estimate) -> str:
     return f"{value.mean + 0.0:.2f}" + (", all equal" if agree else f" ± {value.half_width:.2f}")
 
 
-def _markdown(title: str, lead: list[str], tables: list[_Table], drawings: list[Drawing]) -> str:
+def _markdown(
+    title: str,
+    lead: list[str],
+    tables: list[_Table],
+    drawings: list[Drawing],
+    figure_format: Format,
+    made: Provenance,
+) -> str:
     parts = [f"# {escape_markdown(title)}", *map(escape_markdown, lead)]
+    # a PDF cannot be shown in the text
+    mark = "" if figure_format == "pdf" else "!"
+    for d in drawings:
+        name = escape_markdown(d.title)
+        parts += [
+            f"## {name}",
+            f"{mark}[{name}](figures/{d.name}.{figure_format})",
+            escape_markdown(d.caption),
+        ]
     for table in tables:
         rows = make_table(table.rows.to_numpy(), list(table.rows.columns), GITHUB, disable_numparse=True)
         notes = "\n".join(f"- {escape_markdown(note)}" for note in table.notes)
         parts += [f"## {escape_markdown(table.title)}", rows, notes]
-    for d in drawings:
-        name = escape_markdown(d.title)
-        parts += [f"## {name}", f"![{name}](figures/{d.name}.png)", escape_markdown(d.caption)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(part for part in [*parts, made.markdown()] if part)
 
 
 def _html(
-    title: str, lead: list[str], tables: list[_Table], drawings: list[Drawing], pictures: dict[str, bytes]
+    title: str,
+    description: str,
+    sentences: list[str],
+    lead: list[str],
+    tables: list[_Table],
+    drawings: list[Drawing],
+    facts: Mapping[str, str],
 ) -> str:
     environment = Environment(
         loader=PackageLoader("lmcbench.report", "templates"),
@@ -194,12 +224,21 @@ def _html(
         lstrip_blocks=True,
     )
     environment.filters["one_line"] = one_line
+    script = theme_script() + sort_script()
+    own_style, *_ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
     return environment.get_template("report.html").render(
         title=title,
+        description=description,
+        sentences=sentences,
         lead=lead,
         tables=tables,
         drawings=drawings,
-        pictures={name: base64.b64encode(content).decode() for name, content in pictures.items()},
+        pictures={d.name: inline_svg(d.figure) for d in drawings},
+        narrow={d.name: inline_svg(d.narrow) for d in drawings if d.narrow is not None},
+        facts=facts,
+        policy=content_policy(script),
+        style=page_style() + own_style,
+        script=script,
         text_columns=TEXT_COLUMNS,
         zip=zip,
     )

@@ -132,6 +132,11 @@ def collect_findings(records: Iterable[Record]) -> Findings:
     return Findings(cells, _judge(tested, set(names) - baselines, baselines), by_name)
 
 
+def claim_finding(found: Findings, name: str) -> Finding | None:
+    """Return the finding on a claim on the test set, by the claim's name; None if it is not tested."""
+    return next((f for f in found.all if f.claim.name == name and f.split == SPLIT), None)
+
+
 def render_findings(found: Findings, style: str = GITHUB) -> str:
     """Return the findings as text: the table, verdicts by architecture, and the exact tests.
 

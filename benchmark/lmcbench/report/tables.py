@@ -284,6 +284,21 @@ def _percent(values: pd.Series[float], n: int, sign: bool = False) -> str:
     return f"{text}{interval}{f' ({mean.n})' if mean.n < n else ''}"
 
 
+def floor_of(records: Sequence[Record], path: Path) -> float:
+    """Return the accuracy floor of the suite of a run folder, 0 if it is not a published one.
+
+    Raises:
+        UserError: for records of more than one suite.
+    """
+    suites = {(r.suite.name, r.suite.version, r.suite.digest) for r in records}
+    if len(suites) > 1:
+        names = ", ".join(f"{name} v{version} ({digest[:12]})" for name, version, digest in sorted(suites))
+        raise UserError(f"{path} holds records of more than one suite: {names}.")
+    one = records[0].suite
+    suite = published_suite(one.name, one.version, one.digest)
+    return suite.floor if suite is not None else 0.0
+
+
 def run_table(records: Sequence[Record], path: Path, style: Literal["github", "simple"]) -> str:
     """Return the tables of the records of a run folder as text.
 
@@ -295,10 +310,4 @@ def run_table(records: Sequence[Record], path: Path, style: Literal["github", "s
     Raises:
         UserError: for records of more than one suite.
     """
-    suites = {(r.suite.name, r.suite.version, r.suite.digest) for r in records}
-    if len(suites) > 1:
-        names = ", ".join(f"{name} v{version} ({digest[:12]})" for name, version, digest in sorted(suites))
-        raise UserError(f"{path} holds records of more than one suite: {names}.")
-    one = records[0].suite
-    suite = published_suite(one.name, one.version, one.digest)
-    return make_tables(records, suite.floor if suite is not None else 0.0, path).render(style)
+    return make_tables(records, floor_of(records, path), path).render(style)

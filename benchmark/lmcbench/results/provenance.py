@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import re
 import resource
+import shlex
 import subprocess
 import sys
 from functools import cache
@@ -47,6 +49,29 @@ def source_revision() -> dict[str, Any] | None:
         return None
     commit = git("rev-parse", "HEAD")
     return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def command_line() -> str:
+    """Return the command of this process as it can be typed; of a program that imports lmcbench, its name."""
+    program, *arguments = sys.argv or [""]
+    name = Path(program).name
+    if name == "lmcbench" or Path(program).parts[-2:] == ("lmcbench", "__main__.py"):
+        return shlex.join(["lmcbench", *arguments])
+    return f"Python program {name}" if name else "Python"
+
+
+def without_folders(command: str) -> str:
+    """Return a command with the folders of absolute paths left out, for reports: they are shared.
+
+    Example:
+        >>> without_folders("lmcbench run digits --out /home/me/runs/digits")
+        'lmcbench run digits --out digits'
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    return shlex.join(re.sub(r"(?:^|(?<==))[/~].*/(?=[^/]+/?$)", "", word) for word in words)
 
 
 def peak_resident_bytes() -> int:

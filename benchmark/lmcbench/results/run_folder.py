@@ -172,10 +172,20 @@ class RunFolder:
                     "with --data-dir, or another folder with --out."
                 )
 
-    def claim(self, suite: dict[str, Any], data: Sequence[Mapping[str, Any]]) -> bool:
+    def claim(
+        self,
+        suite: dict[str, Any],
+        data: Sequence[Mapping[str, Any]],
+        made: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Write `run.json` for `suite` and `data` (as in records) if it does not exist.
 
         Of several processes that claim the folder at once, one writes the file and the others check it.
+
+        Args:
+            suite: name, version and digest.
+            data: as in records, one entry for each split.
+            made: `commands`, `citation` and `versions` of the run, for readers.
 
         Returns:
             Whether the file was written.
@@ -185,7 +195,7 @@ class RunFolder:
         """
         written = False
         if not self.header.exists():
-            header = {"schema": RUN_SCHEMA, "suite": suite, "data": data}
+            header = {"schema": RUN_SCHEMA, "suite": suite, "data": data, "made": made or {}}
             draft = partial_path(self.header)
             try:
                 write_atomic(draft, json.dumps(header, indent=1) + "\n")
@@ -200,11 +210,21 @@ class RunFolder:
         return written
 
     @contextmanager
-    def claimed(self, suite: dict[str, Any], data: Sequence[Mapping[str, Any]]) -> Iterator[None]:
-        """Claim the folder for a run; an error before anything else is written undoes the claim."""
+    def claimed(
+        self,
+        suite: dict[str, Any],
+        data: Sequence[Mapping[str, Any]],
+        made: Mapping[str, Any] | None = None,
+    ) -> Iterator[None]:
+        """Claim the folder for a run; an error before anything else is written undoes the claim.
+
+        The command of a run that resumes or extends the folder is added to those in `run.json`.
+        """
         created, written = [path for path in (self.root, *self.root.parents) if not path.exists()], False
         try:
-            written = self.claim(suite, data)
+            written = self.claim(suite, data, made)
+            if not written and made is not None:
+                self._add_commands(made)
             yield
         except (UserError, OSError):
             with suppress(OSError):  # another run uses a folder meanwhile
@@ -213,6 +233,17 @@ class RunFolder:
                 for path in created:
                     path.rmdir()  # if it is empty
             raise
+
+    def _add_commands(self, made: Mapping[str, Any]) -> None:
+        """Add the commands of a run to `run.json`, if they are new."""
+        header = read_header(self.header)
+        before = header.get("made")
+        kept = dict(before) if isinstance(before, dict) else dict(made)
+        listed = kept.get("commands")
+        commands = [str(command) for command in listed] if isinstance(listed, list) else []
+        kept["commands"] = list(dict.fromkeys([*commands, *made.get("commands", ())]))
+        if kept != before:
+            write_atomic(self.header, json.dumps({**header, "made": kept}, indent=1) + "\n")
 
     def remove_stale_files(self) -> None:
         """Remove temporary files of writers that were killed."""

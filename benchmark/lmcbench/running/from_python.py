@@ -118,7 +118,8 @@ def run(
         events = run_job(job, data_dir=folder, device=device, jobs=jobs, on=on)
         _carry_out(job, events, progress)
         if out is not None:
-            write_table(job.folder, job.suite, make_tables(read_records(root), job.suite.floor, root))
+            held = read_records(root)
+            write_table(job.folder, held, make_tables(held, job.suite.floor, root))
         return load_records(root)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -182,7 +182,7 @@ class RunView:
         else:
             if len(held) > len(wanted):
                 tables = make_tables(held, self.suite.floor, self.folder.root)
-            write_table(self.folder, self.suite, tables)
+            write_table(self.folder, held, tables)
             which = "this table" if len(held) == len(wanted) else f"the table of all its {len(held)} cells"
             print_text(f"{where}, {which} in {self.folder.table}.")
         failed = [r for r in wanted if r.status == "failed"]
@@ -195,10 +195,20 @@ class RunView:
         return EXIT_OK
 
 
-def write_table(folder: RunFolder, suite: Suite, tables: Tables) -> None:
-    """Write the tables of a run folder, in Markdown."""
-    text = tables.render("github")
-    write_atomic(folder.table, f"# {escape_markdown(suite.name)} version {suite.version}\n\n{text}")
+def write_table(folder: RunFolder, held: Sequence[Record], tables: Tables) -> None:
+    """Write the tables of a run folder, in Markdown, and how they were made.
+
+    Args:
+        folder: the run folder.
+        held: its records.
+        tables: of these.
+    """
+    from lmcbench.report.provenance import provenance_of
+
+    suite = held[0].suite
+    made = provenance_of(held, folder.root, command="").markdown()
+    title = f"# {escape_markdown(suite.name)} version {suite.version}"
+    write_atomic(folder.table, f"{title}\n\n{tables.render('github')}\n{made}")
 
 
 def cell_line(record: Record) -> str:

@@ -13,6 +13,7 @@ from lmcbench.data.dataset import Dataset
 from lmcbench.data.selection import open_suite_data
 from lmcbench.data.transforms import apply_transform
 from lmcbench.errors import UserError, counted
+from lmcbench.results.provenance import command_line, versions
 from lmcbench.results.run_folder import RunFolder, WriteError
 from lmcbench.running.drive import Driver
 from lmcbench.running.place import LOCAL, RETRIES, parse_place
@@ -80,7 +81,9 @@ def run_plan(
         )
         for family in plan.families
     ]
-    with folder.claimed(plan.cells[0].suite.identity(), identity):
+    suite = plan.cells[0].suite
+    made = {"commands": [command_line()], "citation": suite.citation, "versions": versions()}
+    with folder.claimed(suite.identity(), identity, made):
         folder.remove_stale_files()
         if place.is_remote:
             tasks, folder = [portable(task) for task in tasks], RunFolder(folder.root.absolute())

@@ -474,7 +474,7 @@
     for (const input of document.querySelectorAll("#sets input")) input.checked = input.value === state.cols;
     if ($("filter").value !== state.q) $("filter").value = state.q;
     $("ranked").checked = Boolean(state.ranked);
-    $("about").textContent = [suite.description, suite.published ? `The area is over ${suite.headline.join(", ")}.${suite.comparison && ` ${suite.comparison}`} Accuracy floor ${plain(points(suite.floor))} %.` : "No suite of this digest is published with this version of lmcbench: entries are not ranked.", `${suite.ranked} of ${counted(suite.entries.length)} ranked. Suite digest ${suite.digest}.`].filter(Boolean).join(" ");
+    $("about").textContent = [suite.description, suite.published ? `The area is over ${suite.headline.join(", ")}.${suite.comparison && ` ${suite.comparison}`} Accuracy floor ${plain(points(suite.floor))} %.` : "No suite of this digest is published with this version of lmcbench: entries are not ranked.", `${suite.ranked} of ${counted(suite.entries.length)} ranked. Suite digest ${suite.digest}.`, suite.citation && `Cite: ${suite.citation}.`].filter(Boolean).join(" ");
   }
   let lastEntry = "";
   function render() {

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from lmcbench.report.figures.style import (
     COLOURS,
     DASHES,
+    LIMIT,
     MARKERS,
     Drawing,
     blank,
@@ -23,13 +24,14 @@ from lmcbench.report.figures.style import (
     several_recipes,
 )
 from lmcbench.results.cell_values import CONNECTED, SPLIT
-from lmcbench.spec.forks import INDEPENDENT
+from lmcbench.spec.architectures import short_labels
+from lmcbench.spec.forks import INDEPENDENT, Fork
 from lmcbench.stats.cells import Cells, analysis, example_cells, has_analysis, sort_forks
 from lmcbench.stats.estimates import Contrast, Estimate, pool
 
 
 def barriers(cells: Cells) -> Drawing | None:
-    """Draw the error barrier against the fork, a line per shift."""
+    """Draw the error barrier against the fork, a panel per architecture and a line per shift."""
     values = cells.measured().dropna(subset="error_chord")
     if values.empty:
         return None
@@ -38,47 +40,55 @@ def barriers(cells: Cells) -> Drawing | None:
         "Barrier against fork",
         "Error barrier on the test set (chord form) of siblings that leave the trunk at a fork, mean "
         "over replicates with 95 % Student t intervals (none for n = 1). Below the dashed line, 2 "
-        "points, siblings count as connected. Intervals are drawn as far as a barrier can reach, 0 to "
-        f"100. The scale is linear up to 2 and logarithmic above.{several_recipes(cells)}",
+        "points, siblings count as connected. Independent networks have no trunk and stand apart. "
+        "Intervals are drawn as far as a barrier can reach, 0 to 100. The scale is linear up to 2 and "
+        f"logarithmic above.{several_recipes(cells)}",
         draw_barriers(values),
+        narrow=draw_barriers(values, abreast=1),
     )
 
 
-def draw_barriers(values: pd.DataFrame) -> Figure:
+def draw_barriers(values: pd.DataFrame, abreast: int = 3) -> Figure:
     """Draw the error barrier against the fork, a panel per architecture and a line per shift.
 
     Args:
         values: one row per cell, as `average_pairs` returns them.
+        abreast: largest number of panels in a row.
     """
     names, shifts = list(values["architecture"].unique()), list(values["shift"].unique())
+    short = short_labels(names)
     forks = sort_forks(values["fork"])
-    abreast = min(len(names), 2)
-    figure, axes = panels(-(-len(names) // abreast), abreast, width=3.6, height=2.6, sharey=True)
+    trunk = [fork for fork in forks if Fork.parse(fork).has_trunk]
+    # networks without a trunk are no continuation of the line
+    places = {fork: k + (0.3 if fork not in trunk and trunk else 0.0) for k, fork in enumerate(forks)}
+    abreast = len(names) if len(names) <= abreast else min(abreast, 2 if len(names) == 4 else abreast)
+    figure, axes = panels(-(-len(names) // abreast), abreast, width=3.3, height=2.5, sharey=True)
     for axis, name in zip(axes.flat, names, strict=False):
         mine = values[values["architecture"] == name]
-        n = mine["replicate"].nunique()
         for k, shift in enumerate(shifts):
             here = mine[mine["shift"] == shift]
-            points = [(x, _height(here[here["fork"] == f])) for x, f in enumerate(forks)]
-            points = [(x, e) for x, e in points if e.mean is not None]
+            heights = {fork: _height(here[here["fork"] == fork]) for fork in forks}
             offset = 0.08 * (k - (len(shifts) - 1) / 2)
-            if points:
-                axis.errorbar(
-                    [x + offset for x, _ in points],
-                    [e.mean for _, e in points],
-                    yerr=percent_bars([e for _, e in points]),
-                    label=shift,
-                    capsize=2,
-                    elinewidth=0.8,
-                    **line(k),
-                )
-        axis.axhline(100 * CONNECTED, color="#444444", linewidth=0.7, linestyle=(0, (2, 2)))
+            for among, joined in ((trunk, True), ([f for f in forks if f not in trunk], False)):
+                points = [(places[f] + offset, heights[f]) for f in among if heights[f].mean is not None]
+                if points:
+                    axis.errorbar(
+                        [x for x, _ in points],
+                        [e.mean for _, e in points],
+                        yerr=percent_bars([e for _, e in points]),
+                        label=shift,
+                        capsize=2,
+                        elinewidth=0.8,
+                        **{**line(k), **({} if joined else {"linestyle": "none"})},
+                    )
+        axis.axhline(100 * CONNECTED, color=LIMIT, linewidth=0.7, linestyle=(0, (2, 2)))
         axis.set_yscale("symlog", linthresh=2)
         axis.set_ylim(-0.2, 110)
         axis.set_yticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
         axis.minorticks_off()
-        axis.set_xticks(range(len(forks)), forks)
-        axis.set_title(f"{name} ({replicates(n)})")
+        axis.set_xticks(list(places.values()), forks)
+        axis.set_xlim(-0.5, max(places.values()) + 0.5)
+        axis.set_title(f"{short[name]} ({replicates(mine['replicate'].nunique())})")
         axis.set_xlabel("fork (epoch or share of training)")
     blank(axes, len(names))
     for row in axes:
@@ -128,6 +138,7 @@ def draw_curves(rows: pd.DataFrame) -> Figure:
         rows: of `with_curves`, of one shift; the mean over replicates and pairs is drawn.
     """
     names, forks = list(rows["architecture"].unique()), sort_forks(rows["fork"])
+    short = short_labels(names)
     figure, axes = panels(2, len(names), sharex=True)
     for column, name in zip(axes.T, names, strict=True):
         mine = rows[rows["architecture"] == name]
@@ -142,7 +153,7 @@ def draw_curves(rows: pd.DataFrame) -> Figure:
                 mean = factor * np.mean(list(found[kind]), axis=0)
                 label = fork_label(fork)
                 axis.plot(alphas, mean, label=label, markevery=max(1, len(alphas) // 5), **line(k))
-        column[0].set_title(f"{name}\n({replicates(n)})")
+        column[0].set_title(f"{short[name]}\n({replicates(n)})")
         column[1].set_xlabel("alpha (0: A, 1: B)")
     axes[0][0].set_ylabel("loss (nats)")
     axes[1][0].set_ylabel("error (%)")
@@ -173,7 +184,7 @@ def repaired(cells: Cells) -> Drawing | None:
                 marker=MARKERS[k],
                 markevery=4,
             )
-        axis.set_title(name)
+        axis.set_title(short_labels(grid)[name])
         axis.set_xlabel("alpha")
     axes[0][0].set_ylabel("test error (%)")
     legend_below(figure, axes, 1.8)

@@ -7,6 +7,7 @@ import numpy as np
 from lmcbench.errors import counted
 from lmcbench.report.figures.style import (
     COLOURS,
+    LIMIT,
     MARKERS,
     PLAIN,
     Drawing,
@@ -24,6 +25,7 @@ from lmcbench.report.figures.style import (
     replicates,
 )
 from lmcbench.results.cell_values import architecture_label
+from lmcbench.spec.architectures import short_labels
 from lmcbench.stats.cells import (
     Cells,
     analysis,
@@ -71,6 +73,7 @@ def scatter(cells: Cells) -> Drawing | None:
     if not kept:
         return None
     names = list(dict.fromkeys(architecture_label(r) for r, _ in kept))
+    short = short_labels(names)
     figure, axes = panels(1, 2, width=3.6, height=3.2, sharex=True, sharey=True)
     floor = 1e-4
     for axis, key, title in (
@@ -82,11 +85,17 @@ def scatter(cells: Cells) -> Drawing | None:
             x = [max(interior_maximum(np.array(c[key])), floor) for c in mine]
             y = [max(interior_maximum(excess(c["alphas"], c["loss"])), floor) for c in mine]
             axis.scatter(
-                x, y, marker=MARKERS[k % 6], s=26, facecolors="none", edgecolors=COLOURS[k % 6], label=name
+                x,
+                y,
+                marker=MARKERS[k % 6],
+                s=26,
+                facecolors="none",
+                edgecolors=COLOURS[k % 6],
+                label=short[name],
             )
         axis.set_xscale("log")
         axis.set_yscale("log")
-        axis.axline((0.01, 0.01), (1, 1), color="#444444", linewidth=0.7, linestyle=(0, (2, 2)))
+        axis.axline((0.01, 0.01), (1, 1), color=LIMIT, linewidth=0.7, linestyle=(0, (2, 2)))
         axis.set_xlabel("predicted barrier (nats)")
         axis.set_title(title)
     axes[0][0].set_ylabel("measured barrier (nats)")
@@ -127,7 +136,7 @@ def spectra(cells: Cells) -> Drawing | None:
         for axis in column:
             axis.set_xticks([0, 0.5, 1], ["A", "midpoint", "B"])
         column[1].set_xlabel("state on the line")
-        column[0].set_title(name)
+        column[0].set_title(short_labels(grid)[name])
     every = [h for row in grid.values() for r in row.values() for h in analysis(r, "curvature")["hessian"]]
     for axis in axes[0]:
         logarithmic(axis, [h["top"][0] for h in every])
@@ -180,7 +189,7 @@ def layer_bars(cells: Cells) -> Drawing | None:
             axis.set_xlim(left=0)
             axis.set_xticks([0, 1e-3, 1e-2, 0.1, 1, 10], ["0", "0.001", "0.01", "0.1", "1", "10"], fontsize=7)
             axis.grid(visible=False, axis="y")
-        column[0].set_title(name)
+        column[0].set_title(short_labels(rows)[name])
         column[0].set_xlabel("rise above the start (nats)")
         column[1].set_xlabel("barrier over the chord (nats)")
     legend_below(figure, axes, 2.8)

@@ -10,6 +10,7 @@ import pandas as pd
 from lmcbench.report.figures.style import (
     PLAIN,
     Drawing,
+    blank,
     cloud_panels,
     fork_label,
     legend_below,
@@ -20,6 +21,7 @@ from lmcbench.report.figures.style import (
     replicates_of,
 )
 from lmcbench.report.noise_scale import EPOCHS, RECIPE, STEPS, equal_epochs, equal_steps, noise_points
+from lmcbench.spec.architectures import short_labels
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.suite_files import published_suite
 from lmcbench.stats.cells import Cells, sort_forks
@@ -68,6 +70,7 @@ def noise_scales(cells: Cells) -> Drawing | None:
     names = [name for name in points["architecture"].unique() if recipes[name] >= FEWEST_RECIPES]
     if not names:
         return None
+    short = short_labels(points["architecture"].unique())
     figure, axes = panels(len(names), 2, width=3.6, height=2.6, sharex=True, sharey="row")
     most = 0
     for row, name in zip(axes, names, strict=True):
@@ -81,7 +84,7 @@ def noise_scales(cells: Cells) -> Drawing | None:
             axis.xaxis.set_major_formatter(PLAIN)
             axis.set_title(equal)
             axis.set_xlabel("noise scale g = lr (N/B - 1)")
-        row[0].set_ylabel(f"{name}\nerror barrier (percentage points)")
+        row[0].set_ylabel(f"{short[name]}\nerror barrier (percentage points)")
     legend_below(figure, axes)
     return Drawing(
         "noise-scale",
@@ -155,40 +158,48 @@ def accuracy_and_cost(cells: Cells) -> Drawing | None:
     table["accuracy"] = 100 * accuracy.where(table["siblings"].notna(), 1 - table["error"])
     table = table.dropna(subset=["accuracy", "train_flop"])
     several = table.groupby("architecture")["recipe"].transform("nunique") > 1
-    # recipes differ in cost and accuracy: each has a row of its own
-    table["row"] = table["architecture"].where(~several, table["architecture"] + "\n" + table["recipe"])
-    rows, shifts = table["row"].unique(), list(table["shift"].unique())
+    # recipes differ in cost and accuracy: each has panels of its own
+    names = table["architecture"].map(short_labels(table["architecture"].unique()))
+    table["row"] = names.where(~several, names + ", " + table["recipe"])
+    shifts = list(table["shift"].unique())
+    priced = [Fork.parse(name).is_cost_matched for name in table["fork"]]
+    # a panel without comparators would compare nothing
+    shown = table.loc[priced, ["row", "shift"]].drop_duplicates().itertuples(index=False, name=None)
+    places = sorted(
+        shown, key=lambda place: (list(table["row"].unique()).index(place[0]), shifts.index(place[1]))
+    )
     forks = sort_forks(table["fork"])
-    figure, axes = panels(len(rows), len(shifts), width=2.4, height=1.9, sharex=True, sharey="row")
+    columns = min(3, len(places))
+    figure, axes = panels(-(-len(places) // columns), columns, width=3.0, height=2.1)
     most = 0
-    for line_axes, name in zip(axes, rows, strict=True):
+    for axis, (name, shift) in zip(axes.flat, places, strict=False):
         of_row = table[table["row"] == name]
         full = of_row["train_flop"].max()
-        for axis, shift in zip(line_axes, shifts, strict=True):
-            for k, fork in enumerate(forks):
-                here = of_row[(of_row["shift"] == shift) & (of_row["fork"] == fork)]
-                most = max(most, len(here))
-                if len(here):
-                    mean = estimate(here["accuracy"].tolist())
-                    # equal costs are drawn side by side
-                    aside = 1 + 0.008 * (k - (len(forks) - 1) / 2)
-                    cost = here["train_flop"].iloc[0] * aside / full
-                    axis.errorbar(
-                        [cost],
-                        [mean.mean],
-                        yerr=percent_bars([mean]),
-                        label=fork_label(fork),
-                        capsize=2,
-                        elinewidth=0.8,
-                        **{**line(k), "linestyle": "none"},
-                    )
-                    path = here["path_ensemble_accuracy"].dropna()
-                    if len(path):
-                        axis.plot([cost], [100 * path.mean()], "o", **HOLLOW)
-            axis.set_xlabel(f"training cost (units of {full:.1e} FLOPs)")
-        line_axes[0].set_ylabel(f"{name}\naccuracy (%)", fontsize=7.5)
-    for axis, shift in zip(axes[0], shifts, strict=True):
-        axis.set_title(shift)
+        for k, fork in enumerate(forks):
+            here = of_row[(of_row["shift"] == shift) & (of_row["fork"] == fork)]
+            most = max(most, len(here))
+            if len(here):
+                mean = estimate(here["accuracy"].tolist())
+                # equal costs are drawn side by side
+                aside = 1 + 0.008 * (k - (len(forks) - 1) / 2)
+                cost = here["train_flop"].iloc[0] * aside / full
+                axis.errorbar(
+                    [cost],
+                    [mean.mean],
+                    yerr=percent_bars([mean]),
+                    label=fork_label(fork),
+                    capsize=2,
+                    elinewidth=0.8,
+                    **{**line(k), "linestyle": "none"},
+                )
+                path = here["path_ensemble_accuracy"].dropna()
+                if len(path):
+                    axis.plot([cost], [100 * path.mean()], "o", **HOLLOW)
+        axis.set_xlabel(f"training cost (units of {full:.1e} FLOPs)")
+        axis.xaxis.get_major_locator().set_params(nbins=4)
+        axis.set_ylabel("accuracy (%)")
+        axis.set_title(f"{name}, {shift}")
+    blank(axes, len(places))
     legend_below(figure, axes, each=2.0)
     return Drawing(
         "accuracy-cost",

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.colors import LogNorm, SymLogNorm
 
 from lmcbench.report.figures.style import (
+    LIMIT,
     MAP,
     Drawing,
     cell_panels,
@@ -23,6 +24,7 @@ from lmcbench.report.figures.style import (
     on_panels,
     panels,
 )
+from lmcbench.spec.architectures import short_labels
 from lmcbench.stats.cells import (
     Cells,
     Grid,
@@ -121,9 +123,9 @@ def motion(cells: Cells) -> Drawing | None:
             turned = [(p["epoch"], np.degrees(p["angle"])) for p in points if p["angle"] is not None]
             if turned:
                 column[2].plot(*zip(*turned, strict=True), **line(k))
-        column[2].axhline(90, color="#444444", linewidth=0.7, linestyle=(0, (2, 2)))
+        column[2].axhline(90, color=LIMIT, linewidth=0.7, linestyle=(0, (2, 2)))
         column[2].set_ylim(0, 105)
-        column[0].set_title(name)
+        column[0].set_title(short_labels(grid)[name])
         column[2].set_xlabel("epoch")
     for axis, text in zip(
         axes[:, 0],

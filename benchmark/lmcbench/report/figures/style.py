@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -19,13 +21,16 @@ from lmcbench.errors import counted
 from lmcbench.output import terminal_text
 from lmcbench.results.cell_values import shift_label
 from lmcbench.results.record import Record
+from lmcbench.spec.architectures import short_labels
 from lmcbench.spec.forks import Fork
 from lmcbench.stats.cells import Cells, Grid, analysis
 from lmcbench.stats.estimates import Estimate
 
 COLOURS = ("#00204c", "#c2410c", "#5b7fa6", "#8a8a3a", "#b8a200", "#777777")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+LIMIT = "#444444"
+"""Colour of lines that are no measurement: limits and equality."""
 MAP = "cividis"
 """Colour map with even steps of lightness, readable in grey."""
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
@@ -48,8 +53,8 @@ RULES = {
 
 def line(index: int) -> dict[str, Any]:
     """Return colour, marker and dashes of the series `index`."""
-    i = index % len(COLOURS)
-    return {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[i]}
+    kinds = {"color": COLOURS, "marker": MARKERS, "linestyle": DASHES}
+    return {name: among[index % len(among)] for name, among in kinds.items()}
 
 
 class NotebookFigure(Figure):
@@ -128,27 +133,72 @@ def logarithmic(axis: Any, values: Any) -> None:
         axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def picture(figure: Figure, kind: str = "png") -> bytes:
-    """Return the figure as the bytes of a file, without a date."""
+def picture(figure: Figure, kind: str = "png", transparent: bool = False) -> bytes:
+    """Return the figure as the bytes of a file, the same for every call: without date and random names."""
     for text in figure.findobj(Text):
         if isinstance(text, Text) and (label := text.get_text()):
             text.set_text(terminal_text(label))
             text.set_parse_math("$" not in label)  # of a name: it is not a formula
+    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        with styled():  # each pass moves things a little: the layout is fixed here, for all formats
+            figure.draw_without_rendering()
+        figure.set_layout_engine("none")
     buffer = io.BytesIO()
-    metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}.get(kind, {})
+    none = {"png": ("Software",), "svg": ("Date",), "pdf": ("CreationDate",)}.get(kind, ())
     with styled():
-        figure.savefig(buffer, format=kind, dpi=130, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=130, metadata=dict.fromkeys(none), transparent=transparent)
     return buffer.getvalue()
+
+
+THEME = {
+    **{colour: f"var(--s{k})" for k, colour in enumerate(COLOURS[:5])},
+    COLOURS[5]: "var(--grey)",
+    LIMIT: "var(--muted)",
+    "#666666": "var(--muted)",
+    "#dddddd": "var(--line)",
+    "#000000": "var(--ink)",
+}
+"""Colours of figures -> variables of the pages' style sheet."""
+
+
+def inline_svg(figure: Figure) -> str:
+    """Return the figure as an SVG element for a page: its text and colours are those of the page.
+
+    Text stays text. The background is transparent. Widths and heights are in CSS pixels, 4/3 of a point.
+    """
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        text = picture(figure, "svg", transparent=True).decode()
+    text = text[text.index("<svg ") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # only names with a hash are referred to
+    text = re.sub(r'\s(?:id="[A-Za-z0-9_.]+_\d+"|xmlns(?::xlink)?="[^"]*")', "", text).replace(
+        "xlink:href", "href"
+    )
+    width, height = (f"{size * 96:.0f}" for size in figure.get_size_inches())
+    text = re.sub(
+        r'<svg width="[^"]*" height="[^"]*"', f'<svg width="{width}" height="{height}"', text, count=1
+    )
+    text = re.sub("|".join(THEME), lambda found: THEME[found[0]], text)
+    return re.sub(r"\n\s*", "\n", text).strip()
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with its file name, heading and caption."""
+    """A figure with its file name, heading and caption.
+
+    Attributes:
+        name: of its file.
+        title: the heading.
+        caption: what is drawn.
+        figure: for a desktop.
+        narrow: the same for a phone, if it is drawn in another way there.
+    """
 
     name: str
     title: str
     caption: str
     figure: Figure
+    narrow: Figure | None = None
 
 
 def replicates(*counts: int) -> str:
@@ -216,7 +266,7 @@ def label_panels(axes: Any, cells: Grid, forks: Sequence[str], x: str, y: str) -
         axis.set_xlabel(x)
     for row in axes:
         row[0].set_ylabel(y)
-    label_rows(axes, list(cells))
+    label_rows(axes, list(short_labels(cells).values()))
 
 
 def images_of(cells: Grid, name: str) -> int:
@@ -241,15 +291,16 @@ def cloud_panels(
         by: the column that tells series apart.
     """
     names = cells["architecture"].unique()
-    columns = min(len(names), 2)
-    figure, axes = panels(-(-len(names) // columns), columns, width=3.6, height=2.6)
+    short = short_labels(names)
+    columns = min(len(names), 2 if len(names) in (2, 4) else 3)
+    figure, axes = panels(-(-len(names) // columns), columns, width=3.3, height=2.5)
     for axis, name in zip(axes.flat, names, strict=False):
         here = cells[cells["architecture"] == name]
         for k, (value, label) in enumerate(series.items()):
             points = here[here[by] == value]
             style = {**line(k), "linestyle": "none"}
             axis.plot(100 * points[x], 100 * points[y], label=label, **style, alpha=0.8)
-        axis.set_title(name)
+        axis.set_title(short[name])
     blank(axes, len(names))
     legend_below(figure, axes)
     return figure, axes
