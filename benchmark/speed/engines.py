@@ -2,12 +2,14 @@
 
 python benchmark/speed/engines.py                  on CUDA if available; takes minutes
 python benchmark/speed/engines.py --device cuda    one GPU
+python benchmark/speed/engines.py --timm --counts 2 8 48 --most-images 2048    timm at 8 x 8
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 import torch
 from timing import interleaved, machine, median
-from workloads import ENGINE_WORKS, Work, fleet
+from workloads import ENGINE_WORKS, Work, fleet, timm_works
 
 from lmcbench.machine import compute_exactly
 from lmcbench.train.choice import choose_engine
@@ -38,6 +40,8 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, nargs="+", help="only images of these sizes")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, help="training steps per timing (12; 1 on a CPU)")
+    parser.add_argument("--most-images", type=int, help="skip fleets that have more images in a step")
+    parser.add_argument("--timm", action="store_true", help="timm's networks of digits and its entries")
     parser.add_argument("--network", nargs="+", help="registry names, of those listed")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder")
     options = parser.parse_args()
@@ -46,7 +50,8 @@ def main() -> None:
         torch.set_num_threads(1)  # as runs do
     compute_exactly(device)
     steps = options.steps or (12 if device.type == "cuda" else 1)
-    chosen = [w for w in ENGINE_WORKS if options.network is None or w.name in options.network]
+    works = timm_works() if options.timm else ENGINE_WORKS
+    chosen = [w for w in works if options.network is None or w.name in options.network]
     chosen = [w for w in chosen if options.pixels is None or w.pixels in options.pixels]
     found: dict[str, Any] = {
         "machine": machine(device),
@@ -56,10 +61,12 @@ def main() -> None:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     name = device.type if device.type == "cpu" else found["machine"]["device"].lower().replace(" ", "-")
-    path = options.out / f"engines-{name}.json"
-    for work, size in product(chosen, options.batches):
+    path = options.out / f"engines-{name}{'-timm' if options.timm else ''}.json"
+    for size, work in product(options.batches, chosen):
         sized = replace(work, batch_size=size)
-        found["rows"].append(compare_engines(sized, device, options.counts, options.repeats, steps))
+        most = math.inf if options.most_images is None else options.most_images
+        counts = [count for count in options.counts if count * size <= most]
+        found["rows"].append(compare_engines(sized, device, counts, options.repeats, steps))
         print(line(found["rows"][-1]), flush=True)
         path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     print(f"Wrote {path}.")

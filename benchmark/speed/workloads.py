@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,13 @@ from torch import Tensor, nn
 
 from lmcbench.data.augment import augment, keyed_words
 from lmcbench.data.batches import DeviceImages, Feed, make_stream
-from lmcbench.spec.architectures import Architecture
+from lmcbench.spec.architectures import Architecture, parse_architecture
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.build import build
 from lmcbench.train.optimizer import slot_names
 from lmcbench.train.train_state import TrainState, initial_state
+
+ENTRIES = Path(__file__).parents[1] / "entries" / "digits.toml"
 
 CLASSES = 10
 POOL = 4096
@@ -122,6 +126,17 @@ LOOP_WORKS = [
     _cifar("resnet18 with small stem", "resnet18", "small-stem"),
 ]
 """Networks that are compared with plain loops: three of the suite of digits, three of CIFAR size."""
+
+
+def timm_works() -> list[Work]:
+    """Return timm's networks on images of 8 x 8: those above, and the leaderboard's entries on digits."""
+    entries = tomllib.loads(ENTRIES.read_text(encoding="utf-8"))["entries"]
+    found = [work for work in ENGINE_WORKS if work.pixels == 8 and not work.name.startswith("lmc_")]
+    found.append(_grey("pvt_v2_b0", **PVT))
+    for architecture in (parse_architecture(entry["arch"], "r") for entry in entries):
+        if architecture.source == "timm":
+            found.append(_grey(architecture.name, architecture.adapt, **architecture.kwargs))
+    return found
 
 
 def images(work: Work) -> tuple[np.ndarray, np.ndarray]:
