@@ -167,7 +167,7 @@ def _unit_status(
             latest = float(last.events[-1]["time"])
             silent = max(time.time() - latest, 0.0)
             on_queue = job is not None or has_driver
-            if start is None or start["time"] < _last_requeue(last):
+            if start is None or _is_requeued(last):
                 state = "queued" if on_queue else state
             elif has_driver or is_alive(start, latest):
                 state = "running"
@@ -191,9 +191,12 @@ def _unit_status(
     )
 
 
-def _last_requeue(log: AttemptLog) -> float:
-    """Return the time at which the job was last put back into its queue; 0 if never."""
-    return max((float(e["time"]) for e in log.events if e.get("requeued")), default=0.0)
+def _is_requeued(log: AttemptLog) -> bool:
+    """Return whether the job was put back into its queue and has not started again."""
+    for event in reversed(log.events):
+        if event.get("requeued") or event["event"] == "started":
+            return bool(event.get("requeued"))
+    return False
 
 
 def _remaining(
