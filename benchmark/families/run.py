@@ -73,7 +73,8 @@ def write(found: dict[str, Any]) -> None:
     """Write the results, the families that are missing, and the table."""
     found["untried"] = [name for name in timm.list_modules() if name not in found["families"]]
     FOUND.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    TABLE.write_text(render(found), encoding="utf-8")
+    aligned = json.loads((HERE / "align.json").read_text(encoding="utf-8"))
+    TABLE.write_text(render(found, aligned), encoding="utf-8")
 
 
 def examine_all(names: Sequence[str], jobs: int, limit: int) -> Iterator[tuple[str, dict[str, Any]]]:

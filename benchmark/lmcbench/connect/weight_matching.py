@@ -2,44 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lmcbench.connect.arguments import as_model, as_state
+from lmcbench.connect.activation_matching import activation_gains
+from lmcbench.connect.arguments import as_images, as_model, as_state
+from lmcbench.connect.axis_labels import Ids
 from lmcbench.connect.blending import State, check_matches_model, check_pair, weight_names
-from lmcbench.connect.permutation_spec import trace_permutations
-from lmcbench.connect.unit_groups import PermutationSpec, entries_per_unit, permute_state, permute_tensor
+from lmcbench.connect.isolation import copy_model
+from lmcbench.connect.network import Network
+from lmcbench.connect.permutation_spec import example_image, trace_permutations
+from lmcbench.connect.unit_groups import (
+    Orders,
+    PermutationSpec,
+    Place,
+    gather_inputs,
+    permute_state,
+    permute_tensor,
+)
+from lmcbench.errors import UserError
 
-Orders = dict[int, Tensor]
-"""Group -> index of B's unit at each of A's positions, `[size]` int64."""
+Gain = npt.NDArray[np.float64]
+"""Similarity of A's unit i with B's unit k, `[i, k]`."""
 
 _SWEEPS = 100
 """Maximum number of sweeps over all groups, as in the authors' code; descent converges long before."""
 
+_TOLERANCE = 1e-3
+"""Largest difference of logits before and after, over the largest logit."""
 
-def align(model: nn.Module, state_a: State, state_b: State) -> dict[str, Tensor]:
-    """Return `state_b` with its units permuted so that its weights are close to A's.
+_SINGLE = 5_000_000
+"""From this number of weights on, products of single-precision weights are computed in single precision."""
+
+
+def align(
+    model: nn.Module,
+    state_a: State,
+    state_b: State,
+    *,
+    match: Literal["weights", "activations"] = "weights",
+    images: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Return `state_b` with its units permuted so that they match A's.
 
     Weight matching of Ainsworth et al. (2023, Git Re-Basin, arXiv 2209.04836, algorithm 1): maximise the
     inner product of A's weights and B's permuted ones by coordinate descent over the groups of units that
     must be permuted together, one linear assignment each, in a fixed order from input to output. The better
     result of two starts is kept: B as it is (so the distance never grows), and a forward pass that matches
-    each group by weights from groups matched before, which recovers a permuted copy at once.
+    each group by weights from groups matched before, which recovers a permuted copy at once. Units that move
+    with others (the units of a head with the head) are assigned within every pair of these first.
+
+    Activation matching (Li et al., 2015, arXiv 1511.07543; Jordan et al., 2023, REPAIR): each group gets the
+    assignment with the largest sum of correlations between A's and B's outputs of its layers on `images`.
 
     Args:
         model: the network of both states; not modified.
         state_a: state dict to match.
         state_b: state dict to permute.
+        match: what to match.
+        images: `[n, ...]`; the network is traced and checked on the first ones, activations are matched on
+            all. None: random ones of a size that the network takes.
 
     Returns:
         A state dict of copies that computes the same function as `state_b`; tied weights stay tied.
 
     Raises:
-        UserError: if the states are of different networks or not finite, the network cannot be traced by
-            torch.fx, or it has an operation whose effect on units is unknown (see `trace_permutations`).
+        UserError: if the states are of different networks or not finite, no unit can be permuted (see
+            `trace_permutations`), or the permuted network is found to compute another function.
 
     Examples:
         >>> import torch
@@ -56,11 +90,140 @@ def align(model: nn.Module, state_a: State, state_b: State) -> dict[str, Tensor]
     state_a, state_b = as_state(state_a, "state_a", model), as_state(state_b, "state_b", model)
     check_pair(state_a, state_b)
     check_matches_model(model, state_a)
-    spec = trace_permutations(model)
+    if match not in ("weights", "activations"):
+        raise UserError(f"align: match must be 'weights' or 'activations', found {match!r}.")
+    if match == "activations" and images is None:
+        raise UserError("align: matching activations needs images.")
+    given = example_image(copy_model(model).cpu().eval()) if images is None else as_images(images, "images")
+    spec = trace_permutations(model, given)
+    if match == "activations":
+        orders = match_activations(spec, activation_gains(model, state_a, state_b, spec, given))
+    else:
+        orders = match_weights(spec, state_a, state_b)
+    aligned = permute_state(state_b, spec, orders)
+    check_function(model, state_b, aligned, given[:2])
+    return aligned
+
+
+def match_weights(spec: PermutationSpec, state_a: State, state_b: State) -> Orders:
+    """Return the orders of B's units that make its weights most similar to A's."""
     matching = _Matching(spec, state_a, state_b)
-    as_is = {group: torch.arange(spec.sizes[group]) for group in spec.free}
-    found = [matching.descend(start) for start in (as_is, matching.forward())]
-    return permute_state(state_b, spec, max(found, key=matching.similarity))
+    found = [matching.descend(start) for start in (spec.complete({}), matching.forward())]
+    return max(found, key=matching.similarity)
+
+
+def match_activations(spec: PermutationSpec, gains: Mapping[int, Gain]) -> Orders:
+    """Return the orders with the largest correlations; groups without any follow their parents."""
+    orders: Orders = {}
+    for group in spec.top_down:
+        if group not in orders:
+            orders |= assign(spec, group, orders, lambda g: gains.get(g))
+    return orders
+
+
+def check_function(model: nn.Module, before: State, after: State, images: Tensor) -> None:
+    """Check on images that two states compute the same function.
+
+    Raises:
+        UserError: if the logits differ by more than 1e-3 of the largest.
+    """
+    network = Network(model, "cpu")
+    one, other = network.logits(network.prepare([before, after]), images)
+    difference = float((one - other).abs().max()) / max(float(one.abs().max()), 1e-30)
+    if not difference <= _TOLERANCE:
+        raise UserError(
+            "The network cannot be aligned: permuting its units changes its function (logits differ by "
+            f"{difference:.2g} of the largest), so an operation of it is misunderstood. Please report it."
+        )
+
+
+def assign(
+    spec: PermutationSpec, group: int, orders: Mapping[int, Ids], gain: Callable[[int], Gain | None]
+) -> Orders:
+    """Return the best order of a group and of those whose units move with it.
+
+    Args:
+        spec: the groups.
+        group: the group, whose parents are among `orders`.
+        orders: orders of other groups.
+        gain: similarity of the units of a group; None where unknown.
+    """
+    values = _values(spec, group, orders, gain)
+    return _descend_tree(spec, group, {**orders}, values)
+
+
+def _values(
+    spec: PermutationSpec, group: int, orders: Mapping[int, Ids], gain: Callable[[int], Gain | None]
+) -> dict[int, Gain | None]:
+    """Return the gain of a group, with the best gain of the units that move with it, for all below."""
+    found: dict[int, Gain | None] = {}
+    total = gain(group)
+    total = None if total is None else total.copy()
+    for child in spec.children(group):
+        below = spec.groups[child]
+        if len(below.parents) > 1 and any(p != group and p not in orders for p, _ in below.parents):
+            continue
+        found |= _values(spec, child, orders, gain)
+        value = found[child]
+        if value is None:
+            continue
+        total = np.zeros((spec.groups[group].size,) * 2) if total is None else total
+        if len(below.parents) == 1:  # cells are in the order of the parents
+            total += _best_blocks(value, below.cells)
+            continue
+        position = [p for p, _ in below.parents].index(group)
+        keys = below.cell_keys
+        for i in range(len(total)):
+            mine = np.flatnonzero(keys[position] == i)
+            for k in range(len(total)):
+                moved = {**orders, group: _sending(len(total), i, k)}
+                theirs = below.source_cells(moved)[mine]
+                for cell, other in zip(mine, theirs, strict=True):
+                    block = value[np.ix_(below.cells[cell], below.cells[other])]
+                    total[i, k] += block[_best(block)].sum() if block.size > 1 else block[0, 0]
+    found[group] = total
+    return found
+
+
+def _best_blocks(value: Gain, cells: Ids) -> Gain:
+    """Return the largest gain of assigning the units of one cell to those of another, for all pairs."""
+    n, m = cells.shape
+    blocks = value[cells[:, None, :, None], cells[None, :, None, :]]
+    if m == 1:
+        return np.asarray(blocks[:, :, 0, 0])
+    return np.array([[block[_best(block)].sum() for block in row] for row in blocks]).reshape(n, n)
+
+
+def _sending(size: int, i: int, k: int) -> Ids:
+    """Return the order that brings unit k to i and i to k."""
+    order = np.arange(size)
+    order[i], order[k] = k, i
+    return order
+
+
+def _descend_tree(
+    spec: PermutationSpec, group: int, orders: Orders, values: Mapping[int, Gain | None]
+) -> Orders:
+    made: Orders = {}
+    own = spec.groups[group]
+    value = values.get(group)
+    order = own.carried(orders)
+    if value is not None and own.is_free:
+        for cell, other in zip(own.cells, own.cells[own.source_cells(orders)], strict=True):
+            order[cell] = other[_best(value[np.ix_(cell, other)])[1]]
+    made[group] = orders[group] = order
+    for child in spec.children(group):
+        if all(p in orders for p, _ in spec.groups[child].parents):
+            made |= _descend_tree(spec, child, orders, values)
+    return made
+
+
+def _best(gain: Gain) -> tuple[Ids, Ids]:
+    """Return the assignment with the largest total gain."""
+    from scipy.optimize import linear_sum_assignment  # 22 MiB, which few workers need
+
+    rows, columns = linear_sum_assignment(gain, maximize=True)
+    return np.asarray(rows), np.asarray(columns, np.int64)
 
 
 class _Matching:
@@ -68,89 +231,177 @@ class _Matching:
 
     def __init__(self, spec: PermutationSpec, state_a: State, state_b: State) -> None:
         self.spec = spec
-        free = set(spec.free)
-        self.names = [
-            name
-            for name in weight_names(state_a)
-            if any(axis and free & set(axis) for axis in spec.axes.get(name, ()))
-        ]
+        self.names = [name for name in weight_names(state_a) if name in spec.places]
         self.a = {name: state_a[name].detach().cpu() for name in self.names}
         self.b = {name: state_b[name].detach().cpu() for name in self.names}
-        self.places: dict[int, list[tuple[str, int]]] = {group: [] for group in spec.free}
+        single = sum(value.numel() for value in self.a.values()) > _SINGLE
+        self.dtype = None if single else torch.float64
+        self.places: dict[int, list[tuple[str, Place]]] = {g: [] for g in range(len(spec.groups))}
+        self.on: dict[str, set[int]] = {}
         for name in self.names:
-            for dim, axis in enumerate(spec.axes[name]):
-                for group in dict.fromkeys(axis or ()):
-                    if group in free:
-                        self.places[group].append((name, dim))
+            for place in spec.places[name]:
+                for g in np.unique(place.group[place.group >= 0]).tolist():
+                    self.places[g].append((name, place))
+                    self.on.setdefault(name, set()).add(g)
+        self.trees = [g for g in spec.top_down if not spec.groups[g].parents]
+        self.trees.sort(key=lambda g: min(self._tree(g)))  # from input to output
+        self.inner = [g for g in spec.top_down if spec.groups[g].parents and spec.groups[g].is_free]
 
     def forward(self) -> Orders:
         """Match each group by the weights whose other groups are already matched, from input to output."""
         orders: Orders = {}
-        free = set(self.spec.free)
-        for group in self.spec.free:
-            known = [
-                (name, dim)
-                for name, dim in self.places[group]
+        waiting = list(self.trees)
+
+        def known(group: int) -> Gain | None:
+            places = [
+                (name, place)
+                for name, place in self.places[group]
                 if all(
-                    other == dim or not axis or (free & set(axis)) <= orders.keys()
-                    for other, axis in enumerate(self.spec.axes[name])
+                    other == group or other in orders or self._shares_tree(other, group)
+                    for other in self._others(name, place)
                 )
             ]
-            orders[group] = _assign(self._gain(group, known, orders))
-        return orders
+            return self._gain(group, places, self.spec.complete(orders)) if places else None
 
-    def descend(self, orders: Mapping[int, Tensor]) -> Orders:
+        while waiting:
+            g = next((g for g in waiting if self._is_known(g, orders)), waiting[0])
+            orders |= assign(self.spec, g, orders, known)
+            waiting.remove(g)
+        orders = self.spec.complete(orders)
+        # inputs of grouped convolutions were unknown when their outputs were matched
+        for g in self.inner:
+            orders |= self._proposed(g, orders)
+        return self.spec.complete(orders)
+
+    def descend(self, orders: Mapping[int, Ids]) -> Orders:
         """Reassign one group after another until the similarity stops growing."""
         orders = dict(orders)
+        stamps: dict[int, int] = {}
+        changes = dict.fromkeys(orders, 0)
+        now = 0
         for _ in range(_SWEEPS):
             changed = False
-            for group in self.spec.free:
-                proposed = {**orders, group: _assign(self._gain(group, self.places[group], orders))}
-                if torch.equal(proposed[group], orders[group]):
+            for g in [*self.trees, *self.inner]:
+                near = self._near(g)
+                if g in stamps and all(changes[other] <= stamps[g] for other in near):
                     continue
-                names = list(dict.fromkeys(name for name, _ in self.places[group]))
+                now += 1
+                stamps[g] = now
+                proposed = {**orders, **self._proposed(g, orders)}
+                moved = [h for h in proposed if not np.array_equal(proposed[h], orders[h])]
+                if not moved:
+                    continue
+                names = list(dict.fromkeys(name for h in moved for name, _ in self.places[h]))
                 before, after = self.similarity(orders, names), self.similarity(proposed, names)
                 # the assignment is not exact if a group is on both axes of a weight
                 if after > before + 1e-12 * abs(before):
                     orders, changed = proposed, True
+                    for h in moved:
+                        changes[h] = now
+                    if any(self._is_double(h) for h in moved):
+                        del stamps[g]  # its own order changes its gain
             if not changed:
                 break
         return orders
 
-    def similarity(self, orders: Mapping[int, Tensor], names: list[str] | None = None) -> float:
+    def similarity(self, orders: Mapping[int, Ids], names: Sequence[str] | None = None) -> float:
         """Return the sum of <A, permuted B> over the named weights (default: all), in float64."""
-        names = self.names if names is None else names
-        return sum(
-            float((self.a[name].double() * self._permuted(name, orders).double()).sum()) for name in names
+        total = 0.0
+        for name in self.names if names is None else names:
+            a, b = self.a[name], permute_tensor(self.b[name], self.spec.places[name], orders)
+            if self.dtype is not None:
+                a, b = a.to(self.dtype), b.to(self.dtype)
+            total += float((a * b).sum(dtype=torch.float64))
+        return total
+
+    def _proposed(self, group: int, orders: Mapping[int, Ids]) -> Orders:
+        below = self._tree(group)
+        rest = {g: order for g, order in orders.items() if g not in below}
+        return assign(
+            self.spec,
+            group,
+            rest,
+            lambda g: self._gain(g, self.places[g], orders) if self.places[g] else None,
         )
 
-    def _gain(self, group: int, places: list[tuple[str, int]], orders: Mapping[int, Tensor]) -> Tensor:
-        """Return the similarity of B's unit k with A's unit i, `[i, k]` float64, under the other orders."""
-        size = self.spec.sizes[group]
+    def _tree(self, group: int) -> set[int]:
+        found = {group}
+        for child in self.spec.children(group):
+            found |= self._tree(child)
+        return found
+
+    def _near(self, group: int) -> set[int]:
+        """Return the groups that share a weight with a group or with what moves with it."""
+        below = self._tree(group)
+        return {h for g in below for name, _ in self.places[g] for h in self.on[name]} | below
+
+    def _is_double(self, group: int) -> bool:
+        return any(
+            sum((place.group == group).any() for place in self.spec.places[name]) > 1
+            for name, _ in self.places[group]
+        )
+
+    def _is_known(self, group: int, orders: Orders) -> bool:
+        """Return whether a group, or one that moves with it, is on a weight with no other unknown group."""
+        tree = self._tree(group)
+        return any(
+            all(other in tree or other in orders for other in self._others(name, place))
+            for g in tree
+            for name, place in self.places[g]
+        )
+
+    def _shares_tree(self, other: int, group: int) -> bool:
+        """Return whether one of two groups is the other's parent."""
+        return any(p == other for p, _ in self.spec.groups[group].parents) or any(
+            p == group for p, _ in self.spec.groups[other].parents
+        )
+
+    def _others(self, name: str, place: Place) -> set[int]:
+        """Return the groups on the other axes of a weight."""
+        return {
+            int(g)
+            for other in self.spec.places[name]
+            if other is not place
+            for g in np.unique(other.group[other.group >= 0])
+        }
+
+    def _gain(self, group: int, places: list[tuple[str, Place]], orders: Mapping[int, Ids]) -> Gain:
+        size = self.spec.groups[group].size
         gain = torch.zeros(size, size, dtype=torch.float64)
-        for name, dim in places:
-            axes = list(self.spec.axes[name])
-            axis, axes[dim] = axes[dim], None
-            a = self.a[name].movedim(dim, 0).double()
-            b = permute_tensor(self.b[name], axes, self.spec.sizes, orders).movedim(dim, 0).double()
-            assert axis is not None
-            block = entries_per_unit(len(a), axis, self.spec.sizes)
-            start = 0
-            for segment in axis:
-                length = self.spec.sizes[segment] * block
-                if segment == group:
-                    rows = slice(start, start + length)
-                    gain += a[rows].reshape(size, -1) @ b[rows].reshape(size, -1).T
-                start += length
-        return gain
+        for name, place in places:
+            rest = [other for other in self.spec.places[name] if other is not place]
+            a, b = self.a[name], self.b[name]
+            if self.dtype is not None:
+                a, b = a.to(self.dtype), b.to(self.dtype)
+            if place.group.ndim == 1:
+                index = _by_unit(place, group)
+                flat = [other for other in rest if other.group.ndim == 1]
+                b = permute_tensor(b, flat, orders)
+                for other in rest:
+                    if other.group.ndim == 2:  # in the places from which the outputs come
+                        back = other.index(orders)[np.argsort(other.source_rows(orders))]
+                        b = gather_inputs(b, back)
+                rows = torch.from_numpy(index.ravel())
+                x, y = (v.index_select(place.dim, rows).movedim(place.dim, 0) for v in (a, b))
+                gain += (x.reshape(size, -1) @ y.reshape(size, -1).T).double()
+                continue
+            b = permute_tensor(b, rest, orders)
+            count = len(place.group)
+            blocks = [v.reshape(count, v.shape[0] // count, v.shape[1], -1).transpose(1, 2) for v in (a, b)]
+            sources = place.source_rows(orders)
+            parts = []
+            for v, origin in zip(blocks, (np.arange(count), sources), strict=True):
+                at = np.argwhere(place.group[origin] == group)
+                unit = place.unit[origin][at[:, 0], at[:, 1]]
+                at = at[np.lexsort((place.part[origin][at[:, 0], at[:, 1]], unit))]
+                parts.append(v[at[:, 0], at[:, 1]].reshape(size, -1))
+            if parts[0].shape == parts[1].shape:
+                gain += (parts[0] @ parts[1].T).double()
+        return gain.numpy()
 
-    def _permuted(self, name: str, orders: Mapping[int, Tensor]) -> Tensor:
-        return permute_tensor(self.b[name], self.spec.axes[name], self.spec.sizes, orders)
 
-
-def _assign(gain: Tensor) -> Tensor:
-    """Return the permutation with the largest total gain."""
-    from scipy.optimize import linear_sum_assignment  # 22 MiB, which few workers need
-
-    _, columns = linear_sum_assignment(gain.numpy(), maximize=True)
-    return torch.from_numpy(np.asarray(columns, dtype=np.int64))
+def _by_unit(place: Place, group: int) -> Ids:
+    """Return the indices along an axis by unit and part, `[units, parts]`."""
+    at = np.flatnonzero(place.group == group)
+    at = at[np.lexsort((place.part[at], place.unit[at]))]
+    return at.reshape(len(np.unique(place.unit[at])), -1)

@@ -247,7 +247,7 @@ def repair(p: AnalysisInput) -> Result:
 
 def align(p: AnalysisInput) -> Result:
     """Return the curves to B with its units permuted to match A (Ainsworth et al., 2023), also repaired."""
-    b = aligned_to(p.model, p.a, p.b)
+    b = aligned_to(p.model, p.a, p.b, images=p.repair_images[:2])
     return {
         "distance_before": geometry(None, p.a, p.b).distance_ab,
         "distance": geometry(None, p.a, b).distance_ab,

@@ -1,0 +1,174 @@
+"""Align a small member of each of timm's module families, and add a table to `benchmark/families.md`.
+
+python benchmark/families/align.py                    families without a result, small networks first
+python benchmark/families/align.py --family vgg       only these; the other results are kept
+python benchmark/families/align.py --again            all families
+python benchmark/families/align.py --render           only the table, from the stored results
+
+Weights are drawn at random. Three questions are asked: is the function kept when all units are permuted at
+random (largest difference of logits over the largest logit), is the permuted copy recovered bit for bit, and
+do two independent draws come nearer to each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import time
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from run import FOUND, TABLE
+from table import render
+from torch import Tensor, nn
+
+from lmcbench.connect.network import Network
+from lmcbench.connect.permutation_spec import trace_permutations
+from lmcbench.connect.unit_groups import permute_state
+from lmcbench.connect.weight_matching import match_weights
+from lmcbench.errors import UserError
+from lmcbench.results.provenance import versions
+from lmcbench.train.adapt import small_stem
+
+ALIGNED = Path(__file__).with_name("align.json")
+
+LARGE = 8_000_000
+"""Weights from which units are not matched, only permuted."""
+
+LIMIT = 120
+"""Processor seconds for a family."""
+
+
+def main() -> None:
+    """Parse the options, align, and write the results after every family."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--family", nargs="+", choices=timm.list_modules(), metavar="NAME", help="these only")
+    parser.add_argument("--again", action="store_true", help="also families that have a result")
+    parser.add_argument("--render", action="store_true", help="only write the table")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    ready = json.loads(FOUND.read_text(encoding="utf-8"))
+    aligned: dict[str, Any] = {"families": {}}
+    if ALIGNED.exists():
+        aligned = json.loads(ALIGNED.read_text(encoding="utf-8"))
+    members = {name: a for name, a in ready["families"].items() if a["status"] == "ready"}
+    names = options.family or sorted(members, key=lambda name: members[name]["weights"])
+    if not options.family and not options.again:
+        names = [name for name in names if name not in aligned["families"]]
+    for name in [] if options.render else names:
+        answer = limited(members[name])
+        aligned["families"][name] = answer
+        print(name, answer, flush=True)
+        write(ready, aligned)
+    write(ready, aligned)
+
+
+def write(ready: dict[str, Any], aligned: dict[str, Any]) -> None:
+    """Write results and table."""
+    aligned |= {"versions": versions(), "families": dict(sorted(aligned["families"].items()))}
+    ALIGNED.write_text(json.dumps(aligned, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    TABLE.write_text(render(ready, aligned), encoding="utf-8")
+
+
+def limited(member: dict[str, Any]) -> dict[str, Any]:
+    """Return the results of one network, from a process of limited processor time."""
+    receiver, sender = get_context("fork").Pipe(duplex=False)
+    process = get_context("fork").Process(target=examine, args=(member, sender), daemon=True)
+    process.start()
+    sender.close()
+    answer: dict[str, Any] = {"reason": f"not finished in {LIMIT} s of processor time"}
+    try:
+        while True:
+            answer = receiver.recv()
+    except EOFError:
+        process.join()
+    return answer
+
+
+def examine(member: dict[str, Any], sender: Connection) -> None:
+    """Send the results of one network, as far as they are known."""
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT + 10))
+    model, side = build(member), member["side"]
+    state = drawn(model, 0)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, side, side, generator=generator)
+    start = time.process_time()
+    try:
+        spec = trace_permutations(model, images)
+    except UserError as error:
+        sender.send({"reason": str(error)})
+        return
+    copy = permute_state(state, spec, spec.random(generator))
+    network = Network(model, "cpu")
+    before, after = network.logits(network.prepare([state, copy]), images)
+    answer: dict[str, Any] = {
+        "network": member["built"],
+        "groups": len(spec.free),
+        "units": sum(group.size for group in spec.groups),
+        "fixed": spec.fixed,
+        "fixed_share": spec.fixed_share,
+        "difference": float((before - after).abs().max() / before.abs().max()),
+        "trace_s": round(time.process_time() - start, 2),
+        "recovered": None,
+        "nearer": None,
+        "reason": None,
+    }
+    sender.send(answer)
+    if sum(p.numel() for p in model.parameters()) > LARGE:
+        return
+    found = permute_state(copy, spec, match_weights(spec, state, copy))
+    answer["recovered"] = all(torch.equal(found[name], value) for name, value in state.items())
+    sender.send(answer)
+    other = drawn(model, 1)
+    moved = permute_state(other, spec, match_weights(spec, state, other))
+    answer["nearer"] = [distance(state, other), distance(state, moved)]
+    sender.send(answer)
+
+
+def build(member: dict[str, Any]) -> nn.Module:
+    """Build a family's network at the size at which it is ready."""
+    name, side = member["network"], member["side"]
+    try:
+        model = timm.create_model(name, num_classes=10, img_size=side)
+    except Exception:  # most convolutional networks do not take a size
+        model = timm.create_model(name, num_classes=10)
+    if member["built"].endswith("+small-stem"):
+        small_stem(model)
+    return model.eval()
+
+
+def drawn(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Return a random state in which no unit is like another."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, value in model.state_dict().items():
+        if not value.is_floating_point() or value.ndim == 0:
+            state[name] = value
+            continue
+        noise = torch.randn(value.shape, generator=generator)
+        if name.endswith("running_var"):
+            state[name] = (noise.abs() + 0.5).to(value)
+        elif value.ndim == 1:
+            state[name] = (value + 0.3 * noise).to(value)
+        else:
+            state[name] = (noise * value[0].numel() ** -0.5).to(value)
+    return state
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Return the Euclidean distance of all floating tensors."""
+    return math.sqrt(
+        sum(float((a - other[name]).square().sum()) for name, a in one.items() if a.is_floating_point())
+    )
+
+
+if __name__ == "__main__":
+    main()

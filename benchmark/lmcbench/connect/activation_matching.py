@@ -1,0 +1,79 @@
+"""Correlations between the units of two networks on images (Li et al., 2015, Convergent Learning)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from lmcbench.connect.blending import State
+from lmcbench.connect.isolation import isolated
+from lmcbench.connect.network import Network
+from lmcbench.connect.unit_groups import PermutationSpec
+
+_ROWS = 20_000
+"""Maximum number of values of each unit, evenly spaced over images and positions."""
+
+
+def activation_gains(
+    model: nn.Module, state_a: State, state_b: State, spec: PermutationSpec, images: Tensor
+) -> dict[int, npt.NDArray[np.float64]]:
+    """Return the correlations of A's units with B's, summed over the layers whose outputs they are.
+
+    Args:
+        model: the network of both states.
+        state_a: state dict of A.
+        state_b: state dict of B.
+        spec: groups of units.
+        images: `[n, ...]`, passed at once.
+
+    Returns:
+        Group -> `[i, k]`: A's unit i, B's unit k; groups that are no layer's output are missing.
+    """
+    network = Network(model, "cpu")
+    one, other = (_outputs(network, state, spec, images) for state in (state_a, state_b))
+    gains: dict[int, npt.NDArray[np.float64]] = {}
+    for name, x in one.items():
+        place = next(p for p in spec.places[f"{name}.weight"] if p.dim == 0)
+        y = other[name]
+        both = (x.T @ y / max(1, len(x) - 1)).numpy()
+        for g in np.unique(place.group[place.group >= 0]).tolist():
+            found = np.flatnonzero(place.group == g)
+            at = found[np.lexsort((place.part[found], place.unit[found]))]
+            total = gains.setdefault(g, np.zeros((spec.groups[g].size,) * 2))
+            for part in at.reshape(len(total), -1).T:
+                total += both[np.ix_(part, part)]
+    return gains
+
+
+@torch.no_grad()
+def _outputs(network: Network, state: State, spec: PermutationSpec, images: Tensor) -> dict[str, Tensor]:
+    """Return the standardised outputs of the layers with units, `[values, units]` float64."""
+    found: dict[str, Tensor] = {}
+    handles = []
+    for name, module in network.model.named_modules():
+        places = spec.places.get(f"{name}.weight", ())
+        if isinstance(module, nn.Linear | _ConvNd) and any(p.dim == 0 for p in places):
+            handles.append(module.register_forward_hook(_recorder(name, found)))
+    try:
+        with isolated(network.device):
+            network.forward({key: value.detach().clone() for key, value in state.items()}, images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _recorder(name: str, found: dict[str, Tensor]) -> Callable[[nn.Module, object, Tensor], None]:
+    def record(module: nn.Module, _: object, output: Tensor) -> None:
+        if name not in found:
+            values = output if isinstance(module, nn.Linear) else output.movedim(1, -1)
+            values = values.reshape(-1, values.shape[-1])
+            values = values[:: max(1, len(values) // _ROWS)].double()
+            found[name] = (values - values.mean(0)) / values.std(0).clamp_min(1e-12)
+
+    return record
