@@ -32,6 +32,10 @@ KEEP = -1
 """In a `ChannelFill`: the channel keeps its pixels."""
 
 
+HISTOGRAM_PIXELS = 2**20
+"""Pixels that are counted at once: counting takes 8 bytes for each."""
+
+
 @dataclass(frozen=True)
 class SplitSummary:
     """What takes a pass over all pixels to compute; the cache stores it beside them.
@@ -146,8 +150,10 @@ class ImageSet:
 
 def add_to_histogram(histogram: NDArray[np.int64], images: Pixels) -> None:
     """Add to `histogram` `[c, 256]` how often each channel of `images` `[b, c, h, w]` has each value."""
-    for channel, counts in enumerate(histogram):
-        counts += np.bincount(images[:, channel].ravel(), minlength=256)
+    step = max(1, HISTOGRAM_PIXELS // max(1, images[0, 0].size)) if len(images) else 1
+    for start in range(0, len(images), step):
+        for channel, counts in enumerate(histogram):
+            counts += np.bincount(images[start : start + step, channel].ravel(), minlength=256)
 
 
 def statistics_of(histogram: NDArray[np.int64]) -> Statistics:

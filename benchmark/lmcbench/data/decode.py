@@ -55,8 +55,8 @@ StoredImage = bytes | NDArray[np.uint8] | NDArray[np.uint16]
 """An encoded image, or its values `[h, w, c]`."""
 
 
-DECODED_BYTES = 2**25
-"""Pixels that are decoded together: 220 images of 224 x 224, and all of a batch of small ones."""
+DECODED_BYTES = 2**23
+"""Pixels that are decoded together: 55 images of 224 x 224, and all of a batch of small ones."""
 
 IMAGE_BYTES = 128 * MB
 """Largest file of one image."""
