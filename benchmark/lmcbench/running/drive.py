@@ -36,6 +36,9 @@ from lmcbench.running.units import Unit
 POLL_S = 0.5
 """Seconds between two readings of the event files."""
 
+BEFORE_WORK = {"submitted", "started", "alive", "refused", "cancelled"}
+"""Events of attempts that stored nothing."""
+
 
 class FamiliesLostError(UserError):
     """Families that were lost after their retries, while the others finished; exit code 5."""
@@ -125,6 +128,11 @@ class Driver:
                 f"{counted(self.retries + 1, 'attempt')}: {reasons}. Finished cells are kept; run the same "
                 f"command again to try again. All attempts are in {self.folder.events}."
             )
+
+    def was_refused_at_once(self) -> bool:
+        """Return whether an attempt refused the input and none trained or was queued."""
+        kinds = {event["event"] for path in self.files[1:] for event in EventReader(path).new()}
+        return "refused" in kinds and kinds <= BEFORE_WORK
 
     def discard(self) -> None:
         """Remove the event files of this driver: nothing was run."""

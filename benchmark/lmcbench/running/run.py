@@ -92,7 +92,8 @@ def run_plan(
         try:
             yield from driver.run()
         except (UserError, OSError) as error:
-            if {path.name for path in folder.root.iterdir()} <= {folder.header.name, folder.events.name}:
+            held = {path.name for path in folder.root.iterdir()}
+            if held <= {folder.header.name, folder.events.name} or driver.was_refused_at_once():
                 driver.discard()
             if isinstance(error, WriteError):
                 message = f"{error} Finished cells are kept; run the same command again to resume."
