@@ -191,14 +191,34 @@ def test_the_range_of_barriers_is_that_of_the_evidence():
     cells = cells[cells["architecture"] != "lmc_linear"]
     barriers = 100 * cells.groupby(["fork", *LINE])["error_chord"].mean()
     said = section(FINDINGS, "## In short, on digits").replace("\n  ", " ")
-    first, far = (f"{barriers[f].min():.1f} to {barriers[f].max():.1f}" for f in ("0", "independent"))
-    assert f"separated by error barriers of {first} percentage points" in said
+    mlp = barriers["0"].xs("lmc_mlp", level="architecture")
+    assert mlp.max() < 2
+    assert f"at fork 0 its mean barriers are {mlp.min():.1f} to {mlp.max():.1f} points" in said
+    separated = barriers.drop("lmc_mlp", level="architecture")
+    assert separated["0"].min() > 2
+    first, far = (
+        f"{of[f].min():.1f} to {of[f].max():.1f}" for of, f in ((separated, "0"), (barriers, "independent"))
+    )
+    assert f"separated by mean error barriers of {first} percentage points" in said
     assert f"networks are separated by barriers of {far} points" in said
     later = [f for f in barriers.index.unique("fork") if re.fullmatch(r"[\d.]+%?", f) and f != "0"]
     assert len(later) >= 2
     for fork in later:
         share = f"{fork.rstrip('%')} " + ("% of it" if fork.endswith("%") else "epoch")
         assert f"{barriers[fork].max():.1f} with {share}" in said
+
+
+def test_the_difference_to_the_control_is_that_of_the_evidence():
+    """At fork 0 under label-skew, the mean of the networks, paired by replicate."""
+    cells = evidence()
+    cells = cells[(cells["architecture"] != "lmc_linear") & (cells["fork"] == "0")]
+    by = 100 * cells.groupby(["shift", "replicate"])["error_chord"].mean().unstack("shift")
+    found = stats.ttest_rel(by["label-skew"], by["same(label-skew)"])
+    low, high = found.confidence_interval(0.95)
+    assert low < -2 and high > 2  # noqa: PT018 - both ends of one interval
+    mean = (by["label-skew"] - by["same(label-skew)"]).mean()
+    said = " ".join(section(FINDINGS, "## In short, on digits").split())
+    assert f"label-skew has {mean:+.1f} ({low:+.1f} to {high:+.1f}) points more than its control" in said
 
 
 def test_the_tables_of_the_readme_are_in_the_evidence():

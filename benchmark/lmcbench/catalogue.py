@@ -87,7 +87,7 @@ def suite_text(suite: Suite, where: Mapping[str, str]) -> str:
         "floor": f"mean member accuracy {suite.floor:g}",
         "cost": suite.cost or "not measured",
         "digest": suite.digest,
-        "citation": suite.citation,
+        **({"citation": suite.citation} if suite.citation else {}),
     }
     networks = make_table(
         [[a.label, a.recipe, _recipe_text(suite, a.recipe)] for a in suite.architectures],
