@@ -90,6 +90,7 @@ class Site:
 
     def __init__(self, place: Path) -> None:
         self.place = place
+        self.started: list[subprocess.Popen[str]] = []
         (place / "net.py").write_text(NET)
         networks = "".join(NETWORKS.replace("PLACE", str(place)).replace("TAG", tag) for tag in "12")
         (place / "small.toml").write_text(SUITE + networks)
@@ -100,7 +101,7 @@ class Site:
 
     def start(self, out: str, *options: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "lmcbench", "run", "small.toml", "--device", "cpu", "--out", out]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*command, *options],
             cwd=self.place,
             stdin=subprocess.DEVNULL,
@@ -110,12 +111,21 @@ class Site:
             start_new_session=True,
             preexec_fn=default_signals,
         )
+        self.started.append(process)
+        return process
 
     def run(self, out: str, *options: str) -> tuple[int, str]:
         """Return exit code and standard error."""
         process = self.start(out, *options)
         _, errors = process.communicate(timeout=300 * PATIENCE)
         return process.returncode, errors
+
+    def end(self) -> None:
+        """End what a failed test left."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def events(self, out: str) -> dict[str, list[dict]]:
         """Return the events of every attempt by file name."""
@@ -133,9 +143,9 @@ class Site:
         found = {}
         for path in sorted((self.place / out / "records").iterdir()):
             record = json.loads(path.read_bytes())
-            cost = record["cost"]
             record["env"] = record["env"]["engine"]
-            del cost["train_s"], cost["eval_s"], cost["peak_bytes"]
+            for name in ("train_s", "eval_s", "peak_bytes"):
+                (record["cost"] or {}).pop(name, None)  # a failed cell has no cost
             found[path.stem] = record
         return found
 
@@ -180,7 +190,9 @@ def local(tmp_path_factory):
 
 @pytest.fixture
 def site(tmp_path):
-    return Site(tmp_path)
+    made = Site(tmp_path)
+    yield made
+    made.end()
 
 
 def descendants(pid: int) -> set[int]:

@@ -52,7 +52,8 @@ class Nodes:
             stderr=log,
             start_new_session=True,
             preexec_fn=default_signals,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | (env or {}),
+            # Ray's workers give way to all other processes by default
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "RAY_worker_niceness": "0"} | (env or {}),
         )
         self.nodes.append(process)
         started = Path(log.name)
