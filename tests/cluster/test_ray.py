@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -64,9 +65,14 @@ class Nodes:
         pids = set().union(*(descendants(node.pid) for node in self.nodes))
         for node in reversed(self.nodes):
             node.terminate()
-        for node in self.nodes:
-            node.wait(30)
-        wait_until(lambda: not running(pids), 30, "processes of Ray are left")
+        try:
+            for node in self.nodes:
+                node.wait(60 * PATIENCE)
+            wait_until(lambda: not running(pids), 30, "processes of Ray are left")
+        finally:
+            for pid in running(pids):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def free_port() -> int:
@@ -77,22 +83,23 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def monkeypatch_module():
+@pytest.fixture(scope="module", autouse=True)
+def token(tmp_path_factory):
+    """A token for all nodes, in place of ~/.ray/auth_token."""
+    path = tmp_path_factory.mktemp("ray") / "token"
+    path.write_text(secrets.token_hex(32))
     with pytest.MonkeyPatch.context() as patch:
-        yield patch
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+        yield
 
 
 @pytest.fixture(scope="module")
-def nodes(monkeypatch_module):
-    """Two nodes of two cores and two pretended GPUs in all, with a token of their own."""
-    monkeypatch = monkeypatch_module
+def nodes(token):
+    """Two nodes of two cores and two pretended GPUs in all."""
     root = Path("/tmp") / f"lmcbench-ray-{os.getpid()}"
     made = Nodes(root / "t")
     (root / "t").mkdir(parents=True)
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(root / "token"))
-    (root / "token").write_text(secrets.token_hex(32))
     try:
         made.add(cpus=2, gpus=2)
         made.add(cpus=2)
