@@ -1,4 +1,8 @@
-"""`--on ray`: records equal those of a local run, whatever is killed; nothing is left, nothing is exposed."""
+"""`--on ray`: records equal those of a local run, whatever is killed; nothing is left, nothing is exposed.
+
+CI leaves out those marked `slow_tier` to save time: two drivers on one folder are tested on Slurm too, and
+failures in training without an executor. All of them: pytest -m cluster -n 0 tests/cluster
+"""
 
 from __future__ import annotations
 
@@ -190,6 +194,7 @@ def test_a_users_error_on_a_worker_ends_the_run_and_names_the_node(nodes, site):
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow_tier
 def test_a_failure_in_training_is_a_failed_record_and_others_finish(nodes, site, local):
     """Out of memory as an exception; a process killed for memory is a killed worker."""
     site.act(t2="memory")
@@ -204,6 +209,7 @@ def test_a_failure_in_training_is_a_failed_record_and_others_finish(nodes, site,
     }
 
 
+@pytest.mark.slow_tier
 def test_two_drivers_on_one_folder_give_equal_records(nodes, site, local):
     both = [site.start("r", "--on", f"ray:{nodes.address}") for _ in range(2)]
     for process in both:
