@@ -21,6 +21,7 @@ from lmcbench.data.pool import release_pages
 from lmcbench.data.selection import select_calibration, select_stratified
 from lmcbench.data.sources import SOURCES, open_dataset
 from lmcbench.errors import UserError, counted
+from lmcbench.machine import release_memory
 from lmcbench.spec.shift_rules import Indices
 
 Channels = NDArray[np.float64]
@@ -173,6 +174,8 @@ class HostImages:
                 batch = F.interpolate(batch, (self.size, self.size), mode="bilinear", antialias=True)
             yield batch
             release_pages(self.images)
+            # what is kept of each pass lies between freed batches, into whose gaps the next ones do not fit
+            release_memory()
 
 
 class MeasureImages:
