@@ -78,8 +78,10 @@ def test_python_examples_run_in_a_reduced_form(block, tmp_path, monkeypatch):
 
     monkeypatch.setattr(lmcbench, "run", reduced)
     monkeypatch.chdir(tmp_path)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    state_a, state_b = model.state_dict(), nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).state_dict()
+    model, other = (
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)) for _ in range(2)
+    )
+    state_a, state_b = model.state_dict(), other.state_dict()
     torch.save(state_a, "a.pt")
     torch.save(state_b, "b.pt")
 

@@ -711,7 +711,7 @@ def test_bad_files_are_refused_in_one_message(files, measure, tmp_path, make, me
         (["--mean", "nan"], "--mean must be finite, found nan"),
         (["--std", "inf"], "--std must be finite, found inf"),
         (["--data", "digit"], "Unknown data set 'digit'. Did you mean 'digits'"),
-        (["--data", ""], "Unknown data set ''. Known: cifar10, "),
+        (["--data", ""], "Unknown data set ''. Known: "),
         (["--arch", "lmc_mpl"], "Unknown architecture 'lmc_mpl'"),
     ],
 )
