@@ -136,8 +136,8 @@ def test_rows_below_the_floor_are_marked_and_the_note_says_why():
     good = make_record(toy_cell("lmc_mlp"), member_error=0.1)
     dead = make_record(toy_cell("lmc_linear"), member_error=0.11)
     board = make_tables([good, dead], floor=0.9)
-    assert board.connectivity["architecture"].tolist() == ["lmc_linear *", "lmc_mlp"]
-    assert board.ensembles["architecture"].tolist() == ["lmc_linear *", "lmc_mlp"]
+    assert board.connectivity["architecture"].tolist() == ["lmc_linear", "lmc_mlp"]
+    assert board.connectivity["shift"].tolist() == board.ensembles["shift"].tolist() == ["none *", "none"]
     assert board.notes[-1] == "* mean member accuracy below the suite's floor of 90 %: not ranked."
     assert not any("floor" in note for note in make_tables([good], floor=0.9).notes)
 

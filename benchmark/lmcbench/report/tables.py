@@ -25,7 +25,7 @@ from lmcbench.stats.estimates import estimate, round_ties
 from lmcbench.stats.pareto import Offer, pareto
 
 MARK = " *"
-"""Behind the name of a network whose accuracy is below the suite's floor."""
+"""Behind the shift of a row whose accuracy is below the suite's floor."""
 
 OPTIONAL = {"path": "path_ensemble_accuracy", "gain without priors": "corrected_ensemble_gain"}
 """Columns of ensembles that are shown where any cell has them -> columns of `load_records`."""
@@ -147,7 +147,7 @@ def make_tables(records: Iterable[Record], floor: float = 0.0, folder: Path | No
         below = accuracy is not None and accuracy < floor
         low |= below
         head = dict(zip(LINE, line, strict=True))
-        head["architecture"] += MARK if below else ""
+        head["shift"] += MARK if below else ""
         by_fork = {fork: mine[mine["fork"] == fork] for fork in names}
         n = here["replicate"].nunique()
         barriers = {fork: _percent(by_fork[fork]["error_chord"], n) for fork in forks}
@@ -191,15 +191,10 @@ def make_tables(records: Iterable[Record], floor: float = 0.0, folder: Path | No
 
 
 def _shortened(table: pd.DataFrame, short: Mapping[str, str]) -> pd.DataFrame:
-    """Return a table whose networks have short names; the mark of a row below the floor is kept."""
+    """Return a table whose networks have short names."""
     if table.empty:
         return table
-
-    def name(label: str) -> str:
-        plain = label.removesuffix(MARK)
-        return short.get(plain, plain) + label[len(plain) :]
-
-    return table.assign(architecture=table["architecture"].map(name))
+    return table.assign(architecture=[short.get(label, label) for label in table["architecture"]])
 
 
 def _lines(cells: pd.DataFrame) -> list[tuple[str, ...]]:
