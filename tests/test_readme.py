@@ -82,6 +82,21 @@ def test_every_command_and_option_that_is_shown_exists():
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known, line
 
 
+def test_commands_that_need_data_or_machines_say_so():
+    """Blocks run as they are, on images that scikit-learn has, or say what they need."""
+    free = {"digits", "noise-grid"}
+    for name, block in blocks():
+        for line in block.splitlines():
+            if not line.startswith("lmcbench "):
+                continue
+            words = shlex.split(line, comments=True)
+            suite = words[2] if words[1] in ("run", "tune", "calibrate") else "digits"
+            made = Path(suite).name in {"birds.toml", "digit-styles.toml", "long-tail.toml"}
+            yours = words[1] == "measure" or re.search(r"SLUG|from:|mine\.py|\.\./", line)
+            if not (suite in free or made) or "--on" in words or yours:
+                assert "# needs " in block, f"{name}: {line}"
+
+
 # --- links and names -----------------------------------------------------------------------------
 
 
