@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from lmcbench.running.node_check import Expected, check_node
 from lmcbench.running.place import parse_place
 from lmcbench.running.plan import Finished, Notice, Progress, Task
 from lmcbench.running.portable import portable, portable_environment
+from lmcbench.running.ray_executor import check_listening
 from lmcbench.running.slurm_executor import Slurm
 from lmcbench.running.units import fill, whole_families
 from lmcbench.spec.architectures import make_architecture
@@ -332,6 +334,15 @@ def test_options_of_slurm():
 def test_bad_places_are_refused(on, share, keyword):
     with pytest.raises(UserError, match=keyword):
         parse_place(on, share)
+
+
+def test_an_address_at_which_nothing_listens_is_refused_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        check_listening(address)
+    with pytest.raises(UserError, match=f"Ray at {address} cannot be reached: .*refused.*ray start"):
+        check_listening(address)
+    check_listening("auto")  # a name of Ray's own
 
 
 def test_a_node_with_other_versions_code_or_folder_is_refused(tmp_path, monkeypatch):

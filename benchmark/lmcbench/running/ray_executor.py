@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,9 @@ from lmcbench.running.units import Unit, fill, whole_families
 from lmcbench.running.workers import EXIT_S, THREADS
 
 LOOPBACK = "127.0.0.1"
+
+CONNECT_S = 10.0
+"""Seconds that the address of a cluster may take to answer."""
 
 INSTALL = "Install it with: pip install 'lmcbench[ray]'"
 
@@ -87,15 +91,11 @@ class RayExecutor:
             options |= {"include_dashboard": False, "_node_ip_address": LOOPBACK, "address": "local"}
         else:
             options |= {"address": address}
+            check_listening(address)
         try:
             self.ray.init(**options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            where = "on this machine" if address is None else f"at {printable(address)}"
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"Ray {where} cannot be reached: {printable(reason, 500)} Give the address that 'ray start "
-                "--head' printed, such as ray:10.0.0.1:6379."
-            ) from None
+        except (ConnectionError, ValueError, RuntimeError, self.ray.exceptions.RayError) as error:
+            raise _unreachable(address, error) from None
         self.total: Mapping[str, float] = self.ray.cluster_resources()
 
     def allocate(self, gpus: float, jobs: int | None) -> None:
@@ -144,6 +144,30 @@ class RayExecutor:
         if self._pending:  # they were told to store their training
             self.ray.wait(self._pending, num_returns=len(self._pending), timeout=EXIT_S)
         self.ray.shutdown()
+
+
+def check_listening(address: str) -> None:
+    """Check that something listens at `HOST:PORT`; Ray itself would try for minutes.
+
+    Raises:
+        UserError: if nothing does within `CONNECT_S`.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise _unreachable(address, error) from None
+
+
+def _unreachable(address: str | None, error: Exception) -> UserError:
+    where = "on this machine" if address is None else f"at {printable(address)}"
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return UserError(
+        f"Ray {where} cannot be reached: {printable(reason, 500)}. Give the address that 'ray start --head' "
+        "printed, such as ray:10.0.0.1:6379."
+    )
 
 
 @dataclass
