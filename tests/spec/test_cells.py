@@ -178,6 +178,7 @@ def test_a_recipe_replaces_those_of_the_suite():
     [
         (Selection(["lmc_mpl"]), "Unknown architecture 'lmc_mpl'. Did you mean 'lmc_mlp'"),
         (Selection(["lmc_mpl"]), "choose a recipe: --recipe slow|fast."),
+        (Selection(["lmc_mpl"], recipe_option="recipe="), "choose a recipe: recipe=slow|fast."),
         (Selection(["vit*"]), "No architecture of suite toy matches 'vit*'. Known: lmc_linear, lmc_mlp."),
         (Selection(recipe="fasst"), "Unknown recipe of suite toy 'fasst'. Did you mean 'fast'?"),
         (

@@ -112,6 +112,7 @@ def run(
         forks=[str(fork) for fork in _as_list(forks)],
         replicates=_replicates(replicates),
         recipe=recipe,
+        recipe_option="recipe=",
     )
     with _run_folder(out) as root, _threads_kept():
         job = prepare_job(chosen, selection, root, measure=_as_list(measure))

@@ -139,6 +139,7 @@ class Selection:
 
     Attributes:
         architectures: names and patterns, or architectures that the suite need not list.
+        recipe_option: how the user states a recipe, for messages.
     """
 
     architectures: Sequence[str | Architecture] = ()
@@ -146,6 +147,7 @@ class Selection:
     forks: Sequence[str] = ()
     replicates: range | None = None
     recipe: str | None = None
+    recipe_option: str = "--recipe "
 
 
 def parse_replicates(text: str) -> range:
@@ -241,7 +243,7 @@ def _architectures(suite: Suite, selection: Selection) -> list[Architecture]:
             near = str(unknown("architecture", pattern, (a.name for a in suite.architectures)))
             raise UserError(
                 f"{near} To run an architecture that suite {suite.name} does not list, "
-                f"choose a recipe: --recipe {'|'.join(suite.recipes)}."
+                f"choose a recipe: {selection.recipe_option}{'|'.join(suite.recipes)}."
             )
         else:
             chosen.append(parse_architecture(pattern, selection.recipe))
