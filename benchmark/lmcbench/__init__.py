@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmcbench import plots
+    from lmcbench.connect.alignment import align
     from lmcbench.connect.blending import interpolate
     from lmcbench.connect.curvature import predict_barrier
     from lmcbench.connect.geometry import Geometry, geometry
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from lmcbench.connect.layers import layerwise
     from lmcbench.connect.plane import Plane, plane
     from lmcbench.connect.soups import recalibrate, soup
-    from lmcbench.connect.weight_matching import align
     from lmcbench.ensemble.predictions import compare_predictions
     from lmcbench.errors import UserError
     from lmcbench.results.curves import Barrier, Curve, barrier
@@ -34,7 +34,7 @@ _HOMES = {
     "Plane": "connect.plane",
     "Suite": "spec.suite",
     "UserError": "errors",
-    "align": "connect.weight_matching",
+    "align": "connect.alignment",
     "barrier": "results.curves",
     "compare_predictions": "ensemble.predictions",
     "geometry": "connect.geometry",

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from timm.layers import ScaledStdConv2d
 from torch import nn
 
+from lmcbench.connect.alignment import align
 from lmcbench.connect.permutation_spec import trace_permutations
 from lmcbench.connect.unit_groups import permute_state
-from lmcbench.connect.weight_matching import align, match_weights
+from lmcbench.connect.weight_matching import match_weights
 
 WIDTH, SIDE = 8, 4
 

@@ -14,12 +14,13 @@ from timm.models.vgg import VGG, ConvMlp
 from torch import nn
 
 from lmcbench.connect import label_rules
+from lmcbench.connect.alignment import align
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.interpolation import trace_path
 from lmcbench.connect.network import Network
 from lmcbench.connect.permutation_spec import trace_permutations
 from lmcbench.connect.unit_groups import permute_state
-from lmcbench.connect.weight_matching import _Matching, align
+from lmcbench.connect.weight_matching import _Matching
 from lmcbench.errors import UserError
 from lmcbench.results.curves import barrier
 

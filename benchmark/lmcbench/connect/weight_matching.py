@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
 
-from lmcbench.connect.activation_matching import activation_gains
-from lmcbench.connect.arguments import as_images, as_model, as_state
 from lmcbench.connect.axis_labels import Ids
-from lmcbench.connect.blending import State, check_matches_model, check_pair, weight_names
-from lmcbench.connect.isolation import copy_model
-from lmcbench.connect.network import Network
-from lmcbench.connect.permutation_spec import example_image, trace_permutations
+from lmcbench.connect.blending import State, weight_names
 from lmcbench.connect.unit_groups import (
     Orders,
     PermutationSpec,
     Place,
     gather_inputs,
-    permute_state,
     permute_tensor,
 )
-from lmcbench.errors import UserError
 
 Gain = npt.NDArray[np.float64]
 """Similarity of A's unit i with B's unit k, `[i, k]`."""
@@ -33,76 +24,8 @@ Gain = npt.NDArray[np.float64]
 _SWEEPS = 100
 """Maximum number of sweeps over all groups, as in the authors' code; descent converges long before."""
 
-_TOLERANCE = 1e-3
-"""Largest difference of logits before and after, over the largest logit."""
-
 _SINGLE = 5_000_000
 """From this number of weights on, products of single-precision weights are computed in single precision."""
-
-
-def align(
-    model: nn.Module,
-    state_a: State,
-    state_b: State,
-    *,
-    match: Literal["weights", "activations"] = "weights",
-    images: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """Return `state_b` with its units permuted so that they match A's.
-
-    Weight matching of Ainsworth et al. (2023, Git Re-Basin, arXiv 2209.04836, algorithm 1): maximise the
-    inner product of A's weights and B's permuted ones by coordinate descent over the groups of units that
-    must be permuted together, one linear assignment each, in a fixed order from input to output. The better
-    result of two starts is kept: B as it is (so the distance never grows), and a forward pass that matches
-    each group by weights from groups matched before, which recovers a permuted copy at once. Units that move
-    with others (the units of a head with the head) are assigned within every pair of these first.
-
-    Activation matching (Li et al., 2015, arXiv 1511.07543; Jordan et al., 2023, REPAIR): each group gets the
-    assignment with the largest sum of correlations between A's and B's outputs of its layers on `images`.
-
-    Args:
-        model: the network of both states; not modified.
-        state_a: state dict to match.
-        state_b: state dict to permute.
-        match: what to match.
-        images: `[n, ...]`; the network is traced and checked on the first ones, activations are matched on
-            all. None: random ones of a size that the network takes.
-
-    Returns:
-        A state dict of copies that computes the same function as `state_b`; tied weights stay tied.
-
-    Raises:
-        UserError: if the states are of different networks or not finite, no unit can be permuted (see
-            `trace_permutations`), or the permuted network is found to compute another function.
-
-    Examples:
-        >>> import torch
-        >>> Linear = torch.nn.Linear
-        >>> model = torch.nn.Sequential(torch.nn.Flatten(), Linear(4, 6), torch.nn.ReLU(), Linear(6, 3))
-        >>> a = model.state_dict()
-        >>> b = {**a, "1.weight": a["1.weight"].flip(0), "1.bias": a["1.bias"].flip(0),
-        ...      "3.weight": a["3.weight"].flip(1)}
-        >>> aligned = align(model, a, b)
-        >>> all(torch.equal(aligned[name], a[name]) for name in a)
-        True
-    """
-    model = as_model(model)
-    state_a, state_b = as_state(state_a, "state_a", model), as_state(state_b, "state_b", model)
-    check_pair(state_a, state_b)
-    check_matches_model(model, state_a)
-    if match not in ("weights", "activations"):
-        raise UserError(f"align: match must be 'weights' or 'activations', found {match!r}.")
-    if match == "activations" and images is None:
-        raise UserError("align: matching activations needs images.")
-    given = example_image(copy_model(model).cpu().eval()) if images is None else as_images(images, "images")
-    spec = trace_permutations(model, given)
-    if match == "activations":
-        orders = match_activations(spec, activation_gains(model, state_a, state_b, spec, given))
-    else:
-        orders = match_weights(spec, state_a, state_b)
-    aligned = permute_state(state_b, spec, orders)
-    check_function(model, state_b, aligned, given[:2])
-    return aligned
 
 
 def match_weights(spec: PermutationSpec, state_a: State, state_b: State) -> Orders:
@@ -112,6 +35,11 @@ def match_weights(spec: PermutationSpec, state_a: State, state_b: State) -> Orde
     return max(found, key=matching.similarity)
 
 
+def descend_weights(spec: PermutationSpec, state_a: State, state_b: State, start: Orders) -> Orders:
+    """Return the orders that coordinate descent from `start` ends in."""
+    return _Matching(spec, state_a, state_b).descend(spec.complete(start))
+
+
 def match_activations(spec: PermutationSpec, gains: Mapping[int, Gain]) -> Orders:
     """Return the orders with the largest correlations; groups without any follow their parents."""
     orders: Orders = {}
@@ -119,22 +47,6 @@ def match_activations(spec: PermutationSpec, gains: Mapping[int, Gain]) -> Order
         if group not in orders:
             orders |= assign(spec, group, orders, lambda g: gains.get(g))
     return orders
-
-
-def check_function(model: nn.Module, before: State, after: State, images: Tensor) -> None:
-    """Check on images that two states compute the same function.
-
-    Raises:
-        UserError: if the logits differ by more than 1e-3 of the largest.
-    """
-    network = Network(model, "cpu")
-    one, other = network.logits(network.prepare([before, after]), images)
-    difference = float((one - other).abs().max()) / max(float(one.abs().max()), 1e-30)
-    if not difference <= _TOLERANCE:
-        raise UserError(
-            "The network cannot be aligned: permuting its units changes its function (logits differ by "
-            f"{difference:.2g} of the largest), so an operation of it is misunderstood. Please report it."
-        )
 
 
 def assign(

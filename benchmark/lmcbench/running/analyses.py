@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmcbench.connect.alignment import align as aligned_to
 from lmcbench.connect.arguments import Split
 from lmcbench.connect.blending import State, interpolate
 from lmcbench.connect.curvature import predict_barrier
@@ -21,7 +22,6 @@ from lmcbench.connect.network import Network
 from lmcbench.connect.plane import plane as loss_plane
 from lmcbench.connect.repair import repair_path
 from lmcbench.connect.spectrum import hessian_spectrum
-from lmcbench.connect.weight_matching import align as aligned_to
 from lmcbench.ensemble.cka import cka_matrix, linear_cka
 from lmcbench.errors import UserError, unknown
 from lmcbench.results.curves import Array, Curve
