@@ -6,8 +6,9 @@ python benchmark/families/align.py --again            all families
 python benchmark/families/align.py --render           only the table, from the stored results
 
 Weights are drawn at random. Three questions are asked: is the function kept when all units are permuted at
-random (largest difference of logits over the largest logit), is the permuted copy recovered bit for bit, and
-do two independent draws come nearer to each other.
+random (largest difference of logits over the largest logit; in double precision as well if single precision
+gives more than 1e-4), is the permuted copy recovered bit for bit, and do two independent draws come nearer to
+each other.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from typing import Any
 import timm
 import torch
 from run import FOUND, TABLE
-from table import render
+from table import TOLERANCE, render
 from torch import Tensor, nn
 
-from lmcbench.connect.network import Network
+from lmcbench.connect.function_check import logit_difference
 from lmcbench.connect.permutation_spec import trace_permutations
 from lmcbench.connect.unit_groups import permute_state
 from lmcbench.connect.weight_matching import match_weights
@@ -41,9 +42,6 @@ ALIGNED = Path(__file__).with_name("align.json")
 LARGE = 8_000_000
 """Weights from which units are not matched, only permuted."""
 
-LIMIT = 120
-"""Processor seconds for a family."""
-
 
 def main() -> None:
     """Parse the options, align, and write the results after every family."""
@@ -53,6 +51,7 @@ def main() -> None:
     parser.add_argument("--family", nargs="+", choices=timm.list_modules(), metavar="NAME", help="these only")
     parser.add_argument("--again", action="store_true", help="also families that have a result")
     parser.add_argument("--render", action="store_true", help="only write the table")
+    parser.add_argument("--limit", type=int, default=120, help="processor seconds for a family (120)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     ready = json.loads(FOUND.read_text(encoding="utf-8"))
@@ -64,7 +63,7 @@ def main() -> None:
     if not options.family and not options.again:
         names = [name for name in names if name not in aligned["families"]]
     for name in [] if options.render else names:
-        answer = limited(members[name])
+        answer = limited(members[name], options.limit)
         aligned["families"][name] = answer
         print(name, answer, flush=True)
         write(ready, aligned)
@@ -78,13 +77,13 @@ def write(ready: dict[str, Any], aligned: dict[str, Any]) -> None:
     TABLE.write_text(render(ready, aligned), encoding="utf-8")
 
 
-def limited(member: dict[str, Any]) -> dict[str, Any]:
+def limited(member: dict[str, Any], limit: int) -> dict[str, Any]:
     """Return the results of one network, from a process of limited processor time."""
     receiver, sender = get_context("fork").Pipe(duplex=False)
-    process = get_context("fork").Process(target=examine, args=(member, sender), daemon=True)
+    process = get_context("fork").Process(target=examine, args=(member, limit, sender), daemon=True)
     process.start()
     sender.close()
-    answer: dict[str, Any] = {"reason": f"not finished in {LIMIT} s of processor time"}
+    answer: dict[str, Any] = {"reason": f"not finished in {limit} s of processor time"}
     try:
         while True:
             answer = receiver.recv()
@@ -93,9 +92,9 @@ def limited(member: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def examine(member: dict[str, Any], sender: Connection) -> None:
+def examine(member: dict[str, Any], limit: int, sender: Connection) -> None:
     """Send the results of one network, as far as they are known."""
-    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT + 10))
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 10))
     model, side = build(member), member["side"]
     state = drawn(model, 0)
     generator = torch.Generator().manual_seed(0)
@@ -107,15 +106,18 @@ def examine(member: dict[str, Any], sender: Connection) -> None:
         sender.send({"reason": str(error)})
         return
     copy = permute_state(state, spec, spec.random(generator))
-    network = Network(model, "cpu")
-    before, after = network.logits(network.prepare([state, copy]), images)
+    difference = logit_difference(model, state, copy, images)
+    double = None
+    if not difference <= TOLERANCE:
+        double = logit_difference(model, state, copy, images, torch.float64)
     answer: dict[str, Any] = {
         "network": member["built"],
         "groups": len(spec.free),
         "units": sum(group.size for group in spec.groups),
         "fixed": spec.fixed,
         "fixed_share": spec.fixed_share,
-        "difference": float((before - after).abs().max() / before.abs().max()),
+        "difference": difference,
+        "difference_double": double,
         "trace_s": round(time.process_time() - start, 2),
         "recovered": None,
         "nearer": None,
