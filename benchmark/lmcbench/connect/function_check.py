@@ -27,7 +27,7 @@ def check_function(model: nn.Module, before: State, after: State, images: Tensor
         found = logit_difference(model, before, after, images, torch.float64)
     if not found <= _TOLERANCE:
         raise UserError(
-            "The network cannot be aligned: the result computes another function (logits differ by "
+            "The network cannot be aligned: the result changes its function (logits differ by "
             f"{found:.2g} of the largest), so an operation of it is misunderstood. Please report it."
         )
 
