@@ -161,7 +161,8 @@ def shifts_text(listed: list[dict[str, Any]], transforms: list[dict[str, Any]]) 
     )
     return (
         f"{table}\n\nEvery shift s has the control same(s), in which all siblings share one view of s "
-        f"({aliases}).\nNoise mode: own (default) or shared.\n\n{shown}\n\n"
+        f"({aliases}).\nNoise mode: own (default) or shared.\n"
+        f"A shift of your own is a function in a file: file.py:function.\n\n{shown}\n\n"
         f"Sets with a CORRUPTION have those above and {', '.join(CIFAR_C[len(CORRUPTIONS) :])}. "
         "They are separate test sets with\ntheir own labels, used whole; 'lmcbench data' says "
         "where they were found or how to get them. A suite lists evaluation shifts:\n"
