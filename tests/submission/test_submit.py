@@ -282,6 +282,17 @@ def test_a_folder_that_is_no_leaderboard_is_refused(tmp_path, run):
     assert "none is no leaderboard: it has no folder 'submissions'. Go to the root of a clone" in err
 
 
+def test_a_clone_s_leaderboard_without_an_entry_takes_the_first(tmp_path, run):
+    """Git keeps no empty folder `submissions`."""
+    board = tmp_path / "leaderboard"
+    board.mkdir()
+    (board / "SUBMITTING.md").write_text("# Submitting\n")
+    assert cli("leaderboard", "--leaderboard", board)[0] == 0
+    code, _, err = cli("submit", run, "--name", "first", "--leaderboard", board)
+    assert (code, err) == (0, "")
+    assert verify(board / "submissions" / "first").sound
+
+
 def test_without_a_leaderboard_one_is_begun_unless_it_was_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = cli("submit", part_of_run(), "--name", "part")

@@ -25,6 +25,7 @@ from lmcbench.stats.instability_area import is_headline_fork
 from lmcbench.untrusted import read_bytes
 
 SUBMISSIONS, RESULTS, SUMMARY = "submissions", "results", "summary.json"
+GUIDE = "SUBMITTING.md"
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,14 @@ def _basis(submission: Submission, entry: Summary, results: Path) -> Basis | Non
     return basis_of(submission, results, suite, ranked)
 
 
+def is_leaderboard(board: Path) -> bool:
+    """Return whether a folder is a leaderboard: it has submissions, or a clone's files about them.
+
+    Git keeps no empty folder, so that a clone of a leaderboard without an entry has no `submissions`.
+    """
+    return (board / SUBMISSIONS).is_dir() or (board / GUIDE).is_file()
+
+
 def summary_path(board: Path, slug: str) -> Path:
     """Return the path of a submission's summary."""
     return board / RESULTS / slug / SUMMARY
@@ -101,12 +110,13 @@ def summary_path(board: Path, slug: str) -> Path:
 def _read(board: Path, afresh: bool) -> Iterator[tuple[Submission, Summary, bool]]:
     """Yield one submission after another, so that only the records of one are in memory."""
     root = board / SUBMISSIONS
-    if not root.is_dir():
+    if not is_leaderboard(board):
         raise UserError(
             f"{board} is no leaderboard: it has no folder '{SUBMISSIONS}'. Go to the repository's root, "
             "or name another with --leaderboard DIR. For one run: lmcbench leaderboard RUN."
         )
-    for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    listed = list(root.iterdir()) if root.is_dir() else []
+    for folder in sorted(p for p in listed if p.is_dir() and not p.name.startswith(".")):
         if folder.is_symlink():
             raise UserError(f"{folder} is a link, so tables would show its target twice. Remove it.")
         check_slug(folder.name)

@@ -21,6 +21,7 @@ from lmcbench.leaderboard.submission_file import (
     find_duplicate,
     read_submission,
 )
+from lmcbench.leaderboard.summary_cache import is_leaderboard
 from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.cell_values import cell_text as record_text
 from lmcbench.results.partial_files import partial_path, remove_orphans
@@ -168,15 +169,16 @@ def _check_target(leaderboard: Path, target: Path, founded: bool) -> None:
                 f"{leaderboard} cannot be created: the folder is read-only. Name one with --leaderboard DIR."
             )
         return
-    if not target.parent.is_dir():
+    if not is_leaderboard(leaderboard):
         raise UserError(
             f"{leaderboard} is no leaderboard: it has no folder 'submissions'. Go to the root of a clone of "
             "lmcbench's repository, or name the folder with --leaderboard DIR."
         )
     if target.exists() or target.is_symlink():
         raise UserError(f"{target} exists already and is kept. Choose another --name, or remove it.")
-    if not os.access(target.parent, os.W_OK):
-        raise UserError(f"{target.parent} is read-only. Name a folder you can write with --leaderboard DIR.")
+    place = target.parent if target.parent.exists() else leaderboard  # `submissions` is created below
+    if not os.access(place, os.W_OK):
+        raise UserError(f"{place} is read-only. Name a folder you can write with --leaderboard DIR.")
 
 
 def _reproduction(leaderboard: Path, declared: Declaration) -> Reproduction | None:
