@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -194,9 +195,13 @@ def test_an_interrupted_driver_cancels_what_runs(folder):
     engine = Scripted({unit.name: ["hang"] for unit in units})
     driver = Driver(units, folder, engine, 2)
     events = driver.run()
-    engine.wait = lambda timeout: os.kill(os.getpid(), 2)
-    with pytest.raises(KeyboardInterrupt):
-        list(events)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    engine.wait = lambda timeout: os.kill(os.getpid(), signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(events)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (sorted(engine.cancelled), engine.closed) == (sorted(u.name for u in units), 1)
     assert run_status(folder.root).ended == "interrupted"
 
