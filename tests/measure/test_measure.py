@@ -456,7 +456,8 @@ def test_the_documented_example_of_fine_tuned_siblings_runs(lmcbench, tmp_path, 
     """Its two commands, as they stand in docs/own-checkpoints.md."""
     text = (ROOT / "docs" / "own-checkpoints.md").read_text()
     example = text.partition("## Siblings fine-tuned")[2].split("```")[1]
-    run, soup = (line.split()[1:] for line in example.strip().splitlines())
+    lines = [line for line in example.strip().splitlines() if not line.startswith("#")]
+    run, soup = (line.split()[1:] for line in lines)
     monkeypatch.chdir(tmp_path)
     content = {"state_dict": build(parse_architecture("lmc_mlp", "x"), (1, 8, 8), 10, 3).state_dict()}
     torch.save({**content, "args": argparse.Namespace(lr=0.1)}, "pretrained.pth")
