@@ -2,7 +2,7 @@
 
 CI leaves out those marked `slow_tier` to save time: two drivers on one folder are tested on Slurm too, and
 failures in training without an executor. Ray started by the run itself gave up on busy cores, where a node
-has 30 s to start; this test has not been seen to pass with Ray 2.60. Fractions of GPUs pass and take a minute.
+has 30 s to start; this test has not been seen to pass with Ray 2.60. Fractions of GPUs pass, in a minute.
 All of them: pytest -m cluster -n 0 tests/cluster
 """
 
