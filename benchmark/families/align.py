@@ -93,7 +93,7 @@ def limited(member: dict[str, Any], limit: int) -> dict[str, Any]:
 
 
 def examine(member: dict[str, Any], limit: int, sender: Connection) -> None:
-    """Send the results of one network, as far as they are known."""
+    """Send the results of one network. After an error, send those obtained so far."""
     resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 10))
     model, side = build(member), member["side"]
     state = drawn(model, 0)

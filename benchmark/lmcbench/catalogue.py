@@ -272,7 +272,7 @@ def domain_table(splits: Mapping[str, Listed]) -> str:
 
 
 def missing_classes(listed: Listed) -> list[str]:
-    """Return a sentence about the first domain without a class that others have; none if there is no such."""
+    """Return a sentence that names the first domain with a missing class, or an empty list."""
     for domain, counts in listed.counts().items():
         lost = [name for name, n in zip(listed.classes, counts, strict=True) if n == 0]
         if lost:

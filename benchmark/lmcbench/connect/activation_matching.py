@@ -22,7 +22,7 @@ _ROWS = 20_000
 def activation_gains(
     model: nn.Module, state_a: State, state_b: State, spec: PermutationSpec, images: Tensor
 ) -> dict[int, npt.NDArray[np.float64]]:
-    """Return the correlations of A's units with B's, summed over the layers whose outputs they are.
+    """Return the correlations between A's and B's units, summed over the layers that output them.
 
     Args:
         model: the network of both states.
@@ -32,7 +32,7 @@ def activation_gains(
         images: `[n, ...]`, passed at once.
 
     Returns:
-        Group -> `[i, k]`: A's unit i, B's unit k; groups that are no layer's output are missing.
+        For each group that is the output of a layer, similarities `[i, k]` of A's unit i and B's unit k.
     """
     network = Network(model, "cpu")
     one, other = (_outputs(network, state, spec, images) for state in (state_a, state_b))

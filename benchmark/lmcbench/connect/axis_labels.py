@@ -71,7 +71,7 @@ def compress(plane: Tensor) -> Tensor:
 
 
 class Atoms:
-    """All atoms of a network with what is known of their permutations, collected while it is traced.
+    """All atoms of a network and the constraints on their permutations, collected during the trace.
 
     Attributes:
         links: pairs of arrays (child, parent): the parent of pi(child) is pi(parent).
@@ -138,7 +138,7 @@ class Atoms:
             self._root[high] = low
 
     def pin(self, ids: Ids | Tensor, why: str | None = None) -> None:
-        """Have atoms stay; `why` is completed by what is being traced."""
+        """Fix the positions of atoms. The module and operation being traced are appended to `why`."""
         ids = np.unique(np.asarray(ids))
         if ids.size:
             self.pins.append((ids, f"{self.where} {why}" if why else None))
@@ -254,7 +254,7 @@ class Atoms:
         return not np.array_equal(one, two) and bool(np.isin(one, two).any())
 
     def _rotated(self, a: Tensor, b: Tensor) -> bool:
-        """Link two planes whose atoms differ in order along one axis only (rotary embeddings)."""
+        """Link two planes whose atoms differ only in their order along one axis (rotary embeddings)."""
         axes = sorted(axes_of(a))
         for count in range(1, len(axes)):
             for moved in combinations(axes, count):

@@ -367,7 +367,7 @@ def _embedding(mode: LabelMode, func: Any, args: Any, kwargs: Any, out: Any) -> 
 
 
 def _roll(mode: LabelMode, func: Any, args: Any, kwargs: Any, out: Any) -> Labels:
-    """Roll or flip: planes are moved as they are, since axes of size 1 do not change."""
+    """Apply a roll or flip to each plane; axes of size 1 are not affected."""
     return Labels(
         tuple(out.shape), tuple(func(plane, *args[1:], **kwargs) for plane in mode.labels(args[0]).planes)
     )

@@ -20,7 +20,7 @@ from lmcbench.connect.unit_structure import Structure, find_structure
 from lmcbench.errors import UserError
 
 _SIDES = (32, 8, 16, 28, 64, 224, 14, 24, 48, 96, 128, 160, 192, 240, 256, 288, 299, 320, 331, 384, 448, 512)
-"""Pixels a side that are tried if the network does not say what it takes."""
+"""Image sizes in pixels that are tried if the network does not state its input size."""
 
 
 def trace_permutations(model: nn.Module, images: Tensor | None = None) -> PermutationSpec:

@@ -50,7 +50,7 @@ class Stream:
 
 
 def find_streams(model: nn.Module, spec: PermutationSpec, images: Tensor) -> tuple[list[Stream], str]:
-    """Return the streams whose every reader has a LayerNorm, and why the last other one is none.
+    """Return the streams that are read through LayerNorms only, and the reason for the last one rejected.
 
     Which LayerNorm a layer reads is taken from the order of one forward pass; the caller checks the result by
     moving a stream.
@@ -220,7 +220,7 @@ def _normalised(model: nn.Module, spec: PermutationSpec) -> set[int]:
 
 
 def _whole(place: Place, spec: PermutationSpec) -> int | None:
-    """Return the group whose units are the indices of an axis, in order; None if there is none."""
+    """Return the group whose units are the indices of an axis, in order, or None."""
     group = int(place.group.flat[0])
     if place.group.ndim != 1 or group < 0 or len(place.group) != spec.groups[group].size:
         return None

@@ -126,7 +126,7 @@ class Place:
         return keys[order], order
 
     def _keys(self, rows: Ids, unit: Ids) -> Ids:
-        """Return numbers that tell apart group, unit and part, and the index where there is no unit."""
+        """Return integer keys, one per group, unit and part; a fixed index has a key of its own."""
         group, unit, part = (np.atleast_2d(x) for x in (self.group, unit, self.part))
         n = self.group.shape[-1]
         fixed = group < 0
@@ -152,7 +152,7 @@ class PermutationSpec:
 
     @cached_property
     def free(self) -> tuple[int, ...]:
-        """The groups whose order is not fixed by that of their parents."""
+        """The groups whose order does not follow from their parents' order."""
         return tuple(g for g, group in enumerate(self.groups) if group.is_free)
 
     @property

@@ -44,7 +44,7 @@ class Contents:
 
 
 def read_contents(name: str, data_dir: Path | None = None, domain: str | None = None) -> Contents:
-    """Return what the data set `name` contains: a path, or a set of the table that has domains.
+    """Return the contents of a data set, given as a path or as the name of a known set with domains.
 
     Args:
         name: as suites name it.

@@ -53,7 +53,7 @@ class CsvTable:
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns; empty if there are no rows."""
+        """Names of the columns. An empty table has none."""
         return list(next(iter(self.rows), {}))
 
     def find_column(self, names: tuple[str, ...]) -> str | None:
@@ -79,7 +79,7 @@ class CsvTable:
         """Return the domains of some of the rows.
 
         Raises:
-            UserError: if there is no such column or a value is missing.
+            UserError: if the column does not exist or has missing values.
         """
         if rows and column not in rows[0]:
             raise UserError(f"{self.path}: {unknown('column of domains', column, rows[0])}")

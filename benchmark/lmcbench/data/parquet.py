@@ -254,8 +254,7 @@ class _Table:
         """Return the domain of every row, `[n]`, as text; the images are not read.
 
         Raises:
-            UserError: if there is no such column, or it has missing values or another type than text, whole
-                numbers or booleans.
+            UserError: if the column does not exist, has missing values, or is not text, integer or boolean.
         """
         from pyarrow import types
 

@@ -91,7 +91,7 @@ def _strata(images: ImageSet) -> Indices:
 
 
 def _without(images: ImageSet, split: str, spec: DataSpec) -> ImageSet:
-    """Return the images whose domains are not held out."""
+    """Return the images of domains that are not held out."""
     assert images.domains is not None
     kept = ~images.domains.isin(spec.hold_out)
     if not kept.any():

@@ -332,7 +332,7 @@ def fetch_dataset(name: str) -> Dataset:
 
 
 def without_images(name: str, train: Listed, test: Listed) -> Dataset:
-    """Return a data set with the labels and domains of two splits, whose images are single black pixels.
+    """Return a data set with the labels and domains of two splits. Its images are single black pixels.
 
     Raises:
         UserError: if the splits have different classes.

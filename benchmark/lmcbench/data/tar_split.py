@@ -1,4 +1,4 @@
-"""WebDataset shards: tar archives whose files of one name, without their suffixes, are one image."""
+"""WebDataset shards: tar archives in which files that share a name without suffix form one sample."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class TarSplit:
                 yield Item(file, row, example[self._image]["bytes"], int(labels[i]))
 
     def _examples(self) -> Iterator[tuple[Path, int, dict[str, Any]]]:
-        """Yield shard, position in it and content of each image, whose file is not decoded.
+        """Yield shard, position in the shard and encoded bytes of each image.
 
         Raises:
             UserError: for an archive that cannot be read, or whose files are not groups of equal suffixes.

@@ -251,7 +251,7 @@ def read_others(beside: Path, rows: Sequence[Row]) -> list[Row]:
 
 
 def render_rows(board: Path, rows: list[Row], others: Sequence[Row] = ()) -> Rendered:
-    """Render submissions that were read; `others` are of another leaderboard, whose files are not changed."""
+    """Render submissions; `others` are those of another leaderboard, which is not changed."""
     shown = [*rows, *others]
     about = {row.entry.slug: (row.submission.meta, row.trust) for row in shown}
     tables = make_tables((row.entry for row in shown), {row.entry.slug: row.basis for row in shown})

@@ -31,7 +31,7 @@ Excess = dict[float | str, dict[int, Array]]
 
 
 def areas_over_images(records: Iterable[Record], folder: Path) -> dict[Network, Estimate]:
-    """Return the instability area of every network that has one and whose logits are all in a run folder.
+    """Return the instability area of every network with complete logits in a run folder.
 
     The mean differs from that of records by the rounding of the stored fp16 logits.
 

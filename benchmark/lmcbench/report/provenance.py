@@ -15,7 +15,7 @@ from lmcbench.results.run_folder import RunFolder, read_header
 from lmcbench.spec.suite_files import published_suite
 
 SHOWN = ("lmcbench", "python", "torch", "timm", "numpy")
-"""Packages whose versions are named."""
+"""Packages whose versions are listed."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Provenance:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What it is -> its text, without what is not known."""
+        """Labels and texts of the known fields."""
         found = {
             "Written by": self.command,
             "Run by": "; ".join(self.runs),

@@ -22,7 +22,7 @@ from lmcbench.results.partial_files import host_id, is_running, process_token
 from lmcbench.results.run_folder import RunFolder, WriteError
 
 LINE_BYTES = 2**20
-"""Longest line that is read; a longer one is no event."""
+"""Maximum length of a line in bytes; longer lines are ignored."""
 
 SILENT_S = 180.0
 """Seconds without an event after which the writer on another host is assumed to have ended."""

@@ -1,6 +1,6 @@
 """One attempt at a unit of work, in this process: its events go to the run folder, its outcome is returned.
 
-Every executor calls `attempt` in a process of its own, on any machine that sees the run folder.
+Executors call `attempt` in a separate process, on any machine that can access the run folder.
 """
 
 from __future__ import annotations

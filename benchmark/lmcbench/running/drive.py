@@ -239,7 +239,7 @@ class Driver:
         yield from self._conclude(one, log, outcome, ended)
 
     def _show(self, one: _Running, keys: Sequence[str] | set[str]) -> Iterator[Event]:
-        """Yield the finished cells among `keys` whose records are there and were not shown before."""
+        """Yield the cells among `keys` that finished since the last call."""
         mine = set(one.unit.keys)
         for key in sorted(mine.intersection(keys) - self.shown, key=one.unit.keys.index):
             record = _stored_record(self.folder, key)

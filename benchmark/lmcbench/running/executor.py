@@ -63,4 +63,4 @@ class Executor(Protocol):
         """Wait until an attempt may have ended or made progress, at most `timeout` seconds."""
 
     def close(self) -> None:
-        """End whatever still runs or waits and free what it uses."""
+        """Cancel all running and waiting attempts and release their resources."""

@@ -88,7 +88,7 @@ def run_family(task: Task, dataset: Dataset) -> Iterator[Event]:
 
 
 def _train_trunk(task: Task, data: FamilyData) -> Iterator[Event]:
-    """Train and store the trunk; an error is left to the cells, whose records state it."""
+    """Train and store the trunk. Errors are recorded when the cells are trained."""
     family, folder = task.family, task.folder
     try:
         for _ in train_trunk(family, family.cells, data, folder, task.conditions.engine, task.memory_share):

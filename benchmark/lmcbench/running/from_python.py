@@ -160,7 +160,7 @@ def _carry_out(job: Job, events: Iterable[Event], progress: bool) -> None:
 def _architectures(
     suite: Suite, given: Sequence[Any], recipe: str | None, data_dir: Path | None
 ) -> list[str | Architecture]:
-    """Return names as they are, and an architecture for each function or class.
+    """Return names unchanged, and an architecture for each function or class.
 
     Raises:
         UserError: for anything else, without a recipe, or if two different ones have the same name.

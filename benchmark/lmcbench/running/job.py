@@ -77,7 +77,7 @@ def run_job(
     gpus_per_family: float = 1.0,
     retries: int = RETRIES,
 ) -> Iterator[Event]:
-    """Run what is left of a job and yield events; see `run_plan`."""
+    """Run the unfinished part of a job and yield events; see `run_plan`."""
     yield from run_plan(
         job.plan,
         job.folder,

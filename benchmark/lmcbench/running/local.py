@@ -97,7 +97,7 @@ class Processes:
         self.pool.wait(timeout)
 
     def close(self) -> None:
-        """End the workers, which store what they train."""
+        """Stop the workers. They store their training state first."""
         self.pool.close()
 
 

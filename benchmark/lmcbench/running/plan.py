@@ -99,7 +99,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that a user wants to know while the run goes on, such as a retry."""
+    """A message to the user during a run, for example about a retry."""
 
     text: str
 

@@ -188,7 +188,7 @@ class SlurmExecutor:
             self._ask()
 
     def close(self) -> None:
-        """Remove jobs that are left in the queue, such as requeued copies of finished ones."""
+        """Remove remaining jobs from the queue, such as requeued copies of finished ones."""
         until = time.monotonic() + SETTLE_S
         while True:
             self._ask()

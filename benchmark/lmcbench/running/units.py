@@ -36,7 +36,7 @@ class Unit:
 
     @property
     def keys(self) -> list[str]:
-        """Keys of the cells whose records it writes."""
+        """Keys of the cells whose records the unit writes."""
         return [] if self.task.trunk_only else [cell.key for cell in self.task.family.cells]
 
 

@@ -1,4 +1,4 @@
-"""Worker processes: each runs one function at a time; what it sends comes back in order."""
+"""Worker processes. Each runs one function at a time and returns its messages in order."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def _tune(task: TuningTask, send: Callable[[object], None]) -> None:
 
 
 def _work(pipe: Connection) -> None:
-    """Run a worker: call what is sent, until the parent ends in any way."""
+    """Run a worker: call the functions it receives until the parent exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, interrupt_once)
     parent = multiprocessing.parent_process()

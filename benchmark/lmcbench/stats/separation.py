@@ -1,4 +1,4 @@
-"""How far siblings separate: in weight space by the way that they travel, in skill by what they have."""
+"""Separation of siblings: distance relative to the distance travelled, and loss of skill."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def _sources(factory: Callable[..., Any], name: str) -> bytes:
 
 
 def _functions(owner: type) -> Iterator[FunctionType]:
-    """Yield the functions of a class, in their order; properties and decorated methods by what they call."""
+    """Yield the functions of a class in order, unwrapping properties and decorated methods."""
     for value in vars(owner).values():
         function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
         if isinstance(function, FunctionType):

@@ -30,7 +30,7 @@ COLOURS = ("#00204c", "#c2410c", "#5b7fa6", "#8a8a3a", "#b8a200", "#777777")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 LIMIT = "#444444"
-"""Colour of lines that are no measurement: limits and equality."""
+"""Colour of reference lines, such as limits and equality."""
 MAP = "cividis"
 """Colour map with even steps of lightness, readable in grey."""
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
