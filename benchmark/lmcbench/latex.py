@@ -49,7 +49,7 @@ def escape_latex(text: str) -> str:
 
     Characters that pdfLaTeX has no glyph for are question marks.
 
-    Example:
+    Examples:
         >>> print(escape_latex("lmc_mlp 50 % & x"))
         lmc\_mlp 50 \% \& x
     """

@@ -256,7 +256,7 @@ def test_a_node_with_other_code_is_refused_before_work_begins(site, tmp_path):
         made.end()
         shutil.rmtree(root, ignore_errors=True)
     assert code == 2
-    assert "its lmcbench has other source files" in errors
+    assert "source files of lmcbench differ" in errors
     assert not list((site.place / "r").glob("records/*"))
 
 

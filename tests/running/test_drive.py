@@ -357,7 +357,7 @@ def test_a_node_with_other_versions_code_or_folder_is_refused(tmp_path, monkeypa
     check_node(here, path)
     for other, keyword in [
         (replace(here, versions=here.versions | {"torch": "1.0"}), "torch"),
-        (replace(here, code="0" * 16), "other source files"),
+        (replace(here, code="0" * 16), "source files of lmcbench differ"),
         (replace(here, token="of another folder"), "another folder"),
     ]:
         with pytest.raises(UserError, match=keyword):

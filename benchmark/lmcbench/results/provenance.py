@@ -63,7 +63,7 @@ def command_line() -> str:
 def without_folders(command: str) -> str:
     """Return a command with the folders of absolute paths left out, for reports: they are shared.
 
-    Example:
+    Examples:
         >>> without_folders("lmcbench run digits --out /home/me/runs/digits")
         'lmcbench run digits --out digits'
     """

@@ -79,7 +79,8 @@ def check_node(expected: Expected, log: Path) -> None:
             )
     if code_digest() != expected.code:
         raise UserError(
-            f"its lmcbench has other source files (commit {_commit()}; this run uses {expected.commit}). "
+            f"its source files of lmcbench differ from the driver's (here commit {_commit()}, driver commit "
+            f"{expected.commit}; uncommitted edits count). "
             "Install the same version on all nodes."
         )
 

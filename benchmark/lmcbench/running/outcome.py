@@ -17,7 +17,7 @@ IF_NOT_LEARNING = "try a smaller or larger learning rate, more epochs or another
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """How a training ended.
 
     Attributes:
@@ -33,7 +33,7 @@ class Outcome:
 
 def judge_training(
     losses: Tensor, per_epoch: int, entropy: float, finite: bool, start: int = 0, outputs: bool = True
-) -> Outcome:
+) -> TrainingOutcome:
     """Return how a training ended.
 
     Args:
@@ -55,8 +55,8 @@ def judge_training(
     elif not outputs or train_loss is None:
         where = "an output is not finite at the end of training"
     if where is not None:
-        return Outcome("diverged", f"{where}; {IF_NOT_FINITE}", train_loss)
+        return TrainingOutcome("diverged", f"{where}; {IF_NOT_FINITE}", train_loss)
     if did_not_learn(last, entropy):
         found = f"final training loss {last:.3f}, entropy of its labels {entropy:.3f}"
-        return Outcome("did-not-learn", f"did not learn: {found}; {IF_NOT_LEARNING}", train_loss)
-    return Outcome("ok", None, train_loss)
+        return TrainingOutcome("did-not-learn", f"did not learn: {found}; {IF_NOT_LEARNING}", train_loss)
+    return TrainingOutcome("ok", None, train_loss)

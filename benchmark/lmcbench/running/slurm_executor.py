@@ -76,7 +76,7 @@ class Slurm:
             UserError: for text that is not of this form, or an option that a run sets itself.
         """
         options: dict[str, str] = {}
-        # a comma begins an option if a name and an equals sign follow, or a name alone at the end
+        # a comma begins an option only if a name and an equals sign follow
         for part in re.split(r",(?=[a-z][a-z-]*=)", text) if text else []:
             name, equals, value = part.partition("=")
             if not equals or not value or re.fullmatch(r"[a-z][a-z-]*", name) is None:
