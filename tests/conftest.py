@@ -19,6 +19,13 @@ settings.load_profile("lmcbench")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+def pytest_runtest_teardown():
+    """Return to one thread: with two in each of two test processes, small operations wait for each other."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+
+
 @pytest.fixture
 def forked_workers(monkeypatch):
     """Start worker processes as forks: they need not import torch, and their results are equal."""
