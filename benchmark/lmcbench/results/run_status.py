@@ -114,10 +114,7 @@ def run_status(root: Path) -> RunStatus:
         cells=len(cells),
         finished=len(records),
         failed=sum(statuses.get(key) == "failed" for key in records),
-        drivers=[
-            f"on {d.asked.get('host')} (process {d.asked.get('pid')}), --on {d.asked.get('on')}"
-            for d in alive
-        ],
+        drivers=[_place_of(driver) for driver in alive],
         ended=ended,
         remaining_s=_remaining(alive, logs, found, asked - records),
         units=found,
