@@ -13,7 +13,7 @@ from timm.layers import ClassifierHead
 from timm.models.vgg import VGG, ConvMlp
 from torch import nn
 
-from lmcbench.connect import label_rules
+from lmcbench.connect import label_mode
 from lmcbench.connect.alignment import align
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.interpolation import trace_path
@@ -317,7 +317,7 @@ def test_units_of_an_operation_that_depends_on_their_order_stay() -> None:
 
 def test_a_misunderstood_network_is_refused(nets, monkeypatch) -> None:
     """A rule that is wrong (every activation taken for a new value) does not give a wrong network."""
-    monkeypatch.setattr(label_rules.LabelMode, "_apply", lambda self, *given: [None] * given[-1])
+    monkeypatch.setattr(label_mode.LabelMode, "_apply", lambda self, *given: [None] * given[-1])
     model = nets.build("mlp")
     a, b = nets.trained("mlp", 0), nets.trained("mlp", 1)
     with pytest.raises(UserError, match="changes its function"):

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from lmcbench.connect.axis_labels import Atoms, Labels, cannot_align
 from lmcbench.connect.isolation import copy_model, isolated
-from lmcbench.connect.label_rules import LabelMode
+from lmcbench.connect.label_mode import LabelMode
 from lmcbench.connect.unit_groups import PermutationSpec, Place
 from lmcbench.connect.unit_structure import Structure, find_structure
 from lmcbench.errors import UserError
@@ -27,8 +27,8 @@ def trace_permutations(model: nn.Module, images: Tensor | None = None) -> Permut
     """Return the permutation specification of `model`, derived from one forward pass.
 
     Ainsworth et al. (2023, Git Re-Basin, section 3) give such specifications by hand. Here every operation of
-    the pass says what it does to the units along the axes of its arguments (`label_rules`). Units of an
-    operation that is not understood stay where they are.
+    the pass says what it does to the units along the axes of its arguments (`moving_rules`, `layer_rules`).
+    Units of an operation that is not understood stay where they are.
 
     Args:
         model: not modified.
