@@ -65,6 +65,10 @@ def further(height: float, independent: bool) -> dict[str, Any]:
             **lines, "distance": 1.0, "distance_before": 2.0,
             "aligned": kinds, "aligned_and_repaired": kinds,
         },
+        "features": {
+            "alphas": [0.0, 0.5, 1.0],
+            "splits": {"test": {"n": 50, "siblings": 0.5, "to_a": [1.0, None, 0.5], "to_b": [0.5, 0.7, 1.0]}},
+        },
     }  # fmt: skip
 
 

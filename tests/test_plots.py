@@ -104,3 +104,34 @@ def test_a_table_without_the_values_is_refused():
     ):
         with pytest.raises(lmcbench.UserError, match=message):
             call()
+
+
+def test_a_measure_against_the_fork_is_the_mean_over_replicates_in_percent():
+    frame = build_frame(records())
+    frame["disagreement"] = frame["fork"].map(FORKS) + 0.02 * frame["replicate"]
+    figure = lmcbench.plots.against_fork(frame, "disagreement")
+    [axis] = figure.axes
+    assert axis.get_ylabel() == "disagreement (%)"
+    means = [height for line in axis.lines for height in line.get_ydata()]
+    for expected in (21, 6, 61):
+        assert any(abs(mean - expected) < 1e-9 for mean in means), means
+    assert not any(abs(mean - 91) < 1e-9 for mean in means)  # networks of another length
+
+
+def test_a_column_of_ones_own_is_drawn_as_it_is():
+    frame = build_frame(records()).assign(mine=7)
+    [axis] = lmcbench.plots.against_fork(frame, "mine", label="mine (units)").axes
+    assert axis.get_ylabel() == "mine (units)"
+    assert axis.lines[0].get_ydata()[0] == 7
+    with pytest.raises(lmcbench.UserError, match="shift is no column of numbers"):
+        lmcbench.plots.against_fork(frame, "shift")
+    with pytest.raises(lmcbench.UserError, match="abreast must be at least 1, found 0"):
+        lmcbench.plots.against_fork(frame, "mine", abreast=0)
+
+
+def test_units_of_figures_follow_the_columns():
+    units = {"loss_mid": "nats", "error_mid": "%", "distance_ab": "weights' units", "angle": "radians"}
+    units |= {"instability": "", "soup_error": "%", "soup_loss": "nats", "ensemble_nll": "nats", "cosine": ""}
+    units |= {"ensemble_ece": "%", "gradient_between_share": "%", "corrected_ensemble_gain": "%", "lr": ""}
+    units |= {"error_argmax": "", "loss_argmax": "", "ensemble_brier": ""}
+    assert {name: lmcbench.plots._unit(name) for name in units} == units

@@ -6,6 +6,7 @@ writes it, also as SVG or PNG. Its axes can be changed before: `figure.axes[0].s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,18 @@ from lmcbench.stats.cells import average_pairs
 if TYPE_CHECKING:
     from lmcbench.connect.plane import Plane
 
-__all__ = ["barriers", "curves", "matrix", "plane"]
+__all__ = ["against_fork", "barriers", "curves", "matrix", "plane"]
+
+_UNITS = (
+    (r".*_argmax", ""),
+    (r"loss|nll|ensemble_nll|soup_loss|js_divergence|mutual_information|midpoint_excess", "nats"),
+    (r"error|accuracy|ensemble_(accuracy|gain|ece)|soup_e|disagreement|both_wrong|same_wrong", "%"),
+    (r"(corrected|path|trunk)_.*(accuracy|gain)|gradient_between_share|view_error|chance_error", "%"),
+    (r"distance_", "weights' units"),
+    (r"angle$", "radians"),
+    (r"train_flop$", "operations"),
+)
+"""Beginnings of columns of `load_records` -> their unit in figures; fractions are drawn in percent."""
 
 
 def barriers(frame: pd.DataFrame, *, split: str = "test") -> Figure:
@@ -50,6 +62,52 @@ def barriers(frame: pd.DataFrame, *, split: str = "test") -> Figure:
     rows = _checked(frame, "barriers", "error_chord", split)
     with styled():
         return of_barriers.draw_barriers(average_pairs(rows, split))
+
+
+def against_fork(
+    frame: pd.DataFrame,
+    measure: str,
+    *,
+    split: str = "test",
+    label: str | None = None,
+    abreast: int = 3,
+) -> Figure:
+    """Draw a measure against the fork: a panel for each architecture, a line for each shift.
+
+    Points are means over replicates, each the mean of its pairs. Bars are 95 % Student t intervals (none for
+    one replicate). Independent networks have no trunk and stand apart.
+
+    Args:
+        frame: the table of `load_records` or `run`, or some rows of it, of one suite. Columns of your own are
+            drawn as they are.
+        measure: a column of numbers, such as `disagreement`; fractions are drawn in percent.
+        split: the images that it is measured on.
+        label: of the vertical axis; by default the column's name and unit.
+        abreast: largest number of panels in a row.
+
+    Raises:
+        UserError: if the table has no such numbers on that split, or several suites.
+
+    Examples:
+        >>> frame = load_records("runs/digits")  # doctest: +SKIP
+        >>> against_fork(frame, "ensemble_gain").savefig("gain.pdf")  # doctest: +SKIP
+    """
+    rows = _checked(frame, "against_fork", measure, split)
+    if not pd.api.types.is_numeric_dtype(rows[measure]):
+        raise UserError(f"plots.against_fork: {printable(measure)} is no column of numbers.")
+    if abreast < 1:
+        raise UserError(f"plots.against_fork: abreast must be at least 1, found {abreast}.")
+    unit = _unit(measure)
+    words = measure.replace("_", " ")
+    with styled():
+        figure, _ = of_barriers.draw_against_fork(
+            average_pairs(rows.astype({measure: float}), split),
+            measure,
+            label or (f"{words} ({unit})" if unit else words),
+            factor=100 if unit == "%" else 1,
+            abreast=abreast,
+        )
+        return figure
 
 
 def curves(
@@ -104,9 +162,10 @@ def matrix(
 
     Args:
         values: a square array, `[n, n]`, or the table of `load_records` or `run` with the cells to average:
-            then the means over cells for each pair of siblings, errors in percent.
+            then the means over cells for each pair of siblings.
         names: of the networks; by default their numbers from 0.
-        measure: a column of the table with a value of pairs, such as `loss_mid` or `disagreement`.
+        measure: a column of the table with a value of pairs, such as `loss_mid` or `disagreement`; fractions
+            are drawn in percent.
         split: the images of the table that it is measured on.
         label: of the colour bar.
 
@@ -120,13 +179,13 @@ def matrix(
     """
     if isinstance(values, pd.DataFrame):
         rows = _checked(values, "matrix", measure, split)
-        percent = not measure.startswith(("loss", "distance"))
-        means = (100 if percent else 1) * rows.groupby(["i", "j"])[measure].mean()
+        unit = _unit(measure)
+        means = (100 if unit == "%" else 1) * rows.groupby(["i", "j"])[measure].mean()
         count = int(rows["j"].max()) + 1
         grid = np.full((count, count), np.nan)
         i, j = (means.index.get_level_values(level).to_numpy(int) for level in ("i", "j"))
         grid[i, j] = grid[j, i] = means.to_numpy()
-        label = label or f"{measure.replace('_', ' ')}, {split}{' (%)' if percent else ''}"
+        label = label or f"{measure.replace('_', ' ')}, {split}{f' ({unit})' if unit else ''}"
     else:
         grid = np.array(values, dtype=np.float64)
     if grid.ndim != 2 or len(grid) != grid.shape[1] or not np.isfinite(grid).any():
@@ -170,6 +229,11 @@ def plane(plane: Plane, *, split: str = "") -> Figure:
         figure.colorbar(mesh, ax=axis, label=f"{split} loss (nats)".strip(), extend="both")
         axis.set(xlabel="fork to A (weights' units)", ylabel="across (weights' units)")
         return figure
+
+
+def _unit(measure: str) -> str:
+    """Return the unit of a column of `load_records`; nothing for plain numbers and unknown columns."""
+    return next((unit for pattern, unit in _UNITS if re.match(pattern, measure)), "")
 
 
 def _checked(frame: pd.DataFrame, function: str, column: str, split: str) -> pd.DataFrame:

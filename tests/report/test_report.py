@@ -80,11 +80,18 @@ def test_every_kind_of_figure_is_drawn_where_there_are_numbers_for_it(drawings, 
     assert draw([make_record(status="diverged")]) == []
 
 
+def test_features_without_variance_leave_a_gap_in_their_line(drawings):
+    [drawing] = [drawing for drawing in drawings if drawing.name == "features"]
+    to_a, to_b = drawing.figure.axes[0].lines
+    assert to_b.get_ydata().tolist() == [0.5, 0.7, 1.0]
+    assert [value == value for value in to_a.get_ydata()] == [True, False, True]
+
+
 def test_every_axis_says_what_it_is_and_every_caption_how_many(drawings):
     for drawing in drawings:
         axes = [a for a in drawing.figure.axes if a.get_visible()]
         labels = {a.get_xlabel() for a in axes} | {a.get_ylabel() for a in axes}
-        units = "nats|%|percentage points|weights' units|degrees|epoch"
+        units = "nats|%|percentage points|weights' units|degrees|epoch|0 to 1"
         assert any(re.search(units, text) for text in labels), drawing.name
         titles = " ".join(a.get_title() for a in axes)
         assert re.search(r"n = \d", drawing.caption + titles), drawing.name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -55,6 +57,40 @@ def draw_barriers(values: pd.DataFrame, abreast: int = 3) -> Figure:
         values: one row per cell, as `average_pairs` returns them.
         abreast: largest number of panels in a row.
     """
+    figure, axes = draw_against_fork(
+        values, "error_chord", "error barrier\n(percentage points)", factor=100, clipped=True, abreast=abreast
+    )
+    for axis in axes:
+        axis.axhline(100 * CONNECTED, color=LIMIT, linewidth=0.7, linestyle=(0, (2, 2)))
+        axis.set_yscale("symlog", linthresh=2)
+        axis.set_ylim(-0.2, 110)
+        axis.set_yticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
+        axis.minorticks_off()
+    return figure
+
+
+def draw_against_fork(
+    values: pd.DataFrame,
+    measure: str,
+    label: str,
+    *,
+    factor: float = 1,
+    clipped: bool = False,
+    abreast: int = 3,
+) -> tuple[Figure, list[Any]]:
+    """Draw a measure against the fork, a panel per architecture and a line per shift.
+
+    Args:
+        values: one row per cell, as `average_pairs` returns them.
+        measure: a column of numbers.
+        label: of the vertical axis, with the unit.
+        factor: that the column is multiplied by: 100 for percent.
+        clipped: whether intervals are drawn as far as a percentage can reach, 0 to 100.
+        abreast: largest number of panels in a row.
+
+    Returns:
+        The figure, and its panels in the order of the architectures.
+    """
     names, shifts = list(values["architecture"].unique()), list(values["shift"].unique())
     short = short_labels(names)
     forks = sort_forks(values["fork"])
@@ -67,39 +103,36 @@ def draw_barriers(values: pd.DataFrame, abreast: int = 3) -> Figure:
         mine = values[values["architecture"] == name]
         for k, shift in enumerate(shifts):
             here = mine[mine["shift"] == shift]
-            heights = {fork: _height(here[here["fork"] == fork]) for fork in forks}
+            heights = {fork: _mean(here[here["fork"] == fork], measure, factor) for fork in forks}
             offset = 0.08 * (k - (len(shifts) - 1) / 2)
             for among, joined in ((trunk, True), ([f for f in forks if f not in trunk], False)):
                 points = [(places[f] + offset, heights[f]) for f in among if heights[f].mean is not None]
                 if points:
+                    estimates = [e for _, e in points]
                     axis.errorbar(
                         [x for x, _ in points],
-                        [e.mean for _, e in points],
-                        yerr=percent_bars([e for _, e in points]),
+                        [e.mean for e in estimates],
+                        yerr=percent_bars(estimates) if clipped else [e.half_width or 0 for e in estimates],
                         label=shift,
                         capsize=2,
                         elinewidth=0.8,
                         **{**line(k), **({} if joined else {"linestyle": "none"})},
                     )
-        axis.axhline(100 * CONNECTED, color=LIMIT, linewidth=0.7, linestyle=(0, (2, 2)))
-        axis.set_yscale("symlog", linthresh=2)
-        axis.set_ylim(-0.2, 110)
-        axis.set_yticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
-        axis.minorticks_off()
         axis.set_xticks(list(places.values()), forks)
         axis.set_xlim(-0.5, max(places.values()) + 0.5)
         axis.set_title(f"{short[name]} ({replicates(mine['replicate'].nunique())})")
         axis.set_xlabel("fork (epoch or share of training)")
     blank(axes, len(names))
     for row in axes:
-        row[0].set_ylabel("error barrier\n(percentage points)")
+        row[0].set_ylabel(label)
     legend_below(figure, axes)
-    return figure
+    return figure, list(axes.flat[: len(names)])
 
 
-def _height(cells: pd.DataFrame) -> Estimate:
-    """Return the error barrier in percentage points over replicates, each the mean of its recipes."""
-    columns = zip(cells["replicate"], cells["recipe"], 100 * cells["error_chord"], strict=True)
+def _mean(cells: pd.DataFrame, measure: str, factor: float) -> Estimate:
+    """Return a measure over replicates, each the mean of its recipes."""
+    known = cells.dropna(subset=measure)
+    columns = zip(known["replicate"], known["recipe"], factor * known[measure], strict=True)
     return pool(Contrast(replicate, (recipe,), height) for replicate, recipe, height in columns).effect
 
 
