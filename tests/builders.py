@@ -132,7 +132,8 @@ def make_record(
     """Return a record of `cell` with these numbers on the test split; `other` replaces whole fields.
 
     All pairs have the same numbers. Both members have `member_error`, and the curve exceeds it by
-    `barrier_error` at alpha 1/2 (losses: 0.2 and `barrier_loss`).
+    `barrier_error` at alpha 1/2 (losses: 0.2 and `barrier_loss`; at fitted temperatures 0.1 and
+    `barrier_loss` (1 + `barrier_loss`) / 2).
     """
     cell = cell if cell is not None else toy_cell()
     suite = cell.suite
@@ -154,6 +155,12 @@ def make_record(
             s: {"loss": c.loss.tolist(), "error": c.error.tolist(), "n": c.n} for s, c in curves.items()
         },
         "barriers": {split: asdict(barrier(curve)) for split, curve in curves.items()},
+        "temperature_scaled": {
+            "test": {
+                "inverse_temperature": [1.0, 0.5, 1.0],
+                "loss": [0.1, 0.1 + barrier_loss * (1 + barrier_loss) / 2, 0.1],
+            }
+        },
         "disagreement": {"test": disagreement},
     }
     ensemble = {

@@ -93,6 +93,12 @@ def synthetic_table(cell: Cell, index: int) -> dict[str, Any]:
         error = np.round(chord + height * 4 * a * (1 - a), 4).clip(0, 1)
         return {"loss": np.round(2.5 * error, 6).tolist(), "error": error.tolist(), "n": 10000}
 
+    def scaled(curve: dict[str, Any]) -> dict[str, list[float]]:
+        """Return losses that are lower, between the ends more so."""
+        losses = curve["loss"]
+        parts = [0.9 * losses[0], 0.7 * losses[len(grid) // 2], 0.9 * losses[-1]]
+        return {"inverse_temperature": [1.5, 0.8, 1.5], "loss": [round(part, 6) for part in parts]}
+
     pairs = []
     for i, j in combinations(range(k), 2):
         curves = {split: curve(i, j, add) for split, add in splits.items()}
@@ -102,6 +108,7 @@ def synthetic_table(cell: Cell, index: int) -> dict[str, Any]:
                 "j": j,
                 "curves": curves,
                 "barriers": {s: asdict(barrier(Curve(grid, **c))) for s, c in curves.items()},
+                "temperature_scaled": {s: scaled(curves[s]) for s, add in splits.items() if add >= 0},
                 "disagreement": {
                     s: round(0.4 * float(ends[i]) + add, 4) for s, add in splits.items() if add >= 0
                 },

@@ -229,6 +229,24 @@ def test_curves_and_barriers(oracle):
             assert pair["area"][name][kind] == pytest.approx(trapezoids, abs=ROUNDING)
 
 
+def test_losses_at_fitted_temperatures(oracle):
+    """The least loss over temperatures, by a search over a grid that gets finer."""
+    scaled = oracle.pair["temperature_scaled"]["test"]
+    images, labels = oracle.splits["test"]
+    for k, alpha in enumerate((0, 0.5, 1)):
+        model = oracle.at(oracle.blend(alpha), alpha == 0.5)
+        with torch.no_grad():
+            logits = model(images).double()
+        centre, width = 50.0, 50.0
+        for _ in range(12):
+            grid = [max(0.0, centre + width * (i / 10 - 1)) for i in range(21)]
+            losses = [float(F.cross_entropy(b * logits, labels)) for b in grid]
+            centre, width = grid[int(np.argmin(losses))], width / 4
+        # logits are stored with 11 bits
+        assert scaled["loss"][k] == pytest.approx(min(losses), abs=2e-4)
+        assert scaled["inverse_temperature"][k] == pytest.approx(centre, rel=1e-2)
+
+
 def together(p, y):
     """What two networks' probabilities `[2, n, classes]` have in common, image by image."""
     guesses, n = p.argmax(2), len(y)

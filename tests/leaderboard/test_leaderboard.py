@@ -140,6 +140,8 @@ def test_the_area_is_the_mean_over_shifts(four):
     assert row["shifts"].keys() == {"none", "same-half", "disjoint-halves", "label-skew"}
     errors = instability_areas(build_frame(records_of(2)), "error_mid")["area"]
     assert standing.scores.columns["area_errors"].mean == pytest.approx(errors.mean(), abs=1e-7)
+    scaled = instability_areas(build_frame(records_of(2)), "loss_mid_scaled")["area"]
+    assert standing.scores.columns["area_scaled"].mean == pytest.approx(scaled.mean(), abs=1e-7)
 
 
 def test_differences_are_paired_by_replicate(four):

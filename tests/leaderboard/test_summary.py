@@ -125,7 +125,7 @@ def test_it_reads_what_it_wrote_and_nothing_else(summary):
         text[:-20],
         "",
         "[]",
-        text.replace("summary/2", "summary/3"),
+        text.replace("summary/3", "summary/4"),
         text.replace('"slug"', '"slog"'),
     ):
         assert read_summary(damaged.encode()) is None

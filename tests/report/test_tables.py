@@ -265,8 +265,10 @@ def test_the_area_and_its_companions_by_shift():
     board = make_tables(records)
     found = row(board.instability, architecture="lmc_mlp", shift="disjoint-halves")
     # the trapezoid of 0.5 and 0.25; 60 % is after its end
-    assert {k: found[k] for k in ("0", "3", "area", "of errors", "n")} == {
+    assert {k: found[k] for k in ("0", "3", "area", "of errors", "scaled", "n")} == {
         **{"0": "50.0 ± 0.0", "3": "25.0 ± 0.0", "area": "37.5 ± 0.0", "of errors": "37.5 ± 0.0"},
+        # at fitted temperatures D is x (1 + x) / 2: the trapezoid of 1/3 and 1/8
+        "scaled": "22.9 ± 0.0",
         "n": "2",
     }
     assert "6" not in found

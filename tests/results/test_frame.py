@@ -27,7 +27,8 @@ FURTHER = [
     *["noise_scale", "noise_scale_momentum", "gradient_between_share"],
     *["distance_ab", "distance_a", "distance_b", "angle", "cosine"],
     *["loss_area", "error_area", "loss_recalibrated", "error_recalibrated"],
-    *["loss_mid_recalibrated", "error_mid_recalibrated", "fork_learning_rate", "trunk_accuracy"],
+    *["loss_mid_recalibrated", "error_mid_recalibrated", "loss_mid_scaled"],
+    *["fork_learning_rate", "trunk_accuracy"],
     *["corrected_accuracy_mean", "corrected_ensemble_accuracy", "corrected_ensemble_gain"],
     *["architecture_name", "shift_name", "shift_params", "recipe_settings"],
     *["lr", "batch_size", "epochs", "train_images", "view_images", "view_error", "chance_error"],
@@ -195,6 +196,15 @@ def _measured(fork="2"):
     return parse_record(json.dumps(table), "x")
 
 
+def test_chance_is_the_error_of_the_commonest_test_class():
+    training = {"losses": [0.1, 0.1], "label_counts": [[3, 3, 3, 3]] * 2}
+    table = json.loads(make_record(training=training).to_json())
+    assert build_frame([parse_record(json.dumps(table), "x")])["chance_error"].tolist() == [0.75] * 2
+    [test] = [entry for entry in table["data"] if entry["split"] == "test"]
+    test["largest_class"] = test["n"] // 2
+    assert build_frame([parse_record(json.dumps(table), "x")])["chance_error"].tolist() == [0.5] * 2
+
+
 def test_what_is_plotted_is_of_the_pair_and_the_split():
     record = _measured()
     rows = build_frame([record])
@@ -216,6 +226,7 @@ def test_what_is_plotted_is_of_the_pair_and_the_split():
         # the curve at alpha = 1/2 has an error of 0.15 and a loss of 0.7
         "error_mid_recalibrated": [0.15, 0.15 - 0.0625, 0.15 - 0.125],
         "loss_mid_recalibrated": [0.7 - 0.375] * 3,
+        "loss_mid_scaled": [0.375] * 3,
         "fork_learning_rate": [record.fork.learning_rate] * 3,
         "trunk_accuracy": [0.9] * 3,
         "corrected_accuracy_mean": [0.95] * 3,

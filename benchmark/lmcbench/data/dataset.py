@@ -255,6 +255,7 @@ class Dataset:
             splits.append((own, f"{EVALUATION}{name}", images))
         return [
             {**of, "sha256": s.sha256, "split": split, "n": len(s)}
+            | ({"largest_class": int(np.bincount(s.labels).max())} if split == "test" else {})
             | ({} if s.domains is None else {"domains": s.domains.counts})
             for of, split, s in splits
         ]

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Literal
 
 from lmcbench.leaderboard.headline import HEADLINE_FORK, NO_SHIFT
-from lmcbench.leaderboard.summary import Place, Summary, Values
+from lmcbench.leaderboard.summary import SCALED, Place, Summary, Values
 from lmcbench.results.cell_values import SPLIT
 from lmcbench.results.instability import ERROR_FLOOR, LOSS_FLOOR, instability
 from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT
@@ -54,7 +54,8 @@ class View:
         """Return the instability area of every replicate, None where it is undefined or a cell is missing.
 
         Args:
-            measure: `loss_mid`, or `error_mid` for the area from errors.
+            measure: `loss_mid`, `error_mid` for the area from errors, or `loss_mid_scaled` for that at
+                fitted temperatures.
             floor: in the unit of `measure`.
         """
         replicates = sorted(
@@ -309,6 +310,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("area_errors", "barriers", "area from errors", "percent", "lower",
            "The same from errors instead of losses, which do not depend on a network's confidence.",
            lambda view: _defined(view.areas("error_mid", ERROR_FLOOR))),
+    Column("area_scaled", "barriers", "area at fitted temperature", "percent", "lower",
+           "The same from losses with each network's logits at the temperature of its least loss.",
+           lambda view: _defined(view.areas(SCALED))),
     Column("skill_lost", "barriers", "skill lost", "points", "lower",
            "Share of the members' advantage over chance that is lost halfway between siblings that fork at "
            "initialisation, percent, signed.", lambda view: view.skill_lost()),

@@ -26,7 +26,7 @@ from lmcbench.stats.estimates import estimate
 from lmcbench.stats.separation import separation
 from lmcbench.stats.stability import stability_points
 
-SCHEMA: Literal["lmcbench/summary/2"] = "lmcbench/summary/2"
+SCHEMA: Literal["lmcbench/summary/3"] = "lmcbench/summary/3"
 DIGITS = 9
 BARRIERS = tuple(
     f"{kind}_{form}"
@@ -34,6 +34,9 @@ BARRIERS = tuple(
     for form in ("chord", "chord_interior", "mid", "mean", "floor")
 )
 """The fields of `Barrier` in a summary."""
+
+SCALED = "loss_mid_scaled"
+"""The loss barrier at alpha = 1/2 at fitted temperatures, beside the fields of `Barrier`."""
 
 Values = list[float | None]
 """One value per replicate of a place; null: diverged, failed or not measured."""
@@ -74,7 +77,9 @@ class Place(Part):
     )
     replicates: list[int]
     status: list[Status]
-    barriers: dict[str, Values] = Field(description="test split, mean over pairs; keys: `BARRIERS`")
+    barriers: dict[str, Values] = Field(
+        description="test split, mean over pairs; keys: `BARRIERS` and `SCALED`"
+    )
     worth: dict[str, Worth] = Field(description="by split: test, and every evaluation shift")
     flop: Values = Field(description="training FLOPs of the cell, its trunk included")
     trainings: Values = Field(description="training steps in full trainings of one network, trunk included")
@@ -126,14 +131,14 @@ class Summary(Part):
     `submission_sha256` is that of `submission.toml`, which names the sha256 of the records.
     """
 
-    schema_: Literal["lmcbench/summary/2"] = Field(default=SCHEMA, alias="schema")
+    schema_: Literal["lmcbench/summary/3"] = Field(default=SCHEMA, alias="schema")
     slug: str
     submission_sha256: str
     suite: SuiteId
     network: Network
     recipe: dict[str, Any]
     alphas: list[float]
-    chance: float | None = Field(description="1 - 1 / classes")
+    chance: float | None = Field(description="test error of always answering the commonest class")
     shifts: dict[str, Shifted] = Field(description="by label")
 
     def to_json(self) -> str:
@@ -289,7 +294,7 @@ def _place(cells: pd.DataFrame, tables: Mapping[str, pd.DataFrame], records: Map
         share=None if math.isnan(share) else float(share),
         replicates=list(map(int, cells["replicate"])),
         status=list(cells["status"]),
-        barriers={name: values(name) for name in BARRIERS},
+        barriers={name: values(name) for name in (*BARRIERS, SCALED)},
         worth=worth,
         flop=values("train_flop"),
         trainings=values("trainings"),

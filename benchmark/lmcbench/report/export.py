@@ -114,6 +114,7 @@ def _areas(rows: pd.DataFrame, images: Mapping[tuple[str, str], Estimate]) -> It
     for measure, areas in (
         ("area", areas_by_shift(rows)),
         ("area_errors", areas_by_shift(rows, "error_mid", ERROR_FLOOR)),
+        ("area_scaled", areas_by_shift(rows, "loss_mid_scaled")),
     ):
         for place, group in areas.groupby(LINE, sort=False):
             named = dict(zip(LINE, place, strict=True)) | {"fork": ""}

@@ -24,7 +24,8 @@ INSTABILITY_NOTES = [
     "shifts’ over shifts except controls.",
     f"A dash: independent networks are at most {LOSS_FLOOR:g} nats ({100 * ERROR_FLOOR:g} points of error) "
     "apart, or a fork is missing.",
-    "Of errors: the same area from errors in place of losses. Skill lost: error rise at fork 0 over the "
+    "Of errors: the same area from errors in place of losses. Scaled: from losses with each network's logits "
+    "at the temperature where its test loss is least. Skill lost: error rise at fork 0 over the "
     "members' advantage over chance. Separation: distance between siblings over the distance that both "
     "travelled, fork 0. Stable from: stability point of the median replicate, percent of training (earliest "
     "to latest replicate).",
@@ -58,8 +59,12 @@ def instability_table(
         skill=list(map(skill_lost, values["error_mid"], values["error"], values["chance_error"])),
     )
     forks = sort_forks(values.loc[values["fork_share"] <= LAST_SHARE, "fork"])
-    by_shift = areas_by_shift(rows), areas_by_shift(rows, "error_mid", ERROR_FLOOR)
-    losses, errors = (found.set_index(LINE)["area"] for found in by_shift)
+    by_shift = (
+        areas_by_shift(rows),
+        areas_by_shift(rows, "error_mid", ERROR_FLOOR),
+        areas_by_shift(rows, "loss_mid_scaled"),
+    )
+    losses, errors, scaled = (found.set_index(LINE)["area"] for found in by_shift)
     points = {tuple(found.line): found for found in stability_points(rows)}
     table = []
     for line in lines:
@@ -71,6 +76,7 @@ def instability_table(
         row |= {
             "area": _percent(_of(losses, line)),
             "of errors": _percent(_of(errors, line)),
+            "scaled": _percent(_of(scaled, line)),
             "skill lost": _percent(at_0["skill"]),
             "separation": _percent(at_0["separation"]),
             "stable from": "–" if stability is None else _stable_from(stability),
@@ -95,13 +101,14 @@ def _means(
     areas: Mapping[tuple[str, str], Estimate],
 ) -> list[dict[str, Any]]:
     """Return the headline of every architecture and recipe."""
-    losses, errors = (found.set_index(["architecture", "recipe"])["area"] for found in averages)
+    losses, errors, scaled = (found.set_index(["architecture", "recipe"])["area"] for found in averages)
     return [
         {"architecture": network[0], "recipe": network[1], "shift": MEAN}
         | dict.fromkeys(forks, "")
         | {
             "area": _percent(_of(losses, network), areas.get(network)),
             "of errors": _percent(_of(errors, network)),
+            "scaled": _percent(_of(scaled, network)),
         }
         | dict.fromkeys(("skill lost", "separation", "stable from"), "")
         | {"n": str(len(_of(losses, network)))}

@@ -96,9 +96,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def chance_error(record: Record) -> float | None:
-    """Return the test error of always giving one answer, by the number of classes; None if it is not known.
+    """Return the test error of always answering the commonest test class; None if it is not known.
 
-    It is 1 - 1 / classes: the error of the commonest class where all test classes are equally large.
+    Where the record does not state the size of that class, all test classes are taken to be equally large.
     """
+    tested = next((entry for entry in record.data if entry["split"] == SPLIT), {})
+    largest, n = tested.get("largest_class"), tested.get("n")
+    if largest and n:
+        return 1 - float(largest) / float(n)
     counts = record.training["label_counts"] if record.training else []
     return 1 - 1 / len(counts[0]) if counts else None

@@ -37,7 +37,8 @@ _NUMBERS = (
     *("noise_scale", "noise_scale_momentum", "gradient_between_share"),
     *_GEOMETRY,
     *("loss_area", "error_area", "loss_recalibrated", "error_recalibrated"),
-    *("loss_mid_recalibrated", "error_mid_recalibrated", "fork_learning_rate", "trunk_accuracy"),
+    *("loss_mid_recalibrated", "error_mid_recalibrated", "loss_mid_scaled"),
+    *("fork_learning_rate", "trunk_accuracy"),
     *("corrected_accuracy_mean", "corrected_ensemble_accuracy", "corrected_ensemble_gain"),
 )
 _PATH = ("path_members", "path_ensemble_accuracy")
@@ -82,7 +83,9 @@ def load_records(path: str | Path) -> pd.DataFrame:
         - on that split: `loss_area`, `error_area`, the signed area between curve and chord; the members' mean
           `loss_recalibrated`, `error_recalibrated` with normalisation statistics recalibrated, and
           `loss_mid_recalibrated`, `error_mid_recalibrated`: the barrier at alpha = 1/2 over these ends (NaN
-          for networks without such statistics, where all forms are equal);
+          for networks without such statistics, where all forms are equal); on test splits
+          `loss_mid_scaled`: the barrier at alpha = 1/2 with each network's logits at the temperature of its
+          least loss (Guo et al., 2017), which does not depend on confidence;
         - `fork_learning_rate` of the first step after the fork; `trunk_accuracy` on the test set at the fork;
           on test splits `corrected_accuracy_mean`, `corrected_ensemble_accuracy` and their difference
           `corrected_ensemble_gain`: the log-prior of each member's view is subtracted from its logits;
@@ -90,7 +93,7 @@ def load_records(path: str | Path) -> pd.DataFrame:
           `shift_params` and `recipe_settings` (canonical JSON);
         - `lr` (peak), `batch_size`, `epochs`, `train_images` (of the whole training set), `view_images` (of a
           sibling's view, mean over siblings), `view_error` (the largest error of a sibling on its own view),
-          `chance_error` (1 - 1 / classes);
+          `chance_error` (of always answering the commonest test class);
         - on that split: `path_members` and `path_ensemble_accuracy`, the size and accuracy of the largest
           ensemble of points on the path between the siblings;
         - `fork_share`, the nominal share of training at the fork (0.03 for fork `3%`); on that split,
@@ -200,6 +203,7 @@ def _pair_columns(pair: PairRecord, split: str) -> dict[str, Any]:
         **pair.barriers[split].model_dump(include=set(BARRIER_FIELDS)),
         "disagreement": pair.disagreement.get(split),
         **_mid_recalibrated(pair, split),
+        **_mid_scaled(pair, split),
         "loss_curve": tuple(pair.curves[split].loss),
         "error_curve": tuple(pair.curves[split].error),
         **{f"{kind}_area": area for kind, area in (pair.area or {}).get(split, {}).items()},
@@ -228,6 +232,14 @@ def _mid_recalibrated(pair: PairRecord, split: str) -> dict[str, float]:
         "loss_mid_recalibrated": curve.loss[middle] - sum(ends.loss) / 2,
         "error_mid_recalibrated": curve.error[middle] - sum(ends.error) / 2,
     }
+
+
+def _mid_scaled(pair: PairRecord, split: str) -> dict[str, float]:
+    """Return the loss barrier at alpha = 1/2 at fitted temperatures; none where it was not measured."""
+    if (scaled := (pair.temperature_scaled or {}).get(split)) is None:
+        return {}
+    first, middle, last = scaled["loss"]
+    return {"loss_mid_scaled": middle - (first + last) / 2}
 
 
 def _corrected(record: Record, split: str) -> dict[str, float]:

@@ -49,6 +49,7 @@ from lmcbench.results.record_schema import (
     Settings,
     SkippedFields,
     Splits,
+    TemperatureFields,
     Text,
     TrainingFields,
     check_lengths,
@@ -190,6 +191,11 @@ class PairRecord(Fields):
         default=None,
         description="signed area between curve and chord: `loss` (nats), `error` (fraction)",
     )
+    temperature_scaled: Splits[Annotated[dict[str, Any], checked(TemperatureFields)]] | None = Field(
+        default=None,
+        description="for each test split, from the stored fp16 logits at alpha = 0, 1/2 and 1: the `loss` "
+        "(nats) at the temperature where it is least, and that `inverse_temperature`",
+    )
     disagreement: Splits[Fraction] = Field(description="fraction of images with different top-1")
     path_ensemble: Splits[dict[Name, Annotated[dict[str, Any], checked(PathEnsembleFields)]]] | None = Field(
         default=None,
@@ -210,7 +216,10 @@ class PairRecord(Fields):
             raise ValueError("ends_recalibrated and curves have different splits")
         if (self.ends_recalibrated is None) != (self.curves_uncalibrated is None):
             raise ValueError("ends_recalibrated and curves_uncalibrated: one is missing")
-        others = (self.curves_uncalibrated, self.area, self.path_ensemble, self.disagreement)
+        others = (
+            *(self.curves_uncalibrated, self.area, self.temperature_scaled),
+            *(self.path_ensemble, self.disagreement),
+        )
         if any(not self.curves.keys() >= (table or {}).keys() for table in others):
             raise ValueError("a split is not among those of the curves")
         for name, table in (self.model_extra or {}).items():
@@ -313,7 +322,8 @@ class Record(Fields):
     data: list[Annotated[dict[str, Any], checked(DataFields)]] = Field(
         max_length=SPLITS,
         description="one entry per split with images of its own: `name`, `source`, `revision` on the hub, "
-        "`sha256`, `split`, `n`, and `domains`, images of each domain (absent where the data have none)",
+        "`sha256`, `split`, `n`, `largest_class`, images of the commonest class (of the test set), and "
+        "`domains`, images of each domain (absent where the data have none)",
     )
     views_digest: Name | None
     protocol: Annotated[dict[str, Any], checked(ProtocolFields)] = Field(

@@ -174,11 +174,14 @@ class DataFields(Fields):
     n: Images
     sha256: Name | None = None
     domains: DomainCounts | None = None
+    largest_class: Images | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> DataFields:
         if self.domains is not None and sum(self.domains.values()) != self.n:
             raise ValueError("domains: their numbers of images do not add up to n")
+        if self.largest_class is not None and self.largest_class > self.n:
+            raise ValueError("largest_class: must be at most n")
         return self
 
 
@@ -333,6 +336,13 @@ class GeometryFields(TriangleFields):
     """The triangle over all weights, and of each layer."""
 
     layers: dict[Text, TriangleFields | None] | None = None
+
+
+class TemperatureFields(Fields):
+    """The least loss over all temperatures at alpha = 0, 1/2 and 1."""
+
+    inverse_temperature: Annotated[list[Positive], Field(min_length=3, max_length=3)]
+    loss: Annotated[list[Positive], Field(min_length=3, max_length=3)]
 
 
 class PathEnsembleFields(Fields):

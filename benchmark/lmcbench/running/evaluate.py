@@ -23,6 +23,7 @@ from lmcbench.ensemble.predictions import softmax
 from lmcbench.ensemble.prior import compare_all_corrected
 from lmcbench.ensemble.rescore import Logits, measure_logits
 from lmcbench.ensemble.sub_ensembles import path_ensembles
+from lmcbench.ensemble.temperature import fit_temperature, scale_line
 from lmcbench.errors import UserError
 from lmcbench.machine import release_memory
 from lmcbench.results.curves import Array, chord_area
@@ -132,6 +133,7 @@ def evaluate(
     labels = {name: splits.tests[t][1].cpu().numpy() for name, t in splits.named.items()}
     logits = {name: to_stored(as_trained.tests[t]) for name, t in splits.named.items()}
     predicted = measure_logits(logits, labels)
+    fitted = {name: [fit_temperature(z, labels[name]) for z in stored] for name, stored in logits.items()}
     # midpoints, soup and recalibrated ends: stored, so that their scores can be recomputed
     further_logits: dict[str, Logits] = {}
     if recalibrated is not None:
@@ -155,8 +157,12 @@ def evaluate(
             del points, fresh  # before the next chunk is made
         path = as_trained.line(i, j, inner)
         curves = path.curves(splits, grid, i, j)
+        scaled = {}
         for name, t in splits.named.items():
-            further_logits[midpoint_name(name, i, j)] = to_stored(path.tests[t][len(grid) // 2])
+            midpoint = to_stored(path.tests[t][len(grid) // 2])
+            further_logits[midpoint_name(name, i, j)] = midpoint
+            at_mid = fit_temperature(midpoint, labels[name])
+            scaled[name] = scale_line([fitted[name][i], at_mid, fitted[name][j]])
         uncalibrated = ends = None
         if recalibrated is not None:
             uncalibrated = curve_records(as_trained.line(i, j, blended).curves(splits, grid, i, j))
@@ -178,6 +184,7 @@ def evaluate(
                 }
                 for name, curve in curves.items()
             },
+            temperature_scaled=scaled,
             disagreement=predicted.disagreement[i, j],
             geometry=geometry(fork, states[i], states[j]).to_json(),
             path_ensemble={

@@ -91,7 +91,8 @@ def areas_by_shift(rows: pd.DataFrame, measure: str = "loss_mid", floor: float =
 
     Args:
         rows: the table of `load_records`.
-        measure: the column of D: `loss_mid` (nats) or, for the area from errors, `error_mid` (fractions).
+        measure: the column of D: `loss_mid` (nats); for the area from errors, `error_mid` (fractions); for
+            that at fitted temperatures, `loss_mid_scaled` (nats).
         floor: in the unit of `measure`.
 
     Returns:

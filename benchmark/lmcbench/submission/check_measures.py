@@ -174,6 +174,7 @@ def _check_pairs(record: Record, cell: Cell, pins: Pins) -> Problems:
         if uncalibrated is not None:
             yield from _uncalibrated_ends(pair, f"{field}.curves_uncalibrated")
         yield from _disagreement(record, pair, field)
+        yield from _temperatures(pair, field)
 
 
 def _ends(record: Record, pair: PairRecord, field: str, split: str, curve: Curve) -> Problems:
@@ -240,6 +241,16 @@ def _disagreement(record: Record, pair: PairRecord, field: str) -> Problems:
         if not abs(a - b) - slack <= d <= a + b + slack:
             within = f"with errors {a} and {b} it lies in [{abs(a - b)}, {a + b}]"
             yield f"{field}.disagreement.{split}", f"found {d}, {within}"
+
+
+def _temperatures(pair: PairRecord, field: str) -> Problems:
+    """Check that losses at fitted temperatures are at most the plain losses, up to rounding to fp16."""
+    for split, scaled in (pair.temperature_scaled or {}).items():
+        losses = pair.curves[split].loss
+        for which, at in enumerate((0, len(losses) // 2, -1)):
+            if scaled["loss"][which] > losses[at] + LOSS_SLACK * (1 + losses[at]):
+                found = f"found {scaled['loss'][which]}, more than the curve's {losses[at]}"
+                yield f"{field}.temperature_scaled.{split}.loss.{which}", found
 
 
 def _check_path_ensembles(record: Record, cell: Cell, pins: Pins) -> Problems:

@@ -71,7 +71,8 @@ CLAIMED: dict[str, tuple[str, ...]] = {
 `**` at the end any number of them."""
 
 PREDICTIONS_CLAIMED = [
-    "midpoints, soups, ensembles, disagreements and siblings' test scores (the predictions are not here)"
+    "midpoints, soups, ensembles, disagreements, siblings' test scores and losses at fitted temperatures "
+    "(the predictions are not here)"
 ]
 
 

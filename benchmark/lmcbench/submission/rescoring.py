@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lmcbench.ensemble.prior import compare_corrected
 from lmcbench.ensemble.rescore import measure_logits
+from lmcbench.ensemble.temperature import fit_temperature, scale_line
 from lmcbench.errors import UserError, counted
 from lmcbench.leaderboard.files import PREDICTIONS, Fault, place_of
 from lmcbench.results.cell_values import SPLIT
@@ -101,12 +102,16 @@ class Rescoring:
                 labels.setdefault(labels_name(split), {})[name] = hashed
             self._check_logits(file, name, record, logits, truth)
             self._check_scores(file, record, logits, inner, truth)
+            self._check_temperatures(file, record, logits, inner, truth)
+            self._check_chance(file, record, truth)
             if SPLIT in logits:
                 self.midpoints.add(record.key)
             whole += 1
         self._check_labels(labels, self.pins)
         which = f"{whole} of {counted(len(measured), 'cell')} from stored logits"
-        self.rescored.append(f"ensembles, disagreements and siblings' test scores of {which}")
+        self.rescored.append(
+            f"ensembles, disagreements, siblings' test scores and losses at fitted temperatures of {which}"
+        )
         self.rescored.append(f"midpoints, their barriers and soups of {which}")
         if left_out:
             self.claimed.append(
@@ -237,6 +242,37 @@ class Rescoring:
                 # two siblings' soup is their midpoint, up to the last bits of fp32
                 bounds = score_bounds(middle, labels[split], steps=2)
                 self._compare(file, f"soup.{split}", record.soup[split], bounds)
+
+    def _check_temperatures(
+        self,
+        file: str,
+        record: Record,
+        logits: Mapping[str, Logits],
+        inner: Mapping[str, Logits],
+        labels: Mapping[str, NDArray[np.int64]],
+    ) -> None:
+        """Recompute the losses at fitted temperatures."""
+        for split, stored in logits.items():
+            fits = [fit_temperature(values, labels[split]) for values in stored]
+            for p, pair in enumerate(record.pairs):
+                held = (pair.temperature_scaled or {}).get(split)
+                middle = inner.get(midpoint_name(split, pair.i, pair.j))
+                if held is None or middle is None:
+                    continue
+                at_mid = fit_temperature(middle, labels[split])
+                again = scale_line([fits[pair.i], at_mid, fits[pair.j]])
+                # the loss is flat around its least value: it is known better than where it lies
+                for kind, tolerance in (("loss", 1e-9), ("inverse_temperature", 1e-6)):
+                    if not np.allclose(held[kind], again[kind], rtol=tolerance, atol=tolerance):
+                        where = f"pairs.{p}.temperature_scaled.{split}.{kind}"
+                        self._differs(file, where, held[kind], again[kind])
+
+    def _check_chance(self, file: str, record: Record, labels: Mapping[str, NDArray[np.int64]]) -> None:
+        """Recompute the number of images of the commonest test class."""
+        for entry in record.data:
+            held, given = entry.get("largest_class"), labels.get(entry["split"])
+            if held is not None and given is not None and held != (largest := int(np.bincount(given).max())):
+                self._differs(file, f"data.{entry['split']}.largest_class", held, largest)
 
     def _compare(self, file: str, field: str, score: Score, bounds: ScoreBounds) -> None:
         for kind in ("error", "loss", "ece"):
