@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ MODULES = {
 }
 
 
-def imported(source: str, modules=MODULES) -> set[str]:
+def imported(source: str) -> set[str]:
     """Return every module that a file imports, at any place in it; names of this package in full."""
     found = set()
     for node in ast.walk(ast.parse(source)):
@@ -56,7 +57,7 @@ def imported(source: str, modules=MODULES) -> set[str]:
             assert node.level == 0, "relative imports hide the layer they reach into"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner in modules else node.module)
+                found.add(inner if inner in MODULES else node.module)
     return found
 
 
@@ -100,10 +101,15 @@ def runs_up(importer: str, target: str) -> bool:
     return inner in COMPOSERS and outer in COMPOSERS and inner != outer and outer != "running"
 
 
-OURS = {
-    name: {i for i in imported(path.read_text(encoding="utf-8")) if i.split(".")[0] == "lmcbench"}
-    for name, path in MODULES.items()
-}
+@cache
+def imports_of(module: str) -> set[str]:
+    """Return every module that a module of this package imports."""
+    return imported(MODULES[module].read_text(encoding="utf-8"))
+
+
+def ours(module: str) -> set[str]:
+    """Return the modules of this package that one of them imports."""
+    return {name for name in imports_of(module) if name.split(".")[0] == "lmcbench"}
 
 
 @pytest.mark.parametrize(
@@ -149,12 +155,12 @@ def test_imports_are_found_at_any_place():
 def test_the_files_are_found():
     parts = {layer(module)[1] for module in MODULES}
     assert parts >= STAGES | {"errors", "spec", "results", "composers", "cli", "__init__"}
-    assert sum(map(len, OURS.values())) > 100
+    assert sum(len(ours(module)) for module in MODULES) > 100
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_point_one_way(module):
-    assert {target for target in OURS[module] if not may_import(module, target)} == set()
+    assert {target for target in ours(module) if not may_import(module, target)} == set()
 
 
 def test_there_is_no_import_cycle():
@@ -164,7 +170,7 @@ def test_there_is_no_import_cycle():
         assert module not in path, " -> ".join([*path[path.index(module) :], module])
         if module not in done:
             path.append(module)
-            for target in sorted(OURS.get(module, ())):
+            for target in sorted(ours(module) if module in MODULES else ()):
                 visit(target)
             path.pop()
             done.add(module)
@@ -177,7 +183,7 @@ def test_there_is_no_import_cycle():
     "module", sorted(m for m in MODULES if m.split(".")[1:2] and m.split(".")[1] in TORCH_FREE)
 )
 def test_light_modules_name_no_heavy_library(module):
-    names = {name.split(".")[0] for name in imported(MODULES[module].read_text(encoding="utf-8"))}
+    names = {name.split(".")[0] for name in imports_of(module)}
     # only the search of timm's registry imports timm
     allowed = {"timm"} if module == "lmcbench.catalogue" else set()
     assert names & HEAVY <= allowed

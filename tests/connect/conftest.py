@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 
 import pytest
 import torch
+from timm.layers import ClassifierHead
+from timm.models.vgg import VGG, ConvMlp
 from torch import Tensor, nn
 
 torch.set_num_threads(1)
@@ -57,6 +59,13 @@ def cnn(width: int = 8) -> nn.Module:
     )  # fmt: skip
 
 
+def small_vgg(num_classes: int) -> nn.Module:
+    """timm's VGG with BatchNorm, its classifier of convolutions included, on 3 x 14 x 14 images."""
+    model = VGG([6, "M", 8, 8], num_classes, norm_layer=nn.BatchNorm2d)
+    model.pre_logits, model.head = ConvMlp(8, 12, 7), ClassifierHead(12, num_classes)
+    return model
+
+
 def softmax() -> nn.Module:
     """The convex baseline: one linear layer."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
@@ -87,10 +96,8 @@ def images(n: int = 60, seed: int = 0, dtype: torch.dtype = torch.float64) -> tu
     return (templates[labels] + 1.5 * noise).to(dtype), labels
 
 
-def train(
-    name: str, seed: int, steps: int = 60, dtype: torch.dtype = torch.float64, **kwargs: int
-) -> dict[str, Tensor]:
-    """A state of the network after full-batch SGD on its own draw of images."""
+@cache
+def _trained(name: str, seed: int, steps: int, dtype: torch.dtype, **kwargs: int) -> dict[str, Tensor]:
     model = build(name, seed, dtype, **kwargs).train()
     x, y = images(80, seed + 100, dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -101,16 +108,13 @@ def train(
     return {k: v.detach().clone() for k, v in model.state_dict().items()}
 
 
-_trained: dict[tuple[str, int], dict[str, Tensor]] = {}
-
-
-def trained(name: str, seed: int) -> dict[str, Tensor]:
-    """As `train`, remembered; a fresh copy each time."""
-    if (name, seed) not in _trained:
-        _trained[name, seed] = train(name, seed)
-    return copy.deepcopy(_trained[name, seed])
+def train(
+    name: str, seed: int, steps: int = 60, dtype: torch.dtype = torch.float64, **kwargs: int
+) -> dict[str, Tensor]:
+    """A state of the network after full-batch SGD on its own draw of images: a copy of one trained once."""
+    return copy.deepcopy(_trained(name, seed, steps, dtype, **kwargs))
 
 
 @pytest.fixture(scope="session")
 def nets() -> SimpleNamespace:
-    return SimpleNamespace(build=build, images=images, train=train, trained=trained, ResNet=ResNet)
+    return SimpleNamespace(build=build, images=images, train=train, small_vgg=small_vgg, ResNet=ResNet)

@@ -23,8 +23,8 @@ def given(nets):
     x, y = nets.images(12)
     return {
         "model": model,
-        "state_a": nets.trained("resnet", 0),
-        "state_b": nets.trained("resnet", 1),
+        "state_a": nets.train("resnet", 0),
+        "state_b": nets.train("resnet", 1),
         "splits": {"t": (x, y)},
         "alphas": 3,
         "calibration": x,
@@ -291,7 +291,7 @@ class Hot(nn.Module):
 
 def test_a_prediction_is_finite_or_refused(nets):
     model = Hot(nets.build("mlp"))
-    a, b = ({f"inner.{k}": v for k, v in nets.trained("mlp", i).items()} for i in (0, 1))
+    a, b = ({f"inner.{k}": v for k, v in nets.train("mlp", i).items()} for i in (0, 1))
     with pytest.raises(UserError, match="Split 'split': the loss or a derivative is not finite at A or B"):
         lmcbench.predict_barrier(model, a, b, nets.images(8), 3)
 

@@ -130,7 +130,7 @@ def test_linear_softmax(nets, dtype, tolerance) -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
 def test_products_against_autograd_and_the_size_of_batches(nets, name) -> None:
-    model, state, (x, y) = nets.build(name), nets.trained(name, 0), nets.images(20)
+    model, state, (x, y) = nets.build(name), nets.train(name, 0), nets.images(20)
     names = [n for n, _ in model.named_parameters()]
     full, parts = (Objective(Network(model, batch_size=size), (x, y), names) for size in (100, 6))
     theta = full.flat(state)
@@ -179,7 +179,7 @@ def test_prediction_for_close_siblings_of_a_network(nets) -> None:
 
 def test_statistics_are_those_of_each_end_and_fixed(nets) -> None:
     """Calibration equals passing states that were calibrated before; buffers are not moved along."""
-    model, a, b = nets.build("resnet"), nets.trained("resnet", 0), nets.trained("resnet", 1)
+    model, a, b = nets.build("resnet"), nets.train("resnet", 0), nets.train("resnet", 1)
     split, x = nets.images(20), nets.images(30, 5)[0]
     network = Network(model)
     fresh = unstack(network.recalibrate(network.prepare([a, b]), x))
@@ -209,7 +209,7 @@ def test_attention_has_second_derivatives() -> None:
 
 
 def test_refusals(nets) -> None:
-    model, state, (x, y) = nets.build("mlp"), nets.trained("mlp", 0), nets.images(8)
+    model, state, (x, y) = nets.build("mlp"), nets.train("mlp", 0), nets.images(8)
     with pytest.raises(UserError, match="odd number of at least 3, found 20"):
         predict_barrier(model, state, state, (x, y), 20)
     with pytest.raises(UserError, match="label 4 is out of range, there are 4 classes"):

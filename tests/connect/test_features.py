@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import timm
 import torch
@@ -10,12 +12,13 @@ from lmcbench.errors import UserError
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet10t", "vit_tiny_patch16_224", "convnext_atto", "vgg11_bn", "mixer_s16_224"]
+    "name", ["resnet10t", "vit_tiny_patch16_224", "convnext_atto", "vgg", "mixer_s16_224"]
 )
-def test_features_are_the_pre_logits_of_timm(name):
-    size = 32
+def test_features_are_the_pre_logits_of_timm(name, nets):
+    size = 14 if name == "vgg" else 32
     kwargs = {"img_size": size} if name.startswith(("vit", "mixer")) else {}
-    model = timm.create_model(name, num_classes=7, **kwargs).eval()
+    build = nets.small_vgg if name == "vgg" else partial(timm.create_model, name)
+    model = build(num_classes=7, **kwargs).eval()
     images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
     network = Network(model, batch_size=2)
     found = penultimate(network, network.prepare(model.state_dict()), images)
@@ -28,7 +31,7 @@ def test_features_are_the_pre_logits_of_timm(name):
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "softmax"])
 def test_the_last_layer_maps_features_to_logits(name, nets):
     """W f + b with each state's own weights, for any order of states and batches."""
-    states = [nets.trained(name, seed) for seed in (0, 1)]
+    states = [nets.train(name, seed) for seed in (0, 1)]
     images, _ = nets.images(25)
     model = nets.build(name)
     network = Network(model, batch_size=10)

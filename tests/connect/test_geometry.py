@@ -65,7 +65,7 @@ def test_no_angle_where_a_sibling_has_not_moved() -> None:
 
 
 def test_statistics_and_counters_are_not_part_of_distances(nets) -> None:
-    fork, a = nets.build("resnet").state_dict(), nets.trained("resnet", 0)
+    fork, a = nets.build("resnet").state_dict(), nets.train("resnet", 0)
     shifted = {k: v + 5 if "running" in k or "tracked" in k else v for k, v in a.items()}
     assert geometry(fork, a, shifted).distance_ab == 0.0
     only = geometry(fork, a, shifted, parameters=["norm.running_mean"])

@@ -31,7 +31,7 @@ def one_by_one(model, state, split):
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "softmax"])
 def test_gradients_have_the_bits_of_torch_func_grad(name, nets, monkeypatch):
-    state, split = nets.trained(name, 0), nets.images(N)
+    state, split = nets.train(name, 0), nets.images(N)
     ours = gradient_noise(nets.build(name), state, split, VIEWS)
     monkeypatch.setattr(gradients, "_gradient_of", grad)
     assert gradient_noise(nets.build(name), state, split, VIEWS) == ours
@@ -55,7 +55,7 @@ def test_large_images_are_processed_in_small_chunks(nets, monkeypatch):
         return mapped
 
     monkeypatch.setattr(gradients, "vmap", watched)
-    state, split = nets.trained("cnn", 0), nets.images(N)
+    state, split = nets.train("cnn", 0), nets.images(N)
     whole = gradient_noise(nets.build("cnn"), state, split, VIEWS)
     monkeypatch.setattr(gradients, "MAX_PIXELS", 10 * split[0][0].numel())
     parts = gradient_noise(nets.build("cnn"), state, split, VIEWS)
@@ -66,7 +66,7 @@ def test_large_images_are_processed_in_small_chunks(nets, monkeypatch):
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "softmax"])
 @pytest.mark.parametrize("chunk", [None, 7])
 def test_equals_one_backward_pass_an_image(name, chunk, nets):
-    state, split = nets.trained(name, 0), nets.images(N)
+    state, split = nets.train(name, 0), nets.images(N)
     model = nets.build(name)
     found = gradient_noise(model, state, split, VIEWS, chunk=chunk)
     rows = one_by_one(nets.build(name), state, split)
@@ -89,7 +89,7 @@ def test_equals_one_backward_pass_an_image(name, chunk, nets):
 
 def test_closed_form_of_a_linear_softmax(nets):
     """The gradient of one image is (p - y) (x, 1)': its square (|x|^2 + 1) |p - y|^2."""
-    state, (x, y) = nets.trained("softmax", 0), nets.images(N)
+    state, (x, y) = nets.train("softmax", 0), nets.images(N)
     found = gradient_noise(nets.build("softmax"), state, (x, y), [torch.arange(N)])
     flat = x.flatten(1)
     residual = (flat @ state["1.weight"].T + state["1.bias"]).softmax(-1) - F.one_hot(y, 4)
@@ -104,7 +104,7 @@ def test_closed_form_of_a_linear_softmax(nets):
 def test_gradients_of_batches_scatter_as_the_trace_says(nets):
     """Over all batches of B of n: mean |G_B|^2 = |G|^2 + trace n / (n - 1) (1 - B / n) / B."""
     n, b = 6, 2
-    state, (x, y) = nets.trained("mlp", 0), nets.images(n)
+    state, (x, y) = nets.train("mlp", 0), nets.images(n)
     found = gradient_noise(nets.build("mlp"), state, (x, y), [torch.arange(n)]).union
     rows = one_by_one(nets.build("mlp"), state, (x, y))
     squares = [(rows[list(c)].mean(0) ** 2).sum() for c in combinations(range(n), b)]
@@ -115,7 +115,7 @@ def test_gradients_of_batches_scatter_as_the_trace_says(nets):
 def test_the_between_share_of_random_halves_is_that_of_chance_and_of_label_halves_larger(nets):
     """The mean over all splits of N images into K equal views is (K - 1) / (N - 1)."""
     n = 8
-    state, split = nets.trained("mlp", 0), nets.images(n)
+    state, split = nets.train("mlp", 0), nets.images(n)
 
     def share(chosen, state, split):
         size = len(split[1])
@@ -130,7 +130,7 @@ def test_the_between_share_of_random_halves_is_that_of_chance_and_of_label_halve
 
 
 def test_siblings_with_one_view_have_no_variance_between_views(nets):
-    state, split = nets.trained("cnn", 0), nets.images(N)
+    state, split = nets.train("cnn", 0), nets.images(N)
     view = torch.arange(1, 14, 2)
     found = gradient_noise(nets.build("cnn"), state, split, [view] * 3)
     assert (found.between, found.between_share) == (0.0, 0.0)
@@ -140,7 +140,7 @@ def test_siblings_with_one_view_have_no_variance_between_views(nets):
 
 
 def test_overlapping_views_count_an_image_as_often_as_it_is_seen(nets):
-    state, split = nets.trained("mlp", 0), nets.images(N)
+    state, split = nets.train("mlp", 0), nets.images(N)
     views = [torch.arange(0, 15), torch.arange(9, N)]
     rows = one_by_one(nets.build("mlp"), state, split)
     found = gradient_noise(nets.build("mlp"), state, split, views)
@@ -150,7 +150,7 @@ def test_overlapping_views_count_an_image_as_often_as_it_is_seen(nets):
 
 
 def test_statistics_are_recalibrated_and_the_model_is_unchanged(nets):
-    model, state, (x, y) = nets.build("resnet", 3), nets.trained("resnet", 0), nets.images(N)
+    model, state, (x, y) = nets.build("resnet", 3), nets.train("resnet", 0), nets.images(N)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     model.train()
     generator = torch.get_rng_state()
@@ -194,7 +194,7 @@ def test_tied_weights_have_one_gradient_and_frozen_ones_none(nets):
 
 
 def test_single_precision_agrees_with_double(nets):
-    state, (x, y) = nets.trained("cnn", 0), nets.images(N)
+    state, (x, y) = nets.train("cnn", 0), nets.images(N)
     exact = gradient_noise(nets.build("cnn"), state, (x, y), VIEWS)
     single = {k: v.float() for k, v in state.items()}
     found = gradient_noise(nets.build("cnn", dtype=torch.float32), single, (x.float(), y), VIEWS)
@@ -203,14 +203,14 @@ def test_single_precision_agrees_with_double(nets):
 
 
 def test_refusals(nets):
-    model, state, (x, y) = nets.build("mlp"), nets.trained("mlp", 0), nets.images(N)
+    model, state, (x, y) = nets.build("mlp"), nets.train("mlp", 0), nets.images(N)
     for views in ([], [torch.arange(3), torch.arange(0)]):
         with pytest.raises(UserError, match="needs views, each with an image"):
             gradient_noise(model, state, (x, y), views)
     with pytest.raises(UserError, match="label 4 is out of range, there are 4 classes"):
         gradient_noise(model, state, (x, y + 1), VIEWS)
     with pytest.raises(UserError, match="does not fit the network"):
-        gradient_noise(model, nets.trained("cnn", 0), (x, y), VIEWS)
+        gradient_noise(model, nets.train("cnn", 0), (x, y), VIEWS)
 
 
 def test_a_network_that_normalises_by_its_batch_has_no_gradients_of_images(nets):

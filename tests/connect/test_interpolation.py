@@ -61,7 +61,7 @@ def test_a_convex_model_lies_under_its_chord(nets, seed, scale) -> None:
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
 def test_identities_of_a_measured_curve(nets, name) -> None:
     """Oracle 6: mean form, floor and chord form; swapping the ends mirrors."""
-    a, b = nets.trained(name, 0), nets.trained(name, 1)
+    a, b = nets.train(name, 0), nets.train(name, 1)
     split = {"test": nets.images(40, 9)}
     model, x = nets.build(name), nets.images(30, 5)[0]
     there, back = (trace_path(model, *ends, split, calibration=x)["test"] for ends in ((a, b), (b, a)))
@@ -151,7 +151,7 @@ def test_images_are_cast_to_the_model(nets) -> None:
 
 
 def test_ends_are_as_trained_unless_they_are_asked_for_recalibrated(nets) -> None:
-    a, b = nets.trained("resnet", 0), nets.trained("resnet", 1)
+    a, b = nets.train("resnet", 0), nets.train("resnet", 1)
     model, split, images = nets.build("resnet"), {"s": nets.images(20)}, nets.images(30, 5)[0]
     blended = trace_path(model, a, b, split, 5)["s"]
     fresh = trace_path(model, a, b, split, 5, images, ends="recalibrated")["s"]
@@ -165,7 +165,7 @@ def test_ends_are_as_trained_unless_they_are_asked_for_recalibrated(nets) -> Non
 
 
 def test_refusals(nets) -> None:
-    a, b = nets.trained("mlp", 0), nets.trained("mlp", 1)
+    a, b = nets.train("mlp", 0), nets.train("mlp", 1)
     model, (x, y) = nets.build("mlp"), nets.images(8)
     cases = [
         ({}, "No splits"),
@@ -183,7 +183,7 @@ def test_refusals(nets) -> None:
     with pytest.raises(UserError, match=r"State B: '1.bias' holds NaN"):
         trace_path(model, a, nan, {"t": (x, y)}, 3)
     with pytest.raises(UserError, match=r"4 of its 6 tensors are missing .*given are not the network's"):
-        trace_path(model, *(nets.trained("cnn", s) for s in (0, 1)), {"t": (x, y)}, 3)
+        trace_path(model, *(nets.train("cnn", s) for s in (0, 1)), {"t": (x, y)}, 3)
     huge = {k: v * 1e200 for k, v in a.items()}
     with pytest.raises(UserError, match=r"Split 't': the loss is not finite at alpha 0\.5\."):
         trace_path(model, a, huge, {"t": (x, y)}, 3)

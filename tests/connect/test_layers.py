@@ -25,7 +25,7 @@ def swapped(a, b, layer):
 @pytest.mark.parametrize(("name", "calibrated"), CASES)
 def test_each_curve_is_the_path_to_the_state_with_that_layer(nets, name, calibrated) -> None:
     """Compare with the naive computation: the line between A and A with one layer of B."""
-    model, a, b = nets.build(name), nets.trained(name, 0), nets.trained(name, 1)
+    model, a, b = nets.build(name), nets.train(name, 0), nets.train(name, 1)
     split, x = nets.images(20), nets.images(30, 5)[0] if calibrated else None
     curves = layerwise(model, a, b, split, 5, x)
     owners = [n for n, m in model.named_modules() if any(True for _ in m.parameters(recurse=False))]
@@ -38,7 +38,7 @@ def test_each_curve_is_the_path_to_the_state_with_that_layer(nets, name, calibra
 
 
 def test_both_ends_and_the_prediction(nets) -> None:
-    model, a, b = nets.build("resnet"), nets.trained("resnet", 0), nets.trained("resnet", 1)
+    model, a, b = nets.build("resnet"), nets.train("resnet", 0), nets.train("resnet", 1)
     split, x = nets.images(20), nets.images(30, 5)[0]
     paths = layer_paths(model, a, b, split, 5, gradients=True, calibration=x)
     assert {k: p.from_a for k, p in paths.items()} == layerwise(model, a, b, split, 5, x)
@@ -55,7 +55,7 @@ def test_both_ends_and_the_prediction(nets) -> None:
 
 @pytest.mark.parametrize(("name", "calibrated"), CASES)
 def test_switching_all_layers_leads_from_a_to_b_and_back(nets, name, calibrated) -> None:
-    model, a, b = nets.build(name), nets.trained(name, 0), nets.trained(name, 1)
+    model, a, b = nets.build(name), nets.train(name, 0), nets.train(name, 1)
     split, x = nets.images(20), nets.images(30, 5)[0] if calibrated else None
     there, back = cumulative_paths(model, a, b, split, x)
     ends = trace_path(model, a, b, {"s": split}, 3, x, ends="recalibrated")["s"]
@@ -77,7 +77,7 @@ def test_switching_all_layers_leads_from_a_to_b_and_back(nets, name, calibrated)
 def test_states_evaluated_in_one_batch_give_equal_curves(nets, monkeypatch) -> None:
     """As on CUDA: vmap over stacks in which most tensors are one tensor expanded."""
     model, split, x = nets.build("resnet"), nets.images(20), nets.images(30, 5)[0]
-    fork, a, b = model.state_dict(), nets.trained("resnet", 0), nets.trained("resnet", 1)
+    fork, a, b = model.state_dict(), nets.train("resnet", 0), nets.train("resnet", 1)
 
     def measure():
         curves = layerwise(model, a, b, split, 3, x)
@@ -94,7 +94,7 @@ def test_states_evaluated_in_one_batch_give_equal_curves(nets, monkeypatch) -> N
 
 def test_shared_ends_are_evaluated_once(nets, monkeypatch) -> None:
     """One base state, then alphas - 1 states for each layer that differs."""
-    model, a, b = nets.build("mlp"), nets.trained("mlp", 0), nets.trained("mlp", 1)
+    model, a, b = nets.build("mlp"), nets.train("mlp", 0), nets.train("mlp", 1)
     b["3.weight"], b["3.bias"] = a["3.weight"], a["3.bias"]
     seen = []
     forward = Network.forward
@@ -127,7 +127,7 @@ def test_layers_are_a_partition_of_the_state() -> None:
 
 
 def test_refusals(nets) -> None:
-    model, a, (x, y) = nets.build("mlp"), nets.trained("mlp", 0), nets.images(8)
+    model, a, (x, y) = nets.build("mlp"), nets.train("mlp", 0), nets.images(8)
     for call in (layerwise, layer_paths):
         with pytest.raises(UserError, match="found 4"):
             call(model, a, a, (x, y), 4)
@@ -135,4 +135,4 @@ def test_refusals(nets) -> None:
         with pytest.raises(UserError, match="Split 'split' is empty"):
             call(model, a, a, (x[:0], y[:0]))
         with pytest.raises(UserError, match="does not fit the network"):
-            call(model, a, nets.trained("cnn", 0), (x, y))
+            call(model, a, nets.train("cnn", 0), (x, y))

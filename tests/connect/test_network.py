@@ -63,7 +63,7 @@ def test_twice_gives_equal_bits_and_touches_nothing_else(nets, batches) -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
 def test_stacked_equals_looped(nets, name) -> None:
-    a, b = nets.trained(name, 0), nets.trained(name, 1)
+    a, b = nets.train(name, 0), nets.train(name, 1)
     x, _ = nets.images(30)
     grid = alpha_grid(5)
     out = []
@@ -77,7 +77,7 @@ def test_stacked_equals_looped(nets, name) -> None:
 
 def test_the_size_of_batches_does_not_matter(nets) -> None:
     x, _ = nets.images(23)
-    state = nets.trained("resnet", 0)
+    state = nets.train("resnet", 0)
     one, many = (Network(nets.build("resnet"), batch_size=size) for size in (100, 5))
     torch.testing.assert_close(
         one.logits(one.prepare(state), x), many.logits(many.prepare(state), x), rtol=0, atol=1e-12
@@ -162,7 +162,7 @@ def test_tied_weights_pass() -> None:
 
 def test_refusals(nets) -> None:
     network = Network(nets.build("resnet"))
-    state = nets.trained("resnet", 0)
+    state = nets.train("resnet", 0)
     with pytest.raises(UserError, match="at least two images per batch, found 3 images for 2 batches"):
         network.recalibrate(network.prepare(state), torch.zeros(3, 1, 8, 8), 2)
     with pytest.raises(UserError, match=r"'stem.weight' is missing"):

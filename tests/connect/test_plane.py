@@ -14,7 +14,7 @@ from lmcbench.errors import UserError
 
 
 def three(nets, name):
-    return nets.build(name, 9).state_dict(), nets.trained(name, 0), nets.trained(name, 1)
+    return nets.build(name, 9).state_dict(), nets.train(name, 0), nets.train(name, 1)
 
 
 def test_coordinates_are_weight_distances(nets) -> None:

@@ -33,7 +33,7 @@ def test_moments_of_every_layer_are_interpolated(nets, name) -> None:
 
 def test_without_repair_the_deviations_collapse(nets) -> None:
     """The variance collapse of Jordan et al. (2023), without which the test above would prove nothing."""
-    a, b, (x, _) = nets.trained("mlp", 0), nets.trained("mlp", 1), nets.images(50)
+    a, b, (x, _) = nets.train("mlp", 0), nets.train("mlp", 1), nets.images(50)
     network = Network(nets.build("mlp"))
     middle = {k: (v + b[k]) / 2 for k, v in a.items()}
     deviations = [_moments(network, state, x)["3"][1].mean() for state in (a, middle, b)]
@@ -53,7 +53,7 @@ def test_ends_are_bit_for_bit(nets, name, dtype) -> None:
 
 
 def test_with_batchnorm_it_is_recalibration(nets) -> None:
-    a, b, split = nets.trained("resnet", 0), nets.trained("resnet", 1), {"s": nets.images(30)}
+    a, b, split = nets.train("resnet", 0), nets.train("resnet", 1), {"s": nets.images(30)}
     x, _ = nets.images(40, 5)
     model = nets.build("resnet")
     line = trace_path(model, a, b, split, 5, x, ends="recalibrated")
@@ -89,7 +89,7 @@ def test_a_dead_unit_is_shifted_only() -> None:
 
 
 def test_the_model_is_unchanged(nets) -> None:
-    model, a, b = nets.build("mlp"), nets.trained("mlp", 0), nets.trained("mlp", 1)
+    model, a, b = nets.build("mlp"), nets.train("mlp", 0), nets.train("mlp", 1)
     kept = {k: v.clone() for k, v in a.items()}
     before = {k: v.clone() for k, v in model.state_dict().items()}
     one, two = (

@@ -55,7 +55,7 @@ def test_residuals_bound_the_error_before_convergence() -> None:
 
 def test_a_network_against_a_dense_solve(nets) -> None:
     """An MLP of 1380 parameters, batches of unequal size."""
-    model, state, split = nets.build("mlp"), nets.trained("mlp", 0), nets.images(40)
+    model, state, split = nets.build("mlp"), nets.train("mlp", 0), nets.images(40)
     state = {k: 0.7 * v for k, v in state.items()}
     names = [n for n, _ in model.named_parameters()]
     objective = Objective(Network(model), split, names)
@@ -77,7 +77,7 @@ def test_a_network_against_a_dense_solve(nets) -> None:
 
 def test_curvlinops_agrees(nets) -> None:
     curvlinops = pytest.importorskip("curvlinops")
-    model, state, (x, y) = nets.build("resnet"), nets.trained("resnet", 0), nets.images(30)
+    model, state, (x, y) = nets.build("resnet"), nets.train("resnet", 0), nets.images(30)
     model.load_state_dict(state)
     model.eval()
     parameters = dict(model.named_parameters())
@@ -105,7 +105,7 @@ def test_the_standard_error_is_that_of_the_mean() -> None:
 
 
 def test_the_probes_come_from_the_generator(nets) -> None:
-    model, state, split = nets.build("softmax"), nets.trained("softmax", 0), nets.images(10)
+    model, state, split = nets.build("softmax"), nets.train("softmax", 0), nets.images(10)
     one, two, other = (hessian_spectrum(model, state, split, seeded(s), 1, 3) for s in (0, 0, 1))
     assert np.array_equal(one.top.values, two.top.values)
     assert one.trace == two.trace

@@ -9,8 +9,6 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timm.layers import ClassifierHead
-from timm.models.vgg import VGG, ConvMlp
 from torch import nn
 
 from lmcbench.connect import label_mode
@@ -121,7 +119,7 @@ def test_oracle_8_on_trained_networks_of_width_16(nets, name) -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "plain-resnet"])
 def test_aligned_independent_networks_are_nearer_and_compute_the_same(nets, name) -> None:
-    model, a, b = nets.build(name), nets.trained(name, 0), nets.trained(name, 1)
+    model, a, b = nets.build(name), nets.train(name, 0), nets.train(name, 1)
     kept = {k: v.clone() for k, v in b.items()}
     aligned = align(model, a, b)
     assert geometry(a, a, aligned).distance_b < geometry(a, a, b).distance_b
@@ -153,7 +151,7 @@ def test_the_better_of_both_starts_is_kept() -> None:
 
 
 def test_aligning_a_network_with_itself_changes_nothing(nets) -> None:
-    state = nets.trained("resnet", 0)
+    state = nets.train("resnet", 0)
     assert all(torch.equal(v, state[k]) for k, v in align(nets.build("resnet"), state, state).items())
 
 
@@ -176,13 +174,6 @@ def test_units_of_a_residual_stream_are_one_group(nets) -> None:
     assert sorted(spec.sizes[group] for group in spec.free) == [6, 6, 8, 8]
 
 
-def small_vgg() -> nn.Module:
-    """timm's VGG with BatchNorm, its classifier of convolutions included, on 14 x 14 images."""
-    model = VGG([6, "M", 8, 8], 10, norm_layer=nn.BatchNorm2d)
-    model.pre_logits, model.head = ConvMlp(8, 12, 7), ClassifierHead(12, 10)
-    return model
-
-
 @pytest.mark.parametrize(
     ("name", "groups", "side"),
     [
@@ -193,10 +184,10 @@ def small_vgg() -> nn.Module:
         ("test_resnet", 11, 32),
     ],
 )
-def test_timm_networks(name, groups, side) -> None:
+def test_timm_networks(nets, name, groups, side) -> None:
     """Traced, permuted with the function kept (fp32); the smaller ones recovered as well."""
     with torch.random.fork_rng():
-        model = small_vgg() if name == "vgg" else timm.create_model(name, num_classes=10)
+        model = nets.small_vgg(10) if name == "vgg" else timm.create_model(name, num_classes=10)
     state = randomised(model.eval())
     copy, free = shuffled(model, state, 1)
     assert free == groups
@@ -319,7 +310,7 @@ def test_a_misunderstood_network_is_refused(nets, monkeypatch) -> None:
     """A rule that is wrong (every activation taken for a new value) does not give a wrong network."""
     monkeypatch.setattr(label_mode.LabelMode, "_apply", lambda self, *given: [None] * given[-1])
     model = nets.build("mlp")
-    a, b = nets.trained("mlp", 0), nets.trained("mlp", 1)
+    a, b = nets.train("mlp", 0), nets.train("mlp", 1)
     with pytest.raises(UserError, match="changes its function"):
         align(model, a, b)
 
