@@ -14,9 +14,10 @@ from lmcbench.report.document import make_report
 from lmcbench.report.findings import DEMONSTRATION, collect_findings, render_findings
 from lmcbench.report.provenance import provenance_of
 from lmcbench.report.tables import run_table
+from lmcbench.results.atomic_files import compress, write_atomic
 from lmcbench.results.frame import CURVES, build_frame
 from lmcbench.results.record import Record
-from lmcbench.results.run_folder import compress, read_records, write_atomic
+from lmcbench.results.record_files import read_records
 from lmcbench.spec.suite import DEMONSTRATIONS
 
 README = """# `{name}` version {version}, replicates {first} to {last}

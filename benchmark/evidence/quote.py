@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
-from lmcbench.results.run_folder import write_atomic
+from lmcbench.results.atomic_files import write_atomic
 from lmcbench.spec.architectures import short_labels
 
 EVIDENCE = Path(__file__).parent

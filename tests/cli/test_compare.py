@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from builders import make_record, toy_cell, toy_suite, write_run
-from lmcbench.results.run_folder import RunFolder, write_atomic
+from lmcbench.results.atomic_files import write_atomic
+from lmcbench.results.run_folder import RunFolder
 
 
 def records(barriers, **cell):

@@ -10,7 +10,8 @@ import pytest
 
 from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run, write_submission
 from lmcbench.cli.app import GROUPS
-from lmcbench.results.run_folder import RunFolder, write_atomic
+from lmcbench.results.atomic_files import write_atomic
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.spec.architectures import OWN_NETWORKS
 from lmcbench.spec.cells import expand
 from lmcbench.spec.suite_files import load_suite

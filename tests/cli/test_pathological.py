@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builders import SUITE_TOML, make_record, toy_cell, write_run, write_submission
-from lmcbench.results.run_folder import compress
+from lmcbench.results.atomic_files import compress
 
 pytestmark = pytest.mark.slow_tier
 

@@ -38,9 +38,9 @@ from lmcbench.leaderboard.summary import summarize
 from lmcbench.leaderboard.summary_cache import read_rows, summary_path
 from lmcbench.leaderboard.trust import RERUN_SCHEMA, VERIFIED_SCHEMA, CellAgain, Rerun, Verified
 from lmcbench.output import escape_markdown, to_csv
+from lmcbench.results.atomic_files import write_atomic
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import parse_record
-from lmcbench.results.run_folder import write_atomic
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.cells import Line
 from lmcbench.stats.estimates import Estimate, estimate

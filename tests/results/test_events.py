@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmcbench.results import events
+from lmcbench.results.atomic_files import WriteError
 from lmcbench.results.events import AttemptLog, EventLog, EventReader, attempts, create_attempt, failures
-from lmcbench.results.run_folder import RunFolder, WriteError
+from lmcbench.results.run_folder import RunFolder
 
 UNIT = "0123456789abcdef"
 

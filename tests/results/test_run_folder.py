@@ -11,17 +11,18 @@ import pytest
 
 from builders import make_record, toy_cell, toy_suite, write_run
 from lmcbench.errors import UserError
-from lmcbench.results import partial_files
-from lmcbench.results.partial_files import STALE, host_id, partial_path, remove_orphans
-from lmcbench.results.run_folder import (
-    RunFolder,
+from lmcbench.results import atomic_files
+from lmcbench.results.atomic_files import (
+    STALE,
     WriteError,
-    find_records,
-    read_header,
-    read_records,
+    host_id,
+    partial_path,
+    remove_orphans,
     replacing,
     write_atomic,
 )
+from lmcbench.results.record_files import find_records, read_records
+from lmcbench.results.run_folder import RunFolder, read_header
 
 SUITE = toy_suite().identity()
 
@@ -151,7 +152,7 @@ def test_a_folder_is_orphaned_when_nothing_in_it_is_written(tmp_path):
 
 def test_writers_with_equal_process_ids_and_host_names_do_not_meet(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: 7)
-    monkeypatch.setattr(partial_files, "host_id", lambda: "same_host")
+    monkeypatch.setattr(atomic_files, "host_id", lambda: "same_host")
     path = tmp_path / "k.json"
     with replacing(path) as first, replacing(path) as second:
         assert first != second

@@ -19,7 +19,7 @@ from lmcbench.report.domain_tables import ACCURACIES, PAIRS, domain_tables
 from lmcbench.report.figures.domains import barrier_matrix, domain_accuracy
 from lmcbench.report.tables import make_tables
 from lmcbench.results.frame import load_records
-from lmcbench.results.run_folder import read_records
+from lmcbench.results.record_files import read_records
 from lmcbench.running.run import expand_views
 from lmcbench.spec.cells import expand, families
 from lmcbench.spec.shift_rules import views_digest

@@ -14,8 +14,9 @@ import pytest
 from builders import make_record, toy_suite
 from lmcbench.errors import UserError
 from lmcbench.results import run_status as status_module
+from lmcbench.results.atomic_files import write_atomic
 from lmcbench.results.events import AttemptLog, EventLog, attempts, create_attempt, driver_path, drivers
-from lmcbench.results.run_folder import RunFolder, write_atomic
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.results.run_status import run_status
 from lmcbench.running import drive
 from lmcbench.running.attempt import Attempt, Outcome

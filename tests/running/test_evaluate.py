@@ -7,7 +7,8 @@ import torch
 from lmcbench.data.dataset import Dataset, ImageSet
 from lmcbench.data.selection import select_stratified
 from lmcbench.data.transforms import apply_transform
-from lmcbench.results.run_folder import RunFolder, read_records
+from lmcbench.results.record_files import read_records
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.family_data import prepare
 from lmcbench.running.plan import plan_run
 from lmcbench.running.run import expand_views, run_plan

@@ -16,7 +16,8 @@ from lmcbench.connect import layers, repair
 from lmcbench.connect import plane as landscape
 from lmcbench.connect.blending import states_per_chunk
 from lmcbench.connect.interpolation import chunk_points, trace_path
-from lmcbench.results.run_folder import RunFolder, read_records
+from lmcbench.results.record_files import read_records
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.running import analyses as probe
 from lmcbench.running import evaluate as cell
 from lmcbench.running.plan import plan_run

@@ -16,7 +16,8 @@ from lmcbench.data.selection import open_suite_data, select_calibration
 from lmcbench.data.transforms import apply_transform
 from lmcbench.errors import UserError
 from lmcbench.results.record import Record
-from lmcbench.results.run_folder import RunFolder, read_records
+from lmcbench.results.record_files import read_records
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.family_data import prepare
 from lmcbench.running.plan import plan_run
 from lmcbench.running.run import expand_views, run_plan

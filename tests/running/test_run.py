@@ -21,7 +21,8 @@ from lmcbench.errors import UserError
 from lmcbench.results.curves import Curve, barrier, chord_area
 from lmcbench.results.frame import load_records
 from lmcbench.results.record import read_record
-from lmcbench.results.run_folder import RunFolder, read_records
+from lmcbench.results.record_files import read_records
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.running import train_family as fleet
 from lmcbench.running.family import reopen_data
 from lmcbench.running.plan import Finished, Progress, Task, plan_run

@@ -20,7 +20,7 @@ from lmcbench.leaderboard.trust import (
     rerun_file,
     trust_of,
 )
-from lmcbench.results.run_folder import write_atomic
+from lmcbench.results.atomic_files import write_atomic
 from lmcbench.spec.gate_tests import MEASURES
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.submission.compare_rerun import allowances, compare_cells

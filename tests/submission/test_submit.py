@@ -20,8 +20,8 @@ from builders import SUITE_TOML, make_record, toy_cell, toy_suite, write_run
 from lmcbench.errors import UserError
 from lmcbench.leaderboard.render import render_leaderboard
 from lmcbench.leaderboard.submission_file import read_submission
+from lmcbench.results.atomic_files import host_id
 from lmcbench.results.cell_values import architecture_label
-from lmcbench.results.partial_files import host_id
 from lmcbench.results.record import read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.plan import plan_run

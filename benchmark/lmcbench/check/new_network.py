@@ -11,7 +11,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from lmcbench.errors import UserError
-from lmcbench.results.run_folder import write_atomic
+from lmcbench.results.atomic_files import write_atomic
 
 TEMPLATE = '''"""A small residual network as a starting point for your own."""
 

@@ -124,7 +124,7 @@ def print_json(value: Any) -> None:
 
 def name_damaged(path: Path, damaged: Sequence[UserError]) -> None:
     """Name the records of a run that cannot be read, if there are any, on standard error."""
-    from lmcbench.results.run_folder import describe_damage
+    from lmcbench.results.record_files import describe_damage
 
     if damaged:
         print_text(f"Left out: {describe_damage(path, damaged)}", err=True)

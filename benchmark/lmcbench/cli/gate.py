@@ -62,7 +62,7 @@ def compare(
     from lmcbench.gate import compare as gate
     from lmcbench.gate import comparison
     from lmcbench.gate import render as gate_text
-    from lmcbench.results.run_folder import scan_records
+    from lmcbench.results.record_files import scan_records
 
     if as_json and markdown:
         raise UserError("Choose either --json or --markdown.")

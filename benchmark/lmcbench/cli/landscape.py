@@ -57,7 +57,7 @@ def toy(
     only if a well is turned.
     """
     from lmcbench import draw_landscapes as draw
-    from lmcbench.results.run_folder import write_atomic
+    from lmcbench.results.atomic_files import write_atomic
 
     target = out if out is not None else Path("landscape-toy.png")
     kind = draw.picture_format(target)
@@ -86,7 +86,7 @@ def siblings(run_folder: Run, key: Key, out: Picture = None) -> None:
 
 def _draw_cell(run_folder: Path, key: str, what: str, out: Path | None) -> None:
     from lmcbench import draw_landscapes as draw
-    from lmcbench.results.run_folder import write_atomic
+    from lmcbench.results.atomic_files import write_atomic
 
     record = draw.find_record(run_folder, key)
     target = out if out is not None else Path(f"{what}-{record.key}.png")

@@ -70,7 +70,7 @@ def leaderboard(
 
 def _show_run(path: Path, csv: Path | None, latex: Path | None) -> None:
     from lmcbench.report.tables import floor_of, run_table
-    from lmcbench.results.run_folder import scan_records
+    from lmcbench.results.record_files import scan_records
 
     records, damaged = scan_records(path)
     if csv is None and latex is None:
@@ -87,7 +87,7 @@ def _show_run(path: Path, csv: Path | None, latex: Path | None) -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    from lmcbench.results.run_folder import write_atomic
+    from lmcbench.results.atomic_files import write_atomic
 
     if file == STDOUT:
         print_text(text, nl=False)
@@ -316,7 +316,7 @@ def _results(path: Path) -> Path:
 
 
 def _keep(file: Path, content: str, quiet: bool) -> None:
-    from lmcbench.results.run_folder import write_atomic
+    from lmcbench.results.atomic_files import write_atomic
 
     write_atomic(file, content)
     print_text(f"Wrote {file}.", err=quiet)

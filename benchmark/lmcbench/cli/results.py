@@ -143,7 +143,7 @@ def measure(
     from lmcbench.measure.checkpoints import Request
     from lmcbench.measure.checkpoints import measure as measure_checkpoints
     from lmcbench.measure.text import measured_text, warnings_of
-    from lmcbench.results.run_folder import write_atomic
+    from lmcbench.results.atomic_files import write_atomic
     from lmcbench.spec.architectures import parse_settings
 
     request = Request(
@@ -227,8 +227,8 @@ def report(
     report.html is one self-contained file; report.md refers to the figures in figures/. The same records give
     the same bytes.
     """
-    from lmcbench.results.partial_files import remove_orphans
-    from lmcbench.results.run_folder import scan_records, write_atomic
+    from lmcbench.results.atomic_files import remove_orphans, write_atomic
+    from lmcbench.results.record_files import scan_records
 
     records, damaged = scan_records(run_folder)
     target = out if out is not None else run_folder

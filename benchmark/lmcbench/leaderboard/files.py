@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from lmcbench.errors import LINE_LENGTH, UserError, printable
+from lmcbench.results.atomic_files import compress
 from lmcbench.results.record import Record, parse_record
-from lmcbench.results.run_folder import compress
 from lmcbench.results.tuning import TUNING, TUNING_BYTES
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.untrusted import decompress, read_bytes

@@ -22,9 +22,8 @@ from lmcbench.leaderboard.submission_file import Meta
 from lmcbench.leaderboard.summary_cache import RESULTS, SUBMISSIONS, SUMMARY, Row, read_rows, summary_path
 from lmcbench.leaderboard.trust import TrustLevel
 from lmcbench.page import embed, page_style, theme_script
-from lmcbench.results.partial_files import remove_orphans
+from lmcbench.results.atomic_files import remove_orphans, write_atomic
 from lmcbench.results.provenance import command_line, versions, without_folders
-from lmcbench.results.run_folder import write_atomic
 
 
 def render_html(payload: Mapping[str, Any]) -> str:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmcbench.results.partial_files import host_id, is_running, process_token
-from lmcbench.results.run_folder import RunFolder, WriteError
+from lmcbench.results.atomic_files import WriteError, host_id, is_running, process_token
+from lmcbench.results.run_folder import RunFolder
 
 LINE_BYTES = 2**20
 """Maximum length of a line in bytes; longer lines are ignored."""

@@ -19,7 +19,7 @@ from lmcbench.results.cell_values import (
 from lmcbench.results.curves import Barrier
 from lmcbench.results.instability import add_instability
 from lmcbench.results.record import PairRecord, Record, Score
-from lmcbench.results.run_folder import read_records
+from lmcbench.results.record_files import read_records
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.shifts import ALIASES
 

@@ -1,21 +1,18 @@
-"""The run folder: names of its files, atomic writing, and reading of its records."""
+"""The run folder: the names of its files and of the tensors in them, and which run it belongs to."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from gzip import GzipFile
 from pathlib import Path
 from typing import Any
 
-from lmcbench.errors import UserError, counted
-from lmcbench.results.cell_values import architecture_label, shift_label
-from lmcbench.results.partial_files import is_partial, partial_path, remove_orphans
-from lmcbench.results.record import NewerSchemaError, Record, check_schema, parse_record, read_record
+from lmcbench.errors import UserError
+from lmcbench.results.atomic_files import create_from, is_partial, partial_path, remove_orphans, write_atomic
+from lmcbench.results.record import Record, check_schema, parse_record
 from lmcbench.spec.evaluation_shifts import shown_split
 from lmcbench.untrusted import parse_json, read_bytes
 
@@ -200,7 +197,7 @@ class RunFolder:
             try:
                 write_atomic(draft, json.dumps(header, indent=1) + "\n")
                 with suppress(FileExistsError):
-                    _create_from(draft, self.header)
+                    create_from(draft, self.header)
                     written = True
             finally:
                 with suppress(OSError):
@@ -293,171 +290,3 @@ def read_header(path: Path) -> dict[str, Any]:
     if not isinstance(suite, dict) or not suite.keys() >= {"name", "version", "digest"}:
         raise UserError(f"{path} is damaged: suite is missing.")
     return header
-
-
-def find_records(path: Path) -> list[Path]:
-    """Return the record files of a run folder or a folder of records, or one record file, sorted by name.
-
-    Raises:
-        UserError: if there are none.
-    """
-    if path.exists() and not path.is_dir():
-        return [path]
-    if not path.exists():
-        raise UserError(f"{path} does not exist. Give a run folder, as written by 'lmcbench run'.")
-    folder = path / "records" if (path / "records").is_dir() else path
-    found = sorted(f for f in folder.glob("*.json") if f.name != "run.json" and not f.name.startswith("."))
-    if not found:
-        hint = " or one of its submissions" if (path / "submissions").is_dir() else ""
-        raise UserError(f"No records in {folder}. Give a run folder, as written by 'lmcbench run'{hint}.")
-    return found
-
-
-def read_records(path: Path) -> list[Record]:
-    """Read the records that `find_records` returns and check that their labels are unique.
-
-    A failed cell is skipped if another record has the same labels: the network's file was corrected and run
-    again.
-
-    Raises:
-        UserError: as `scan_records`, or if a record cannot be read; the message names the damaged records.
-    """
-    records, damaged = scan_records(path)
-    if damaged:
-        raise UserError(describe_damage(path, damaged))
-    return records
-
-
-def scan_records(path: Path) -> tuple[list[Record], list[UserError]]:
-    """Read records as `read_records` and return them with the error of each record that cannot be read.
-
-    Raises:
-        UserError: if there are none, none can be read, two files contain the same cell, a file or the folder
-            has a newer schema, or different networks have the same label, so that tables would average over
-            them.
-    """
-    header = RunFolder(path).header
-    if header.exists():
-        read_header(header)
-    records, damaged = [], []
-    for file in find_records(path):
-        try:
-            records.append(read_record(file))
-        except NewerSchemaError:
-            raise
-        except UserError as error:
-            damaged.append(error)
-    if not records:
-        raise UserError(describe_damage(path, damaged))
-    return _distinct(path, records), damaged
-
-
-SHOWN_RECORDS = 10
-"""Most damaged records that a message names."""
-
-
-def describe_damage(path: Path, damaged: Sequence[UserError]) -> str:
-    """Return a message that names the first `SHOWN_RECORDS` damaged records of a folder, one a line."""
-    if len(damaged) == 1:
-        return str(damaged[0])
-    lines = [f"{counted(len(damaged), 'record')} of {path} cannot be read:"]
-    lines += [f"  {error}" for error in damaged[:SHOWN_RECORDS]]
-    if len(damaged) > SHOWN_RECORDS:
-        lines.append(f"  and {len(damaged) - SHOWN_RECORDS:,} more.")
-    return "\n".join(lines)
-
-
-def _distinct(path: Path, records: list[Record]) -> list[Record]:
-    """Return the records without failed cells that were run again; raise if labels are not unique."""
-    by_labels: dict[tuple[object, ...], list[Record]] = {}
-    for record in records:
-        by_labels.setdefault(_labels(record), []).append(record)
-    dropped = set()
-    for group in by_labels.values():
-        finished = [record for record in group if record.status != "failed"]
-        if len({record.key for record in finished}) > 1:
-            raise _ambiguous_labels(path, finished)
-        if len(finished) > 1:
-            raise UserError(f"{path} has record {finished[0].key} in {len(finished)} files. Keep one.")
-        kept = finished or group[-1:]
-        dropped |= {id(record) for record in group if all(record is not k for k in kept)}
-    return [record for record in records if id(record) not in dropped]
-
-
-def _labels(record: Record) -> tuple[object, ...]:
-    """Return everything by which tables distinguish records."""
-    suite = (record.suite.name, record.suite.version, record.suite.digest)
-    network = (architecture_label(record), record.recipe["name"])
-    return *suite, *network, shift_label(record), record.fork.name, record.replicate
-
-
-def _ambiguous_labels(path: Path, records: list[Record]) -> UserError:
-    one = records[0]
-    label = architecture_label(one)
-    prints = list(dict.fromkeys(record.architecture.fingerprint for record in records))
-    what = f"networks, fingerprints {' and '.join(prints)}," if len(prints) > 1 else "cells"
-    keys = " and ".join(record.key for record in records)
-    return UserError(
-        f"{path} has different {what} with the same label {label} and recipe {one.recipe['name']}, so tables "
-        f"would average over them (records {keys}: {shift_label(one)}, fork {one.fork.name}, replicate "
-        f"{one.replicate}). Use a separate run folder for each: lmcbench run ... --out DIR."
-    )
-
-
-def compress(content: bytes) -> bytes:
-    """Return `content` as gzip without time and file name, so that equal content gives equal bytes."""
-    buffer = io.BytesIO()
-    with GzipFile("", "wb", 9, buffer, mtime=0) as file:
-        file.write(content)
-    return buffer.getvalue()
-
-
-class WriteError(UserError):
-    """A file that cannot be written, as on a full disk; the file that was there before is unchanged."""
-
-    strerror: str | None = None
-    """The system's reason, as of an `OSError`."""
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file completely or not at all; raises `WriteError`."""
-    encoded = content.encode() if isinstance(content, str) else content
-    with replacing(path) as partial:
-        partial.write_bytes(encoded)
-
-
-def _create_from(draft: Path, path: Path) -> None:
-    """Give `draft` the name `path`; raises `FileExistsError` if that exists, or `WriteError`."""
-    try:
-        path.hardlink_to(draft)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links: the last of several processes wins
-        with replacing(path) as partial:
-            draft.replace(partial)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to, and rename it to `path` at the end.
-
-    The file is flushed to disk before it is renamed, so that `path` is complete even after a power failure,
-    which may only undo the rename.
-
-    Raises:
-        WriteError: for an `OSError` in the block or in here; it names `path`.
-    """
-    partial = partial_path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        failed = WriteError(f"{path} cannot be written: {error.strerror or error}.")
-        failed.strerror = error.strerror
-        raise failed from None
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)

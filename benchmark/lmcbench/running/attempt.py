@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lmcbench.errors import UserError, describe
+from lmcbench.results.atomic_files import WriteError
 from lmcbench.results.events import ALIVE_S, EventLog, process_identity
-from lmcbench.results.run_folder import WriteError
 from lmcbench.running.plan import Finished, Progress, Task
 
 if TYPE_CHECKING:

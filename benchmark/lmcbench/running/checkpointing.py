@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 
 from lmcbench.data.batches import make_stream
 from lmcbench.errors import UserError, counted
-from lmcbench.results.run_folder import RunFolder, WriteError
+from lmcbench.results.atomic_files import WriteError
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.family_data import FamilyData
 from lmcbench.running.siblings import Sibling, new_state
 from lmcbench.spec.cells import Cell, Family

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmcbench.errors import UserError, counted
+from lmcbench.results.atomic_files import WriteError
 from lmcbench.results.events import (
     ALIVE_S,
     AttemptLog,
@@ -25,7 +26,7 @@ from lmcbench.results.events import (
     process_identity,
 )
 from lmcbench.results.record import Record, read_record
-from lmcbench.results.run_folder import RunFolder, WriteError
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.attempt import Attempt, Outcome
 from lmcbench.running.executor import Ended, Executor, Handle
 from lmcbench.running.node_check import VISIBLE_S, Expected

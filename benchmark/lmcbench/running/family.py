@@ -17,9 +17,10 @@ from lmcbench.data.selection import open_suite_data
 from lmcbench.errors import UserError, describe
 from lmcbench.machine import choose_device, compute_exactly, release_memory, strictly
 from lmcbench.output import print_text
+from lmcbench.results.atomic_files import WriteError, write_atomic
 from lmcbench.results.curves import NotFiniteError
 from lmcbench.results.record import Record, Status
-from lmcbench.results.run_folder import RunFolder, WriteError, write_atomic
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.build_record import build_record
 from lmcbench.running.checkpointing import check_disk_space
 from lmcbench.running.evaluate import Evaluation, evaluate

@@ -17,7 +17,7 @@ from lmcbench.errors import UserError, counted, unknown
 from lmcbench.report.tables import make_tables
 from lmcbench.results.frame import load_records
 from lmcbench.results.record import Record
-from lmcbench.results.run_folder import read_records
+from lmcbench.results.record_files import read_records
 from lmcbench.running.job import Job, prepare_job, run_job
 from lmcbench.running.place import LOCAL, parse_place
 from lmcbench.running.plan import Event, Finished, Progress

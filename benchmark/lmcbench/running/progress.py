@@ -20,9 +20,11 @@ from rich.progress import (
 
 from lmcbench.errors import UserError, counted
 from lmcbench.output import escape_markdown, one_line, print_text, shorten
+from lmcbench.results.atomic_files import write_atomic
 from lmcbench.results.cell_values import architecture_label, barrier_value, error_barrier, shift_label
 from lmcbench.results.record import Record
-from lmcbench.results.run_folder import RunFolder, read_records, write_atomic
+from lmcbench.results.record_files import read_records
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.plan import Event, Finished, Notice, Plan
 from lmcbench.spec.cells import expand
 from lmcbench.spec.suite import Suite

@@ -13,8 +13,9 @@ from lmcbench.data.dataset import Dataset
 from lmcbench.data.selection import open_suite_data
 from lmcbench.data.transforms import apply_transform
 from lmcbench.errors import UserError, counted
+from lmcbench.results.atomic_files import WriteError
 from lmcbench.results.provenance import command_line, versions
-from lmcbench.results.run_folder import RunFolder, WriteError
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.drive import Driver
 from lmcbench.running.place import LOCAL, RETRIES, parse_place
 from lmcbench.running.plan import DEFAULT_CONDITIONS, Conditions, Event, Plan, Task

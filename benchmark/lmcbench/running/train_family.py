@@ -14,7 +14,8 @@ import torch
 
 from lmcbench.data.batches import Feed
 from lmcbench.machine import device_name, strictly
-from lmcbench.results.run_folder import RunFolder, write_atomic
+from lmcbench.results.atomic_files import write_atomic
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.checkpointing import TrainingCheckpoints, fork_siblings, make_trunk, store_trunk
 from lmcbench.running.family_data import FamilyData
 from lmcbench.running.outcome import judge_training

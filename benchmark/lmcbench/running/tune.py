@@ -12,9 +12,8 @@ from lmcbench.data.dataset import Dataset
 from lmcbench.data.selection import open_suite_data
 from lmcbench.errors import UserError, counted
 from lmcbench.machine import choose_device, device_name, usable_cores
-from lmcbench.results.partial_files import remove_orphans
+from lmcbench.results.atomic_files import remove_orphans, write_atomic
 from lmcbench.results.provenance import versions
-from lmcbench.results.run_folder import write_atomic
 from lmcbench.results.tuning import (
     TUNING,
     TUNING_SCHEMA,

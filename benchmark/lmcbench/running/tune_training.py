@@ -18,7 +18,7 @@ from lmcbench.data.dataset import Dataset
 from lmcbench.data.selection import open_suite_data, split_held_out
 from lmcbench.errors import UserError, describe
 from lmcbench.machine import choose_device, compute_exactly
-from lmcbench.results.run_folder import WriteError, write_atomic
+from lmcbench.results.atomic_files import WriteError, write_atomic
 from lmcbench.results.tuning import Table, Training, canonical_lines
 from lmcbench.running.outcome import judge_training
 from lmcbench.running.train_family import CHUNK_S

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmcbench.errors import UserError
-from lmcbench.results.run_folder import RunFolder, write_atomic
+from lmcbench.results.atomic_files import write_atomic
+from lmcbench.results.run_folder import RunFolder
 from lmcbench.results.tuning import Tuning, read_tuning, tuning_key
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.suite import Suite

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lmcbench.errors import UserError
-from lmcbench.results.run_folder import replacing
+from lmcbench.results.atomic_files import replacing
 from lmcbench.untrusted import check_safetensors
 
 Tensors = dict[str, Tensor]

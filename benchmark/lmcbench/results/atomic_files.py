@@ -1,17 +1,21 @@
-"""Temporary files of atomic writes: their names, and the removal of those whose writer was killed."""
+"""Write files completely or not at all; name their temporary files and remove those of killed writers."""
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import secrets
 import shutil
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
+from gzip import GzipFile
 from pathlib import Path
 
+from lmcbench.errors import UserError
 from lmcbench.spec.canonical import digest_bytes
 
 STALE = 3600.0
@@ -26,6 +30,65 @@ _PARTIAL = re.compile(
     re.DOTALL,
 )
 """With the process id alone: names of earlier versions."""
+
+
+class WriteError(UserError):
+    """A file that cannot be written, as on a full disk; the file that was there before is unchanged."""
+
+    strerror: str | None = None
+    """The system's reason, as of an `OSError`."""
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file completely or not at all; raises `WriteError`."""
+    encoded = content.encode() if isinstance(content, str) else content
+    with replacing(path) as partial:
+        partial.write_bytes(encoded)
+
+
+def create_from(draft: Path, path: Path) -> None:
+    """Give `draft` the name `path`; raises `FileExistsError` if that exists, or `WriteError`."""
+    try:
+        path.hardlink_to(draft)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: the last of several processes wins
+        with replacing(path) as partial:
+            draft.replace(partial)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to, and rename it to `path` at the end.
+
+    The file is flushed to disk before it is renamed, so that `path` is complete even after a power failure,
+    which may only undo the rename.
+
+    Raises:
+        WriteError: for an `OSError` in the block or in here; it names `path`.
+    """
+    partial = partial_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with partial.open("r+b") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        failed = WriteError(f"{path} cannot be written: {error.strerror or error}.")
+        failed.strerror = error.strerror
+        raise failed from None
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def compress(content: bytes) -> bytes:
+    """Return `content` as gzip without time and file name, so that equal content gives equal bytes."""
+    buffer = io.BytesIO()
+    with GzipFile("", "wb", 9, buffer, mtime=0) as file:
+        file.write(content)
+    return buffer.getvalue()
 
 
 def partial_path(path: Path) -> Path:

@@ -1,0 +1,120 @@
+"""Find and read the record files of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lmcbench.errors import UserError, counted
+from lmcbench.results.cell_values import architecture_label, shift_label
+from lmcbench.results.record import NewerSchemaError, Record, read_record
+from lmcbench.results.run_folder import RunFolder, read_header
+
+
+def find_records(path: Path) -> list[Path]:
+    """Return the record files of a run folder or a folder of records, or one record file, sorted by name.
+
+    Raises:
+        UserError: if there are none.
+    """
+    if path.exists() and not path.is_dir():
+        return [path]
+    if not path.exists():
+        raise UserError(f"{path} does not exist. Give a run folder, as written by 'lmcbench run'.")
+    folder = path / "records" if (path / "records").is_dir() else path
+    found = sorted(f for f in folder.glob("*.json") if f.name != "run.json" and not f.name.startswith("."))
+    if not found:
+        hint = " or one of its submissions" if (path / "submissions").is_dir() else ""
+        raise UserError(f"No records in {folder}. Give a run folder, as written by 'lmcbench run'{hint}.")
+    return found
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read the records that `find_records` returns and check that their labels are unique.
+
+    A failed cell is skipped if another record has the same labels: the network's file was corrected and run
+    again.
+
+    Raises:
+        UserError: as `scan_records`, or if a record cannot be read; the message names the damaged records.
+    """
+    records, damaged = scan_records(path)
+    if damaged:
+        raise UserError(describe_damage(path, damaged))
+    return records
+
+
+def scan_records(path: Path) -> tuple[list[Record], list[UserError]]:
+    """Read records as `read_records` and return them with the error of each record that cannot be read.
+
+    Raises:
+        UserError: if there are none, none can be read, two files contain the same cell, a file or the folder
+            has a newer schema, or different networks have the same label, so that tables would average over
+            them.
+    """
+    header = RunFolder(path).header
+    if header.exists():
+        read_header(header)
+    records, damaged = [], []
+    for file in find_records(path):
+        try:
+            records.append(read_record(file))
+        except NewerSchemaError:
+            raise
+        except UserError as error:
+            damaged.append(error)
+    if not records:
+        raise UserError(describe_damage(path, damaged))
+    return _distinct(path, records), damaged
+
+
+SHOWN_RECORDS = 10
+"""Most damaged records that a message names."""
+
+
+def describe_damage(path: Path, damaged: Sequence[UserError]) -> str:
+    """Return a message that names the first `SHOWN_RECORDS` damaged records of a folder, one a line."""
+    if len(damaged) == 1:
+        return str(damaged[0])
+    lines = [f"{counted(len(damaged), 'record')} of {path} cannot be read:"]
+    lines += [f"  {error}" for error in damaged[:SHOWN_RECORDS]]
+    if len(damaged) > SHOWN_RECORDS:
+        lines.append(f"  and {len(damaged) - SHOWN_RECORDS:,} more.")
+    return "\n".join(lines)
+
+
+def _distinct(path: Path, records: list[Record]) -> list[Record]:
+    """Return the records without failed cells that were run again; raise if labels are not unique."""
+    by_labels: dict[tuple[object, ...], list[Record]] = {}
+    for record in records:
+        by_labels.setdefault(_labels(record), []).append(record)
+    dropped = set()
+    for group in by_labels.values():
+        finished = [record for record in group if record.status != "failed"]
+        if len({record.key for record in finished}) > 1:
+            raise _ambiguous_labels(path, finished)
+        if len(finished) > 1:
+            raise UserError(f"{path} has record {finished[0].key} in {len(finished)} files. Keep one.")
+        kept = finished or group[-1:]
+        dropped |= {id(record) for record in group if all(record is not k for k in kept)}
+    return [record for record in records if id(record) not in dropped]
+
+
+def _labels(record: Record) -> tuple[object, ...]:
+    """Return everything by which tables distinguish records."""
+    suite = (record.suite.name, record.suite.version, record.suite.digest)
+    network = (architecture_label(record), record.recipe["name"])
+    return *suite, *network, shift_label(record), record.fork.name, record.replicate
+
+
+def _ambiguous_labels(path: Path, records: list[Record]) -> UserError:
+    one = records[0]
+    label = architecture_label(one)
+    prints = list(dict.fromkeys(record.architecture.fingerprint for record in records))
+    what = f"networks, fingerprints {' and '.join(prints)}," if len(prints) > 1 else "cells"
+    keys = " and ".join(record.key for record in records)
+    return UserError(
+        f"{path} has different {what} with the same label {label} and recipe {one.recipe['name']}, so tables "
+        f"would average over them (records {keys}: {shift_label(one)}, fork {one.fork.name}, replicate "
+        f"{one.replicate}). Use a separate run folder for each: lmcbench run ... --out DIR."
+    )
