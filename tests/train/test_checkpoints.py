@@ -25,7 +25,7 @@ import lmcbench
 from lmcbench import UserError
 from lmcbench.connect.arguments import as_state
 from lmcbench.spec.architectures import Architecture
-from lmcbench.train import torch_files
+from lmcbench.train import safe_pickle
 from lmcbench.train.build import build
 from lmcbench.train.checkpoint_files import read_content
 from lmcbench.train.checkpoints import load_checkpoint, read_checkpoint
@@ -385,9 +385,9 @@ def test_of_a_storage_that_tensors_share_each_reads_its_own_bytes(model, tmp_pat
     views["head.weight"] = weight.t().contiguous().t()  # other strides
     torch.save(views, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
     sizes = []
-    read = torch_files._Source.read
+    read = safe_pickle.FileStorages.read
     monkeypatch.setattr(
-        torch_files._Source, "read", lambda self, *place: sizes.append(place[1]) or read(self, *place)
+        safe_pickle.FileStorages, "read", lambda self, *place: sizes.append(place[1]) or read(self, *place)
     )
     assert same(load_checkpoint(tmp_path / "a.pt", network()), state)
     assert sizes == [value.numel() * value.element_size() for value in state.values()]

@@ -10,15 +10,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from lmcbench.errors import UserError, reading
-from lmcbench.train.torch_files import (
-    LEGACY_MAGIC,
-    DamagedError,
-    Inert,
-    as_mapping,
-    read_legacy,
-    read_pickle,
-    read_zip,
-)
+from lmcbench.train.safe_pickle import DamagedError, Inert
+from lmcbench.train.torch_files import LEGACY_MAGIC, as_mapping, read_legacy, read_pickle, read_zip
 from lmcbench.train.train_state import load_tensors
 from lmcbench.untrusted import HEADER_BYTES, check_regular, parse_json, read_bytes
 

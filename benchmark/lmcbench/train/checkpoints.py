@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lmcbench.errors import UserError
 from lmcbench.results.checkpoint_contents import Target, choose_weights, is_converted
 from lmcbench.train.checkpoint_files import read_content, shard_advice
-from lmcbench.train.torch_files import DamagedError, StoredTensor
+from lmcbench.train.safe_pickle import DamagedError, StoredTensor
 from lmcbench.train.train_state import Tensors, is_flattened, state_dict, unflatten_state
 
 
