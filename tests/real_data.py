@@ -15,7 +15,8 @@ import pytest
 
 from lmcbench.data.cache import file_hashes
 from lmcbench.data.dataset import Dataset
-from lmcbench.data.sources import SOURCES, open_dataset
+from lmcbench.data.open_dataset import open_dataset
+from lmcbench.data.sources import SOURCES
 from lmcbench.errors import UserError
 
 EXCERPT = {"train": 1000, "test": 300}

@@ -17,8 +17,9 @@ from lmcbench.spec.domains import sort_names
 from lmcbench.spec.evaluation_shifts import CIFAR_C, CORRUPTIONS, is_shifted, parse_shifted
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.shifts import ALIASES, SHIFTS
-from lmcbench.spec.suite import ShiftSpec, Suite
+from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite, published_suites
+from lmcbench.spec.suite_tables import ShiftSpec
 
 if TYPE_CHECKING:
     from lmcbench.data.contents import Contents

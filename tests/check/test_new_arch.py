@@ -13,7 +13,7 @@ from lmcbench.check.check import Readiness, Target, run_checks
 from lmcbench.check.new_network import RECIPE, next_commands, write_network
 from lmcbench.check.trial import Size
 from lmcbench.data.batches import DeviceImages, Feed, make_stream
-from lmcbench.data.sources import open_dataset
+from lmcbench.data.open_dataset import open_dataset
 from lmcbench.errors import UserError
 from lmcbench.leaderboard.submission_file import check_slug
 from lmcbench.spec.architectures import Architecture

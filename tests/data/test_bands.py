@@ -9,7 +9,7 @@ import pytest
 
 from lmcbench.data import cache
 from lmcbench.data.decode import COMPANDED
-from lmcbench.data.sources import open_dataset
+from lmcbench.data.open_dataset import open_dataset
 from lmcbench.errors import UserError
 
 from .images import write_bands

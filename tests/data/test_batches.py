@@ -11,7 +11,7 @@ import torch
 from lmcbench.data import batches
 from lmcbench.data.augment import augment, keyed_words, mix
 from lmcbench.data.batches import DeviceImages, Feed, make_stream
-from lmcbench.data.sources import open_dataset
+from lmcbench.data.open_dataset import open_dataset
 from lmcbench.spec.shifts import Shift
 
 DIGITS = open_dataset("digits")

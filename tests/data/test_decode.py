@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lmcbench.data.decode import open_image, pixels_of
-from lmcbench.data.sources import open_dataset
+from lmcbench.data.open_dataset import open_dataset
 from lmcbench.errors import UserError
 
 from .images import encode, pictures, write_bands, write_parquet

@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 from pyarrow import ipc
 
+from lmcbench.data.open_dataset import fetch_dataset, list_splits, open_dataset
 from lmcbench.data.selection import open_suite_data, select
-from lmcbench.data.sources import SOURCES, fetch_dataset, list_splits, open_dataset
+from lmcbench.data.sources import SOURCES
 from lmcbench.errors import UserError
-from lmcbench.spec.suite import DataSpec, Suite
+from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite
+from lmcbench.spec.suite_tables import DataSpec
 
 from .images import encode, pictures
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from lmcbench.data.find_files import HubRepo, SplitFiles, download
-from lmcbench.data.sources import SOURCES, fetch_dataset, open_dataset
+from lmcbench.data.open_dataset import fetch_dataset, open_dataset
+from lmcbench.data.sources import SOURCES
 from lmcbench.errors import UserError
 
 from .images import encode, pictures, write_cifar10, write_parquet
@@ -65,7 +66,7 @@ def test_an_interrupted_download_is_not_a_data_set_and_fetching_resumes_it(hub, 
     folder = tmp_path / "downloaded"
     train, test = ((folder / f"{split}-00000-of-00001.parquet",) for split in ("train", "test"))
     found = SplitFiles(SOURCES["cifar10"].hub.snapshot, train, test)
-    monkeypatch.setattr("lmcbench.data.sources.download", lambda hub, splits: found)
+    monkeypatch.setattr("lmcbench.data.open_dataset.download", lambda hub, splits: found)
     write_cifar10(place)
     (place / "test-00000-of-00001.parquet").unlink()
     for missing in ("has no files of split 'test'", "but not train-00001-of-00002.parquet"):
@@ -165,7 +166,7 @@ def test_a_fetch_opens_what_was_fetched(tmp_path, monkeypatch):
     folder = tmp_path / "downloaded"
     train, test = ((folder / f"{split}-00000-of-00001.parquet",) for split in ("train", "test"))
     found = SplitFiles(SOURCES["cifar10"].hub.snapshot, train, test)
-    monkeypatch.setattr("lmcbench.data.sources.download", lambda hub, splits: found)
+    monkeypatch.setattr("lmcbench.data.open_dataset.download", lambda hub, splits: found)
     opened = fetch_dataset("cifar10")
     assert (opened.test.images == made["test"][0]).all()
     assert opened.revision == SOURCES["cifar10"].hub.revision

@@ -16,7 +16,7 @@ from pyarrow import ipc
 from timm.data import create_transform
 
 from lmcbench.data.decode import Resize
-from lmcbench.data.sources import open_dataset
+from lmcbench.data.open_dataset import open_dataset
 from lmcbench.errors import UserError
 
 from .images import encode, pictures, write_parquet

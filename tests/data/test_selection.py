@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from lmcbench.data import pool as pool_module
 from lmcbench.data.batches import DeviceImages
 from lmcbench.data.dataset import Dataset, ImageSet
+from lmcbench.data.open_dataset import open_dataset
 from lmcbench.data.pool import build_pool
 from lmcbench.data.selection import open_suite_data, select, select_calibration, select_stratified
-from lmcbench.data.sources import open_dataset
 from lmcbench.data.transforms import apply_transform, channel_fill
 from lmcbench.errors import UserError
 from lmcbench.spec.shift_rules import View
-from lmcbench.spec.suite import DataSpec
 from lmcbench.spec.suite_files import load_suite
+from lmcbench.spec.suite_tables import DataSpec
 
 
 def test_digits_are_complete_and_their_split_is_fixed():

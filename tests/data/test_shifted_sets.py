@@ -5,12 +5,12 @@ import pytest
 
 from lmcbench.data.dataset import Dataset, ImageSet
 from lmcbench.data.listing import describe_location, list_shifted
+from lmcbench.data.open_dataset import fetch_dataset
 from lmcbench.data.selection import select
 from lmcbench.data.shifted_sets import open_all_shifted, open_shifted
-from lmcbench.data.sources import fetch_dataset
 from lmcbench.errors import UserError
 from lmcbench.spec.evaluation_shifts import SHIFTED
-from lmcbench.spec.suite import DataSpec
+from lmcbench.spec.suite_tables import DataSpec
 
 
 @pytest.fixture

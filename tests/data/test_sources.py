@@ -14,7 +14,8 @@ import pytest
 
 from lmcbench.data import cache, decode, parquet
 from lmcbench.data.listing import list_datasets
-from lmcbench.data.sources import SOURCES, open_dataset
+from lmcbench.data.open_dataset import open_dataset
+from lmcbench.data.sources import SOURCES
 from lmcbench.errors import UserError
 from real_data import EXCERPT, REAL
 
@@ -219,7 +220,7 @@ def test_partial_files_of_a_killed_process_are_ignored_and_later_removed(place, 
 
 def test_processes_that_decode_at_once_agree(place, tmp_path):
     write_cifar10(place / "cifar10", n=200)
-    code = "import sys; from pathlib import Path; from lmcbench.data.sources import open_dataset; "
+    code = "import sys; from pathlib import Path; from lmcbench.data.open_dataset import open_dataset; "
     code += "print(open_dataset('cifar10', Path(sys.argv[1])).train.sha256)"
     runs = [
         subprocess.Popen([sys.executable, "-c", code, str(place)], stdout=subprocess.PIPE, text=True)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lmcbench.data.cache import file_hashes
-from lmcbench.data.sources import open_dataset
+from lmcbench.data.open_dataset import open_dataset
 from lmcbench.errors import UserError
 from submitted import cli
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file, save_model
 
 import lmcbench
 from lmcbench.cli.app import parse_channels
+from lmcbench.data.open_dataset import open_dataset
 from lmcbench.data.selection import select_stratified
-from lmcbench.data.sources import open_dataset
 from lmcbench.measure.networks import Bench
 from lmcbench.measure.text import measured_text, warnings_of
 from lmcbench.measure.verdict import verdict

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import lmcbench
+from lmcbench.data.open_dataset import open_dataset
 from lmcbench.data.selection import select_stratified
-from lmcbench.data.sources import open_dataset
 from lmcbench.errors import UserError
 from lmcbench.results.record import read_record
 from lmcbench.results.run_folder import RunFolder

@@ -23,8 +23,8 @@ from lmcbench.results.record_files import read_records
 from lmcbench.running.run import expand_views
 from lmcbench.spec.cells import expand, families
 from lmcbench.spec.shift_rules import views_digest
-from lmcbench.spec.suite import ShiftSpec
 from lmcbench.spec.suite_files import load_suite
+from lmcbench.spec.suite_tables import ShiftSpec
 from lmcbench.stats.cells import Cells
 from lmcbench.submission.verify import verify
 from submitted import cli, correct_hashes, edit_record

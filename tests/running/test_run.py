@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import lmcbench
 from lmcbench.cli.run import Engine
 from lmcbench.connect.interpolation import alpha_grid
-from lmcbench.data.sources import open_dataset
+from lmcbench.data.open_dataset import open_dataset
 from lmcbench.ensemble.predictions import compare_errors, compare_predictions, softmax
 from lmcbench.ensemble.sub_ensembles import ensembles_by_size
 from lmcbench.errors import UserError

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
+from lmcbench.data.open_dataset import open_dataset
 from lmcbench.data.selection import select
-from lmcbench.data.sources import open_dataset
 from lmcbench.data.transforms import apply_transform
 from lmcbench.errors import UserError
 from lmcbench.results.run_folder import RunFolder
@@ -16,8 +16,8 @@ from lmcbench.running.run import run_plan
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.seeds import Seeds
 from lmcbench.spec.shift_rules import by_class
-from lmcbench.spec.suite import DataSpec
 from lmcbench.spec.suite_files import parse_suite
+from lmcbench.spec.suite_tables import DataSpec
 
 SUITE = """
 name = "misfit"

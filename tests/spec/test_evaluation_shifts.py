@@ -20,7 +20,7 @@ from lmcbench.spec.evaluation_shifts import (
     shown_split,
     transform_table,
 )
-from lmcbench.spec.suite import DataSpec
+from lmcbench.spec.suite_tables import DataSpec
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import expand
 from lmcbench.spec.recipe import Recipe
 from lmcbench.spec.shift_rules import SHIFTS
-from lmcbench.spec.suite import Probe, Protocol
 from lmcbench.spec.suite_files import command_name, load_suite, parse_suite, published_suites, read_suite
+from lmcbench.spec.suite_tables import Probe, Protocol
 
 
 def parse(text):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lmcbench.data.batches import DeviceImages, Feed, make_stream
-from lmcbench.data.sources import open_dataset
+from lmcbench.data.open_dataset import open_dataset
 from lmcbench.spec.architectures import Architecture, parse_architecture
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train.build import build

@@ -17,7 +17,8 @@ import torch
 from lmcbench.check.checks import CHECKS, NotReadyError
 from lmcbench.check.trial import UNADAPTED, Fit, Size, Trial, find_fit
 from lmcbench.data.decode import Resize
-from lmcbench.data.sources import SOURCES, open_dataset
+from lmcbench.data.open_dataset import open_dataset
+from lmcbench.data.sources import SOURCES
 from lmcbench.errors import UserError, describe
 from lmcbench.spec.architectures import Architecture, architecture_label, imports_beside
 from lmcbench.spec.suite import Suite

@@ -152,7 +152,7 @@ def fetch(
 
     The source is the Hugging Face hub, at the pinned revision of the data set.
     """
-    from lmcbench.data.sources import fetch_dataset
+    from lmcbench.data.open_dataset import fetch_dataset
 
     found = fetch_dataset(name)
     sizes = f"{len(found.train):,} training and {len(found.test):,} test images"

@@ -9,8 +9,9 @@ from lmcbench.data.dataset import Dataset
 from lmcbench.data.find_files import data_folder
 from lmcbench.data.folder_split import FolderSplit
 from lmcbench.data.listed import Listed
+from lmcbench.data.open_dataset import list_splits, without_images
 from lmcbench.data.selection import select
-from lmcbench.data.sources import SOURCES, list_splits, without_images
+from lmcbench.data.sources import SOURCES
 from lmcbench.data.user_datasets import find_layout, find_user_dataset, looks_nested
 from lmcbench.spec.domains import FOLDER
 from lmcbench.spec.suite import Suite

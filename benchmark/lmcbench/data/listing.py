@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmcbench.data.find_files import data_folder
+from lmcbench.data.open_dataset import find_source, how_to_get_source
 from lmcbench.data.shifted_sets import SHAPE, find_shifted, how_to_get
-from lmcbench.data.sources import SOURCES, find_source, how_to_get_source
+from lmcbench.data.sources import SOURCES
 from lmcbench.data.user_datasets import find_user_dataset
 from lmcbench.errors import UserError
 from lmcbench.spec.evaluation_shifts import SHIFTED

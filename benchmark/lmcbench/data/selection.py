@@ -10,14 +10,15 @@ import numpy as np
 
 from lmcbench.data.dataset import Dataset, ImageSet
 from lmcbench.data.decode import Resize
+from lmcbench.data.open_dataset import open_dataset
 from lmcbench.data.shifted_sets import open_all_shifted
-from lmcbench.data.sources import open_dataset
 from lmcbench.errors import UserError
 from lmcbench.spec.domains import Domains, check_known, refusal, strata
 from lmcbench.spec.evaluation_shifts import DOMAIN, is_domain
 from lmcbench.spec.seeds import permutation
 from lmcbench.spec.shift_rules import Indices
-from lmcbench.spec.suite import DataSpec, Suite
+from lmcbench.spec.suite import Suite
+from lmcbench.spec.suite_tables import DataSpec
 
 
 def open_suite_data(suite: Suite, data_dir: Path | None = None) -> Dataset:

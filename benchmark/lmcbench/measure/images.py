@@ -17,9 +17,10 @@ from lmcbench.connect.arguments import LazySplit
 from lmcbench.data.batches import standardisation
 from lmcbench.data.dataset import Dataset, ImageSet, Pixels
 from lmcbench.data.decode import Resize, SizesError
+from lmcbench.data.open_dataset import open_dataset
 from lmcbench.data.pool import release_pages
 from lmcbench.data.selection import select_calibration, select_stratified
-from lmcbench.data.sources import SOURCES, open_dataset
+from lmcbench.data.sources import SOURCES
 from lmcbench.errors import UserError, counted
 from lmcbench.machine import release_memory
 from lmcbench.spec.shift_rules import Indices

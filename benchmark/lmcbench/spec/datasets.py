@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lmcbench.spec.suite import DataSpec
+from lmcbench.spec.suite_tables import DataSpec
 
 
 class Pins(NamedTuple):

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_validator
 
 from lmcbench.errors import printable, unknown
 from lmcbench.spec.architectures import Architecture
@@ -31,7 +23,17 @@ from lmcbench.spec.evaluation_shifts import (
 from lmcbench.spec.forks import EQUAL_COST, WHOLE_BUDGET, Fork
 from lmcbench.spec.gate_tests import MAX_TESTS, GateTest
 from lmcbench.spec.recipe import Recipe
-from lmcbench.spec.shifts import HOW_TO_NAME_DOMAINS, Noise, Shift
+from lmcbench.spec.shifts import HOW_TO_NAME_DOMAINS, Shift
+from lmcbench.spec.suite_tables import (
+    COUNT,
+    DataSpec,
+    ForkList,
+    Probe,
+    Protocol,
+    ShiftSpec,
+    SuiteTable,
+    check_unique,
+)
 from lmcbench.spec.sweep import TUNED, Sweep
 
 DEMONSTRATIONS = frozenset({"digits", "noise-grid"})
@@ -41,169 +43,6 @@ SLUG = r"^[a-z0-9][a-z0-9-]{0,99}$"
 
 MAX_CELLS = 200_000
 """Most cells of a suite or a run: a typing error would fill the memory with them."""
-
-MAX_HELD_OUT = 10_000
-"""Most domains that a suite holds out."""
-
-COUNT = 10**9
-"""Largest number of images, epochs and the like."""
-
-
-class SuiteTable(BaseModel):
-    """A table of a suite file. It is frozen and rejects unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class DataSpec(SuiteTable):
-    """The data set of a suite: its name in the table of sources, and the part that is used."""
-
-    name: str
-    train_sha256: str | None = Field(default=None, description="expected sha256 of the split as used")
-    test_sha256: str | None = Field(default=None, description="expected sha256 of the split as used")
-    shifted_sha256: dict[str, str] = Field(
-        default_factory=dict, description="expected sha256 of shifted test sets, by evaluation shift"
-    )
-    train_size: int | None = Field(default=None, ge=1, le=COUNT, description="images, stratified; null: all")
-    test_size: int | None = Field(default=None, ge=1, le=COUNT, description="images, stratified; null: all")
-    resplit_test: int | None = Field(
-        default=None,
-        ge=1,
-        le=COUNT,
-        description="images to test on, stratified over all images of both splits; the others are trained "
-        "on; null: the data set's own splits",
-    )
-    image_size: int | None = Field(
-        default=None,
-        ge=1,
-        le=4096,
-        description="pixels a side that a user's images are resized and cropped to; null: as they are",
-    )
-    holdout: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="share of the training set that replaces the test set, for tuning",
-    )
-    domain: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=200,
-        description='column with the domain of each image; "folder": folders DOMAIN/CLASS; null: no domains',
-    )
-    hold_out: list[str] = Field(
-        default_factory=list,
-        max_length=MAX_HELD_OUT,
-        description="domains that are neither trained on nor in the test set; 'domain:NAME' tests on them",
-    )
-
-    @model_validator(mode="after")
-    def _has_domains(self) -> DataSpec:
-        if self.hold_out and self.domain is None:
-            raise ValueError(f"hold_out needs data with domains. {HOW_TO_NAME_DOMAINS}")
-        _unique("domain of hold_out", iter(self.hold_out))
-        return self
-
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())  # a dict field is not hashable
-
-
-class Protocol(SuiteTable):
-    """How curves are measured (docs/design.md, section 3)."""
-
-    alphas: int = Field(default=21, ge=3, le=10_001, description="number of points on the line, odd")
-    calibration: int = Field(default=1000, ge=2, le=COUNT, description="images for normalisation statistics")
-    calibration_batches: int = Field(
-        default=1, ge=1, le=COUNT, description="number of batches of these images"
-    )
-    train_eval: int | None = Field(
-        default=None,
-        ge=1,
-        le=COUNT,
-        description="number of training items, stratified, for train curves; more if a view would have "
-        "fewer than 10 of them; null: all",
-    )
-
-    @field_validator("alphas")
-    @classmethod
-    def _odd(cls, alphas: int) -> int:
-        if alphas % 2 == 0:
-            raise ValueError("must be odd, so that alpha = 1/2 is on the grid")
-        return alphas
-
-    @property
-    def grid(self) -> list[float]:
-        """The alphas, evenly spaced from 0 to 1."""
-        return [i / (self.alphas - 1) for i in range(self.alphas)]
-
-
-def _fork(value: Any) -> Any:
-    if Fork.parse(value).checkpoint is not None:
-        raise ValueError("a suite cannot contain a checkpoint; give it to a run: --fork from:FILE")
-    return value
-
-
-ForkList = Annotated[
-    list[Annotated[str | int | float, BeforeValidator(_fork)]], Field(min_length=1, max_length=1000)
-]
-
-
-class ShiftSpec(SuiteTable):
-    """A training shift of a suite: a name, or a table with parameters, noise mode and forks of its own."""
-
-    name: str
-    params: dict[str, Any] = Field(default_factory=dict)
-    noise: Noise = "own"
-    forks: ForkList | None = Field(
-        default=None, description="in place of the suite's forks, comparators included; null: the suite's"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _known(self) -> ShiftSpec:
-        self.shift  # noqa: B018  (parsing validates)
-        _unique(f"fork of shift {self.name}", (f.name for f in self.fork_list or []))
-        return self
-
-    @property
-    def shift(self) -> Shift:
-        """The shift with all its parameters."""
-        return Shift.parse(self.name, self.params, self.noise)
-
-    @property
-    def fork_list(self) -> list[Fork] | None:
-        """The forks of its own, parsed."""
-        return None if self.forks is None else [Fork.parse(fork) for fork in self.forks]
-
-    def definition(self) -> dict[str, Any]:
-        """Return the shift as in digests: without defaults."""
-        forks = self.fork_list
-        return self.shift.definition() | ({} if forks is None else {"forks": [f.name for f in forks]})
-
-
-class Probe(SuiteTable):
-    """The cells with analyses: snapshots of their siblings are stored during training."""
-
-    shifts: list[str] = Field(default_factory=list, description="names of training shifts; all forks")
-    replicates: int = Field(default=1, ge=1, le=COUNT, description="number of replicates, from 0")
-    images: int = Field(
-        default=500, ge=2, le=COUNT, description="images of each of training and test set, stratified"
-    )
-    snapshots: int = Field(
-        default=12, ge=1, le=COUNT, description="maximal number of snapshots of a sibling after its first"
-    )
-
-    def logged(self, start: int, length: int, per_epoch: int) -> list[int]:
-        """Return the steps of the snapshots of siblings: `start` and evenly spaced ends of epochs.
-
-        The last step, `length`, is not included, because trained siblings are always stored.
-        """
-        ends = range((start // per_epoch + 1) * per_epoch, length, per_epoch)
-        return [start, *ends[:: max(1, -(-len(ends) // self.snapshots))]]
 
 
 def _evaluation(name: str) -> str:
@@ -304,9 +143,9 @@ class Suite(SuiteTable):
                     f"architecture {architecture.name!r} asks for recipe {architecture.recipe!r}, "
                     f"but the suite has {', '.join(sorted(self.recipes))}"
                 )
-        _unique("architecture", (f"{a.label} with {a.recipe}" for a in self.architectures))
-        _unique("shift", (s.shift.label for s in self.shifts))
-        _unique("evaluation shift", map(_normalise_evaluation, self.evaluations))
+        check_unique("architecture", (f"{a.label} with {a.recipe}" for a in self.architectures))
+        check_unique("shift", (s.shift.label for s in self.shifts))
+        check_unique("evaluation shift", map(_normalise_evaluation, self.evaluations))
         check_evaluations(self.evaluations, self.data.name)
         for name in self.data.shifted_sha256:
             if not has_own_images(name) or name not in self.evaluations:
@@ -318,8 +157,8 @@ class Suite(SuiteTable):
             named += [f"evaluation shift {name}" for name in self.evaluations if is_domain(name)]
             if named:
                 raise ValueError(f"{named[0]} needs data with domains. {HOW_TO_NAME_DOMAINS}")
-        _unique("fork", (Fork.parse(f).name for f in self.forks))
-        _unique("gate measure", (test.measure for test in self.gate))
+        check_unique("fork", (Fork.parse(f).name for f in self.forks))
+        check_unique("gate measure", (test.measure for test in self.gate))
         labels, forks = [s.shift.label for s in self.shifts], [f.name for f in self.fork_list]
         for test in self.gate:
             for kind, named, known in (("shift", test.shifts, labels), ("fork", test.forks, forks)):
@@ -337,7 +176,7 @@ class Suite(SuiteTable):
                     f"probe: analyses need one standardisation of the images, which {spec.shift.label!r} "
                     "has not; drop it from the probe"
                 )
-        _unique("shift of the comparators", iter(compared))
+        check_unique("shift of the comparators", iter(compared))
         for spec in self.shifts:
             if spec.forks is not None and spec.shift.label in compared:
                 raise ValueError(
@@ -459,11 +298,3 @@ class Suite(SuiteTable):
         if self.comparator_shifts is not None:
             content["comparator_shifts"] = sorted(self.comparator_shifts)
         return digest(content)
-
-
-def _unique(kind: str, names: Iterator[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"{kind} {name!r} is listed twice")
-        seen.add(name)

@@ -15,7 +15,8 @@ from lmcbench.errors import UserError, unknown
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.gate_tests import GateTest
 from lmcbench.spec.recipe import Recipe
-from lmcbench.spec.suite import DataSpec, Probe, Protocol, ShiftSpec, Suite
+from lmcbench.spec.suite import Suite
+from lmcbench.spec.suite_tables import DataSpec, Probe, Protocol, ShiftSpec
 from lmcbench.spec.sweep import Sweep
 from lmcbench.untrusted import TOML_BYTES, parse_toml, printable, read_bytes
 
