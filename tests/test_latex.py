@@ -1,6 +1,8 @@
 r"""LaTeX tables: what is in a cell is printed literally, and the structure holds for any text."""
 
 import re
+import shutil
+import subprocess
 
 import pytest
 from hypothesis import given
@@ -76,3 +78,53 @@ def test_a_fact_stays_in_its_comment():
 @pytest.mark.parametrize(("text", "latex"), [("~^", r"\textasciitilde{}\textasciicircum{}"), ("œ", "?")])
 def test_characters_without_a_glyph(text, latex):
     assert escape_latex(text) == latex
+
+
+ROWS = [["label-skew[noise=shared]", "30%", *["12.4 ± 1.3 (2)"] * 9]] * 20
+HEADINGS = ["shift", "fork", *["ensemble − member at fork 0"] * 9]
+
+
+def test_many_rows_are_divided_above_headings_over_all_columns():
+    table = latex_table(HEADINGS, ["a", *ROWS, "b", *ROWS[:18], "c", *ROWS], caption="A", label="x", left=2)
+    first, second = table.split("\n\n")
+    assert [part.count(r"label-skew") for part in (first, second)] == [38, 20]
+    assert r"\caption{A (1 of 2)}" in first
+    assert r"\label{tab:x}" in first
+    assert r"\caption{A (2 of 2)}" in second
+    assert r"\label{tab:x-2}" in second
+    assert second.count(r"\multicolumn") == 1
+
+
+def test_long_headings_and_texts_are_broken():
+    row = ["ResNet with a deep stem and BatchNorm", "9"]
+    table = latex_table(["entry", "ensemble − member"], [row], caption="A", label="x")
+    assert r"\begin{tabular}{p{" in table
+    assert r"\raggedright ResNet with" in table
+    assert r"\shortstack[r]{ensemble\\$-$\\member}" in table
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_pdflatex_compiles_wide_and_long_tables_within_the_text(tmp_path):
+    everything = "".join(map(chr, range(32, 256))) + "–−±²‘’œ"
+    tables = [
+        latex_table(
+            HEADINGS, ["résumé_1, recipe x", *ROWS, everything, *ROWS], caption="50 %", label="a", left=2
+        ),
+        latex_table(
+            ["a", "b"],
+            [["a network of words " * 4, "1.0 ± 0.1"], [everything[20:30], "–"]],
+            caption="b",
+            label="b",
+        ),
+    ]
+    text = "\n\n".join([document_comment({"Cite": everything}), *tables])
+    (tmp_path / "tables.tex").write_text(text, encoding="utf-8")
+    body = r"\usepackage{booktabs,graphicx}\begin{document}\input{tables}\end{document}"
+    (tmp_path / "paper.tex").write_text(r"\documentclass{article}" + body, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    log = (tmp_path / "paper.log").read_text(encoding="latin-1")
+    assert not re.search(r"^Overfull|Float too large|Missing character", log, re.MULTILINE), log

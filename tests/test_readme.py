@@ -22,7 +22,7 @@ from lmcbench.spec.suite_files import load_suite
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
     *(ROOT / "benchmark").glob("*.md"),
     *(ROOT / "suites" / "tuning").glob("*.md"),
     ROOT / "leaderboard" / "SUBMITTING.md",

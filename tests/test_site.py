@@ -1,5 +1,6 @@
 """The documentation site is built without a warning and fetches nothing; Python examples of the pages run."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from torch import nn
 import lmcbench
 
 ROOT = Path(__file__).parents[1]
+MEASURES = sorted((ROOT / "docs" / "measures").glob("*.md"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = [
     pytest.param(block, id=f"{page.stem}-{n}")
@@ -65,6 +67,40 @@ def test_the_api_page_has_every_public_name():
     plots = {f"plots.{name}" for name in lmcbench.plots.__all__}
     # the suite is described by its keys, in own-data.md
     assert named == ({*lmcbench.__all__} - {"plots", "Suite"}) | plots
+
+
+PARTS = ("Formula", "How it is computed", "Cost", "When it misleads", "Example")
+
+
+@pytest.mark.parametrize("page", [p for p in MEASURES if p.stem != "index"], ids=lambda page: page.stem)
+def test_every_measure_has_a_page_from_question_to_example(page):
+    text = page.read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^## (.+)$", text, re.MULTILINE)) == PARTS
+    assert re.search(r"^\| record \|", text, re.MULTILINE) is not None
+    [figure] = re.findall(r"^!\[[^\]]{20,}\]\((.+\.svg)\)$", text, re.MULTILINE)
+    assert (page.parent / figure).stat().st_size < 60_000
+    assert f"]({page.name})" in (page.parent / "index.md").read_text(encoding="utf-8")
+
+
+def test_figures_of_measures_are_those_that_their_pages_draw():
+    path = ROOT / "docs" / "figures" / "measures.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    folder = ROOT / "docs" / "measures" / "figures"
+    made = script.figures()
+    assert made.keys() == {file.name for file in folder.iterdir()}
+    for name, content in made.items():
+        committed = (folder / name).read_text(encoding="utf-8")
+        assert numbers(content) == pytest.approx(numbers(committed), abs=0.5), (
+            f"{name}: run python docs/figures/measures.py"
+        )
+
+
+def numbers(svg):
+    """The coordinates of the lines of a figure."""
+    lines = re.findall(r'<path d="(M[^"]+)"[^>]*clip-path', svg)
+    return [float(number) for path in lines for number in re.findall(r"-?\d+(?:\.\d+)?", path)]
 
 
 @pytest.mark.parametrize("block", EXAMPLES)

@@ -42,7 +42,9 @@ def leaderboard(
     ] = None,
     latex: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the tables there as LaTeX for booktabs (-: print them)."),
+        typer.Option(
+            metavar="FILE", help="Write the tables there as LaTeX (booktabs, graphicx; -: print them)."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -88,7 +88,7 @@ PAPER = ("area", "area_errors", "skill_lost", "barrier", "accuracy", "ensemble_g
 
 
 def to_latex(tables: Sequence[SuiteTable], about: Mapping[str, tuple[Meta, TrustLevel]]) -> str:
-    r"""Return a table per suite in LaTeX, with intervals; `\usepackage{booktabs}` is all that it needs."""
+    r"""Return a table per suite in LaTeX, with intervals; it needs `\usepackage{booktabs,graphicx}`."""
     parts = []
     for table in tables:
         made = _made(table)

@@ -40,7 +40,7 @@ MEASURES = {
 
 
 def run_latex(records: Sequence[Record], folder: Path, floor: float = 0.0) -> str:
-    r"""Return the tables of a run as LaTeX; `\usepackage{booktabs}` is all that it needs.
+    r"""Return the tables of a run as LaTeX; it needs `\usepackage{booktabs,graphicx}`.
 
     Args:
         records: of one suite.
