@@ -10,11 +10,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from lmcbench.leaderboard.files import META, RECORDS, encode_records
+from lmcbench.leaderboard.files import META
 from lmcbench.leaderboard.submission_file import SUBMISSION_SCHEMA, Meta
 from lmcbench.results.atomic_files import write_atomic
 from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.curves import Curve, barrier
+from lmcbench.results.packed_records import RECORDS, encode_records
 from lmcbench.results.record import SCHEMA, Record, parse_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.spec.canonical import digest_bytes

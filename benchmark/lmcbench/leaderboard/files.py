@@ -5,25 +5,20 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from lmcbench.errors import LINE_LENGTH, UserError, printable
-from lmcbench.results.atomic_files import compress
+from lmcbench.results.packed_records import MB, RECORDS, show_megabytes, split_records
 from lmcbench.results.record import Record, parse_record
 from lmcbench.results.tuning import TUNING, TUNING_BYTES
-from lmcbench.spec.canonical import canonical_json
-from lmcbench.untrusted import decompress, read_bytes
+from lmcbench.untrusted import read_bytes
 
 META = "submission.toml"
-RECORDS = "records.jsonl.gz"
 PREDICTIONS = "predictions.safetensors"
 
-MB = 1_000_000
 PREDICTION_BYTES = 25 * MB
 """All logits of a submission together: GitHub lets a pull request attach files of up to 25 MB."""
 
@@ -38,10 +33,6 @@ KINDS = {
 """Every file a submission may contain, by its path in it, and its largest size in bytes."""
 
 MAX_FILES = 20
-MAX_RECORDS = 5000
-RECORD_BYTES = 2 * MB
-RECORDS_BYTES = 100 * MB
-"""Limits of the records after decompression: one line, and all of them."""
 
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".npz", ".joblib")
 _STATEMENT = re.compile(r"verified\.json|rerun-[^/]*\.json|summary\.json")
@@ -116,12 +107,8 @@ def _refusal(name: str, status: os.stat_result) -> str | None:
         allowed = f"{META}, {RECORDS}, {PREDICTIONS}, {TUNING}, source/FILE.py"
         return f"is not a file of a submission; allowed are {allowed}"
     if status.st_size > limit:
-        return f"has {_megabytes(status.st_size)}; at most {_megabytes(limit)} are allowed"
+        return f"has {show_megabytes(status.st_size)}; at most {show_megabytes(limit)} are allowed"
     return None
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / MB:,.1f} MB" if size >= MB / 10 else f"{size:,} bytes"
 
 
 def read_file(folder: Path, name: str, size: int) -> bytes:
@@ -157,36 +144,6 @@ def read_files(folder: Path) -> tuple[dict[str, bytes], list[Fault]]:
 
 
 # --- records -------------------------------------------------------------------------------------
-
-
-def encode_records(tables: Iterable[Mapping[str, Any]]) -> bytes:
-    """Return records, as parsed JSON, as one gzip file: one canonical JSON a line, sorted by key.
-
-    Equal records give equal bytes.
-    """
-    lines = [canonical_json(table) for table in sorted(tables, key=lambda t: str(t["key"]))]
-    return compress("".join(f"{line}\n" for line in lines).encode())
-
-
-def split_records(content: bytes, origin: str = RECORDS) -> list[bytes]:
-    """Return the lines of a records file, of which each is the JSON of one cell.
-
-    Raises:
-        UserError: naming `origin`, if it is not gzip, is cut short, or exceeds a limit.
-    """
-    text = decompress(content, origin, limit=RECORDS_BYTES)
-    if not text:
-        raise UserError(f"{origin} contains no record.")
-    if text.count(b"\n") > MAX_RECORDS:
-        raise UserError(f"{origin} contains more than {MAX_RECORDS:,} records.")
-    lines = text.removesuffix(b"\n").split(b"\n")
-    for i, line in enumerate(lines, 1):
-        if len(line) > RECORD_BYTES:
-            raise UserError(
-                f"{origin} line {i} has {_megabytes(len(line))}; at most {_megabytes(RECORD_BYTES)} are "
-                "allowed."
-            )
-    return lines
 
 
 def parse_records(content: bytes, origin: str) -> tuple[list[Record], list[tuple[str, UserError]]]:

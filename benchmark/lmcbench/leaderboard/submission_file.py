@@ -13,8 +13,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lmcbench.errors import UserError
-from lmcbench.leaderboard.files import META, META_BYTES, RECORDS, Fault, parse_records, read_files
+from lmcbench.leaderboard.files import META, META_BYTES, Fault, parse_records, read_files
 from lmcbench.results.cell_values import architecture_label
+from lmcbench.results.packed_records import RECORDS
 from lmcbench.results.record import NewerSchemaError, Record, check_schema
 from lmcbench.results.tuning import TUNING
 from lmcbench.spec.architectures import Source

@@ -52,7 +52,7 @@ def load_records(path: str | Path) -> pd.DataFrame:
     """Load records as a table with one row per cell, pair of siblings and split.
 
     Args:
-        path: a run folder, a folder of records, or one record file.
+        path: a run folder, a folder of records, one record file, or a `records.jsonl.gz` of many records.
 
     Returns:
         A DataFrame. Losses are in nats, errors are fractions, and a value that was not measured is NaN.

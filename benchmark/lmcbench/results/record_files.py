@@ -1,14 +1,17 @@
-"""Find and read the record files of a folder."""
+"""Find and read the records of a folder, or of one file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from lmcbench.errors import UserError, counted
 from lmcbench.results.cell_values import architecture_label, shift_label
-from lmcbench.results.record import NewerSchemaError, Record, read_record
+from lmcbench.results.packed_records import ENDING, split_records
+from lmcbench.results.record import NewerSchemaError, Record, parse_record, read_record
 from lmcbench.results.run_folder import RunFolder, read_header
+from lmcbench.untrusted import read_bytes
 
 
 def find_records(path: Path) -> list[Path]:
@@ -31,6 +34,8 @@ def find_records(path: Path) -> list[Path]:
 
 def read_records(path: Path) -> list[Record]:
     """Read the records that `find_records` returns and check that their labels are unique.
+
+    `path` may also be a file `records.jsonl.gz` of many records.
 
     A failed cell is skipped if another record has the same labels: the network's file was corrected and run
     again.
@@ -56,9 +61,9 @@ def scan_records(path: Path) -> tuple[list[Record], list[UserError]]:
     if header.exists():
         read_header(header)
     records, damaged = [], []
-    for file in find_records(path):
+    for read in _readers(path):
         try:
-            records.append(read_record(file))
+            records.append(read())
         except NewerSchemaError:
             raise
         except UserError as error:
@@ -66,6 +71,16 @@ def scan_records(path: Path) -> tuple[list[Record], list[UserError]]:
     if not records:
         raise UserError(describe_damage(path, damaged))
     return _distinct(path, records), damaged
+
+
+def _readers(path: Path) -> Iterator[Callable[[], Record]]:
+    """Yield a function for each record that reads it."""
+    if path.name.endswith(ENDING) and path.is_file():
+        for i, line in enumerate(split_records(read_bytes(path), str(path)), 1):
+            yield partial(parse_record, line, f"{path}, record {i}")
+    else:
+        for file in find_records(path):
+            yield partial(read_record, file)
 
 
 SHOWN_RECORDS = 10

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lmcbench.errors import UserError
-from lmcbench.leaderboard.files import META, PREDICTIONS, RECORDS, encode_records
+from lmcbench.leaderboard.files import META, PREDICTIONS
 from lmcbench.leaderboard.submission_file import (
     SUBMISSION_SCHEMA,
     Hashes,
@@ -25,6 +25,7 @@ from lmcbench.leaderboard.summary_cache import is_leaderboard
 from lmcbench.results.atomic_files import WriteError, partial_path, remove_orphans, write_atomic
 from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.cell_values import cell_text as record_text
+from lmcbench.results.packed_records import RECORDS, encode_records
 from lmcbench.results.record import Record
 from lmcbench.results.record_files import find_records, read_records
 from lmcbench.results.run_folder import RunFolder

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmcbench.errors import UserError, counted
-from lmcbench.leaderboard.files import META, PREDICTIONS, RECORDS, Fault, parse_records, place_of, read_files
+from lmcbench.leaderboard.files import META, PREDICTIONS, Fault, parse_records, place_of, read_files
 from lmcbench.leaderboard.headline import is_ranked_cell
 from lmcbench.leaderboard.ranking_table import rank_notes
 from lmcbench.leaderboard.submission_file import (
@@ -24,6 +24,7 @@ from lmcbench.leaderboard.submission_file import (
 from lmcbench.leaderboard.summary_cache import SUBMISSIONS
 from lmcbench.leaderboard.trust import VERIFIED_SCHEMA, Verified
 from lmcbench.results.cell_values import architecture_label
+from lmcbench.results.packed_records import RECORDS
 from lmcbench.results.record import InvalidRecordError, NewerSchemaError, Record
 from lmcbench.results.tuning import TUNING
 from lmcbench.spec.canonical import digest_bytes
