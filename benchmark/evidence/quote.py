@@ -1,7 +1,8 @@
 """Quote the committed evidence in README.md and docs/findings.md: python benchmark/evidence/quote.py.
 
 In README.md this writes the tables under "What you see" and the number of replicates; in docs/findings.md the
-list of runs, "In short, on digits" and "What the papers claim", one row per claim and one column per suite.
+list of runs, "In short, on digits", "On photographs" and "What the papers claim", one row per claim and one
+column per suite.
 The suites are those with a folder beside this file, each in its latest version. Run it after `make.py`; do
 not edit these parts by hand.
 """
@@ -16,7 +17,9 @@ import pandas as pd
 from scipy import stats
 
 from lmcbench.results.atomic_files import write_atomic
+from lmcbench.results.cell_values import CONNECTED
 from lmcbench.spec.architectures import short_labels
+from lmcbench.spec.suite_files import load_suite
 
 EVIDENCE = Path(__file__).parent
 ROOT = EVIDENCE.parents[1]
@@ -62,6 +65,23 @@ baseline) and shift where a range is given; in brackets 95 % t intervals over re
 In agreement with them:
 
 {agreeing}
+
+"""
+
+PHOTOGRAPHS = "cifar10-cpu-fork"
+"""The suite of the section on photographs."""
+
+ON_PHOTOGRAPHS = """## On photographs
+
+How early do siblings become connected? [{suite}](../benchmark/evidence/{folder}/README.md): {planned}10,000
+training and 2,000 test images of a JPEG copy of CIFAR-10 (not the original pixels), three small networks of
+timm's without data shift, recipes by `lmcbench tune`, CPU, n = {n} replicates. Error barriers on the test set
+(chord form, percentage points) by fork, in epochs or as share of the 16 epochs; means with 95 % t intervals
+over replicates.
+
+{table}
+
+{points}
 
 """
 
@@ -150,7 +170,8 @@ def quoted(page: str) -> str:
     """Return the page of findings with its quoted parts replaced by what the evidence has."""
     start, end = page.index("| run |"), page.index("Small networks on small images.")
     page = page[:start] + runs_table() + page[end:]
-    for text in (in_short(), claims()):
+    parts = [in_short(), *([on_photographs()] if PHOTOGRAPHS in versions() else []), claims()]
+    for text in parts:
         start = page.index(text.partition("\n")[0])
         page = page[:start] + text + page[page.index("\n## ", start) + 1 :]
     return page
@@ -280,6 +301,52 @@ def _of_training(fork: str) -> str:
     if fork.endswith("%"):
         return f"{fork.removesuffix('%')} % of it"
     return f"{fork} epoch" + ("s" if fork != "1" else "")
+
+
+def on_photographs() -> str:
+    """Return the section on photographs: barriers by fork, and what they say."""
+    cells = _cells(PHOTOGRAPHS)
+    n, suite = _replicates(PHOTOGRAPHS), load_suite(PHOTOGRAPHS)
+    forks = [fork.name for fork in suite.fork_list]
+    by = cells.groupby(["architecture", "fork", "replicate"])[["error_chord", "error", "soup_error"]].mean()
+    networks = list(dict.fromkeys(cells["architecture"]))
+    lines = ["| network | accuracy | " + " | ".join(forks) + " |", "|---" * (2 + len(forks)) + "|"]
+    for network in networks:
+        member = 1 - by.loc[network, "error"].groupby("replicate").mean()
+        heights = [_bare(by.loc[(network, fork), "error_chord"]) for fork in forks]
+        lines.append(f"| {network} | {_bare(member)} % | " + " | ".join(heights) + " |")
+    means = by.groupby(["architecture", "fork"]).mean()
+    last = [fork for fork in forks if fork not in ("independent", *COMPARATORS)][-1]
+    gained = 100 * (means["error"] - means["soup_error"])
+    connected = {
+        name: next((f for f in forks if means.loc[(name, f), "error_chord"] < CONNECTED), None)
+        for name in networks
+    }
+    first = "; ".join(
+        f"{name} from {_of_training(fork)}" if fork is not None else f"{name} at no fork"
+        for name, fork in connected.items()
+    )
+    points = [
+        f"The earliest fork with a mean barrier below {100 * CONNECTED:g} points: {first}.",
+        f"The average of two siblings' weights that part after {_of_training(last)} is "
+        + ", ".join(f"{gained.loc[(name, last)]:+.1f} ({name})" for name in networks)
+        + " points more accurate than they are; that of independent networks is "
+        + ", ".join(f"{gained.loc[(name, 'independent')]:+.1f} ({name})" for name in networks)
+        + ".",
+    ]
+    return ON_PHOTOGRAPHS.format(
+        suite=PHOTOGRAPHS,
+        folder=_folder(PHOTOGRAPHS),
+        planned="" if n == suite.replicates else f"the first {n} of {suite.replicates} replicates, ",
+        n=n,
+        table="\n".join(lines),
+        points=_points(points),
+    )
+
+
+def _bare(values: pd.Series) -> str:
+    mean, low, _ = _interval(values)
+    return f"{mean:.1f} ± {mean - low:.1f}" if len(values) > 1 else f"{mean:.1f}"
 
 
 def claims() -> str:
