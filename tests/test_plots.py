@@ -118,6 +118,13 @@ def test_a_measure_against_the_fork_is_the_mean_over_replicates_in_percent():
     assert not any(abs(mean - 91) < 1e-9 for mean in means)  # networks of another length
 
 
+def test_shifts_are_drawn_in_the_order_of_the_tables():
+    shifts = ["label-skew", "same(label-skew)", "none"]
+    found = [make_record(toy_cell(shift=shift, suite=toy_suite(shifts=shifts))) for shift in shifts]
+    [axis] = lmcbench.plots.barriers(build_frame(found)).axes
+    assert axis.get_legend_handles_labels()[1] == ["none", "same(label-skew)", "label-skew"]
+
+
 def test_a_column_of_ones_own_is_drawn_as_it_is():
     frame = build_frame(records()).assign(mine=7)
     [axis] = lmcbench.plots.against_fork(frame, "mine", label="mine (units)").axes

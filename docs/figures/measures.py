@@ -29,9 +29,14 @@ def small(figure: Figure) -> str:
     """Return a figure as a small SVG file."""
     text = picture(figure, "svg").decode()
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), text)
+    text = re.sub(r"(scale\([^)]*\))|-?\d+\.\d{3,}", lambda found: found[1] or rounded(found[0]), text)
     text = re.sub(r"(?<=data:image/png;base64,)[^\"]+", lambda found: fewer_colours(found[0]), text)
     return re.sub(r"\s*\n\s*", "\n", text).strip() + "\n"
+
+
+def rounded(number: str) -> str:
+    """Return a number with at most two decimals."""
+    return f"{float(number):.2f}".rstrip("0").rstrip(".")
 
 
 def fewer_colours(encoded: str) -> str:

@@ -408,6 +408,40 @@ def test_the_verdict_weighs_error_and_cost(networks, ensemble, soup, advice):
     assert "on 200 test images of x" in sentence
 
 
+def test_networks_that_only_guess_get_no_advice():
+    wrong = np.arange(200) < 150
+    given = "test", "x", np.stack([wrong, wrong]), wrong, {"soup": wrong}
+    assert verdict(*given, chance=0.76).startswith("Average them")
+    sentence = verdict(*given, chance=0.75)
+    assert sentence.startswith(
+        "No answer: no network is better than always giving the commonest answer (75.00 %"
+    )
+
+
+def test_folders_of_domains_hold_folders_of_classes(measure, tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    for hospital, k in (("north", 0), ("south", 1)):
+        for label in ("ill", "unsure", "well"):
+            folder = tmp_path / "mine" / hospital / label
+            folder.mkdir(parents=True)
+            for i in range(10 + k):
+                Image.fromarray(generator.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        save_file({"1.weight": torch.randn(3, 64), "1.bias": torch.zeros(3)}, f"{name}.safetensors")
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes, in_chans, img_size):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(in_chans * img_size**2, num_classes))\n"
+    )
+    given = ("a.safetensors", "b.safetensors", "--arch", "net.py:net", "--data", "./mine", "--alphas", "3")
+    code, out, err = measure(*given, "--domain", "folder", "--json")
+    assert code == 0, err
+    assert json.loads(out)["pairs"][0]["curves"]["test"]["n"] == 12
+    code, _, err = measure(*given)
+    assert code != 0  # the hospitals are two classes, and the networks have three
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

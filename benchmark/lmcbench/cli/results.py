@@ -61,6 +61,13 @@ def measure(
         int | None,
         typer.Option(min=1, metavar="N", help="Resize images to N x N pixels; default: no resizing."),
     ] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN|folder",
+            help="Where the data's domains are named; 'folder': the data are folders DOMAIN/CLASS.",
+        ),
+    ] = None,
     mean: Annotated[
         str | None,
         typer.Option(
@@ -164,6 +171,7 @@ def measure(
         soup=soup,
         greedy_soup=greedy_soup,
         select=select,
+        domain=domain,
     )
     if figure is not None:
         from lmcbench.measure.figure import check_figure, draw_measured  # loads matplotlib

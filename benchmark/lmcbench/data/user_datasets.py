@@ -310,7 +310,7 @@ def _nested_note(path: Path, found: Layout, domain: str | None) -> list[str]:
         return []
     return [
         f"{path}: the folders {', '.join(found.train.names[:3])} were taken for classes. If they are domains "
-        f'with folders of classes, set domain = "{FOLDER}" under [data].'
+        f'with folders of classes, set domain = "{FOLDER}" under [data] of a suite, or --domain {FOLDER}.'
     ]
 
 

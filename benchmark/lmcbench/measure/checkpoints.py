@@ -56,6 +56,7 @@ class Request:
         soup: file to write the uniform average to; None: it is not written.
         greedy_soup: file to write the greedy soup to; None: there is none.
         select: split on which the greedy soup is chosen.
+        domain: column of the data's domains, or `folder` for folders DOMAIN/CLASS; None: there are none.
     """
 
     checkpoints: Sequence[Path]
@@ -75,6 +76,7 @@ class Request:
     soup: Path | None = None
     greedy_soup: Path | None = None
     select: str = "held-out"
+    domain: str | None = None
 
     def check(self) -> None:
         """Check what can be checked before anything slow.
@@ -130,7 +132,8 @@ def measure(
     where = choose_device(device)
     compute_exactly(where)
     architecture = parse_architecture(request.architecture, "none", request.arch_kwargs)
-    dataset, notes = open_images(request.data, data_dir, request.image_size, published_settings(architecture))
+    published = published_settings(architecture)
+    dataset, notes = open_images(request.data, data_dir, request.image_size, published, request.domain)
     channels, *sides = dataset.shape
     height, width = sides if request.image_size is None else (request.image_size, request.image_size)
     model = build(architecture, (channels, height, width), len(dataset.classes), 0).to(where)
@@ -175,12 +178,16 @@ def measure(
         wrong["greedy soup"] = outputs.wrong(0, next(iter(splits)))
         _write(request.greedy_soup, best)
     report("", len(pairs) + 1, len(pairs) + 1)
+    tested = next(iter(splits.values()))[1]
     return {
         **result,
         "normalisation": normalisation.to_json(),
         "alphas": bench.grid,
         "notes": [*notes, *(note for checkpoint in checkpoints for note in checkpoint.notes)],
-        "verdict": verdict(next(iter(splits)), dataset.name, siblings.wrong, siblings.ensemble_wrong, wrong),
+        "verdict": verdict(
+            *(next(iter(splits)), dataset.name, siblings.wrong, siblings.ensemble_wrong, wrong),
+            chance=1 - int(tested.bincount().max()) / len(tested),
+        ),
     }
 
 

@@ -103,6 +103,7 @@ def open_images(
     data_dir: Path | None,
     image_size: int | None,
     published: Mapping[str, Any] | None,
+    domain: str | None = None,
 ) -> tuple[Dataset, tuple[str, ...]]:
     """Open a data set for a network, and return it with sentences on how its images are resized.
 
@@ -115,26 +116,27 @@ def open_images(
         data_dir: the data folder.
         image_size: pixels a side.
         published: timm's `pretrained_cfg` of the network; None: there is none.
+        domain: column of domains, or `folder` for folders DOMAIN/CLASS; None: the images have none.
 
     Raises:
         UserError: for missing or unreadable data, and for images of several sizes if no size is known.
     """
     if name in SOURCES:
-        return open_dataset(name, data_dir), ()
+        return open_dataset(name, data_dir, domain=domain), ()
     settings = {} if published is None else published
     crop, interpolation = settings.get("crop_pct") or 0.875, settings.get("interpolation") or "bilinear"
     size = image_size or (settings["input_size"][-1] if "input_size" in settings else None)
     resize = None if size is None else Resize(size, float(crop), str(interpolation))
     if image_size is None:
         try:
-            dataset = open_dataset(name, data_dir)
+            dataset = open_dataset(name, data_dir, domain=domain)
         except SizesError:
             if resize is None:
                 raise
         else:
             if resize is None or min(dataset.shape[1:]) <= resize.size:
                 return dataset, dataset.notes
-    dataset = open_dataset(name, data_dir, resize)
+    dataset = open_dataset(name, data_dir, resize, domain)
     if resize is None:
         return dataset, dataset.notes
     note = (

@@ -17,12 +17,21 @@ STANDARD_ERRORS = 2
 """Standard errors of a difference within which two errors count as equal."""
 
 
-def verdict(split: str, data: str, networks: Wrong, ensemble: Wrong, soups: Mapping[str, Wrong]) -> str:
+def verdict(
+    split: str,
+    data: str,
+    networks: Wrong,
+    ensemble: Wrong,
+    soups: Mapping[str, Wrong],
+    *,
+    chance: float = 1.0,
+) -> str:
     """Return one sentence: what to do with the networks, and on what that rests.
 
     A soup costs as much as one network, an ensemble as much as all of them. The soup is advised unless it
     is worse than the best network by more than `STANDARD_ERRORS` of the difference, image by image; then the
-    ensemble, if it is better than the best network by as much; else the best network.
+    ensemble, if it is better than the best network by as much; else the best network. Nothing is advised for
+    networks that are no better than the commonest answer.
 
     Args:
         split: the split that the images are of.
@@ -30,6 +39,7 @@ def verdict(split: str, data: str, networks: Wrong, ensemble: Wrong, soups: Mapp
         networks: the networks' errors, `[S, n]`.
         ensemble: their ensemble's.
         soups: name -> the soup's; the first is the uniform one.
+        chance: error of always giving the commonest answer.
 
     Examples:
         >>> networks = np.array([[0, 0, 0, 1], [0, 0, 1, 0]], dtype=bool)
@@ -37,6 +47,11 @@ def verdict(split: str, data: str, networks: Wrong, ensemble: Wrong, soups: Mapp
         'Average them'
     """
     best = int(networks.mean(1).argmin())
+    if networks[best].mean() >= chance:
+        return (
+            f"No answer: no network is better than always giving the commonest answer ({100 * chance:.2f} % "
+            f"error on {split} images of {data}). Look at the classes, their order, and --mean and --std."
+        )
     name, soup = min(soups.items(), key=lambda item: item[1].mean())
     letter = letter_of(best)
     if _sign_of_difference(soup, networks[best]) <= 0:

@@ -17,10 +17,9 @@ from lmcbench.report.instability_table import IMAGES_NOTE, INSTABILITY_NOTES, in
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
 from lmcbench.spec.architectures import short_labels
-from lmcbench.spec.domain_rules import MIXED
 from lmcbench.spec.forks import INDEPENDENT, Fork
 from lmcbench.spec.suite_files import published_suite
-from lmcbench.stats.cells import LINE, average_pairs, full_trainings, sort_forks
+from lmcbench.stats.cells import LINE, average_pairs, full_trainings, shift_order, sort_forks
 from lmcbench.stats.estimates import estimate, round_ties
 from lmcbench.stats.pareto import Offer, pareto
 
@@ -204,8 +203,7 @@ def _lines(cells: pd.DataFrame) -> list[tuple[str, ...]]:
 
     def rank(line: tuple[str, ...]) -> tuple[object, ...]:
         architecture, recipe, shift = line
-        control = shift.startswith(("same", MIXED))
-        return size[architecture], architecture, recipe, shift != "none", not control, shift
+        return size[architecture], architecture, recipe, shift_order(shift)
 
     return sorted(lines, key=rank)
 

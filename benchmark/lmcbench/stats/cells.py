@@ -153,6 +153,16 @@ def sort_forks(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=lambda name: Fork.parse(name).order)
 
 
+def sort_shifts(names: Iterable[str]) -> list[str]:
+    """Return the distinct shifts: no shift first, then controls, then others, each by name."""
+    return sorted(set(names), key=shift_order)
+
+
+def shift_order(name: str) -> tuple[bool, bool, str]:
+    """Return the key that `sort_shifts` sorts by."""
+    return name != "none", not name.startswith(("same", MIXED)), name
+
+
 # --- records -------------------------------------------------------------------------------------
 
 

@@ -28,7 +28,7 @@ from lmcbench.report.figures.style import (
 from lmcbench.results.cell_values import CONNECTED, SPLIT
 from lmcbench.spec.architectures import short_labels
 from lmcbench.spec.forks import INDEPENDENT, Fork
-from lmcbench.stats.cells import Cells, analysis, example_cells, has_analysis, sort_forks
+from lmcbench.stats.cells import Cells, analysis, example_cells, has_analysis, sort_forks, sort_shifts
 from lmcbench.stats.estimates import Contrast, Estimate, pool
 
 
@@ -91,7 +91,7 @@ def draw_against_fork(
     Returns:
         The figure, and its panels in the order of the architectures.
     """
-    names, shifts = list(values["architecture"].unique()), list(values["shift"].unique())
+    names, shifts = list(values["architecture"].unique()), sort_shifts(values["shift"])
     short = short_labels(names)
     forks = sort_forks(values["fork"])
     trunk = [fork for fork in forks if Fork.parse(fork).has_trunk]
