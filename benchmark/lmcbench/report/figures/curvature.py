@@ -13,16 +13,17 @@ from lmcbench.report.figures.style import (
     Drawing,
     cell_panels,
     example_text,
-    fork_label,
     images_of,
     label_panels,
     legend_below,
     line,
     logarithmic,
     note_example,
+    on_columns,
     on_panels,
     panels,
     replicates,
+    taken_on,
 )
 from lmcbench.results.cell_values import architecture_label
 from lmcbench.spec.architectures import short_labels
@@ -120,23 +121,17 @@ def spectra(cells: Cells) -> Drawing | None:
         return None
     forks = forks_of(grid)
     figure, axes = note_example(grid, *panels(2, len(grid), width=2.3, height=1.9, sharex=True, sharey="row"))
-    for column, (name, by_fork) in zip(axes.T, grid.items(), strict=True):
-        for k, fork in enumerate(f for f in forks if f in by_fork):
-            at = analysis(by_fork[fork], "curvature")["hessian"]
-            x = [h["alpha"] + 0.02 * (k - 1.5) for h in at]
-            label = fork_label(fork)
-            column[0].plot(x, [h["top"][0] for h in at], label=label, **line(k))
-            column[1].errorbar(
-                x,
-                [h["trace"] for h in at],
-                yerr=[h["trace_standard_error"] for h in at],
-                capsize=2,
-                **line(k),
-            )
-        for axis in column:
-            axis.set_xticks([0, 0.5, 1], ["A", "midpoint", "B"])
-        column[1].set_xlabel("state on the line")
-        column[0].set_title(short_labels(grid)[name])
+    for column, k, label, record in on_columns(axes, grid, forks):
+        at = analysis(record, "curvature")["hessian"]
+        x = [h["alpha"] + 0.02 * (k - 1.5) for h in at]
+        column[0].plot(x, [h["top"][0] for h in at], label=label, **line(k))
+        column[1].errorbar(
+            x, [h["trace"] for h in at], yerr=[h["trace_standard_error"] for h in at], capsize=2, **line(k)
+        )
+    for axis in axes.flat:
+        axis.set_xticks([0, 0.5, 1], ["A", "midpoint", "B"])
+    for axis in axes[1]:
+        axis.set_xlabel("state on the line")
     every = [h for row in grid.values() for r in row.values() for h in analysis(r, "curvature")["hessian"]]
     for axis in axes[0]:
         logarithmic(axis, [h["top"][0] for h in every])
@@ -150,8 +145,7 @@ def spectra(cells: Cells) -> Drawing | None:
         "spectra",
         "Curvature at the ends and in the middle",
         f"Largest eigenvalue (Lanczos) and trace (Hutchinson, {probes} probes, bars are standard errors) "
-        f"of the Hessian of the training loss; {images_of(grid, 'curvature')} images, {example_text(grid)}, "
-        "n = 1.",
+        f"of the Hessian of the training loss; {taken_on(grid, 'curvature')}",
         figure,
     )
 
@@ -199,8 +193,8 @@ def layer_bars(cells: Cells) -> Drawing | None:
         "One layer alone moves to the other sibling's, from either end. Above: how far the loss rises "
         "over where it started. Below: its barrier, the greatest loss above the chord between start and "
         f"end, and what the second-order form predicts for it. Input first; fork {fork}; training loss, "
-        f"{images_of(grid, 'layers')} images, {example_text(grid)}, n = 1. Linear up to 0.001, logarithmic "
-        "above; no bar: nothing above the start, or the chord.",
+        f"{taken_on(grid, 'layers')} Linear up to 0.001, logarithmic above; no bar: nothing above the start, "
+        "or the chord.",
         figure,
     )
 
@@ -225,6 +219,6 @@ def switched(cells: Cells) -> Drawing | None:
         "switched",
         "A becomes B, layer by layer",
         "Training loss while A's layers are replaced by B's one after another; each panel has its own "
-        f"scale. {images_of(grid, 'layers')} images, {example_text(grid)}, n = 1.",
+        f"scale. {taken_on(grid, 'layers')}",
         figure,
     )

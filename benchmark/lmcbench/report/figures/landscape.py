@@ -13,18 +13,19 @@ from lmcbench.report.figures.style import (
     MAP,
     Drawing,
     cell_panels,
+    colour_bar,
     example_text,
-    fork_label,
     images_of,
     label_panels,
     legend_below,
     line,
     logarithmic,
     note_example,
+    on_columns,
     on_panels,
     panels,
+    taken_on,
 )
-from lmcbench.spec.architectures import short_labels
 from lmcbench.stats.cells import (
     Cells,
     Grid,
@@ -52,13 +53,7 @@ def heat_maps(cells: Cells) -> Drawing | None:
             _edges(found["alphas"]), _edges([p["epoch"] for p in points]), values.clip(0), cmap=MAP, norm=norm
         )
         axis.grid(visible=False)
-    figure.colorbar(
-        mesh,
-        ax=axes,
-        label="loss above the chord (nats)",
-        ticks=[0, 0.01, 0.1, 1],
-        shrink=0.9 if len(axes) < 3 else 0.6,
-    )
+    colour_bar(figure, mesh, axes, "loss above the chord (nats)", ticks=[0, 0.01, 0.1, 1])
     figure.axes[-1].set_yticklabels(["0", "0.01", "0.1", "1"])
     label_panels(axes, grid, forks, "alpha", "epoch")
     return Drawing(
@@ -97,8 +92,8 @@ def landscape_curves(cells: Cells) -> Drawing | None:
         "landscape-curves",
         "Sibling landscape as curves",
         "Training loss along the line between two siblings, one curve per logged epoch from their fork "
-        f"(light) to the end of training (black); {images_of(grid, 'landscape')} images, "
-        f"{example_text(grid)}, n = 1. Losses under 0.0001 are drawn there.",
+        f"(light) to the end of training (black); {taken_on(grid, 'landscape')} Losses under 0.0001 are "
+        "drawn there.",
         figure,
     )
 
@@ -110,23 +105,19 @@ def motion(cells: Cells) -> Drawing | None:
         return None
     forks = forks_of(grid)
     figure, axes = note_example(grid, *panels(3, len(grid), width=2.3, height=1.8, sharex=True))
-    for column, (name, by_fork) in zip(axes.T, grid.items(), strict=True):
-        for k, fork in enumerate(forks):
-            if fork not in by_fork:
-                continue
-            points = analysis(by_fork[fork], "landscape")["points"]
-            epochs = [p["epoch"] for p in points]
-            label = fork_label(fork)
-            column[0].plot(epochs, [p["distance_ab"] for p in points], label=label, **line(k))
-            lengths = [(p["length_a"] + p["length_b"]) / 2 for p in points]
-            column[1].plot(epochs, lengths, **line(k))
-            turned = [(p["epoch"], np.degrees(p["angle"])) for p in points if p["angle"] is not None]
-            if turned:
-                column[2].plot(*zip(*turned, strict=True), **line(k))
-        column[2].axhline(90, color=LIMIT, linewidth=0.7, linestyle=(0, (2, 2)))
-        column[2].set_ylim(0, 105)
-        column[0].set_title(short_labels(grid)[name])
-        column[2].set_xlabel("epoch")
+    for column, k, label, record in on_columns(axes, grid, forks):
+        points = analysis(record, "landscape")["points"]
+        epochs = [p["epoch"] for p in points]
+        column[0].plot(epochs, [p["distance_ab"] for p in points], label=label, **line(k))
+        lengths = [(p["length_a"] + p["length_b"]) / 2 for p in points]
+        column[1].plot(epochs, lengths, **line(k))
+        turned = [(p["epoch"], np.degrees(p["angle"])) for p in points if p["angle"] is not None]
+        if turned:
+            column[2].plot(*zip(*turned, strict=True), **line(k))
+    for axis in axes[2]:
+        axis.axhline(90, color=LIMIT, linewidth=0.7, linestyle=(0, (2, 2)))
+        axis.set_ylim(0, 105)
+        axis.set_xlabel("epoch")
     for axis, text in zip(
         axes[:, 0],
         (
@@ -159,15 +150,13 @@ def planes(cells: Cells) -> Drawing | None:
     norm = LogNorm(1e-3, 10)
     for axis, record in on_panels(axes, grid, forks):
         mesh = draw_plane(axis, analysis(record, "plane"), norm)
-    shrink = 0.9 if len(axes) < 3 else 0.6
-    figure.colorbar(mesh, ax=axes, label="loss (nats)", shrink=shrink, extend="both")
+    colour_bar(figure, mesh, axes, "loss (nats)", extend="both")
     label_panels(axes, grid, forks, "fork to A (weights' units)", "across\n(weights' units)")
     return Drawing(
         "planes",
         "Planes through fork and siblings",
         "Training loss on the plane that holds the fork (F) and both siblings (A, B), in units of the "
-        f"weights; lines are at 0.01, 0.1 and 1 nats. {images_of(grid, 'plane')} images, "
-        f"{example_text(grid)}, n = 1.",
+        f"weights; lines are at 0.01, 0.1 and 1 nats. {taken_on(grid, 'plane')}",
         figure,
     )
 

@@ -269,6 +269,29 @@ def label_panels(axes: Any, cells: Grid, forks: Sequence[str], x: str, y: str) -
     label_rows(axes, list(short_labels(cells).values()))
 
 
+def on_columns(axes: Any, cells: Grid, forks: Sequence[str]) -> list[tuple[Any, int, str, Record]]:
+    """Return the column of panels, the place of its fork, the fork's label and the record of every cell.
+
+    A column is an architecture, which becomes its title. A fork has the same place in all columns.
+    """
+    short = short_labels(cells)
+    found = []
+    for column, (name, by_fork) in zip(axes.T, cells.items(), strict=True):
+        column[0].set_title(short[name])
+        found += [(column, k, fork_label(f), by_fork[f]) for k, f in enumerate(forks) if f in by_fork]
+    return found
+
+
+def colour_bar(figure: Figure, mesh: Any, axes: Any, label: str, **options: Any) -> None:
+    """Draw the colour bar of all panels; `options` are matplotlib's."""
+    figure.colorbar(mesh, ax=axes, label=label, shrink=0.9 if len(axes) < 3 else 0.6, **options)
+
+
+def taken_on(cells: Grid, name: str) -> str:
+    """Return the images, shift and replicate that an analysis of the cells was taken on, for captions."""
+    return f"{images_of(cells, name)} images, {example_text(cells)}, n = 1."
+
+
 def images_of(cells: Grid, name: str) -> int:
     """Return the number of images of an analysis."""
     n = analysis(next(iter(next(iter(cells.values())).values())), name)["n"]
