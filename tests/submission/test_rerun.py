@@ -23,8 +23,7 @@ from lmcbench.leaderboard.trust import (
 from lmcbench.results.atomic_files import write_atomic
 from lmcbench.spec.gate_tests import MEASURES
 from lmcbench.spec.suite_files import load_suite
-from lmcbench.submission.compare_rerun import allowances, compare_cells
-from lmcbench.submission.rerun import rerun
+from lmcbench.submission.rerun import allowances, compare_cells, rerun
 from submitted import NETWORK, cli, linear_submission
 
 CALIBRATED = {
