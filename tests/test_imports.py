@@ -306,11 +306,11 @@ recipe = "short"
 """
 
 
-def test_a_run_imports_neither_the_compiler_nor_scikit_learn(tmp_path):
-    """Each takes 0.3 to 1 s, once a process; gradient noise and the stacked engine do without."""
+def test_a_run_of_an_own_network_imports_neither_timm_nor_the_compiler_nor_scikit_learn(tmp_path):
+    """Each takes 0.3 to 1 s, once a process; training and evaluation do without."""
     (tmp_path / "small.toml").write_text(SMALL)
     run = ["run", "small.toml", "--device", "cpu", "--jobs", "1", "--out", "out"]
-    script = SCRIPT.format(heavy=["torch._dynamo", "sympy", "sklearn"], blocked=[], commands=[run])
+    script = SCRIPT.format(heavy=["timm", "torch._dynamo", "sympy", "sklearn"], blocked=[], commands=[run])
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )

@@ -32,7 +32,7 @@ family.reopen_data = lambda task: True
 def run_family(task, dataset):
     BODY
     from builders import make_record
-    from lmcbench.results.run_folder import write_atomic
+    from lmcbench.results.atomic_files import write_atomic
     from lmcbench.running.plan import Finished
 
     for cell in task.family.cells:

@@ -60,7 +60,8 @@ def test_one_repeat_has_no_deviation(tmp_path):
 def test_the_engine_and_the_threads_asked_for_are_used(tmp_path):
     pytest.importorskip("torch")
     short = {"lr": 0.01, "batch_size": 256, "epochs": 3}
-    suite = toy_suite(recipes={"slow": short, "fast": short})
+    small = {"name": "digits", "train_size": 512, "test_size": 50}
+    suite = toy_suite(recipes={"slow": short, "fast": short}, data=small, protocol={"alphas": 3})
     chosen = Selection(["lmc_mlp"], ["none"], ["0"], range(1))
     found = [
         [(r.env["engine"], r.env["flags"]["threads"]) for r in records]

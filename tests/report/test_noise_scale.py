@@ -127,6 +127,7 @@ def test_every_cell_is_listed_by_noise_scale_with_its_barriers():
 
 def test_the_report_has_the_cells_where_there_are_several_recipes_and_not_elsewhere(monkeypatch):
     monkeypatch.setattr("lmcbench.report.document.picture", lambda figure, kind: b"")
+    monkeypatch.setattr("lmcbench.report.document.inline_svg", lambda figure: "<svg></svg>")
     title = "The cells at fork 0, by noise scale"
     report = make_report(grid_records(scale))
     assert f"## {title}\n\n| architecture" in report.markdown

@@ -51,7 +51,7 @@ kwargs = { width = 16, depth = 1 }
 [[architectures]]
 name = "lmc_resnet"
 recipe = "short"
-kwargs = { width = 4 }
+kwargs = { width = 2 }
 """
 PROBE = """
 [probe]

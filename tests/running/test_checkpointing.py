@@ -28,7 +28,7 @@ forks = [0.5, 1.5, "independent"]
 replicates = 1
 [data]
 name = "digits"
-train_size = 240
+train_size = 128
 test_size = 50
 [protocol]
 alphas = 3
@@ -118,8 +118,8 @@ def test_cut_off_anywhere_nothing_is_lost(whole, pieces, steps, tmp_path):
     run(tmp_path / "cut", engine)
     assert measures(tmp_path / "cut") == expected
     assert interims(tmp_path / "cut") == []
-    # 7 steps an epoch: the trunk to 1.5, two siblings each from 0.5 and 1.5 to 2, two independent ones
-    assert 0 < first < sum(steps) == 10 + 2 * 11 + 2 * 4 + 2 * 14
+    # 4 steps an epoch: the trunk to 1.5, two siblings each from 0.5 and 1.5 to 2, two independent ones
+    assert 0 < first < sum(steps) == 6 + 2 * 6 + 2 * 2 + 2 * 8
 
 
 def test_cut_off_again_and_again(whole, steps, tmp_path):

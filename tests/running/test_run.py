@@ -284,8 +284,14 @@ def test_pieces_equal_the_whole(whole, tmp_path):
     assert found == {key: expected[key] for key in found}
 
 
-def test_processes_equal_one_process(whole, tmp_path):
+@pytest.mark.parametrize(
+    "start",
+    ["fork", pytest.param("spawn", marks=pytest.mark.slow_tier)],  # spawned ones import torch
+)
+def test_processes_equal_one_process(whole, tmp_path, start, request):
     root, _ = whole
+    if start == "fork":
+        request.getfixturevalue("forked_workers")
     work(suite(), tmp_path / "r", Selection(shifts=["label-skew"], forks=["1", "independent"]), jobs=2)
     found, expected = measures(tmp_path / "r"), measures(root)
     assert len(found) == 2 * 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
-import subprocess
 import sys
+from functools import cache
 
 import pytest
 import torch
@@ -27,18 +27,6 @@ def arch(name, **kwargs):
 
 def test_the_tables_of_own_networks_agree():
     assert OWN_NETWORKS.keys() == OWN_REVISIONS.keys() == NETWORKS.keys()
-
-
-def test_own_networks_do_not_need_timm():
-    code = """if True:
-        import sys
-        from lmcbench.spec.architectures import Architecture
-        from lmcbench.train.build import build
-        build(Architecture(name="lmc_cnn", recipe="r"), (1, 8, 8), 10, 0)
-        print("timm" in sys.modules)
-    """
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout == "False\n"
 
 
 def test_an_argument_that_an_own_network_does_not_take_is_refused():
@@ -402,6 +390,7 @@ def test_networks_that_cannot_be_adapted_are_refused():
         adapted("resnet18", "patch4")
 
 
+@cache
 def published_networks():
     """Every architecture of a published suite at the size of its images."""
     found = {}
@@ -415,8 +404,8 @@ def published_networks():
 @pytest.mark.parametrize(("label", "shape"), published_networks())
 def test_every_network_of_a_published_suite_can_be_built_and_learns_from_every_weight(label, shape):
     model = build(published_networks()[label, shape], shape, 10, 0).train()
-    images = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
-    torch.nn.functional.cross_entropy(model(images), torch.arange(4)).backward()
+    images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    torch.nn.functional.cross_entropy(model(images), torch.arange(2)).backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None]
     assert missing == []
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())

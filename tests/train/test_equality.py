@@ -10,7 +10,7 @@ from fleets import KINDS, RECIPE, distance, fresh, size, train
 from lmcbench.spec.recipe import Recipe
 from lmcbench.train import fused
 
-SLOW = {"layernorm convnext", "norm-free resnet"}
+SLOW = {"batchnorm resnet", "vit", "layernorm convnext", "norm-free resnet"}
 STEPS = [
     *((kind, 10 if kind in SLOW else 50) for kind in KINDS),
     *(pytest.param(kind, 50, marks=pytest.mark.slow_tier) for kind in sorted(SLOW)),
