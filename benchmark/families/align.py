@@ -3,6 +3,7 @@
 python benchmark/families/align.py                    families without a result, small networks first
 python benchmark/families/align.py --family vgg       only these; the other results are kept
 python benchmark/families/align.py --again            all families
+python benchmark/families/align.py --permute          only permute; a run without it matches these later
 python benchmark/families/align.py --render           only the table, from the stored results
 
 Weights are drawn at random. Three questions are asked: is the function kept when all units are permuted at
@@ -50,6 +51,7 @@ def main() -> None:
     )
     parser.add_argument("--family", nargs="+", choices=timm.list_modules(), metavar="NAME", help="these only")
     parser.add_argument("--again", action="store_true", help="also families that have a result")
+    parser.add_argument("--permute", action="store_true", help="do not match: quicker")
     parser.add_argument("--render", action="store_true", help="only write the table")
     parser.add_argument("--limit", type=int, default=120, help="processor seconds for a family (120)")
     options = parser.parse_args()
@@ -61,9 +63,12 @@ def main() -> None:
     members = {name: a for name, a in ready["families"].items() if a["status"] == "ready"}
     names = options.family or sorted(members, key=lambda name: members[name]["weights"])
     if not options.family and not options.again:
-        names = [name for name in names if name not in aligned["families"]]
+        done = aligned["families"]
+        names = [
+            n for n in names if n not in done or (not options.permute and is_unmatched(done[n], members[n]))
+        ]
     for name in [] if options.render else names:
-        answer = limited(members[name], options.limit)
+        answer = limited(members[name], options.limit, options.permute)
         aligned["families"][name] = answer
         print(name, answer, flush=True)
         write(ready, aligned)
@@ -77,10 +82,15 @@ def write(ready: dict[str, Any], aligned: dict[str, Any]) -> None:
     TABLE.write_text(render(ready, aligned), encoding="utf-8")
 
 
-def limited(member: dict[str, Any], limit: int) -> dict[str, Any]:
+def is_unmatched(answer: dict[str, Any], member: dict[str, Any]) -> bool:
+    """Return whether a network was permuted and is small enough to be matched, which was left out."""
+    return answer["reason"] is None and answer["recovered"] is None and member["weights"] <= LARGE
+
+
+def limited(member: dict[str, Any], limit: int, permute: bool) -> dict[str, Any]:
     """Return the results of one network, from a process of limited processor time."""
     receiver, sender = get_context("fork").Pipe(duplex=False)
-    process = get_context("fork").Process(target=examine, args=(member, limit, sender), daemon=True)
+    process = get_context("fork").Process(target=examine, args=(member, limit, permute, sender), daemon=True)
     process.start()
     sender.close()
     answer: dict[str, Any] = {"reason": f"not finished in {limit} s of processor time"}
@@ -92,7 +102,7 @@ def limited(member: dict[str, Any], limit: int) -> dict[str, Any]:
     return answer
 
 
-def examine(member: dict[str, Any], limit: int, sender: Connection) -> None:
+def examine(member: dict[str, Any], limit: int, permute: bool, sender: Connection) -> None:
     """Send the results of one network. After an error, send those obtained so far."""
     resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 10))
     model, side = build(member), member["side"]
@@ -124,7 +134,7 @@ def examine(member: dict[str, Any], limit: int, sender: Connection) -> None:
         "reason": None,
     }
     sender.send(answer)
-    if sum(p.numel() for p in model.parameters()) > LARGE:
+    if permute or sum(p.numel() for p in model.parameters()) > LARGE:
         return
     found = permute_state(copy, spec, match_weights(spec, state, copy))
     answer["recovered"] = all(torch.equal(found[name], value) for name, value in state.items())

@@ -137,8 +137,67 @@ class Channels(nn.Module):
         return x + self.proj(y.reshape(x.shape))
 
 
+class MultiScale(nn.Module):
+    """Linear attention on queries, keys and values and on local means of them, as in EfficientViT.
+
+    Heads of both are concatenated, and a column of ones beside the values sums the weights.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.local = nn.Conv2d(8, 24, 1), nn.Conv2d(24, 24, 1, groups=6)
+        self.proj = nn.Conv2d(16, 8, 1)
+
+    def forward(self, x):
+        qkv = self.qkv(x)
+        both = torch.cat([qkv, self.local(qkv)], 1).reshape(len(x), 4, 12, 16).transpose(-1, -2)
+        q, k, v = both.chunk(3, -1)
+        q, k, v = torch.relu(q), torch.relu(k), F.pad(v, (0, 1), value=1.0)
+        y = q @ (k.transpose(-1, -2) @ v)
+        y = y[..., :-1] / (y[..., -1:] + 1)
+        return x + self.proj(y.transpose(-1, -2).reshape(len(x), 16, 4, 4))
+
+
+class StandardisedGroups(nn.Module):
+    """Each filter of a grouped convolution is standardised over the inputs of its group, as in NFNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = ScaledStdConv2d(8, 12, 1), ScaledStdConv2d(12, 8, 1)
+        self.inner = ScaledStdConv2d(12, 12, 3, padding=1, groups=3)
+
+    def forward(self, x):
+        return x + self.leave(torch.relu(self.inner(torch.relu(self.enter(x)))))
+
+
+class Unfolded(nn.Module):
+    """The neighbours of each place on an axis of their own, as in VOLO and TNT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(8, 6, 1), nn.Conv2d(6, 8, 1)
+
+    def forward(self, x):
+        y = F.unfold(self.enter(x), 3, padding=1).reshape(len(x), 6, 9, 16).softmax(2)
+        return x + self.leave(y[:, :, 4].reshape(len(x), 6, 4, 4))
+
+
+class States(nn.Module):
+    """A convolution of kernel 1 over an axis of states, which can be permuted, as in EfficientViM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.mix = nn.Conv1d(8, 10, 1), nn.Conv1d(8, 8, 1)
+
+    def forward(self, x):
+        flat = x.flatten(2)
+        b, c = self.enter(flat).chunk(2, 1)
+        return x + (self.mix(flat @ b.softmax(-1).transpose(-1, -2)) @ c).reshape(x.shape)
+
+
 BLOCKS = (
     *(Depthwise, Grouped, Gate, Glu, Attention, Mixer, Standardised, Concatenated, Grouping, Channels),
+    *(MultiScale, StandardisedGroups, Unfolded, States),
 )  # fmt: skip
 
 
@@ -195,6 +254,11 @@ def test_random_networks_are_permuted_and_recovered(blocks, seed) -> None:
     assert all(torch.equal(found[name], value) for name, value in state.items())
 
 
+@pytest.mark.parametrize("block", [MultiScale, StandardisedGroups, Unfolded, States])
+def test_each_operation_is_permuted_and_recovered(block) -> None:
+    test_random_networks_are_permuted_and_recovered.hypothesis.inner_test([block], 0)
+
+
 @pytest.mark.parametrize(
     ("block", "expected"),
     [
@@ -205,6 +269,10 @@ def test_random_networks_are_permuted_and_recovered(blocks, seed) -> None:
         (Glu, [(5, 5), (8, 8)]),
         (Grouping, [(4, 4), (8, 8), (12, 3)]),
         (Channels, [(2, 2), (8, 4), (8, 4), (8, 8)]),
+        (MultiScale, [(2, 2), (8, 4), (8, 4), (8, 4), (8, 4), (8, 8)]),
+        (StandardisedGroups, [(3, 3), (8, 8), (12, 4), (12, 4)]),
+        (Unfolded, [(6, 6), (8, 8)]),
+        (States, [(5, 5), (8, 8)]),
     ],
 )
 def test_groups(block, expected) -> None:

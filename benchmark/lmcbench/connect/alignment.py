@@ -39,7 +39,7 @@ def align(
     Activation matching (Li et al., 2015, arXiv 1511.07543; Jordan et al., 2023, REPAIR): each group gets the
     assignment with the largest sum of correlations between A's and B's outputs of its layers on `images`.
 
-    Orthogonal symmetry (Theus et al., 2025, arXiv 2506.22712, section 3): the residual streams of a
+    Orthogonal symmetry (Theus et al., 2025, arXiv 2506.22712): the residual streams of a
     transformer with LayerNorm are turned by orthogonal maps as well. The result has A's LayerNorms and layer
     scales.
 

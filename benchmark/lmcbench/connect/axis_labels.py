@@ -10,7 +10,7 @@ to its head), or an atom stays.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -170,10 +170,19 @@ class Atoms:
                 self.mark[has] += np.int64(self._marks * 0x9E3779B97F4A7C1 & 0x7FFFFFFFFFFFFFFF)
 
     def block(self, plane: Tensor, axes: Collection[int]) -> Tensor:
-        """Return a plane on some of a plane's axes: each atom stands for all that share these indices."""
+        """Return a plane on some of a plane's axes: each atom stands for all that share these indices.
+
+        Indices with the same atoms get the same one.
+        """
         key = plane.numpy().tobytes(), tuple(plane.shape), tuple(sorted(axes))
         if key not in self._blocks:
-            made = self.new([n if d in axes else 1 for d, n in enumerate(plane.shape)])
+            over = [d for d in range(plane.ndim) if d not in axes]
+            sizes = [plane.shape[d] for d in axes]
+            sets = plane.permute(*sorted(axes), *over).reshape(int(np.prod(sizes)), -1).sort(1).values
+            _, first, same = np.unique(sets.numpy(), axis=0, return_index=True, return_inverse=True)
+            rank = np.argsort(np.argsort(first))[same.ravel()]  # in order of occurrence
+            made = self.new([len(first)])[torch.from_numpy(rank)]
+            made = made.reshape([n if d in axes else 1 for d, n in enumerate(plane.shape)])
             self.link(plane, made)
             self._blocks[key] = made
         return self._blocks[key]
@@ -238,12 +247,13 @@ class Atoms:
                 dropped.append(a)
             else:
                 self.pin_all((a, b), "combines units in different orders")
-        elif two < one:
-            self.link(a, b)
-            dropped.append(b)
-        elif one < two:
-            self.link(b, a)
-            dropped.append(a)
+        elif two < one or one < two:
+            fine, coarse = (a, b) if two < one else (b, a)
+            if _identifies(fine, coarse):
+                self.link(fine, coarse)
+                dropped.append(coarse)
+            else:  # inputs of grouped convolutions occur with several outputs
+                self.link(coarse, self.block(fine, common))
         else:
             whole = self.block(a, common)
             self.link(b, whole)
@@ -283,7 +293,7 @@ class Atoms:
             elif rest := axes_of(plane) - inside:
                 planes.append(self.block(plane, rest))
         shape = tuple(1 if d in axes else n for d, n in enumerate(x.shape))
-        return Labels(shape, _distinct(planes), x.loose - set(axes))
+        return Labels(shape, self._settled(planes), x.loose - set(axes))
 
     def normalise(self, x: Labels, axes: Collection[int]) -> Labels:
         """Return the labels after a function of all elements along axes that treats them alike (softmax)."""
@@ -316,12 +326,27 @@ class Atoms:
         others = [p for p in made if not np.isin(p.numpy().ravel(), self._ranks.numpy()).all()]
         taken = frozenset[int]().union(*(axes_of(p) for p in others)) if others else frozenset()
         kept = [p for p in made if any(p is q for q in others) or axes_of(p) & taken]
-        return Labels(shape, _distinct([p for p in kept if axes_of(p)]))
+        return Labels(shape, self._settled([p for p in kept if axes_of(p)]))
+
+    def _settled(self, planes: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the planes without those that another one on the same axes determines.
+
+        The units of the finer plane are linked to those of the coarser one.
+        """
+        kept = list(_distinct(planes))
+        for a in tuple(kept):
+            for b in tuple(kept):
+                present = a is not b and all(any(x is p for p in kept) for x in (a, b))
+                if present and axes_of(a) == axes_of(b) and _finer(a, b):
+                    self.link(a, b)
+                    kept = [p for p in kept if p is not b]
+        return tuple(kept)
 
     def join(self, parts: Sequence[Labels], axis: int) -> Labels:
         """Return the labels of a concatenation."""
         shape = list(parts[0].shape)
         shape[axis] = sum(part.shape[axis] for part in parts)
+        parts = [replace(part, planes=self._settled(part.planes)) for part in parts]
         across: list[Labels] = []
         along = max(sum(axis in axes_of(p) for p in part.planes) for part in parts)
         for part in parts:
@@ -342,12 +367,17 @@ class Atoms:
         planes = list(met.planes)
         for j in range(along):
             pieces = []
+            owned = [[p for p in part.planes if axis in axes_of(p)][j : j + 1] for part in parts]
+            on = frozenset[int]().union(*(axes_of(p) for own in owned for p in own))
             for part in parts:
                 own = [p for p in part.planes if axis in axes_of(p)]
                 if j < len(own):
                     pieces.append(own[j])
+                elif j > 0:  # the planes before identify the elements of this part
+                    pieces.append(self.new([1] * len(shape)).expand(_along(part.shape, {axis})))
                 elif axis in part.loose or part.shape[axis] == 0:
-                    sizes = [n if d == axis else 1 for d, n in enumerate(part.shape)]
+                    # new units that move with those of the other parts
+                    sizes = _along(part.shape, {axis} | (part.loose & on))
                     pieces.append(
                         self.new(sizes) if part.shape[axis] else torch.zeros(sizes, dtype=torch.int64)
                     )
@@ -373,6 +403,17 @@ def _finer(a: Tensor, b: Tensor) -> bool:
     """Return whether equal atoms in `a` mean equal atoms in `b`, on the same axes."""
     x, y = a.numpy().ravel(), b.numpy().ravel()
     return len(np.unique(np.stack([x, y]), axis=1).T) == len(np.unique(x))
+
+
+def _identifies(a: Tensor, b: Tensor) -> bool:
+    """Return whether equal atoms in `a` mean equal atoms in `b`, which has fewer axes."""
+    x, y = np.broadcast_arrays(a.numpy(), b.numpy())
+    return len(np.unique(np.stack([x.ravel(), y.ravel()]), axis=1).T) == len(np.unique(x))
+
+
+def _along(shape: Sequence[int], axes: Collection[int]) -> list[int]:
+    """Return the shape of a plane on some axes of a tensor."""
+    return [n if d in axes else 1 for d, n in enumerate(shape)]
 
 
 def _distinct(planes: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -10,7 +10,7 @@ from lmcbench.connect.isolation import copy_model
 from lmcbench.connect.network import Network
 from lmcbench.errors import UserError
 
-_TOLERANCE = 1e-3
+_TOLERANCE = 1e-4
 """Largest difference of logits before and after, over the largest logit."""
 
 
@@ -20,7 +20,7 @@ def check_function(model: nn.Module, before: State, after: State, images: Tensor
     Single precision is tried first, then double: a network of random weights may amplify rounding.
 
     Raises:
-        UserError: if the logits differ by more than 1e-3 of the largest.
+        UserError: if the logits differ by more than 1e-4 of the largest.
     """
     found = logit_difference(model, before, after, images)
     if not found <= _TOLERANCE:

@@ -150,9 +150,9 @@ def _convolution(mode: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> 
     bias, transposed, groups = (argument(func, args, kwargs, n) for n in ("bias", "transposed", "groups"))
     space = len(w.shape) - 2
     places = set(range(len(x.shape) - space, len(x.shape)))
-    if any(axes_of(p) & places for p in x.planes):
-        atoms.pin_all([p for p in x.planes if axes_of(p) & places], "convolves along units")
-        x = Labels(x.shape, tuple(p for p in x.planes if not axes_of(p) & places))
+    kept, stay, moved = _by_place(func, args, kwargs, x, places, tuple(w.shape[2:]))
+    atoms.pin_all(stay, "convolves along units")
+    x = Labels(x.shape, kept)
     if len(x.shape) == space + 1:
         x = x.padded(space + 2)
     n, c = x.shape[:2]
@@ -184,13 +184,28 @@ def _convolution(mode: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> 
     planes = found.planes
     if out.ndim == space + 1:
         planes = tuple(p.squeeze(0) for p in planes)
-    return Labels(tuple(out.shape), planes)
+    return Labels(tuple(out.shape), (*planes, *moved))
+
+
+def _by_place(
+    func: Any, args: Any, kwargs: Any, x: Labels, places: set[int], kernel: tuple[int, ...]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Return the planes without places, those that stay, and those on places convolved one by one."""
+    options = (argument(func, args, kwargs, name) for name in ("stride", "padding", "output_padding"))
+    stride, padding, extra = (tuple(option) for option in options)
+    single = all(
+        v == (neutral,) * len(v) for v, neutral in ((kernel, 1), (stride, 1), (padding, 0), (extra, 0))
+    )
+    here = [p for p in x.planes if axes_of(p) & places]
+    moved = [p for p in here if single and axes_of(p) <= places]
+    stay = [p for p in here if all(p is not q for q in moved)]
+    return tuple(p for p in x.planes if not axes_of(p) & places), tuple(stay), tuple(moved)
 
 
 _BY_RULE: tuple[tuple[Callable[..., Any], str], ...] = (
     (_reduction, "sum mean amax amin var std var_mean std_mean norm max min linalg_vector_norm logsumexp"),
     (_reduction, "prod any all argmax argmin"),
-    (_normalised, "_softmax _log_softmax softmax log_softmax"),
+    (_normalised, "_softmax _log_softmax softmax log_softmax _safe_softmax"),
     (_ordered, "cumsum cumprod logcumsumexp sort topk"),
     (_matmul, "mm bmm matmul"),
     (_add_matmul, "addmm baddbmm"),

@@ -88,6 +88,17 @@ def _reshape(mode: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> Labe
     return mode.atoms.reshape(mode.labels(args[0]), out.shape)
 
 
+def _strided(mode: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> Labels:
+    """Label a change of strides that leaves the only axis of several elements as it is (pooled images)."""
+    x = mode.labels(args[0])
+    wide = [d for d, n in enumerate(out.shape) if n > 1]
+    whole = out.untyped_storage().nbytes() == out.numel() * out.element_size()
+    if x.shape == tuple(out.shape) and len(wide) <= 1 and whole and all(out.stride(d) == 1 for d in wide):
+        return x
+    mode.atoms.pin_all(x.planes, "changes strides")
+    return Labels(tuple(out.shape))
+
+
 def _moved(mode: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> Labels:
     """Apply the operation, which treats every axis alike (transpose), to the planes themselves."""
     planes = [func(plane, *args[1:], **kwargs) for plane in mode.labels(args[0]).planes]
@@ -204,7 +215,16 @@ def _rearranged(mode: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> L
     if len(out.shape) != len(x.shape) and free:
         planes.append(mode.atoms.index_plane(x.shape, free))
     for plane in planes:
-        moved = func(plane.expand(x.shape).contiguous(), *args[1:], **kwargs)
+        # im2col takes no integers, and pads with zeros; float64 holds atoms exactly
+        moved = func((plane.expand(x.shape) + 1).double().contiguous(), *args[1:], **kwargs).long()
+        if bool((padding := moved == 0).any()):
+            # a zero beside the image has the units of its row, and no place of its own
+            row = moved.amax(-1, keepdim=True)
+            if not axes_of(plane).isdisjoint({len(x.shape) - 2, len(x.shape) - 1}):
+                mode.atoms.pin(plane, "moves elements along units")
+                row = plane.flatten()[0] + 1
+            moved = row.where(padding, moved)
+        moved = moved - 1
         mode.atoms.distinguish([plane], [moved])
         made.append(compress(moved))
     return Labels(tuple(out.shape), tuple(p for p in made if axes_of(p)))
@@ -253,6 +273,7 @@ def _roll(mode: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> Labels:
 
 _BY_RULE: tuple[tuple[Callable[..., Any], str], ...] = (
     (_reshape, "view _unsafe_view reshape _reshape_alias squeeze unsqueeze flatten unflatten view_copy"),
+    (_strided, "as_strided"),
     (_moved, "permute transpose t numpy_T movedim swapaxes"),
     (_same, "clone _to_copy detach alias contiguous lift_fresh lift_fresh_copy to positive nan_to_num"),
     (_same, "hardswish hardsigmoid hardtanh threshold dropout native_dropout log_sigmoid_forward"),

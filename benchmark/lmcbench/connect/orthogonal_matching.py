@@ -40,7 +40,7 @@ def align_streams(
 ) -> dict[str, Tensor]:
     """Return B with streams turned and other units permuted so that its folded weights match A's.
 
-    Theus et al. (2025, arXiv 2506.22712, section 4): the similarity <A, B> of the folded states is increased
+    Theus et al. (2025, arXiv 2506.22712): the similarity <A, B> of the folded states is increased
     by permutations (weight matching) and maps (Procrustes problem) in turn. The better of two starts is kept:
     the best permutations of all units, and maps that fit the tensors with no other units to permute (patch
     and position embedding, classifier).

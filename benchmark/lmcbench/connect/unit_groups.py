@@ -102,10 +102,16 @@ class Place:
         at = (group >= 0).argmax(1)
         every = np.arange(len(group))
         moved = np.atleast_2d(self._moved(orders))
-        place = {(int(g), int(u)): i for i in every for g, u in zip(group[i], unit[i], strict=True)}
-        return np.array(
-            [place[int(group[i, at[i]]), int(moved[i, at[i]])] if group[i, at[i]] >= 0 else i for i in every]
-        )
+        rows: dict[tuple[int, int], list[int]] = {}
+        for i in every.tolist():
+            for key in dict.fromkeys(zip(group[i].tolist(), unit[i].tolist(), strict=True)):
+                rows.setdefault(key, []).append(i)
+        found = every.copy()
+        for i in every[group[every, at] >= 0].tolist():
+            g, u, to = int(group[i, at[i]]), int(unit[i, at[i]]), int(moved[i, at[i]])
+            # units of query and key are the same: their rows stay in order
+            found[i] = rows[g, to][rows[g, u].index(i)]
+        return found
 
     def _moved(self, orders: Mapping[int, Ids]) -> Ids:
         unit = self.unit.copy()

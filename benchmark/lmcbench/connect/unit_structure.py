@@ -15,6 +15,9 @@ Colours = npt.NDArray[np.uint64]
 _ROUNDS = 200
 """Maximum number of corrections; each merges or fixes at least one atom."""
 
+_PARENTS = 4
+"""Largest number of parents by one link: query, key and value of one unit may be of different groups."""
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -67,10 +70,14 @@ class _Search:
         """Find contradictions and resolve them; True if there were none."""
         self.root = self.atoms.roots(self.every)
         self.pairs = []
+        self.self_linked: list[Ids] = []
         for child, parent in self.links:
             found = np.unique(np.stack([self.root[child], self.root[parent]]), axis=1)
-            if found.shape[1]:
-                self.pairs.append((found[0], found[1]))
+            itself = found[0] == found[1]
+            if itself.any():  # says nothing, but tells these atoms from others
+                self.self_linked.append(found[0][itself])
+            if not itself.all():
+                self.pairs.append((found[0][~itself], found[1][~itself]))
         self.pinned = np.zeros(self.atoms.size, bool)
         for ids, why in self.more:
             roots = np.unique(self.root[ids])
@@ -95,24 +102,29 @@ class _Search:
         return not self._correct()
 
     def _ambiguous(self) -> bool:
-        """Pin atoms with several parents by one link."""
+        """Split links that give atoms a few parents; pin atoms with more."""
         found = False
+        single = []
         for c, p in self.pairs:
             child, counts = np.unique(c, return_counts=True)
             several = np.isin(c, child[counts > 1])
             bad = several & ~(self.pinned[c] & self.pinned[p])
-            if bad.any():
-                # an index that meets several fixed ones is a position, not a unit
-                moves = several & ~self.pinned[p]
-                for at, why in (
-                    (several & ~np.isin(c, c[moves]), None),
-                    (several, "divides units in two ways"),
-                ):
-                    self.pin(np.concatenate([c[at], p[at]]), why)
+            # an index that meets several fixed ones is a position, not a unit
+            moves = several & ~self.pinned[p]
+            position = bad & ~np.isin(c, c[moves])
+            if position.any():
+                self.pin(np.concatenate([c[position], p[position]]), None)
                 found = True
-            if (same := (c == p) & ~self.pinned[c]).any():
-                self.pin(c[same], "divides units by themselves")
+            bad &= ~position
+            if not bad.any():
+                single.append((c, p))
+            elif counts.max() <= _PARENTS:  # pairs are sorted by child and parent
+                nth = np.arange(len(c)) - np.searchsorted(c, c)
+                single += [(c[nth == i], p[nth == i]) for i in range(int(counts.max()))]
+            else:
+                self.pin(np.concatenate([c[several], p[several]]), "divides units in two ways")
                 found = True
+        self.pairs = single
         return found
 
     def _colours(self) -> Colours:
@@ -124,6 +136,8 @@ class _Search:
             )
             colour = np.zeros(size, np.uint64)
             np.add.at(colour, self.root, base)
+            for e, ids in enumerate(self.self_linked):
+                colour[ids] += _hash(np.uint64(2 * e + 3) * np.uint64(0xC2B2AE3D27D4EB4F))
             own = _hash(self.every.astype(np.uint64) + np.uint64(0xABCDEF))
             colour[self.pinned] = own[self.pinned]
             is_root = self.root == self.every
