@@ -24,13 +24,14 @@ from lmcbench.running.drive import Driver, FamiliesLostError
 from lmcbench.running.executor import Ended
 from lmcbench.running.node_check import Expected, check_node
 from lmcbench.running.place import parse_place
-from lmcbench.running.plan import Finished, Notice, Progress, Task
+from lmcbench.running.plan import Finished, Notice, Progress, Task, by_engine
 from lmcbench.running.portable import portable, portable_environment
 from lmcbench.running.ray_executor import check_listening
 from lmcbench.running.slurm_executor import Slurm
-from lmcbench.running.units import fill, whole_families
+from lmcbench.running.units import depends_on_fleet, fill, whole_families
 from lmcbench.spec.architectures import make_architecture
 from lmcbench.spec.cells import Selection, expand, families
+from lmcbench.train import choice
 
 CELLS = expand(toy_suite(), Selection(["lmc_mlp"], ["none", "same-half"], ["0", "2"]))
 
@@ -223,6 +224,17 @@ def test_parts_wait_for_their_trunk_and_are_lost_with_it(folder):
     _, error = run(units, other, engine, retries=0)
     assert engine.submitted == [units[0].name]
     assert "its trunk was lost" in str(error)
+
+
+def test_bits_depend_on_the_fleet_where_stacked_is_asked_for_or_chosen_on_cuda(folder, monkeypatch):
+    both = tasks(folder)
+
+    def asked(engine):
+        return [replace(task, conditions=by_engine(engine)) for task in both]
+
+    assert [depends_on_fleet(asked(e)) for e in ("stacked", "auto", "reference")] == [True, False, False]
+    monkeypatch.setitem(choice.STACKED, ("lmc_mlp", "cuda"), (1.0, 64))
+    assert [depends_on_fleet(asked(e)) for e in ("stacked", "auto", "reference")] == [True, True, False]
 
 
 def test_families_are_split_only_if_they_do_not_fill_the_engine(folder):

@@ -16,7 +16,7 @@ from lmcbench.results.events import AttemptLog
 from lmcbench.running.attempt import Attempt, Outcome
 from lmcbench.running.executor import Ended, Executor
 from lmcbench.running.plan import Task
-from lmcbench.running.units import Unit, fill, whole_families
+from lmcbench.running.units import Unit, depends_on_fleet, fill, whole_families
 from lmcbench.running.workers import EXIT_S, THREADS
 
 LOOPBACK = "127.0.0.1"
@@ -61,7 +61,7 @@ class Ray:
             # without a GPU, Ray leaves CUDA_VISIBLE_DEVICES as it is: torch would find one
             kind, share = (device, self.gpus_per_family) if on_gpu else ("cpu", 1.0)
             placed = [replace(task, device=kind, memory_share=share) for task in tasks]
-            on_fleet = on_gpu and tasks[0].conditions.engine == "stacked"
+            on_fleet = on_gpu and depends_on_fleet(tasks)
             assert executor.slots is not None
             units = whole_families(placed) if on_fleet else fill(placed, executor.slots, len(dataset.train))
         except BaseException:

@@ -25,7 +25,7 @@ from lmcbench.results.events import AttemptLog, EventLog, EventReader
 from lmcbench.running.attempt import Attempt, Outcome
 from lmcbench.running.executor import Ended, Executor
 from lmcbench.running.plan import Task
-from lmcbench.running.units import Unit, fill, whole_families
+from lmcbench.running.units import Unit, depends_on_fleet, fill, whole_families
 from lmcbench.running.workers import THREADS
 from lmcbench.spec.canonical import digest
 
@@ -103,7 +103,7 @@ class Slurm:
         if jobs is not None:
             raise UserError("--jobs applies to this machine. Limit the jobs at once: --on slurm:jobs=N")
         executor = SlurmExecutor(tasks[0].folder.root, tasks[0].folder.logs, self)
-        on_fleet = device != "cpu" and tasks[0].conditions.engine == "stacked"
+        on_fleet = device != "cpu" and depends_on_fleet(tasks)
         if self.jobs is None or on_fleet:
             return executor, whole_families(tasks)
         return executor, fill(tasks, self.jobs, len(dataset.train))

@@ -40,6 +40,20 @@ class Unit:
         return [] if self.task.trunk_only else [cell.key for cell in self.task.family.cells]
 
 
+def depends_on_fleet(tasks: Sequence[Task]) -> bool:
+    """Return whether any network may be trained by `stacked` on CUDA, whose bits depend on the fleet.
+
+    The engine is chosen later, where the network is built: one with a row in the table of choices counts.
+    """
+    from lmcbench.train.choice import STACKED  # torch, which is slow to load
+
+    return any(
+        task.conditions.engine == "stacked"
+        or (task.conditions.engine is None and (task.family.architecture.name, "cuda") in STACKED)
+        for task in tasks
+    )
+
+
 def whole_families(tasks: Sequence[Task]) -> list[Unit]:
     """Return one unit a family."""
     return [Unit(task.family.key, task) for task in tasks]
