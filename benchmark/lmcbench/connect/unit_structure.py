@@ -137,7 +137,7 @@ class _Search:
             colour = np.zeros(size, np.uint64)
             np.add.at(colour, self.root, base)
             for e, ids in enumerate(self.self_linked):
-                colour[ids] += _hash(np.uint64(2 * e + 3) * np.uint64(0xC2B2AE3D27D4EB4F))
+                colour[ids] += _hash(np.array([2 * e + 3], np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F))
             own = _hash(self.every.astype(np.uint64) + np.uint64(0xABCDEF))
             colour[self.pinned] = own[self.pinned]
             is_root = self.root == self.every
