@@ -66,6 +66,12 @@ def test_a_matrix_of_pairs_is_symmetric_and_averages_cells():
     assert [label.get_text() for label in loss.axes[0].get_xticklabels()] == ["a", "b"]
 
 
+def test_a_matrix_of_equal_values_has_no_negative_scale():
+    axis = lmcbench.plots.matrix([[0.0, 0.0], [0.0, 0.0]]).axes[0]
+    assert axis.images[0].get_clim() == (0, 1)
+    assert {text.get_color() for text in axis.texts} == {"w"}
+
+
 def test_a_notebook_shows_figures_without_pyplot():
     figure = lmcbench.plots.matrix([[0.0, 1.0], [1.0, 0.0]])
     assert figure._repr_png_().startswith(b"\x89PNG")

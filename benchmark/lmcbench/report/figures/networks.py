@@ -44,12 +44,13 @@ def draw_matrix(figure: Any, axis: Any, values: Array, names: Sequence[str], lab
         label: of the colour bar, with the unit.
     """
     count = len(names)
-    shown = axis.imshow(values, cmap=MAP)
+    low, high = np.nanmin(values), np.nanmax(values)
+    high = high if high > low else low + 1  # equal values would be in the middle of a scale around them
+    shown = axis.imshow(values, cmap=MAP, vmin=low, vmax=high)
     axis.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 3 else 0)
     axis.set_yticks(range(count), names)
     axis.grid(visible=False)
     if count <= MOST_NUMBERS:
-        low, high = np.nanmin(values), np.nanmax(values)
         for i, j in np.argwhere(np.isfinite(values)):
             dark = values[i, j] < (low + high) / 2
             axis.text(j, i, f"{values[i, j]:.1f}", ha="center", va="center", color="w" if dark else "k")
