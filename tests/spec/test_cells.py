@@ -10,6 +10,7 @@ from lmcbench.errors import UserError
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.cells import Selection, expand, families, parse_replicates
 from lmcbench.spec.seeds import Seeds
+from lmcbench.spec.suite_files import load_suite
 
 
 def named(cells):
@@ -148,6 +149,20 @@ def test_a_shift_with_settings_is_matched_by_its_label():
     suite = toy_suite(shifts=["none", {"name": "label-skew", "params": {"share": 0.9}, "noise": "shared"}])
     [cell] = expand(suite, Selection(["lmc_mlp"], ["label-skew[share=0.9,noise=shared]"], ["0"], range(1)))
     assert cell.shift.params == {"share": 0.9}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "nf_resnet26(depths=[1,1],channels=[32,64],stem_type=3x3)",
+        "nf_resnet26( stem_type='3x3', channels=[32, 64], depths=[1, 1] )",
+    ],
+)
+def test_a_network_of_the_suite_is_found_however_its_arguments_are_written(written):
+    found = expand(load_suite("digits"), Selection([written], ["none"], ["0"], range(1)))
+    assert [(c.architecture.name, c.recipe.lr) for c in found] == [("nf_resnet26", 0.03)]
+    with pytest.raises(UserError, match="recipe"):
+        expand(load_suite("digits"), Selection(["nf_resnet26(depths=[2,1])"], ["none"], ["0"], range(1)))
 
 
 def test_an_unlisted_architecture_comes_with_a_recipe():

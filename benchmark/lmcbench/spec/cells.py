@@ -234,7 +234,7 @@ def _architectures(suite: Suite, selection: Selection) -> list[Architecture]:
         if isinstance(pattern, Architecture):
             chosen.append(pattern)
             continue
-        listed = [a for a in suite.architectures if _named(a, pattern)]
+        listed = [a for a in suite.architectures if _named(a, pattern)] or _spelled_otherwise(suite, pattern)
         if listed:
             chosen += listed
         elif _is_glob(pattern):
@@ -262,6 +262,14 @@ def _architectures(suite: Suite, selection: Selection) -> list[Architecture]:
 def _named(architecture: Architecture, pattern: str) -> bool:
     names = (architecture.name, architecture.label)
     return any(_is_match(name, pattern) for name in names)
+
+
+def _spelled_otherwise(suite: Suite, pattern: str) -> list[Architecture]:
+    """Return the suite's architectures with these arguments, in any order and notation."""
+    if _is_glob(pattern) or "(" not in pattern:
+        return []
+    label = parse_architecture(pattern, suite.architectures[0].recipe).label
+    return [a for a in suite.architectures if a.label == label]
 
 
 def _is_glob(pattern: str) -> bool:
