@@ -1,22 +1,30 @@
 """Labels of tensor elements: which unit of a network each index of each axis belongs to.
 
-An *atom* is one index of an axis that may be permuted. A *plane* holds the atoms of one or more axes of a
-tensor: an int64 tensor of as many dimensions, with size 1 along the axes on which the atoms do not depend.
-Permuting units moves the element with atoms (a, b, ...) to the place with atoms (pi(a), pi(b), ...), at the
-same index of every other axis. Operations restrict pi: two atoms are the same, one belongs to another (a unit
-to its head), or an atom stays.
+Labels are planes of atoms (see `lmcbench.connect.planes`). Permuting units moves the element with atoms
+(a, b, ...) to the place with atoms (pi(a), pi(b), ...), at the same index of every other axis. Operations
+restrict pi: two atoms are the same, one belongs to another (a unit to its head), or an atom stays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lmcbench.connect.planes import (
+    Labels,
+    along_axes,
+    axes_of,
+    axis_groups,
+    compress,
+    distinct_planes,
+    finer,
+    identifies,
+)
 from lmcbench.errors import UserError
 
 Ids = np.ndarray
@@ -26,48 +34,6 @@ Ids = np.ndarray
 def cannot_align(why: str) -> UserError:
     """Return the error for a network that cannot be aligned."""
     return UserError(f"The network cannot be aligned: {why}")
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Labels of a tensor.
-
-    Attributes:
-        shape: the tensor's shape.
-        planes: its planes.
-        loose: axes along which the tensor is constant, so that any permutation leaves it as it is.
-    """
-
-    shape: tuple[int, ...]
-    planes: tuple[Tensor, ...] = ()
-    loose: frozenset[int] = frozenset()
-
-    def binding(self) -> set[int]:
-        """Return the axes along which elements differ."""
-        return {d for d, n in enumerate(self.shape) if n > 1 and d not in self.loose}
-
-    def padded(self, ndim: int) -> Labels:
-        """Return the labels with axes of size 1 in front, as broadcasting adds them."""
-        extra = ndim - len(self.shape)
-        if extra <= 0:
-            return self
-        ones = (1,) * extra
-        planes = tuple(plane.reshape(*ones, *plane.shape) for plane in self.planes)
-        return Labels(ones + self.shape, planes, frozenset(d + extra for d in self.loose))
-
-
-def axes_of(plane: Tensor) -> frozenset[int]:
-    """Return the axes on which a plane's atoms depend."""
-    return frozenset(d for d, n in enumerate(plane.shape) if n > 1)
-
-
-def compress(plane: Tensor) -> Tensor:
-    """Return the plane with size 1 along every axis on which it does not depend."""
-    for d, n in enumerate(plane.shape):
-        first = plane.narrow(d, 0, 1)
-        if n > 1 and bool((plane == first).all()):
-            plane = first
-    return plane.contiguous()
 
 
 class Atoms:
@@ -205,7 +171,7 @@ class Atoms:
         dropped: list[Tensor] = []
         for a in x.planes:
             for b in rest_y:
-                if axes_of(a) == axes_of(b) and _finer(a, b) and _finer(b, a):
+                if axes_of(a) == axes_of(b) and finer(a, b) and finer(b, a):
                     if not self._clash(a, b):
                         self.merge(a.numpy(), b.numpy())
                     elif not self._rotated(a, b):
@@ -239,17 +205,17 @@ class Atoms:
         if not common:
             return
         if one == two:
-            if _finer(a, b):
+            if finer(a, b):
                 self.link(a, b)
                 dropped.append(b)
-            elif _finer(b, a):
+            elif finer(b, a):
                 self.link(b, a)
                 dropped.append(a)
             else:
                 self.pin_all((a, b), "combines units in different orders")
         elif two < one or one < two:
             fine, coarse = (a, b) if two < one else (b, a)
-            if _identifies(fine, coarse):
+            if identifies(fine, coarse):
                 self.link(fine, coarse)
                 dropped.append(coarse)
             else:  # inputs of grouped convolutions occur with several outputs
@@ -307,7 +273,7 @@ class Atoms:
             return Labels(shape)
         labelled = frozenset[int]().union(*(axes_of(plane) for plane in x.planes))
         planes = list(x.planes)
-        groups = _axis_groups(x.shape, shape)
+        groups = axis_groups(x.shape, shape)
         for ins, _ in groups:
             unlabelled = {d for d in ins if x.shape[d] > 1 and d not in labelled and d not in x.loose}
             if unlabelled and any(d in labelled for d in ins):
@@ -333,11 +299,11 @@ class Atoms:
 
         The units of the finer plane are linked to those of the coarser one.
         """
-        kept = list(_distinct(planes))
+        kept = list(distinct_planes(planes))
         for a in tuple(kept):
             for b in tuple(kept):
                 present = a is not b and all(any(x is p for p in kept) for x in (a, b))
-                if present and axes_of(a) == axes_of(b) and _finer(a, b):
+                if present and axes_of(a) == axes_of(b) and finer(a, b):
                     self.link(a, b)
                     kept = [p for p in kept if p is not b]
         return tuple(kept)
@@ -374,10 +340,10 @@ class Atoms:
                 if j < len(own):
                     pieces.append(own[j])
                 elif j > 0:  # the planes before identify the elements of this part
-                    pieces.append(self.new([1] * len(shape)).expand(_along(part.shape, {axis})))
+                    pieces.append(self.new([1] * len(shape)).expand(along_axes(part.shape, {axis})))
                 elif axis in part.loose or part.shape[axis] == 0:
                     # new units that move with those of the other parts
-                    sizes = _along(part.shape, {axis} | (part.loose & on))
+                    sizes = along_axes(part.shape, {axis} | (part.loose & on))
                     pieces.append(
                         self.new(sizes) if part.shape[axis] else torch.zeros(sizes, dtype=torch.int64)
                     )
@@ -396,59 +362,4 @@ class Atoms:
                     torch.tensor([p.shape[axis] for p in pieces])
                 )
                 planes.append(index.reshape([-1 if d == axis else 1 for d in range(len(shape))]))
-        return Labels(tuple(shape), _distinct([compress(p) for p in planes]))
-
-
-def _finer(a: Tensor, b: Tensor) -> bool:
-    """Return whether equal atoms in `a` mean equal atoms in `b`, on the same axes."""
-    x, y = a.numpy().ravel(), b.numpy().ravel()
-    return len(np.unique(np.stack([x, y]), axis=1).T) == len(np.unique(x))
-
-
-def _identifies(a: Tensor, b: Tensor) -> bool:
-    """Return whether equal atoms in `a` mean equal atoms in `b`, which has fewer axes."""
-    x, y = np.broadcast_arrays(a.numpy(), b.numpy())
-    return len(np.unique(np.stack([x.ravel(), y.ravel()]), axis=1).T) == len(np.unique(x))
-
-
-def _along(shape: Sequence[int], axes: Collection[int]) -> list[int]:
-    """Return the shape of a plane on some axes of a tensor."""
-    return [n if d in axes else 1 for d, n in enumerate(shape)]
-
-
-def _distinct(planes: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    kept: list[Tensor] = []
-    for plane in planes:
-        if not any(plane.shape == other.shape and torch.equal(plane, other) for other in kept):
-            kept.append(plane)
-    return tuple(kept)
-
-
-def _axis_groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Pair the axes of two shapes of as many elements into the smallest groups of equal products."""
-    groups: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(old) or j < len(new):
-        ins, outs = [], []
-        a = b = 1
-        if i < len(old):
-            ins.append(i)
-            a = old[i]
-            i += 1
-        if j < len(new):
-            outs.append(j)
-            b = new[j]
-            j += 1
-        while a != b:
-            if a < b and i < len(old):
-                ins.append(i)
-                a *= old[i]
-                i += 1
-            elif j < len(new):
-                outs.append(j)
-                b *= new[j]
-                j += 1
-            else:
-                break
-        groups.append((ins, outs))
-    return groups
+        return Labels(tuple(shape), distinct_planes([compress(p) for p in planes]))

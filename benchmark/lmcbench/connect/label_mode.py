@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lmcbench.connect.axis_labels import Atoms, Labels, cannot_align
+from lmcbench.connect.axis_labels import Atoms, cannot_align
 from lmcbench.connect.layer_rules import LAYER_RULES
 from lmcbench.connect.moving_rules import MOVING_RULES, elementwise
+from lmcbench.connect.planes import Labels
 
 Rule = Callable[["LabelMode", Any, tuple[Any, ...], dict[str, Any], Any], Labels | Sequence[Labels | None]]
 

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lmcbench.connect.axis_labels import Labels, axes_of
 from lmcbench.connect.moving_rules import Tracing, argument, axes_at
+from lmcbench.connect.planes import Labels, axes_of
 
 # --- functions along axes -----------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lmcbench.connect.axis_labels import Atoms, Labels, axes_of, compress
+from lmcbench.connect.axis_labels import Atoms
+from lmcbench.connect.planes import Labels, axes_of, compress
 
 
 class Tracing(Protocol):

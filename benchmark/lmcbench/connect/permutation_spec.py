@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
-from lmcbench.connect.axis_labels import Atoms, Labels, cannot_align
+from lmcbench.connect.axis_labels import Atoms, cannot_align
 from lmcbench.connect.isolation import copy_model, isolated
 from lmcbench.connect.label_mode import LabelMode
+from lmcbench.connect.planes import Labels
 from lmcbench.connect.unit_groups import PermutationSpec, Place
 from lmcbench.connect.unit_structure import Structure, find_structure
 from lmcbench.errors import UserError

@@ -18,6 +18,8 @@ _ROUNDS = 200
 _PARENTS = 4
 """Largest number of parents by one link: query, key and value of one unit may be of different groups."""
 
+TWO_WAYS = "divides the same units into groups in two ways, which no permutation keeps"
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -122,7 +124,7 @@ class _Search:
                 nth = np.arange(len(c)) - np.searchsorted(c, c)
                 single += [(c[nth == i], p[nth == i]) for i in range(int(counts.max()))]
             else:
-                self.pin(np.concatenate([c[several], p[several]]), "divides units in two ways")
+                self.pin(np.concatenate([c[several], p[several]]), TWO_WAYS)
                 found = True
         self.pairs = single
         return found
@@ -225,7 +227,7 @@ class _Search:
             if cells.shape[1] != whole or len(set(counts.tolist())) > 1:
                 self.pin(
                     np.concatenate([self.classes[key], *(above for _, above in kept)]),
-                    "divides units in two ways",
+                    TWO_WAYS,
                 )
                 return True
         return False
