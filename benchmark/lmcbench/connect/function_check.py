@@ -52,5 +52,6 @@ def logit_difference(
         )
         images = images.to(dtype)
     network = Network(model, "cpu")
-    one, other = network.logits(network.prepare([before, after]), images)
+    # one after another: a stack of both would take twice the memory
+    one, other = (network.logits(network.prepare([state]), images)[0] for state in (before, after))
     return float((one - other).abs().max()) / max(float(one.abs().max()), 1e-30)
