@@ -26,7 +26,7 @@ import numpy as np
 from lmcbench.errors import UserError, counted, reading
 from lmcbench.errors import printable as printable  # of foreign text, wherever it is shown
 
-MB = 2**20
+MB = 1_000_000
 
 JSON_BYTES = 16 * MB
 """Largest JSON document: a record with all analyses of a suite with five siblings takes about 3 MB."""
@@ -141,7 +141,7 @@ def decompress(content: bytes, origin: str, *, limit: int) -> bytes:
     except Exception as error:  # zlib.error, without importing zlib for its name alone
         raise UserError(f"{origin} is not a whole gzip file: {error}.") from None
     if len(whole) > limit:
-        raise UserError(f"{origin} expands to more than {_size(limit)}; that much is not read.")
+        raise UserError(f"{origin} expands to more than {show_bytes(limit)}; that much is not read.")
     return whole
 
 
@@ -323,8 +323,9 @@ def _parse_float(text: str) -> float:
 
 
 def _too_large(origin: str, size: int, limit: int) -> str:
-    return f"{origin} has {_size(size)}; at most {_size(limit)} are read."
+    return f"{origin} has {show_bytes(size)}; at most {show_bytes(limit)} are read."
 
 
-def _size(size: int) -> str:
+def show_bytes(size: int) -> str:
+    """Return a number of bytes as text, from 0.1 MB on in MB."""
     return f"{size / MB:,.1f} MB" if size >= MB / 10 else f"{size:,} bytes"

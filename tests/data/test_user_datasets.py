@@ -304,7 +304,7 @@ def write_huge(folder):
     [
         (write_device, r"train/cat/1.png is not a regular file"),
         (write_pipe, r"test/dog/9.png is not a regular file"),
-        (write_huge, r"train/cat/1.png has 3,072.0 MB; at most 128.0 MB are read"),
+        (write_huge, r"train/cat/1.png has 3,221.2 MB; at most 128.0 MB are read"),
         (write_odd_size, r"train/cat/1.png: the image is 16 x 16 pixels, expected 20 x 16"),
         (write_broken, r"train/cat/1.png: the image does not decode"),
         (write_empty_class, r"test/emu is a class without images"),

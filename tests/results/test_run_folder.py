@@ -379,7 +379,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
         ("{", "is damaged: Expecting"),
         ('{"suite": NaN}', "is damaged: NaN"),
         ("[" * 100_000, "is damaged: lists and objects nest"),
-        (" " * (17 * 2**20), "has 17.0 MB"),
+        (" " * (17 * 10**6), "has 17.0 MB"),
         ("", "is damaged: Expecting"),
         ("[]", "is not a lmcbench/run file"),
         ('{"schema": "lmcbench/cell/1"}', "is not a lmcbench/run file"),
@@ -459,7 +459,7 @@ def special_file(path, kind):
 @pytest.mark.parametrize("kind", ["folder", "fifo", "device", "fifo link", "3 GB"])
 def test_special_and_huge_files_are_refused_by_name(tmp_path, kind):
     """A pipe would block for ever and a device never ends."""
-    reason = {"3 GB": "has 3,072.0 MB", "folder": "cannot be read: Is a directory"}
+    reason = {"3 GB": "has 3,221.2 MB", "folder": "cannot be read: Is a directory"}
     message = f"run.json {reason.get(kind, 'is not a regular file')}"
     special_file(tmp_path / "run" / "run.json", kind)
     with pytest.raises(UserError, match=message):

@@ -465,7 +465,7 @@ def test_other_predictions_than_the_submissions_are_refused(folder, tmp_path):
     )
     with other.open("r+b") as file:
         file.truncate(2**30)
-    with pytest.raises(UserError, match=r"has 1,024\.0 MB; at most 23\.8 MB"):
+    with pytest.raises(UserError, match=r"has 1,073\.7 MB; at most 25\.0 MB"):
         verify(folder, predictions=other)
     with pytest.raises(UserError, match="There is no predictions file"):
         verify(folder, predictions=tmp_path)
@@ -498,7 +498,7 @@ def test_a_file_that_grows_without_bound_is_refused(folder, monkeypatch):
     bomb = gzip.compress(bytes(101_000_000))
     assert len(bomb) < 200_000
     assert (
-        put_records(folder, bomb) == "records.jsonl.gz: expands to more than 95.4 MB; that much is not read."
+        put_records(folder, bomb) == "records.jsonl.gz: expands to more than 100.0 MB; that much is not read."
     )
     assert "line 1 has 3.0 MB; at most 2.0 MB" in put_records(folder, gzip.compress(b" " * 3_000_000))
     assert "contains more than 5,000 records" in put_records(folder, gzip.compress(b"\n" * 5001))

@@ -26,7 +26,7 @@ def test_weights_are_flushed_before_the_file_is_renamed(tmp_path, monkeypatch):
         (b"\xff" * 8, "not a whole safetensors file"),
         ((2).to_bytes(8, "little") + b"[]", "JSON object"),
         ((200_000).to_bytes(8, "little") + b"[" * 100_000 + b"]" * 100_000, "nest more than"),
-        ((17 * 2**20).to_bytes(8, "little") + bytes(17 * 2**20), "at most 16.0 MB"),
+        ((17 * 10**6).to_bytes(8, "little") + bytes(17 * 10**6), "at most 16.0 MB"),
         (None, "not a regular file"),
     ],
 )

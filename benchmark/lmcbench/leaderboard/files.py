@@ -11,10 +11,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from lmcbench.errors import LINE_LENGTH, UserError, printable
-from lmcbench.results.packed_records import MB, RECORDS, show_megabytes, split_records
+from lmcbench.results.packed_records import RECORDS, split_records
 from lmcbench.results.record import Record, parse_record
 from lmcbench.results.tuning import TUNING, TUNING_BYTES
-from lmcbench.untrusted import read_bytes
+from lmcbench.untrusted import MB, read_bytes, show_bytes
 
 META = "submission.toml"
 PREDICTIONS = "predictions.safetensors"
@@ -107,7 +107,7 @@ def _refusal(name: str, status: os.stat_result) -> str | None:
         allowed = f"{META}, {RECORDS}, {PREDICTIONS}, {TUNING}, source/FILE.py"
         return f"is not a file of a submission; allowed are {allowed}"
     if status.st_size > limit:
-        return f"has {show_megabytes(status.st_size)}; at most {show_megabytes(limit)} are allowed"
+        return f"has {show_bytes(status.st_size)}; at most {show_bytes(limit)} are allowed"
     return None
 
 

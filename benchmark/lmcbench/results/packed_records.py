@@ -8,7 +8,7 @@ from typing import Any
 from lmcbench.errors import UserError
 from lmcbench.results.atomic_files import compress
 from lmcbench.spec.canonical import canonical_json
-from lmcbench.untrusted import decompress
+from lmcbench.untrusted import MB, decompress, show_bytes
 
 RECORDS = "records.jsonl.gz"
 """Name of the file."""
@@ -16,7 +16,6 @@ RECORDS = "records.jsonl.gz"
 ENDING = ".jsonl.gz"
 """How the name of every such file ends."""
 
-MB = 1_000_000
 MAX_RECORDS = 5000
 RECORD_BYTES = 2 * MB
 RECORDS_BYTES = 100 * MB
@@ -47,12 +46,7 @@ def split_records(content: bytes, origin: str = RECORDS) -> list[bytes]:
     for i, line in enumerate(lines, 1):
         if len(line) > RECORD_BYTES:
             raise UserError(
-                f"{origin} line {i} has {show_megabytes(len(line))}; at most "
-                f"{show_megabytes(RECORD_BYTES)} are allowed."
+                f"{origin} line {i} has {show_bytes(len(line))}; at most "
+                f"{show_bytes(RECORD_BYTES)} are allowed."
             )
     return lines
-
-
-def show_megabytes(size: int) -> str:
-    """Return a number of bytes as text, from 0.1 MB on in MB."""
-    return f"{size / MB:,.1f} MB" if size >= MB / 10 else f"{size:,} bytes"
