@@ -15,17 +15,15 @@ from pathlib import Path
 
 from lmcbench.results.atomic_files import write_atomic
 from lmcbench.results.packed_records import encode_records
-from lmcbench.results.record_files import find_records, read_records
+from lmcbench.results.record_files import read_records
 from lmcbench.results.run_folder import RunFolder
-from lmcbench.untrusted import read_bytes
 
 
 def pack(run: Path, file: Path) -> int:
     """Write all records of a run into one file, the same bytes for the same records; return their number."""
-    read_records(run)  # damaged or ambiguous ones are refused
-    tables = [json.loads(read_bytes(path)) for path in find_records(run)]
-    write_atomic(file, encode_records(tables))
-    return len(tables)
+    records = read_records(run)
+    write_atomic(file, encode_records(json.loads(record.to_json()) for record in records))
+    return len(records)
 
 
 def unpack(file: Path, run: Path) -> int:

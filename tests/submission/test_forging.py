@@ -245,6 +245,17 @@ def test_numbers_of_images_and_names_of_files_follow_from_the_suite_and_the_key(
     assert message in faults(folder)
 
 
+def test_without_logits_a_loss_at_a_fitted_temperature_is_at_most_the_plain_loss(folder):
+    (folder / "predictions.safetensors").unlink()
+    assert faults(folder) == ""
+    edit_record(
+        folder, a_pair(folder), lambda t: t["pairs"][0]["temperature_scaled"]["test"].update(loss=[9, 0, 0])
+    )
+    found = faults(folder)
+    assert "pairs.0.temperature_scaled.test.loss.0: found 9, more than the curve's" in found
+    assert "temperature_scaled.test.loss.1" not in found
+
+
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_bounds_hold_the_scores_of_fp32_and_are_close(scale):
     rng = np.random.default_rng(0)

@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-STEEPEST = 100.0
-"""Largest inverse temperature. A network without a wrong answer has no best one: its loss falls for ever."""
+from lmcbench.ensemble.predictions import softmax
+from lmcbench.results.logits import cross_entropy
 
-TOLERANCE = 1e-9
-"""Width of the interval around the best inverse temperature at which the search ends."""
+STEEPEST = 100.0
+"""Largest inverse temperature. Without it, a network without errors has no minimum of the loss."""
 
 
 def fit_temperature(logits: NDArray[Any], labels: NDArray[np.integer]) -> tuple[float, float]:
     """Return the inverse temperature b in [0, 100] with the least loss of b times the logits, and this loss.
 
-    The loss is convex in b: its slope is found to be 0 by bisection, which gives the same value on every
-    machine up to rounding. b and loss are of the same images. One number fitted on n images lowers their
-    mean loss by about 1 / (2 n) nats, which cancels between networks scored on the same images.
+    The loss is convex in b, so its slope has one zero. b is fitted on the images that the loss is of. One
+    number fitted on n images lowers their mean loss by about 1 / (2 n) nats, which cancels between networks
+    scored on the same images.
 
     Args:
         logits: of one network, `[n, classes]`, of any dtype.
@@ -39,25 +39,16 @@ def fit_temperature(logits: NDArray[Any], labels: NDArray[np.integer]) -> tuple[
         >>> round(b, 6), round(loss, 6)
         (0.05, 0.562335)
     """
+    from scipy.optimize import brentq  # 0.14 s and 23 MiB, only where networks are scored
+
     z = logits.astype(np.float64)
-    z -= z.max(-1, keepdims=True)
-    given = np.take_along_axis(z, np.asarray(labels)[:, None], -1)[:, 0]
+    chosen = z[np.arange(len(z)), labels]
 
     def slope(b: float) -> float:
-        odds = np.exp(b * z)
-        return float(((odds * z).sum(-1) / odds.sum(-1) - given).mean())
+        return float(((softmax(b * z) * z).sum(-1) - chosen).mean())
 
-    low, high = 0.0, STEEPEST
-    if slope(low) >= 0:
-        high = low
-    elif slope(high) <= 0:
-        low = high
-    while high - low > TOLERANCE:
-        middle = (low + high) / 2
-        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
-    b = (low + high) / 2
-    loss = float((np.log(np.exp(b * z).sum(-1)) - b * given).mean())
-    return b, max(loss, 0.0)
+    b = 0.0 if slope(0.0) >= 0 else STEEPEST if slope(STEEPEST) <= 0 else float(brentq(slope, 0.0, STEEPEST))
+    return b, float(cross_entropy(b * z, labels).mean())
 
 
 def scale_line(fits: Sequence[tuple[float, float]]) -> dict[str, list[float]]:

@@ -15,7 +15,7 @@ from lmcbench.ensemble.temperature import fit_temperature, scale_line
 from lmcbench.errors import UserError, counted
 from lmcbench.leaderboard.files import PREDICTIONS, Fault, place_of
 from lmcbench.results.cell_values import SPLIT
-from lmcbench.results.record import Record, Score
+from lmcbench.results.record import PairRecord, Record, Score
 from lmcbench.results.run_folder import labels_name, midpoint_name, recalibrated_name, soup_name
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.datasets import Pins
@@ -102,7 +102,6 @@ class Rescoring:
                 labels.setdefault(labels_name(split), {})[name] = hashed
             self._check_logits(file, name, record, logits, truth)
             self._check_scores(file, record, logits, inner, truth)
-            self._check_temperatures(file, record, logits, inner, truth)
             self._check_chance(file, record, truth)
             if SPLIT in logits:
                 self.midpoints.add(record.key)
@@ -207,9 +206,13 @@ class Rescoring:
         inner: Mapping[str, Logits],
         labels: Mapping[str, NDArray[np.int64]],
     ) -> None:
-        """Check scores of siblings, ends and midpoints of curves, and soups, within what fp16 leaves open."""
+        """Check scores of siblings, ends and midpoints of curves, and soups, within what fp16 leaves open.
+
+        Losses at fitted temperatures are of the stored logits, and recomputed exactly.
+        """
         for split, stored in logits.items():
             ends = [score_bounds(values, labels[split]) for values in stored]
+            fits = [fit_temperature(values, labels[split]) for values in stored]
             again = inner.get(recalibrated_name(split))
             fresh = [] if again is None else [score_bounds(values, labels[split]) for values in again]
             for s, sibling in enumerate(record.siblings):
@@ -230,6 +233,8 @@ class Rescoring:
                 middle = inner.get(midpoint_name(split, pair.i, pair.j))
                 if middle is not None:
                     places.append((len(curve.loss) // 2, score_bounds(middle, labels[split])))
+                    fit = fit_temperature(middle, labels[split])
+                    self._check_scaled(file, p, pair, split, scale_line([fits[pair.i], fit, fits[pair.j]]))
                 for at, bounds in places:
                     for kind, values in (("loss", curve.loss), ("error", curve.error)):
                         where = f"pairs.{p}.curves.{split}.{kind}.{at % len(values)}"
@@ -243,29 +248,16 @@ class Rescoring:
                 bounds = score_bounds(middle, labels[split], steps=2)
                 self._compare(file, f"soup.{split}", record.soup[split], bounds)
 
-    def _check_temperatures(
-        self,
-        file: str,
-        record: Record,
-        logits: Mapping[str, Logits],
-        inner: Mapping[str, Logits],
-        labels: Mapping[str, NDArray[np.int64]],
+    def _check_scaled(
+        self, file: str, p: int, pair: PairRecord, split: str, again: Mapping[str, list[float]]
     ) -> None:
-        """Recompute the losses at fitted temperatures."""
-        for split, stored in logits.items():
-            fits = [fit_temperature(values, labels[split]) for values in stored]
-            for p, pair in enumerate(record.pairs):
-                held = (pair.temperature_scaled or {}).get(split)
-                middle = inner.get(midpoint_name(split, pair.i, pair.j))
-                if held is None or middle is None:
-                    continue
-                at_mid = fit_temperature(middle, labels[split])
-                again = scale_line([fits[pair.i], at_mid, fits[pair.j]])
-                # the loss is flat around its least value: it is known better than where it lies
-                for kind, tolerance in (("loss", 1e-9), ("inverse_temperature", 1e-6)):
-                    if not np.allclose(held[kind], again[kind], rtol=tolerance, atol=tolerance):
-                        where = f"pairs.{p}.temperature_scaled.{split}.{kind}"
-                        self._differs(file, where, held[kind], again[kind])
+        """Compare the losses at fitted temperatures of pair `p`, if it has them."""
+        held = (pair.temperature_scaled or {}).get(split, again)
+        # the loss is flat around its least value: it is known better than where it lies
+        for kind, tolerance in (("loss", 1e-9), ("inverse_temperature", 1e-6)):
+            if not np.allclose(held[kind], again[kind], rtol=tolerance, atol=tolerance):
+                where = f"pairs.{p}.temperature_scaled.{split}.{kind}"
+                self._differs(file, where, held[kind], again[kind])
 
     def _check_chance(self, file: str, record: Record, labels: Mapping[str, NDArray[np.int64]]) -> None:
         """Recompute the number of images of the commonest test class."""
