@@ -136,7 +136,7 @@ def test_a_column_of_ones_own_is_drawn_as_it_is():
     [axis] = lmcbench.plots.against_fork(frame, "mine", label="mine (units)").axes
     assert axis.get_ylabel() == "mine (units)"
     assert axis.lines[0].get_ydata()[0] == 7
-    with pytest.raises(lmcbench.UserError, match="shift is no column of numbers"):
+    with pytest.raises(lmcbench.UserError, match="column shift is not numeric"):
         lmcbench.plots.against_fork(frame, "shift")
     with pytest.raises(lmcbench.UserError, match="abreast must be at least 1, found 0"):
         lmcbench.plots.against_fork(frame, "mine", abreast=0)

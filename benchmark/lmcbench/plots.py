@@ -78,8 +78,8 @@ def against_fork(
     one replicate). Independent networks have no trunk and stand apart.
 
     Args:
-        frame: the table of `load_records` or `run`, or some rows of it, of one suite. Columns of your own are
-            drawn as they are.
+        frame: the table of `load_records` or `run`, or some rows of it, of one suite. Your own columns are
+            not converted to percent.
         measure: a column of numbers, such as `disagreement`; fractions are drawn in percent.
         split: the images that it is measured on.
         label: of the vertical axis; by default the column's name and unit.
@@ -94,7 +94,7 @@ def against_fork(
     """
     rows = _checked(frame, "against_fork", measure, split)
     if not pd.api.types.is_numeric_dtype(rows[measure]):
-        raise UserError(f"plots.against_fork: {printable(measure)} is no column of numbers.")
+        raise UserError(f"plots.against_fork: column {printable(measure)} is not numeric.")
     if abreast < 1:
         raise UserError(f"plots.against_fork: abreast must be at least 1, found {abreast}.")
     unit = _unit(measure)

@@ -262,7 +262,10 @@ def refused(answer, message):
         (["suites", "digit"], "Error: Unknown suite 'digit'. Did you mean 'digits'"),
         (["run", "DIGITS"], "Error: Unknown suite 'DIGITS'. Did you mean 'digits'"),
         (["run", "digits-v9"], "Error: Unknown suite 'digits-v9'. Did you mean 'digits-v3'"),
-        (["run", "."], "Error: Unknown suite '.'. Known: cifar10-cpu-ensemble, cifar10-cpu-ensemble-original, "),
+        (
+            ["run", "."],
+            "Error: Unknown suite '.'. Known: cifar10-cpu-ensemble, cifar10-cpu-ensemble-original, ",
+        ),
         (["run", "none.toml"], "Error: No suite file none.toml."),
         (["run", "digits", "--arch", "lmc_mpl"], "Unknown architecture 'lmc_mpl'. Did you mean 'lmc_mlp'"),
         (["run", "digits", "--arch", "x*"], "No architecture of suite digits matches 'x*'"),

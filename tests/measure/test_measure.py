@@ -413,9 +413,7 @@ def test_networks_that_only_guess_get_no_advice():
     given = "test", "x", np.stack([wrong, wrong]), wrong, {"soup": wrong}
     assert verdict(*given, chance=0.76).startswith("Average them")
     sentence = verdict(*given, chance=0.75)
-    assert sentence.startswith(
-        "No answer: no network is better than always giving the commonest answer (75.00 %"
-    )
+    assert sentence.startswith("No answer: no network beats always predicting the commonest class (75.00 %")
 
 
 def test_folders_of_domains_hold_folders_of_classes(measure, tmp_path, monkeypatch):

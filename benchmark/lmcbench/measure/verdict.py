@@ -30,8 +30,8 @@ def verdict(
 
     A soup costs as much as one network, an ensemble as much as all of them. The soup is advised unless it
     is worse than the best network by more than `STANDARD_ERRORS` of the difference, image by image; then the
-    ensemble, if it is better than the best network by as much; else the best network. Nothing is advised for
-    networks that are no better than the commonest answer.
+    ensemble, if it is better than the best network by as much; else the best network. Gives no advice if
+    no network beats always predicting the commonest class.
 
     Args:
         split: the split that the images are of.
@@ -39,7 +39,7 @@ def verdict(
         networks: the networks' errors, `[S, n]`.
         ensemble: their ensemble's.
         soups: name -> the soup's; the first is the uniform one.
-        chance: error of always giving the commonest answer.
+        chance: error of always predicting the commonest class.
 
     Examples:
         >>> networks = np.array([[0, 0, 0, 1], [0, 0, 1, 0]], dtype=bool)
@@ -49,8 +49,9 @@ def verdict(
     best = int(networks.mean(1).argmin())
     if networks[best].mean() >= chance:
         return (
-            f"No answer: no network is better than always giving the commonest answer ({100 * chance:.2f} % "
-            f"error on {split} images of {data}). Look at the classes, their order, and --mean and --std."
+            "No answer: no network beats always predicting the commonest class "
+            f"({100 * chance:.2f} % error on {split} images of {data}). Check the "
+            "classes, their order, and --mean and --std."
         )
     name, soup = min(soups.items(), key=lambda item: item[1].mean())
     letter = letter_of(best)

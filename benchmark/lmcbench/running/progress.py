@@ -187,6 +187,7 @@ class RunView:
             write_table(self.folder, held, tables)
             which = "this table" if len(held) == len(wanted) else f"the table of all its {len(held)} cells"
             print_text(f"{where}, {which} in {self.folder.table}.")
+            print_text(f"'lmcbench report {self.folder.root}' draws all figures.")
         failed = [r for r in wanted if r.status == "failed"]
         if failed or len(wanted) < len(self.plan.cells):
             missing = len(self.plan.cells) - len(wanted)

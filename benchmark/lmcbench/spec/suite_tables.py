@@ -45,7 +45,7 @@ class DataSpec(SuiteTable):
         default=None,
         ge=1,
         le=4096,
-        description="pixels a side that a user's images are resized and cropped to; null: as they are",
+        description="side in pixels to which a user's images are resized and cropped; null: not resized",
     )
     holdout: float = Field(
         default=0.0,

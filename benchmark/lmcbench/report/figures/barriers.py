@@ -195,7 +195,7 @@ def draw_curves(rows: pd.DataFrame) -> Figure:
 
 
 def repaired(cells: Cells) -> Drawing | None:
-    """Draw the curves of independent networks as they are, repaired and aligned."""
+    """Draw the curves of independent networks without changes, repaired, and aligned."""
     every = example_cells(cells.records, "align")
     grid = {name: row for name, row in every.items() if INDEPENDENT in row}
     if not grid:
