@@ -16,6 +16,7 @@ from lmcbench.report.provenance import provenance_of
 from lmcbench.report.tables import run_table
 from lmcbench.results.atomic_files import compress, write_atomic
 from lmcbench.results.frame import CURVES, build_frame
+from lmcbench.results.packed_records import RECORDS
 from lmcbench.results.record import Record
 from lmcbench.results.record_files import read_records
 from lmcbench.spec.suite import DEMONSTRATIONS
@@ -28,7 +29,7 @@ README = """# `{name}` version {version}, replicates {first} to {last}
 | `records.csv.gz` | `lmcbench.load_records(RUN)` without curves: a row per cell, pair, split |
 | `findings.md` | `lmcbench report RUN --findings` |
 | `report.md`, `figures/` | `lmcbench report RUN` |
-
+{packed}
 {command}
 
 {cells} cells ({statuses}), {device}, engines: {engines}. {took} Suite digest `{digest}`, source revision
@@ -36,6 +37,11 @@ README = """# `{name}` version {version}, replicates {first} to {last}
 {demonstration}
 Written by `python benchmark/evidence/make.py`.
 """
+
+
+PACKED = (
+    f"| `{RECORDS}` | `python benchmark/evidence/records.py pack RUN FILE`; a run can continue from it |\n"
+)
 
 
 def main() -> None:
@@ -54,6 +60,7 @@ def main() -> None:
     for name, content in report.figures.items():
         write_atomic(options.folder / "figures" / name, content)
     one = records[0].suite
+    is_packed = (options.folder / RECORDS).exists()
     write_atomic(options.folder / "report.md", report.markdown)
     title = f"# Findings: {one.name} version {one.version}"
     write_atomic(
@@ -68,11 +75,11 @@ def main() -> None:
         .to_csv(index=False, float_format="%.6g")
     )
     write_atomic(options.folder / "records.csv.gz", compress(csv.encode()))
-    write_atomic(options.folder / "README.md", _readme(records, options.command, options.took))
+    write_atomic(options.folder / "README.md", _readme(records, options.command, options.took, is_packed))
     print(f"Wrote {options.folder}.")
 
 
-def _readme(records: Sequence[Record], command: str, took: str) -> str:
+def _readme(records: Sequence[Record], command: str, took: str, is_packed: bool) -> str:
     one = records[0]
     replicates = {r.replicate for r in records}
     statuses = {
@@ -88,6 +95,7 @@ def _readme(records: Sequence[Record], command: str, took: str) -> str:
         first=min(replicates),
         last=max(replicates),
         command=command,
+        packed=PACKED if is_packed else "",
         cells=len(records),
         statuses=", ".join(f"{n} {status}" for status, n in statuses.items() if n),
         device=", ".join(sorted({str(r.env["device"]) for r in records})),

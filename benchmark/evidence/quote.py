@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
+from lmcbench.report.claims import CLAIMS as CLAIM_TESTS
 from lmcbench.results.atomic_files import write_atomic
 from lmcbench.results.cell_values import CONNECTED
 from lmcbench.spec.architectures import short_labels
@@ -73,11 +74,11 @@ PHOTOGRAPHS = "cifar10-cpu-fork"
 
 ON_PHOTOGRAPHS = """## On photographs
 
-How early do siblings become connected? [{suite}](../benchmark/evidence/{folder}/README.md): {planned}10,000
-training and 2,000 test images of a JPEG copy of CIFAR-10 (not the original pixels), three small networks of
-timm's without data shift, recipes by `lmcbench tune`, CPU, n = {n} replicates. Error barriers on the test set
-(chord form, percentage points) by fork, in epochs or as share of the 16 epochs; means with 95 % t intervals
-over replicates.
+How early do siblings become connected? These are results of
+[{suite}](../benchmark/evidence/{folder}/README.md) on a CPU, {planned}n = {n}. The suite has 10,000 training
+and 2,000 test images of a JPEG copy of CIFAR-10 (not the original pixels), three small networks of timm's, no
+data shift, and recipes that `lmcbench tune` chose. The table has error barriers on the test set (chord form,
+percentage points) by fork, in epochs or as share of the 16 epochs: means with 95 % t intervals over replicates.
 
 {table}
 
@@ -322,29 +323,52 @@ def on_photographs() -> str:
         name: next((f for f in forks if means.loc[(name, f), "error_chord"] < CONNECTED), None)
         for name in networks
     }
-    first = "; ".join(
-        f"{name} from {_of_training(fork)}" if fork is not None else f"{name} at no fork"
-        for name, fork in connected.items()
-    )
+    first = ", ".join(f"{name} {_named_fork(fork)}" for name, fork in connected.items())
     points = [
-        f"The earliest fork with a mean barrier below {100 * CONNECTED:g} points: {first}.",
-        f"The average of two siblings' weights that part after {_of_training(last)} is "
-        + ", ".join(f"{gained.loc[(name, last)]:+.1f} ({name})" for name in networks)
-        + " points more accurate than they are; that of independent networks is "
-        + ", ".join(f"{gained.loc[(name, 'independent')]:+.1f} ({name})" for name in networks)
+        *_contrary(PHOTOGRAPHS),
+        f"The first fork with a mean barrier below {100 * CONNECTED:g} points: {first}.",
+        "Accuracy of the average of two siblings' weights minus that of the siblings, in percentage points: "
+        + "; ".join(
+            f"fork {fork}: " + ", ".join(f"{name} {gained.loc[(name, fork)]:+.1f}" for name in networks)
+            for fork in (last, "independent")
+        )
         + ".",
     ]
     return ON_PHOTOGRAPHS.format(
         suite=PHOTOGRAPHS,
         folder=_folder(PHOTOGRAPHS),
-        planned="" if n == suite.replicates else f"the first {n} of {suite.replicates} replicates, ",
+        planned="" if n == suite.replicates else f"with the first {n} of {suite.replicates} replicates, ",
         n=n,
         table="\n".join(lines),
         points=_points(points),
     )
 
 
+def _contrary(suite: str) -> list[str]:
+    """Name the claims that are contrary in one network, with effect."""
+    text = _text(suite, "findings.md")
+    found = []
+    for row in _table(text[text.index("### By architecture") :]):
+        for network, cell in row.items():
+            if network != "claim" and cell.endswith("contrary"):
+                effect = cell.partition(",")[0]
+                name = network.replace("\\", "").partition("(")[0]
+                found.append(f"{row['claim']}: contrary in {name}, {effect} ({_unit(row['claim'])}).")
+    return found
+
+
+def _unit(statement: str) -> str:
+    return next(claim.unit for claim in CLAIM_TESTS if claim.statement == statement)
+
+
+def _named_fork(fork: str | None) -> str:
+    if fork is None:
+        return "none"
+    return f"{fork} of training" if fork.endswith("%") else f"epoch {fork}"
+
+
 def _bare(values: pd.Series) -> str:
+    """Return mean and half-width in percentage points; of one value the value alone."""
     mean, low, _ = _interval(values)
     return f"{mean:.1f} ± {mean - low:.1f}" if len(values) > 1 else f"{mean:.1f}"
 
