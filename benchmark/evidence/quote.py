@@ -78,7 +78,8 @@ How early do siblings become connected? These are results of
 [{suite}](../benchmark/evidence/{folder}/README.md) on a CPU, {planned}n = {n}. The suite has 10,000 training
 and 2,000 test images of a JPEG copy of CIFAR-10 (not the original pixels), three small networks of timm's, no
 data shift, and recipes that `lmcbench tune` chose. The table has error barriers on the test set (chord form,
-percentage points) by fork, in epochs or as share of the 16 epochs: means with 95 % t intervals over replicates.
+percentage points) by fork, in epochs or as share of the 16 epochs: means with 95 % t intervals over
+replicates.
 
 {table}
 
