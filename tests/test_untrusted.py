@@ -170,7 +170,7 @@ def test_files_are_read_up_to_the_limit(tmp_path):
         read_bytes(file, limit=4)
     with file.open("wb") as sparse:
         sparse.truncate(3 * 2**30)
-    with pytest.raises(UserError, match=r"3,072\.0 MB"):
+    with pytest.raises(UserError, match=r"3,221\.2 MB"):
         read_bytes(file)
 
 
