@@ -82,6 +82,7 @@ def test_every_measure_has_a_page_from_question_to_example(page):
     assert f"]({page.name})" in (page.parent / "index.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow_tier  # draws all committed figures again
 def test_figures_of_measures_are_those_that_their_pages_draw():
     path = ROOT / "docs" / "figures" / "measures.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)

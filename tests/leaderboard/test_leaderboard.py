@@ -455,6 +455,7 @@ def test_a_folder_that_is_no_leaderboard_is_refused(tmp_path):
         render_leaderboard(tmp_path)
 
 
+@pytest.mark.slow_tier  # derives all summaries from the records; `leaderboard --check` compares the pages
 def test_the_committed_leaderboard_is_up_to_date():
     board = REPOSITORY / "leaderboard"
     assert render_leaderboard(board, afresh=True).outdated() == []
