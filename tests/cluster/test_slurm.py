@@ -54,9 +54,13 @@ def processes(site, out: str) -> set[int]:
     return {e["pid"] for events in site.events(out).values() for e in events if e["event"] == "started"}
 
 
-def progressed(site, out: str, after: int = 0) -> bool:
-    """Return whether an attempt has trained since the first `after` events."""
-    return "progress" in site.kinds(out)[after:]
+def progressed(site, out: str) -> list[str]:
+    """Return the jobs that have trained: one that has not is not requeued."""
+    return [
+        next(event["job"] for event in events if event["event"] == "started")
+        for events in site.events(out).values()
+        if any(event["event"] == "progress" and event["done"] for event in events)
+    ]
 
 
 def test_jobs_give_the_records_of_one_machine_with_a_gpu_each(slurm, site, local):
@@ -112,8 +116,7 @@ def test_time_limits_and_preemption_are_survived_in_the_same_attempt(slurm, site
     site.act(t1="slow", t2="slow")
     process = site.start("r", "--on", "slurm:time=10,partition=low")
     wait_until(lambda: progressed(site, "r"), 120, "nothing was trained")
-    [job, *_] = [line.split("|")[0] for line in queue()]
-    ask("scancel", "--signal=USR2", job)  # what Slurm does before the limit
+    ask("scancel", "--signal=USR2", progressed(site, "r")[0])  # what Slurm does before the limit
     wait_until(lambda: "interrupted" in site.kinds("r"), 60, "the signal was not heeded")
     requeued = [e for events in site.events("r").values() for e in events if e.get("requeued")]
     assert len(requeued) == 1
