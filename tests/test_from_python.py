@@ -5,6 +5,7 @@ import json
 import multiprocessing.spawn
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -146,7 +147,14 @@ def test_workers_do_not_run_the_script_again(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [(3, range(3)), ("1:3", range(1, 3)), (range(2, 4), range(2, 4)), (None, None)]
+    ("value", "expected"),
+    [
+        (3, range(3)),
+        (np.int64(3), range(3)),
+        ("1:3", range(1, 3)),
+        (range(2, 4), range(2, 4)),
+        (None, None),
+    ],
 )
 def test_replicates_are_a_number_a_range_or_text(value, expected):
     assert _replicates(value) == expected

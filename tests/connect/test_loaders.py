@@ -35,6 +35,7 @@ class Noisy(Dictionaries):
         TensorDataset,
         Dictionaries,
         lambda x, y: DataLoader(TensorDataset(x, y), batch_size=7),
+        lambda x, y: (x.numpy(), y.numpy()),
         lambda x, y: list(zip(x.split(7), y.split(7), strict=True)),
     ],
 )

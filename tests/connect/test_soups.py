@@ -51,7 +51,7 @@ def test_equal_weights_are_no_weights_for_every_type(dtype, n):
     assert all(state["w"].abs().sum() > 0 for state in states)
 
 
-@pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, float("nan")]])
+@pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, float("nan")], "ab", [None, {}]])
 def test_other_weights_are_refused(nets, weights):
     with pytest.raises(UserError, match="weights must be one finite number"):
         lmcbench.soup((nets.build("mlp", 1).state_dict(), nets.build("mlp", 2).state_dict()), weights)

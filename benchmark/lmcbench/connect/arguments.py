@@ -28,11 +28,11 @@ Split = tuple[Tensor, Tensor]
 LazySplit = tuple[Images, Tensor]
 """The same, of images that may be created on demand."""
 
-CalibrationLike = Images | DataLoader[Any] | Dataset[Any]
-"""What the public functions take as images for recalibration."""
-
 SplitLike = LazySplit | DataLoader[Any] | Dataset[Any]
 """What the public functions take as a split: a pair of arrays too."""
+
+CalibrationLike = Images | SplitLike
+"""What the public functions take as images for recalibration: alone, or a split whose labels are not used."""
 
 
 def as_state(given: object, argument: str, model: nn.Module | None = None) -> Mapping[str, Tensor]:
@@ -189,10 +189,10 @@ def as_images(given: object, what: str) -> Tensor:
 
 
 def as_calibration(given: object) -> Images | None:
-    """Return images for recalibration, also of a `DataLoader` or `Dataset`; None: no recalibration.
+    """Return images for recalibration, alone or those of a split; None: no recalibration.
 
     Raises:
-        UserError: as `as_images`, and for a pair of images and labels.
+        UserError: as `as_images`, and for a pair that is no split.
     """
     if given is None:
         return None
@@ -201,7 +201,7 @@ def as_calibration(given: object) -> Images | None:
     if is_lazy(given):
         return given
     if isinstance(given, tuple | list):
-        raise UserError("calibration must be images alone, without labels, found a sequence.")
+        return as_lazy_split("calibration", given)[0]
     return as_images(given, "calibration: images")
 
 

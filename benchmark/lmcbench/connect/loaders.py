@@ -31,7 +31,9 @@ class Images(Protocol):
 
 def is_lazy(given: object) -> TypeGuard[Images]:
     """Whether images are created on demand."""
-    return not isinstance(given, Tensor) and hasattr(given, "split") and hasattr(given, "__len__")
+    return (
+        not isinstance(given, Tensor | str | bytes) and hasattr(given, "split") and hasattr(given, "__len__")
+    )
 
 
 def is_loader(given: object) -> TypeGuard[DataLoader[Any] | Dataset[Any]]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lmcbench.connect.arguments import CalibrationLike, as_integer, as_model, as_state
 from lmcbench.connect.blending import State, average, check_matches_model, check_pair, unstack
 from lmcbench.connect.network import Network
-from lmcbench.errors import UserError, counted
+from lmcbench.errors import UserError, counted, printable
 
 
 def soup(states: Sequence[State], weights: Sequence[float] | None = None) -> dict[str, Tensor]:
@@ -42,7 +42,10 @@ def soup(states: Sequence[State], weights: Sequence[float] | None = None) -> dic
         check_pair(given[0], state, ("states[0]", f"states[{i}]"))
     if weights is None:
         return average(given)
-    shares = np.asarray(weights, dtype=np.float64)
+    try:
+        shares = np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError):
+        shares = np.empty(0)
     if (
         shares.shape != (len(given),)
         or not np.isfinite(shares).all()
@@ -51,7 +54,7 @@ def soup(states: Sequence[State], weights: Sequence[float] | None = None) -> dic
     ):
         raise UserError(
             "weights must be one finite number of at least 0 per state, not all 0: "
-            f"{counted(len(given), 'state')}, found {list(weights)}."
+            f"{counted(len(given), 'state')}, found {printable(repr(weights))}."
         )
     return average(given, (shares / shares.sum()).tolist())
 

@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def run(
     parse_place(on)
     if on != LOCAL and out is None:
         raise UserError(f"on={on!r} needs a run folder that the other machines can reach: give out=FOLDER.")
-    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
+    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, Integral) or jobs < 1):
         raise UserError(f"jobs must be a whole number of at least 1, found {jobs!r}.")
     chosen = suite if isinstance(suite, Suite) else load_suite(str(suite))
     folder = None if data_dir is None else Path(data_dir)
@@ -116,7 +117,7 @@ def run(
     )
     with _run_folder(out) as root, _threads_kept():
         job = prepare_job(chosen, selection, root, measure=_as_list(measure))
-        events = run_job(job, data_dir=folder, device=device, jobs=jobs, on=on)
+        events = run_job(job, data_dir=folder, device=device, jobs=None if jobs is None else int(jobs), on=on)
         _carry_out(job, events, progress)
         if out is not None:
             held = read_records(root)
@@ -205,7 +206,7 @@ def _replicates(value: int | str | range | None) -> range | None:
         return None
     if isinstance(value, range) and value.step == 1 and len(value):
         return parse_replicates(f"{value.start}:{value.stop}")
-    if isinstance(value, (int, str)) and not isinstance(value, bool):
+    if isinstance(value, Integral | str) and not isinstance(value, bool):
         return parse_replicates(str(value))
     raise UserError(f"replicates must be a number, a range or 'A:B', found {value!r}.")
 
