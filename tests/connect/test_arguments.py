@@ -203,7 +203,7 @@ def test_the_other_functions_refuse_the_same(given):
         (lambda: lmcbench.layerwise(model, model, b, split), "state_a is a network"),
         (lambda: lmcbench.layerwise(model, a, b, None), "Split 'split' must be a pair .* found None"),
         (lambda: lmcbench.predict_barrier(model, a, b, bad), "labels must be integers, found torch.bool"),
-        (lambda: lmcbench.predict_barrier(model, a, b, split, calibration=bad), "'calibration': labels must be"),
+        (lambda: lmcbench.predict_barrier(model, a, b, split, calibration=bad), "labels must be integers"),
         (lambda: lmcbench.interpolate(a, model, 0.5), "state_b is a network"),
         (lambda: lmcbench.interpolate(a, b, "half"), "alpha must be a number, found 'half'"),
     ]
