@@ -307,6 +307,14 @@ def test_a_diverged_cell_is_counted_and_its_replicate_has_no_area(board):
     assert standing.scores.columns[AREA].n == 5
 
 
+def test_replicates_without_a_cell_of_the_headline_have_a_null_area_each(board):
+    submit(board, 5, "late", change=without(lambda t: t["shift"]["name"] != "none"))
+    exported = export_entries(*tables_of(board))["entries"]
+    [late] = [entry for entry in exported if entry["entry"] == "late"]
+    assert late["instability_area"] == dict.fromkeys("01234")
+    assert "replicates of the 5" not in late["unranked"]
+
+
 def convex(table):
     """The record of a network whose averages are never worse than their ends."""
     for pair in table["pairs"]:

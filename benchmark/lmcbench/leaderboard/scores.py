@@ -58,12 +58,9 @@ class View:
                 fitted temperatures.
             floor: in the unit of `measure`.
         """
-        replicates = sorted(
-            {r for label, place in self.entry.places if label in self.labels for r in place.replicates}
-        )
         found = [self._areas_of(label, measure, floor) for label in self.labels]
         areas: dict[int, float | None] = {}
-        for replicate in replicates:
+        for replicate in self.entry.replicates:
             values = [one.get(replicate) for one in found]
             known = [value for value in values if value is not None]
             areas[replicate] = math.fsum(known) / len(known) if known and len(known) == len(values) else None
