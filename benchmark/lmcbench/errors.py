@@ -64,6 +64,18 @@ def reading(path: Path | str) -> Iterator[None]:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
 
 
+@contextmanager
+def no_exit() -> Iterator[None]:
+    """Turn `sys.exit` in a user's code inside the block into an error; an exit by a signal passes."""
+    try:
+        yield
+    except SystemExit as leaving:
+        if type(leaving) is not SystemExit:
+            raise
+        error = RuntimeError(f"the code ends its process (exit code {leaving.code})")
+        raise error.with_traceback(leaving.__traceback__) from leaving
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether `error` reports that device memory or main memory was exhausted."""
     # the last two are of cuBLAS and cuDNN, which allocate on their own (CUDNN_STATUS_ALLOC_FAILED and

@@ -397,7 +397,11 @@ def test_not_ready_exits_1_and_json_is_all_of_standard_output(lmcbench, tmp_path
             "late.py cannot be imported: NameError: name 'nn' is not defined (late.py, line 2)",
         ),
         (("made.py:net",), "made.py:net is a network that is already built"),
-        (("leaves.py:net",), "leaves.py cannot be imported: SystemExit: 0 (leaves.py, line 2)"),
+        (
+            ("leaves.py:net",),
+            "leaves.py cannot be imported: RuntimeError: the code ends its process (exit code 0) (leaves.py, "
+            "line 2)",
+        ),
         (("typo:net",), "Module typo cannot be imported: SyntaxError: expected ':' (typo.py, line 3)"),
         (("none.py:net",), "none.py does not exist"),
         (("no_such_module:net",), "'no_such_module' is not on the import path"),

@@ -14,6 +14,7 @@ import torch
 from forked import in_fork
 from lmcbench.data.sources import SOURCES
 from lmcbench.errors import UserError
+from lmcbench.running.attempt import Interrupted
 from lmcbench.spec.architectures import ADAPTATIONS, OWN_NETWORKS, OWN_REVISIONS, Architecture, fingerprint_of
 from lmcbench.spec.suite_files import load_suite, published_suites
 from lmcbench.train.adapt import ADAPT
@@ -421,3 +422,33 @@ def test_a_factory_that_returns_no_network_is_refused(tmp_path):
     (tmp_path / "mine.py").write_text("def net(num_classes, in_chans):\n    pass\n")
     with pytest.raises(BuildError, match=r"classes: it returned NoneType, no torch\.nn\.Module"):
         build(arch(f"{tmp_path / 'mine.py'}:net"), (1, 8, 8), 10, 0)
+
+
+EXITS = """\
+import sys
+from torch import nn
+
+def called(num_classes, in_chans):
+    sys.exit(3)
+
+class Net(nn.Module):
+    def forward(self, x):
+        sys.exit("no licence")
+
+def interrupted(num_classes, in_chans):
+    from lmcbench.running.attempt import Interrupted
+    raise Interrupted(15)
+"""
+
+
+@pytest.mark.parametrize(("name", "line"), [("called", 5), ("Net", 9)])
+def test_a_factory_that_ends_the_process_is_refused(tmp_path, name, line):
+    (tmp_path / "mine.py").write_text(EXITS)
+    with pytest.raises(BuildError, match=rf"the code ends its process .* \(mine\.py, line {line}\)"):
+        build(arch(f"{tmp_path / 'mine.py'}:{name}"), (1, 8, 8), 10, 0)
+
+
+def test_a_signal_while_a_network_is_built_ends_the_process(tmp_path):
+    (tmp_path / "mine.py").write_text(EXITS)
+    with pytest.raises(Interrupted):
+        build(arch(f"{tmp_path / 'mine.py'}:interrupted"), (1, 8, 8), 10, 0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lmcbench.errors import UserError, counted, describe, printable
+from lmcbench.errors import UserError, counted, describe, no_exit, printable
 from lmcbench.spec.architectures import SOURCE_BYTES, fingerprint_of
 from lmcbench.spec.domains import Domains
 from lmcbench.spec.shift_rules import Indices, View, by_class
@@ -71,16 +71,17 @@ def own_views(
     module.__file__ = str(path)
     texts = None if domains is None else domains.texts
     try:
-        exec(compile(source, str(path), "exec"), module.__dict__)
-        rule = getattr(module, function, None)
-        if not callable(rule):
-            known = ", ".join(n for n, v in vars(module).items() if isinstance(v, types.FunctionType))
-            raise UserError(f"{path} has no function {function!r}. It has {known or 'none'}.")
-        found = rule(labels.copy(), texts, k, np.random.default_rng(seed), **params)
-        given = list(found)
+        with no_exit():
+            exec(compile(source, str(path), "exec"), module.__dict__)
+            rule = getattr(module, function, None)
+            if not callable(rule):
+                known = ", ".join(n for n, v in vars(module).items() if isinstance(v, types.FunctionType))
+                raise UserError(f"{path} has no function {function!r}. It has {known or 'none'}.")
+            found = rule(labels.copy(), texts, k, np.random.default_rng(seed), **params)
+            given = list(found)
     except UserError:
         raise
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         raise UserError(f"Shift {portable_name(name)} failed: {describe(error, path)}") from None
     if len(given) != k:
         raise UserError(

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from lmcbench.errors import UserError, describe, unknown
+from lmcbench.errors import UserError, describe, no_exit, unknown
 from lmcbench.results.logits import find_logits, return_logits
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.session_networks import registered
@@ -70,26 +70,20 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
-            if adaptation is not None:
-                arguments = adaptation.arguments(factory, arguments)
-            model = call_factory(factory, arguments, given) if is_users else factory(**arguments)
-            if not isinstance(model, nn.Module):
-                raise _UnusableError(f"it returned {type(model).__name__}, no torch.nn.Module")
-            if adaptation is not None:
-                adaptation.change(model)
-            for name, weight in model.named_parameters():
-                # integer parameters are indices, which are not trained
-                computes = weight.is_floating_point() or weight.is_complex()
-                if computes and weight.dtype != torch.float32:
-                    raise _UnusableError(
-                        f"its weight {name!r} is {weight.dtype}. Return it in torch.float32, in which "
-                        "networks are evaluated; the recipe's precision sets that of training"
-                    )
-            with torch.no_grad():
-                out = model.eval()(torch.zeros(2, *shape))
-                if is_users and (not isinstance(out, torch.Tensor) or _returns_more(model, shape)):
-                    model.register_forward_hook(return_logits)
-                    out = find_logits(out)
+            with no_exit():
+                if adaptation is not None:
+                    arguments = adaptation.arguments(factory, arguments)
+                model = call_factory(factory, arguments, given) if is_users else factory(**arguments)
+                if not isinstance(model, nn.Module):
+                    raise _UnusableError(f"it returned {type(model).__name__}, no torch.nn.Module")
+                if adaptation is not None:
+                    adaptation.change(model)
+                _check_precision(model)
+                with torch.no_grad():
+                    out = model.eval()(torch.zeros(2, *shape))
+                    if is_users and (not isinstance(out, torch.Tensor) or _returns_more(model, shape)):
+                        model.register_forward_hook(return_logits)
+                        out = find_logits(out)
         except Exception as error:
             size = f"{channels} x {height} x {width}"
             is_ours = isinstance(error, (AdaptationError, _UnusableError))
@@ -107,6 +101,17 @@ def build(architecture: Architecture, shape: tuple[int, int, int], classes: int,
             f"{_advice(architecture)}"
         )
     return model
+
+
+def _check_precision(model: nn.Module) -> None:
+    """Raise `_UnusableError` unless all weights are fp32; integer parameters are indices, not trained."""
+    for name, weight in model.named_parameters():
+        computes = weight.is_floating_point() or weight.is_complex()
+        if computes and weight.dtype != torch.float32:
+            raise _UnusableError(
+                f"its weight {name!r} is {weight.dtype}. Return it in torch.float32, in which "
+                "networks are evaluated; the recipe's precision sets that of training"
+            )
 
 
 def _advice(architecture: Architecture) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any, cast
 
-from lmcbench.errors import UserError, describe
+from lmcbench.errors import UserError, describe, no_exit
 from lmcbench.spec.architectures import Architecture, fingerprint_of, source_file
 
 _FINGERPRINTS: dict[str, str] = {}
@@ -32,8 +32,9 @@ def _from_module(architecture: Architecture) -> Any:
     fingerprint = architecture.fingerprint  # raises if there is no such module
     if where not in sys.modules:
         try:
-            spec = importlib.util.find_spec(where)  # imports its parent packages, which may import it
-        except (Exception, SystemExit) as error:
+            with no_exit():
+                spec = importlib.util.find_spec(where)  # imports its parent packages, which may import it
+        except Exception as error:
             raise UserError(f"Module {where} cannot be imported: {describe(error)}") from error
         if where in sys.modules:
             path = source_file(architecture.name)
@@ -49,8 +50,9 @@ def _from_module(architecture: Architecture) -> Any:
             f"{fingerprint}). Restart Python."
         )
     try:
-        return importlib.import_module(where)
-    except (Exception, SystemExit) as error:
+        with no_exit():
+            return importlib.import_module(where)
+    except Exception as error:
         raise UserError(f"Module {where} cannot be imported: {describe(error)}") from error
 
 
@@ -72,8 +74,9 @@ def _imported(architecture: Architecture, spec: ModuleSpec, what: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
-        cast(Loader, spec.loader).exec_module(module)
-    except (Exception, SystemExit) as error:
+        with no_exit():
+            cast(Loader, spec.loader).exec_module(module)
+    except Exception as error:
         del sys.modules[spec.name]
         _FINGERPRINTS.pop(spec.name, None)
         if isinstance(error, _EditedError):
