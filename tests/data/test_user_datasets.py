@@ -260,6 +260,14 @@ def test_a_file_too_small_for_a_test_split_says_so(place):
         open_dataset(str(path))
 
 
+def test_a_folder_too_small_for_a_test_split_says_so(place):
+    for name in ("cat/0.png", "cat/1.png", "dog/0.png"):
+        (place / "few" / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / "few" / name).write_bytes(encode(pictures(1)[0]))
+    with pytest.raises(UserError, match=r"few, test: no images found\. .* so that a class needs five"):
+        open_dataset("few", place)
+
+
 def test_paths_in_place_of_images_are_refused(place):
     write_parquet(place / "pets" / "test.parquet", [encode(p) for p in pictures(2)], [0, 1], "image")
     pq.write_table(pa.table({"image": ["a.png", "b.png"], "label": [0, 1]}), place / "pets" / "train.parquet")

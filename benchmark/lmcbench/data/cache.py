@@ -115,7 +115,11 @@ def _decode_split(
     """Decode the images of a split into the cache."""
     n, names, batches = reader.load(asked["classes"])
     if n == 0:
-        raise UserError(f"{title}: no images found in {', '.join(map(str, reader.files[:3]))}.")
+        places = ", ".join(map(str, reader.files[:3]))
+        raise UserError(
+            f"{title}: no images found{f' in {places}' if places else ''}. Where a data set has no test "
+            "split, every fifth image of each class is in it, so that a class needs five."
+        )
     decoded = decode_batches(batches, n, channels, asked["lossless"], title, resize)
     domains = reader.listed(asked["classes"]).domains if "domain" in asked else None
     write_split(key, n, decoded, names, {"settings": asked}, domains)
