@@ -2,7 +2,7 @@
 
 import os
 
-# before torch is loaded, here and in subprocesses: two test processes on two cores, one thread each
+# before torch is loaded, here and in subprocesses: the test processes use all cores, with one thread each
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import multiprocessing
@@ -19,8 +19,13 @@ settings.load_profile("lmcbench")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+def pytest_xdist_auto_num_workers():
+    """Return one process more than cores: tests that wait for commands they started leave a core idle."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_runtest_teardown():
-    """Return to one thread: with two in each of two test processes, small operations wait for each other."""
+    """Return to one thread: with more threads than cores, small operations wait for each other."""
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)
