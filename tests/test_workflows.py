@@ -1,5 +1,6 @@
 """The workflows: read-only, without secrets, and submitted code runs only after a maintainer's label."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -97,6 +98,25 @@ def test_the_statement_is_written_by_maintainers_from_the_main_branch():
     assert not any(
         "--record" in s.get("run", "") for j in read("verify.yml")[1]["jobs"].values() for s in j["steps"]
     )
+
+
+def test_a_released_readme_has_no_relative_link(tmp_path):
+    """A package index shows the README alone: the release workflow makes its links absolute."""
+    [command] = [
+        s["run"] for s in read("release.yml")[1]["jobs"]["build"]["steps"] if "sed " in s.get("run", "")
+    ]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    site = {"GITHUB_SERVER_URL": "https://example.org", "GITHUB_REPOSITORY": "us/it", "GITHUB_REF_NAME": "v9"}
+    subprocess.run(["bash", "-ec", command], cwd=tmp_path, check=True, env=os.environ | site)
+    links = re.findall(r"(!?)\[[^]]*\]\(([^)\s]+)\)", (tmp_path / "README.md").read_text(encoding="utf-8"))
+    before = re.findall(r"\[[^]]*\]\(([^)\s]+)\)", text)
+    assert len(links) == len(before) > 20
+    for (is_image, link), original in zip(links, before, strict=True):
+        if not original.startswith("http"):
+            assert link == f"https://example.org/us/it/{'raw' if is_image else 'blob'}/v9/{original}"
+            assert (ROOT / original).exists()
+    assert all(link.startswith("http") for _, link in links)
 
 
 # --- which folders -------------------------------------------------------------------------------
