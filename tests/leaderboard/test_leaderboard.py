@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -508,6 +509,25 @@ def test_what_is_stale_or_damaged_is_derived_anew(board, reads):
     render_leaderboard(board).write()
     assert reads == ["entry-1", "entry-2", "entry-3"]
     assert {p: p.read_bytes() for p in pages} == pages
+
+
+def large(path):
+    with path.open("wb") as file:
+        file.truncate(2**32)
+
+
+@pytest.mark.parametrize("name", ["README.md", "results/entry-1/summary.json"])
+@pytest.mark.parametrize("plant", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), large])
+def test_a_pipe_a_device_and_a_large_file_in_place_of_a_page_are_not_read(board, plant, name):
+    render_leaderboard(board).write()
+    path = board / name
+    content = path.read_bytes()
+    path.unlink()
+    plant(path)
+    assert render_leaderboard(board).outdated() == [path]
+    render_leaderboard(board).write()
+    assert not path.is_symlink()
+    assert path.read_bytes() == content
 
 
 def test_a_changed_submission_is_derived_anew(board, reads):

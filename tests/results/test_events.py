@@ -42,6 +42,11 @@ def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
         create_attempt(RunFolder(tmp_path), UNIT)
 
 
+def test_a_pipe_among_the_events_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.jsonl")
+    assert EventReader(tmp_path / "x.jsonl").new() == []
+
+
 def test_an_event_that_cannot_be_written_is_dropped(tmp_path):
     EventLog(tmp_path / "gone" / "a.jsonl").write("started")
     assert not (tmp_path / "gone").exists()

@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lmcbench.errors import UserError
 from lmcbench.latex import document_comment, latex_table
 from lmcbench.leaderboard import text as words
 from lmcbench.leaderboard.markdown import number, render_markdown
@@ -24,6 +25,7 @@ from lmcbench.leaderboard.trust import TrustLevel
 from lmcbench.page import embed, page_style, theme_script
 from lmcbench.results.atomic_files import remove_orphans, write_atomic
 from lmcbench.results.provenance import command_line, versions, without_folders
+from lmcbench.untrusted import read_bytes
 
 
 def render_html(payload: Mapping[str, Any]) -> str:
@@ -206,7 +208,7 @@ class Rendered:
 
     def outdated(self) -> list[Path]:
         """Return the files that differ from what was rendered, are missing, or should not exist."""
-        changed = [path for path, content in self.files.items() if _read(path) != content.encode()]
+        changed = [path for path, content in self.files.items() if not _has(path, content.encode())]
         return sorted([*changed, *self.leftovers])
 
     def write(self) -> list[Path]:
@@ -268,5 +270,9 @@ def render_rows(board: Path, rows: list[Row], others: Sequence[Row] = ()) -> Ren
     return Rendered(files, tuple(leftovers), tuple(tables), about)
 
 
-def _read(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
+def _has(path: Path, content: bytes) -> bool:
+    """Whether a file has this content; a pipe, a device and a larger file are not read."""
+    try:
+        return read_bytes(path, limit=len(content)) == content
+    except UserError:
+        return False

@@ -20,6 +20,7 @@ from typing import Any
 
 from lmcbench.results.atomic_files import WriteError, host_id, is_running, process_token
 from lmcbench.results.run_folder import RunFolder
+from lmcbench.untrusted import is_regular
 
 LINE_BYTES = 2**20
 """Maximum length of a line in bytes; longer lines are ignored."""
@@ -68,7 +69,9 @@ class EventReader:
         self._offset = 0
 
     def new(self) -> list[Event]:
-        """Return the new complete lines; damaged ones are skipped."""
+        """Return the new complete lines; damaged ones are skipped, and so is what is no regular file."""
+        if not is_regular(self.path):
+            return []
         try:
             with self.path.open("rb") as file:
                 file.seek(self._offset)
