@@ -169,7 +169,7 @@
       return h("tr", { class: entry.baseline ? "baseline" : null, "data-slug": entry.slug },
         h("td", { class: `text rank${entry.rank ? "" : " no"}`, title: entry.unranked.join("; ") || null }, rankText(entry), rankStrip(suite, entry)),
         h("th", { scope: "row", class: "text pin" }, h("span", { class: "who" }, h("span", {}, sign(entry), h("a", { href: address({ entry: entry.slug }) }, entry.title)),
-          h("small", { class: "arch" }, `${entry.architecture} · ${recipe(suite, entry).name}${entry.frontier ? " · on its frontier" : ""}`),
+          h("small", { class: "arch", title: entry.architecture }, `${recipe(suite, entry).name}${entry.frontier ? ", on its frontier" : ""} · ${entry.architecture}`),
           entry.unranked.length ? h("small", {}, `not ranked: ${entry.unranked.join("; ")}`) : null)),
         columns.map((column) => { const e = scores[COLUMN[column.key]]; return estimateCell(e, column, column.key === "area" && e ? strip(e, top) : null); }),
         barriers ? h("td", {}, stabilityText(scores[STABILITY])) : null,
@@ -342,10 +342,17 @@
   // ranked entries have a colour and mark each, the others are hollow
   const signOf = (entry) => (entry.rank ? entry.place : -1);
   const sign = (entry) => (isDrawn(entry) ? s("svg", { class: "sign", width: 11, height: 11, viewBox: "0 0 11 11", "aria-hidden": "true" }, mark(signOf(entry), 5.5, 5.5, 3.8)) : null);
+  // a title up to its first colon or comma where that names one entry alone, else its first characters
+  const brief = (title) => title.split(/[:,]/)[0];
+  const cut = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
+  function shortTitle(suite, entry, length) {
+    const one = suite.entries.filter((other) => brief(other.title) === brief(entry.title)).length === 1;
+    return cut(one ? brief(entry.title) : entry.title, length);
+  }
   function stabilityFigure(suite, entries) {
-    const drawn = entries.filter(isDrawn);
+    const drawn = entries.filter(isDrawn), named = (entry) => shortTitle(suite, entry, 30);
     if (!drawn.length) return [];
-    const wide = room(1180) > 700, names = wide ? Math.min(230, 8 + 6.4 * Math.max(...drawn.map((entry) => Math.min(entry.title.length, 30)))) : 0;
+    const wide = room(1180) > 700, names = wide ? Math.min(230, 8 + 6.4 * Math.max(...drawn.map((entry) => named(entry).length))) : 0;
     const steps = drawn.flatMap((entry) => entry.steps[state.shift]);
     const high = Math.min(100, Math.max(5, ...steps.map(([, e]) => points(e[0] + (wide ? halfOf(e) || 0 : 0)))) * 1.04);
     const f = frame(room(1180), wide ? 330 : 220, "Instability against fork for all entries shown", [0, high], "instability, % of independent networks", { left: 44 + names });
@@ -370,7 +377,7 @@
         wide ? found.map(([share, e]) => { const bar = whisker(x(share), e, f.y, index, 0, high); if (bar) bar.setAttribute("opacity", 0.3); return bar; }) : null,
         found.map(([share, e]) => mark(index, x(share), f.y(points(e[0])), 3.4, label)),
         wide ? s("path", { d: `M${f.left - names + 34 + names - 42} ${spread[i]}L${x(0) - 6} ${y}`, fill: "none", stroke: "var(--line)" }) : null,
-        wide ? s("text", { x: f.left - 44, y: spread[i] + 4, "text-anchor": "end" }, entry.title.length > 30 ? `${entry.title.slice(0, 29)}…` : entry.title) : null));
+        wide ? s("text", { x: f.left - 44, y: spread[i] + 4, "text-anchor": "end" }, named(entry)) : null));
     });
     return [h("h2", {}, "How early do siblings become connected?"),
       h("figcaption", {}, `0: siblings are linearly connected; 100: as far apart as independent networks. Loss halfway between siblings over the mean of both, ${shiftName(state.shift)}; mean${wide ? " and 95 % interval" : ""} over replicates. The area under a line is what ranks.`), f.svg];
@@ -380,12 +387,12 @@
   function nameDots(f, dots) {
     const taken = dots.map(([x, y]) => [x - 5, x + 5, y - 5, y + 5]);
     for (const [x, y, name] of dots) {
-      const text = name.length > 22 ? `${name.slice(0, 21)}…` : name, width = 6.2 * text.length;
+      const width = 6.2 * name.length;
       for (const [dx, dy] of [[7, 4], [-7, 4], [7, -8], [7, 16], [-7, -8], [-7, 16]]) {
         const left = dx > 0 ? x + dx : x + dx - width, box = [left, left + width, y + dy - 10, y + dy + 3];
         if (left < f.left || left + width > f.left + f.span + 60 || taken.some((t) => box[0] < t[1] && box[1] > t[0] && box[2] < t[3] && box[3] > t[2])) continue;
         taken.push(box);
-        f.svg.append(s("text", { x: x + dx, y: y + dy, "text-anchor": dx > 0 ? "start" : "end" }, text));
+        f.svg.append(s("text", { x: x + dx, y: y + dy, "text-anchor": dx > 0 ? "start" : "end" }, name));
         break;
       }
     }
@@ -400,7 +407,7 @@
       const bar = whisker(at, e, f.y, entry.baseline ? -1 : 0, 0, 100);
       f.svg.append(s("a", { href: address({ entry: entry.slug }), "aria-label": label }, bar, mark(entry.baseline ? -1 : 0, at, f.y(points(e[0])), 4.2, label)));
     }
-    if (f.span > 600) nameDots(f, found.map(({ entry, scores }) => [x(scores[COLUMN.flop][0]), f.y(points(scores[COLUMN.ensemble][0])), entry.architecture]));
+    if (f.span > 600) nameDots(f, found.map(({ entry, scores }) => [x(scores[COLUMN.flop][0]), f.y(points(scores[COLUMN.ensemble][0])), shortTitle(suite, entry, 22)]));
     return [h("h3", {}, "Ensemble accuracy against training FLOPs"), h("figcaption", {}, `Siblings of the latest fork, test split, ${shiftName(state.shift)}; mean and 95 % interval. Every point leads to its entry.`), f.svg];
   }
 
