@@ -164,6 +164,14 @@ def test_forks_are_columns_by_epoch_and_rows_go_from_small_to_large_and_control_
     )
     forks = [make_record(toy_cell(fork=f, suite=ten)) for f in ("independent", "10", "2")]
     assert list(make_tables(forks).connectivity.columns[3:6]) == ["2", "10", "independent"]
+    mixed = toy_suite(
+        forks=["50%", "30%", 2, 1, 0, "independent"],
+        recipes={"slow": {"lr": 1, "batch_size": 9, "epochs": 16}},
+        architectures=[{"name": "lmc_mlp", "recipe": "slow"}],
+    )
+    order = ["0", "1", "2", "30%", "50%", "independent"]
+    forks = [make_record(toy_cell(fork=fork, suite=mixed)) for fork in sorted(order)]
+    assert list(make_tables(forks).connectivity.columns[3:9]) == order
 
 
 @pytest.mark.parametrize("seed", range(3))

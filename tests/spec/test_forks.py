@@ -78,13 +78,25 @@ def test_forks_sort_by_epoch_and_independent_is_last():
         INDEPENDENT,
         "from:b.safetensors@00000000",
         "10",
+        "30%",
         "2",
         "0.5",
-        "30%",
         "3%",
         "0",
     ]
-    assert [f.name for f in sorted(map(Fork.parse, names), key=lambda f: f.order)] == names[::-1]
+    assert [f.name for f in sorted(map(Fork.parse, names), key=lambda f: f.order(10))] == names[::-1]
+
+
+def test_epochs_and_shares_are_in_the_order_of_training():
+    """Epoch 2 of 16 is before 30 %, and of 4 after it."""
+
+    def order(epochs):
+        found = map(Fork.parse, ["50%", "30%", "2", "1", "0"])
+        return [fork.name for fork in sorted(found, key=lambda fork: fork.order(epochs))]
+
+    assert order(16) == ["0", "1", "2", "30%", "50%"]
+    assert order(5) == ["0", "1", "30%", "2", "50%"]
+    assert order(float("nan")) == ["0", "30%", "50%", "1", "2"]
 
 
 # --- comparators and checkpoints -----------------------------------------------------------------

@@ -75,8 +75,8 @@ def _column(column: Column) -> dict[str, Any]:
 def _suite(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) -> dict[str, Any]:
     suite = table.published
     entries = [standing.entry for standing in table.standings]
-    forks = {place.fork: place.share is not None for entry in entries for _, place in entry.places}
-    names = sorted(forks, key=lambda name: Fork.parse(name).order)
+    shares = {place.fork: place.share for entry in entries for _, place in entry.places}
+    names = sorted(shares, key=lambda name: (math.inf if (share := shares[name]) is None else share, name))
     recipes = sorted({canonical_json(_settings(entry)) for entry in entries})
     return {
         "id": table.name,
@@ -90,7 +90,8 @@ def _suite(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) -> d
         "comparison": table.comparison,
         "shifts": sorted({label for entry in entries for label in entry.shifts}, key=_shift_order(table)),
         "forks": [
-            {"name": name, "trunk": forks[name], "priced": Fork.parse(name).is_cost_matched} for name in names
+            {"name": name, "trunk": shares[name] is not None, "priced": Fork.parse(name).is_cost_matched}
+            for name in names
         ],
         "recipes": [json.loads(recipe) for recipe in recipes],
         "ranked": table.ranked,

@@ -20,7 +20,6 @@ from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record, Status
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.evaluation_shifts import EVALUATION
-from lmcbench.spec.forks import Fork
 from lmcbench.stats.cells import LINE, are_controls, average_pairs, control_labels, full_trainings
 from lmcbench.stats.estimates import estimate
 from lmcbench.stats.separation import separation
@@ -206,10 +205,8 @@ def summarize(slug: str, submission_sha256: str, records: Iterable[Record]) -> S
         )
     one = records[0]
     by_key = {record.key: record for record in records}
-    order = pd.Series([Fork.parse(fork).order for fork in cells["fork"]], index=cells.index)
-    cells = cells.assign(order=order, is_control=are_controls(cells)).sort_values(
-        ["order", "replicate", "key"]
-    )
+    cells = cells.assign(is_control=are_controls(cells))
+    cells = cells.sort_values(["fork_share", "fork", "replicate", "key"])  # without a share last
     onsets: dict[tuple[str, ...], Any] = {found.line: found.points for found in stability_points(rows)}
     controls = control_labels(cells)
     tables = {split: _measured(rows, split) for split in rows["split"].dropna().unique() if _is_test(split)}

@@ -15,7 +15,7 @@ from lmcbench.spec.domains import sort_names
 from lmcbench.spec.evaluation_shifts import DOMAIN, EVALUATION
 from lmcbench.spec.forks import INDEPENDENT, Fork
 from lmcbench.spec.shifts import split_control
-from lmcbench.stats.cells import sort_forks, sort_records
+from lmcbench.stats.cells import forks_of, sort_records
 from lmcbench.stats.estimates import estimate
 
 PAIRS = "Error barrier by pair of domains (test set, chord form, percentage points, by fork)"
@@ -92,7 +92,7 @@ def _head(record: Record) -> Head:
 def _pairs(records: Sequence[Record]) -> DomainTable:
     """Return the barrier of each pair of domains by fork, beside the controls' mean over pairs."""
     heights: dict[tuple[str, ...], dict[str, dict[int, float]]] = {}
-    forks: set[str] = set()
+    shown: list[Record] = []
     for record in records:
         base, same = split_control(record.shift.name)
         if base not in DOMAIN_SHIFTS or Fork.parse(record.fork.name).is_cost_matched:
@@ -100,14 +100,15 @@ def _pairs(records: Sequence[Record]) -> DomainTable:
         found = list(pairs_of(record))
         if base != DOMAINS or same:
             found = [("mean of pairs", sum(height for _, height in found) / len(found))]
-        forks.add(record.fork.name)
+        shown.append(record)
         for pair, height in found:
             of_row = heights.setdefault((*_head(record), pair), {})
             of_row.setdefault(record.fork.name, {})[record.replicate] = height
+    forks = forks_of(shown)
     rows: list[dict[str, Any]] = []
     for (architecture, recipe, shift, pair), of_row in heights.items():
         row = {"architecture": architecture, "recipe": recipe, "shift": shift, "pair": pair}
-        row |= {fork: percent(list(of_row.get(fork, {}).values())) for fork in sort_forks(forks)}
+        row |= {fork: percent(list(of_row.get(fork, {}).values())) for fork in forks}
         rows.append(row | {"n": str(max(len(of_fork) for of_fork in of_row.values()))})
     notes = [
         "Pair: the domains of two siblings. In mixed(domains) each sibling sees as many images, of all these "
@@ -123,7 +124,7 @@ def _accuracies(records: Sequence[Record]) -> DomainTable:
     for record in records:
         if by_domain(record) and not Fork.parse(record.fork.name).is_cost_matched:
             cells.setdefault((*_head(record), record.fork.name), []).append(record)
-    shown = _shown_forks(fork for *_, fork in cells)
+    shown = _shown_forks(record for found in cells.values() for record in found)
     rows: list[dict[str, Any]] = []
     notes: dict[str, None] = {}
     for (architecture, recipe, shift, fork), replicates in cells.items():
@@ -149,9 +150,9 @@ def _accuracies(records: Sequence[Record]) -> DomainTable:
     return DomainTable(ACCURACIES, pd.DataFrame(rows), [text, *list(notes)[:COLUMNS]])
 
 
-def _shown_forks(forks: Iterable[str]) -> set[str]:
+def _shown_forks(records: Iterable[Record]) -> set[str]:
     """Return the earliest and the latest fork of the trunk, given checkpoints and independent networks."""
-    names = sort_forks(forks)
+    names = forks_of(records)
     trunk = [name for name in names if Fork.parse(name).has_trunk]
     given = [name for name in names if Fork.parse(name).checkpoint is not None or name == INDEPENDENT]
     return {*trunk[:1], *trunk[-1:], *given}

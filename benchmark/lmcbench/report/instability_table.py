@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lmcbench.results.instability import ERROR_FLOOR, LOSS_FLOOR
-from lmcbench.stats.cells import LINE, average_pairs, sort_forks
+from lmcbench.stats.cells import LINE, average_pairs, forks_in
 from lmcbench.stats.estimates import Estimate, estimate
 from lmcbench.stats.instability_area import LAST_SHARE, areas_by_shift, average_shifts
 from lmcbench.stats.separation import separation, skill_lost
@@ -58,7 +58,7 @@ def instability_table(
         separation=separation(values),
         skill=list(map(skill_lost, values["error_mid"], values["error"], values["chance_error"])),
     )
-    forks = sort_forks(values.loc[values["fork_share"] <= LAST_SHARE, "fork"])
+    forks = forks_in(values[values["fork_share"] <= LAST_SHARE])
     by_shift = (
         areas_by_shift(rows),
         areas_by_shift(rows, "error_mid", ERROR_FLOOR),

@@ -19,7 +19,7 @@ from lmcbench.results.record import Record
 from lmcbench.spec.architectures import short_labels
 from lmcbench.spec.forks import INDEPENDENT, Fork
 from lmcbench.spec.suite_files import published_suite
-from lmcbench.stats.cells import LINE, average_pairs, full_trainings, shift_order, sort_forks
+from lmcbench.stats.cells import LINE, average_pairs, forks_in, full_trainings, shift_order
 from lmcbench.stats.estimates import estimate, round_ties
 from lmcbench.stats.pareto import Offer, pareto
 
@@ -130,7 +130,7 @@ def make_tables(records: Iterable[Record], floor: float = 0.0, folder: Path | No
     rows = build_frame(records)
     areas = {} if folder is None else areas_over_images(records, folder)
     cells = rows.drop_duplicates("key")
-    names = sort_forks(cells["fork"])
+    names = forks_in(cells)
     # barriers between networks of another length or number are not comparable
     priced = [name for name in names if Fork.parse(name).is_cost_matched]
     forks = [name for name in names if name not in priced]

@@ -157,19 +157,16 @@ class Fork:
         """Whether the length of its networks follows from the training cost of siblings."""
         return self.comparator in (EQUAL_COST, WHOLE_BUDGET)
 
-    @property
-    def order(self) -> tuple[int, float, str]:
-        """A sort key: fork 0, shares, other epochs, checkpoints, comparators in the order of `COMPARATORS`.
-
-        Which of a share and an epoch is later depends on the length of a recipe.
-        """
-        if self.percent is not None:
-            return 1, self.percent, ""
-        if self.epoch is not None:
-            return 0 if self.epoch == 0 else 2, self.epoch, ""
+    def order(self, epochs: float) -> tuple[int, float, str]:
+        """Return a sort key: the share of a training of `epochs`, then checkpoints, then `COMPARATORS`."""
+        share = self.share(epochs)
+        if share is not None:
+            return 0, share, ""
+        if self.epoch is not None:  # the length is not known
+            return int(self.epoch > 0), self.epoch, ""
         if self.checkpoint is not None:
-            return 3, 0.0, self.name
-        return 4 + list(COMPARATORS).index(self.name), 0.0, ""
+            return 2, 0.0, self.name
+        return 3 + list(COMPARATORS).index(self.name), 0.0, ""
 
 
 def _short(number: float) -> str:

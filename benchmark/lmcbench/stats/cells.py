@@ -148,9 +148,20 @@ def full_trainings(cells: pd.DataFrame) -> pd.Series[float]:
     return cells["train_steps"] / (cells["epochs"] * (cells["train_images"] // cells["batch_size"]))
 
 
-def sort_forks(names: Iterable[str]) -> list[str]:
-    """Return the distinct forks, earliest first, independent networks and comparators last."""
-    return sorted(set(names), key=lambda name: Fork.parse(name).order)
+def sort_forks(names: Iterable[str], epochs: float) -> list[str]:
+    """Return the distinct forks, earliest in a training of `epochs` first, then networks without a trunk."""
+    return sorted(set(names), key=lambda name: Fork.parse(name).order(epochs))
+
+
+def forks_in(table: pd.DataFrame) -> list[str]:
+    """Return the distinct forks of rows as `sort_forks` does, with the mean length of their recipes."""
+    return sort_forks(table["fork"], table["epochs"].mean())
+
+
+def forks_of(records: Iterable[Record]) -> list[str]:
+    """Return the distinct forks of records, as `forks_in` does."""
+    found = [(record.fork.name, record.recipe["epochs"]) for record in records]
+    return sort_forks((name for name, _ in found), sum(epochs for _, epochs in found) / max(1, len(found)))
 
 
 def sort_shifts(names: Iterable[str]) -> list[str]:
@@ -183,7 +194,7 @@ def sort_records(records: Iterable[Record]) -> list[Record]:
     def rank(record: Record) -> tuple[Any, ...]:
         shift = shift_label(record)
         network = (record.architecture.params or 0, architecture_label(record))
-        fork, recipe = Fork.parse(record.fork.name).order, record.recipe["name"]
+        fork, recipe = Fork.parse(record.fork.name).order(record.recipe["epochs"]), record.recipe["name"]
         return *network, record.replicate, shift != "none", shift, fork, recipe, record.key
 
     return sorted(records, key=rank)
@@ -193,6 +204,11 @@ def sort_records(records: Iterable[Record]) -> list[Record]:
 
 Grid = dict[str, dict[str, Record]]
 """Architecture -> fork -> record."""
+
+
+def forks_of_grid(cells: Grid) -> list[str]:
+    """Return all forks of the cells, earliest first."""
+    return forks_of(record for row in cells.values() for record in row.values())
 
 
 def has_analysis(record: Record, name: str) -> bool:
@@ -227,11 +243,6 @@ def example_cells(records: Iterable[Record], name: str) -> Grid:
             if chosen.setdefault(label, place) == place:
                 cells.setdefault(label, {})[record.fork.name] = record
     return cells
-
-
-def forks_of(cells: Grid) -> list[str]:
-    """Return all forks of the cells, earliest first."""
-    return sort_forks(fork for row in cells.values() for fork in row)
 
 
 def excess(alphas: Sequence[float], values: Sequence[float]) -> Array:

@@ -28,7 +28,7 @@ from lmcbench.report.figures.style import (
 from lmcbench.results.cell_values import CONNECTED, SPLIT
 from lmcbench.spec.architectures import short_labels
 from lmcbench.spec.forks import INDEPENDENT, Fork
-from lmcbench.stats.cells import Cells, analysis, example_cells, has_analysis, sort_forks, sort_shifts
+from lmcbench.stats.cells import Cells, analysis, example_cells, forks_in, has_analysis, sort_shifts
 from lmcbench.stats.estimates import Contrast, Estimate, pool
 
 
@@ -93,7 +93,7 @@ def draw_against_fork(
     """
     names, shifts = list(values["architecture"].unique()), sort_shifts(values["shift"])
     short = short_labels(names)
-    forks = sort_forks(values["fork"])
+    forks = forks_in(values)
     trunk = [fork for fork in forks if Fork.parse(fork).has_trunk]
     # networks without a trunk are no continuation of the line
     places = {fork: k + (0.3 if fork not in trunk and trunk else 0.0) for k, fork in enumerate(forks)}
@@ -170,7 +170,7 @@ def draw_curves(rows: pd.DataFrame) -> Figure:
     Args:
         rows: of `with_curves`, of one shift; the mean over replicates and pairs is drawn.
     """
-    names, forks = list(rows["architecture"].unique()), sort_forks(rows["fork"])
+    names, forks = list(rows["architecture"].unique()), forks_in(rows)
     short = short_labels(names)
     figure, axes = panels(2, len(names), sharex=True)
     for column, name in zip(axes.T, names, strict=True):

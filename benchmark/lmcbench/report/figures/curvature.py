@@ -32,7 +32,7 @@ from lmcbench.stats.cells import (
     analysis,
     example_cells,
     excess,
-    forks_of,
+    forks_of_grid,
     has_analysis,
     interior_maximum,
 )
@@ -43,7 +43,7 @@ def predictions(cells: Cells) -> Drawing | None:
     grid = example_cells(cells.records, "curvature")
     if not grid:
         return None
-    forks = forks_of(grid)
+    forks = forks_of_grid(grid)
     figure, axes = cell_panels(grid, forks, width=2.1, height=1.7)
     for axis, record in on_panels(axes, grid, forks):
         c = analysis(record, "curvature")
@@ -119,7 +119,7 @@ def spectra(cells: Cells) -> Drawing | None:
     grid = example_cells(cells.records, "curvature")
     if not grid:
         return None
-    forks = forks_of(grid)
+    forks = forks_of_grid(grid)
     figure, axes = note_example(grid, *panels(2, len(grid), width=2.3, height=1.9, sharex=True, sharey="row"))
     for column, k, label, record in on_columns(axes, grid, forks):
         at = analysis(record, "curvature")["hessian"]
@@ -155,7 +155,7 @@ def layer_bars(cells: Cells) -> Drawing | None:
     grid = example_cells(cells.records, "layers")
     if not grid:
         return None
-    fork = forks_of(grid)[0]
+    fork = forks_of_grid(grid)[0]
     rows = {name: by_fork[fork] for name, by_fork in grid.items() if fork in by_fork}
     most = max(len(analysis(r, "layers")["layers"]) for r in rows.values())
     height = max(1.8, 0.17 * most + 0.4)
@@ -204,7 +204,7 @@ def switched(cells: Cells) -> Drawing | None:
     grid = example_cells(cells.records, "layers")
     if not grid:
         return None
-    forks = forks_of(grid)
+    forks = forks_of_grid(grid)
     figure, axes = cell_panels(grid, forks, width=2.0, height=1.6, share="row")
     for axis, record in on_panels(axes, grid, forks):
         found = analysis(record, "layers")["cumulative"]

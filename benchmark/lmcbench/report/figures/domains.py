@@ -18,7 +18,7 @@ from lmcbench.report.figures.style import (
 from lmcbench.results.cell_values import architecture_label, error_barrier, shift_label
 from lmcbench.results.record import Record
 from lmcbench.spec.domain_rules import DOMAINS, MIXED
-from lmcbench.stats.cells import Cells, sort_forks
+from lmcbench.stats.cells import Cells, forks_of
 
 Grid = dict[str, dict[str, list[Record]]]
 """Architecture -> fork -> the replicates of one shift."""
@@ -142,7 +142,7 @@ def _cells(cells: Cells, shift: str) -> tuple[Grid, str]:
 
 def _first_and_last(grid: Grid) -> list[str]:
     """Return the earliest fork and the last one: independent networks, if there are any."""
-    forks = sort_forks(fork for by_fork in grid.values() for fork in by_fork)
+    forks = forks_of(record for row in grid.values() for records in row.values() for record in records)
     return list(dict.fromkeys([forks[0], forks[-1]]))
 
 

@@ -24,7 +24,7 @@ from lmcbench.report.noise_scale import EPOCHS, RECIPE, STEPS, equal_epochs, equ
 from lmcbench.spec.architectures import short_labels
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.suite_files import published_suite
-from lmcbench.stats.cells import Cells, sort_forks
+from lmcbench.stats.cells import Cells, forks_in
 from lmcbench.stats.estimates import estimate
 
 HOLLOW = {"label": "ensemble on the path", "mfc": "none", "mec": "#666666", "markersize": 7, "zorder": 1}
@@ -127,7 +127,7 @@ def disagreement(cells: Cells) -> Drawing | None:
     points = points[[not Fork.parse(name).is_cost_matched for name in points["fork"]]]
     if points.empty:
         return None
-    names = {fork: fork_label(fork) for fork in sort_forks(points["fork"])}
+    names = {fork: fork_label(fork) for fork in forks_in(points)}
     figure, axes = cloud_panels(points, "error_chord", "disagreement", names, by="fork")
     for row in axes:
         row[0].set_ylabel("disagreement (%)")
@@ -168,7 +168,7 @@ def accuracy_and_cost(cells: Cells) -> Drawing | None:
     places = sorted(
         shown, key=lambda place: (list(table["row"].unique()).index(place[0]), shifts.index(place[1]))
     )
-    forks = sort_forks(table["fork"])
+    forks = forks_in(table)
     columns = min(3, len(places))
     figure, axes = panels(-(-len(places) // columns), columns, width=3.0, height=2.1)
     most = 0
@@ -216,7 +216,7 @@ def accuracy_and_cost(cells: Cells) -> Drawing | None:
 
 def _comparator_shifts(cells: Cells, shifts: Sequence[str]) -> str:
     """Return a sentence that names the shifts with comparators, if some of the shown `shifts` have none."""
-    priced = {name for name in cells.rows["fork"] if Fork.parse(name).is_cost_matched}
+    priced = [name for name in forks_in(cells.rows) if Fork.parse(name).is_cost_matched]
     under = set(cells.rows.loc[cells.rows["fork"].isin(priced), "shift"])
     bare = [shift for shift in shifts if shift not in under]
     if not bare:
@@ -227,4 +227,4 @@ def _comparator_shifts(cells: Cells, shifts: Sequence[str]) -> str:
     by_design = allowed is not None and not any(shift in allowed for shift in bare)
     where = " and ".join(shift for shift in shifts if shift in under)
     holder = "suite has" if by_design else "records have"
-    return f" The {holder} {' and '.join(sort_forks(priced))} under {where} only."
+    return f" The {holder} {' and '.join(priced)} under {where} only."

@@ -14,7 +14,7 @@ from lmcbench.report.figures.style import (
     on_panels,
 )
 from lmcbench.results.cell_values import SPLIT
-from lmcbench.stats.cells import Cells, analysis, example_cells, forks_of
+from lmcbench.stats.cells import Cells, analysis, example_cells, forks_of_grid
 
 
 def similarity(cells: Cells) -> Drawing | None:
@@ -22,7 +22,7 @@ def similarity(cells: Cells) -> Drawing | None:
     grid = example_cells(cells.records, "features")
     if not grid:
         return None
-    forks = forks_of(grid)
+    forks = forks_of_grid(grid)
     figure, axes = cell_panels(grid, forks, width=2.1, height=1.8)
     for axis, record in on_panels(axes, grid, forks):
         found = analysis(record, "features")

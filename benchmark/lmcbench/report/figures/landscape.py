@@ -32,7 +32,7 @@ from lmcbench.stats.cells import (
     analysis,
     example_cells,
     excess,
-    forks_of,
+    forks_of_grid,
     interior_maximum,
 )
 
@@ -42,7 +42,7 @@ def heat_maps(cells: Cells) -> Drawing | None:
     grid = example_cells(cells.records, "landscape")
     if not grid:
         return None
-    forks = forks_of(grid)
+    forks = forks_of_grid(grid)
     figure, axes = cell_panels(grid, forks, width=2.0, height=1.7)
     norm = SymLogNorm(linthresh=0.01, vmin=0, vmax=_largest(grid))
     for axis, record in on_panels(axes, grid, forks):
@@ -71,7 +71,7 @@ def landscape_curves(cells: Cells) -> Drawing | None:
     grid = example_cells(cells.records, "landscape")
     if not grid:
         return None
-    forks = forks_of(grid)
+    forks = forks_of_grid(grid)
     figure, axes = cell_panels(grid, forks, width=2.0, height=1.7)
     for axis, record in on_panels(axes, grid, forks):
         found = analysis(record, "landscape")
@@ -103,7 +103,7 @@ def motion(cells: Cells) -> Drawing | None:
     grid = example_cells(cells.records, "landscape")
     if not grid:
         return None
-    forks = forks_of(grid)
+    forks = forks_of_grid(grid)
     figure, axes = note_example(grid, *panels(3, len(grid), width=2.3, height=1.8, sharex=True))
     for column, k, label, record in on_columns(axes, grid, forks):
         points = analysis(record, "landscape")["points"]
@@ -145,7 +145,7 @@ def planes(cells: Cells) -> Drawing | None:
     grid = example_cells(cells.records, "plane")
     if not grid:
         return None
-    forks = forks_of(grid)
+    forks = forks_of_grid(grid)
     figure, axes = cell_panels(grid, forks, width=2.2, height=1.9, share=False)
     norm = LogNorm(1e-3, 10)
     for axis, record in on_panels(axes, grid, forks):
