@@ -4,7 +4,8 @@ python benchmark/speed/align.py [NETWORK ...]     (default: resnet50 vit_base_pa
 
 Each network is measured in a process of its own. Results are written to `results/align.json`: processor
 seconds, and the largest resident memory during `align` beyond that before it, over the size of one network's
-weights.
+weights. The model and both states are in memory before and are not counted; the result is, and so is what
+libraries allocate when they are first used.
 """
 
 from __future__ import annotations

@@ -48,3 +48,27 @@ def test_a_used_network_is_measured(used):
     split = {"test": (torch.rand(6, 1, 2, 2), torch.tensor([0, 1] * 3))}
     [curve] = trace_path(used, state, state, split, alphas=3).values()
     assert all(math.isclose(loss, curve.loss[0], rel_tol=1e-6) for loss in curve.loss)
+
+
+class Merging(nn.Linear):
+    """Writes into its weights when it is put into eval mode, as layers with low-rank updates do."""
+
+    def train(self, mode=True):
+        with torch.no_grad():
+            self.weight += 0 if mode else 1
+        return super().train(mode)
+
+
+@pytest.mark.parametrize(("layer", "shares"), [(nn.Linear, True), (Merging, False)])
+def test_a_copy_may_share_weights_but_no_buffers(layer, shares):
+    model = nn.Sequential(layer(2, 2), nn.BatchNorm1d(2))
+    model[0].bias = model[1].bias  # tied
+    made = copy_model(model, shares_weights=True)
+    for own, others in zip(model.parameters(), made.parameters(), strict=True):
+        assert own is not others
+        assert (own.data_ptr() == others.data_ptr()) == shares
+    assert made[0].bias is made[1].bias
+    assert made[1].running_mean.data_ptr() != model[1].running_mean.data_ptr()
+    before = model[0].weight.detach().clone()
+    made.eval().double()
+    assert torch.equal(model[0].weight, before)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import ClassVar
+
 import pytest
 import timm
 import torch
@@ -298,6 +301,29 @@ def test_timm_networks_that_were_refused_before(name, side, groups) -> None:
     if name == "test_vit":
         aligned = align(model, state, copy, images=x)
         assert all(torch.equal(aligned[key], value) for key, value in state.items())
+
+
+class Noting(nn.Module):
+    """Notes how many of its activations are in memory at the end of a pass."""
+
+    alive: ClassVar[list[int]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x, made = self.body(x), []
+        for _ in range(20):
+            x = torch.sin(x)
+            made.append(weakref.ref(x))
+        self.alive.append(sum(found() is not None for found in made))
+        return self.head(x)
+
+
+def test_a_trace_keeps_no_activations() -> None:
+    trace_permutations(Noting(), torch.rand(1, 8))
+    assert Noting.alive == [1]
 
 
 def test_activations_recover_a_permuted_copy() -> None:

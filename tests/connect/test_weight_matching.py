@@ -273,6 +273,18 @@ class Recurrent(nn.Module):
         return self.head(self.body(x[:, 0])[0][:, -1])
 
 
+class Writing(nn.Module):
+    """Clips its weights in every pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(64, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        self.body.weight.data.clamp_(-0.01, 0.01)
+        return self.head(self.body(x.flatten(1)).relu())
+
+
 class Sorted(nn.Module):
     """An operation that depends on the order of units."""
 
@@ -290,13 +302,16 @@ class Sorted(nn.Module):
     [
         (Branching(), r"'the network' chooses what to do by values that it computes .*\(item\)"),
         (Recurrent(), r"'body' is a recurrent layer \(LSTM\), whose units feed back"),
+        (Writing(), "'the network' writes into its weights"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), "no unit is left to permute"),
     ],
 )
 def test_refusals(model, message) -> None:
     state = model.state_dict()
+    before = {name: value.clone() for name, value in state.items()}
     with pytest.raises(UserError, match=f"The network cannot be aligned: .*{message}"):
         align(model, state, state, images=torch.rand(2, 1, 8, 8))
+    assert all(torch.equal(value, before[name]) for name, value in state.items())
 
 
 def test_units_of_an_operation_that_depends_on_their_order_stay() -> None:

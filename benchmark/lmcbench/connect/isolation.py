@@ -45,16 +45,31 @@ def _no_tf32() -> Iterator[None]:
         cudnn.allow_tf32 = before[1]
 
 
-def copy_model(model: nn.Module) -> nn.Module:
-    """Return a deep copy that shares no weight with `model`.
+def copy_model(model: nn.Module, shares_weights: bool = False) -> nn.Module:
+    """Return a deep copy of `model`.
 
     Torch does not copy non-leaf tensors, which some networks keep as attributes (features of the last pass,
     normalised weights). The copy has their detached values.
+
+    Args:
+        model: not modified.
+        shares_weights: let the copy's parameters use the memory of the model's, for passes that do not write
+            into parameters. Buffers are copied. A network with its own `train` or `eval`, which may merge
+            weights, is copied completely.
     """
-    detached = {
-        id(t): t.detach() for module in model.modules() for t in _tensors(vars(module)) if not t.is_leaf
-    }
-    return copy.deepcopy(model, detached)
+    known = {id(t): t.detach() for module in model.modules() for t in _tensors(vars(module)) if not t.is_leaf}
+    if shares_weights and not any(has_own_mode(module) for module in model.modules()):
+        known |= {
+            id(p): nn.Parameter(p.detach(), p.requires_grad)
+            for p in model.parameters()
+            if type(p) is nn.Parameter
+        }
+    return copy.deepcopy(model, known)
+
+
+def has_own_mode(module: nn.Module) -> bool:
+    """Return whether a module does more than torch's when it is put into training or eval mode."""
+    return type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

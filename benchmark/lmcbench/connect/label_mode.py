@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -34,21 +35,30 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.atoms = Atoms()
         self.modules: list[str] = []
         self._labels: dict[int, Labels] = {}
-        self._kept: dict[int, Tensor] = {}  # so that no other tensor gets the same id
+        self._alive: dict[int, weakref.ref[Tensor]] = {}  # a later tensor may get the id of a freed one
         self._computed: set[int] = set()  # from images
         self._learned: set[int] = set()  # from weights
         self.parameters: dict[int, Callable[[], Labels]] = {}
         """Labels of weights, made when they are first used."""
+        self.weights: set[int] = set()
+        """Addresses of the parameters' memory, which must not be written."""
 
     def give(self, tensor: Tensor, labels: Labels | None, computed: bool, learned: bool) -> None:
         """Set the labels of a tensor, and whether it was computed from images and from weights."""
         key = id(tensor)
-        self._kept[key] = tensor
-        self._labels.pop(key, None)
+        self._forget(key)
+        self._alive[key] = weakref.ref(tensor, lambda _: self._forget(key))
         if labels is not None and labels.planes:
             self._labels[key] = labels
         for chosen, group in ((computed, self._computed), (learned, self._learned)):
-            group.add(key) if chosen else group.discard(key)
+            if chosen:
+                group.add(key)
+
+    def _forget(self, key: int) -> None:
+        self._alive.pop(key, None)
+        self._labels.pop(key, None)
+        self._computed.discard(key)
+        self._learned.discard(key)
 
     def labels(self, tensor: Any) -> Labels:
         """Return the labels of a tensor; of a number, those of a tensor of one element."""
@@ -80,6 +90,8 @@ class LabelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::")
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if name.endswith("_") and given and given[0].untyped_storage().data_ptr() in self.weights:
+            raise cannot_align(f"{self.module!r} writes into its weights when it runs.")
         known = [self.labels(x) for x in given]
         self.atoms.where = f"{self.module!r} ({name.strip('_')})"
         if name in _VALUES:

@@ -44,7 +44,8 @@ CALIBRATION_PIXELS = 2**21
 class Network:
     """A private copy of a model in eval mode, run at the weights of stacked states.
 
-    Neither the caller's model nor the global generators are modified.
+    The copy's own weights share the model's memory and are never used. Neither the caller's model nor the
+    global generators are modified.
 
     Args:
         model: any classifier, images `[n, c, h, w]` -> logits `[n, classes]`.
@@ -81,7 +82,7 @@ class Network:
         self._has_guessed = False
         self._layouts: dict[tuple[int, int, int], Layout] = {}
         try:
-            self.model = copy_model(model).to(self.device)
+            self.model = copy_model(model, shares_weights=True).to(self.device)
         except (RuntimeError, TypeError) as error:
             if is_out_of_memory(error):
                 raise
@@ -168,9 +169,7 @@ class Network:
     @torch.no_grad()
     def batches(self, states: Stack, images: Images) -> Iterator[Tensor]:
         """Yield the logits batch by batch, `[S, b, classes]`."""
-        # buffers are copied: a network may write into them in eval mode too
-        weights = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
-        states = {name: value if name in weights else value.clone() for name, value in states.items()}
+        states = self._with_own_buffers(states)
         size, part_size = self._sizes(images)
         with isolated(self.device):
             for part in images.split(part_size):
@@ -243,14 +242,23 @@ class Network:
             raise UserError(f"The model must return floating logits [n, classes], found {out.dtype}.")
         return out
 
-    def _check_uses_state(self, state: State, images: Tensor) -> None:
-        """Raise if the network computes with its own weights instead of the given ones.
+    def _with_own_buffers(self, tensors: State) -> dict[str, Tensor]:
+        """Return the tensors with buffers copied: a network may write into them in eval mode too."""
+        weights = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        return {name: value if name in weights else value.clone() for name, value in tensors.items()}
 
-        Some networks keep further references to their parameters: in a list, a closure, a compiled function.
-        `state` is not modified, even if the network writes into its buffers.
+    def outputs(self, state: State, batch: Tensor) -> Tensor:
+        """Return the logits `[b, classes]` of one state on one batch, in the layout of the images.
+
+        Weights are not copied, so that a network that writes into them changes `state`. Buffers are.
+
+        Raises:
+            UserError: if the network computes with its own weights instead of the given ones. Some networks
+                keep further references to their parameters: in a list, a closure, a compiled function.
         """
+        here = {name: value.detach().to(self.device) for name, value in state.items()}
         with torch.enable_grad(), isolated(self.device):
-            out = self.forward({name: value.detach().clone() for name, value in state.items()}, images)
+            out = self.forward(self._with_own_buffers(here), batch)
         self._is_checked = True
         name = next((self._own[id(leaf)] for leaf in graph_leaves(out) if id(leaf) in self._own), None)
         if name is not None:
@@ -259,6 +267,11 @@ class Network:
                 "a second reference to it (in a list, closure or compiled function). Let forward read it "
                 "from the module."
             )
+        return out.detach()
+
+    def _check_uses_state(self, state: State, images: Tensor) -> None:
+        """Raise if the network computes with its own weights; `state` is not modified."""
+        self.outputs({name: value.detach().clone() for name, value in state.items()}, images)
 
     @torch.no_grad()
     def recalibrate(self, states: Stack, images: Images, batches: int | None = None) -> Stack:

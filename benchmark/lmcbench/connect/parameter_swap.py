@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from lmcbench.connect.isolation import has_own_mode
 from lmcbench.errors import UserError, describe
 
 Store = dict[str, Tensor | None]
@@ -73,11 +74,7 @@ class EvalCaches:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._layers = [
-            module
-            for module in model.modules()
-            if type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
-        ]
+        self._layers = [module for module in model.modules() if has_own_mode(module)]
         if not self._layers:
             model.eval()
             return

@@ -37,12 +37,13 @@ def trace_permutations(model: nn.Module, images: Tensor | None = None) -> Permut
 
     Raises:
         UserError: if the network takes no image that is tried, decides by values that it computes, has
-            recurrent layers, or if no unit is left to permute.
+            recurrent layers, writes into its weights, or if no unit is left to permute.
     """
-    private = copy_model(model).cpu().eval()
+    private = copy_model(model, shares_weights=True).cpu().eval()
     image = example_image(private) if images is None else images[:1]
     image = image.to("cpu", _dtype(private))
     mode = LabelMode()
+    mode.weights = {p.untyped_storage().data_ptr() for p in private.parameters()}
     placed = _place_weights(private, mode)
     with _named(private, mode.modules), torch.no_grad(), isolated(torch.device("cpu")):
         mode.give(image, None, True, False)
