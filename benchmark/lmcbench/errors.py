@@ -141,6 +141,8 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     near = [folded[low] for low in difflib.get_close_matches(name[:SHOWN].lower(), folded, n=3, cutoff=0.5)]
     if near:
         hint = f"Did you mean {' or '.join(repr(n) for n in near)}?"
+    elif not names:
+        hint = "There is none."
     elif len(names) <= 20:
         hint = f"Known: {', '.join(names)}."
     else:
