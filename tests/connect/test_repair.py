@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from timm.layers import ScaledStdConv2d, StdConv2d
 from torch import nn
 
 from lmcbench.connect.blending import interpolate, unstack
@@ -100,6 +101,24 @@ def test_the_model_is_unchanged(nets) -> None:
     assert not any(m._forward_hooks for m in model.modules())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(torch.equal(v, kept[k]) for k, v in a.items())
+
+
+@pytest.mark.parametrize("layer", [ScaledStdConv2d, StdConv2d])
+def test_standardised_weights_are_repaired_by_their_gain_or_refused(nets, layer) -> None:
+    """Standardisation undoes a repair that is folded into the weight."""
+    torch.manual_seed(0)
+    model = nn.Sequential(layer(1, 6, 3, bias=True), nn.ReLU(), nn.Flatten(), nn.Linear(384, 4)).double()
+    a, (x, _) = {k: v.clone() for k, v in model.state_dict().items()}, nets.images(50, dtype=torch.float64)
+    b = {k: v + torch.randn_like(v) for k, v in a.items()}
+    network = Network(model)
+    if layer is StdConv2d:
+        with pytest.raises(UserError, match="cannot be repaired"):
+            repaired_states(network, a, b, x)
+        return
+    at_a, at_b = (_moments(network, state, x)["0"] for state in (a, b))
+    [middle] = unstack(repaired_states(network, a, b, x)(np.array([0.5])))
+    for found, one, other in zip(_moments(network, middle, x)["0"], at_a, at_b, strict=True):
+        torch.testing.assert_close(found, (one + other) / 2, rtol=1e-10, atol=1e-10)
 
 
 def test_refusals(nets) -> None:

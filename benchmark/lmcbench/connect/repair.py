@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -16,6 +17,9 @@ from lmcbench.connect.isolation import isolated
 from lmcbench.connect.network import Network
 from lmcbench.errors import UserError
 from lmcbench.results.curves import Array, Curve, blend
+
+_TOLERANCE = 0.01
+"""Largest difference of a repaired unit's deviation from the one wanted, over the layer's largest."""
 
 Moments = dict[str, tuple[Tensor, Tensor]]
 """Layer -> mean and standard deviation of its output over images and positions, each `[units]` float64."""
@@ -50,11 +54,12 @@ def repaired_states(
 
         mean X_alpha = (1 - alpha) mean X_A + alpha mean X_B,  and likewise for the standard deviation.
 
-    The correction is folded into weight and bias, layer by layer from input to output. Constant units are
-    shifted only. Both ends are exact.
+    The correction is folded into weight and bias, layer by layer from input to output; in layers that
+    standardise their weights, into their gain. Constant units are shifted only. Both ends are exact.
 
     Raises:
-        UserError: for fewer than two images, a layer without a bias, or a layer that runs twice.
+        UserError: for fewer than two images, a layer without a bias, one that runs twice, or one that
+            computes its weights without a gain.
     """
     if network.norms:
         return lambda alphas: network.recalibrate(states_on_line(network, state_a, state_b, alphas), images)
@@ -66,15 +71,32 @@ def repaired_states(
     def states(alphas: Array) -> Stack:
         path = states_on_line(network, state_a, state_b, alphas)
         for state, x in zip(unstack(path), alphas.tolist(), strict=True):
-            targets = {
-                layer: (blend(mean, moments_b[layer][0], x), blend(deviation, moments_b[layer][1], x))
-                for layer, (mean, deviation) in moments_a.items()
-            }
-            for name, value in _corrected(network, state, targets, images).items():
+            for name, value in _corrected(network, state, _between(moments_a, moments_b, x), images).items():
                 state[name].copy_(value)  # writes into the stack
         return path
 
+    [middle] = unstack(states(np.array([0.5])))
+    _check_repaired(_moments(network, middle, images), _between(moments_a, moments_b, 0.5))
     return states
+
+
+def _between(moments_a: Moments, moments_b: Moments, alpha: float) -> Moments:
+    return {
+        layer: (blend(mean, moments_b[layer][0], alpha), blend(deviation, moments_b[layer][1], alpha))
+        for layer, (mean, deviation) in moments_a.items()
+    }
+
+
+def _check_repaired(found: Moments, targets: Moments) -> None:
+    """Raise if the deviations of a repaired state are not those wanted, except of constant units."""
+    for name, (_, wanted) in targets.items():
+        deviation = found[name][1]
+        missed = (deviation - wanted).abs()[deviation > 0]
+        if bool((missed > _TOLERANCE * wanted.max()).any()):
+            raise UserError(
+                f"Layer {name!r} cannot be repaired: its output does not grow with its weight, which it "
+                "standardises or computes from others."
+            )
 
 
 def _moments(network: Network, state: State, images: Tensor) -> Moments:
@@ -107,7 +129,10 @@ def _corrected(network: Network, state: State, targets: Moments, images: Tensor)
         target_mean, target_deviation = targets[name]
         scale = torch.where(deviation > 0, target_deviation / deviation, 1.0)
         shift = target_mean - mean * scale
-        for part, value in (("weight", state[f"{name}.weight"]), ("bias", state[f"{name}.bias"])):
+        # a weight that is standardised keeps its size: timm's layers multiply it by a gain
+        factor = "gain" if f"{name}.gain" in state else "weight"
+        for part in (factor, "bias"):
+            value = state[f"{name}.{part}"]
             rows = scale.view(-1, *[1] * (value.ndim - 1))
             new = value.double() * rows + (shift if part == "bias" else 0)
             fixed[f"{name}.{part}"] = new.to(value.dtype)
