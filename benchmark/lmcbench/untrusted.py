@@ -127,6 +127,22 @@ def is_regular(path: Path) -> bool:
         return False
 
 
+def placeholder(head: bytes) -> str:
+    """Return what a file that begins with `head` is in place of its content; empty: nothing of the kind."""
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the file itself. Fetch it: git lfs pull"
+    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        return "is a web page, perhaps of a failed download or a login. Download it again"
+    return ""
+
+
+def check_content(path: Path) -> None:
+    """Raise `UserError` for an unreadable file, and for a pointer or web page in place of its content."""
+    with open_regular(path, limit=sys.maxsize) as file:
+        if found := placeholder(file.read(512)):
+            raise UserError(f"{path} {found}.")
+
+
 def decompress(content: bytes, origin: str, *, limit: int) -> bytes:
     """Return gzip `content` decompressed, at most `limit` bytes of it.
 

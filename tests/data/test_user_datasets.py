@@ -307,6 +307,31 @@ def write_huge(folder):
         file.truncate(3 * 2**30)
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["pets/train/cat/1.png", "pets.parquet", "pets.tar", "pets.csv", "pets.zip", "pets/train.csv"]
+)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(POINTER, "is a Git LFS pointer.* git lfs pull"), (b"<!DOCTYPE html>\n<html>", "is a web page")],
+)
+def test_what_stands_in_place_of_a_file_is_named(place, name, content, message):
+    if name == "pets/train/cat/1.png":
+        write_folder(place / "pets")
+    (place / name).parent.mkdir(exist_ok=True)
+    (place / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name.rpartition('/')[2]}.* {message}"):
+        open_dataset(str(place / name.partition("/")[0]))
+
+
+def test_an_archive_is_no_data_set(place):
+    (place / "pets.zip").write_bytes(b"PK\x03\x04")
+    with pytest.raises(UserError, match=r"pets\.zip is not a data set: a single file must be \.parquet"):
+        open_dataset(str(place / "pets.zip"))
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
@@ -319,11 +344,11 @@ def write_huge(folder):
         (lambda f: f.mkdir(), "is not a data set: it needs train/CLASS"),
         (
             lambda f: (write_folder(f, ("train",)), write_folder(f, ("test",), ("cat", "dog", "emu"))),
-            "test has 3 classes, but there must be 2",
+            "the splits have different classes: test alone has emu",
         ),
         (
             lambda f: (write_folder(f, ("train",)), write_folder(f, ("test",), ("cat", "emu"))),
-            "the splits have different classes, cat, dog ... in train and cat, emu",
+            "the splits have different classes: train alone has dog; test alone has emu",
         ),
         (
             lambda f: (write_folder(f, ("train",)), write_folder(f, ("test",), shape=(3, 8, 8))),

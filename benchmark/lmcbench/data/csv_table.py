@@ -12,7 +12,7 @@ from pathlib import Path
 from lmcbench.data.listed import name_domains
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.domains import Domains
-from lmcbench.untrusted import MB, read_bytes
+from lmcbench.untrusted import MB, placeholder, read_bytes
 
 CSV_BYTES = 256 * MB
 """Largest list of images."""
@@ -46,7 +46,10 @@ class CsvTable:
             UserError: for an unreadable file, or text that is not UTF-8.
         """
         try:
-            text = read_bytes(self.path, limit=CSV_BYTES).decode("utf-8-sig")
+            content = read_bytes(self.path, limit=CSV_BYTES)
+            if found := placeholder(content[:512]):
+                raise UserError(f"{self.path} {found}.")
+            text = content.decode("utf-8-sig")
             return [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(io.StringIO(text))]
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{self.path} is not a CSV file: {error}.") from None

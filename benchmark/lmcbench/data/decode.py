@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lmcbench.data.dataset import Labels, Pixels
 from lmcbench.errors import UserError
-from lmcbench.untrusted import MB, printable, read_bytes
+from lmcbench.untrusted import MB, placeholder, printable, read_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -286,6 +286,8 @@ def open_image(data: bytes, where: str, lossless: bool) -> Image.Image:
         transparent = _is_transparent(image)
     # Pillow raises SyntaxError for broken PNG chunks, ValueError or struct.error for odd headers
     except Exception as error:
+        if found := placeholder(data[:512]):
+            raise UserError(f"{where} {found}.") from None
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UserError(f"{where}: the image does not decode ({reason}).") from None
     if deep or image.mode.startswith(("I", "F")):

@@ -21,7 +21,7 @@ from lmcbench.data.decode import Item, StoredImage
 from lmcbench.data.listed import Listed, name_domains
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.domains import Domains, sort_names
-from lmcbench.untrusted import HEADER_BYTES, parse_json
+from lmcbench.untrusted import HEADER_BYTES, check_content, parse_json
 
 if TYPE_CHECKING:
     from pyarrow import Array
@@ -169,6 +169,7 @@ class _Table:
         from pyarrow.parquet import ParquetFile
 
         self.path = path
+        check_content(path)
         with self._errors("is not a readable parquet file"):
             self._file = _ArrowFile(path) if path.suffix == ".arrow" else ParquetFile(path)
             stored = (self._file.schema_arrow.metadata or {}).get(b"huggingface")

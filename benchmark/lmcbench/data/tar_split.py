@@ -15,6 +15,7 @@ from lmcbench.data.decode import Item, in_batches
 from lmcbench.data.listed import Listed
 from lmcbench.data.parquet import LABEL_NAMES, count_classes, default_names, number_labels
 from lmcbench.errors import UserError, describe
+from lmcbench.untrusted import check_content
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,8 @@ class TarSplit:
         # imported here: it takes a second, and opening a cached split does not need it
         from datasets import load_dataset
 
+        for file in self.files:
+            check_content(file)
         listed = {"train": [str(file) for file in self.files]}
         try:
             return load_dataset("webdataset", data_files=listed, split="train", streaming=True)

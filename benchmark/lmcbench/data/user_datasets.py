@@ -19,6 +19,7 @@ from lmcbench.data.tar_split import TarSplit
 from lmcbench.errors import UserError
 from lmcbench.spec.datasets import is_path
 from lmcbench.spec.domains import FOLDER
+from lmcbench.untrusted import check_content, printable
 
 TRAIN_NAMES = ("train", "training", "trn", "tr")
 """Names of a training split, in any case."""
@@ -81,6 +82,9 @@ def open_user_dataset(path: Path, resize: Resize | None = None, domain: str | No
     """
     name = user_dataset_name(path)
     found = find_layout(path, domain)
+    if isinstance(found.train, FolderSplit) and isinstance(found.test, FolderSplit):
+        names = [part.listed(None).classes for part in (found.train, found.test)]
+        _check_classes(path, *names)  # before images are decoded
     first = open_split(found.train, f"{name}, train", resize=resize)
     channels, classes = first.images.images.shape[1], len(first.classes)
     try:
@@ -114,6 +118,12 @@ def find_layout(path: Path, domain: str | None = None) -> Layout:
             return _one_list(CsvTable(path), domain)
         if path.suffix.lower() == ".tar":
             return _shards(path.parent, [path], domain)
+        if path.suffix.lower() not in (".parquet", ".pq"):
+            check_content(path)
+            raise UserError(
+                f"{path} is not a data set: a single file must be .parquet, .csv or .tar (WebDataset). "
+                "Unpack an archive, and give the folder."
+            )
         train, test = _halves(ParquetSplit((path,), domain=domain))
         return Layout(train, test, "parquet")
     found = (
@@ -316,11 +326,23 @@ def _nested_note(path: Path, found: Layout, domain: str | None) -> list[str]:
 
 def _check_agreement(path: Path, train: CachedSplit, test: CachedSplit) -> None:
     """Raise if the splits differ in classes or image size."""
-    if train.classes != test.classes:
-        raise UserError(
-            f"{path}: the splits have different classes, {', '.join(train.classes[:5])} ... in train and "
-            f"{', '.join(test.classes[:5])} ... in test."
-        )
+    _check_classes(path, train.classes, test.classes)
     shapes = [s.images.images.shape[1:] for s in (train, test)]
     if shapes[0] != shapes[1]:
         raise UserError(f"{path}: images are {list(shapes[0])} in train, but {list(shapes[1])} in test.")
+
+
+def _check_classes(path: Path, train: Sequence[str], test: Sequence[str]) -> None:
+    if tuple(train) == tuple(test):
+        return
+    parts = [
+        f"{split} alone has {', '.join(map(printable, lacking[:5]))}{', ...' if len(lacking) > 5 else ''}"
+        for split, lacking in (
+            ("train", [name for name in train if name not in test]),
+            ("test", [name for name in test if name not in train]),
+        )
+        if lacking
+    ]
+    raise UserError(
+        f"{path}: the splits have different classes: {'; '.join(parts) or 'their orders differ'}."
+    )

@@ -13,7 +13,7 @@ from lmcbench.errors import UserError, reading
 from lmcbench.train.safe_pickle import DamagedError, Inert
 from lmcbench.train.torch_files import LEGACY_MAGIC, as_mapping, read_legacy, read_pickle, read_zip
 from lmcbench.train.train_state import load_tensors
-from lmcbench.untrusted import HEADER_BYTES, check_regular, parse_json, read_bytes
+from lmcbench.untrusted import HEADER_BYTES, check_regular, parse_json, placeholder, read_bytes
 
 FOLDER_NAMES = (
     "model.safetensors.index.json",
@@ -26,7 +26,6 @@ FOLDER_NAMES = (
 """Files of weights in a folder that a trainer wrote, in order of preference."""
 
 SIGNS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself. Fetch it: git lfs pull"),
     (b"\x89HDF", "an HDF5 file, as Keras writes. Convert its weights to a torch state dict"),
     (b"GGUF", "a GGUF file of quantised weights. Give the checkpoint that it was made from"),
     (b"\x93NUMPY", "a NumPy array. Save a state dict: torch.save(STATE, OUT)"),
@@ -103,8 +102,8 @@ def _parsed(path: Path, head: bytes) -> Mapping[Any, Any]:
     for sign, what in SIGNS:
         if head.startswith(sign):
             raise UserError(f"{path} is {what}.")
-    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
-        raise UserError(f"{path} is a web page, perhaps of a failed download or a login. Download it again.")
+    if instead := placeholder(head):
+        raise UserError(f"{path} {instead}.")
     if head[257:262] == b"ustar":
         raise UserError(f"{path} is a tar archive. Unpack it and give the file with the weights.")
     length = int.from_bytes(head[:8], "little")
