@@ -326,10 +326,11 @@ def test_what_stands_in_place_of_a_file_is_named(place, name, content, message):
         open_dataset(str(place / name.partition("/")[0]))
 
 
-def test_an_archive_is_no_data_set(place):
-    (place / "pets.zip").write_bytes(b"PK\x03\x04")
-    with pytest.raises(UserError, match=r"pets\.zip is not a data set: a single file must be \.parquet"):
-        open_dataset(str(place / "pets.zip"))
+@pytest.mark.parametrize("name", ["pets.zip", "pets.tar.gz", "pets.NPZ"])
+def test_an_archive_is_no_data_set(place, name):
+    (place / name).write_bytes(b"PK\x03\x04")
+    with pytest.raises(UserError, match=rf"{name} is not a data set: a single file must be parquet"):
+        open_dataset(str(place / name))
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,24 @@ def find_user_dataset(name: str, folder: Path | None) -> Path | None:
     return next((path for path in candidates if path.exists()), None)
 
 
+ARCHIVES = (
+    ".zip",
+    ".gz",
+    ".tgz",
+    ".bz2",
+    ".xz",
+    ".zst",
+    ".7z",
+    ".rar",
+    ".npz",
+    ".npy",
+    ".mat",
+    ".h5",
+    ".pkl",
+)
+"""Suffixes of files that hold images, but are not read."""
+
+
 def user_dataset_name(path: Path) -> str:
     """Return the name of the data set at `path`: the last part, without folders of the machine."""
     return path.resolve().name.removesuffix(".parquet")
@@ -118,11 +136,11 @@ def find_layout(path: Path, domain: str | None = None) -> Layout:
             return _one_list(CsvTable(path), domain)
         if path.suffix.lower() == ".tar":
             return _shards(path.parent, [path], domain)
-        if path.suffix.lower() not in (".parquet", ".pq"):
+        if path.suffix.lower() in ARCHIVES:
             check_content(path)
             raise UserError(
-                f"{path} is not a data set: a single file must be .parquet, .csv or .tar (WebDataset). "
-                "Unpack an archive, and give the folder."
+                f"{path} is not a data set: a single file must be parquet, Arrow, .csv or .tar (WebDataset). "
+                "Unpack the archive, and give the folder."
             )
         train, test = _halves(ParquetSplit((path,), domain=domain))
         return Layout(train, test, "parquet")
