@@ -61,6 +61,15 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, monkeyp
     assert content(tmp_path) == {"record.json": b"before"}
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "folder", "folder/.."])
+def test_a_folder_is_no_file_to_write(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(WriteError, match="cannot be written: it is a folder"):
+        write_atomic(Path(name), "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_the_partial_file_lies_beside_the_target_and_is_no_record(tmp_path, monkeypatch):
     seen = []
 

@@ -65,8 +65,10 @@ def replacing(path: Path) -> Iterator[Path]:
     which may only undo the rename.
 
     Raises:
-        WriteError: for an `OSError` in the block or in here; it names `path`.
+        WriteError: for a folder, and for an `OSError` in the block or in here; it names `path`.
     """
+    if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises where a folder above is locked)
+        raise WriteError(f"{path} cannot be written: it is a folder. Name a file.")
     partial = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
