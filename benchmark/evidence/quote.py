@@ -123,12 +123,17 @@ def versions() -> dict[str, int]:
 
 
 def quoted_readme(page: str) -> str:
-    """Return the README with the tables, links and number of replicates of the default suite's evidence."""
+    """Return the README with the default suite's tables, links and numbers of replicates."""
     block = re.search(rf"```\n{BARRIERS}.*?```", page, re.DOTALL)
     assert block is not None
     page = page[: block.start()] + f"```\n{excerpt()}```" + page[block.end() :]
-    page = re.sub(rf"evidence/{DEFAULT}-v\d+/", f"evidence/{_folder(DEFAULT)}/", page)
-    return re.sub(r"n = \d+(?=\s+replicates)", f"n = {_replicates(DEFAULT)}", page)
+    for suite in versions():
+        page = re.sub(rf"evidence/{suite}-v\d+/", f"evidence/{_folder(suite)}/", page)
+    of = {"the figure": PHOTOGRAPHS, "the tables": DEFAULT}  # in their order on the page
+    numbers = iter(of.values())
+    page, found = re.subn(r"n = \d+(?=\s+replicates)", lambda _: f"n = {_replicates(next(numbers))}", page)
+    assert found == len(of)
+    return page
 
 
 def excerpt() -> str:
