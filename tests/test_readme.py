@@ -191,9 +191,9 @@ def test_speed_is_quoted_from_the_benchmarks_results():
     assert said in " ".join(README.split()), f"README should say: {said}"
 
 
-def evidence():
-    """The measures of the digits' committed run on the test set, with the short names of networks."""
-    [newest] = sorted((ROOT / "benchmark" / "evidence").glob("digits-v*"))[-1:]
+def evidence(suite="digits"):
+    """The measures of a suite's committed run on the test set, with the short names of networks."""
+    [newest] = sorted((ROOT / "benchmark" / "evidence").glob(f"{suite}-v*"))[-1:]
     cells = pd.read_csv(newest / "records.csv.gz", dtype={"fork": str})
     short = short_labels(cells["architecture"].unique())
     return cells[cells["split"] == "test"].assign(
@@ -266,4 +266,6 @@ def test_the_tables_of_the_readme_are_in_the_evidence():
                 assert text.lstrip("+") == shown(line, fork, column), (row, column)
                 compared += 1
     assert compared >= 3 * 4 + 3 * 5
-    assert re.findall(r"n = (\d+)\s+replicates", README) == [str(n)] * 2
+    [figure] = re.findall(r"evidence/([a-z0-9-]+)-v\d+/figures/barriers.png", README)
+    replicates = evidence(figure)["replicate"].nunique()
+    assert re.findall(r"n = (\d+)\s+replicates", README) == [str(replicates), str(n)]
