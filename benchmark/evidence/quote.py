@@ -262,17 +262,24 @@ def _against_shift(networks: pd.DataFrame) -> list[str]:
         f"The shifts do not raise the barrier over their controls on average: {_effect(raises)} points, "
         f"{_claim(raises)['verdict']} (margin {margin:g} points). This is the mean of forks 0 and 3 %, two "
         "shifts and four networks, and at 3 % barriers are small with and without shift. At fork 0 alone, "
-        f"label-skew has {_shown(*_interval(at_0))} points more than its control, which leaves both "
-        "directions open."
+        f"label-skew has {_shown(*_interval(at_0))} points more than its control, which leaves "
+        f"{_left_open(*_interval(at_0)[1:], margin)} open."
     ]
     apart = (
-        f"Of the {len(single)} contrasts of one network, shift and fork, {len(above)} have an interval above "
-        f"0 and {len(below)} one below 0; intervals are not corrected for their number. "
+        f"By network, shift and fork there are {len(single)} intervals, of which {len(above)} above 0 and "
+        f"{len(below)} below; they are not corrected for their number. "
     )
     if above:
         *numbers, name, shift, fork = max(above)
         apart += f"The largest is {name} under {shift} at fork {fork}: {_shown(*numbers)} points."
     return [*points, apart.strip()]
+
+
+def _left_open(low: float, high: float, margin: float) -> str:
+    """Which effects beyond the margin an interval contains."""
+    found = {"a rise": high > margin, "a fall": low < -margin}
+    names = [name for name, contained in found.items() if contained]
+    return f"{' and '.join(names) or 'neither a rise nor a fall'} of more than {margin:g} points"
 
 
 def _against_rest(mlp: pd.Series) -> list[str]:
