@@ -95,6 +95,12 @@ def test_depth_is_that_outside_of_strings():
     assert parse_json(brackets, "f") == ["[" * 500 + '"{[']
 
 
+def test_a_binary_file_is_called_one():
+    """Also where its bytes look like deep nesting."""
+    with pytest.raises(UserError, match="f is not text in UTF-8"):
+        parse_json(b"\xffPK" + b"[" * 5000, "f")
+
+
 def test_the_number_of_keys_is_bounded_over_the_whole_document():
     parse_json(json.dumps([{str(i): 0} for i in range(10)]), "f", most_keys=10)
     with pytest.raises(UserError, match="more than 10 keys"):
@@ -125,7 +131,8 @@ def test_json_lines():
         (b"a=" + b"[" * 5000, "nest more than"),
         (b"a=" + b"[{a=" * 5000, "nest more than"),
         (b"a=" + b"1" * 5000, "not TOML"),
-        (b"a=\xff", "not TOML"),
+        (b"a=\xff", "not text in UTF-8"),
+        (b"\x89PNG" + b"[" * 5000, "not text in UTF-8"),
         (b"a=1\x00", "not TOML"),
         (b"#" * (TOML_BYTES + 1), "at most"),
         (b"a" * 200_000, "not TOML"),

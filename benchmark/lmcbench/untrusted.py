@@ -182,12 +182,13 @@ def parse_json(content: bytes | str, origin: str, *, limit: int = JSON_BYTES, mo
     raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     if len(raw) > limit:
         raise UserError(_too_large(origin, len(raw), limit))
+    text = _decode(raw, origin, "utf-8")
     if is_deeper(raw):
         raise UserError(f"{origin} is damaged: lists and objects nest more than {DEPTH} levels.")
     keys = _KeyCounter(most_keys)
     try:
         value = json.loads(
-            raw.decode("utf-8"),
+            text,
             parse_constant=_refuse_constant,
             parse_int=_parse_int,
             parse_float=_parse_float,
@@ -218,21 +219,29 @@ def parse_toml(content: bytes, origin: str) -> dict[str, Any]:
     """Return the table of a TOML document.
 
     Raises:
-        UserError: where it is not TOML, is too large or too deep, has too many dots in a key, or a number of
-            too many digits.
+        UserError: where it is not UTF-8 or not TOML, is too large or too deep, has too many dots in a key, or
+            a number of too many digits.
     """
     if len(content) > TOML_BYTES:
         raise UserError(_too_large(origin, len(content), TOML_BYTES))
+    text = _decode(content, origin, "utf-8-sig")
     if is_deeper(content):
         raise UserError(f"{origin} is not read: lists and tables nest more than {DEPTH} levels.")
     if _LONG_KEY.search(content):
         raise UserError(f"{origin} is not read: a key has more than {DOTS} dots.")
     try:
-        table = tomllib.loads(content.decode("utf-8-sig"))
+        table = tomllib.loads(text)
         check_values(table)
     except (ValueError, RecursionError) as error:  # also a number with thousands of digits
         raise UserError(f"{origin} is not TOML: {printable(str(error)).rstrip('.')}.") from None
     return table
+
+
+def _decode(content: bytes, origin: str, encoding: str) -> str:
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{origin} is not text in UTF-8 (byte {error.start}).") from None
 
 
 def check_values(value: Any, depth: int = DEPTH) -> None:

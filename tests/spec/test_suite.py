@@ -313,7 +313,7 @@ def test_every_fault_of_a_file_has_its_line():
 
 
 def test_bytes_that_are_no_text_are_refused():
-    with pytest.raises(UserError, match=r"bin\.toml is not TOML"):
+    with pytest.raises(UserError, match=r"bin\.toml is not text in UTF-8"):
         parse_suite(b"\xff\xfe", "bin.toml")
 
 
