@@ -123,10 +123,13 @@ RUNS = {
     "convolutions and BatchNorm, stacked": ("lmc_resnet", "sgd", "kwargs = { width = 2 }", "stacked", []),
     "AdamW in bf16, stacked": ("lmc_mlp", "adamw", "kwargs = { width = 8, depth = 1 }", "stacked", ["all"]),
 }
+SLOW = {"convolutions and BatchNorm, stacked"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", RUNS)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow_tier if case in SLOW else ()) for case in RUNS]
+)
 def test_a_run_there_is_the_run_here(case, tmp_path, monkeypatch):
     """Weights and every measure."""
     for constant, value in (("STEPS", 3), ("PROBES", 2), ("PLANE_SIZE", 3), ("EPOCH_ALPHAS", 3)):

@@ -66,6 +66,7 @@ def test_it_runs_and_keeps_what_other_networks_gave(tmp_path):
     assert (tmp_path / "cpu.md").read_text().count("**Quick run") == 1
 
 
+@pytest.mark.slow_tier
 def test_linear_layers_are_compared(tmp_path):
     """A smoke test of the comparison, and the notes quote the committed numbers."""
     done = subprocess.run(
