@@ -190,6 +190,7 @@ class _Matching:
         orders = dict(orders)
         stamps: dict[int, int] = {}
         changes = dict.fromkeys(orders, 0)
+        products: dict[str, float] = {}  # of the orders so far
         now = 0
         for _ in range(_SWEEPS):
             changed = False
@@ -204,10 +205,13 @@ class _Matching:
                 if not moved:
                     continue
                 names = list(dict.fromkeys(name for h in moved for name, _ in self.places[h]))
-                before, after = self.similarity(orders, names), self.similarity(proposed, names)
+                products |= self._products(orders, [name for name in names if name not in products])
+                proposals = self._products(proposed, names)
+                before, after = sum(products[name] for name in names), sum(proposals.values())
                 # the assignment is not exact if a group is on both axes of a weight
                 if after > before + 1e-12 * abs(before):
                     orders, changed = proposed, True
+                    products |= proposals
                     for h in moved:
                         changes[h] = now
                     if any(self._is_double(h) for h in moved):
@@ -216,15 +220,19 @@ class _Matching:
                 break
         return orders
 
-    def similarity(self, orders: Mapping[int, Ids], names: Sequence[str] | None = None) -> float:
-        """Return the sum of <A, permuted B> over the named weights (default: all), in float64."""
-        total = 0.0
-        for name in self.names if names is None else names:
+    def similarity(self, orders: Mapping[int, Ids]) -> float:
+        """Return the sum of <A, permuted B> over all weights, in float64."""
+        return sum(self._products(orders, self.names).values())
+
+    def _products(self, orders: Mapping[int, Ids], names: Sequence[str]) -> dict[str, float]:
+        """Return <A, permuted B> of each weight, in float64."""
+        found = {}
+        for name in names:
             a, b = self.a[name], permute_tensor(self.b[name], self.spec.places[name], orders)
             if self.dtype is not None:
                 a, b = a.to(self.dtype), b.to(self.dtype)
-            total += float((a * b).sum(dtype=torch.float64))
-        return total
+            found[name] = float((a * b).sum(dtype=torch.float64))
+        return found
 
     def _proposed(self, group: int, orders: Mapping[int, Ids]) -> Orders:
         below = self._tree(group)
