@@ -448,6 +448,7 @@ def test_folders_of_domains_hold_folders_of_classes(measure, tmp_path, monkeypat
         (("--figure", "a.gif"), "must end in .png, .pdf, .svg"),
         (("--select", "test"), "a soup chosen on the test set is not tested by it"),
         (("--select", "val"), "Unknown split 'val'"),
+        (("--select", "train"), "Add --greedy-soup FILE"),
         (("--weights", "ema"), "has no weights 'ema'"),
     ],
 )

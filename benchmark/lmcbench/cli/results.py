@@ -125,12 +125,13 @@ def measure(
         ),
     ] = None,
     select: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="held-out|train",
-            help="Images that choose the greedy soup: a stratified tenth of the training set, or all of it.",
+            help="Images that choose the greedy soup: a stratified tenth of the training set (default), or all "
+            "of it.",
         ),
-    ] = "held-out",
+    ] = None,
     figure: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw curves and barriers to FILE.png, .pdf or .svg."),

@@ -55,7 +55,7 @@ class Request:
         alphas: points on the line.
         soup: file to write the uniform average to; None: it is not written.
         greedy_soup: file to write the greedy soup to; None: there is none.
-        select: split on which the greedy soup is chosen.
+        select: split on which the greedy soup is chosen; None: `held-out`.
         domain: column of the data's domains, or `folder` for folders DOMAIN/CLASS; None: there are none.
     """
 
@@ -75,7 +75,7 @@ class Request:
     alphas: int = 21
     soup: Path | None = None
     greedy_soup: Path | None = None
-    select: str = "held-out"
+    select: str | None = None
     domain: str | None = None
 
     def check(self) -> None:
@@ -89,10 +89,12 @@ class Request:
         for split in self.splits:
             if split not in SPLITS:
                 raise unknown("split", split, SPLITS)
-        if self.select not in SELECTION:
-            if self.select == "test":
-                raise UserError("--select test: a soup chosen on the test set is not tested by it.")
+        if self.select == "test":
+            raise UserError("--select test: a soup chosen on the test set is not tested by it.")
+        if self.select is not None and self.select not in SELECTION:
             raise unknown("split", self.select, SELECTION)
+        if self.select is not None and self.greedy_soup is None:
+            raise UserError("--select chooses a greedy soup. Add --greedy-soup FILE, or leave it out.")
         inputs = [*self.checkpoints, *([] if self.fork is None else [self.fork])]
         for path in inputs:
             if not path.exists():
@@ -168,12 +170,13 @@ def measure(
     _write(request.soup, souped)
     if request.greedy_soup is not None:
         report("the greedy soup", len(pairs), len(pairs) + 1)
-        members, best = bench.greedy(states, images.split(request.select))
+        select = request.select or SELECTION[0]
+        members, best = bench.greedy(states, images.split(select))
         outputs = bench.outputs([best])
         result["greedy_soup"] = {
             "members": members,
             "splits": scores_of(outputs, 0, splits),
-            "selected_on": request.select,
+            "selected_on": select,
         }
         wrong["greedy soup"] = outputs.wrong(0, next(iter(splits)))
         _write(request.greedy_soup, best)
