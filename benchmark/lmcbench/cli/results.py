@@ -128,8 +128,8 @@ def measure(
         str | None,
         typer.Option(
             metavar="held-out|train",
-            help="Images that choose the greedy soup: a stratified tenth of the training set (default), or all "
-            "of it.",
+            help="Images that choose the greedy soup: a stratified tenth of the training set (default), or "
+            "all of it.",
         ),
     ] = None,
     figure: Annotated[
