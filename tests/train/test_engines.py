@@ -153,15 +153,29 @@ def test_bits_do_not_depend_on_the_kernel_that_a_fleet_size_selects(name):
         assert_equal(whole[count - 1], fewer[-1])
 
 
-@pytest.mark.parametrize("name", [name for name, device in sorted(STACKED) if device == "cpu"])
-def test_bits_do_not_depend_on_the_fleet(name):
-    """Neither the fleet's size nor the place in it changes a network of the table."""
+STACKED_HERE = {name: limits for (name, device), limits in sorted(STACKED.items()) if device == "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size"),
+    [
+        *((name, 32) for name in STACKED_HERE),
+        *(
+            pytest.param(name, most, marks=pytest.mark.slow_tier)
+            for name, (_, most) in STACKED_HERE.items()
+            if most > 32
+        ),
+    ],
+)
+def test_bits_do_not_depend_on_the_fleet(name, batch_size):
+    """Neither the fleet's size nor the place in it changes a network of the table, at its largest batch too."""
     how = {"kwargs": {} if name in NETWORKS else TIMM[name].kwargs, "stop": 2}
+    recipe = RECIPES["sgd"].model_copy(update={"batch_size": batch_size})
     members = [(i, 10 + i) for i in range(5)]
-    together = train("stacked", name, RECIPES["sgd"], members, **how).states
-    alone = train("stacked", name, RECIPES["sgd"], members[:1], **how).states
-    pair = train("stacked", name, RECIPES["sgd"], [members[3], members[0]], **how).states
-    many = train("stacked", name, RECIPES["sgd"], [*members[::-1], *members], **how).states
+    together = train("stacked", name, recipe, members, **how).states
+    alone = train("stacked", name, recipe, members[:1], **how).states
+    pair = train("stacked", name, recipe, [members[3], members[0]], **how).states
+    many = train("stacked", name, recipe, [*members[::-1], *members], **how).states
     assert_equal(together[0], alone[0])
     assert_equal(together[0], pair[1])
     assert_equal(together[3], pair[0])
