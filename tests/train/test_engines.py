@@ -168,7 +168,7 @@ STACKED_HERE = {name: limits for (name, device), limits in sorted(STACKED.items(
     ],
 )
 def test_bits_do_not_depend_on_the_fleet(name, batch_size):
-    """Neither the fleet's size nor the place in it changes a network of the table, at its largest batch too."""
+    """Neither the size of the fleet nor the place in it changes a network, at the largest batch too."""
     how = {"kwargs": {} if name in NETWORKS else TIMM[name].kwargs, "stop": 2}
     recipe = RECIPES["sgd"].model_copy(update={"batch_size": batch_size})
     members = [(i, 10 + i) for i in range(5)]
