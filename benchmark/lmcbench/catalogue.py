@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
@@ -41,15 +42,29 @@ def list_suites() -> list[dict[str, Any]]:
     ]
 
 
+SENTENCE_END = r"(?<=[.?!])(?<!al\.) "
+COST_END = r" \(|[;:]"
+
+
 def suites_text(listed: list[dict[str, Any]]) -> str:
-    """Return them as a table."""
-    rows = [[s["name"], s["version"], s["data"], s["cells"], s["cost"], s["description"]] for s in listed]
+    """Return them as a table, with the first words on cost and the first sentence of the description."""
+    rows = [
+        [
+            *(s["name"], s["version"], s["data"], s["cells"]),
+            *(_until(COST_END, s["cost"]), _until(SENTENCE_END, s["description"])),
+        ]
+        for s in listed
+    ]
     table = make_table(
         rows,
         headers=["suite", "version", "data", "cells", "cost", "description"],
         maxcolwidths=[None, None, None, None, 24, 50],
     )
     return f"{table}\n\n'lmcbench suites NAME' shows one; 'lmcbench run NAME' runs it."
+
+
+def _until(end: str, text: str) -> str:
+    return re.split(end, text, maxsplit=1)[0]
 
 
 def describe_suite(suite: Suite) -> dict[str, Any]:
