@@ -9,6 +9,10 @@ import multiprocessing
 import signal
 import sys
 
+# tests start hundreds of processes, which would each compile the package again
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 import pytest
 from hypothesis import settings
 
