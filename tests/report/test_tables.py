@@ -174,6 +174,17 @@ def test_forks_are_columns_by_epoch_and_rows_go_from_small_to_large_and_control_
     assert list(make_tables(forks).connectivity.columns[3:9]) == order
 
 
+def test_records_without_the_length_of_their_recipe_have_tables():
+    """Records from elsewhere may lack it: shares then come before epochs."""
+    suite = toy_suite(forks=["30%", 1, 0, "independent"])
+    records = [make_record(toy_cell(fork=fork, suite=suite)) for fork in ("independent", "1", "30%", "0")]
+    short = [
+        record.model_copy(update={"recipe": {k: v for k, v in record.recipe.items() if k != "epochs"}})
+        for record in records
+    ]
+    assert list(make_tables(short).connectivity.columns[3:7]) == ["0", "30%", "1", "independent"]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_table_does_not_depend_on_the_order_of_records(seed):
     rng = random.Random(seed)

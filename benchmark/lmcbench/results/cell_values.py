@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import lru_cache
@@ -21,6 +22,12 @@ def architecture_label(record: Record) -> str:
     """Return the printed name of the architecture, with its adaptation and keyword arguments."""
     network = record.architecture
     return spec.architecture_label(network.name, network.kwargs, network.adapt)
+
+
+def epochs_of(record: Record) -> float:
+    """Return the length of the recipe; NaN if the record does not have it."""
+    epochs = record.recipe.get("epochs")
+    return float(epochs) if isinstance(epochs, int | float) else math.nan
 
 
 def shift_label(record: Record) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lmcbench.errors import UserError
-from lmcbench.results.cell_values import SPLIT, architecture_label, shift_label
+from lmcbench.results.cell_values import SPLIT, architecture_label, epochs_of, shift_label
 from lmcbench.results.curves import Array, chord_excess
 from lmcbench.results.frame import build_frame
 from lmcbench.results.record import Record
@@ -160,7 +160,7 @@ def forks_in(table: pd.DataFrame) -> list[str]:
 
 def forks_of(records: Iterable[Record]) -> list[str]:
     """Return the distinct forks of records, as `forks_in` does."""
-    found = [(record.fork.name, record.recipe["epochs"]) for record in records]
+    found = [(record.fork.name, epochs_of(record)) for record in records]
     return sort_forks((name for name, _ in found), sum(epochs for _, epochs in found) / max(1, len(found)))
 
 
@@ -194,7 +194,7 @@ def sort_records(records: Iterable[Record]) -> list[Record]:
     def rank(record: Record) -> tuple[Any, ...]:
         shift = shift_label(record)
         network = (record.architecture.params or 0, architecture_label(record))
-        fork, recipe = Fork.parse(record.fork.name).order(record.recipe["epochs"]), record.recipe["name"]
+        fork, recipe = Fork.parse(record.fork.name).order(epochs_of(record)), record.recipe["name"]
         return *network, record.replicate, shift != "none", shift, fork, recipe, record.key
 
     return sorted(records, key=rank)

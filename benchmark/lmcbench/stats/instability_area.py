@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from lmcbench.results.cell_values import epochs_of
 from lmcbench.results.curves import Array
 from lmcbench.results.frame import build_frame
 from lmcbench.results.instability import LOSS_FLOOR, instability
@@ -42,7 +43,7 @@ def headline_records(records: Sequence[Record]) -> list[Record]:
 
 def fork_share(record: Record) -> float | None:
     """Return the nominal share of training at the fork; None without a trunk."""
-    return Fork.parse(record.fork.name).share(record.recipe["epochs"])
+    return Fork.parse(record.fork.name).share(epochs_of(record))
 
 
 def instability_area(
