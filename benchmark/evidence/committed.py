@@ -75,7 +75,9 @@ def show_span(fractions: pd.Series) -> str:
 
 
 def show_mean(values: pd.Series) -> str:
-    """Return mean and half-width in percentage points; of one value the value alone."""
+    """Return mean and half-width in percentage points; of one value the value alone, of none a dash."""
+    if values.isna().all():
+        return "–"
     mean, low, _ = interval(values)
     return f"{mean:.1f} ± {mean - low:.1f}" if len(values) > 1 else f"{mean:.1f}"
 

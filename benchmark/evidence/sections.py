@@ -24,6 +24,7 @@ from scipy import stats
 
 from lmcbench.report.claims import CLAIMS as CLAIM_TESTS
 from lmcbench.results.cell_values import CONNECTED
+from lmcbench.spec.forks import Fork
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.cells import sort_shifts
 
@@ -298,9 +299,8 @@ def on_ensembles() -> str:
     names = [fork.name for fork in suite.fork_list]
     for shift, fork in product(sort_shifts(cells["shift"]), names):
         shown = [show_mean(by.loc[(shift, fork), column]) for column in columns]
-        if fork == "whole-budget":  # one network
-            shown[1:] = ["–", "–"]
-        lines.append(f"| {shift} | {_named(fork)} | {' | '.join(shown)} | {costs[fork]} |")
+        networks = f"siblings, fork {fork}" if Fork.parse(fork).has_trunk else fork
+        lines.append(f"| {shift} | {networks} | {' | '.join(shown)} | {costs[fork]} |")
     return ON_ENSEMBLES.format(
         suite=ENSEMBLES,
         folder=folder_of(ENSEMBLES),
@@ -313,7 +313,3 @@ def on_ensembles() -> str:
 def _worth(suite: str) -> str:
     text = text_of(suite, "leaderboard.md")
     return text[text.index("### Siblings and their ensembles") :]
-
-
-def _named(fork: str) -> str:
-    return f"siblings, fork {fork}" if fork.endswith("%") else fork

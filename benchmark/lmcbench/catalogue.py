@@ -42,8 +42,10 @@ def list_suites() -> list[dict[str, Any]]:
     ]
 
 
-SENTENCE_END = r"(?<=[.?!])(?<!al\.) "
-COST_END = r" \(|[;:]"
+_SENTENCE_END = r"(?<=[.?!])(?<!al\.) "
+"""The space after a sentence, but not after `et al.`"""
+_COST_END = r" \(|[;:]"
+"""Where the machine and the conditions of a cost begin."""
 
 
 def suites_text(listed: list[dict[str, Any]]) -> str:
@@ -51,7 +53,7 @@ def suites_text(listed: list[dict[str, Any]]) -> str:
     rows = [
         [
             *(s["name"], s["version"], s["data"], s["cells"]),
-            *(_until(COST_END, s["cost"]), _until(SENTENCE_END, s["description"])),
+            *(_until(_COST_END, s["cost"]), _until(_SENTENCE_END, s["description"])),
         ]
         for s in listed
     ]

@@ -348,7 +348,7 @@ def test_bad_rows_are_named(place, tmp_path, change, message):
 def test_an_empty_split_is_refused(place, tmp_path):
     write_cifar10(place / "cifar10")
     write_parquet(place / "cifar10" / "train-00000-of-00001.parquet", [], [])
-    refusal(place, tmp_path, "cifar10, train: no images found")
+    refusal(place, tmp_path, r"cifar10, train: no images found in \S*parquet\.$")
 
 
 def test_plain_bytes_are_images_too(place):

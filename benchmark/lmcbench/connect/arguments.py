@@ -192,7 +192,7 @@ def as_calibration(given: object) -> Images | None:
     """Return images for recalibration, alone or those of a split; None: no recalibration.
 
     Raises:
-        UserError: as `as_images`, and for a pair that is no split.
+        UserError: as `as_images`; for a pair, as `as_lazy_split`.
     """
     if given is None:
         return None

@@ -116,10 +116,10 @@ def _decode_split(
     n, names, batches = reader.load(asked["classes"])
     if n == 0:
         places = ", ".join(map(str, reader.files[:3]))
-        raise UserError(
-            f"{title}: no images found{f' in {places}' if places else ''}. Where a data set has no test "
-            "split, every fifth image of each class is in it, so that a class needs five."
-        )
+        found = f"{title}: no images found{f' in {places}' if places else ''}."
+        if getattr(reader, "part", None) == "test":
+            found += " Without a test split, every fifth image of each class is in it: a class needs five."
+        raise UserError(found)
     decoded = decode_batches(batches, n, channels, asked["lossless"], title, resize)
     domains = reader.listed(asked["classes"]).domains if "domain" in asked else None
     write_split(key, n, decoded, names, {"settings": asked}, domains)

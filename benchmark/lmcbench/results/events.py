@@ -69,7 +69,7 @@ class EventReader:
         self._offset = 0
 
     def new(self) -> list[Event]:
-        """Return the new complete lines; damaged ones are skipped, and so is what is no regular file."""
+        """Return the events of new complete lines. Damaged lines and special files are skipped."""
         if not is_regular(self.path):
             return []
         try:

@@ -148,20 +148,19 @@ def full_trainings(cells: pd.DataFrame) -> pd.Series[float]:
     return cells["train_steps"] / (cells["epochs"] * (cells["train_images"] // cells["batch_size"]))
 
 
-def sort_forks(names: Iterable[str], epochs: float) -> list[str]:
-    """Return the distinct forks, earliest in a training of `epochs` first, then networks without a trunk."""
-    return sorted(set(names), key=lambda name: Fork.parse(name).order(epochs))
-
-
 def forks_in(table: pd.DataFrame) -> list[str]:
-    """Return the distinct forks of rows as `sort_forks` does, with the mean length of their recipes."""
-    return sort_forks(table["fork"], table["epochs"].mean())
+    """Return the distinct forks of rows: earliest in training first, networks without a trunk last.
+
+    Shares and epochs are compared at the mean length of the recipes.
+    """
+    epochs = table["epochs"].mean()
+    return sorted(set(table["fork"]), key=lambda name: Fork.parse(name).order(epochs))
 
 
 def forks_of(records: Iterable[Record]) -> list[str]:
     """Return the distinct forks of records, as `forks_in` does."""
-    found = [(record.fork.name, epochs_of(record)) for record in records]
-    return sort_forks((name for name, _ in found), sum(epochs for _, epochs in found) / max(1, len(found)))
+    rows = [(record.fork.name, epochs_of(record)) for record in records]
+    return forks_in(pd.DataFrame(rows, columns=["fork", "epochs"]))
 
 
 def sort_shifts(names: Iterable[str]) -> list[str]:
