@@ -21,7 +21,7 @@ from lmcbench.latex import escape_latex
 from lmcbench.leaderboard import ranking_table as standings
 from lmcbench.leaderboard import summary_cache as derived
 from lmcbench.leaderboard.markdown import tenths
-from lmcbench.leaderboard.payload import ALPHABET, make_payload, pack
+from lmcbench.leaderboard.payload import ALPHABET, make_payload, order_forks, pack
 from lmcbench.leaderboard.ranking_table import count_missing, make_tables
 from lmcbench.leaderboard.render import (
     HEADLINE,
@@ -765,3 +765,8 @@ def test_recipes_of_an_architecture_are_on_its_frontier_unless_another_beats_the
         standing("other", 0.9, 0.1, label="b"),
     ]
     assert standings._frontier(rows) == {"stable", "accurate", "other"}
+
+
+def test_the_page_has_forks_in_the_order_of_training():
+    shares = {"independent": None, "30%": 0.3, "2": 0.125, "10": 0.625, "0": 0.0}
+    assert order_forks(shares) == ["0", "2", "30%", "10", "independent"]

@@ -72,11 +72,16 @@ def _column(column: Column) -> dict[str, Any]:
     }
 
 
+def order_forks(shares: Mapping[str, float | None]) -> list[str]:
+    """Return forks by their share of training; those without one come last, by name."""
+    return sorted(shares, key=lambda name: (math.inf if (share := shares[name]) is None else share, name))
+
+
 def _suite(table: SuiteTable, about: Mapping[str, tuple[Meta, TrustLevel]]) -> dict[str, Any]:
     suite = table.published
     entries = [standing.entry for standing in table.standings]
     shares = {place.fork: place.share for entry in entries for _, place in entry.places}
-    names = sorted(shares, key=lambda name: (math.inf if (share := shares[name]) is None else share, name))
+    names = order_forks(shares)
     recipes = sorted({canonical_json(_settings(entry)) for entry in entries})
     return {
         "id": table.name,
