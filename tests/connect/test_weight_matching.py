@@ -150,6 +150,43 @@ def test_the_better_of_both_starts_is_kept() -> None:
     assert set(wins) == {True, False}
 
 
+class Loop(nn.Module):
+    """A stream that its layers read and write: one group, on both axes of four weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.head = nn.Linear(6, 12), nn.Linear(12, 3)
+        self.turns = nn.ModuleList(nn.Linear(12, 12) for _ in range(4))
+
+    def forward(self, x):
+        x = self.into(x.flatten(1))
+        for turn in self.turns:
+            x = x + torch.relu(turn(x))
+        return self.head(x)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_descent_never_lowers_the_similarity_of_a_group_on_both_axes(seed) -> None:
+    """The assignment is not exact there: proposals that lower the similarity come up, and are rejected."""
+    model = Loop().double()
+    spec = trace_permutations(model, torch.zeros(1, 6))
+    assert len(spec.free) == 1
+    matching = _Matching(spec, randomised(model, seed), randomised(model, seed + 50))
+    propose, seen = matching._proposed, []
+
+    def watched(group, orders):
+        seen.append(matching.similarity(orders))
+        return propose(group, orders)
+
+    matching._proposed = watched
+    end = matching.descend(spec.random(torch.Generator().manual_seed(seed)))
+    seen.append(matching.similarity(end))
+    assert seen == sorted(seen)
+    assert 2 < len(seen) < 10
+    proposed = {**end, **propose(spec.free[0], end)}
+    assert matching.similarity(proposed) <= matching.similarity(end)
+
+
 def test_aligning_a_network_with_itself_changes_nothing(nets) -> None:
     state = nets.train("resnet", 0)
     assert all(torch.equal(v, state[k]) for k, v in align(nets.build("resnet"), state, state).items())
