@@ -27,6 +27,7 @@ COMPOSERS = {"running", "check", "submission", "measure"}
 TORCH_FREE = {
     "errors",
     "untrusted",
+    "values",
     "output",
     "page",
     "latex",
@@ -63,6 +64,7 @@ def imported(source: str) -> set[str]:
 
 RANKS = {
     "errors": -1,
+    "values": 0,
     "untrusted": 0,
     "output": 0.5,
     "page": 0.6,

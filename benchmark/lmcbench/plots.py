@@ -24,6 +24,7 @@ from lmcbench.results.curves import Curve
 from lmcbench.results.frame import BARRIER_FIELDS, CURVES
 from lmcbench.spec.forks import Fork
 from lmcbench.stats.cells import average_pairs
+from lmcbench.values import as_numbers, as_texts
 
 if TYPE_CHECKING:
     from lmcbench.connect.plane import Plane
@@ -140,10 +141,12 @@ def curves(
             return of_barriers.draw_curves(rows[rows["shift"] == shift])
     named = {"": curves} if isinstance(curves, Curve) else curves
     if not isinstance(named, Mapping) or not named or not all(isinstance(c, Curve) for c in named.values()):
+        empty = isinstance(named, Mapping) and not named
         raise UserError(
             "plots.curves takes the table of load_records, a Curve or a dict of them by name, found "
-            f"{printable(type(curves).__name__)}{'' if named else ' without curves'}."
+            f"{printable(type(curves).__name__)}{' without curves' if empty else ''}."
         )
+    as_texts([*named], "plots.curves: names")
     with styled():
         figure, [axes] = panels(1, 2, width=3.4, height=2.6)
         draw_lines(axes, named)
@@ -187,10 +190,10 @@ def matrix(
         grid[i, j] = grid[j, i] = means.to_numpy()
         label = label or f"{measure.replace('_', ' ')}, {split}{f' ({unit})' if unit else ''}"
     else:
-        grid = np.array(values, dtype=np.float64)
+        grid = as_numbers(values, "plots.matrix: values")
     if grid.ndim != 2 or len(grid) != grid.shape[1] or not np.isfinite(grid).any():
         raise UserError(f"plots.matrix takes values [n, n], found shape {list(grid.shape)}.")
-    names = [str(i) for i in range(len(grid))] if names is None else list(names)
+    names = [str(i) for i in range(len(grid))] if names is None else as_texts(names, "plots.matrix: names")
     if len(names) != len(grid):
         raise UserError(f"plots.matrix: {len(names)} names are given for {len(grid)} networks.")
     side = max(3.0, 0.5 * len(grid))

@@ -102,11 +102,11 @@ def test_curves_compare_by_value():
         (([1, 0], [1, 2], [0, 0], 1), "Alphas must increase strictly from 0 to 1"),
         (([], [], [], 1), "Alphas must increase strictly from 0 to 1"),
         (([0, 1], [1, 2], [0, 0], 0), "n must be a whole number of at least 1, found 0"),
-        (([0, 1], [1, 2], [0, 0], 2.5), "n must be a whole number of at least 1, found 2.5"),
+        (([0, 1], [1, 2], [0, 0], 2.5), "n must be a whole number, found 2.5"),
         (([0, 1], [1, 2], [0, 0], float("inf")), "n must be a whole number"),
         (([0, 1], [1, 2], [0, 0], float("nan")), "n must be a whole number"),
-        (([0, 1], [1, 2], [0, 0], None), "n must be a whole number of at least 1, found None"),
-        (([0, 1], [1, 2], [0, 0], "7"), "n must be a whole number of at least 1, found '7'"),
+        (([0, 1], [1, 2], [0, 0], None), "n must be a whole number, found None"),
+        (([0, 1], [1, 2], [0, 0], "7"), "n must be a whole number, found '7'"),
     ],
 )
 def test_what_is_no_curve_is_refused(arguments, message):

@@ -16,6 +16,7 @@ from lmcbench.connect.permutation_spec import example_image, trace_permutations
 from lmcbench.connect.unit_groups import permute_state
 from lmcbench.connect.weight_matching import match_activations, match_weights
 from lmcbench.errors import UserError
+from lmcbench.values import check_choice
 
 
 def align(
@@ -75,10 +76,8 @@ def align(
     state_a, state_b = as_state(state_a, "state_a", model), as_state(state_b, "state_b", model)
     check_pair(state_a, state_b)
     check_matches_model(model, state_a)
-    if match not in ("weights", "activations"):
-        raise UserError(f"align: match must be 'weights' or 'activations', found {match!r}.")
-    if symmetry not in ("permutation", "orthogonal"):
-        raise UserError(f"align: symmetry must be 'permutation' or 'orthogonal', found {symmetry!r}.")
+    check_choice(match, "match", ("weights", "activations"))
+    check_choice(symmetry, "symmetry", ("permutation", "orthogonal"))
     if symmetry == "orthogonal" and match == "activations":
         raise UserError("align: orthogonal maps are matched by weights; leave out match='activations'.")
     if match == "activations" and images is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from lmcbench.results.checkpoint_contents import (
     is_converted,
     unwrap_state_dict,
 )
+from lmcbench.values import shown
 
 Split = tuple[Tensor, Tensor]
 """Floating images `[n, c, h, w]` and int64 labels `[n]`."""
@@ -62,7 +62,7 @@ def as_state(given: object, argument: str, model: nn.Module | None = None) -> Ma
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise UserError(
-                f"{argument} is not a state dict: {name!r} is {_kind(value)}, not a tensor. "
+                f"{argument} is not a state dict: {shown(name)} is {_kind(value)}, not a tensor. "
                 f"A state dict may be nested under {', '.join(STATE_DICT_KEYS[:3])}."
             )
         if is_uninitialised(value):
@@ -213,8 +213,8 @@ def as_device(given: str | torch.device) -> torch.device:
     """
     try:
         device = torch.device(given)
-    except (RuntimeError, TypeError):
-        raise UserError(f"device {given!r} is unknown. Known: cpu, cuda, cuda:0, cuda:1, ...") from None
+    except (RuntimeError, TypeError, ValueError):
+        raise UserError(f"device {shown(given)} is unknown. Known: cpu, cuda, cuda:0, cuda:1, ...") from None
     if device.type == "meta":
         raise UserError(
             "device 'meta' holds no values to compute with. Known: cpu, cuda, cuda:0, cuda:1, ..."
@@ -226,21 +226,6 @@ def as_device(given: str | torch.device) -> torch.device:
             f"device {str(device)!r} is missing on this machine. Use cpu, or a device that torch lists."
         ) from None
     return device
-
-
-def as_integer(given: object, argument: str, least: int) -> int:
-    """Return an int of at least `least` from any integer type; bool is refused.
-
-    Raises:
-        UserError: for anything else.
-    """
-    try:
-        number = operator.index(given)  # type: ignore[arg-type]
-    except TypeError:
-        raise UserError(f"{argument} must be a whole number, found {given!r}.") from None
-    if isinstance(given, bool) or number < least:
-        raise UserError(f"{argument} must be a whole number of at least {least}, found {given!r}.")
-    return number
 
 
 def _pair(name: str, given: object) -> tuple[object, object]:

@@ -11,6 +11,7 @@ from lmcbench.connect.arguments import as_state
 from lmcbench.errors import UserError
 from lmcbench.results.checkpoint_contents import COUNTER
 from lmcbench.results.curves import blend
+from lmcbench.values import as_number
 
 State = Mapping[str, Tensor]
 Stack = dict[str, Tensor]
@@ -49,12 +50,7 @@ def interpolate(state_a: State, state_b: State, alpha: float) -> dict[str, Tenso
     """
     state_a, state_b = as_state(state_a, "state_a"), as_state(state_b, "state_b")
     check_pair(state_a, state_b)
-    try:
-        alpha = float(alpha)
-    except (TypeError, ValueError):
-        raise UserError(f"interpolate: alpha must be a number, found {alpha!r}.") from None
-    if not 0 <= alpha <= 1:  # NaN fails too
-        raise UserError(f"interpolate: alpha must lie in [0, 1], found {alpha}.")
+    alpha = as_number(alpha, "interpolate: alpha", least=0, most=1)
     return {name: value[0] for name, value in blend_stack(state_a, state_b, [alpha]).items()}
 
 

@@ -23,7 +23,9 @@ from lmcbench.connect.blending import State, check_pair, unstack, weight_names
 from lmcbench.connect.interpolation import alpha_grid, check_labels
 from lmcbench.connect.isolation import isolated, without_autocast
 from lmcbench.connect.network import MAX_IMAGES, Network
+from lmcbench.errors import UserError
 from lmcbench.results.curves import Array, NotFiniteError
+from lmcbench.values import check_bool, shown
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Outputs `[n, classes]` and labels `[n, ...]` -> per-example loss `[n]`."""
@@ -178,6 +180,9 @@ def predict_barrier(
         [0.0, 1.0, 0.0]
     """
     grid = alpha_grid(alphas)
+    check_bool(gradients, "gradients")
+    if not callable(loss):
+        raise UserError(f"loss must be a function of outputs and labels, found {shown(loss)}.")
     model = as_model(model)
     state_a, state_b = as_state(state_a, "state_a", model), as_state(state_b, "state_b", model)
     check_pair(state_a, state_b)

@@ -13,6 +13,7 @@ from torch import Tensor
 from lmcbench.connect.arguments import as_state
 from lmcbench.connect.blending import State, check_pair, layer_of, weight_names
 from lmcbench.errors import UserError, unknown
+from lmcbench.values import as_texts
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,7 @@ def _triangle(sums: Tensor, forked: bool) -> Triangle:
 
 
 def _checked(state: State, parameters: Iterable[str]) -> list[str]:
-    if isinstance(parameters, str):
-        raise UserError(f"geometry: parameters must be a list of names, found the string {parameters!r}.")
-    names = list(parameters)
+    names = as_texts(parameters, "geometry: parameters")
     for name in names:
         if name not in state:
             raise unknown("parameter", name, state)

@@ -16,7 +16,6 @@ from lmcbench.connect.arguments import (
     CalibrationLike,
     LazySplit,
     SplitLike,
-    as_integer,
     as_model,
     as_splits,
     as_state,
@@ -31,13 +30,18 @@ from lmcbench.connect.blending import (
 )
 from lmcbench.connect.loaders import Images
 from lmcbench.connect.network import Network
-from lmcbench.errors import UserError, unknown
+from lmcbench.errors import UserError
 from lmcbench.results.curves import Array, Curve, NotFiniteError, check_alphas
+from lmcbench.values import as_integer, as_numbers, check_choice, shown
 
 Ends = Literal["as-trained", "recalibrated"]
 """Normalisation statistics of a line's ends: the networks' own, or those of calibration images."""
 
 ENDS: tuple[Ends, ...] = get_args(Ends)
+
+
+MOST_ALPHAS = 100_001
+"""Most points that a number asks for; longer sequences are taken as they are."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +132,8 @@ def trace_path(
         >>> round(curve.loss[2].item(), 4)  # all weights are zero: ln 3
         1.0986
     """
+    check_choice(ends, "ends", ENDS)
     p = prepare_path(model, state_a, state_b, splits, alphas, batch_size, device)
-    if ends not in ENDS:
-        raise unknown("ends", ends, ENDS)
     checked = p.network.calibration(p.a, calibration)
 
     def states(alphas: Array) -> Stack:
@@ -276,18 +279,15 @@ def alpha_grid(alphas: int | Sequence[float]) -> Array:
     """
     if isinstance(alphas, numbers.Integral):
         count = as_integer(alphas, "alphas", 1)
-        if count < 3 or count % 2 == 0:
-            raise UserError(f"alphas must be an odd number of at least 3, found {count}.")
+        if count < 3 or count % 2 == 0 or count > MOST_ALPHAS:
+            bounds = f"from 3 to {MOST_ALPHAS:,}" if count > MOST_ALPHAS else "of at least 3"
+            raise UserError(f"alphas must be an odd number {bounds}, found {count}.")
         return np.arange(count) / (count - 1)
-    try:
-        grid = np.asarray(alphas, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise UserError(
-            f"alphas must be an odd whole number or a sequence of numbers, found {alphas!r}."
-        ) from None
+    allowed = "an odd whole number or a sequence of numbers"
+    grid = as_numbers(alphas, "alphas", allowed)
     if grid.ndim != 1:
-        found = repr(alphas) if grid.ndim == 0 else f"shape {grid.shape}"
-        raise UserError(f"alphas must be an odd whole number or a sequence of numbers, found {found}.")
+        found = shown(alphas) if grid.ndim == 0 else f"shape {grid.shape}"
+        raise UserError(f"alphas must be {allowed}, found {found}.")
     check_alphas(grid)
     if 0.5 not in grid:
         raise UserError("alphas must contain 1/2.")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lmcbench.connect.arguments import as_calibration, as_device, as_integer, as_model
+from lmcbench.connect.arguments import as_calibration, as_device, as_model
 from lmcbench.connect.batchnorm_stats import chunked_conv2d, pooled_moments, record_batch_statistics
 from lmcbench.connect.blending import STATISTICS, Stack, State, check_matches_model, stack, unstack
 from lmcbench.connect.isolation import copy_model, isolated, without_autocast
@@ -24,6 +24,7 @@ from lmcbench.memory_layout import Layout, choose_layout, to_layout, wide_contig
 from lmcbench.results.checkpoint_contents import COUNTER
 from lmcbench.results.logits import find_logits
 from lmcbench.torch_functions import ReplacedFunctions
+from lmcbench.values import as_integer
 
 Name = TypeVar("Name")
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 import torch
@@ -13,7 +11,6 @@ from torch import nn
 from lmcbench.connect.arguments import (
     CalibrationLike,
     SplitLike,
-    as_integer,
     as_model,
     as_split,
     as_state,
@@ -24,6 +21,7 @@ from lmcbench.connect.interpolation import Scores, chunk_points, score_states
 from lmcbench.connect.network import Network
 from lmcbench.errors import UserError
 from lmcbench.results.curves import Array
+from lmcbench.values import as_integer, as_number
 
 _FLAT = 1e-4
 """Smallest angle in radians at which fp32 weights span a plane. Their rounding error is 6e-8 of the weights,
@@ -108,8 +106,7 @@ def plane(
         0.6931
     """
     size = as_integer(size, "plane: size", 2)
-    if not (isinstance(margin, Real) and 0 <= margin < math.inf):
-        raise UserError(f"plane: margin must be a number of at least 0, found {margin!r}.")
+    margin = as_number(margin, "plane: margin", least=0)
     model = as_model(model)
     named = {"state_fork": state_fork, "state_a": state_a, "state_b": state_b}
     checked = [as_state(state, argument, model) for argument, state in named.items()]

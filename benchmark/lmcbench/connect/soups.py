@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor, nn
 
-from lmcbench.connect.arguments import CalibrationLike, as_integer, as_model, as_state
+from lmcbench.connect.arguments import CalibrationLike, as_model, as_state
 from lmcbench.connect.blending import State, average, check_matches_model, check_pair, unstack
 from lmcbench.connect.network import Network
-from lmcbench.errors import UserError, counted, printable
+from lmcbench.errors import UserError, counted
+from lmcbench.values import as_integer, as_list, as_numbers, shown
 
 
 def soup(states: Sequence[State], weights: Sequence[float] | None = None) -> dict[str, Tensor]:
@@ -35,27 +36,24 @@ def soup(states: Sequence[State], weights: Sequence[float] | None = None) -> dic
         >>> soup([{"w": torch.zeros(2)}, {"w": torch.ones(2)}], weights=[1, 3])
         {'w': tensor([0.7500, 0.7500])}
     """
-    given = [as_state(state, f"states[{i}]") for i, state in enumerate(states)]
+    given = [
+        as_state(state, f"states[{i}]") for i, state in enumerate(as_list(states, "states", "state dicts"))
+    ]
     if not given:
         raise UserError("soup needs at least one state.")
     for i, state in enumerate(given):
         check_pair(given[0], state, ("states[0]", f"states[{i}]"))
     if weights is None:
         return average(given)
-    try:
-        shares = np.asarray(weights, dtype=np.float64)
-    except (TypeError, ValueError):
-        shares = np.empty(0)
+    allowed = "one finite number of at least 0 per state, not all 0"
+    shares = as_numbers(weights, "weights", allowed)
     if (
         shares.shape != (len(given),)
         or not np.isfinite(shares).all()
         or (shares < 0).any()
         or not shares.sum()
     ):
-        raise UserError(
-            "weights must be one finite number of at least 0 per state, not all 0: "
-            f"{counted(len(given), 'state')}, found {printable(repr(weights))}."
-        )
+        raise UserError(f"weights must be {allowed}: {counted(len(given), 'state')}, found {shown(weights)}.")
     return average(given, (shares / shares.sum()).tolist())
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lmcbench.errors import UserError
+from lmcbench.values import as_numbers, holds_other, shown
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -190,6 +191,10 @@ def validate(probs: ArrayLike, labels: ArrayLike) -> tuple[Array, Labels, float]
         UserError: for wrong shapes, labels out of range, or rows that are not probabilities.
     """
     given, y = _array(probs, "Probabilities"), _array(labels, "Labels")
+    if given.dtype.kind not in "iufO":
+        raise UserError(f"Probabilities must be real, found {given.dtype}.")
+    if holds_other(probs):
+        raise UserError(f"Probabilities must be real, found {shown(probs)}.")
     if given.ndim != 3 or given.shape[0] < 2:
         raise UserError(f"Probabilities must be [K, n, classes] with K of at least 2, found {given.shape}.")
     if y.shape != given.shape[1:2]:
@@ -203,10 +208,8 @@ def validate(probs: ArrayLike, labels: ArrayLike) -> tuple[Array, Labels, float]
     if y.min() < 0 or y.max() >= given.shape[2]:
         bad = y.min() if y.min() < 0 else y.max()
         raise UserError(f"Label {bad} is out of range; there are {given.shape[2]} classes.")
-    if np.iscomplexobj(given):
-        raise UserError(f"Probabilities must be real, found {given.dtype}.")
     kind = given.dtype if np.issubdtype(given.dtype, np.floating) else np.dtype(np.float64)
-    p = given.astype(np.float64)
+    p = as_numbers(given, "Probabilities")
     # rounding errors of a row add up
     slack = max(1e-6, 4 * float(np.finfo(kind).eps) * given.shape[2] ** 0.5)
     if not np.isfinite(p).all() or p.min() < 0 or np.abs(p.sum(-1) - 1).max() > slack:

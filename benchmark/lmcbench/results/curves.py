@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lmcbench.errors import UserError
+from lmcbench.values import as_integer, as_numbers
 
 Array = NDArray[np.float64]
 
@@ -56,11 +56,7 @@ class Curve:
 
     def __init__(self, alphas: ArrayLike, loss: ArrayLike, error: ArrayLike, n: int) -> None:
         for name, values in (("alphas", alphas), ("loss", loss), ("error", error)):
-            try:
-                # np.array of a tensor warns about the copy
-                array = np.array(np.asarray(values), dtype=np.float64)
-            except (TypeError, ValueError):
-                raise UserError(f"Curve: {name} must be numbers, one per alpha.") from None
+            array = as_numbers(values, f"Curve: {name}", "numbers, one per alpha")
             if array.ndim != 1:
                 raise UserError(f"Curve: {name} must be one-dimensional, found shape {array.shape}.")
             if not np.isfinite(array).all():
@@ -71,9 +67,8 @@ class Curve:
             sizes = f"{len(self.alphas)}, {len(self.loss)} and {len(self.error)}"
             raise UserError(f"Curve: alphas, loss and error must be equally long, found {sizes}.")
         check_alphas(self.alphas)
-        if not (isinstance(n, Real) and n >= 1 and float(n).is_integer()):
-            raise UserError(f"Curve: n must be a whole number of at least 1, found {n!r}.")
-        object.__setattr__(self, "n", int(n))
+        whole = int(n) if isinstance(n, float) and n.is_integer() else n
+        object.__setattr__(self, "n", as_integer(whole, "Curve: n", 1))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Curve):

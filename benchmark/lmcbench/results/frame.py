@@ -22,6 +22,7 @@ from lmcbench.results.record import PairRecord, Record, Score
 from lmcbench.results.record_files import read_records
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.shifts import ALIASES
+from lmcbench.values import as_path
 
 BARRIER_FIELDS = tuple(f.name for f in fields(Barrier))
 
@@ -109,7 +110,7 @@ def load_records(path: str | Path) -> pd.DataFrame:
         >>> table = load_records("runs/digits")  # doctest: +SKIP
         >>> table.query("split == 'test'").groupby(["shift", "fork"])["error_chord"].mean()  # doctest: +SKIP
     """
-    return build_frame(read_records(Path(path)))
+    return build_frame(read_records(as_path(path, "path")))
 
 
 def build_frame(records: Iterable[Record]) -> pd.DataFrame:

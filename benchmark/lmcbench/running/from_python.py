@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from lmcbench.data.selection import open_suite_data
-from lmcbench.errors import UserError, counted, unknown
+from lmcbench.errors import UserError, counted
 from lmcbench.report.tables import make_tables
 from lmcbench.results.frame import load_records
 from lmcbench.results.record import Record
@@ -25,9 +25,11 @@ from lmcbench.running.plan import Event, Finished, Progress
 from lmcbench.running.progress import write_table
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.cells import Selection, parse_replicates
+from lmcbench.spec.forks import Fork
 from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.train.session_network import session_network
+from lmcbench.values import as_integer, as_number, as_path, as_texts, check_bool, check_choice, shown
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -98,26 +100,29 @@ def run(
         >>> frame[frame["split"] == "test"][["architecture", "shift", "fork", "replicate"]].values.tolist()
         [['python:tiny_mlp', 'none', '0', 0]]
     """
-    if device not in DEVICES:
-        raise unknown("device", device, DEVICES)
+    check_choice(device, "device", DEVICES)
+    check_bool(progress, "progress")
+    for name, text in (("on", on), ("recipe", "" if recipe is None else recipe)):
+        if not isinstance(text, str):
+            raise UserError(f"{name} must be a name, found {shown(text)}.")
     parse_place(on)
     if on != LOCAL and out is None:
         raise UserError(f"on={on!r} needs a run folder that the other machines can reach: give out=FOLDER.")
-    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, Integral) or jobs < 1):
-        raise UserError(f"jobs must be a whole number of at least 1, found {jobs!r}.")
-    chosen = suite if isinstance(suite, Suite) else load_suite(str(suite))
-    folder = None if data_dir is None else Path(data_dir)
+    workers = None if jobs is None else as_integer(jobs, "jobs", 1)
+    chosen = suite if isinstance(suite, Suite) else load_suite(suite)
+    folder = None if data_dir is None else as_path(data_dir, "data_dir")
+    run_folder = None if out is None else as_path(out, "out")
     selection = Selection(
         architectures=_architectures(chosen, _as_list(architectures), recipe, folder),
-        shifts=_as_list(shifts),
-        forks=[str(fork) for fork in _as_list(forks)],
+        shifts=as_texts(_as_list(shifts), "shifts"),
+        forks=[_fork(fork) for fork in _as_list(forks)],
         replicates=_replicates(replicates),
         recipe=recipe,
         recipe_option="recipe=",
     )
-    with _run_folder(out) as root, _threads_kept():
-        job = prepare_job(chosen, selection, root, measure=_as_list(measure))
-        events = run_job(job, data_dir=folder, device=device, jobs=None if jobs is None else int(jobs), on=on)
+    with _run_folder(run_folder) as root, _threads_kept():
+        job = prepare_job(chosen, selection, root, measure=as_texts(_as_list(measure), "measure"))
+        events = run_job(job, data_dir=folder, device=device, jobs=workers, on=on)
         _carry_out(job, events, progress)
         if out is not None:
             held = read_records(root)
@@ -206,16 +211,23 @@ def _replicates(value: int | str | range | None) -> range | None:
         return None
     if isinstance(value, range) and value.step == 1 and len(value):
         return parse_replicates(f"{value.start}:{value.stop}")
-    if isinstance(value, Integral | str) and not isinstance(value, bool):
-        return parse_replicates(str(value))
-    raise UserError(f"replicates must be a number, a range or 'A:B', found {value!r}.")
+    if isinstance(value, str):
+        return parse_replicates(value)
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return parse_replicates(str(as_integer(value, "replicates", 1)))
+    raise UserError(f"replicates must be a number, a range or 'A:B', found {shown(value)}.")
+
+
+def _fork(value: object) -> str:
+    """Return the name of a fork as on the command line."""
+    return value if isinstance(value, str) else Fork.parse(as_number(value, "forks")).name
 
 
 @contextmanager
-def _run_folder(out: str | Path | None) -> Iterator[Path]:
+def _run_folder(out: Path | None) -> Iterator[Path]:
     """Yield the run folder; a temporary one is removed at the end."""
     if out is not None:
-        yield Path(out)
+        yield out
         return
     with tempfile.TemporaryDirectory(prefix="lmcbench-") as folder:
         yield Path(folder) / "run"

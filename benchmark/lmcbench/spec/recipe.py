@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from numbers import Integral, Real
 from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lmcbench.errors import UserError
+from lmcbench.values import as_integer, as_number
 
 OptimizerName = Literal["sgd", "adamw"]
 
@@ -112,14 +112,11 @@ def noise_scale(lr: float, n: int, batch_size: int) -> float:
         >>> noise_scale(lr=0.5, n=1000, batch_size=100)
         4.5
     """
-    if not (isinstance(lr, Real) and math.isfinite(lr) and lr >= 0):
-        raise UserError(f"noise_scale: lr must be a finite number of at least 0, found {lr!r}.")
-    for name, value in (("n", n), ("batch_size", batch_size)):
-        if not isinstance(value, Integral):
-            raise UserError(f"noise_scale: {name} must be a whole number, found {value!r}.")
-    if not 1 <= batch_size <= n:
-        raise UserError(f"noise_scale: batch_size must lie in 1..{n}, found {batch_size}.")
-    return float(lr) * (int(n) / int(batch_size) - 1)
+    rate = as_number(lr, "noise_scale: lr", least=0)
+    images, size = as_integer(n, "noise_scale: n", 1), as_integer(batch_size, "noise_scale: batch_size")
+    if not 1 <= size <= images:
+        raise UserError(f"noise_scale: batch_size must lie in 1..{images}, found {size}.")
+    return rate * (images / size - 1)
 
 
 EngineName = Literal["reference", "channels-last", "stacked"]

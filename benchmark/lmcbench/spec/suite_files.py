@@ -19,6 +19,7 @@ from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_tables import DataSpec, Probe, Protocol, ShiftSpec
 from lmcbench.spec.sweep import Sweep
 from lmcbench.untrusted import TOML_BYTES, parse_toml, printable, read_bytes
+from lmcbench.values import as_path
 
 FAULTS = 10
 """Faults of one file that a message lists."""
@@ -42,12 +43,13 @@ def _suite_files() -> Iterator[tuple[str, int, Traversable]]:
             yield match[1], int(match[2]), file
 
 
-def load_suite(name: str) -> Suite:
+def load_suite(name: str | os.PathLike[str]) -> Suite:
     """Load a published suite by name (`digits`, or `digits-v3` for one version), or from a `.toml` path.
 
     Raises:
         UserError: if it does not exist or is not a valid suite, or a published one has a user's shift.
     """
+    name = str(as_path(name, "suite"))
     suite = parse_suite(*read_suite(name))
     own = [spec.shift.name for spec in suite.shifts if spec.shift.source is not None]
     if own and not name.endswith(".toml"):
