@@ -17,7 +17,6 @@ from lmcbench.untrusted import (
     TOML_BYTES,
     decompress,
     parse_json,
-    parse_json_lines,
     parse_toml,
     printable,
     read_bytes,
@@ -105,17 +104,6 @@ def test_the_number_of_keys_is_bounded_over_the_whole_document():
     parse_json(json.dumps([{str(i): 0} for i in range(10)]), "f", most_keys=10)
     with pytest.raises(UserError, match="more than 10 keys"):
         parse_json(json.dumps([{str(i): 0} for i in range(11)]), "f", most_keys=10)
-
-
-def test_json_lines():
-    assert list(parse_json_lines(b'1\n{"a": 2}\n', "f", lines=2)) == [1, {"a": 2}]
-    for content, keyword in [
-        (b"1\n2", "cut short"),
-        (b"1\n2\n3\n", "more than 2 lines"),
-        (b"1\n\n", "line 2"),
-    ]:
-        with pytest.raises(UserError, match=keyword):
-            list(parse_json_lines(content, "f", lines=2))
 
 
 # --- TOML ----------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from lmcbench.results.packed_records import RECORDS
 from lmcbench.results.record import Record
 from lmcbench.results.record_files import read_records
 from lmcbench.spec.suite import DEMONSTRATIONS
+from lmcbench.stats.cells import Cells
 
 README = """# `{name}` version {version}, replicates {first} to {last}
 
@@ -65,7 +66,7 @@ def main() -> None:
     title = f"# Findings: {one.name} version {one.version}"
     write_atomic(
         options.folder / "findings.md",
-        f"{title}\n\n{render_findings(collect_findings(records))}\n{made.markdown()}",
+        f"{title}\n\n{render_findings(collect_findings(Cells(records)))}\n{made.markdown()}",
     )
     table = run_table(records, options.run, "github")
     write_atomic(options.folder / "leaderboard.md", f"# {one.name} version {one.version}\n\n{table}")

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from lmcbench.errors import UserError, counted, reading
+from lmcbench.errors import UserError, reading
 from lmcbench.errors import printable as printable  # of foreign text, wherever it is shown
 
 MB = 1_000_000
@@ -199,20 +199,6 @@ def parse_json(content: bytes | str, origin: str, *, limit: int = JSON_BYTES, mo
         return value
     except (ValueError, RecursionError) as error:
         raise UserError(f"{origin} is damaged: {printable(str(error))}.") from None
-
-
-def parse_json_lines(content: bytes, origin: str, *, lines: int) -> Iterator[Any]:
-    """Yield the value of each line of a JSON lines document of at most `lines` lines.
-
-    Raises:
-        UserError: as `parse_json`, with the number of the line; for empty lines and too many of them.
-    """
-    if content and not content.endswith(b"\n"):
-        raise UserError(f"{origin} is cut short: its last line does not end.")
-    if content.count(b"\n") > lines:
-        raise UserError(f"{origin} has more than {counted(lines, 'line')}.")
-    for number, line in enumerate(content.splitlines(), 1):
-        yield parse_json(line, f"{origin}, line {number}")
 
 
 def parse_toml(content: bytes, origin: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from builders import make_record, toy_cell, toy_suite
 from lmcbench.report.conclusion import conclude
 from lmcbench.report.findings import collect_findings
+from lmcbench.stats.cells import Cells
 
 SUITE = toy_suite(
     recipes={name: {"lr": 0.1, "batch_size": 32, "epochs": 10} for name in ("slow", "fast")},
@@ -19,7 +20,7 @@ def run(heights, shift="none", replicates=3, **more):
 
 
 def sentences(records):
-    return conclude(collect_findings(records))
+    return conclude(collect_findings(Cells(records)))
 
 
 def test_connected_means_at_all_later_forks():

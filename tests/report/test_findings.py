@@ -12,8 +12,6 @@ from lmcbench.report.claims import CLAIMS, Claim
 from lmcbench.report.findings import (
     Finding,
     collect_findings,
-    evaluate_cells,
-    evaluate_claims,
     exact_test,
     judge_claims,
     render_findings,
@@ -65,7 +63,7 @@ def control_of_skew(height):
 
 
 def findings_text(records):
-    return render_findings(collect_findings(records))
+    return render_findings(collect_findings(Cells(records)))
 
 
 _evaluated = [None, ()]
@@ -74,7 +72,7 @@ _evaluated = [None, ()]
 
 def the(name, records, split="test"):
     if _evaluated[0] is not records:
-        _evaluated[:] = records, evaluate_claims(records)
+        _evaluated[:] = records, collect_findings(Cells(records)).all
     [finding] = [f for f in _evaluated[1] if f.claim.name == name and f.split == split]
     return finding
 
@@ -158,7 +156,7 @@ def test_one_replicate_and_nothing_to_compare_are_not_testable():
     pair = [make_record(toy_cell(shift=s), barrier_error=0.2) for s in ("disjoint-halves", "same-half")]
     found = the("shift-raises-barrier", pair)
     assert (found.verdict, found.reason) == ("not testable", "one replicate has no interval")
-    for finding in evaluate_claims(pair[:1]):
+    for finding in collect_findings(Cells(pair[:1])).all:
         assert finding.verdict == "not testable"
         assert finding.effect.mean is None or finding.effect.n == 1
         assert finding.effect.half_width is None
@@ -337,11 +335,11 @@ TESTABLE = {
 
 def verdicts(rich, runs, seed=0):
     generator = np.random.default_rng(seed)
-    return [[f.verdict for f in evaluate_cells(simulated(rich, generator))] for _ in range(runs)]
+    return [[f.verdict for f in collect_findings(simulated(rich, generator)).all] for _ in range(runs)]
 
 
 def test_claims_are_not_supported_where_the_barrier_depends_on_nothing(rich):
-    found = evaluate_cells(simulated(rich, np.random.default_rng(0)))
+    found = collect_findings(simulated(rich, np.random.default_rng(0))).all
     assert {f.claim.name for f in found if f.verdict != "not testable"} == TESTABLE
     wrong = sum(any(v in ("supported", "contrary") for v in row) for row in verdicts(rich, 3))
     assert wrong <= 1  # promised: at most 5 % of tables; more than 1 of 3 have a probability of 7e-3
@@ -359,7 +357,7 @@ def test_claims_are_supported_where_the_barrier_depends_on_the_shift(rich):
         cells.rows["shift_name"].isin(["disjoint-halves", "label-skew"]), 0.1, 0
     )
     cells.rows["error_mid"] += np.where(cells.rows["shift_name"] == "label-skew", 0.1, 0)
-    found = {f.claim.name: f.verdict for f in evaluate_cells(cells)}
+    found = {f.claim.name: f.verdict for f in collect_findings(cells).all}
     assert found["shift-raises-barrier"] == found["labels-raise-barrier"] == "supported"
     assert found["later-forks"] != "supported"
 
@@ -509,7 +507,7 @@ def test_what_the_convex_network_shows_too_is_not_supported():
     assert "Negative control" in findings_text(records)
     # alone, it has no verdict
     linear = followed(RESPONSES, architecture="lmc_linear")
-    assert {f.verdict for f in evaluate_claims(linear)} == {"not testable"}
+    assert {f.verdict for f in collect_findings(Cells(linear)).all} == {"not testable"}
 
 
 def comparator(records, name, steps, **fields):
@@ -560,7 +558,7 @@ def test_equal_cost_is_tested_under_every_evaluation_shift():
     assert (found.verdict, found.effect.mean) == ("contrary", pytest.approx(-0.305))
     assert the("equal-cost", shifted).effect.mean == 0
     assert "independent networks (test:noise-3)" in findings_text(shifted)
-    names = [f.claim.name for f in evaluate_claims(shifted) if f.split != "test"]
+    names = [f.claim.name for f in collect_findings(Cells(shifted)).all if f.split != "test"]
     assert names == ["equal-cost", "whole-budget"]
 
 
@@ -809,7 +807,7 @@ def test_findings_by_architecture_and_of_a_demonstration():
 def test_records_of_two_suites_are_refused():
     other = make_record(toy_cell(suite=toy_suite(version=2)))
     with pytest.raises(UserError, match=r"within one suite; these records are of toy v1 .*, toy v2"):
-        evaluate_claims([make_record(), other])
+        Cells([make_record(), other])
 
 
 def test_order_of_records_does_not_matter():

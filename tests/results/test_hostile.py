@@ -21,6 +21,7 @@ from lmcbench.results.frame import build_frame
 from lmcbench.results.record import parse_record
 from lmcbench.spec.gate_tests import DEFAULT_GATE
 from lmcbench.spec.suite_files import parse_suite
+from lmcbench.stats.cells import Cells
 
 DEEP = []
 for _ in range(60):
@@ -121,7 +122,7 @@ def check_record(table, sets=(0, 1)):
         for read in (
             build_frame,
             lambda r: make_tables(r, 0.95).render("github"),
-            lambda found: render_findings(collect_findings(found)),
+            lambda found: render_findings(collect_findings(Cells(found))),
             rank_correlations,
             lambda r: render(compare(r, r, DEFAULT_GATE), "x"),
             lambda r: summarize("entry", "0" * 64, r),

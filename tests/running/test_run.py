@@ -508,8 +508,9 @@ def test_comparators_leave_the_others_as_they_are(priced, whole):
 
 
 def test_tables_and_findings_show_comparators_where_they_belong(priced):
-    from lmcbench.report.findings import evaluate_claims
+    from lmcbench.report.findings import collect_findings
     from lmcbench.report.tables import make_tables
+    from lmcbench.stats.cells import Cells
 
     found, _ = priced
     board = make_tables(found.values())
@@ -522,7 +523,7 @@ def test_tables_and_findings_show_comparators_where_they_belong(priced):
     assert "yes" in rows["Pareto"].tolist()
     assert "nan" not in board.render("github").lower()
     # one replicate gives an effect, no interval and no verdict
-    effects = {f.claim.name: f for f in evaluate_claims(found.values())}
+    effects = {f.claim.name: f for f in collect_findings(Cells(found.values())).all}
     for name in ("equal-cost", "whole-budget"):
         assert (effects[name].effect.n, effects[name].contrasts) == (1, 1)  # without shift
         assert effects[name].verdict == "not testable"

@@ -245,10 +245,11 @@ def report(
     if findings:
         from lmcbench.report.findings import collect_findings, render_findings
         from lmcbench.report.provenance import provenance_of
+        from lmcbench.stats.cells import Cells
 
         first = records[0].suite
         title = f"# Findings: {escape_markdown(first.name)} version {first.version}"
-        found = collect_findings(records)
+        found = collect_findings(Cells(records))
         how = provenance_of(records, run_folder).markdown()
         write_atomic(target / "findings.md", f"{title}\n\n{render_findings(found)}\n{how}")
         print_text(render_findings(found, "simple"), nl=False)

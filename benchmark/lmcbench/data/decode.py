@@ -67,8 +67,6 @@ READ_IMAGES = 1000
 READ_BYTES = 64 * MB
 """Bytes of image files that are read together: photographs of 4 MB take 4 GB for 1,000 of them."""
 
-INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
-
 
 class SizesError(UserError):
     """Images of a data set differ in size."""
@@ -88,7 +86,7 @@ class Resize:
     Attributes:
         size: pixels a side.
         crop: share of the scaled image's side that is cut out; timm's `crop_pct`.
-        interpolation: one of `INTERPOLATIONS`.
+        interpolation: `bilinear`, `bicubic`, `nearest` or `lanczos`.
     """
 
     size: int

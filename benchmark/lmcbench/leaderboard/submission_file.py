@@ -14,7 +14,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from lmcbench.errors import UserError
 from lmcbench.leaderboard.files import META, META_BYTES, Fault, parse_records, read_files
-from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.packed_records import RECORDS
 from lmcbench.results.record import NewerSchemaError, Record, check_schema
 from lmcbench.results.tuning import TUNING
@@ -242,11 +241,6 @@ def hash_faults(meta: Meta, contents: Mapping[str, bytes]) -> list[Fault]:
 def refusal(folder: Path, faults: list[Fault]) -> str:
     """Return all faults of a submission as one message."""
     return "\n".join([f"{folder} is no sound submission:", *(f"  {fault}" for fault in faults)])
-
-
-def label_of(submission: Submission) -> str:
-    """Return the label of a submission's architecture."""
-    return architecture_label(submission.records[0])
 
 
 def read_meta(folder: Path) -> tuple[Meta, str]:

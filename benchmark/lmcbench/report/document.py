@@ -26,6 +26,7 @@ from lmcbench.results.record import Record, Status
 from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.spec.suite import DEMONSTRATIONS, Suite
 from lmcbench.spec.suite_files import published_suite
+from lmcbench.stats.cells import Cells
 from lmcbench.stats.estimates import ROUNDING, Estimate
 
 TEXT_COLUMNS = frozenset(
@@ -82,7 +83,7 @@ def make_report(
     lead = _lead(records, suite)
     tables = _tables(records, suite, folder)
     made = provenance_of(records, folder)
-    sentences = conclude(collect_findings(records))
+    sentences = conclude(collect_findings(Cells(records)))
     drawings = draw(records)
     pictures = {
         f"{drawing.name}.{figure_format}": picture(drawing.figure, figure_format) for drawing in drawings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,7 +11,6 @@ from scipy.special import stdtrit
 from lmcbench.output import GITHUB, escape_markdown, make_table, one_line
 from lmcbench.report.claims import CLAIMS, PAPERS, Claim
 from lmcbench.results.cell_values import SPLIT
-from lmcbench.results.record import Record
 from lmcbench.spec.architectures import BASELINE
 from lmcbench.spec.suite import DEMONSTRATIONS
 from lmcbench.stats.cells import Cells, join_control
@@ -60,24 +59,6 @@ class Finding:
     smallest: float | None = None
 
 
-def evaluate_claims(records: Iterable[Record]) -> list[Finding]:
-    """Test every claim on the records of one suite, and some under each evaluation shift too.
-
-    The baseline is in no effect: with its convex loss most measures are constant. It is the negative control
-    of claims about connectivity.
-
-    Raises:
-        UserError: for records of more than one suite.
-    """
-    return evaluate_cells(Cells(records))
-
-
-def evaluate_cells(cells: Cells) -> list[Finding]:
-    """Test every claim on the tables of one suite."""
-    baselines = cells.baselines()
-    return _judge(_collect_contrasts(cells), set(cells.architectures()) - baselines, baselines)
-
-
 def judge_claims(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings with their verdicts.
 
@@ -119,13 +100,12 @@ class Findings:
     by_name: Mapping[str, Sequence[Finding]]
 
 
-def collect_findings(records: Iterable[Record]) -> Findings:
+def collect_findings(cells: Cells) -> Findings:
     """Test every claim on the records of one suite, on all architectures together and on each.
 
-    Raises:
-        UserError: for records of more than one suite.
+    Some are tested under each evaluation shift too. The baseline is in no effect: with its convex loss most
+    measures are constant. It is the negative control of claims about connectivity.
     """
-    cells = Cells(records)
     tested = _collect_contrasts(cells)
     names, baselines = cells.architectures(), cells.baselines()
     by_name = {name: _judge(tested, {name}, set()) for name in names}

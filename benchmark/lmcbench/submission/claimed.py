@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
-from typing import Any
-
 SIZE = "the network's number of weights, and its FLOPs of a step beyond the floor that follows from it"
 OWN_SIZE = (
     "the network's number of weights and its FLOPs of a step, which have no floor in a network of the "
@@ -67,46 +63,10 @@ CLAIMED: dict[str, tuple[str, ...]] = {
     "seconds, memory, versions and device": ("cost.train_s", "cost.eval_s", "cost.peak_bytes", "env.**"),
     SIZE: ("architecture.params", "cost.train_flop"),
 }
-"""What is claimed, in words, and the places of its numbers in a record (see `numbers`): `*` is any key, and
-`**` at the end any number of them."""
+"""What is claimed, in words, and the places of its numbers in a record: `*` is any key, `**` at the end any
+number of them, and the points of a curve are `first`, `inner`, `middle` and `last`."""
 
 PREDICTIONS_CLAIMED = [
     "midpoints, soups, ensembles, disagreements, siblings' test scores and losses at fitted temperatures "
     "(the predictions are not here)"
 ]
-
-
-def is_claimed(place: Sequence[str]) -> bool:
-    """Return whether a place, as `numbers` yields it, is one that `verify` lists as claimed."""
-    return any(matches(place, pattern) for patterns in CLAIMED.values() for pattern in patterns)
-
-
-def matches(place: Sequence[str], pattern: str) -> bool:
-    """Return whether a place matches one pattern of `CLAIMED`."""
-    parts = pattern.split(".")
-    if parts[-1] == "**":
-        parts = parts[:-1]
-        place = place[: len(parts)]
-    return len(parts) == len(place) and all(map(fnmatchcase, place, parts))
-
-
-def numbers(table: Any) -> Iterator[tuple[list[str | int], list[str]]]:
-    """Yield every number of a record as parsed JSON: its path, and its place.
-
-    A place is the path in words; the points of a curve are `first`, `inner`, `middle` and `last`.
-    """
-    for path in _paths(table):
-        place = [str(part) for part in path]
-        if len(path) == 6 and path[2] == "curves":  # pairs, P, curves, SPLIT, loss, K
-            size = len(table["pairs"][path[1]]["curves"][path[3]][path[4]])
-            points = {0: "first", size // 2: "middle", size - 1: "last"}
-            place[5] = points.get(int(path[5]), "inner")
-        yield path, place
-
-
-def _paths(value: Any) -> Iterator[list[str | int]]:
-    if isinstance(value, dict | list):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from ([key, *rest] for rest in _paths(inner))
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield []
