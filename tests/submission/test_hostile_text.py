@@ -25,10 +25,10 @@ def check_terminal(text, faults=200):
 
 
 def test_a_fault_is_one_short_line():
-    fault = Fault(file=f"{EVIL}{LONG}", field=f"{EVIL}{LONG}", message=f"{EVIL}{LONG}")
+    fault = Fault(f"{EVIL}{LONG}", f"{EVIL}{LONG}", f"{EVIL}{LONG}")
     check_terminal(str(fault))
-    assert str(Fault(file="a", field="b", message="c: d")) == "a: b: c: d"
-    assert str(Fault(file="a", field="", message="c")) == "a: c"
+    assert str(Fault("a", "b", "c: d")) == "a: b: c: d"
+    assert str(Fault("a", "", "c")) == "a: c"
 
 
 def edit_everything(table):

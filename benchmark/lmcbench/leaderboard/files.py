@@ -7,8 +7,7 @@ import re
 import stat
 from itertools import pairwise
 from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict
+from typing import NamedTuple
 
 from lmcbench.errors import LINE_LENGTH, UserError, printable
 from lmcbench.results.packed_records import RECORDS, split_records
@@ -38,7 +37,7 @@ _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".npz", "
 _STATEMENT = re.compile(r"verified\.json|rerun-[^/]*\.json|summary\.json")
 
 
-class Fault(BaseModel):
+class Fault(NamedTuple):
     """One fault of a submission.
 
     Attributes:
@@ -47,8 +46,6 @@ class Fault(BaseModel):
         field: place inside the file, empty for the file as a whole.
         message: what was found and what is expected.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     file: str
     field: str
@@ -81,13 +78,11 @@ def list_files(folder: Path) -> tuple[dict[str, int], list[Fault]]:
                 pending.append(Path(entry.path))
             elif message := _refusal(name, status):
                 shown = name.encode("unicode_escape").decode()
-                faults.append(Fault(file=shown, field="", message=f"{message}."))
+                faults.append(Fault(shown, "", f"{message}."))
             else:
                 sizes[name] = status.st_size
     if len(sizes) > MAX_FILES:
-        faults.append(
-            Fault(file=".", field="", message=f"has {len(sizes):,} files; at most {MAX_FILES} are allowed.")
-        )
+        faults.append(Fault(".", "", f"has {len(sizes):,} files; at most {MAX_FILES} are allowed."))
     return sizes, faults
 
 
@@ -134,12 +129,10 @@ def read_files(folder: Path) -> tuple[dict[str, bytes], list[Fault]]:
         try:
             contents[name] = read_file(folder, name, sizes[name])
         except UserError as error:
-            faults.append(Fault(file=name, field="", message=str(error)))
+            faults.append(Fault(name, "", str(error)))
     for name in (META, RECORDS):
         if name not in contents and not any(fault.file == name for fault in faults):
-            faults.append(
-                Fault(file=name, field="", message="is missing. Write submissions with 'lmcbench submit'.")
-            )
+            faults.append(Fault(name, "", "is missing. Write submissions with 'lmcbench submit'."))
     return contents, faults
 
 

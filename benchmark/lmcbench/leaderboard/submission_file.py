@@ -228,11 +228,7 @@ def hash_faults(meta: Meta, contents: Mapping[str, bytes]) -> list[Fault]:
         sha256 = meta.architecture.sha256 or ""
         expected += [("architecture.sha256", sha256, name) for name in source_files(contents)]
     return [
-        Fault(
-            file=META,
-            field=field,
-            message=f"found {sha256[:16]}, but {name} has {digest_bytes(contents[name])[:16]}.",
-        )
+        Fault(META, field, f"found {sha256[:16]}, but {name} has {digest_bytes(contents[name])[:16]}.")
         for field, sha256, name in expected
         if name in contents and digest_bytes(contents[name]) != sha256
     ]

@@ -79,7 +79,7 @@ def record_faults(record: Record, file: str, cell: Cell, pins: Pins) -> list[Fau
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             # extra keys of a record may have any value
             problems = [("", f"cannot be checked: {type(error).__name__}: {error}")]
-        faults += [Fault(file=file, field=field, message=f"{message}.") for field, message in problems]
+        faults += [Fault(file, field, f"{message}.") for field, message in problems]
     return faults
 
 

@@ -56,7 +56,7 @@ def find_cell(record: Record, file: str, entry: Entry) -> tuple[Cell | None, lis
         else:
             has = f"found {fork.name!r} under {shift.label}, the suite has it under {', '.join(under)}"
             problems.append(("fork.name", has))
-    return cell, [Fault(file=file, field=field, message=f"{message}.") for field, message in problems]
+    return cell, [Fault(file, field, f"{message}.") for field, message in problems]
 
 
 def _shift_of(record: Record) -> dict[str, Any]:

@@ -69,12 +69,12 @@ def make_entry(
     claimed, faults = sample.architecture, []
 
     def fault(file: str, field: str, message: str) -> None:
-        faults.append(Fault(file=file, field=field, message=f"{message}."))
+        faults.append(Fault(file, field, f"{message}."))
 
     try:
         architecture = make_architecture(claimed.name, meta.recipe, claimed.kwargs, claimed.adapt)
     except UserError as error:
-        return None, [Fault(file=place_of(sample.key), field="architecture", message=str(error))]
+        return None, [Fault(place_of(sample.key), "architecture", str(error))]
     source, label = meta.architecture.source, architecture_label(sample)
     if architecture.source != source:
         fault(META, "architecture.source", f"found {source}, {claimed.name} is {architecture.source}")
@@ -131,7 +131,7 @@ def replicates_of(suite: Suite, meta: Meta, records: Sequence[Record]) -> tuple[
         hint = " (from 1000 up they are for tuning and reproductions)" if tuning else ""
         file = next(place_of(r.key) for r in records if r.replicate == replicate)
         message = f"found {replicate}{hint}; {which} are {allowed.start} to {allowed.stop - 1}."
-        faults.append(Fault(file=file, field="replicate", message=message))
+        faults.append(Fault(file, "replicate", message))
     return allowed, faults
 
 
@@ -150,12 +150,12 @@ def completeness_faults(meta: Meta, records: int, missing: Sequence[str]) -> lis
     faults = []
     if meta.cells != records:
         message = f"found {meta.cells}, must be {records}, the number of records."
-        faults.append(Fault(file=META, field="cells", message=message))
+        faults.append(Fault(META, "cells", message))
     if meta.complete != (not missing):
         shown = "; ".join(missing[:5]) + ("; ..." if len(missing) > 5 else "")
         what = f"these cells of the suite are missing: {shown}" if missing else "no cell is missing"
         message = f"found {str(meta.complete).lower()}, but {what}."
-        faults.append(Fault(file=META, field="complete", message=message))
+        faults.append(Fault(META, "complete", message))
     return faults
 
 
@@ -187,7 +187,7 @@ def agreement_faults(records: Mapping[str, Record]) -> list[Fault]:
     for (field, _), values in groups.items():
         usual = Counter(values.values()).most_common()[0][0]
         faults += [
-            Fault(file=file, field=field, message=f"found {value[:80]}; other cells have {usual[:80]}.")
+            Fault(file, field, f"found {value[:80]}; other cells have {usual[:80]}.")
             for file, value in values.items()
             if value != usual
         ]

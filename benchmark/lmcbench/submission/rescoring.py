@@ -64,7 +64,7 @@ class Rescoring:
             self._fault(PREDICTIONS, "", f"tensor {name!r} is not named KEY/SPLIT.")
 
     def _fault(self, file: str, field: str, message: str) -> None:
-        self.faults.append(Fault(file=file, field=field, message=message))
+        self.faults.append(Fault(file, field, message))
 
     def check(self, records: Mapping[str, Record]) -> None:
         """Check every measured cell; `records` by their places in the submission."""

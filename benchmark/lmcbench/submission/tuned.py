@@ -68,8 +68,8 @@ def hash_fault(meta: Meta) -> list[Fault]:
     if (meta.sha256.tuning is not None) == (meta.recipe == TUNED):
         return []
     message = f"is given with recipe {TUNED!r}, and with no other; the recipe is {meta.recipe!r}."
-    return [Fault(file=META, field="sha256.tuning", message=message)]
+    return [Fault(META, "sha256.tuning", message)]
 
 
 def _fault(field: str, message: str) -> Fault:
-    return Fault(file=TUNING, field=field, message=message if message.endswith(".") else f"{message}.")
+    return Fault(TUNING, field, message if message.endswith(".") else f"{message}.")

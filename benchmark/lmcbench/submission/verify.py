@@ -87,7 +87,7 @@ class Verification:
     def as_json(self) -> dict[str, Any]:
         """Return one JSON document."""
         table = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "newer"}
-        return table | {"sound": self.sound, "faults": [fault.model_dump() for fault in self.faults]}
+        return table | {"sound": self.sound, "faults": [fault._asdict() for fault in self.faults]}
 
     def statement(self) -> Verified:
         """Return the verifier's statement, by which the leaderboard shows `rescored`.
@@ -201,7 +201,7 @@ class _Verifier:
         )
 
     def fault(self, file: str, field: str, message: str) -> None:
-        self.faults.append(Fault(file=file, field=field, message=message))
+        self.faults.append(Fault(file, field, message))
 
     def refuse(self, file: str, error: UserError) -> None:
         """Add a reader's message, which begins with the file's name."""
