@@ -569,7 +569,7 @@ def test_siblings_of_a_checkpoint_start_from_its_weights(whole, tmp_path):
     file.rename(moved)
     [one, two] = expand(suite(lr=1e-9), Selection(["lmc_mlp*"], ["none", "same-half"], [f"from:{moved}"]))
     assert {one.key, two.key} == {r.key for r in records}
-    moved.write_bytes(b"x")
+    moved.write_bytes(b"\x80x")
     [other] = expand(suite(lr=1e-9), Selection(["lmc_mlp*"], ["none"], [f"from:{moved}"]))
     assert other.key not in {one.key, two.key}
 

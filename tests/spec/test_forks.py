@@ -1,3 +1,4 @@
+import os
 from fractions import Fraction
 
 import pytest
@@ -137,17 +138,17 @@ def test_comparators_have_no_fork(name):
 def test_a_checkpoint_is_what_is_in_it(tmp_path):
     (tmp_path / "a").mkdir()
     first, moved, other = (tmp_path / name for name in ("w.safetensors", "a/w.safetensors", "v.safetensors"))
-    for path, content in ((first, b"abc"), (moved, b"abc"), (other, b"abd")):
+    for path, content in ((first, b"\x80abc"), (moved, b"\x80abc"), (other, b"\x80abd")):
         path.write_bytes(content)
     fork, same, different = (Fork.parse(f"from:{p}") for p in (first, moved, other))
-    assert fork.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert fork.sha256 == "c859a028b07317054d1a389f69a54f4346bcfec69ca42ad832644fc5460d15ed"
     assert fork.identity == same.identity == f"from:{fork.sha256}" != different.identity
     # no folder of this machine in the name, and enough to tell two files of one name apart
-    assert fork.name == same.name == "from:w.safetensors@ba7816bf"
+    assert fork.name == same.name == "from:w.safetensors@c859a028"
     assert (fork.epoch, fork.step(44, 440), fork.is_cost_matched) == (None, 0, False)
     first.unlink()
-    known = Fork.parse("from:w.safetensors@ba7816bf")
-    assert known.name == "from:w.safetensors@ba7816bf"
+    known = Fork.parse("from:w.safetensors@c859a028")
+    assert known.name == "from:w.safetensors@c859a028"
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_by_name(tmp_path):
@@ -155,8 +156,29 @@ def test_a_checkpoint_that_is_not_there_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"no\.safetensors cannot be read: No such file"):
         _ = fork.identity
     assert Fork.parse("from:model_best.pth.tar@00000000").name == "from:model_best.pth.tar@00000000"
+    (tmp_path / "index").write_text('{"weight_map": {}}')
+    with pytest.raises(UserError, match="does not identify its weights"):
+        _ = Fork.parse(f"from:{tmp_path}/index").identity
     for name in ("from:", "from:..", "from:/", "weights.pt"):
         with pytest.raises(UserError, match="on the command line also from:FILE"):
             Fork.parse(name)
     with pytest.raises(UserError, match="the index of a checkpoint in parts does not identify its weights"):
         Fork.parse("from:model.safetensors.index.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"hello", "is not a checkpoint"),
+        (b"\x1f\x8b\x08", "gunzip"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    ],
+)
+def test_a_large_file_that_is_no_checkpoint_is_refused_before_it_is_read(tmp_path, content, message):
+    file = tmp_path / "model.pt"
+    file.write_bytes(content)
+    if content:
+        os.truncate(file, 2**36)  # sparse; hashing it takes half a minute
+    with pytest.raises(UserError, match=rf"Fork from:{file} .*{message}"):
+        _ = Fork.parse(f"from:{file}").identity

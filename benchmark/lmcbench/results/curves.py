@@ -67,7 +67,7 @@ class Curve:
             sizes = f"{len(self.alphas)}, {len(self.loss)} and {len(self.error)}"
             raise UserError(f"Curve: alphas, loss and error must be equally long, found {sizes}.")
         check_alphas(self.alphas)
-        whole = int(n) if isinstance(n, float) and n.is_integer() else n
+        whole = int(n) if isinstance(n, float) and float(n).is_integer() else n
         object.__setattr__(self, "n", as_integer(whole, "Curve: n", 1))
 
     def __eq__(self, other: object) -> bool:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lmcbench.errors import UserError, printable
+from lmcbench.spec.checkpoint_kinds import HEAD_BYTES, checkpoint_kind
 from lmcbench.untrusted import open_regular
 
 INDEPENDENT = "independent"
@@ -31,6 +32,12 @@ _SHARE = re.compile(r"(\d{1,2}(?:\.\d{1,6})?)%", re.ASCII)
 
 CHECKPOINT_BYTES = 2**36
 """Largest checkpoint that siblings start from; only its hash is computed here, part by part."""
+
+
+_INDEX = (
+    "is JSON: the index of a checkpoint in parts does not identify its weights. Save them as one file: "
+    "torch.save(state_dict, FILE)."
+)
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,7 @@ class Fork:
         given = _CHECKPOINT.fullmatch(name)
         if given is not None and Path(given[1]).name not in ("", ".."):
             if given[1].endswith(".json"):
-                raise UserError(
-                    f"Fork {printable(name)!r}: the index of a checkpoint in parts does not identify its "
-                    "weights. Save them as one file: torch.save(state_dict, FILE)."
-                )
+                raise UserError(f"Fork {printable(name)!r} {_INDEX}")
             return cls(None, checkpoint=Path(given[1]), mark=given[2])
         share = _SHARE.fullmatch(name)
         if share is not None and float(share[1]) > 0:
@@ -114,11 +118,15 @@ class Fork:
         """The sha256 of the checkpoint's file, 64 hex digits.
 
         Raises:
-            UserError: if it cannot be read.
+            UserError: if it cannot be read, or its first bytes are not those of a checkpoint.
         """
         assert self.checkpoint is not None
         try:
             with open_regular(self.checkpoint, limit=CHECKPOINT_BYTES) as file:
+                # before a large file is read
+                if checkpoint_kind(self.checkpoint, file.read(HEAD_BYTES)) == "parts":
+                    raise UserError(f"{printable(str(self.checkpoint))} {_INDEX}")
+                file.seek(0)
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except UserError as error:
             raise UserError(f"Fork {FROM}{error}") from None

@@ -10,10 +10,11 @@ from typing import Any
 from safetensors import SafetensorError
 
 from lmcbench.errors import UserError, reading
+from lmcbench.spec.checkpoint_kinds import HEAD_BYTES, checkpoint_kind
 from lmcbench.train.safe_pickle import DamagedError, Inert
-from lmcbench.train.torch_files import LEGACY_MAGIC, as_mapping, read_legacy, read_pickle, read_zip
+from lmcbench.train.torch_files import as_mapping, read_legacy, read_pickle, read_zip
 from lmcbench.train.train_state import load_tensors
-from lmcbench.untrusted import HEADER_BYTES, check_regular, parse_json, placeholder, read_bytes
+from lmcbench.untrusted import HEADER_BYTES, check_regular, parse_json, read_bytes
 
 FOLDER_NAMES = (
     "model.safetensors.index.json",
@@ -24,17 +25,6 @@ FOLDER_NAMES = (
     "adapter_model.bin",
 )
 """Files of weights in a folder that a trainer wrote, in order of preference."""
-
-SIGNS = (
-    (b"\x89HDF", "an HDF5 file, as Keras writes. Convert its weights to a torch state dict"),
-    (b"GGUF", "a GGUF file of quantised weights. Give the checkpoint that it was made from"),
-    (b"\x93NUMPY", "a NumPy array. Save a state dict: torch.save(STATE, OUT)"),
-    (b"\x1f\x8b", "compressed by gzip. Unpack it: gunzip"),
-    (b"\xfd7zXZ", "compressed by xz. Unpack it: unxz"),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd. Unpack it: unzstd"),
-    (b"BZh", "compressed by bzip2. Unpack it: bunzip2"),
-)
-"""First bytes of files of other kinds, and what to do."""
 
 QUANTISED = (
     "qweight",
@@ -63,10 +53,8 @@ def read_content(path: Path) -> Mapping[Any, Any]:
             alone. The message names what the file is and what to do.
     """
     path = _file_of(path)
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty, perhaps because writing was interrupted. Save the weights again.")
     with reading(path), path.open("rb") as file:
-        head = file.read(512)
+        head = file.read(HEAD_BYTES)
     try:
         content = _parsed(path, head)
     except DamagedError as error:
@@ -99,29 +87,12 @@ def _file_of(path: Path) -> Path:
 
 def _parsed(path: Path, head: bytes) -> Mapping[Any, Any]:
     """Return the content of a file that begins with `head`."""
-    for sign, what in SIGNS:
-        if head.startswith(sign):
-            raise UserError(f"{path} is {what}.")
-    if instead := placeholder(head):
-        raise UserError(f"{path} {instead}.")
-    if head[257:262] == b"ustar":
-        raise UserError(f"{path} is a tar archive. Unpack it and give the file with the weights.")
-    length = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and 2 <= length <= HEADER_BYTES:
-        return _read_safetensors(path, length)
-    if head.lstrip()[:1] == b"{":
+    kind = checkpoint_kind(path, head)
+    if kind == "safetensors":
+        return _read_safetensors(path, int.from_bytes(head[:8], "little"))
+    if kind == "parts":
         return _read_parts(path)
-    if head.startswith(b"PK\x03\x04"):
-        content = read_zip(path)
-    elif head.startswith(LEGACY_MAGIC):
-        content = read_legacy(path)
-    elif head[:1] == b"\x80":
-        content = read_pickle(path)
-    else:
-        raise UserError(
-            f"{path} is not a checkpoint: neither safetensors nor a file of torch.save. "
-            "Save the weights: torch.save(model.state_dict(), FILE)."
-        )
+    content = {"zip": read_zip, "legacy": read_legacy, "pickle": read_pickle}[kind](path)
     found = as_mapping(content)
     if found is None:
         origin = f"a {content.origin}" if isinstance(content, Inert) else f"a {type(content).__name__}"

@@ -15,9 +15,6 @@ import torch
 from lmcbench.errors import UserError
 from lmcbench.train.safe_pickle import DamagedError, FileStorages, Inert, StoredTensor, unpickle
 
-LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
-"""First bytes of a file of torch before 1.6: the pickle of a magic number."""
-
 PICKLE_BYTES = 2**29
 """Largest pickle, without its tensors."""
 
