@@ -41,3 +41,12 @@ def test_ranks_are_tied_where_values_differ_by_rounding_alone():
     assert spearman([1.0, 2.0, 3.0], [0.3, 0.1 + 0.2, 0.3]) is None
     assert spearman([1.0, 2.0], [1.0, 2.0]) is None
     assert spearman([3.0, 1.0, 2.0], [-9.0, 1e300, 5.0]) == -1.0
+
+
+def test_an_estimate_is_written_with_its_interval_and_without_the_minus_of_a_rounded_zero():
+    value = Estimate(0.1234, 0.0131, 2)
+    assert value.text(unit=100) == "12.3 ± 1.3"
+    assert value.text(unit=100, sign=True, among=3) == "+12.3 ± 1.3 (2)"
+    assert value.text(2, among=2) == "0.12 ± 0.01"
+    assert Estimate(-0.0004, None, 1).text(unit=100) == "0.0"
+    assert Estimate(None, None, 0).text(among=3) == "–"

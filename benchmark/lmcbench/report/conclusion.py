@@ -123,6 +123,4 @@ def _fork(name: str) -> str:
 
 
 def _points(value: Estimate) -> str:
-    assert value.mean is not None
-    half = "" if value.half_width is None else f" ± {100 * value.half_width:.1f}"
-    return f"{100 * value.mean + 0.0:+.1f}{half}".replace("-", "−")
+    return value.text(unit=100, sign=True).replace("-", "−")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -174,13 +174,10 @@ def _tables(records: Sequence[Record], suite: Suite | None, folder: Path | None)
 
 
 def _number(value: Estimate) -> str:
-    if value.mean is None:
-        return "–"
-    if value.half_width is None:
-        return f"{value.mean + 0.0:.2f}"
-    # rank correlations take few values: that replicates agree does not make them certain
-    agree = value.half_width <= ROUNDING
-    return f"{value.mean + 0.0:.2f}" + (", all equal" if agree else f" ± {value.half_width:.2f}")
+    if value.half_width is not None and value.half_width <= ROUNDING:
+        # rank correlations take few values: that replicates agree does not make them certain
+        return f"{replace(value, half_width=None).text(2)}, all equal"
+    return value.text(2)
 
 
 def _markdown(

@@ -78,11 +78,7 @@ def held_out(record: Record) -> list[str]:
 
 def percent(values: Sequence[float], sign: bool = False) -> str:
     """Return the mean of fractions in percent with its 95 % t interval; a dash without values."""
-    found = estimate(list(values))
-    if found.mean is None:
-        return "–"
-    half = "" if found.half_width is None else f" ± {100 * found.half_width:.1f}"
-    return f"{round(100 * found.mean, 1) + 0.0:{'+' if sign else ''}.1f}{half}"
+    return estimate(list(values)).text(unit=100, sign=sign)
 
 
 def _head(record: Record) -> Head:

@@ -134,10 +134,5 @@ def _of(areas: pd.Series[float], line: tuple[str, ...]) -> pd.Series[float]:
 
 def _percent(values: pd.Series[float], known_estimate: Estimate | None = None) -> str:
     """Return mean and interval in percent, `12.4 ± 1.3`, and the number of values if some are missing."""
-    known = values.dropna().tolist()
-    found = estimate(known) if known_estimate is None else known_estimate
-    if found.mean is None:
-        return "–"
-    half = "" if found.half_width is None else f" ± {100 * found.half_width:.1f}"
-    few = f" ({len(known)})" if len(known) < len(values) else ""
-    return f"{round(100 * found.mean, 1) + 0.0:.1f}{half}{few}"
+    found = known_estimate or estimate(values.dropna().tolist())
+    return found.text(unit=100, among=len(values))

@@ -91,8 +91,8 @@ def noise_table(rows: pd.DataFrame) -> pd.DataFrame:
             "architecture": c.architecture,
             "shift": c.shift,
             "recipes of": c.equal,
-            "error barrier": _correlation_text(c.error),
-            "loss barrier": _correlation_text(c.loss),
+            "error barrier": c.error.text(2, sign=True),
+            "loss barrier": c.loss.text(2, sign=True),
             "cells": str(c.counted),
             "underfit": str(c.underfit),
             "n": str(c.error.n),
@@ -179,22 +179,9 @@ def _recipe_row(group: pd.DataFrame) -> dict[str, str]:
         "lr": f"{one['lr']:g}",
         "epochs": f"{one['epochs']:.0f}",
         "T": f"{one['length']:,.0f}",
-        "error barrier, points": _mean_text(100 * group["error_chord"], 1),
-        "loss barrier, nats": _mean_text(group["loss_chord"], 3),
-        "training error, %": _mean_text(100 * group["view_error"], 1),
+        "error barrier, points": estimate((100 * group["error_chord"]).tolist()).text(),
+        "loss barrier, nats": estimate(group["loss_chord"].tolist()).text(3),
+        "training error, %": estimate((100 * group["view_error"]).tolist()).text(),
         "n": str(len(group)),
         "underfit": f"{underfit}/{len(group)}" if underfit else "",
     }
-
-
-def _mean_text(values: pd.Series[float], digits: int) -> str:
-    mean = estimate(values.tolist())
-    interval = "" if mean.half_width is None else f" ± {mean.half_width:.{digits}f}"
-    return f"{mean.mean:.{digits}f}{interval}"
-
-
-def _correlation_text(value: Estimate) -> str:
-    if value.mean is None:
-        return "–"
-    interval = "" if value.half_width is None else f" ± {value.half_width:.2f}"
-    return f"{value.mean:+.2f}{interval}"

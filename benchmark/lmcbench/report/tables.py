@@ -268,13 +268,7 @@ def _percent(values: pd.Series[float], n: int, sign: bool = False) -> str:
 
     The number of values is appended if it is below `n`: `12.4 ± 1.3 (2)`.
     """
-    mean = estimate(values.dropna().tolist())
-    if mean.mean is None:
-        return "–"
-    # adding 0.0 keeps a rounded zero from showing a minus
-    text = f"{round(100 * mean.mean, 1) + 0.0:{'+' if sign else ''}.1f}"
-    interval = "" if mean.half_width is None else f" ± {100 * mean.half_width:.1f}"
-    return f"{text}{interval}{f' ({mean.n})' if mean.n < n else ''}"
+    return estimate(values.dropna().tolist()).text(unit=100, sign=sign, among=n)
 
 
 def floor_of(records: Sequence[Record], path: Path) -> float:

@@ -38,6 +38,22 @@ class Estimate:
     half_width: float | None
     n: int
 
+    def text(self, digits: int = 1, *, unit: float = 1, sign: bool = False, among: int = 0) -> str:
+        """Return it as `12.4 ± 1.3`; a dash without values.
+
+        Args:
+            digits: decimals.
+            unit: factor: 100 for percent.
+            sign: whether a positive mean has a sign too.
+            among: replicates that there are; where `n` is less, it is appended, as in `12.4 ± 1.3 (2)`.
+        """
+        if self.mean is None:
+            return "–"
+        # adding 0.0 keeps a rounded zero from showing a minus
+        mean = f"{round(unit * self.mean, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
+        half = "" if self.half_width is None else f" ± {unit * self.half_width:.{digits}f}"
+        return f"{mean}{half}{f' ({self.n})' if self.n < among else ''}"
+
 
 class Contrast(NamedTuple):
     """One number measured within a replicate.
