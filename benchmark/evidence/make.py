@@ -16,9 +16,8 @@ from lmcbench.report.provenance import provenance_of
 from lmcbench.report.tables import run_table
 from lmcbench.results.atomic_files import compress, write_atomic
 from lmcbench.results.frame import CURVES, build_frame
-from lmcbench.results.packed_records import RECORDS
 from lmcbench.results.record import Record
-from lmcbench.results.record_files import read_records
+from lmcbench.results.record_files import RECORDS, read_records
 from lmcbench.spec.suite import DEMONSTRATIONS
 from lmcbench.stats.cells import Cells
 

@@ -14,8 +14,7 @@ import json
 from pathlib import Path
 
 from lmcbench.results.atomic_files import write_atomic
-from lmcbench.results.packed_records import encode_records
-from lmcbench.results.record_files import read_records
+from lmcbench.results.record_files import encode_records, read_records
 from lmcbench.results.run_folder import RunFolder
 
 

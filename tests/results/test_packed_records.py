@@ -9,8 +9,7 @@ import pytest
 from builders import make_record, toy_cell, write_run
 from lmcbench.errors import UserError
 from lmcbench.results.frame import load_records
-from lmcbench.results.packed_records import encode_records
-from lmcbench.results.record_files import read_records
+from lmcbench.results.record_files import encode_records, read_records
 from lmcbench.running.plan import plan_run
 from lmcbench.running.run import run_plan
 from lmcbench.spec.cells import Selection, expand

@@ -22,10 +22,9 @@ from lmcbench.running import drive
 from lmcbench.running.attempt import Attempt, Outcome
 from lmcbench.running.drive import Driver, FamiliesLostError
 from lmcbench.running.executor import Ended
-from lmcbench.running.node_check import Expected, check_node
+from lmcbench.running.other_machines import Expected, check_node, portable, portable_environment
 from lmcbench.running.place import parse_place
 from lmcbench.running.plan import Finished, Notice, Progress, Task, by_engine
-from lmcbench.running.portable import portable, portable_environment
 from lmcbench.running.ray_executor import check_listening
 from lmcbench.running.slurm_executor import Slurm
 from lmcbench.running.units import depends_on_fleet, fill, whole_families
@@ -364,7 +363,7 @@ def test_an_address_at_which_nothing_listens_is_refused_at_once():
 
 
 def test_a_node_with_other_versions_code_or_folder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("lmcbench.running.node_check.VISIBLE_S", 0.0)
+    monkeypatch.setattr("lmcbench.running.other_machines.VISIBLE_S", 0.0)
     path = create_attempt(RunFolder(tmp_path), "0" * 16, token="secret")
     here = Expected.here("secret")
     check_node(here, path)

@@ -139,7 +139,7 @@ def test_an_attempt_on_changed_data_is_refused(tmp_path, monkeypatch):
     """As on a node with other data."""
     from lmcbench.data.selection import open_suite_data
     from lmcbench.results.events import create_attempt
-    from lmcbench.running.node_check import Expected
+    from lmcbench.running.other_machines import Expected
     from lmcbench.running.plan import Task
 
     folder = RunFolder(tmp_path)

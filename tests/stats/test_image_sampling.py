@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from lmcbench.stats.estimates import Estimate, estimate
-from lmcbench.stats.image_sampling import estimate_over_images
+from lmcbench.stats.estimates import Estimate, estimate, estimate_over_images
 
 
 def mean_over_images(values):

@@ -11,9 +11,9 @@ from lmcbench.errors import UserError
 from lmcbench.leaderboard.submission_file import read_submission
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.results.tuning import TUNING, parse_tuning
+from lmcbench.running.job import TunedRecipe
 from lmcbench.running.plan import plan_run
 from lmcbench.running.run import run_plan
-from lmcbench.running.tuned import TunedRecipe
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.submission.rerun import rerun

@@ -14,12 +14,12 @@ from builders import make_record, toy_cell
 from lmcbench.data.selection import select
 from lmcbench.data.sources import load_digits
 from lmcbench.errors import UserError
-from lmcbench.leaderboard.headline import is_ranked_cell
 from lmcbench.leaderboard.ranking_table import rank_notes
 from lmcbench.results.record import read_record
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.datasets import DIGITS, RESPLIT_DIGITS
 from lmcbench.spec.suite_files import load_suite
+from lmcbench.stats.instability_area import is_ranked_cell
 from lmcbench.submission.predictions_file import TENSOR_BYTES, kept_splits
 from lmcbench.submission.text import explain
 from lmcbench.submission.verify import verify

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lmcbench.errors import LINE_LENGTH, UserError, printable
-from lmcbench.results.packed_records import RECORDS, split_records
 from lmcbench.results.record import Record, parse_record
+from lmcbench.results.record_files import RECORDS, split_records
 from lmcbench.results.tuning import TUNING, TUNING_BYTES
 from lmcbench.untrusted import MB, read_bytes, show_bytes
 

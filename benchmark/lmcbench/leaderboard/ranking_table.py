@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from lmcbench.errors import counted
-from lmcbench.leaderboard.headline import headline_shifts
 from lmcbench.leaderboard.scores import AREA, COLUMNS, View
 from lmcbench.leaderboard.summary import DIGITS, SuiteId, Summary
 from lmcbench.leaderboard.trust import FIRST_CHOSEN, Basis
@@ -22,6 +21,7 @@ from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import published_suite
 from lmcbench.stats.cells import is_baseline
 from lmcbench.stats.estimates import Estimate
+from lmcbench.stats.instability_area import headline_shifts
 from lmcbench.stats.pareto import Offer, pareto
 from lmcbench.stats.ranks import RankInterval, rank_intervals
 from lmcbench.stats.stability import Stability

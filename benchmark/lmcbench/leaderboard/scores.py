@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from lmcbench.leaderboard.headline import HEADLINE_FORK, NO_SHIFT
 from lmcbench.leaderboard.summary import SCALED, Place, Summary, Values
 from lmcbench.results.cell_values import SPLIT
 from lmcbench.results.instability import ERROR_FLOOR, LOSS_FLOOR, instability
@@ -21,6 +20,8 @@ from lmcbench.stats.separation import skill_lost
 from lmcbench.stats.stability import Stability
 
 AREA = "area"
+HEADLINE_FORK = "0"
+NO_SHIFT = "none"
 
 Series = dict[int, float]
 """One value per replicate."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import overload
 
 from lmcbench.errors import UserError
-from lmcbench.leaderboard.headline import headline_shifts
 from lmcbench.leaderboard.submission_file import (
     Submission,
     check_slug,
@@ -21,7 +20,7 @@ from lmcbench.leaderboard.summary import Summary, read_summary, summarize
 from lmcbench.leaderboard.trust import Basis, TrustLevel, basis_of, trust_of
 from lmcbench.results.record import Record
 from lmcbench.spec.suite_files import published_suite
-from lmcbench.stats.instability_area import is_headline_fork
+from lmcbench.stats.instability_area import headline_shifts, is_headline_fork
 from lmcbench.untrusted import read_bytes
 
 SUBMISSIONS, RESULTS, SUMMARY = "submissions", "results", "summary.json"

@@ -11,7 +11,6 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmcbench.errors import UserError
-from lmcbench.leaderboard.headline import is_ranked_cell
 from lmcbench.leaderboard.submission_file import Submission
 from lmcbench.results.cell_values import cell_value, shift_label
 from lmcbench.results.record import Record, check_schema
@@ -20,7 +19,7 @@ from lmcbench.spec.gate_tests import AREA, DEFAULT_GATE, GateTest
 from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.estimates import Contrast, Estimate, estimate, pool
-from lmcbench.stats.instability_area import areas_of_replicates
+from lmcbench.stats.instability_area import areas_of_replicates, is_ranked_cell
 from lmcbench.untrusted import parse_json, read_bytes
 
 Basis = Literal["recomputed", "re-run"]

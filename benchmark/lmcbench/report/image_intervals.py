@@ -15,8 +15,7 @@ from lmcbench.results.record import Record
 from lmcbench.results.run_folder import labels_name, midpoint_name
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.forks import INDEPENDENT
-from lmcbench.stats.estimates import Estimate
-from lmcbench.stats.image_sampling import estimate_over_images
+from lmcbench.stats.estimates import Estimate, estimate_over_images
 from lmcbench.stats.instability_area import LAST_SHARE, areas_of_draws, fork_share, headline_records
 from lmcbench.untrusted import read_bytes
 

@@ -23,7 +23,7 @@ from lmcbench.running.plan import Finished, Progress, Task
 
 if TYPE_CHECKING:
     from lmcbench.data.dataset import Dataset
-    from lmcbench.running.node_check import Expected
+    from lmcbench.running.other_machines import Expected
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def perform(
         if work.cwd is not None and work.cwd.is_dir():
             os.chdir(work.cwd)
         if work.expected is not None:
-            from lmcbench.running.node_check import check_node
+            from lmcbench.running.other_machines import check_node
 
             check_node(work.expected, work.log)
         # before torch is loaded, whose first CUDA call fixes them

@@ -29,9 +29,8 @@ from lmcbench.results.record import Record, read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.attempt import Attempt, Outcome
 from lmcbench.running.executor import Ended, Executor, Handle
-from lmcbench.running.node_check import VISIBLE_S, Expected
+from lmcbench.running.other_machines import VISIBLE_S, Expected, portable_environment
 from lmcbench.running.plan import Event, Finished, Notice, Progress
-from lmcbench.running.portable import portable_environment
 from lmcbench.running.units import Unit
 
 POLL_S = 0.5

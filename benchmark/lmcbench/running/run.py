@@ -17,9 +17,9 @@ from lmcbench.results.atomic_files import WriteError
 from lmcbench.results.provenance import command_line, versions
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.drive import Driver
+from lmcbench.running.other_machines import portable
 from lmcbench.running.place import LOCAL, RETRIES, parse_place
 from lmcbench.running.plan import DEFAULT_CONDITIONS, Conditions, Event, Plan, Task
-from lmcbench.running.portable import portable
 from lmcbench.spec.cells import Family
 from lmcbench.spec.shift_rules import View
 

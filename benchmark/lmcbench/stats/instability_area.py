@@ -15,12 +15,13 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from lmcbench.results.cell_values import epochs_of
+from lmcbench.results.cell_values import epochs_of, shift_label
 from lmcbench.results.curves import Array
 from lmcbench.results.frame import build_frame
 from lmcbench.results.instability import LOSS_FLOOR, instability
 from lmcbench.results.record import Record
 from lmcbench.spec.forks import INDEPENDENT, Fork
+from lmcbench.spec.suite import Suite
 from lmcbench.stats.cells import LINE, are_controls, average_pairs, is_control
 
 LAST_SHARE = 0.3
@@ -39,6 +40,22 @@ def headline_records(records: Sequence[Record]) -> list[Record]:
     """Return the records that the area is a mean over (see `instability_areas`)."""
     own = [r for r in records if r.shift.noise == "own" and is_headline_fork(r.fork.name, fork_share(r))]
     return [r for r in own if not is_control(r)] or [r for r in own if r.shift.name == "none"]
+
+
+def headline_shifts(suite: Suite) -> tuple[str, ...]:
+    """Return the training shifts that the area is a mean over: with own noise, but not controls.
+
+    A suite without any is ranked by the area without shift.
+    """
+    shifts = [spec.shift for spec in suite.shifts if spec.shift.noise == "own"]
+    real = [s.label for s in shifts if s.name != "none" and not s.is_control]
+    return tuple(real or [s.label for s in shifts if s.name == "none"])
+
+
+def is_ranked_cell(record: Record, suite: Suite) -> bool:
+    """Return whether the rank of a suite is based on a cell."""
+    counts = is_headline_fork(record.fork.name, fork_share(record))
+    return counts and shift_label(record) in headline_shifts(suite)
 
 
 def fork_share(record: Record) -> float | None:

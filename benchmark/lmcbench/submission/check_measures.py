@@ -17,7 +17,6 @@ from lmcbench.results.curves import Curve, barrier, chord_area
 from lmcbench.results.record import BarrierRecord, CurveRecord, EndsRecord, PairRecord, Record, Score
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.datasets import Pins
-from lmcbench.submission.check_domains import check_domains
 from lmcbench.submission.check_protocol import (
     VIEWS,
     Problems,
@@ -29,7 +28,7 @@ from lmcbench.submission.check_protocol import (
     check_status,
     check_training,
 )
-from lmcbench.submission.check_views import all_close, check_images, check_noise
+from lmcbench.submission.check_views import all_close, check_domains, check_images, check_noise
 from lmcbench.submission.predictions_file import count_images
 
 LOSS_SLACK = 1e-3

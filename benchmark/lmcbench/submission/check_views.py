@@ -1,15 +1,20 @@
-"""Check numbers of images: of the siblings' views, of the training items that curves use, of calibration."""
+"""Check the siblings' views: their sizes and domains, and the images of training curves and calibration."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from lmcbench.results.record import Record
 from lmcbench.spec.cells import Cell
 from lmcbench.spec.datasets import Pins
-from lmcbench.spec.domain_rules import DOMAIN_SHIFTS
+from lmcbench.spec.domain_rules import DOMAIN_SHIFTS, DOMAINS, MIXED
+from lmcbench.spec.domains import parse_groups
+from lmcbench.spec.evaluation_shifts import DOMAIN, EVALUATION, is_domain
 from lmcbench.spec.recipe import noise_scale
-from lmcbench.spec.shifts import ALIASES
+from lmcbench.spec.shifts import ALIASES, split_control
 from lmcbench.submission.check_protocol import Problems
 from lmcbench.submission.predictions_file import count_images
 
@@ -48,9 +53,9 @@ def _check_sizes(views: list[int], n: int, cell: Cell) -> Problems:
         return  # sizes follow from the domains (`check_domains`), or from a user's file
     if name in PARTITIONS and sum(views) != n:
         yield "noise.views", f"found {views}, they divide {n} images"
-    elif name.startswith("same(") and len(set(views)) > 1:
+    elif cell.shift.has_one_view and len(set(views)) > 1:
         yield "noise.views", f"found {views}, all siblings of a control have one view"
-    elif name not in PARTITIONS and not name.startswith("same(") and views[0] != n:
+    elif name not in PARTITIONS and not cell.shift.has_one_view and views[0] != n:
         yield "noise.views", f"found {views}, sibling 0 sees all {n} images"
     if name not in (*PARTITIONS, "subset") and len(set(views)) > 1:
         yield "noise.views", f"found {views}, all siblings have as many images"
@@ -65,7 +70,7 @@ def check_images(record: Record, cell: Cell, pins: Pins) -> Problems:
     least, most = max(views), sum(views)  # of the items that siblings see
     if name in (*PARTITIONS, *DOMAIN_SHIFTS):
         least = most
-    elif name in ("none", "subset") or name.startswith("same("):
+    elif name in ("none", "subset") or cell.shift.has_one_view:
         most = least
     protocol = cell.suite.protocol
     found = (record.protocol.get("calibration") or {}).get("n")
@@ -97,7 +102,7 @@ def check_images(record: Record, cell: Cell, pins: Pins) -> Problems:
             low, high = min(LEAST, views[sibling]), min(whole, views[sibling])
             if asked is None:
                 low = high = views[sibling]
-            elif name == "none" or name.startswith("same("):
+            elif name == "none" or cell.shift.has_one_view:
                 low = high = whole
             n_before = parts.setdefault(sibling, n)
             if not low <= n <= high or n != n_before:
@@ -120,3 +125,71 @@ def all_close(found: object, expected: list[float]) -> bool:
         and len(found) == len(expected)
         and bool(np.allclose(np.asarray(found, dtype=np.float64), expected, rtol=1e-9, atol=1e-12))
     )
+
+
+# --- domains -------------------------------------------------------------------------------------
+
+Counts = Mapping[str, int]
+
+
+def check_domains(record: Record, cell: Cell, pins: Pins) -> Problems:
+    """Compare the domains of data and views with the suite's, and with each other."""
+    spec = cell.suite.data
+    found: dict[str, Any] = {entry["split"]: entry.get("domains") for entry in record.data}
+    views = (record.training or {}).get("domain_counts")
+    if spec.domain is None:
+        if views is not None or any(domains is not None for domains in found.values()):
+            yield "data", "has domains, which the suite's data set has not"
+        return
+    by_domain = [f"{EVALUATION}{name}" for name in cell.suite.evaluations if is_domain(name)]
+    for split in ("train", "test", *by_domain):
+        if not isinstance(found.get(split), dict):
+            yield f"data.{split}.domains", "is missing: the suite's data set has domains"
+            return
+    train, test = found["train"], found["test"]
+    for split, domains in (("train", train), ("test", test)):
+        if held := sorted(set(spec.hold_out) & set(domains)):
+            yield f"data.{split}.domains", f"has {', '.join(held)}, which the suite holds out"
+    for split in by_domain:
+        name = split.removeprefix(f"{EVALUATION}{DOMAIN}")
+        if list(found[split]) != [name]:
+            yield f"data.{split}.domains", f"found {', '.join(found[split])}, must be {name} alone"
+        elif name not in spec.hold_out and found[split][name] != test.get(name):
+            yield f"data.{split}.n", f"found {found[split][name]}, the test set has {test.get(name)} of it"
+    if record.training is None:
+        return
+    if views is None:
+        yield "training.domain_counts", "is missing: the suite's data set has domains"
+        return
+    for i, view in enumerate(views):
+        more = [name for name, n in view.items() if n > train.get(name, 0) * _most(cell)]
+        if more:
+            yield f"training.domain_counts.{i}", f"has more images of {', '.join(more)} than the training set"
+    yield from _check_view_domains(record, cell, train, views)
+
+
+def _most(cell: Cell) -> int:
+    """Return how often a network may see one image: a single one sees the views of all siblings."""
+    return 1 if cell.networks > 1 else cell.suite.siblings
+
+
+def _check_view_domains(record: Record, cell: Cell, train: Counts, views: list[dict[str, Any]]) -> Problems:
+    """Compare the domains of the views with those that follow from the shift."""
+    base, same = split_control(cell.shift.name)
+    k, where = cell.suite.siblings, "training.domain_counts"
+    if base not in (DOMAINS, MIXED) or len(views) != cell.networks or cell.networks == 1:
+        return
+    groups = parse_groups(base, str(cell.shift.params["groups"]), train, k)
+    parts = [{name: train[name] for name in train if name in group} for group in groups]
+    if same:
+        parts = [parts[cell.replicate % k]] * k
+    sizes = [sum(part.values()) for part in parts]
+    if base == DOMAINS and views != parts:
+        yield where, f"found {views}, the siblings of {cell.shift.label} see {parts}"
+    if base == MIXED:
+        named = sorted(name for group in groups for name in group)
+        if [sum(view.values()) for view in views] != sizes or any(sorted(view) != named for view in views):
+            yield where, f"found {views}, the parts have {sizes} images of all of {', '.join(named)}"
+    seen = (record.noise or {}).get("views")
+    if seen is not None and seen != sizes:
+        yield "noise.views", f"found {seen}, the domains have {sizes}"

@@ -25,9 +25,8 @@ from lmcbench.leaderboard.summary_cache import is_leaderboard
 from lmcbench.results.atomic_files import WriteError, partial_path, remove_orphans, write_atomic
 from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.cell_values import cell_text as record_text
-from lmcbench.results.packed_records import RECORDS, encode_records
 from lmcbench.results.record import Record
-from lmcbench.results.record_files import find_records, read_records
+from lmcbench.results.record_files import RECORDS, encode_records, find_records, read_records
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.results.tuning import TUNING
 from lmcbench.spec.canonical import digest_bytes

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from lmcbench.errors import UserError, counted
 from lmcbench.leaderboard.files import META, PREDICTIONS, Fault, parse_records, place_of, read_files
-from lmcbench.leaderboard.headline import is_ranked_cell
 from lmcbench.leaderboard.ranking_table import rank_notes
 from lmcbench.leaderboard.submission_file import (
     Meta,
@@ -24,13 +23,14 @@ from lmcbench.leaderboard.submission_file import (
 from lmcbench.leaderboard.summary_cache import SUBMISSIONS
 from lmcbench.leaderboard.trust import VERIFIED_SCHEMA, Verified
 from lmcbench.results.cell_values import architecture_label
-from lmcbench.results.packed_records import RECORDS
 from lmcbench.results.record import InvalidRecordError, NewerSchemaError, Record
+from lmcbench.results.record_files import RECORDS
 from lmcbench.results.tuning import TUNING
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.datasets import pins_of
 from lmcbench.spec.suite import Suite
 from lmcbench.spec.suite_files import load_suite
+from lmcbench.stats.instability_area import is_ranked_cell
 from lmcbench.submission.check_measures import record_faults
 from lmcbench.submission.check_protocol import find_cell
 from lmcbench.submission.claimed import CLAIMED, OWN_SIZE, PREDICTIONS_CLAIMED, SIZE

@@ -8,8 +8,7 @@ from lmcbench.report.figures.barriers import barriers, curves, repaired
 from lmcbench.report.figures.curvature import layer_bars, predictions, scatter, spectra, switched
 from lmcbench.report.figures.domains import barrier_matrix, domain_accuracy
 from lmcbench.report.figures.ensembles import accuracy_and_cost, between_views, disagreement, noise_scales
-from lmcbench.report.figures.features import similarity
-from lmcbench.report.figures.landscape import heat_maps, landscape_curves, motion, planes
+from lmcbench.report.figures.landscape import heat_maps, landscape_curves, motion, planes, similarity
 from lmcbench.report.figures.style import Drawing, styled
 from lmcbench.results.record import Record
 from lmcbench.spec.forks import Fork
