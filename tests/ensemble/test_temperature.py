@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from lmcbench.ensemble.temperature import STEEPEST, fit_temperature, scale_line
+from lmcbench.ensemble.adjusted import STEEPEST, fit_temperature, scale_line
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:

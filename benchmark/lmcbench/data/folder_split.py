@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lmcbench.data.csv_split import SUFFIXES
-from lmcbench.data.csv_table import FILE_COLUMNS, CsvTable
+from lmcbench.data.csv_split import FILE_COLUMNS, SUFFIXES, CsvTable
 from lmcbench.data.dataset import Labels, mark_every_fifth
 from lmcbench.data.decode import IMAGE_BYTES, Item, read_items
 from lmcbench.data.listed import Listed, name_domains

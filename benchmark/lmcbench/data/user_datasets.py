@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmcbench.data.cache import CachedSplit, Reader, open_split
-from lmcbench.data.csv_split import CsvSplit
-from lmcbench.data.csv_table import LABEL_COLUMNS, SPLIT_COLUMNS, CsvTable
+from lmcbench.data.csv_split import LABEL_COLUMNS, SPLIT_COLUMNS, CsvSplit, CsvTable
 from lmcbench.data.dataset import Dataset
 from lmcbench.data.decode import ColouredError, Resize
 from lmcbench.data.find_files import belongs_to, find_parquet

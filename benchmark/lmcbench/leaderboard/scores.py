@@ -10,13 +10,12 @@ from typing import Literal
 
 from lmcbench.leaderboard.summary import SCALED, Place, Summary, Values
 from lmcbench.results.cell_values import SPLIT
-from lmcbench.results.instability import ERROR_FLOOR, LOSS_FLOOR, instability
+from lmcbench.results.instability import ERROR_FLOOR, LOSS_FLOOR, instability, skill_lost
 from lmcbench.spec.forks import EQUAL_COST, INDEPENDENT
 from lmcbench.spec.suite import Suite
 from lmcbench.stats.cells import Line
 from lmcbench.stats.estimates import Estimate, estimate
 from lmcbench.stats.instability_area import EARLY_SHARE, LAST_SHARE, instability_area
-from lmcbench.stats.separation import skill_lost
 from lmcbench.stats.stability import Stability
 
 AREA = "area"

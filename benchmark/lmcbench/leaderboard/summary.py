@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lmcbench.errors import UserError
 from lmcbench.results.cell_values import SPLIT, chance_error
 from lmcbench.results.frame import build_frame
+from lmcbench.results.instability import separation
 from lmcbench.results.record import Record, Status
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.stats.cells import LINE, are_controls, average_pairs, control_labels, full_trainings
 from lmcbench.stats.estimates import estimate
-from lmcbench.stats.separation import separation
 from lmcbench.stats.stability import stability_points
 
 SCHEMA: Literal["lmcbench/summary/3"] = "lmcbench/summary/3"

@@ -18,13 +18,13 @@ import pandas as pd
 
 from lmcbench.report.rank_correlation import rank_cells, rank_layers
 from lmcbench.results.curves import Curve, barrier
+from lmcbench.results.instability import separation
 from lmcbench.results.record import Record
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.forks import EQUAL_COST, WHOLE_BUDGET
 from lmcbench.stats.cells import LINE, Cells, have_one_view, join_control, join_fork
 from lmcbench.stats.estimates import FITTED, MIN_POINTS, Contrast, spearman
 from lmcbench.stats.instability_area import EARLY_SHARE
-from lmcbench.stats.separation import separation
 from lmcbench.stats.stability import stability_points
 
 BARRIER = "error_mid"

@@ -7,11 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from lmcbench.results.instability import ERROR_FLOOR, LOSS_FLOOR
+from lmcbench.results.instability import ERROR_FLOOR, LOSS_FLOOR, separation, skill_lost
 from lmcbench.stats.cells import LINE, average_pairs, forks_in
 from lmcbench.stats.estimates import Estimate, estimate
 from lmcbench.stats.instability_area import LAST_SHARE, areas_by_shift, average_shifts
-from lmcbench.stats.separation import separation, skill_lost
 from lmcbench.stats.stability import Stability, stability_points
 
 MEAN = "mean of shifts"

@@ -19,11 +19,10 @@ from lmcbench.connect.network import Network
 from lmcbench.data.batches import NormalisedImages
 from lmcbench.data.dataset import Statistics
 from lmcbench.data.selection import select_calibration
+from lmcbench.ensemble.adjusted import compare_all_corrected, fit_temperature, scale_line
 from lmcbench.ensemble.predictions import softmax
-from lmcbench.ensemble.prior import compare_all_corrected
 from lmcbench.ensemble.rescore import Logits, measure_logits
 from lmcbench.ensemble.sub_ensembles import path_ensembles
-from lmcbench.ensemble.temperature import fit_temperature, scale_line
 from lmcbench.errors import UserError
 from lmcbench.machine import release_memory
 from lmcbench.results.curves import Array, chord_area

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmcbench.ensemble.prior import compare_corrected
+from lmcbench.ensemble.adjusted import compare_corrected, fit_temperature, scale_line
 from lmcbench.ensemble.rescore import measure_logits
-from lmcbench.ensemble.temperature import fit_temperature, scale_line
 from lmcbench.errors import UserError, counted
 from lmcbench.leaderboard.files import PREDICTIONS, Fault, place_of
 from lmcbench.results.cell_values import SPLIT
