@@ -140,6 +140,7 @@ def exit_if_damaged(path: Path, damaged: Sequence[UserError]) -> None:
 def main() -> None:
     """Run the command line and exit with its code; bad input gives one message and no traceback."""
     handle_signals()
+    os.environ.pop("MPLBACKEND", None)  # no window is opened, and matplotlib refuses an unknown name
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a Latin-1 or ASCII terminal cannot show every character
             stream.reconfigure(errors="replace")
@@ -152,6 +153,15 @@ def main() -> None:
         if error.strerror is None:
             raise
         print_text(shorten(f"Error: {error.filename or 'The system'}: {error.strerror}."), err=True)
+        sys.exit(EXIT_INPUT)
+    except MemoryError:
+        print_text(
+            "Error: Main memory is exhausted. Use a machine with more, or raise 'ulimit -v'.", err=True
+        )
+        sys.exit(EXIT_INPUT)
+    except ImportError as error:  # the library is damaged, of another version, or too large for 'ulimit -v'
+        print_text(shorten(f"Error: A library cannot be loaded: {terminal_text(str(error))}."), err=True)
+        print_text("Install lmcbench again, or raise the limit of memory ('ulimit -v').", err=True)
         sys.exit(EXIT_INPUT)
 
 
