@@ -24,7 +24,7 @@ from lmcbench.results.run_folder import RunFolder
 from lmcbench.running import units as units_module
 from lmcbench.running.attempt import Attempt, Outcome
 from lmcbench.running.drive import Driver
-from lmcbench.running.executor import Ended
+from lmcbench.running.executor import Ended, Executor
 from lmcbench.running.plan import Progress, Task
 from lmcbench.running.units import Unit, fill, whole_families
 from lmcbench.spec.architectures import Architecture
@@ -84,7 +84,7 @@ def _evaluated(cell: Cell) -> int:
     return points * (2 * plain + TEST * len(cell.suite.evaluations))
 
 
-class Sleeping:
+class Sleeping(Executor):
     """An executor of `slots` pretended GPUs; a unit takes `seconds` per FLOP."""
 
     name, is_remote = "sleeping", False
@@ -99,14 +99,6 @@ class Sleeping:
         sleeper = Sleeper(self, work)
         sleeper.start()
         return sleeper
-
-    def attach(self, log: object) -> None:
-        """Return None: nothing outlives its driver."""
-        return
-
-    def keeps(self, log: object) -> bool:
-        """Return False: nothing outlives its driver."""
-        return False
 
     def wait(self, timeout: float) -> None:
         """Wait until a unit ended."""

@@ -1,4 +1,4 @@
-"""Where units of work run: the interface that `drive` uses, and the choice by `--on`."""
+"""What runs units of work: the interface that `drive` uses."""
 
 from __future__ import annotations
 
@@ -54,10 +54,15 @@ class Executor(Protocol):
         """
 
     def attach(self, log: AttemptLog) -> Handle | None:
-        """Return a handle of an attempt that another driver submitted and this executor still has."""
+        """Return a handle of an attempt that another driver submitted and this executor still has.
+
+        By default, attempts end with their driver.
+        """
+        return None
 
     def keeps(self, log: AttemptLog) -> bool:
         """Return whether an attempt may run on although its driver has ended."""
+        return False
 
     def wait(self, timeout: float) -> None:
         """Wait until an attempt may have ended or made progress, at most `timeout` seconds."""

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmcbench.data.dataset import Dataset
-from lmcbench.results.events import AttemptLog
 from lmcbench.running.attempt import Attempt, Outcome, attempt, perform
-from lmcbench.running.executor import Ended
+from lmcbench.running.executor import Ended, Executor
 from lmcbench.running.workers import Job, WorkerPool
 
 
-class InProcess:
+class InProcess(Executor):
     """One attempt at a time in this process, which advances while `wait` is called.
 
     Args:
@@ -33,13 +32,6 @@ class InProcess:
         """Begin an attempt; the first `wait` does its first step."""
         self._current = _Steps(perform(work, self.dataset, raise_errors=True))
         return self._current
-
-    def attach(self, log: AttemptLog) -> None:
-        """Return None: attempts end with their driver."""
-
-    def keeps(self, log: AttemptLog) -> bool:
-        """Return False: attempts end with their driver."""
-        return False
 
     def wait(self, timeout: float) -> None:
         """Advance the attempt until its next event."""
@@ -71,7 +63,7 @@ class _Steps:
         self.steps.close()
 
 
-class Processes:
+class Processes(Executor):
     """Attempts in single-threaded worker processes, `slots` at once."""
 
     name = "local"
@@ -84,13 +76,6 @@ class Processes:
     def submit(self, work: Attempt, unit: str) -> _InWorker:
         """Begin an attempt in a free worker."""
         return _InWorker(self.pool.submit(_attempt, work))
-
-    def attach(self, log: AttemptLog) -> None:
-        """Return None: attempts end with their driver."""
-
-    def keeps(self, log: AttemptLog) -> bool:
-        """Return False: attempts end with their driver."""
-        return False
 
     def wait(self, timeout: float) -> None:
         """Wait until a worker has ended its attempt, or died."""

@@ -12,7 +12,6 @@ from typing import Any
 
 from lmcbench.data.dataset import Dataset
 from lmcbench.errors import UserError, printable
-from lmcbench.results.events import AttemptLog
 from lmcbench.running.attempt import Attempt, Outcome
 from lmcbench.running.executor import Ended, Executor
 from lmcbench.running.plan import Task
@@ -70,7 +69,7 @@ class Ray:
         return executor, units
 
 
-class RayExecutor:
+class RayExecutor(Executor):
     """Attempts as Ray tasks. Retries are ours: Ray's own are switched off."""
 
     name = "ray"
@@ -126,13 +125,6 @@ class RayExecutor:
         handle = _RayHandle(self, task.remote(work))
         self._pending.append(handle.reference)
         return handle
-
-    def attach(self, log: AttemptLog) -> None:
-        """Return None: tasks end with their driver."""
-
-    def keeps(self, log: AttemptLog) -> bool:
-        """Return False: tasks end with their driver."""
-        return False
 
     def wait(self, timeout: float) -> None:
         """Wait until a task has ended."""

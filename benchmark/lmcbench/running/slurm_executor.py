@@ -109,7 +109,7 @@ class Slurm:
         return executor, fill(tasks, self.jobs, len(dataset.train))
 
 
-class SlurmExecutor:
+class SlurmExecutor(Executor):
     """One batch job an attempt. Jobs run on when the driver dies; the next driver attaches to them."""
 
     name = "slurm"
