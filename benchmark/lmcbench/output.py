@@ -11,6 +11,7 @@ import io
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from tabulate import tabulate
@@ -38,6 +39,11 @@ def terminal_text(text: str) -> str:
     """
     lines = text.replace("\r\n", "\n").split("\n")
     return "\n".join("\t".join(printable(part, sys.maxsize) for part in line.split("\t")) for line in lines)
+
+
+def h_m_s(seconds: float) -> str:
+    """Return a duration as `0:03:20`, in whole seconds."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def shorten(text: str, limit: int = MESSAGE) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ import typer
 
 from lmcbench.cli.app import EXIT_INTERRUPTED, Json, app, print_json
 from lmcbench.errors import counted
-from lmcbench.output import make_table, one_line, print_text, shorten
+from lmcbench.output import h_m_s, make_table, one_line, print_text, shorten
 
 if TYPE_CHECKING:
     from lmcbench.results.run_status import RunStatus, UnitStatus
@@ -59,7 +58,7 @@ def status_text(found: RunStatus) -> str:
     if found.drivers:
         lines += [f"Running {one_line(driver)}" for driver in found.drivers]
         if found.remaining_s is not None:
-            lines.append(f"About {_duration(found.remaining_s)} left at the pace so far")
+            lines.append(f"About {h_m_s(found.remaining_s)} left at the pace so far")
     elif found.ended is not None:
         lines.append(_ENDS.get(found.ended, f"The last run ended: {one_line(found.ended)}."))
     counts = {state: sum(unit.state == state for unit in found.units) for state in _STATES}
@@ -87,11 +86,7 @@ def _row(unit: UnitStatus) -> list[str]:
     if unit.state == "running" and unit.cells:
         said = f"{min(max(unit.done / unit.cells, 0.0), 1.0):.0%}"
         if unit.silent is not None and unit.silent > 120:
-            said += f", no sign of life for {_duration(unit.silent)}"
+            said += f", no sign of life for {h_m_s(unit.silent)}"
     if unit.reason:
         said = f"{said}; {unit.reason}" if said else unit.reason
     return [unit.label, unit.state, cells, str(unit.attempts), unit.where, shorten(said, 120)]
-
-
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

@@ -132,12 +132,7 @@ def _deviation(measure: str, cells: Sequence[Sequence[Record]]) -> Deviation | N
 
 def _margin(test: GateTest, cells: Sequence[Sequence[Record]]) -> Margin | None:
     """Return the margin of `test` and the deviation of a replicate's mean over cells, which it compares."""
-    chosen = [
-        cell
-        for cell in cells
-        if (not test.shifts or shift_label(cell[0]) in test.shifts)
-        and (not test.forks or cell[0].fork.name in test.forks)
-    ]
+    chosen = [cell for cell in cells if test.covers(shift_label(cell[0]), cell[0].fork.name)]
     sums: dict[int, list[list[float]]] = {}
     for cell in chosen or cells:
         values = [v for r in cell if (v := cell_value(r, test.measure)) is not None]

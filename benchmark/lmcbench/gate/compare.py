@@ -177,12 +177,7 @@ def _headline(table: Differences, gate: Sequence[GateTest], seeds: bool) -> tupl
     asked = []
     everything = table.groups
     for test in gate:
-        chosen = {
-            group
-            for group, r in everything.items()
-            if (not test.shifts or shift_label(r) in test.shifts)
-            and (not test.forks or r.fork.name in test.forks)
-        }
+        chosen = {group for group, r in everything.items() if test.covers(shift_label(r), r.fork.name)}
         here = [everything[group] for group in chosen]
         cells = _cells_text(
             [name for name in test.shifts if any(shift_label(r) == name for r in here)],

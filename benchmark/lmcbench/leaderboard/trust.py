@@ -300,12 +300,7 @@ def overlap(a: Estimate, b: Estimate) -> bool:
 
 def _estimate(records: Sequence[Record], test: GateTest) -> Estimate:
     """Return mean and interval over replicates of the mean over cells that every replicate has measured."""
-    tested = [
-        record
-        for record in records
-        if (not test.shifts or shift_label(record) in test.shifts)
-        and (not test.forks or record.fork.name in test.forks)
-    ]
+    tested = [record for record in records if test.covers(shift_label(record), record.fork.name)]
     if test.measure == AREA:
         return estimate(list(areas_of_replicates(tested).values()))
     found = (

@@ -21,7 +21,7 @@ from lmcbench.results.instability import add_instability
 from lmcbench.results.record import PairRecord, Record, Score
 from lmcbench.results.record_files import read_records
 from lmcbench.spec.canonical import canonical_json
-from lmcbench.spec.shifts import ALIASES
+from lmcbench.spec.shifts import ALIASES, is_one_view
 from lmcbench.values import as_path
 
 BARRIER_FIELDS = tuple(f.name for f in fields(Barrier))
@@ -139,7 +139,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
             if record.soup is not None and split in record.soup:
                 rows[-1] |= {f"soup_{k}": v for k, v in record.soup[split].model_dump().items()}
     if record.status == "ok" and not record.pairs:  # a single network, trained on the union of the views
-        shared = cell | (_noise_columns(record, (0,)) if _has_one_view(record) else {})
+        shared = cell | (_noise_columns(record, (0,)) if is_one_view(record.shift.name) else {})
         rows = [shared | _score_columns(record, (0,), split) for split in record.siblings[0].splits]
     return rows or [cell]
 
@@ -275,9 +275,3 @@ def _noise_columns(record: Record, members: Sequence[int]) -> dict[str, Any]:
         if len(scales) > max(members):
             columns[column] = sum(scales[i] for i in members) / len(members)
     return columns
-
-
-def _has_one_view(record: Record) -> bool:
-    """Return whether all siblings have the same view: without a shift, and in controls."""
-    name = ALIASES.get(record.shift.name, record.shift.name)
-    return name == "none" or name.startswith("same(")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -19,7 +18,7 @@ from rich.progress import (
 )
 
 from lmcbench.errors import UserError, counted
-from lmcbench.output import escape_markdown, one_line, print_text, shorten
+from lmcbench.output import escape_markdown, h_m_s, one_line, print_text, shorten
 from lmcbench.results.atomic_files import write_atomic
 from lmcbench.results.cell_values import architecture_label, barrier_value, error_barrier, shift_label
 from lmcbench.results.record import Record
@@ -72,13 +71,9 @@ class ProgressLines:
             return None
         self.printed = now
         known = new > 0 and new >= ESTIMABLE * (cells - self.finished)
-        left = f", about {_h_m_s(elapsed * (cells - done) / new)} left" if known else ""
+        left = f", about {h_m_s(elapsed * (cells - done) / new)} left" if known else ""
         shown = f"{done:.{1 if cells >= 10 else 2}f} of {counted(cells, self.unit)}"
-        return f"{shown} after {_h_m_s(elapsed)}{left}"
-
-
-def _h_m_s(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+        return f"{shown} after {h_m_s(elapsed)}{left}"
 
 
 EXIT_OK, EXIT_INCOMPLETE = 0, 5

@@ -74,6 +74,10 @@ class GateTest(BaseModel):
         """The direction that is better, if any."""
         return MEASURES.get(self.measure)
 
+    def covers(self, shift: str, fork: str) -> bool:
+        """Return whether it is of the cells of a shift, given by its label, and a fork."""
+        return (not self.shifts or shift in self.shifts) and (not self.forks or fork in self.forks)
+
 
 DEFAULT_GATE = (
     GateTest(

@@ -210,6 +210,12 @@ def split_control(name: str) -> tuple[str, bool]:
     return (target[len("same(") : -1] if same else target), same
 
 
+def is_one_view(name: str) -> bool:
+    """Return whether all siblings see the same images under a shift: without one, and in `same(...)`."""
+    base, same = split_control(name)
+    return same or base == "none"
+
+
 def _resolve(name: str) -> tuple[ShiftKind, bool]:
     """Return the entry of the table for `name`, and whether `name` is its control `same(...)`."""
     base, same = split_control(name)

@@ -18,7 +18,7 @@ from lmcbench.spec.architectures import BASELINE
 from lmcbench.spec.domain_rules import MIXED
 from lmcbench.spec.evaluation_shifts import EVALUATION
 from lmcbench.spec.forks import Fork
-from lmcbench.spec.shifts import ALIASES
+from lmcbench.spec.shifts import is_one_view
 
 LINE = ["architecture", "recipe", "shift"]
 """Columns that name a row of the printed tables."""
@@ -103,8 +103,7 @@ def average_pairs(rows: pd.DataFrame, split: str = SPLIT) -> pd.DataFrame:
 
 def have_one_view(rows: pd.DataFrame) -> pd.Series[bool]:
     """Return for each row whether all siblings have the same view: without shift, and under `same(...)`."""
-    names = rows["shift_name"].astype(str)
-    return (names == "none") | names.str.startswith("same(")
+    return rows["shift_name"].map(is_one_view).astype(bool)
 
 
 def are_controls(rows: pd.DataFrame) -> pd.Series[bool]:
@@ -183,8 +182,7 @@ def is_baseline(record: Record) -> bool:
 
 def is_control(record: Record) -> bool:
     """Return whether the shift is a control: all siblings have the same view, or `mixed(domains)`."""
-    name = ALIASES.get(record.shift.name, record.shift.name)
-    return name == "none" or name.startswith("same(") or name == MIXED
+    return is_one_view(record.shift.name) or record.shift.name == MIXED
 
 
 def sort_records(records: Iterable[Record]) -> list[Record]:
