@@ -15,8 +15,9 @@ from lmcbench.leaderboard.submission_file import SUBMISSION_SCHEMA, Meta
 from lmcbench.results.atomic_files import write_atomic
 from lmcbench.results.cell_values import architecture_label
 from lmcbench.results.curves import Curve, barrier
-from lmcbench.results.record import SCHEMA, Record, parse_record
+from lmcbench.results.record import SCHEMA, Record
 from lmcbench.results.record_files import RECORDS, encode_records
+from lmcbench.results.record_parser import parse_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.cells import Cell, Selection, expand

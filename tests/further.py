@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from builders import make_record, toy_cell
-from lmcbench.results.record import Record, parse_record
+from lmcbench.results.record import Record
+from lmcbench.results.record_parser import parse_record
 from lmcbench.spec.suite import Suite
 
 

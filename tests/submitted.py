@@ -22,8 +22,9 @@ from typer.testing import CliRunner
 
 from lmcbench.cli import app
 from lmcbench.errors import UserError
-from lmcbench.results.record import Record, parse_record
+from lmcbench.results.record import Record
 from lmcbench.results.record_files import encode_records, split_records
+from lmcbench.results.record_parser import parse_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.plan import plan_run
 from lmcbench.running.run import run_plan

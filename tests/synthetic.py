@@ -19,8 +19,8 @@ import numpy as np
 from builders import cell_table, make_meta
 from lmcbench.leaderboard.files import META
 from lmcbench.results.curves import Curve, barrier
-from lmcbench.results.record import parse_record
 from lmcbench.results.record_files import RECORDS, encode_records
+from lmcbench.results.record_parser import parse_record
 from lmcbench.spec.architectures import Architecture
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.cells import Cell, Selection, expand

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lmcbench.results.record import read_record
+from lmcbench.results.record_parser import read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.plan import plan_run
 from lmcbench.running.run import run_plan

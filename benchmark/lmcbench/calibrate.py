@@ -9,7 +9,8 @@ from pathlib import Path
 
 from lmcbench.errors import UserError
 from lmcbench.machine import has_cuda
-from lmcbench.results.record import Record, read_record
+from lmcbench.results.record import Record
+from lmcbench.results.record_parser import read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.plan import Conditions, plan_run
 from lmcbench.running.run import run_plan

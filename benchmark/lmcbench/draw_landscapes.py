@@ -13,7 +13,8 @@ from lmcbench.report.figures.landscape import draw_plane, heat_maps
 from lmcbench.report.figures.style import COLOURS, panels, picture, styled
 from lmcbench.results.cell_values import architecture_label, shift_label
 from lmcbench.results.curves import chord_excess
-from lmcbench.results.record import Record, read_record
+from lmcbench.results.record import Record
+from lmcbench.results.record_parser import read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.spec.suite_files import command_name
 from lmcbench.stats.cells import Cells, analysis, has_analysis

@@ -8,7 +8,7 @@ import pytest
 
 from builders import SUITE_TOML, make_record, toy_cell, write_run
 from lmcbench.errors import UserError
-from lmcbench.results.record import parse_record
+from lmcbench.results.record_parser import parse_record
 
 EVIL = "\x1b[31m\x07\x9b2J<script>alert(1)</script>|x\n\r\u202e$\\frac{$"
 

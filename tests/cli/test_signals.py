@@ -14,7 +14,7 @@ import pytest
 
 from builders import SUITE_TOML
 from lmcbench import catalogue
-from lmcbench.results.record import read_record
+from lmcbench.results.record_parser import read_record
 from lmcbench.running import attempt
 
 REPLICATES = 100

@@ -11,8 +11,8 @@ from lmcbench.gate.comparison import as_json
 from lmcbench.gate.matching import same_observations
 from lmcbench.gate.render import headline, render
 from lmcbench.results.cell_values import cell_value
-from lmcbench.results.record import parse_record
 from lmcbench.results.record_files import read_records
+from lmcbench.results.record_parser import parse_record
 from lmcbench.spec.gate_tests import DEFAULT_GATE, GateTest
 
 BARRIER = GateTest(measure="error_mid", kind="equivalence", margin=0.05, reason="for tests")

@@ -41,7 +41,7 @@ from lmcbench.leaderboard.trust import RERUN_SCHEMA, VERIFIED_SCHEMA, CellAgain,
 from lmcbench.output import escape_markdown, to_csv
 from lmcbench.results.atomic_files import write_atomic
 from lmcbench.results.frame import build_frame
-from lmcbench.results.record import parse_record
+from lmcbench.results.record_parser import parse_record
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.cells import Line
 from lmcbench.stats.estimates import Estimate, estimate

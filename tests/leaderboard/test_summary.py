@@ -10,7 +10,7 @@ import pytest
 from builders import make_record, toy_cell, toy_suite
 from lmcbench.errors import UserError
 from lmcbench.leaderboard.summary import BARRIERS, read_summary, summarize
-from lmcbench.results.record import parse_record
+from lmcbench.results.record_parser import parse_record
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.stats.estimates import estimate
 from synthetic import EVALUATIONS, synthetic_cells, synthetic_suite, synthetic_table

@@ -9,15 +9,9 @@ from scipy import stats
 from builders import make_record, toy_cell, toy_suite
 from lmcbench.errors import UserError
 from lmcbench.report.claims import CLAIMS, Claim
-from lmcbench.report.findings import (
-    Finding,
-    collect_findings,
-    exact_test,
-    judge_claims,
-    render_findings,
-)
+from lmcbench.report.findings import Finding, collect_findings, exact_test, judge_claims, render_findings
 from lmcbench.report.rank_correlation import rank_correlations
-from lmcbench.results.record import parse_record
+from lmcbench.results.record_parser import parse_record
 from lmcbench.spec.cells import Selection, expand
 from lmcbench.stats.cells import Cells
 from lmcbench.stats.estimates import Contrast, estimate, pool

@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 from builders import make_record, toy_cell, toy_suite
 from lmcbench.report.image_intervals import areas_over_images
 from lmcbench.report.tables import make_tables
-from lmcbench.results.record import parse_record
+from lmcbench.results.record_parser import parse_record
 from lmcbench.stats.estimates import estimate
 
 TEN = toy_suite(

@@ -6,7 +6,7 @@ from scipy import stats
 
 from builders import make_record, toy_cell, toy_suite
 from lmcbench.report.tables import make_tables
-from lmcbench.results.record import parse_record
+from lmcbench.results.record_parser import parse_record
 
 
 def row(table, **where):

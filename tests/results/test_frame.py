@@ -10,7 +10,7 @@ from builders import make_record, toy_cell, toy_suite, write_run
 from lmcbench.errors import UserError
 from lmcbench.results.curves import Barrier
 from lmcbench.results.frame import build_frame, load_records
-from lmcbench.results.record import parse_record
+from lmcbench.results.record_parser import parse_record
 
 CELL = ["key", "suite", "version", "digest", "architecture", "recipe", "shift", "fork", "replicate", "status"]
 FIXED = [

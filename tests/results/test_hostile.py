@@ -18,7 +18,7 @@ from lmcbench.report.findings import collect_findings, render_findings
 from lmcbench.report.rank_correlation import rank_correlations
 from lmcbench.report.tables import make_tables
 from lmcbench.results.frame import build_frame
-from lmcbench.results.record import parse_record
+from lmcbench.results.record_parser import parse_record
 from lmcbench.spec.gate_tests import DEFAULT_GATE
 from lmcbench.spec.suite_files import parse_suite
 from lmcbench.stats.cells import Cells

@@ -5,14 +5,8 @@ import pytest
 from builders import make_record, toy_cell, toy_suite
 from lmcbench.errors import UserError
 from lmcbench.results.curves import Curve, barrier
-from lmcbench.results.record import (
-    BarrierRecord,
-    barrier_records,
-    check_schema,
-    curve_records,
-    parse_record,
-    read_record,
-)
+from lmcbench.results.record import BarrierRecord, barrier_records, curve_records
+from lmcbench.results.record_parser import check_schema, parse_record, read_record
 
 
 def table(**changes):

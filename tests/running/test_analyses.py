@@ -13,7 +13,7 @@ import lmcbench
 from lmcbench.data.open_dataset import open_dataset
 from lmcbench.data.selection import select_stratified
 from lmcbench.errors import UserError
-from lmcbench.results.record import read_record
+from lmcbench.results.record_parser import read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.analyses import ANALYSES, LAYER_ALPHAS, select_analyses
 from lmcbench.running.plan import plan_run

@@ -19,7 +19,7 @@ from lmcbench.data.batches import DeviceImages, Feed, make_stream
 from lmcbench.data.dataset import KEEP
 from lmcbench.doctor import examine
 from lmcbench.measure.checkpoints import Request, measure
-from lmcbench.results.record import read_record
+from lmcbench.results.record_parser import read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running import analyses as probe
 from lmcbench.running.plan import Conditions, plan_run

@@ -7,8 +7,8 @@ import pytest
 from builders import make_record, toy_cell, write_run
 from lmcbench.errors import UserError
 from lmcbench.results.frame import load_records
-from lmcbench.results.record import read_record
 from lmcbench.results.record_files import find_records, read_records, scan_records
+from lmcbench.results.record_parser import read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.plan import plan_run
 from lmcbench.running.run import run_plan

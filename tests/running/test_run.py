@@ -20,8 +20,8 @@ from lmcbench.ensemble.sub_ensembles import ensembles_by_size
 from lmcbench.errors import UserError
 from lmcbench.results.curves import Curve, barrier, chord_area
 from lmcbench.results.frame import load_records
-from lmcbench.results.record import read_record
 from lmcbench.results.record_files import read_records
+from lmcbench.results.record_parser import read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running import train_family as fleet
 from lmcbench.running.family import reopen_data

@@ -13,7 +13,7 @@ from lmcbench.ensemble.predictions import softmax
 from lmcbench.errors import UserError
 from lmcbench.leaderboard.summary import summarize
 from lmcbench.results.frame import load_records
-from lmcbench.results.record import read_record
+from lmcbench.results.record_parser import read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.plan import Finished, plan_run
 from lmcbench.running.run import run_plan

@@ -13,7 +13,7 @@ from builders import toy_suite
 from lmcbench.cli import app
 from lmcbench.data.selection import open_suite_data, split_held_out
 from lmcbench.errors import UserError
-from lmcbench.results.record import read_record
+from lmcbench.results.record_parser import read_record
 from lmcbench.results.tuning import read_tuning
 from lmcbench.running import tune_training, workers
 from lmcbench.running.tune import default_folder, plan_tuning

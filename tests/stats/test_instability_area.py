@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 from builders import make_record, toy_cell, toy_suite
 from lmcbench.results.frame import build_frame
 from lmcbench.results.instability import instability
-from lmcbench.results.record import parse_record
+from lmcbench.results.record_parser import parse_record
 from lmcbench.stats.cells import average_pairs
 from lmcbench.stats.instability_area import areas_by_shift, instability_area, instability_areas
 

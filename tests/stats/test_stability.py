@@ -4,7 +4,7 @@ import pytest
 
 from builders import make_record, toy_cell, toy_suite
 from lmcbench.results.frame import build_frame
-from lmcbench.results.record import parse_record
+from lmcbench.results.record_parser import parse_record
 from lmcbench.stats.stability import stability_points, stability_table
 
 FORKS = toy_suite(forks=[0, 1, 2, 3, "independent"])

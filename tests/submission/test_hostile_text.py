@@ -10,7 +10,7 @@ from lmcbench.errors import LINE_LENGTH, SHOWN
 from lmcbench.leaderboard.files import Fault
 from lmcbench.leaderboard.render import HTML, MARKDOWN, render_leaderboard
 from lmcbench.results.atomic_files import compress
-from lmcbench.results.record import parse_record
+from lmcbench.results.record_parser import parse_record
 from submitted import a_pair, cli, correct_hashes, edit_meta, edit_record, edit_records, linear_submission
 
 EVIL = "\x1b[31m\x07\x9b2J<script>alert(1)</script>|x\n\r\u202e$\\frac{$[a](javascript:b)"

@@ -22,7 +22,7 @@ from lmcbench.leaderboard.render import render_leaderboard
 from lmcbench.leaderboard.submission_file import read_submission
 from lmcbench.results.atomic_files import host_id
 from lmcbench.results.cell_values import architecture_label
-from lmcbench.results.record import read_record
+from lmcbench.results.record_parser import read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.plan import plan_run
 from lmcbench.running.run import run_plan

@@ -15,7 +15,7 @@ from lmcbench.data.selection import select
 from lmcbench.data.sources import load_digits
 from lmcbench.errors import UserError
 from lmcbench.leaderboard.ranking_table import rank_notes
-from lmcbench.results.record import read_record
+from lmcbench.results.record_parser import read_record
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.datasets import DIGITS, RESPLIT_DIGITS
 from lmcbench.spec.suite_files import load_suite

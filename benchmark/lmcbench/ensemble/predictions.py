@@ -100,16 +100,13 @@ def compare_errors(probs: ArrayLike, labels: ArrayLike) -> dict[str, float | Non
 
     Returns:
         - `error_agreement`: fraction of the images misclassified by both on which they predict the same
-        class;
-          1 / (classes - 1) by chance, None if there are no such images;
+          class; 1 / (classes - 1) by chance, None if there are no such images;
         - `error_consistency`: Cohen's kappa of correctness (Geirhos et al., 2020, arXiv 2006.16736, section
-        3): 1
-          for the same errors, 0 for independent errors, None if agreement by chance is 1;
+          3): 1 for the same errors, 0 for independent errors, None if agreement by chance is 1;
         - `disagreement_independent`: `independent_disagreement` at these errors, fraction;
         - `disagreement_normalised`: disagreement divided by it: 0 for equal predictions, 1 for independent
-        errors,
-          None if no network errs. Fort et al. (2019, arXiv 1912.02757) divide by the error instead, which is
-          valid for small errors only.
+          errors, None if no network errs. Fort et al. (2019, arXiv 1912.02757) divide by the error instead,
+          which is valid for small errors only.
 
     Raises:
         UserError: as in `compare_predictions`.

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lmcbench.errors import LINE_LENGTH, UserError, printable
-from lmcbench.results.record import Record, parse_record
+from lmcbench.results.record import Record
 from lmcbench.results.record_files import RECORDS, split_records
+from lmcbench.results.record_parser import parse_record
 from lmcbench.results.tuning import TUNING, TUNING_BYTES
 from lmcbench.untrusted import MB, read_bytes, show_bytes
 

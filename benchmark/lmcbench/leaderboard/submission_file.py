@@ -14,8 +14,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from lmcbench.errors import UserError
 from lmcbench.leaderboard.files import META, META_BYTES, Fault, parse_records, read_files
-from lmcbench.results.record import NewerSchemaError, Record, check_schema
+from lmcbench.results.record import Record
 from lmcbench.results.record_files import RECORDS
+from lmcbench.results.record_parser import NewerSchemaError, check_schema
 from lmcbench.results.tuning import TUNING
 from lmcbench.spec.architectures import Source
 from lmcbench.spec.canonical import digest_bytes

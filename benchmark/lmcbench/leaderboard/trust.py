@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lmcbench.errors import UserError
 from lmcbench.leaderboard.submission_file import Submission
 from lmcbench.results.cell_values import cell_value, shift_label
-from lmcbench.results.record import Record, check_schema
+from lmcbench.results.record import Record
+from lmcbench.results.record_parser import check_schema
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.spec.gate_tests import AREA, DEFAULT_GATE, GateTest
 from lmcbench.spec.suite import Suite

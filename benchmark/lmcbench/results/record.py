@@ -1,75 +1,64 @@
-"""The record of a cell: all fields with their units, and its parser."""
+"""The record of a cell: all fields with their units."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
-from lmcbench.errors import UserError, counted, printable
+from lmcbench.results.analysis_schema import ANALYSES, SkippedFields
 from lmcbench.results.curves import Barrier, Curve, barrier
 from lmcbench.results.record_schema import (
-    ANALYSES,
-    KEY_PATTERN,
+    CorrectedFields,
+    DataFields,
+    EnvironmentFields,
+    EvidenceFields,
+    FunctionFields,
+    GeometryFields,
+    NoiseFields,
+    PathEnsembleFields,
+    ProtocolFields,
+    RecipeFields,
+    SeedsFields,
+    TemperatureFields,
+    TrainingFields,
+)
+from lmcbench.results.record_types import (
     KEYS,
     LARGEST,
     SLACK,
     SPLITS,
-    CorrectedFields,
     Count,
-    DataFields,
-    EnvironmentFields,
-    EvidenceFields,
     Fields,
     ForkName,
     Fraction,
-    FunctionFields,
-    GeometryFields,
     Images,
     Key,
     Name,
-    NoiseFields,
-    PathEnsembleFields,
     Positive,
-    ProtocolFields,
     Real,
-    RecipeFields,
-    SeedsFields,
     Settings,
-    SkippedFields,
     Splits,
-    TemperatureFields,
     Text,
-    TrainingFields,
     check_lengths,
     checked,
     describe_fault,
-    list_faults,
 )
-from lmcbench.untrusted import parse_json, read_bytes
 
 SCHEMA = "lmcbench/cell/2"
+
 Status = Literal["ok", "did-not-learn", "diverged", "failed"]
+
 UNTRAINED = frozenset({"did-not-learn", "diverged"})
 """Statuses that are results, but in no mean."""
 
-
-MOST_KEYS = 60_000
-"""Most keys of a record, in all of its objects together. One with all analyses has about 10,000."""
-
 BARRIER_FIELDS = tuple(field.name for field in fields(Barrier))
+
 MAX_SIBLINGS = 100
+
 Numbers = Annotated[dict[Name, Real | None], Field(max_length=KEYS)]
 
 
@@ -148,28 +137,23 @@ class PairRecord(Fields):
     `curves`. Losses are in nats, errors are fractions, and lengths are Euclidean over the parameters.
 
     - `curvature`: `loss` and `error` on the line; the second-order predictions `predicted` (as published by
-    Singh
-      et al., 2024) and `predicted_with_gradients`, nats, with statistics fixed at each end; `hessian` of the
-      mean loss at three alphas: `top` eigenvalues, their `residuals` |H v - value v|, and `trace`, the mean
-      of `probes` Rademacher products, with its `trace_standard_error`.
+      Singh et al., 2024) and `predicted_with_gradients`, nats, with statistics fixed at each end; `hessian`
+      of the mean loss at three alphas: `top` eigenvalues, their `residuals` |H v - value v|, and `trace`, the
+      mean of `probes` Rademacher products, with its `trace_standard_error`.
     - `layers`: for each layer, the curves where only this layer moves: `from_a` (all others from A) and
-    `from_b`
-      (all others from B; alpha 1 has this layer of A), and the second-order
-      prediction with gradients on each of these lines;
-      `cumulative`: A with its first (`from_input`) or last (`from_output`) 0, 1, ... layers replaced by B's.
+      `from_b` (all others from B; alpha 1 has this layer of A), and the second-order prediction with
+      gradients on each of these lines; `cumulative`: A with its first (`from_input`) or last (`from_output`)
+      0, 1, ... layers replaced by B's.
     - `landscape`: at every logged `step`, the line between the siblings, their distances, angle and cosine at
-    the
-      fork, and `length_a`, `length_b`: the lengths of their paths so far, straight between logged steps.
+      the fork, and `length_a`, `length_b`: the lengths of their paths so far, straight between logged steps.
     - `plane`: coordinates `x` (towards A) and `y` in weight space with the fork at the origin; `loss[i][j]`
-    and
-      `error[i][j]` at `y[i]`, `x[j]`; `anchors`: fork, A and B.
+      and `error[i][j]` at `y[i]`, `x[j]`; `anchors`: fork, A and B.
     - `repair`: the lines with `blended` statistics, and `repaired`: with statistics recalibrated on the
       calibration list in networks with BatchNorm. In other networks pre-activations are rescaled to
       interpolated means and standard deviations over the `train` images (Jordan et al., 2023, REPAIR).
     - `align`: the lines to B with its units permuted to match A (Ainsworth et al., 2023, Git Re-Basin):
-    `aligned`
-      (statistics recalibrated) and `aligned_and_repaired` (as in `repair`); `distance` from A to the permuted
-      B, `distance_before` to B.
+      `aligned` (statistics recalibrated) and `aligned_and_repaired` (as in `repair`); `distance` from A to
+      the permuted B, `distance_before` to B.
     - `features`: linear CKA of penultimate features by split: between the `siblings`, and of every alpha with
       each end (`to_a`, `to_b`).
     """
@@ -420,86 +404,3 @@ def curve_records(curves: Mapping[str, Curve]) -> dict[str, CurveRecord]:
 def barrier_records(curves: Mapping[str, Curve]) -> dict[str, BarrierRecord]:
     """Compute the barriers of curves by split as fields of a record."""
     return {split: BarrierRecord(**asdict(barrier(curve))) for split, curve in curves.items()}
-
-
-def parse_record(content: bytes | str, origin: str) -> Record:
-    """Parse and validate the record of a cell.
-
-    Args:
-        content: JSON.
-        origin: name of the file in messages.
-
-    Raises:
-        InvalidRecordError: if fields are missing, of the wrong type or out of bounds.
-        NewerSchemaError: if it is of a newer schema.
-        UserError: if it is no JSON or not of a record's schema.
-    """
-    table = parse_json(content, origin, most_keys=MOST_KEYS)
-    check_schema(table, origin)
-    try:
-        return Record.model_validate(table, strict=True)
-    except ValidationError as error:
-        key = table.get("key")
-        known = isinstance(key, str) and re.fullmatch(KEY_PATTERN, key)
-        raise InvalidRecordError(
-            origin, key if known else None, list_faults(error, SHOWN_FAULTS), error.error_count()
-        ) from None
-
-
-SHOWN_FAULTS = 20
-"""Most faults of one record that are named."""
-
-
-class InvalidRecordError(UserError):
-    """A record with fields that are missing, of the wrong type or out of bounds.
-
-    Attributes:
-        origin: the name of the file.
-        key: of the record, if it has a valid one.
-        faults: field and message of the first `SHOWN_FAULTS` faults.
-        count: the number of faults.
-    """
-
-    def __init__(self, origin: str, key: str | None, faults: Sequence[tuple[str, str]], count: int) -> None:
-        more = f" (and {counted(count - 1, 'more fault')})" if count > 1 else ""
-        super().__init__(f"{origin} is not a valid record: {': '.join(filter(None, faults[0]))}{more}.")
-        self.origin, self.key, self.faults, self.count = origin, key, faults, count
-
-    def __reduce__(self) -> tuple[type[InvalidRecordError], tuple[Any, ...]]:
-        return type(self), (self.origin, self.key, self.faults, self.count)
-
-
-class NewerSchemaError(UserError):
-    """A file has a schema that needs a newer version of lmcbench."""
-
-
-def check_schema(table: object, origin: str, schema: str = SCHEMA) -> None:
-    """Raise `UserError` if `table` is not of `schema`, or `NewerSchemaError` if it is of a newer one.
-
-    Older ones are not read: their measurements mean something else.
-    """
-    found = table.get("schema") if isinstance(table, dict) else None
-    stem, _, version = schema.rpartition("/")
-    if not isinstance(found, str) or not found.startswith(f"{stem}/"):
-        raise UserError(f"{origin} is not a {stem} file: its schema is {printable(repr(found))}.")
-    number = found.rpartition("/")[2]
-    # a number of many digits is a later one, too
-    if not re.fullmatch(r"[0-9]{1,9}", number) or int(number) > int(version):
-        raise NewerSchemaError(
-            f"{origin} has schema {printable(found)}; this lmcbench reads up to {schema}. "
-            "Upgrade: pip install -U lmcbench."
-        )
-    if int(number) < int(version):
-        raise UserError(
-            f"{origin} has schema {printable(found)} of an earlier version; this lmcbench reads {schema}. "
-            "Run again into another folder: --out DIR."
-        )
-
-
-def read_record(path: Path) -> Record:
-    """Read the record in a file.
-
-    Raises:
-        UserError: if the file cannot be read, or as in `parse_record`.
-    """
-    return parse_record(read_bytes(path), str(path))

@@ -10,7 +10,8 @@ from typing import Any
 from lmcbench.errors import UserError, counted
 from lmcbench.results.atomic_files import compress
 from lmcbench.results.cell_values import architecture_label, shift_label
-from lmcbench.results.record import NewerSchemaError, Record, parse_record, read_record
+from lmcbench.results.record import Record
+from lmcbench.results.record_parser import NewerSchemaError, parse_record, read_record
 from lmcbench.results.run_folder import RunFolder, read_header
 from lmcbench.spec.canonical import canonical_json
 from lmcbench.untrusted import MB, decompress, read_bytes, show_bytes

@@ -12,7 +12,8 @@ from typing import Any
 
 from lmcbench.errors import UserError
 from lmcbench.results.atomic_files import create_from, is_partial, partial_path, remove_orphans, write_atomic
-from lmcbench.results.record import Record, check_schema, parse_record
+from lmcbench.results.record import Record
+from lmcbench.results.record_parser import check_schema, parse_record
 from lmcbench.spec.evaluation_shifts import shown_split
 from lmcbench.untrusted import parse_json, read_bytes
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lmcbench.errors import UserError, printable
-from lmcbench.results.record import check_schema
-from lmcbench.results.record_schema import LARGEST, SLACK
+from lmcbench.results.record_parser import check_schema
+from lmcbench.results.record_types import LARGEST, SLACK
 from lmcbench.spec.canonical import canonical_json, digest
 from lmcbench.spec.learning import did_not_learn
 from lmcbench.spec.recipe import EngineName, Recipe

@@ -25,7 +25,8 @@ from lmcbench.results.events import (
     make_events_folder,
     process_identity,
 )
-from lmcbench.results.record import Record, read_record
+from lmcbench.results.record import Record
+from lmcbench.results.record_parser import read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.attempt import Attempt, Outcome
 from lmcbench.running.executor import Ended, Executor, Handle

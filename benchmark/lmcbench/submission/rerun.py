@@ -18,7 +18,8 @@ from lmcbench.leaderboard.submission_file import Submission
 from lmcbench.leaderboard.trust import RERUN_SCHEMA, CellAgain, MeasureAgain, Rerun, Verdict, chosen_cells
 from lmcbench.output import make_table
 from lmcbench.results.cell_values import cell_value
-from lmcbench.results.record import Record, read_record
+from lmcbench.results.record import Record
+from lmcbench.results.record_parser import read_record
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running.plan import by_engine, plan_run
 from lmcbench.running.run import run_plan

@@ -23,8 +23,9 @@ from lmcbench.leaderboard.submission_file import (
 from lmcbench.leaderboard.summary_cache import SUBMISSIONS
 from lmcbench.leaderboard.trust import VERIFIED_SCHEMA, Verified
 from lmcbench.results.cell_values import architecture_label
-from lmcbench.results.record import InvalidRecordError, NewerSchemaError, Record
+from lmcbench.results.record import Record
 from lmcbench.results.record_files import RECORDS
+from lmcbench.results.record_parser import InvalidRecordError, NewerSchemaError
 from lmcbench.results.tuning import TUNING
 from lmcbench.spec.canonical import digest_bytes
 from lmcbench.spec.datasets import pins_of
