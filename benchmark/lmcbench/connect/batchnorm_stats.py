@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,8 +12,65 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lmcbench.connect.blending import STATISTICS, Stack
+from lmcbench.results.checkpoint_contents import COUNTER
 
-def pooled_moments(counts: list[int], moments: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+
+def pool_statistics(
+    model: nn.Module,
+    norms: dict[str, _BatchNorm],
+    states: Stack,
+    batches: Iterable[Tensor],
+    evaluate: Callable[[Stack, Tensor], object],
+) -> Stack:
+    """Return `states` with the statistics of each layer of `norms` pooled over batches of images.
+
+    Args:
+        model: the network.
+        norms: its layers with running statistics, by name.
+        states: stacked states.
+        batches: images `[b, c, h, w]`.
+        evaluate: passes a batch through the network, at states whose statistics the layers write into.
+    """
+    aliases = _aliases(model, norms)
+    fresh = dict(states)
+    for name, names in aliases.items():
+        for part in (*STATISTICS, COUNTER):
+            if f"{name}.{part}" in states:
+                # all names of a layer share a tensor: the layer writes through one of them
+                zeros = torch.zeros_like(states[f"{name}.{part}"])
+                fresh |= dict.fromkeys([f"{n}.{part}" for n in names], zeros)
+    sizes: dict[str, list[int]] = {name: [] for name in norms}
+    moments: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in norms}
+    with _record_batch_statistics(model, norms) as counts:
+        for batch in batches:
+            evaluate(fresh, batch)
+            for name in counts:
+                sizes[name].append(counts[name])
+                mean, var = fresh[f"{name}.running_mean"], fresh[f"{name}.running_var"]
+                # a copy: the next batch overwrites the buffers
+                moments[name].append((mean.to(torch.float64, copy=True), var.to(torch.float64, copy=True)))
+    for name, names in aliases.items():
+        pooled = _pooled_moments(sizes[name], moments[name]) if moments[name] else ()
+        found = dict(zip(STATISTICS, pooled, strict=False))
+        for key in (f"{n}.{part}" for n in names for part in (*STATISTICS, COUNTER)):
+            if key in states:  # else the layer has no counter
+                value = found.get(key.rpartition(".")[2])
+                fresh[key] = states[key] if value is None else value.to(states[key].dtype)
+    return fresh
+
+
+def _aliases(model: nn.Module, norms: dict[str, _BatchNorm]) -> dict[str, list[str]]:
+    """Return all names in the state of each layer of `norms`; a module used twice may have two."""
+    names = {id(module): (name, [name]) for name, module in norms.items()}
+    for name, module in model.named_modules(remove_duplicate=False):
+        first, found = names.get(id(module), (name, []))
+        if name != first:
+            found.append(name)
+    return dict(names.values())
+
+
+def _pooled_moments(counts: list[int], moments: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Return mean and unbiased variance over all batches, from each batch's count, mean and variance.
 
     The law of total variance makes them exact, whatever the sizes of the batches.
@@ -27,7 +84,7 @@ def pooled_moments(counts: list[int], moments: list[tuple[Tensor, Tensor]]) -> t
 
 
 @contextmanager
-def record_batch_statistics(model: nn.Module, norms: dict[str, _BatchNorm]) -> Iterator[dict[str, int]]:
+def _record_batch_statistics(model: nn.Module, norms: dict[str, _BatchNorm]) -> Iterator[dict[str, int]]:
     """Have each layer write the statistics of its last batch into its buffers.
 
     Momentum 1 stores the mean and unbiased variance of the last call. Momentum 1/k at call k of a pass

@@ -14,14 +14,13 @@ from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lmcbench.connect.arguments import as_calibration, as_device, as_model
-from lmcbench.connect.batchnorm_stats import chunked_conv2d, pooled_moments, record_batch_statistics
-from lmcbench.connect.blending import STATISTICS, Stack, State, check_matches_model, stack, unstack
+from lmcbench.connect.batchnorm_stats import chunked_conv2d, pool_statistics
+from lmcbench.connect.blending import Stack, State, check_matches_model, stack, unstack
 from lmcbench.connect.isolation import copy_model, isolated, without_autocast
 from lmcbench.connect.loaders import Images, JoinedImages, equal_parts, first_images
 from lmcbench.connect.parameter_swap import EvalCaches, ParameterSwap, graph_leaves
 from lmcbench.errors import UserError, counted, describe, is_out_of_memory, may_be_out_of_memory
 from lmcbench.memory_layout import Layout, choose_layout, to_layout, wide_contiguous
-from lmcbench.results.checkpoint_contents import COUNTER
 from lmcbench.results.logits import find_logits
 from lmcbench.torch_functions import ReplacedFunctions
 from lmcbench.values import as_integer
@@ -298,52 +297,14 @@ class Network:
                 f"Calibration needs at least two images per batch, found {counted(len(images), 'image')} for "
                 f"{counted(batches, 'batch', 'batches')}."
             )
-        aliases = self._aliases()
-        fresh = dict(states)
-        for name, names in aliases.items():
-            for part in (*STATISTICS, COUNTER):
-                if f"{name}.{part}" in states:
-                    # all names of a layer share a tensor: the layer writes through one of them
-                    fresh |= dict.fromkeys(
-                        [f"{n}.{part}" for n in names], torch.zeros_like(states[f"{name}.{part}"])
-                    )
-        sizes: dict[str, list[int]] = {name: [] for name in self.norms}
-        moments: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.norms}
-        with (
-            record_batch_statistics(self.model, self.norms) as counts,
-            isolated(self.device),
-            self.chunked_convolutions(),
-        ):
-            for batch in equal_parts(images, batches):
-                self._evaluate(fresh, batch)
-                for name in counts:
-                    sizes[name].append(counts[name])
-                    mean, var = fresh[f"{name}.running_mean"], fresh[f"{name}.running_var"]
-                    # a copy: the next batch overwrites the buffers
-                    moments[name].append(
-                        (mean.to(torch.float64, copy=True), var.to(torch.float64, copy=True))
-                    )
-        for name, names in aliases.items():
-            pooled = pooled_moments(sizes[name], moments[name]) if moments[name] else ()
-            found = dict(zip(STATISTICS, pooled, strict=False))
-            for key in (f"{n}.{part}" for n in names for part in (*STATISTICS, COUNTER)):
-                if key in states:  # else the layer has no counter
-                    value = found.get(key.rpartition(".")[2])
-                    fresh[key] = states[key] if value is None else value.to(states[key].dtype)
-        return fresh
+        with isolated(self.device), self.chunked_convolutions():
+            return pool_statistics(
+                self.model, self.norms, states, equal_parts(images, batches), self._evaluate
+            )
 
     def chunked_convolutions(self) -> AbstractContextManager[object]:
         """Return a context that saves memory on a CPU when a batch must not be split."""
         return ReplacedFunctions({F.conv2d: chunked_conv2d}) if self.device.type == "cpu" else nullcontext()
-
-    def _aliases(self) -> dict[str, list[str]]:
-        """Return all names in the state of each layer of `norms`; a module used twice may have two."""
-        names = {id(module): (name, [name]) for name, module in self.norms.items()}
-        for name, module in self.model.named_modules(remove_duplicate=False):
-            first, found = names.get(id(module), (name, []))
-            if name != first:
-                found.append(name)
-        return dict(names.values())
 
     def _forward(self, states: Stack, batch: Tensor) -> Tensor:
         if self.stacked:
