@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,8 +179,11 @@ def choose_weights(
     Raises:
         UserError: if nothing fits the network, in names or shapes, or the choice is not unique.
     """
-    mappings = find_tensors(content, is_tensor)
-    lists = find_lists(content, is_tensor)
+    mappings, lists = [], []
+    for label, mapping in find_mappings(content):
+        tensors, averages = find_tensors(mapping, is_tensor)
+        mappings += [(label, tensors)] if tensors else []
+        lists += [(_joined(label, SHADOW), averages)] if averages else []
     if not mappings and not lists:
         raise UserError(f"{what} holds no weights: there is no tensor in it.")
     found = [entry for label, tensors in mappings for entry in _fits(label, tensors, target)]
@@ -217,52 +220,45 @@ def choose_weights(
     return Chosen(entry.label, entry.values, tuple(notes))
 
 
-def find_tensors(
-    content: Mapping[Any, Any], is_tensor: Callable[[Any], bool]
-) -> list[tuple[str, dict[str, Any]]]:
-    """Return every mapping in `content` that has tensors: its keys joined by dots, and name -> tensor.
+_OPTIMIZER = re.compile(r"(?i)^(optim\w*|(lr_)?sched\w*|((grad|amp)_)?scaler|loops|amp)$")
+"""Entries of training scripts that hold no weights; `amplitude` or `scaler_net` may be parts of a network."""
+
+
+def find_mappings(content: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Yield every mapping in `content` with its keys, joined by dots.
 
     Breadth first, in the order of the file; each mapping once. The states of optimizers are not searched.
     """
-    found: list[tuple[str, dict[str, Any]]] = []
     level: list[tuple[str, Mapping[Any, Any]]] = [("", content)]
     seen = {id(content)}
     for _ in range(DEPTH):
-        below: list[tuple[str, Mapping[Any, Any]]] = []
+        yield from level
+        below = []
         for label, mapping in level:
-            tensors = {n: v for n, v in mapping.items() if isinstance(n, str) and is_tensor(v)}
-            if tensors:
-                found.append((label, tensors))
             for key, value in mapping.items():
                 if isinstance(key, str) and isinstance(value, Mapping) and id(value) not in seen:
                     seen.add(id(value))
                     if not _OPTIMIZER.match(key):
-                        below.append((f"{label}.{key}" if label else key, value))
+                        below.append((_joined(label, key), value))
         level = below
-    return found
 
 
-def find_lists(content: Mapping[Any, Any], is_tensor: Callable[[Any], bool]) -> list[tuple[str, list[Any]]]:
-    """Return the lists of averaged parameters in `content`: the keys joined by dots, and the tensors.
+def _joined(*keys: str) -> str:
+    return ".".join(filter(None, keys))
+
+
+def find_tensors(
+    mapping: Mapping[Any, Any], is_tensor: Callable[[Any], bool]
+) -> tuple[dict[str, Any], list[Any]]:
+    """Return the tensors of a mapping by name, and its list of averaged parameters, without names.
 
     `ExponentialMovingAverage` of torch_ema and `EMAModel` of diffusers store `shadow_params`: the parameters
-    in the order of the network, without names.
+    in the order of the network.
     """
-    found: list[tuple[str, list[Any]]] = []
-    level: list[tuple[str, Mapping[Any, Any]]] = [("", content)]
-    seen = {id(content)}
-    for _ in range(DEPTH):
-        below = []
-        for label, mapping in level:
-            for key, value in mapping.items():
-                name = f"{label}.{key}" if label else str(key)
-                if key == SHADOW and isinstance(value, list | tuple) and value and all(map(is_tensor, value)):
-                    found.append((name, list(value)))
-                elif isinstance(value, Mapping) and id(value) not in seen:
-                    seen.add(id(value))
-                    below.append((name, value))
-        level = below
-    return found
+    tensors = {name: v for name, v in mapping.items() if isinstance(name, str) and is_tensor(v)}
+    listed: Any = mapping.get(SHADOW)
+    is_list = isinstance(listed, list | tuple) and all(map(is_tensor, listed))
+    return tensors, list(listed) if is_list else []
 
 
 def _from_list(label: str, values: Sequence[Any], target: Target, plain: Entry | None) -> Entry | str:
@@ -289,10 +285,6 @@ def _from_list(label: str, values: Sequence[Any], target: Target, plain: Entry |
             f"{_are(missing)} not in the file"
         )
     return Entry(label, {n: given.get(n, others.get(n)) for n in target.own if n in given or n in others}, ())
-
-
-_OPTIMIZER = re.compile(r"(?i)^(optim\w*|(lr_)?sched\w*|((grad|amp)_)?scaler|loops|amp)$")
-"""Entries of training scripts that hold no weights; `amplitude` or `scaler_net` may be parts of a network."""
 
 
 def _fits(label: str, tensors: Mapping[str, Any], target: Target) -> list[Entry]:
@@ -322,8 +314,7 @@ def _fits(label: str, tensors: Mapping[str, Any], target: Target) -> list[Entry]
                 values[name] = _default(name, target)
         ignored = [original[n] for n in named if not n.startswith(prefix)]
         ignored += [original[f"{prefix}{n}"] for n in extra if not target.may_have(n)]
-        parts = [part for part in (label, prefix.rstrip(".")) if part]
-        entries.append(Entry(".".join(parts), values, tuple(ignored)))
+        entries.append(Entry(_joined(label, prefix.rstrip(".")), values, tuple(ignored)))
     return entries
 
 
