@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -72,9 +73,14 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
         yield partial
         with partial.open("r+b") as file:
             os.fsync(file.fileno())
+        if partial.stat().st_mode != mode:  # renamed from a library's temporary file, which is private
+            with suppress(OSError):  # a file system without permissions
+                partial.chmod(stat.S_IMODE(mode))
         partial.replace(path)
     except OSError as error:
         failed = WriteError(f"{path} cannot be written: {error.strerror or error}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lmcbench.errors import UserError
-from lmcbench.results.atomic_files import replacing
+from lmcbench.results.atomic_files import partial_path, replacing
 from lmcbench.untrusted import check_safetensors
 
 Tensors = dict[str, Tensor]
@@ -153,12 +154,18 @@ def save_tensors(
     """
     whole = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
     with replacing(path) as partial:
+        # safetensors writes to a temporary file `.tmp...` beside the file, which remains if it is killed
+        folder = partial_path(path)
+        folder.mkdir()
         try:
-            save_file(whole, partial, None if metadata is None else dict(metadata))
+            save_file(whole, folder / "tensors", None if metadata is None else dict(metadata))
+            (folder / "tensors").rename(partial)
         except SafetensorError as error:
             if found := re.search(r"os error ([0-9]+)", str(error)):
                 raise OSError(int(found[1]), os.strerror(int(found[1]))) from None
             raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_tensors(path: Path) -> Tensors:
