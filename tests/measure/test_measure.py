@@ -450,12 +450,22 @@ def test_folders_of_domains_hold_folders_of_classes(measure, tmp_path, monkeypat
         (("--select", "val"), "Unknown split 'val'"),
         (("--select", "train"), "Add --greedy-soup FILE"),
         (("--weights", "ema"), "has no weights 'ema'"),
+        (("--soup", "a.safetensors", "--greedy-soup", "./a.safetensors"), "are both a.safetensors"),
+        (("--mean", "1e300", "--std", "1e-300"), "turn pixels into numbers of up to inf"),
     ],
 )
 def test_bad_options_of_soups_are_refused(files, measure, options, message):
     code, out, err = measure(files["mlp0"], files["mlp1"], *MLP, *options)
     assert (code, out) == (2, "")
     assert message in err
+
+
+def test_weights_whose_outputs_overflow_are_named(files, measure, tmp_path):
+    huge = {name: value * 1e30 for name, value in load_file(files["mlp1"]).items()}
+    save_file(huge, tmp_path / "huge.safetensors")
+    code, out, err = measure(files["mlp0"], tmp_path / "huge.safetensors", *MLP)
+    assert (code, out) == (2, "")
+    assert "huge.safetensors has outputs on split 'test' that are not finite" in err
 
 
 def test_one_checkpoint_and_a_soup_over_a_checkpoint_are_refused(files, measure):

@@ -101,6 +101,8 @@ class Request:
                 raise UserError(f"{path} does not exist.")
             if not path.is_dir():
                 check_regular(path, limit=sys.maxsize)
+        if self.soup and self.greedy_soup and self.soup.resolve() == self.greedy_soup.resolve():
+            raise UserError(f"--soup and --greedy-soup are both {self.soup}. Give two files.")
         for option, out in (("--soup", self.soup), ("--greedy-soup", self.greedy_soup)):
             if out is None:
                 continue
@@ -155,7 +157,7 @@ def measure(
 
     pairs = list(combinations(range(len(states)), 2))
     report("the networks", 0, len(pairs) + 1)
-    siblings = bench.score_siblings(states)
+    siblings = bench.score_siblings(states, [str(path) for path in request.checkpoints])
     result: dict[str, Any] = {"siblings": [], "pairs": []}
     for path, checkpoint, scores in zip(request.checkpoints, checkpoints, siblings.records(), strict=True):
         result["siblings"].append({"file": path.name, "weights": checkpoint.entry, **scores})
@@ -164,7 +166,7 @@ def measure(
         result["pairs"].append(bench.pair(siblings, states, i, j, fork, names))
     result["ensemble"] = siblings.ensemble
     souped = bench.soup(states)
-    outputs = bench.outputs([souped])
+    outputs = bench.outputs([souped], names=["The soup"])
     result["soup"] = scores_of(outputs, 0, splits)
     wrong = {"soup": outputs.wrong(0, next(iter(splits)))}
     _write(request.soup, souped)
@@ -172,7 +174,7 @@ def measure(
         report("the greedy soup", len(pairs), len(pairs) + 1)
         select = request.select or SELECTION[0]
         members, best = bench.greedy(states, images.split(select))
-        outputs = bench.outputs([best])
+        outputs = bench.outputs([best], names=["The greedy soup"])
         result["greedy_soup"] = {
             "members": members,
             "splits": scores_of(outputs, 0, splits),

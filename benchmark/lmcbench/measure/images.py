@@ -28,6 +28,9 @@ from lmcbench.spec.shift_rules import Indices
 Channels = NDArray[np.float64]
 """One number per channel, `[c]` float64."""
 
+LARGEST_PIXEL = 1e9
+"""Largest normalised pixel; beyond it, sums over pixels lose all of an image."""
+
 
 @dataclass(frozen=True)
 class Normalisation:
@@ -66,7 +69,7 @@ def choose_normalisation(
         from_run: the checkpoints are training states of a run, which takes the data's statistics.
 
     Raises:
-        UserError: for numbers that are not finite, or not as many as channels.
+        UserError: for numbers that are not finite or out of proportion, or not as many as channels.
     """
     channels = dataset.shape[0]
     given = {"mean": mean, "std": std}
@@ -95,6 +98,13 @@ def choose_normalisation(
             # computed only if needed: it raises for a channel without variance
             found.append(dataset.statistics[i])
             origins.append("training set")
+    with np.errstate(over="ignore"):
+        largest = float(np.max(np.maximum(np.abs(found[0]), np.abs(1 - found[0])) / found[1]))
+    if largest > LARGEST_PIXEL:
+        raise UserError(
+            f"--mean and --std turn pixels into numbers of up to {largest:.3g}. They are of pixels scaled to "
+            "0..1, such as 0.5 and 0.25."
+        )
     return Normalisation(found[0], found[1], (origins[0], origins[1]))
 
 

@@ -20,6 +20,7 @@ from lmcbench.connect.loaders import Images, whole
 from lmcbench.connect.network import Network
 from lmcbench.connect.soups import greedy_soup
 from lmcbench.ensemble.predictions import compare_predictions, softmax
+from lmcbench.errors import UserError
 from lmcbench.machine import release_memory
 from lmcbench.measure.verdict import Wrong
 from lmcbench.results.curves import Curve
@@ -87,8 +88,14 @@ class Bench:
         self.calibration: Images | None = None
         self.grid: list[float] = []
 
-    def outputs(self, states: Sequence[State], recalibrate: bool = False) -> Outputs:
-        """Return the logits of states on all splits; a few states are stacked at a time."""
+    def outputs(
+        self, states: Sequence[State], recalibrate: bool = False, names: Sequence[str] | None = None
+    ) -> Outputs:
+        """Return the logits of states on all splits; a few states are stacked at a time.
+
+        Raises:
+            UserError: if a state, which `names` names, has outputs that are not finite.
+        """
         found: dict[str, list[Tensor]] = {name: [] for name in self.splits}
         size = states_per_chunk(states[0])
         for start in range(0, len(states), size):
@@ -99,17 +106,28 @@ class Bench:
                 found[name].append(self.network.logits(stack, images))
             del stack  # frees its memory before the next states are stacked
         release_memory()
+        logits = {name: torch.cat(parts) for name, parts in found.items()}
+        for split, values in logits.items():
+            finite = values.isfinite().all(-1).all(-1)
+            if not bool(finite.all()):
+                bad = int(finite.int().argmin())
+                name = f"State {bad}" if names is None else names[bad]
+                when = " with recalibrated statistics" if recalibrate else ""
+                raise UserError(
+                    f"{name}{when} has outputs on split {split!r} that are not finite. Check its weights, "
+                    "--mean and --std."
+                )
         return Outputs(
-            {name: torch.cat(parts) for name, parts in found.items()},
+            logits,
             {name: labels for name, (_, labels) in self.splits.items()},
         )
 
-    def score_siblings(self, states: Sequence[State]) -> Siblings:
-        """Score every network, and their ensemble."""
-        given = self.outputs(states)
+    def score_siblings(self, states: Sequence[State], files: Sequence[str] | None = None) -> Siblings:
+        """Score every network, and their ensemble; `files` name the states in errors."""
+        given = self.outputs(states, names=files)
         recalibrated = None
         if self.calibration is not None:
-            again = self.outputs(states, recalibrate=True)
+            again = self.outputs(states, recalibrate=True, names=files)
             recalibrated = [scores_of(again, i, self.splits) for i in range(len(states))]
         ensemble: dict[str, Any] = {}
         disagreement: dict[tuple[int, int], dict[str, float]] = {
