@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from lmcbench.connect.blending import State
+from lmcbench.connect.features import output_hooks, units_last
 from lmcbench.connect.isolation import isolated
 from lmcbench.connect.network import Network
 from lmcbench.connect.unit_groups import PermutationSpec
@@ -54,26 +52,13 @@ def activation_gains(
 def _outputs(network: Network, state: State, spec: PermutationSpec, images: Tensor) -> dict[str, Tensor]:
     """Return the standardised outputs of the layers with units, `[values, units]` float64."""
     found: dict[str, Tensor] = {}
-    handles = []
-    for name, module in network.model.named_modules():
-        places = spec.places.get(f"{name}.weight", ())
-        if isinstance(module, nn.Linear | _ConvNd) and any(p.dim == 0 for p in places):
-            handles.append(module.register_forward_hook(_recorder(name, found)))
-    try:
-        with isolated(network.device):
-            network.forward({key: value.detach().clone() for key, value in state.items()}, images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
 
-
-def _recorder(name: str, found: dict[str, Tensor]) -> Callable[[nn.Module, object, Tensor], None]:
-    def record(module: nn.Module, _: object, output: Tensor) -> None:
-        if name not in found:
-            values = output if isinstance(module, nn.Linear) else output.movedim(1, -1)
-            values = values.reshape(-1, values.shape[-1])
+    def record(name: str, module: nn.Module, output: Tensor) -> None:
+        if name not in found and any(p.dim == 0 for p in spec.places.get(f"{name}.weight", ())):
+            values = units_last(module, output).flatten(0, -2)
             values = values[:: max(1, len(values) // _ROWS)].double()
             found[name] = (values - values.mean(0)) / values.std(0).clamp_min(1e-12)
 
-    return record
+    with output_hooks(network.model, record), isolated(network.device):
+        network.forward({key: value.detach().clone() for key, value in state.items()}, images)
+    return found

@@ -1,12 +1,13 @@
-"""Penultimate features of any classifier: the input of its last layer with weights."""
+"""What layers compute: outputs inside a network, and penultimate features, the input of its last layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from lmcbench.connect.blending import Stack, unstack
@@ -82,3 +83,29 @@ def _last_call(model: nn.Module) -> Iterator[list[Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def output_hooks(model: nn.Module, call: Callable[[str, nn.Module, Tensor], Tensor | None]) -> Iterator[None]:
+    """Call `call` with name, module and output of every linear and convolutional layer that runs inside.
+
+    What it returns, if it is not None, replaces the output.
+    """
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | _ConvNd):
+
+            def hook(module: nn.Module, _: object, output: Tensor, name: str = name) -> Tensor | None:
+                return call(name, module, output)
+
+            handles.append(module.register_forward_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def units_last(module: nn.Module, output: Tensor) -> Tensor:
+    """Return the output of a linear or convolutional layer with its units as the last axis."""
+    return output if isinstance(module, nn.Linear) else output.movedim(1, -1)

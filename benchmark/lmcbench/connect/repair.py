@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from lmcbench.connect.arguments import Split
 from lmcbench.connect.blending import Stack, State, unstack
+from lmcbench.connect.features import output_hooks, units_last
 from lmcbench.connect.interpolation import prepare_path, states_on_line
 from lmcbench.connect.isolation import isolated
 from lmcbench.connect.network import Network
@@ -144,7 +143,7 @@ def _corrected(network: Network, state: State, targets: Moments, images: Tensor)
 
 
 def _measure(module: nn.Module, output: Tensor) -> tuple[Tensor, Tensor]:
-    units = (output if isinstance(module, nn.Linear) else output.movedim(1, -1)).double().flatten(0, -2)
+    units = units_last(module, output).double().flatten(0, -2)
     return units.mean(0), units.std(0)
 
 
@@ -158,24 +157,5 @@ def _run(
     network: Network, state: State, images: Tensor, hook: Callable[[str, nn.Module, Tensor], Tensor | None]
 ) -> None:
     """Run all images in one batch; `hook` gets each layer's output and may return a replacement."""
-    with _output_hooks(network.model, hook), isolated(network.device), network.chunked_convolutions():
+    with output_hooks(network.model, hook), isolated(network.device), network.chunked_convolutions():
         network.forward(state, images)
-
-
-@contextmanager
-def _output_hooks(
-    model: nn.Module, call: Callable[[str, nn.Module, Tensor], Tensor | None]
-) -> Iterator[None]:
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | _ConvNd):
-
-            def hook(module: nn.Module, _: object, output: Tensor, name: str = name) -> Tensor | None:
-                return call(name, module, output)
-
-            handles.append(module.register_forward_hook(hook))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
