@@ -25,7 +25,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,77 +34,21 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA st
 import torch
 import torch.nn.functional as F  # noqa: N812
 from engines import compare_engines
+from graphs import compiled, graph
+from probe import LENGTH, Probe, Row, first_line
 from tabulate import tabulate
-from timing import interleaved, machine, median
+from timing import machine
 from torch import Tensor
-from torch.func import functional_call, vmap
-from workloads import ENGINE_WORKS, Work, fleet
+from workloads import ENGINE_WORKS, fleet
 
 from lmcbench.connect.interpolation import alpha_grid, score_states, states_on_line
 from lmcbench.connect.network import Network
 from lmcbench.machine import compute_exactly
-from lmcbench.train.engines import Advanced, _loss, _stack, advance
-from lmcbench.train.fused import fused
-from lmcbench.train.optimizer import update
+from lmcbench.train.engines import advance
 from lmcbench.train.train_state import TrainState
-
-Row = dict[str, Any]
-
-LENGTH = 10**6
-"""Steps of a whole training: far more than are timed."""
 
 GAIN = 1.05
 """How many times as fast a stacked fleet must be, at every fleet size, for a row in `STACKED`."""
-
-
-class Probe:
-    """What every part needs: the device, and how much to do on it."""
-
-    def __init__(self, device: torch.device, quick: bool) -> None:
-        self.device, self.quick, self.cuda = device, quick, device.type == "cuda"
-        self.batch, self.members, self.steps, self.repeats = (4, 3, 2, 1) if quick else (128, 40, 12, 3)
-        size = {"width": 8, "blocks": 1} if quick else {"width": 16, "blocks": 3}
-        self.main = [
-            self.work("lmc_mlp"),
-            self.work("lmc_resnet", **size),
-            self.work("vit_tiny_patch16_224", patch_size=16, depth=1)
-            if quick
-            else self.work("vit_tiny_patch16_224", patch_size=4),
-        ]
-        others = ("lmc_vgg16", "regnetx_002", "convnext_atto", "nf_regnet_b0", "resnet18")
-        self.all = self.main if quick else [*self.main, *map(self.work, others)]
-        self.precisions = ("fp32",) if quick else ("fp32", "bf16")
-
-    def work(self, name: str, **kwargs: Any) -> Work:
-        """A network on 3 x 32 x 32 images."""
-        return Work(name, name, kwargs, batch_size=self.batch)
-
-    def cases(self, works: Iterable[Work]) -> Iterator[tuple[Work, str]]:
-        """Each network in each precision."""
-        return ((work, precision) for work in works for precision in self.precisions)
-
-    def train(
-        self,
-        engine: str,
-        work: Work,
-        count: int,
-        steps: int,
-        precision: str,
-        *,
-        limit: int | None = None,
-        start: int = 0,
-        states: list[TrainState] | None = None,
-    ) -> Advanced:
-        """Advance a fleet of `count` members, or given states."""
-        recipe = work.recipe(precision)
-        model, fresh, feed = fleet(work, count, recipe, self.device)
-        chosen = fresh if states is None else states
-        n = len(chosen)
-        return advance(engine, model, chosen, feed, recipe, [LENGTH] * n, [0] * n, start, steps, limit)  # type: ignore[arg-type]
-
-    def seconds(self, job: Callable[[], object]) -> float:
-        """Median wall seconds of `job`."""
-        return median(interleaved({"job": job}, self.device, self.repeats)["job"])
 
 
 def facts(probe: Probe) -> Iterator[Row]:
@@ -131,7 +75,7 @@ def nondet(probe: Probe) -> Iterator[Row]:
             probe.train("reference", work, 1, 2, precision)
             probe.train("stacked", work, 2, 2, precision)
         except Exception as error:
-            row["raised"] = _first_line(error)
+            row["raised"] = first_line(error)
         finally:
             torch.use_deterministic_algorithms(False)
             compute_exactly(probe.device)
@@ -158,7 +102,7 @@ def equal(probe: Probe) -> Iterator[Row]:
                 "members_alone": _same(whole, singly),
             }
         except Exception as error:
-            row["raised"] = _first_line(error)
+            row["raised"] = first_line(error)
         yield row
 
 
@@ -231,26 +175,6 @@ def times(probe: Probe) -> Iterator[Row]:
             yield row
 
 
-def graph(probe: Probe) -> Iterator[Row]:
-    """A step launched operator by operator, replayed as a CUDA graph, and graphs side by side on streams."""
-    for work, precision in probe.cases(probe.main):
-        for stacked, n in ((False, 1), (True, probe.members)):
-            step = _stepper(probe, work, n, precision, stacked)
-            row: Row = {"network": work.name, "precision": precision, "members": n}
-            row["eager_ms_member"] = 1e3 * probe.seconds(step) / n
-            if probe.cuda:
-                try:
-                    one = _capture(step)
-                    row["graph_ms_member"] = 1e3 * probe.seconds(one.replay) / n
-                    for k in () if stacked else (2, 4, 8):
-                        graphs = [_capture(_stepper(probe, work, 1, precision, False)) for _ in range(k)]
-                        streams = [torch.cuda.Stream() for _ in range(k)]
-                        row[f"streams_{k}_ms_member"] = 1e3 * probe.seconds(_together(graphs, streams)) / k
-                except Exception as error:
-                    row["raised"] = _first_line(error)
-            yield row
-
-
 def evaluate(probe: Probe) -> Iterator[Row]:
     """Seconds of a path of 19 points and of its recalibration, states stacked or in turn."""
     n = 8 if probe.quick else 4000
@@ -276,23 +200,6 @@ def evaluate(probe: Probe) -> Iterator[Row]:
                 }
 
 
-def compiled(probe: Probe) -> Iterator[Row]:
-    """The stacked step with torch.compile, alone and in a CUDA graph."""
-    for work, precision in probe.cases(probe.main[:1] if probe.quick else probe.main):
-        row: Row = {"network": work.name, "precision": precision}
-        began = time.perf_counter()
-        try:
-            step = _stepper(probe, work, probe.members, precision, True, compiled=True)
-            step()
-            row["built_s"] = time.perf_counter() - began
-            row["ms_member"] = 1e3 * probe.seconds(step) / probe.members
-            if probe.cuda:
-                row["graph_ms_member"] = 1e3 * probe.seconds(_capture(step).replay) / probe.members
-        except Exception as error:
-            row["raised"] = _first_line(error)
-        yield row
-
-
 PARTS: dict[str, Callable[[Probe], Iterator[Row]]] = {
     "facts": facts,
     "nondet": nondet,
@@ -304,70 +211,6 @@ PARTS: dict[str, Callable[[Probe], Iterator[Row]]] = {
     "eval": evaluate,
     "compile": compiled,
 }
-
-
-def _stepper(
-    probe: Probe, work: Work, n: int, precision: str, stacked: bool, compiled: bool = False
-) -> Callable[[], None]:
-    """One training step on a fixed batch, without the feed, which a CUDA graph can capture."""
-    recipe = work.recipe(precision)
-    model, states, feed = fleet(work, n, recipe, probe.device)
-    model.train()
-    images, labels = next(iter(feed(list(range(n)), 0, 1)))
-    if not stacked:
-        params, slots = dict(model.named_parameters()), states[0].copy().slots
-
-        def step() -> None:
-            grads = torch.autograd.grad(_loss(recipe, model, images[0], labels[0]), list(params.values()))
-            with torch.no_grad():
-                update(recipe, params, grads, slots, 0.01, 0)
-
-        return step
-    joined = _stack(states, model.state_dict().keys())
-    weights = [w.requires_grad_() for w in joined.params.values()]
-    rates = torch.full((n,), 0.01, device=probe.device)
-
-    def loss_of(params: Any, buffers: Any, x: Tensor, y: Tensor) -> Tensor:
-        return _loss(recipe, lambda batch: functional_call(model, (params, buffers), (batch,)), x, y)
-
-    losses_of = vmap(loss_of)
-    if compiled:
-        losses_of = torch.compile(losses_of, fullgraph=True)
-
-    def stacked_step() -> None:
-        if compiled:  # the fused operators hide from the compiler
-            loss = losses_of(joined.params, joined.buffers, images, labels)
-        else:
-            with fused():
-                loss = losses_of(joined.params, joined.buffers, images, labels)
-        ones = torch.ones_like(loss)
-        grads = torch.autograd.grad(loss, weights, ones, allow_unused=True, materialize_grads=True)
-        with torch.no_grad():
-            update(recipe, joined.params, grads, joined.slots, rates, 0)
-
-    return stacked_step
-
-
-def _capture(step: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured):
-        step()
-    return captured
-
-
-def _together(graphs: list[Any], streams: list[Any]) -> Callable[[], None]:
-    def replay() -> None:
-        for captured, stream in zip(graphs, streams, strict=True):
-            with torch.cuda.stream(stream):
-                captured.replay()
-
-    return replay
 
 
 def _grouped(x: Tensor, k: Tensor, n: int) -> Tensor:
@@ -399,10 +242,6 @@ def _same(a: list[TrainState], b: list[TrainState]) -> bool:
 
 def _error(found: Tensor, exact: Tensor) -> float:
     return float((found.double() - exact).norm() / exact.norm())
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
 
 
 def write_results(found: Row, path: Path) -> None:
