@@ -49,7 +49,7 @@ def load_suite(name: str | os.PathLike[str]) -> Suite:
     Raises:
         UserError: if it does not exist or is not a valid suite, or a published one has a user's shift.
     """
-    name = str(as_path(name, "suite"))
+    name = name if isinstance(name, str) else str(as_path(name, "suite"))
     suite = parse_suite(*read_suite(name))
     own = [spec.shift.name for spec in suite.shifts if spec.shift.source is not None]
     if own and not name.endswith(".toml"):
