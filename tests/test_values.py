@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from fractions import Fraction
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +150,7 @@ def test_a_suite_is_loaded_from_a_path(tmp_path):
     file = tmp_path / "own.toml"
     with pytest.raises(UserError, match="No suite file"):
         lmcbench.load_suite(file)
-    file.write_bytes((Path(lmcbench.__file__).parent / "suites" / "digits-v3.toml").read_bytes())
+    file.write_bytes(files("lmcbench.suites").joinpath("digits-v3.toml").read_bytes())
     assert lmcbench.load_suite(file) == lmcbench.load_suite(str(file))
     assert as_path(file, "x") == file
 
