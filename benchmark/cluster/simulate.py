@@ -22,9 +22,8 @@ from unittest import mock
 from lmcbench.results.events import EventLog
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.running import units as units_module
-from lmcbench.running.attempt import Attempt, Outcome
+from lmcbench.running.attempt import Attempt, Ended, Executor, Outcome
 from lmcbench.running.drive import Driver
-from lmcbench.running.executor import Ended, Executor
 from lmcbench.running.plan import Progress, Task
 from lmcbench.running.units import Unit, fill, whole_families
 from lmcbench.spec.architectures import Architecture

@@ -24,7 +24,7 @@ from lmcbench.spec.suite_tables import ShiftSpec
 
 if TYPE_CHECKING:
     from lmcbench.data.contents import Contents
-    from lmcbench.data.listed import Listed
+    from lmcbench.data.dataset import Listed
     from lmcbench.data.listing import Listing
 
 

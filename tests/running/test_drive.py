@@ -19,9 +19,8 @@ from lmcbench.results.events import AttemptLog, EventLog, attempts, create_attem
 from lmcbench.results.run_folder import RunFolder
 from lmcbench.results.run_status import run_status
 from lmcbench.running import drive
-from lmcbench.running.attempt import Attempt, Outcome
+from lmcbench.running.attempt import Attempt, Ended, Outcome
 from lmcbench.running.drive import Driver, FamiliesLostError
-from lmcbench.running.executor import Ended
 from lmcbench.running.other_machines import Expected, check_node, portable, portable_environment
 from lmcbench.running.place import parse_place
 from lmcbench.running.plan import Finished, Notice, Progress, Task, by_engine

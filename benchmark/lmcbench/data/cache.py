@@ -18,9 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 from platformdirs import user_cache_path
 
-from lmcbench.data.dataset import ImageSet, Labels, Pixels, SplitSummary, SummaryBuilder
+from lmcbench.data.dataset import ImageSet, Labels, Listed, Pixels, SplitSummary, SummaryBuilder
 from lmcbench.data.decode import RULES, ColouredError, Item, Resize, decode_batches
-from lmcbench.data.listed import Listed
 from lmcbench.errors import UserError, reading
 from lmcbench.spec.canonical import digest
 from lmcbench.spec.domains import Domains

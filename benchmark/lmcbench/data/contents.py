@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmcbench.data.dataset import Dataset
+from lmcbench.data.dataset import Dataset, Listed
 from lmcbench.data.find_files import data_folder
 from lmcbench.data.folder_split import FolderSplit
-from lmcbench.data.listed import Listed
 from lmcbench.data.open_dataset import list_splits, without_images
 from lmcbench.data.selection import select
 from lmcbench.data.sources import SOURCES

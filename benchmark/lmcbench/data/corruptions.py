@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from lmcbench.data import resample
-from lmcbench.data.keyed_rng import Floats, KeyedRandom
+from lmcbench.spec.seeds import Floats, KeyedRandom
 
 Corruption = Callable[[Floats, Any, KeyedRandom, float], Floats]
 """(images `[n, c, h, w]` in 0..1, constant, random numbers, scale of lengths) -> images, then clipped."""

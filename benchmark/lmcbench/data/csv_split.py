@@ -12,9 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lmcbench.data.dataset import Labels, mark_every_fifth
+from lmcbench.data.dataset import Labels, Listed, mark_every_fifth, name_domains
 from lmcbench.data.decode import IMAGE_BYTES, Item, read_items
-from lmcbench.data.listed import Listed, name_domains
 from lmcbench.data.parquet import number_labels
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.domains import Domains

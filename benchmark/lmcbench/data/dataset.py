@@ -1,9 +1,9 @@
-"""A data set in memory: uint8 images, labels, and where they come from."""
+"""A data set in memory: uint8 images, labels, and where they come from; and what it lists without images."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmcbench.errors import UserError
+from lmcbench.errors import UserError, printable
 from lmcbench.spec.domains import Domains, strata
 from lmcbench.spec.evaluation_shifts import EVALUATION, is_domain
 
@@ -272,3 +272,49 @@ def mark_every_fifth(labels: Labels, domains: Domains | None = None) -> NDArray[
     rank = np.empty_like(groups)
     rank[order] = np.arange(len(groups)) - np.repeat(first, sizes)
     return np.asarray(rank % 5 == 4, dtype=np.bool_)
+
+
+# --- without images ------------------------------------------------------------------------------
+
+
+LONGEST = 200
+"""Longest name of a domain, in characters; it is part of the names of splits in records."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A split without its images.
+
+    Attributes:
+        labels: `[n]`, 0 to classes - 1.
+        classes: names of the classes, in order.
+        domains: domains of the images; None: they have none.
+    """
+
+    labels: Labels
+    classes: tuple[str, ...]
+    domains: Domains | None = None
+
+    def counts(self) -> dict[str, list[int]]:
+        """Return for each domain its number of images of every class; without domains an empty table."""
+        if self.domains is None:
+            return {}
+        table = np.zeros((len(self.domains.names), len(self.classes)), np.int64)
+        np.add.at(table, (self.domains.codes, self.labels), 1)
+        return dict(zip(self.domains.names, table.tolist(), strict=True))
+
+
+def name_domains(texts: Sequence[str]) -> Domains:
+    """Return the domains of images, given the name of each.
+
+    Raises:
+        UserError: for a name that is too long for records.
+    """
+    found = Domains.of([text.strip() for text in texts])
+    for name in found.names:
+        if not name or len(name) > LONGEST:
+            raise UserError(
+                f"The name of a domain must have 1 to {LONGEST} characters, found "
+                f"{printable(repr(name), 60)}."
+            )
+    return found

@@ -15,9 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from lmcbench.data.csv_split import FILE_COLUMNS, SUFFIXES, CsvTable
-from lmcbench.data.dataset import Labels, mark_every_fifth
+from lmcbench.data.dataset import Labels, Listed, mark_every_fifth, name_domains
 from lmcbench.data.decode import IMAGE_BYTES, Item, read_items
-from lmcbench.data.listed import Listed, name_domains
 from lmcbench.errors import UserError
 from lmcbench.spec.domains import FOLDER, Domains
 from lmcbench.untrusted import check_regular

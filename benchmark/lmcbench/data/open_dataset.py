@@ -8,19 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from lmcbench.data.cache import file_hashes, open_split
-from lmcbench.data.dataset import Dataset, ImageSet
+from lmcbench.data.dataset import Dataset, ImageSet, Listed
 from lmcbench.data.decode import Resize
 from lmcbench.data.find_files import SplitFiles, data_folder, download, find_parquet
-from lmcbench.data.listed import Listed
 from lmcbench.data.parquet import ParquetSplit, default_names
 from lmcbench.data.shifted_sets import how_to_get
 from lmcbench.data.sources import SOURCES, Source
-from lmcbench.data.user_datasets import (
-    find_layout,
-    find_user_dataset,
-    open_user_dataset,
-    user_dataset_name,
-)
+from lmcbench.data.user_datasets import find_layout, find_user_dataset, open_user_dataset, user_dataset_name
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.evaluation_shifts import SHIFTED
 

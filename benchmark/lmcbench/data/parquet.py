@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lmcbench.data.dataset import Labels, mark_every_fifth
+from lmcbench.data.dataset import Labels, Listed, mark_every_fifth, name_domains
 from lmcbench.data.decode import Item, StoredImage
-from lmcbench.data.listed import Listed, name_domains
 from lmcbench.errors import UserError, unknown
 from lmcbench.spec.domains import Domains, sort_names
 from lmcbench.untrusted import HEADER_BYTES, check_content, parse_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lmcbench.data.keyed_rng import Floats
+from lmcbench.spec.seeds import Floats
 
 
 def gaussian_blur(x: Floats, sigma: float) -> Floats:

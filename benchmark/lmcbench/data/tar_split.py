@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lmcbench.data.dataset import Labels, mark_every_fifth
+from lmcbench.data.dataset import Labels, Listed, mark_every_fifth
 from lmcbench.data.decode import Item, in_batches
-from lmcbench.data.listed import Listed
 from lmcbench.data.parquet import LABEL_NAMES, count_classes, default_names, number_labels
 from lmcbench.errors import UserError, describe
 from lmcbench.untrusted import check_content

@@ -6,10 +6,10 @@ import numpy as np
 
 from lmcbench.data.corruptions import CORRUPT, corrupt
 from lmcbench.data.dataset import KEEP, ChannelFill, Pixels
-from lmcbench.data.keyed_rng import Floats, KeyedRandom
 from lmcbench.data.resample import sample
 from lmcbench.errors import UserError
 from lmcbench.spec.evaluation_shifts import Transform, parse_transform
+from lmcbench.spec.seeds import Floats, KeyedRandom
 from lmcbench.spec.shift_rules import Indices
 
 CHUNK = 1 << 21

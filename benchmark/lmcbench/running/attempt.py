@@ -1,6 +1,7 @@
-"""One attempt at a unit of work, in this process: its events go to the run folder, its outcome is returned.
+"""One attempt at a unit of work, and the interface of what runs attempts.
 
-Executors call `attempt` in a separate process, on any machine that can access the run folder.
+An attempt writes its events to the run folder and returns its outcome. Executors call `attempt` in a separate
+process, on any machine that can access the run folder.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import traceback
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lmcbench.errors import UserError, describe
 from lmcbench.results.atomic_files import WriteError
-from lmcbench.results.events import ALIVE_S, EventLog, process_identity
+from lmcbench.results.events import ALIVE_S, AttemptLog, EventLog, process_identity
 from lmcbench.running.plan import Finished, Progress, Task
 
 if TYPE_CHECKING:
@@ -188,3 +189,68 @@ def _open_data(task: Task) -> Dataset:
         _opened.clear()
         _opened[key] = reopen_data(task)
     return _opened[key]
+
+
+# --- what runs attempts --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An attempt that has ended.
+
+    Attributes:
+        outcome: what it returned; None if it died, or if the executor passes on no values: then the event
+            file has the outcome.
+        reason: why it may have died, such as an exit code; one line.
+    """
+
+    outcome: Outcome | None
+    reason: str = "it ended without a word"
+
+
+class Handle(Protocol):
+    """A submitted attempt."""
+
+    def ended(self) -> Ended | None:
+        """Return how it ended; None while it waits or runs."""
+
+    def cancel(self) -> None:
+        """End it, and wait for nothing."""
+
+
+class Executor(Protocol):
+    """What runs attempts.
+
+    Attributes:
+        name: as in `--on`, without options.
+        slots: attempts that run at once; None: the executor has a queue of its own.
+        is_remote: whether attempts may run on other machines.
+    """
+
+    name: str
+    slots: int | None
+    is_remote: bool
+
+    def submit(self, work: Attempt, unit: str) -> Handle:
+        """Begin an attempt, or put it into the executor's queue; `unit` names the unit of work.
+
+        Raises:
+            UserError: if the executor cannot run it.
+        """
+
+    def attach(self, log: AttemptLog) -> Handle | None:
+        """Return a handle of an attempt that another driver submitted and this executor still has.
+
+        By default, attempts end with their driver.
+        """
+        return None
+
+    def keeps(self, log: AttemptLog) -> bool:
+        """Return whether an attempt may run on although its driver has ended."""
+        return False
+
+    def wait(self, timeout: float) -> None:
+        """Wait until an attempt may have ended or made progress, at most `timeout` seconds."""
+
+    def close(self) -> None:
+        """Cancel all running and waiting attempts and release their resources."""

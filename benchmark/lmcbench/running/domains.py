@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lmcbench.catalogue import domain_table
 from lmcbench.data.contents import select_without_images
-from lmcbench.data.listed import Listed
+from lmcbench.data.dataset import Listed
 from lmcbench.running.plan import Plan
 from lmcbench.spec.domains import counts_text
 from lmcbench.spec.evaluation_shifts import DOMAIN

@@ -28,8 +28,7 @@ from lmcbench.results.events import (
 from lmcbench.results.record import Record
 from lmcbench.results.record_parser import read_record
 from lmcbench.results.run_folder import RunFolder
-from lmcbench.running.attempt import Attempt, Outcome
-from lmcbench.running.executor import Ended, Executor, Handle
+from lmcbench.running.attempt import Attempt, Ended, Executor, Handle, Outcome
 from lmcbench.running.other_machines import VISIBLE_S, Expected, portable_environment
 from lmcbench.running.plan import Event, Finished, Notice, Progress
 from lmcbench.running.units import Unit

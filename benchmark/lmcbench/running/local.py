@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmcbench.data.dataset import Dataset
-from lmcbench.running.attempt import Attempt, Outcome, attempt, perform
-from lmcbench.running.executor import Ended, Executor
+from lmcbench.running.attempt import Attempt, Ended, Executor, Outcome, attempt, perform
 from lmcbench.running.workers import Job, WorkerPool
 
 

@@ -10,7 +10,7 @@ from lmcbench.data.dataset import Dataset
 from lmcbench.errors import UserError, printable
 from lmcbench.machine import cuda_devices, usable_cores
 from lmcbench.output import print_text
-from lmcbench.running.executor import Executor
+from lmcbench.running.attempt import Executor
 from lmcbench.running.plan import Task
 from lmcbench.running.units import Unit, whole_families
 

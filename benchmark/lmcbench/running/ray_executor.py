@@ -12,8 +12,7 @@ from typing import Any
 
 from lmcbench.data.dataset import Dataset
 from lmcbench.errors import UserError, printable
-from lmcbench.running.attempt import Attempt, Outcome
-from lmcbench.running.executor import Ended, Executor
+from lmcbench.running.attempt import Attempt, Ended, Executor, Outcome
 from lmcbench.running.plan import Task
 from lmcbench.running.units import Unit, depends_on_fleet, fill, whole_families
 from lmcbench.running.workers import EXIT_S, THREADS

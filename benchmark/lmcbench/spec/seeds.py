@@ -1,8 +1,9 @@
-"""Seeds by role and replicate, and random streams that do not depend on the NumPy version."""
+"""Seeds by role and replicate, and random streams keyed by them, which do not depend on NumPy's version."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -24,7 +25,10 @@ def derive_seed(suite: str, version: int, replicate: int, role: Role, index: int
         role: what is drawn with the seed.
         index: 0 for the trunk and for shifts, i + 1 for sibling i.
     """
-    text = f"lmcbench/1|{suite}|{version}|{replicate}|{role}|{index}"
+    return _first_bits(f"lmcbench/1|{suite}|{version}|{replicate}|{role}|{index}")
+
+
+def _first_bits(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
@@ -66,3 +70,39 @@ def permutation(seed: int, counter: int, n: int) -> NDArray[np.int64]:
 def uniforms(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Map 64-bit words to the open interval (0, 1): to the midpoints of 2^52 equal cells."""
     return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class KeyedRandom:
+    """Random numbers for a batch of images, one stream per image and label.
+
+    Severity is not part of the key: a higher severity uses the same numbers.
+
+    Attributes:
+        seed: the seed of the suite's transforms.
+        kind: the transform's name without its amount.
+        indices: data set indices of the images, `[n]`.
+    """
+
+    seed: int
+    kind: str
+    indices: NDArray[np.int64]
+
+    def uniform(self, label: str, *shape: int) -> Floats:
+        """Return numbers inside (0, 1), `[n, *shape]`; each label has its own stream."""
+        key = _first_bits(f"lmcbench/1|transform|{self.seed}|{self.kind}|{label}")
+        size = int(np.prod(shape, dtype=np.int64))
+        words = np.stack([random_words(key, int(i), size) for i in self.indices])
+        return uniforms(words).reshape(len(self.indices), *shape)
+
+    def normal(self, label: str, *shape: int) -> Floats:
+        """Return standard normal numbers, `[n, *shape]`.
+
+        By the inverse distribution function: NumPy's samplers may change between versions (NEP 19).
+        """
+        from scipy.special import ndtri  # half a second, which few commands need
+
+        return np.asarray(ndtri(self.uniform(label, *shape)), dtype=np.float64)
