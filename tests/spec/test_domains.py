@@ -104,6 +104,7 @@ def test_names_are_in_order_of_numbers_or_text_and_survive_selection():
         ("", 2, "2 siblings and 3 domains"),
         ("", 4, "4 siblings and 3 domains"),
         ("art+photo/sketch", 3, "2 groups for 3 siblings"),
+        ("art", 2, "1 group for 2 siblings in 'art'. The training"),
         ("art//sketch", 3, "group 1 of 'art//sketch' is empty"),
         ("art+/sketch", 2, "group 0 of"),
         ("art/art", 2, "'art' is in two groups"),
@@ -126,6 +127,21 @@ def test_one_domain_is_no_shift_and_many_are_abridged():
     with pytest.raises(UserError, match=r"writer0011 5 and 2,988 more") as refused:
         parse_groups("mixed(domains)", "", writers, 2)
     assert len(str(refused.value)) < 700
+
+
+@pytest.mark.parametrize(
+    ("groups", "known", "expected"),
+    [
+        ("St. Mary/North+B", ["B", "St. Mary/North"], [("St. Mary/North", "B")]),
+        ("a+b/c/d", ["a+b", "c/d"], [("a+b",), ("c/d",)]),
+        ("a+b/c", ["a", "b", "a+b", "c"], [("a", "b"), ("c",)]),  # as without such a name
+        ("a/b/c", ["a/b", "a/b/c"], [("a/b/c",)]),
+        ("a/bc", ["a/b", "a", "bc"], [("a",), ("bc",)]),
+    ],
+)
+def test_a_name_may_have_the_signs_between_names(groups, known, expected):
+    counts = {**dict.fromkeys(known, 5), "other": 5}
+    assert parse_groups("domains", groups, counts, len(expected)) == expected
 
 
 def test_a_domain_without_a_class_of_the_others_is_refused_unless_grouped():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmcbench.errors import UserError, printable, unknown
+from lmcbench.errors import UserError, counted, printable, unknown
 from lmcbench.spec.canonical import canonical_json
 
 FOLDER = "folder"
@@ -153,7 +154,7 @@ def parse_groups(shift: str, groups: str, counts: Mapping[str, int], k: int) -> 
         return [(name,) for name in counts]
     write = "Write the domains of each sibling with a slash between siblings and a plus within: "
     write += 'groups = "A+B/C".'
-    parsed = [tuple(group.split("+")) for group in groups.split("/")]
+    parsed = _split_groups(groups, counts)
     owner: dict[str, int] = {}
     for i, group in enumerate(parsed):
         if not all(group):
@@ -165,9 +166,31 @@ def parse_groups(shift: str, groups: str, counts: Mapping[str, int], k: int) -> 
                 raise refusal(f"Shift {shift}: {name!r} is {where} of {groups!r}.", counts, write)
             owner[name] = i
     if len(parsed) != k:
+        advice = f"Set siblings = {len(parsed)} in the suite, or give" if len(parsed) > 1 else "Give"
         raise refusal(
-            f"Shift {shift}: {len(parsed)} groups for {k} siblings in {groups!r}.",
+            f"Shift {shift}: {counted(len(parsed), 'group')} for {k} siblings in {groups!r}.",
             counts,
-            f"Set siblings = {len(parsed)} in the suite, or give one group for each sibling.",
+            f"{advice} one group for each sibling.",
         )
     return parsed
+
+
+def _split_groups(groups: str, known: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return the names in each group; a known name may itself have a slash or a plus.
+
+    >>> _split_groups("A+B/C", ["A", "B", "C"]), _split_groups("A+B/C/D", ["A", "B", "C/D"])
+    ([('A', 'B'), ('C',)], [('A', 'B'), ('C/D',)])
+    """
+    plain = [tuple(group.split("+")) for group in groups.split("/")]
+    unusual = sorted((name for name in known if re.search("[+/]", name)), key=len, reverse=True)
+    if not unusual or {name for group in plain for name in group} <= set(known):
+        return plain
+    names = "|".join([*map(re.escape, unusual), "[^+/]*"])
+    parts: list[list[str]] = [[]]
+    for name, separator in re.findall(rf"({names})([+/]|\Z)", groups):
+        parts[-1].append(name)
+        if separator == "/":
+            parts.append([])
+        elif not separator:
+            break
+    return [tuple(part) for part in parts]
