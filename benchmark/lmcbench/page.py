@@ -1,4 +1,4 @@
-"""What the HTML pages share: style sheet, theme switch, values inside scripts."""
+"""What the HTML pages share: templates, style sheet, theme switch, values inside scripts."""
 
 from __future__ import annotations
 
@@ -9,23 +9,37 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+@cache
+def templates(package: str) -> Environment:
+    """Return the environment of the jinja templates of a package, in which text is escaped."""
+    return Environment(
+        loader=PackageLoader(package, "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
 
 @cache
 def page_style() -> str:
     """Return the style sheet: colours of both themes, typography, tables and figures."""
-    return _template("page.css")
+    return template_text("page.css")
 
 
 @cache
 def theme_script() -> str:
     """Return the script of the button `#theme`, which switches between system, light and dark."""
-    return _template("theme.js")
+    return template_text("theme.js")
 
 
 @cache
 def sort_script() -> str:
     """Return the script that makes tables of class `sorts` sort by a click on a header."""
-    return _template("sort.js")
+    return template_text("sort.js")
 
 
 def content_policy(script: str) -> str:
@@ -43,5 +57,6 @@ def embed(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _template(name: str) -> str:
-    return files("lmcbench").joinpath("templates", name).read_text(encoding="utf-8")
+def template_text(name: str, package: str = "lmcbench") -> str:
+    """Return a style sheet or script beside the templates of a package."""
+    return files(package).joinpath("templates", name).read_text(encoding="utf-8")

@@ -5,12 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lmcbench.errors import UserError
 from lmcbench.latex import document_comment, latex_table
@@ -22,7 +18,7 @@ from lmcbench.leaderboard.scores import COLUMNS, column
 from lmcbench.leaderboard.submission_file import Meta
 from lmcbench.leaderboard.summary_cache import RESULTS, SUBMISSIONS, SUMMARY, Row, read_rows, summary_path
 from lmcbench.leaderboard.trust import TrustLevel
-from lmcbench.page import embed, page_style, theme_script
+from lmcbench.page import embed, page_style, template_text, templates, theme_script
 from lmcbench.results.atomic_files import remove_orphans, write_atomic
 from lmcbench.results.provenance import command_line, versions, without_folders
 from lmcbench.untrusted import read_bytes
@@ -30,28 +26,15 @@ from lmcbench.untrusted import read_bytes
 
 def render_html(payload: Mapping[str, Any]) -> str:
     """Return the page, with style, script and numbers in one file; the JSON contains no `<`."""
-    template = _environment().get_template("leaderboard.html.j2")
-    folder = files("lmcbench.leaderboard").joinpath("templates")
+    template = templates("lmcbench.leaderboard").get_template("leaderboard.html.j2")
     text = template.render(
         words=words,
-        style=page_style() + folder.joinpath("leaderboard.css").read_text(encoding="utf-8"),
+        style=page_style() + template_text("leaderboard.css", "lmcbench.leaderboard"),
         theme=theme_script(),
-        script=folder.joinpath("leaderboard.js").read_text(encoding="utf-8"),
+        script=template_text("leaderboard.js", "lmcbench.leaderboard"),
         data=embed(payload),
     )
     return text.rstrip("\n") + "\n"
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("lmcbench.leaderboard", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=False,
-    )
 
 
 HEADLINE = "headline"

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lmcbench.errors import UserError, counted
 from lmcbench.output import GITHUB, escape_markdown, make_table, one_line
-from lmcbench.page import content_policy, page_style, sort_script, theme_script
+from lmcbench.page import content_policy, page_style, sort_script, template_text, templates, theme_script
 from lmcbench.report.conclusion import conclude
 from lmcbench.report.figures.draw import draw
 from lmcbench.report.figures.style import Drawing, inline_svg, picture
@@ -214,16 +213,9 @@ def _html(
     drawings: list[Drawing],
     facts: Mapping[str, str],
 ) -> str:
-    environment = Environment(
-        loader=PackageLoader("lmcbench.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("lmcbench.report")
     environment.filters["one_line"] = one_line
     script = theme_script() + sort_script()
-    own_style, *_ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
     return environment.get_template("report.html").render(
         title=title,
         description=description,
@@ -235,7 +227,7 @@ def _html(
         narrow={d.name: inline_svg(d.narrow) for d in drawings if d.narrow is not None},
         facts=facts,
         policy=content_policy(script),
-        style=page_style() + own_style,
+        style=page_style() + template_text("report.css", "lmcbench.report"),
         script=script,
         text_columns=TEXT_COLUMNS,
         zip=zip,
