@@ -260,15 +260,12 @@ def scores_from_logits(
     flat = flat.float() if flat.dtype.itemsize < 4 else flat
     loss = F.cross_entropy(flat, target.repeat(size), reduction="none")
     scores = Scores(loss.view(size, n).double().cpu(), (logits.argmax(-1) != target).cpu())
-    if not torch.isfinite(scores.loss).all():
-        bad = _first_bad(scores.loss)
+    finite = torch.isfinite(scores.loss).all(1)
+    if not finite.all():
+        bad = int(finite.logical_not().nonzero()[0])
         where = f"state {bad} of {size}" if alphas is None else f"alpha {alphas[bad]:g}"
         raise NotFiniteError(f"Split {name!r}: the loss is not finite at {where}.")
     return scores
-
-
-def _first_bad(loss: Tensor) -> int:
-    return int((~torch.isfinite(loss)).any(1).nonzero()[0])
 
 
 def alpha_grid(alphas: int | Sequence[float]) -> Array:

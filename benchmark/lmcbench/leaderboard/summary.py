@@ -209,7 +209,8 @@ def summarize(slug: str, submission_sha256: str, records: Iterable[Record]) -> S
     cells = cells.sort_values(["fork_share", "fork", "replicate", "key"])  # without a share last
     onsets: dict[tuple[str, ...], Any] = {found.line: found.points for found in stability_points(rows)}
     controls = control_labels(cells)
-    tables = {split: _measured(rows, split) for split in rows["split"].dropna().unique() if _is_test(split)}
+    splits = [s for s in rows["split"].dropna().unique() if s == SPLIT or s.startswith(EVALUATION)]
+    tables = {split: _measured(rows, split) for split in splits}
     shifts = {}
     groups: Any = cells.groupby(LINE, sort=True)
     for line, group in groups:
@@ -239,10 +240,6 @@ def summarize(slug: str, submission_sha256: str, records: Iterable[Record]) -> S
 
 NAMED = ["suite", "version", "digest", "architecture", "architecture_fingerprint", "recipe"]
 """The columns in which all records of an entry agree."""
-
-
-def _is_test(split: str) -> bool:
-    return split == SPLIT or split.startswith(EVALUATION)
 
 
 def _measured(rows: pd.DataFrame, split: str) -> pd.DataFrame:

@@ -136,13 +136,11 @@ def _is_alive(driver: DriverLog, logs: dict[str, list[AttemptLog]]) -> bool:
     """Return whether a driver may still run; its own process trains between two signs of life."""
     if driver.ended is not None:
         return False
-    mine = [log for of_unit in logs.values() for log in of_unit if _driver_of(log) == driver.path.name]
+    mine = [
+        log for of_unit in logs.values() for log in of_unit if log.submitted.get("driver") == driver.path.name
+    ]
     last = max([driver.last, *(float(log.events[-1]["time"]) for log in mine)])
     return is_alive(driver.asked, last)
-
-
-def _driver_of(log: AttemptLog) -> object:
-    return log.submitted.get("driver")
 
 
 def _unit_status(

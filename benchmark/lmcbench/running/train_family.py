@@ -64,9 +64,7 @@ def train_family(
     distinct = list({id(sibling): sibling for of_cell in siblings.values() for sibling in of_cell}.values())
     # before training, which may leave tensors on the network that cannot be copied
     flop = step_flop(data.model, data.dataset.shape, family.recipe.batch_size)
-    precision, shape = family.recipe.precision, data.dataset.shape
-    size, kind = family.recipe.batch_size, data.device.type
-    engine = choose_engine(family.architecture, data.model, shape, kind, engine, precision, size)
+    engine = _engine(family, data, engine)
     logged = {
         cell.key: cell.suite.probe.logged(cell.fork_step(n), length, per_epoch)
         for cell in cells
@@ -86,7 +84,8 @@ def train_family(
     boundaries = {step for network in networks for step in (network.at, network.stop)} | snapshots
     deterministic = True
     if data.device.type == "cuda":  # after building networks, which runs a user's code: flags are set again
-        deterministic = strictly(data.device, lambda: try_step(engine, data.model, shape, precision))[1]
+        tried = data.dataset.shape, family.recipe.precision
+        deterministic = strictly(data.device, lambda: try_step(engine, data.model, *tried))[1]
     fleet = Fleet(engine, family.recipe, data, memory_share)
     with checkpoints.stored_on_interruption(networks):
         for start, stop in pairwise(sorted(boundaries)):
@@ -125,15 +124,7 @@ def train_trunk(
     engine's results do not depend on the fleet. Arguments as in `train_family`.
     """
     recipe, n = family.recipe, len(data.dataset.train)
-    engine = choose_engine(
-        family.architecture,
-        data.model,
-        data.dataset.shape,
-        data.device.type,
-        engine,
-        recipe.precision,
-        recipe.batch_size,
-    )
+    engine = _engine(family, data, engine)
     forks = sorted({cell.fork_step(n) for cell in cells if cell.fork.has_trunk})
     missing = [step for step in forks if not folder.trunk(family.key, step).exists()]
     checkpoints = TrainingCheckpoints(folder, family.key, _conditions(engine, data))
@@ -149,6 +140,13 @@ def train_trunk(
                 yield (trunk.at - begun) / (missing[-1] - begun)
             store_trunk(trunk, family, folder, step, trained_by)
     checkpoints.remove(())
+
+
+def _engine(family: Family, data: FamilyData, asked: EngineName | None) -> EngineName:
+    """Return the engine that trains the family: the one asked for, if the network supports it."""
+    recipe, shape = family.recipe, data.dataset.shape
+    device, precision, size = data.device.type, recipe.precision, recipe.batch_size
+    return choose_engine(family.architecture, data.model, shape, device, asked, precision, size)
 
 
 def _trained_by(engine: EngineName, data: FamilyData) -> dict[str, str]:

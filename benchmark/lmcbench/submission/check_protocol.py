@@ -37,7 +37,8 @@ VIEWS = {
 def find_cell(record: Record, file: str, entry: Entry) -> tuple[Cell | None, list[Fault]]:
     """Return the cell that a record is of, None if the suite has no such cell, and contradictions to it."""
     suite = entry.suite
-    shift = next((s.shift for s in suite.shifts if s.shift.identity() == _shift_of(record)), None)
+    named = record.shift.model_dump(include={"name", "params", "noise", "fingerprint"})
+    shift = next((s.shift for s in suite.shifts if s.shift.identity() == named), None)
     fork = next((f for f in suite.fork_list if f.name == record.fork.name), None)
     problems = list(_identity(record, entry))
     cell = None
@@ -57,10 +58,6 @@ def find_cell(record: Record, file: str, entry: Entry) -> tuple[Cell | None, lis
             has = f"found {fork.name!r} under {shift.label}, the suite has it under {', '.join(under)}"
             problems.append(("fork.name", has))
     return cell, [Fault(file, field, f"{message}.") for field, message in problems]
-
-
-def _shift_of(record: Record) -> dict[str, Any]:
-    return record.shift.model_dump(include={"name", "params", "noise", "fingerprint"})
 
 
 def _identity(record: Record, entry: Entry) -> Problems:
