@@ -11,9 +11,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from platformdirs import user_cache_path
@@ -194,14 +195,10 @@ def write_split(
         }
         if domains is not None:
             text["domains"] = list(domains.names)
-            with (draft / "domains.npy").open("wb") as file:
+            with _flushed(draft / "domains.npy") as file:
                 np.save(file, domains.codes)
-                file.flush()
-                os.fsync(file.fileno())
-        with (draft / "split.json").open("w") as about_file:
-            json.dump(text, about_file)
-            about_file.flush()
-            os.fsync(about_file.fileno())
+        with _flushed(draft / "split.json") as file:
+            file.write(json.dumps(text).encode())
         if place.exists() and read_split(key) is None:
             shutil.rmtree(place, ignore_errors=True)
         try:
@@ -214,6 +211,15 @@ def write_split(
         raise UserError(f"Writing to the cache folder {place.parent} failed: {error.strerror}.") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def _flushed(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to write, and flush it to disk at the end."""
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -233,7 +239,7 @@ def _write_arrays(
     """Write images batch by batch, so that memory does not grow with the split, then all labels."""
     labels: list[Labels] = []
     shape: tuple[int, ...] = ()
-    with (draft / "images.npy").open("wb") as file:
+    with _flushed(draft / "images.npy") as file:
         for images, given in batches:
             if not labels:
                 shape = (n, *images.shape[1:])
@@ -243,13 +249,9 @@ def _write_arrays(
             file.write(np.ascontiguousarray(images).data)
             builder.add(images)
             labels.append(given)
-        file.flush()
-        os.fsync(file.fileno())
     whole = np.concatenate(labels)
-    with (draft / "labels.npy").open("wb") as file:
+    with _flushed(draft / "labels.npy") as file:
         np.save(file, whole)
-        file.flush()
-        os.fsync(file.fileno())
     return builder.finish(whole), shape
 
 

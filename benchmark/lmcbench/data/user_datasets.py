@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from lmcbench.data.cache import CachedSplit, Reader, open_split
 from lmcbench.data.csv_split import LABEL_COLUMNS, SPLIT_COLUMNS, CsvSplit, CsvTable
@@ -28,6 +29,8 @@ TEST_NAMES = ("test", "testing", "tst", "val", "valid", "validation", "dev", "ev
 
 LISTS = ("metadata.csv", "labels.csv", "data.csv", "annotations.csv")
 """Lists of images in a folder."""
+
+Found = TypeVar("Found")
 
 OwnReader = CsvSplit | FolderSplit | ParquetSplit | TarSplit
 
@@ -141,8 +144,7 @@ def find_layout(path: Path, domain: str | None = None) -> Layout:
                 f"{path} is not a data set: a single file must be parquet, Arrow, .csv or .tar (WebDataset). "
                 "Unpack the archive, and give the folder."
             )
-        train, test = _halves(ParquetSplit((path,), domain=domain))
-        return Layout(train, test, "parquet")
+        return replace(_halves(ParquetSplit((path,), domain=domain), "parquet", path), notes=())
     found = (
         _arrow(path, domain)
         or _split_folders(path, domain)
@@ -161,13 +163,18 @@ def find_layout(path: Path, domain: str | None = None) -> Layout:
     return found
 
 
-def _halves(reader: OwnReader) -> tuple[OwnReader, OwnReader]:
-    """Return the readers of both parts of images without a test split."""
-    return replace(reader, part="train"), replace(reader, part="test")
+def _halves(
+    reader: OwnReader, source: str, path: Path, lacks: str = "test split", notes: Sequence[str] = ()
+) -> Layout:
+    """Return the layout of images in `path` without a test split."""
+    of_each = "class" if reader.domain is None else "class of each domain"
+    note = f"{path} has no {lacks}: every fifth image of each {of_each} is the test set."
+    return Layout(replace(reader, part="train"), replace(reader, part="test"), source, (*notes, note))
 
 
-def _fifth(domain: str | None) -> str:
-    return f"every fifth image of each class{'' if domain is None else ' of each domain'} is the test set"
+def _first(names: Sequence[str], table: Mapping[str, Found]) -> Found | None:
+    """Return what a table has under the first of `names` under which it has something."""
+    return next((table[name] for name in names if table.get(name)), None)
 
 
 def _children(path: Path) -> dict[str, Path]:
@@ -203,7 +210,7 @@ def _has_images(folder: Path) -> bool:
 def _split_folders(path: Path, domain: str | None) -> Layout | None:
     """Return the layout ROOT/train, ROOT/test; a test split without labels is passed over."""
     children = _children(path)
-    train = next((children[name] for name in TRAIN_NAMES if name in children), None)
+    train = _first(TRAIN_NAMES, children)
     reader = None if train is None else _labelled(train, domain)
     if reader is None:
         return None
@@ -223,8 +230,7 @@ def _split_folders(path: Path, domain: str | None) -> Layout | None:
     source = "csv" if isinstance(reader, CsvSplit) else "folder"
     if chosen is not None:
         return Layout(reader, chosen, source, tuple(notes))
-    notes.append(f"{path} has no test set with labels: {_fifth(domain)}.")
-    return Layout(*_halves(reader), source, tuple(notes))
+    return _halves(reader, source, path, "test set with labels", notes)
 
 
 def _parquet(path: Path, domain: str | None) -> Layout | None:
@@ -242,18 +248,17 @@ def _arrow(path: Path, domain: str | None) -> Layout | None:
     if (path / "dataset_dict.json").is_file():
         children = _children(path)
         files = {name: tuple(sorted(folder.glob("*.arrow"))) for name, folder in children.items()}
-        train = next((files[name] for name in TRAIN_NAMES if files.get(name)), None)
+        train = _first(TRAIN_NAMES, files)
         if train is None:
             raise UserError(f"{path} has no split 'train'. It has {', '.join(children)}.")
-        test = next((files[name] for name in TEST_NAMES if files.get(name)), None)
+        test = _first(TEST_NAMES, files)
         if test is not None:
             return Layout(ParquetSplit(train, domain=domain), ParquetSplit(test, domain=domain), "arrow")
     elif (path / "state.json").is_file():
         train = tuple(sorted(path.glob("*.arrow")))
     else:
         return None
-    note = f"{path} has no test split: {_fifth(domain)}."
-    return Layout(*_halves(ParquetSplit(train, domain=domain)), "arrow", (note,))
+    return _halves(ParquetSplit(train, domain=domain), "arrow", path)
 
 
 def _tar(path: Path, domain: str | None) -> Layout | None:
@@ -269,18 +274,16 @@ def _shards(path: Path, files: Sequence[Path], domain: str | None) -> Layout:
         split: tuple(file for file in files if belongs_to(Path(str(file.relative_to(path)).lower()), split))
         for split in (*TRAIN_NAMES, *TEST_NAMES)
     }
-    train = next((parts[name] for name in TRAIN_NAMES if parts[name]), None)
-    test = next((parts[name] for name in TEST_NAMES if parts[name]), None)
+    train, test = _first(TRAIN_NAMES, parts), _first(TEST_NAMES, parts)
     if train is not None and test is not None:
         return Layout(TarSplit(train), TarSplit(test), "webdataset")
-    note = f"{path} has no test split: {_fifth(domain)}."
-    return Layout(*_halves(TarSplit(train or tuple(files))), "webdataset", (note,))
+    return _halves(TarSplit(train or tuple(files)), "webdataset", path)
 
 
 def _lists(path: Path, domain: str | None) -> Layout | None:
     """Return the layout of lists in ROOT: train.csv and test.csv, or one list."""
     lists = {p.stem.lower(): CsvTable(p) for p in sorted(path.glob("*.csv"))}
-    train = next((lists[name] for name in TRAIN_NAMES if name in lists), None)
+    train = _first(TRAIN_NAMES, lists)
     if train is not None and train.find_column(LABEL_COLUMNS) is not None:
         tests = [lists[name] for name in TEST_NAMES if name in lists]
         labelled = [test for test in tests if test.find_column(LABEL_COLUMNS) is not None]
@@ -308,8 +311,7 @@ def _one_list(table: CsvTable, domain: str | None) -> Layout:
         if train and test is not None:
             of_test = CsvSplit(table, (test,), domain=domain)
             return Layout(CsvSplit(table, train, domain=domain), of_test, "csv")
-    note = f"{table.path} has no test split: {_fifth(domain)}."
-    return Layout(*_halves(CsvSplit(table, domain=domain)), "csv", (note,))
+    return _halves(CsvSplit(table, domain=domain), "csv", table.path)
 
 
 def _flat(path: Path, domain: str | None) -> Layout | None:
@@ -319,8 +321,7 @@ def _flat(path: Path, domain: str | None) -> Layout | None:
     found = _classes_in(path, domain)
     if found is None or sum(map(_has_images, found.class_folders)) < 2:
         return None
-    note = f"{path} has no test split: {_fifth(domain)}."
-    return Layout(*_halves(found), "folder", (note,))
+    return _halves(found, "folder", path)
 
 
 def looks_nested(reader: FolderSplit) -> bool:
