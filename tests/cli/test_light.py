@@ -437,6 +437,7 @@ def test_the_leaderboard_is_exported_and_left_alone(lmcbench, tmp_path):
         (("--check", "--json"), "--check writes nothing"),
         (("--check", "--csv", "x.csv"), "--check writes nothing"),
         (("--json", "--csv", "-"), "only one of --json, --csv - and --latex - can print"),
+        (("--csv", "t", "--latex", "./t"), "--csv and --latex are both t; give two files"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(lmcbench, tmp_path, arguments, message):

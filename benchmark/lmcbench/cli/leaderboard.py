@@ -60,6 +60,8 @@ def leaderboard(
         raise typer.BadParameter(
             "only one of --json, --csv - and --latex - can print; give a file to the others"
         )
+    if csv is not None and latex is not None and csv.resolve() == latex.resolve():
+        raise typer.BadParameter(f"--csv and --latex are both {csv}; give two files")
     if path is not None:
         if check or as_json:
             raise typer.BadParameter("--check and --json are of the leaderboard, not of one run")

@@ -156,7 +156,7 @@ def parse_replicates(text: str) -> range:
     Raises:
         UserError: for other text, an empty range, or more than `MAX_REPLICATES`.
     """
-    match = re.fullmatch(r"(?:(\d{1,4000}):)?(\d{1,4000})", text)
+    match = re.fullmatch(r"(?:([0-9]{1,4000}):)?([0-9]{1,4000})", text)
     if match is None:
         raise UserError(f"Replicates {text!r} are not a range. Write a number N or a half-open range A:B.")
     chosen = range(int(match[1] or 0), int(match[2]))
