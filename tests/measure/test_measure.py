@@ -460,6 +460,15 @@ def test_bad_options_of_soups_are_refused(files, measure, options, message):
     assert message in err
 
 
+@pytest.mark.parametrize("option", ["--soup a.safetensors", "--greedy-soup a.safetensors", "--figure a.png"])
+def test_a_read_only_folder_is_found_before_anything_slow(files, measure, monkeypatch, option):
+    monkeypatch.setattr("os.access", lambda path, mode: mode == os.R_OK)
+    monkeypatch.setattr("lmcbench.measure.checkpoints.build", None)
+    code, out, err = measure(files["mlp0"], files["mlp1"], *MLP, *option.split())
+    assert (code, out) == (2, "")
+    assert f"{option}: the folder . is read-only" in err
+
+
 def test_weights_whose_outputs_overflow_are_named(files, measure, tmp_path):
     huge = {name: value * 1e30 for name, value in load_file(files["mlp1"]).items()}
     save_file(huge, tmp_path / "huge.safetensors")

@@ -15,6 +15,7 @@ from lmcbench.machine import choose_device, compute_exactly
 from lmcbench.measure.images import MeasureImages, choose_normalisation, open_images
 from lmcbench.measure.networks import Bench, scores_of
 from lmcbench.measure.verdict import verdict
+from lmcbench.results.atomic_files import check_folder
 from lmcbench.running.analyses import select_analyses
 from lmcbench.spec.architectures import parse_architecture
 from lmcbench.train.build import build, published_settings
@@ -108,8 +109,7 @@ class Request:
                 continue
             if out.suffix != SUFFIX:
                 raise UserError(f"{option} {out}: the file must end in {SUFFIX}.")
-            if not out.parent.is_dir():
-                raise UserError(f"{option} {out}: there is no folder {out.parent}.")
+            check_folder(option, out)
             if any(path.exists() and out.exists() and path.samefile(out) for path in inputs):
                 raise UserError(f"{option} {out} is one of the checkpoints. Give another file.")
 

@@ -12,6 +12,7 @@ from lmcbench.errors import UserError
 from lmcbench.measure.verdict import letter_of
 from lmcbench.report.figures.networks import draw_lines, draw_matrix
 from lmcbench.report.figures.style import panels, picture, styled
+from lmcbench.results.atomic_files import check_folder
 from lmcbench.results.curves import Array, Curve
 
 KINDS = (".png", ".pdf", ".svg")
@@ -21,12 +22,11 @@ def check_figure(path: Path) -> None:
     """Check the name of a figure's file before anything slow.
 
     Raises:
-        UserError: for another ending, or a folder that does not exist.
+        UserError: for another ending, or a folder that does not exist or is read-only.
     """
     if path.suffix.lower() not in KINDS:
         raise UserError(f"--figure {path}: the file must end in {', '.join(KINDS)}.")
-    if not path.parent.is_dir():
-        raise UserError(f"--figure {path}: there is no folder {path.parent}.")
+    check_folder("--figure", path)
 
 
 def draw_measured(result: Mapping[str, Any], kind: str) -> bytes:

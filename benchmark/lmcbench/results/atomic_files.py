@@ -91,6 +91,16 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def check_folder(option: str, path: Path) -> None:
+    """Raise `UserError` unless a file can be written to the folder of `path`, which `option` gave."""
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {path}: there is no folder {path.parent}.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{option} {path}: the folder {path.parent} is read-only. Name a file in another one."
+        )
+
+
 def compress(content: bytes) -> bytes:
     """Return `content` as gzip without time and file name, so that equal content gives equal bytes."""
     buffer = io.BytesIO()
