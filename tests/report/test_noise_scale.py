@@ -79,7 +79,7 @@ def test_a_barrier_that_rises_with_g_correlates_fully_and_one_that_falls_opposes
         ]
         for row in rows:
             assert (row.error.mean, row.error.half_width) == (pytest.approx(expected), pytest.approx(0))
-            assert (row.counted, row.underfit, row.constant) == (12, 0, 0)
+            assert (row.counted, row.underfit, row.error.n) == (12, 0, 2)
             # the loss barrier is the same everywhere: no correlation, and none made up
             assert (row.loss.mean, row.loss.n) == (None, 0)
 
@@ -109,7 +109,7 @@ def test_underfit_cells_are_shown_and_not_counted():
     assert dict(zip(cells["batch"], cells["underfit"], strict=True)) == {"16": "", "32": "", "64": "2/2"}
     assert (noise_table(build_frame(records))["error barrier"] == "+1.00 ± 0.00").all()
     nothing = correlations(points(grid_records(scale, lambda cell: 0.5)))[0]
-    assert (nothing.error.mean, nothing.counted, nothing.underfit, nothing.constant) == (None, 0, 12, 2)
+    assert (nothing.error.n, nothing.counted, nothing.underfit) == (0, 0, 12)
 
 
 def test_every_cell_is_listed_by_noise_scale_with_its_barriers():

@@ -96,9 +96,7 @@ def recalibrate(
     return {name: found[name].clone() for name in checked}
 
 
-def greedy_soup(
-    accuracies: Sequence[float], accuracy_of: Callable[[Sequence[int]], float]
-) -> tuple[list[int], dict[int, float]]:
+def greedy_soup(accuracies: Sequence[float], accuracy_of: Callable[[Sequence[int]], float]) -> list[int]:
     """Return the members of the greedy soup, in the order in which they enter.
 
     Recipe 1 of Wortsman et al. (2022, arXiv 2203.05482).
@@ -110,18 +108,14 @@ def greedy_soup(
         accuracies: of each state alone, on held-out images.
         accuracy_of: members -> accuracy of their average, on the same images.
 
-    Returns:
-        The members, and the accuracy after each state was tried: state -> accuracy of the soup with it.
-
     Examples:
         >>> greedy_soup([0.7, 0.9, 0.8], lambda members: {(1, 2): 0.85, (1, 0): 0.9}[tuple(members)])
-        ([1, 0], {2: 0.85, 0: 0.9})
+        [1, 0]
     """
     order = sorted(range(len(accuracies)), key=lambda i: (-accuracies[i], i))
     members, best = [order[0]], accuracies[order[0]]
-    tried: dict[int, float] = {}
     for i in order[1:]:
-        tried[i] = accuracy_of([*members, i])
-        if tried[i] >= best:
-            members, best = [*members, i], tried[i]
-    return members, tried
+        accuracy = accuracy_of([*members, i])
+        if accuracy >= best:
+            members, best = [*members, i], accuracy
+    return members

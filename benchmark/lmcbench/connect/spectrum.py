@@ -29,12 +29,10 @@ class Eigenvalues:
     Attributes:
         values: `[k]`, descending; an eigenvalue of multiplicity m occurs min(m, k) times.
         residuals: |H v - value v| with |v| = 1, `[k]`; some eigenvalue lies within it of each value.
-        products: number of matrix-vector products.
     """
 
     values: Array
     residuals: Array
-    products: int
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ def top_eigenvalues(
         block = _orthonormalise(basis, outside, floor=1e-12 * scale)
         if not len(block):  # an invariant subspace: continue outside it
             block = _orthonormalise(basis, _normal(min(k, size - len(basis)), size, generator).to(basis))
-    return Eigenvalues(values, residuals, len(basis))
+    return Eigenvalues(values, residuals)
 
 
 def hutchinson_trace(product: Product, size: int, generator: torch.Generator, probes: int = 10) -> Trace:

@@ -227,7 +227,7 @@ class Bench:
             logits = self.network.logits(self.network.prepare([state]), images)[0]
             return float((logits.argmax(-1).cpu() == labels).double().mean())
 
-        members, _ = greedy_soup(
+        members = greedy_soup(
             [accuracy(state) for state in states],
             lambda chosen: accuracy(self.soup([states[i] for i in chosen])),
         )

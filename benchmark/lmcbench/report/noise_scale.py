@@ -26,11 +26,11 @@ class Correlation:
 
     Attributes:
         equal: what the trainings have in common: `EPOCHS` or `STEPS`.
-        error: of the error barrier, over replicates.
-        loss: of the loss barrier, over replicates.
+        error: of the error barrier, over replicates; one whose barriers are all equal, or with too few cells,
+            has none.
+        loss: of the loss barrier, likewise.
         counted: number of cells.
         underfit: cells excluded because a sibling does not fit its training data.
-        constant: replicates without a correlation: too few cells, or all barriers equal.
     """
 
     architecture: str
@@ -40,7 +40,6 @@ class Correlation:
     loss: Estimate
     counted: int
     underfit: int
-    constant: int
 
 
 def noise_points(rows: pd.DataFrame) -> pd.DataFrame:
@@ -165,7 +164,6 @@ def _correlation(points: pd.DataFrame, equal: str) -> Correlation:
         loss=estimate([value for value in loss if value is not None]),
         counted=counted,
         underfit=len(points) - counted,
-        constant=error.count(None),
     )
 
 
