@@ -298,6 +298,7 @@ def test_a_users_rule_is_part_of_the_digest_and_explained_if_it_fails(place, mon
         "return [labels == 0] * 3": "found bool.*return np.flatnonzero",
         "return [np.arange(5), np.array([9999]), np.arange(3)]": "position 9999 is out of range",
         "return [[], [0], [1]]": "leaves sibling 0 of 3 without training images",
+        "return [np.random.permutation(20)[:10] for _ in range(3)]": "Draw all random numbers from its",
         "return 1 / 0": r"ZeroDivisionError.*rules.py, line 5",
     }.items():
         head = "import numpy as np\n\ndef thirds(labels, domains, siblings, generator, step=1):\n"

@@ -60,35 +60,44 @@ def own_views(
     replicate. It returns one array of positions, 0 to n - 1, for each sibling.
 
     Raises:
-        UserError: if the file was edited since `fingerprint` was taken, the rule raises an error, or it does
-            not return such arrays.
+        UserError: if the file was edited since `fingerprint` was taken, the rule raises an error, does not
+            return such arrays, or returns others when it is called again.
     """
     path, function = Path(name.rpartition(":")[0]), name.rpartition(":")[2]
     source = read_source(name)
     if fingerprint_of(source) != fingerprint:
         raise UserError(f"{path} was edited since the run was started. Run again.")
-    module = types.ModuleType(f"lmcbench_shift_{fingerprint}")
-    module.__file__ = str(path)
     texts = None if domains is None else domains.texts
-    try:
-        with no_exit():
-            exec(compile(source, str(path), "exec"), module.__dict__)
-            rule = getattr(module, function, None)
-            if not callable(rule):
-                known = ", ".join(n for n, v in vars(module).items() if isinstance(v, types.FunctionType))
-                raise UserError(f"{path} has no function {function!r}. It has {known or 'none'}.")
-            found = rule(labels.copy(), texts, k, np.random.default_rng(seed), **params)
-            given = list(found)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"Shift {portable_name(name)} failed: {describe(error, path)}") from None
-    if len(given) != k:
+
+    def views() -> list[View]:
+        module = types.ModuleType(f"lmcbench_shift_{fingerprint}")
+        module.__file__ = str(path)
+        try:
+            with no_exit():
+                exec(compile(source, str(path), "exec"), module.__dict__)
+                rule = getattr(module, function, None)
+                if not callable(rule):
+                    known = ", ".join(n for n, v in vars(module).items() if isinstance(v, types.FunctionType))
+                    raise UserError(f"{path} has no function {function!r}. It has {known or 'none'}.")
+                given = list(rule(labels.copy(), texts, k, np.random.default_rng(seed), **params))
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"Shift {portable_name(name)} failed: {describe(error, path)}") from None
+        if len(given) != k:
+            raise UserError(
+                f"Shift {portable_name(name)} returned {counted(len(given), 'view')} for {k} siblings; "
+                "return a list with one array of positions for each."
+            )
+        return [_view(portable_name(name), i, positions, labels) for i, positions in enumerate(given)]
+
+    found = views()
+    if any(not np.array_equal(a.indices, b.indices) for a, b in zip(found, views(), strict=True)):
         raise UserError(
-            f"Shift {portable_name(name)} returned {counted(len(given), 'view')} for {k} siblings; return a "
-            "list with one array of positions for each."
+            f"Shift {portable_name(name)} returned other positions when it was called again, so a run could "
+            "not be resumed or repeated. Draw all random numbers from its argument 'generator'."
         )
-    return [_view(portable_name(name), i, positions, labels) for i, positions in enumerate(given)]
+    return found
 
 
 def _view(name: str, i: int, positions: object, labels: Indices) -> View:
