@@ -187,7 +187,7 @@ def submit(
         typer.Option(
             "--leaderboard",
             metavar="DIR",
-            help="The leaderboard's folder; default: leaderboard, created if it does not exist.",
+            help="An existing leaderboard's folder; default: leaderboard, which is created if need be.",
         ),
     ] = None,
     suite: SuiteFile = None,
