@@ -141,7 +141,7 @@ def test_a_scale_of_zero_and_activations_are_refused():
     a, b = drawn(model, 0), drawn(model, 1)
     with pytest.raises(UserError, match="by weights"):
         align(model, a, b, symmetry="orthogonal", match="activations", images=IMAGES)
-    with pytest.raises(UserError, match="'permutation' or 'orthogonal'"):
+    with pytest.raises(UserError, match="Unknown symmetry 'linear'"):
         align(model, a, b, symmetry="linear", images=IMAGES)
     a["norm.weight"][3] = 0
     with pytest.raises(UserError, match="scale of zero"):

@@ -27,6 +27,10 @@ _SWEEPS = 100
 _SINGLE = 5_000_000
 """From this number of weights on, products of single-precision weights are computed in single precision."""
 
+_CENTRED = 64
+"""From this number of units on, means over rows and columns are subtracted from a gain. The best assignment stays
+the best, and is found two to three times as fast (768 units of random networks)."""
+
 
 def match_weights(spec: PermutationSpec, state_a: State, state_b: State) -> Orders:
     """Return the orders of B's units that make its weights most similar to A's."""
@@ -134,6 +138,9 @@ def _best(gain: Gain) -> tuple[Ids, Ids]:
     """Return the assignment with the largest total gain."""
     from scipy.optimize import linear_sum_assignment  # 22 MiB, which few workers need
 
+    if len(gain) >= _CENTRED:
+        gain = gain - gain.mean(axis=0)
+        gain -= gain.mean(axis=1, keepdims=True)
     rows, columns = linear_sum_assignment(gain, maximize=True)
     return np.asarray(rows), np.asarray(columns, np.int64)
 
