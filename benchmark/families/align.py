@@ -40,7 +40,7 @@ from lmcbench.train.adapt import small_stem
 
 ALIGNED = Path(__file__).with_name("align.json")
 
-LARGE = 90_000_000
+LARGE = 150_000_000
 """Weights from which units are not matched, only permuted."""
 
 

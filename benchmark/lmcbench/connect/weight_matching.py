@@ -28,8 +28,8 @@ _SINGLE = 5_000_000
 """From this number of weights on, products of single-precision weights are computed in single precision."""
 
 _CENTRED = 64
-"""From this number of units on, means over rows and columns are subtracted from a gain. The best assignment stays
-the best, and is found two to three times as fast (768 units of random networks)."""
+"""From this number of units on, means over rows and columns are subtracted from a gain. The best assignment
+stays the best, and is found two to three times as fast (768 units of random networks)."""
 
 
 def match_weights(spec: PermutationSpec, state_a: State, state_b: State) -> Orders:
