@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import lmcbench
 from lmcbench import UserError
@@ -88,3 +88,31 @@ def test_unusable_loaders_are_refused(nets, make, message):
     a, b = (nets.build("mlp", 1).state_dict(), nets.build("mlp", 2).state_dict())
     with pytest.raises(UserError, match=f"Split 'test'.*{message}"):
         lmcbench.trace_path(nets.build("mlp"), a, b, {"test": make(x, y)}, 3)
+
+
+class Shrinking(IterableDataset):
+    """Gives fewer images at each pass, down to none."""
+
+    def __init__(self, images, labels, sizes):
+        self.images, self.labels, self.sizes = images, labels, iter(sizes)
+
+    def __iter__(self):
+        size = next(self.sizes)
+        return zip(self.images[:size], self.labels[:size].tolist(), strict=True)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(600, 0), (600, 600, 256, 256, 256), (600, 600, 0, 0, 0), (600, 600, *[300] * 9)]
+)
+def test_a_pass_that_ends_early_is_refused(nets, sizes):
+    x, y = nets.images(600)
+    state = nets.train("mlp", 0)
+    with pytest.raises(UserError, match="two passes give different images"):
+        lmcbench.trace_path(nets.build("mlp"), state, state, {"test": Shrinking(x, y, sizes)}, 3)
+
+
+def test_single_items_in_place_of_batches_are_refused(nets):
+    x, y = nets.images(4)
+    loader = DataLoader(TensorDataset(x, y), batch_size=None)
+    with pytest.raises(UserError, match=r"labels of shape \[\]. Give the DataLoader a batch_size"):
+        LoaderImages(loader, "Split 'test'")

@@ -69,6 +69,9 @@ def as_state(given: object, argument: str, model: nn.Module | None = None) -> Ma
             raise UserError(f"{argument}: {name!r} has no values yet: run the network on a batch first.")
         if value.is_meta:
             raise UserError(f"{argument}: {name!r} has no values, it is on the meta device.")
+        if value.layout is not torch.strided or value.is_quantized:
+            kind = "quantised" if value.is_quantized else str(value.layout)
+            raise UserError(f"{argument}: {name!r} must be a dense tensor of numbers, found {kind}.")
     state = {name: _differentiable(value) for name, value in state.items()}
     if target is None:
         return state
@@ -237,7 +240,11 @@ def _pair(name: str, given: object) -> tuple[object, object]:
 
 def _tensor(given: object, what: str) -> Tensor:
     if isinstance(given, Tensor):
+        if given.layout is not torch.strided:
+            raise UserError(f"{what} must be dense, found {given.layout}: pass its to_dense().")
         return _differentiable(given.detach())
+    if np.ma.is_masked(given):
+        raise UserError(f"{what} must be an array without a mask: drop the masked values.")
     if not isinstance(given, np.ndarray):
         raise UserError(f"{what} must be a tensor or a NumPy array, found {_kind(given)}.")
     try:

@@ -131,7 +131,7 @@ class LoaderImages:
             raise UserError(f"{what} is empty.")
         self.count = count
         self.labels = torch.cat(labels) if labels else None
-        self._check(0, next(self._pass())[0])
+        self._check(0, next((images for images, _ in self._pass()), None))
 
     def __len__(self) -> int:
         return self.count
@@ -145,15 +145,20 @@ class LoaderImages:
         yield from rebatched(self._checked(), size)
 
     def _checked(self) -> Iterator[Tensor]:
-        for i, (images, _) in enumerate(self._pass()):
-            self._check(i, images)
+        done = 0
+        for images, _ in self._pass():
+            self._check(done, images)
+            done += 1
             yield images
+        if done < len(self.sums):
+            self._check(done, None)
 
-    def _check(self, i: int, images: Tensor) -> None:
-        if i >= len(self.sums) or _checksum(images) != self.sums[i]:
+    def _check(self, i: int, images: Tensor | None) -> None:
+        """Compare batch `i` with that of the first pass; None: there is no such batch."""
+        if images is None or i >= len(self.sums) or _checksum(images) != self.sums[i]:
             raise UserError(
                 f"{self.what}: two passes give different images. "
-                "Use a fixed order and no random augmentation (shuffle=False)."
+                "Use a fixed order, no random augmentation (shuffle=False) and no iterator that is used up."
             )
 
     def _pass(self) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -187,6 +192,11 @@ class LoaderImages:
             raise UserError(f"{self.what}: images hold NaN or infinity.")
         if labels is not None:
             labels = torch.as_tensor(labels)
+            if labels.ndim == 0 or len(labels) != len(images):
+                raise UserError(
+                    f"{self.what}: a batch of {len(images)} images has labels of shape {list(labels.shape)}. "
+                    "Give the DataLoader a batch_size."
+                )
         return images.detach(), labels
 
 
