@@ -16,10 +16,12 @@ from sections import (
     BASELINE,
     COMPARATORS,
     PHOTOGRAPHS,
+    SHIFTED,
     in_short,
     on_ensembles,
     on_photographs,
     on_recipes,
+    on_shifts,
 )
 
 from lmcbench.results.atomic_files import write_atomic
@@ -120,10 +122,18 @@ def quoted(page: str) -> str:
     """Return the page of findings with its quoted parts replaced by what the evidence has."""
     start, end = page.index("| run |"), page.index("Small networks on small images.")
     page = page[:start] + runs_table() + page[end:]
-    parts = [in_short(), on_photographs(), on_ensembles(), on_recipes(), claims()]
-    for text in parts:
-        start = page.index(text.partition("\n")[0])
-        page = page[:start] + text + page[page.index("\n## ", start) + 1 :]
+    shifts = [on_shifts()] if any(suite in versions() for suite in SHIFTED) else []
+    parts = [in_short(), on_photographs(), *shifts, on_ensembles(), on_recipes(), claims()]
+    end = len(page)
+    for text in reversed(parts):
+        heading = text.partition("\n")[0]
+        start = page.find(heading)
+        if start < 0:  # a new section stands before the one that follows it
+            start = end
+        else:
+            end = page.index("\n## ", start) + 1
+        page = page[:start] + text + page[end:]
+        end = start
     return page
 
 

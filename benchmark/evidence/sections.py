@@ -19,11 +19,13 @@ from committed import (
     show_mean,
     show_span,
     text_of,
+    versions,
 )
 from scipy import stats
 
 from lmcbench.report.claims import CLAIMS as CLAIM_TESTS
 from lmcbench.results.cell_values import CONNECTED
+from lmcbench.spec.architectures import short_labels
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.cells import sort_shifts
@@ -61,6 +63,24 @@ replicates.
 {points}
 
 """
+SHIFTED = ("cifar10-cpu-shift", "fashion-shift-cpu")
+"""The suites of the section on training shifts, as far as they have evidence."""
+ON_SHIFTS = """## Under training shifts
+
+Do siblings on differently shifted data separate more? The tables have, for each training shift, accuracy
+of siblings (mean over networks) and error barriers of siblings that share only their initialisation
+(fork 0): plain test set, chord form, percentage points, means with 95 % t intervals over replicates.
+A shift `s` changes what both siblings learn from, and so does its control `same(s)`: the difference between
+the two is the effect of different data. With shared noise, siblings differ in nothing but their data.
+
+{suites}
+
+"""
+ON_ONE_SHIFTED = """[{suite}](../benchmark/evidence/{folder}/README.md), CPU, {planned}n = {n}:
+
+{table}
+
+{points}"""
 ENSEMBLES = "cifar10-cpu-ensemble"
 """The suite of the section on larger ensembles."""
 
@@ -230,6 +250,45 @@ def on_photographs() -> str:
         suite=PHOTOGRAPHS,
         folder=folder_of(PHOTOGRAPHS),
         planned="" if n == suite.replicates else f"with the first {n} of {suite.replicates} replicates, ",
+        n=n,
+        table="\n".join(lines),
+        points=bullets(points),
+    )
+
+
+def on_shifts() -> str:
+    """Return the section on training shifts: barriers at fork 0 by shift and network."""
+    suites = (_on_one_shifted(suite) for suite in SHIFTED if suite in versions())
+    return ON_SHIFTS.format(suites="\n\n".join(suites))
+
+
+def _on_one_shifted(name: str) -> str:
+    cells, suite = cells_of(name), load_suite(name)
+    cells = cells[~cells["fork"].isin(COMPARATORS)]
+    n = replicates_of(name)
+    by = cells.groupby(["shift", "architecture", "fork", "replicate"])[["error_chord", "error"]].mean()
+    networks = list(short_labels([a.label for a in suite.architectures]).values())
+    lines = ["| shift | accuracy | " + " | ".join(networks) + " |", "|---" * (2 + len(networks)) + "|"]
+    early = by.xs("0", level="fork")
+    for shift in sort_shifts(cells["shift"]):
+        accuracy = 1 - early.loc[shift, "error"].groupby("replicate").mean()
+        heights = [show_mean(early.loc[(shift, network), "error_chord"]) for network in networks]
+        lines.append(f"| {shift} | {show_mean(accuracy)} | {' | '.join(heights)} |")
+    means = 100 * by["error_chord"].groupby(["fork", "architecture", "shift"]).mean()
+    forks = [fork.name for fork in suite.fork_list if fork.name not in ("0", *COMPARATORS)]
+    highest = ", ".join(
+        f"{means.loc[fork].max():.1f} (fork {fork})" for fork in forks if fork != "independent"
+    )
+    apart = means.loc["independent"]
+    points = [
+        *_contrary(name),
+        f"The highest mean barrier of any network and shift at later forks: {highest} points. Independent "
+        f"networks have {apart.min():.1f} to {apart.max():.1f} points.",
+    ]
+    return ON_ONE_SHIFTED.format(
+        suite=name,
+        folder=folder_of(name),
+        planned="" if n == suite.replicates else f"the first {n} of {suite.replicates} replicates, ",
         n=n,
         table="\n".join(lines),
         points=bullets(points),
