@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from lmcbench.connect import label_mode
@@ -18,7 +20,7 @@ from lmcbench.connect.interpolation import trace_path
 from lmcbench.connect.network import Network
 from lmcbench.connect.permutation_spec import trace_permutations
 from lmcbench.connect.unit_groups import permute_state
-from lmcbench.connect.weight_matching import _Matching
+from lmcbench.connect.weight_matching import _best, _Matching
 from lmcbench.errors import UserError
 from lmcbench.results.curves import barrier
 
@@ -185,6 +187,19 @@ def test_descent_never_lowers_the_similarity_of_a_group_on_both_axes(seed) -> No
     assert 2 < len(seen) < 10
     proposed = {**end, **propose(spec.free[0], end)}
     assert matching.similarity(proposed) <= matching.similarity(end)
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([5, 63, 64, 100]))
+@settings(max_examples=20, deadline=None)
+def test_the_best_assignment_is_that_of_the_gain_as_it_is(seed, size) -> None:
+    """Means are taken off large gains first, and gains are large by rows and columns (norms of weights)."""
+    rng = np.random.default_rng(seed)
+    gain = rng.normal(size=(size, size)) + 3 * rng.normal(size=(size, 1)) + 3 * rng.normal(size=size)
+    kept = gain.copy()
+    rows, columns = _best(gain)
+    assert np.array_equal(gain, kept)
+    best = gain[linear_sum_assignment(gain, maximize=True)].sum()
+    assert gain[rows, columns].sum() == pytest.approx(best, rel=1e-12)
 
 
 def test_aligning_a_network_with_itself_changes_nothing(nets) -> None:
