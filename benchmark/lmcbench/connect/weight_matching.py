@@ -84,37 +84,28 @@ def _values(
         if value is None:
             continue
         total = np.zeros((spec.groups[group].size,) * 2) if total is None else total
-        if len(below.parents) == 1:  # cells are in the order of the parents
-            total += _best_blocks(value, below.cells)
-            continue
         position = [p for p, _ in below.parents].index(group)
-        keys = below.cell_keys
-        for i in range(len(total)):
-            mine = np.flatnonzero(keys[position] == i)
-            for k in range(len(total)):
-                moved = {**orders, group: _sending(len(total), i, k)}
-                theirs = below.source_cells(moved)[mine]
-                for cell, other in zip(mine, theirs, strict=True):
-                    block = value[np.ix_(below.cells[cell], below.cells[other])]
-                    total[i, k] += block[_best(block)].sum() if block.size > 1 else block[0, 0]
+        of_unit = np.argsort(below.cell_keys[position], kind="stable").reshape(len(total), -1)
+        sources = below.source_cells({**orders, group: np.arange(len(total))})
+        for mine in of_unit.T:
+            total += _best_blocks(value, below.cells[mine], below.cells[sources[mine]])
     found[group] = total
     return found
 
 
-def _best_blocks(value: Gain, cells: Ids) -> Gain:
-    """Return the largest gain of assigning the units of one cell to those of another, for all pairs."""
-    n, m = cells.shape
-    blocks = value[cells[:, None, :, None], cells[None, :, None, :]]
+def _best_blocks(value: Gain, cells_a: Ids, cells_b: Ids) -> Gain:
+    """Return the largest gain of assigning the units of a cell of A to those of one of B, for all pairs.
+
+    Args:
+        value: gain of the units, `[A's, B's]`.
+        cells_a: units of A by cell, `[cells, units per cell]`.
+        cells_b: units of B by cell.
+    """
+    n, m = cells_a.shape
+    blocks = value[cells_a[:, None, :, None], cells_b[None, :, None, :]]
     if m == 1:
         return np.asarray(blocks[:, :, 0, 0])
     return np.array([[block[_best(block)].sum() for block in row] for row in blocks]).reshape(n, n)
-
-
-def _sending(size: int, i: int, k: int) -> Ids:
-    """Return the order that brings unit k to i and i to k."""
-    order = np.arange(size)
-    order[i], order[k] = k, i
-    return order
 
 
 def _descend_tree(
