@@ -15,6 +15,9 @@ EVIDENCE = Path(__file__).parent
 ROOT = EVIDENCE.parents[1]
 DEFAULT = "digits"
 """The suite of the README."""
+BASELINE = "lmc_linear"
+"""The convex baseline."""
+COMPARATORS = ("independent-equal-cost", "whole-budget")
 LINE = ["architecture", "recipe", "shift"]
 
 

@@ -11,13 +11,21 @@ from __future__ import annotations
 
 import re
 
-from committed import DEFAULT, ROOT, first_table, folder_of, replicates_of, text_of, versions
-from sections import (
+from committed import (
     BASELINE,
     COMPARATORS,
+    DEFAULT,
+    ROOT,
+    first_table,
+    folder_of,
+    replicates_of,
+    text_of,
+    versions,
+)
+from default_section import in_short
+from sections import (
     PHOTOGRAPHS,
     SHIFTED,
-    in_short,
     on_ensembles,
     on_photographs,
     on_recipes,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from itertools import product
 
 import pandas as pd
 from committed import (
-    DEFAULT,
-    LINE,
+    COMPARATORS,
+    EVIDENCE,
     bullets,
     cells_of,
     first_table,
@@ -24,29 +23,14 @@ from committed import (
 from scipy import stats
 
 from lmcbench.report.claims import CLAIMS as CLAIM_TESTS
+from lmcbench.report.contrasts import recalibration
 from lmcbench.results.cell_values import CONNECTED
+from lmcbench.results.record_files import RECORDS, read_records
 from lmcbench.spec.architectures import short_labels
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.suite_files import load_suite
-from lmcbench.stats.cells import sort_shifts
+from lmcbench.stats.cells import Cells, sort_shifts
 
-BASELINE = "lmc_linear"
-MLP = "lmc_mlp"
-COMPARATORS = ("independent-equal-cost", "whole-budget")
-IN_SHORT = """## In short, on digits
-
-A demonstration with {n} replicates on a CPU. Numbers are means over replicates, by network (without the
-baseline) and shift where a range is given; in brackets 95 % t intervals over replicates. All are in the
-[tables](../benchmark/evidence/{folder}/leaderboard.md) and
-[tests](../benchmark/evidence/{folder}/findings.md). Against the papers:
-
-{contrary}
-
-In agreement with them:
-
-{agreeing}
-
-"""
 PHOTOGRAPHS = "cifar10-cpu-fork"
 """The suite of the section on photographs."""
 ON_PHOTOGRAPHS = """## On photographs
@@ -95,6 +79,8 @@ the one network sees all images, and an independent network those of its sibling
 
 {table}
 
+{points}
+
 """
 
 RECIPES = "noise-grid"
@@ -111,109 +97,6 @@ Spearman's rank correlation between the recipes' noise scales, g = lr (N/B - 1),
 replicate is {correlation} (mean with 95 % t interval over replicates).
 
 """
-
-
-def in_short() -> str:
-    """Return the section on the default suite: what contradicts the papers, then what agrees with them."""
-    cells = cells_of(DEFAULT)
-    baseline = cells["architecture"] == BASELINE
-    networks = cells[~baseline]
-    means = networks.groupby(["fork", *LINE])[["error_chord", "soup_error", "ensemble_accuracy"]].mean()
-    barriers = means["error_chord"]
-    forks = [f for f in dict.fromkeys(cells["fork"]) if re.fullmatch(r"[\d.]+%?", f)]
-    forks.sort(key=lambda fork: float(fork.rstrip("%")))
-    later = ", ".join(f"{100 * barriers.loc[fork].max():.1f} with {_of_training(fork)}" for fork in forks[1:])
-    mlp = barriers.loc["0"].index.get_level_values("architecture") == MLP
-    convex = 100 * cells[baseline].groupby(["fork", *LINE])["error_chord"].mean().max()
-    agreeing = [
-        "Siblings of the other networks that share only their initialisation (fork 0) are separated by mean "
-        f"error barriers of {show_span(barriers.loc['0'][~mlp])} percentage points. After training in common "
-        f"at most so many points are left, in any network: {later}.",
-        "Independently initialised networks are separated by barriers of "
-        f"{show_span(barriers.loc['independent'])} points. Their soups have an accuracy of "
-        f"{show_span(1 - means.loc['independent', 'soup_error'])} %, their ensembles of "
-        f"{show_span(means.loc['independent', 'ensemble_accuracy'])} %.",
-        "Recalibrating BatchNorm statistics lowers the barrier of the ResNet, the only network with "
-        f"BatchNorm: {_effect('Recalibrating BatchNorm')} points.",
-        f"The linear softmax has error barriers of at most {convex:.1f} points under any shift; its loss is "
-        "convex.",
-    ]
-    return IN_SHORT.format(
-        n=replicates_of(DEFAULT),
-        folder=folder_of(DEFAULT),
-        contrary=bullets([*_against_shift(networks), *_against_rest(barriers.loc["0"][mlp])]),
-        agreeing=bullets(agreeing),
-    )
-
-
-def _against_shift(networks: pd.DataFrame) -> list[str]:
-    """Barriers under shift less those under the control: all, then at fork 0, then by network."""
-    by = (
-        networks.groupby(["replicate", "fork", "architecture", "shift"])["error_chord"]
-        .mean()
-        .unstack("shift")
-    )
-    single, skew = [], by["label-skew"] - by["same(label-skew)"]
-    for shift, control in (("label-skew", "same(label-skew)"), ("disjoint-halves", "same-half")):
-        differences = (by[shift] - by[control]).dropna().unstack("replicate")
-        single += [(*interval(row), name, shift, fork) for (fork, name), row in differences.iterrows()]
-    above, below = [c for c in single if c[1] > 0], [c for c in single if c[2] < 0]
-    raises = "A training shift raises"
-    margin = float(_claim(raises)["margin"])
-    at_0 = skew.loc[:, "0"].groupby("replicate").mean()
-    points = [
-        f"The shifts do not raise the barrier over their controls on average: {_effect(raises)} points, "
-        f"{_claim(raises)['verdict']} (margin {margin:g} points). This is the mean of forks 0 and 3 %, two "
-        "shifts and four networks, and at 3 % barriers are small with and without shift. At fork 0 alone, "
-        f"label-skew has {show_interval(*interval(at_0))} points more than its control, which leaves "
-        f"{_left_open(*interval(at_0)[1:], margin)} open."
-    ]
-    apart = (
-        f"By network, shift and fork there are {len(single)} intervals, of which {len(above)} above 0 and "
-        f"{len(below)} below; they are not corrected for their number. "
-    )
-    if above:
-        *numbers, name, shift, fork = max(above)
-        apart += f"The largest is {name} under {shift} at fork {fork}: {show_interval(*numbers)} points."
-    return [*points, apart.strip()]
-
-
-def _left_open(low: float, high: float, margin: float) -> str:
-    """Which effects beyond the margin an interval contains."""
-    found = {"a rise": high > margin, "a fall": low < -margin}
-    names = [name for name, contained in found.items() if contained]
-    return f"{' and '.join(names) or 'neither a rise nor a fall'} of more than {margin:g} points"
-
-
-def _against_rest(mlp: pd.Series) -> list[str]:
-    """The MLP at fork 0, and ensembles at equal cost."""
-    beats = "At equal training cost and data, an ensemble of siblings beats one"
-    equal, one = f"{beats} of independent networks", f"{beats} network"
-    return [
-        f"The MLP has no barrier to lower: at fork 0 its mean barriers are {show_span(mlp)} points, and less "
-        "than 2 count as connected (Frankle et al. found the same for a small network on MNIST). That later "
-        "forks lower the barrier holds for the mean of the networks and not for the MLP.",
-        "At equal cost and data, without shift, ensembles of siblings are not more accurate than ensembles "
-        f"of independent networks, {_effect(equal)} points, nor than one network that gets the whole budget, "
-        f"{_effect(one)} points (verdicts: {_claim(equal)['verdict']}, {_claim(one)['verdict']}; margin "
-        f"{float(_claim(one)['margin']):g} point).",
-    ]
-
-
-def _claim(start: str) -> dict[str, str]:
-    """The first claim that starts so."""
-    return next(c for c in first_table(text_of(DEFAULT, "findings.md")) if c["claim"].startswith(start))
-
-
-def _effect(start: str) -> str:
-    found = _claim(start)
-    return f"{found['effect']} ({found['95 % interval']})"
-
-
-def _of_training(fork: str) -> str:
-    if fork.endswith("%"):
-        return f"{fork.removesuffix('%')} % of it"
-    return f"{fork} epoch" + ("s" if fork != "1" else "")
 
 
 def on_photographs() -> str:
@@ -324,9 +207,12 @@ def on_recipes() -> str:
 
 
 def _contrary(suite: str) -> list[str]:
-    """Name the claims that are contrary in one network, with effect."""
+    """Name the claims that are contrary, in one network where there are several, with effect."""
     text = text_of(suite, "findings.md")
     found = []
+    if "### By architecture" not in text:
+        rows = (row for row in first_table(text) if row["verdict"] == "contrary")
+        return [f"{row['claim']}: contrary, {row['effect']} ({_unit(row['claim'])})." for row in rows]
     for row in first_table(text[text.index("### By architecture") :]):
         for network, cell in row.items():
             if network != "claim" and cell.endswith("contrary"):
@@ -360,13 +246,39 @@ def on_ensembles() -> str:
         shown = [show_mean(by.loc[(shift, fork), column]) for column in columns]
         networks = f"siblings, fork {fork}" if Fork.parse(fork).has_trunk else fork
         lines.append(f"| {shift} | {networks} | {' | '.join(shown)} | {costs[fork]} |")
+    last = [fork.name for fork in suite.fork_list if fork.has_trunk][-1]
+    ensembles = by["ensemble_accuracy"]
+    apart = {
+        shift: show_interval(*interval(ensembles.loc[shift, last] - ensembles.loc[shift, COMPARATORS[0]]))
+        for shift in sort_shifts(cells["shift"])
+    }
+    points = [
+        *_contrary(ENSEMBLES),
+        f"By shift, recalibration lowers the barrier of these forks by {_recalibrated()} points: where "
+        "siblings have seen other labels, points between them are more accurate with blended statistics.",
+        f"At equal cost, ensembles of siblings of fork {last} are more accurate than ensembles of "
+        f"independent networks by {' and '.join(f'{d} points (`{shift}`)' for shift, d in apart.items())}.",
+    ]
     return ON_ENSEMBLES.format(
         suite=ENSEMBLES,
         folder=folder_of(ENSEMBLES),
         n=n,
         planned="" if n == suite.replicates else f"the first {n} of {suite.replicates} replicates, ",
         table="\n".join(lines),
+        points=bullets(points),
     )
+
+
+def _recalibrated() -> str:
+    """How much recalibration lowers the barrier of siblings, by shift, with intervals over replicates."""
+    records = read_records(EVIDENCE / folder_of(ENSEMBLES) / RECORDS)
+    found = pd.DataFrame(
+        [(c.replicate, c.what[2], c.value) for c in recalibration(Cells(records), "test")],
+        columns=["replicate", "shift", "lowered"],
+    )
+    by = found.groupby(["shift", "replicate"])["lowered"].mean()
+    shown = (f"{show_interval(*interval(by[shift]))} (`{shift}`)" for shift in sort_shifts(found["shift"]))
+    return " and ".join(shown)
 
 
 def _worth(suite: str) -> str:
