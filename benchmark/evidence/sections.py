@@ -24,10 +24,10 @@ from scipy import stats
 
 from lmcbench.report.claims import CLAIMS as CLAIM_TESTS
 from lmcbench.report.contrasts import recalibration
-from lmcbench.results.cell_values import CONNECTED
+from lmcbench.results.cell_values import CONNECTED, shift_label
 from lmcbench.results.record_files import RECORDS, read_records
 from lmcbench.spec.architectures import short_labels
-from lmcbench.spec.forks import Fork
+from lmcbench.spec.forks import INDEPENDENT, Fork
 from lmcbench.spec.suite_files import load_suite
 from lmcbench.stats.cells import Cells, sort_shifts
 
@@ -76,6 +76,8 @@ Do siblings pay because larger ensembles become affordable?
 with 95 % t intervals over replicates. Cost is that of all networks of a row in trainings of one network, a
 shared trunk counted once. Comparators of equal cost cost as much as siblings of fork 50 %. Under `label-skew`
 the one network sees all images, and an independent network those of its sibling.
+
+![Accuracy of ensembles by members and cost](../benchmark/evidence/{folder}/figures/accuracy-size.png)
 
 {table}
 
@@ -258,6 +260,7 @@ def on_ensembles() -> str:
         "siblings have seen other labels, points between them are more accurate with blended statistics.",
         f"At equal cost, ensembles of siblings of fork {last} are more accurate than ensembles of "
         f"independent networks by {' and '.join(f'{d} points (`{shift}`)' for shift, d in apart.items())}.",
+        _fewer(last, costs),
     ]
     return ON_ENSEMBLES.format(
         suite=ENSEMBLES,
@@ -266,6 +269,26 @@ def on_ensembles() -> str:
         planned="" if n == suite.replicates else f"the first {n} of {suite.replicates} replicates, ",
         table="\n".join(lines),
         points=bullets(points),
+    )
+
+
+def _fewer(last: str, costs: dict[str, str]) -> str:
+    """Compare siblings of the latest fork with fewer independent networks of full length at their cost."""
+    count = round(float(costs[last]))
+    found: dict[tuple[str, str], list[float]] = {}
+    for record in read_records(EVIDENCE / folder_of(ENSEMBLES) / RECORDS):
+        if record.functions and (fork := record.fork.name) in (last, INDEPENDENT):
+            sizes = record.functions["test"]["sizes"]
+            size = str(count) if fork == INDEPENDENT else max(sizes, key=int)
+            found.setdefault((shift_label(record), fork), []).append(sizes[size]["accuracy"])
+    shown = [
+        f"{show_mean(pd.Series(found[shift, INDEPENDENT]))} % against "
+        f"{show_mean(pd.Series(found[shift, last]))} % (`{shift}`)"
+        for shift in sort_shifts(shift for shift, _ in found)
+    ]
+    return (
+        f"For the cost of all siblings of fork {last}, {count} independent networks can be trained at full "
+        f"length: their ensemble has {', '.join(shown)}."
     )
 
 

@@ -306,6 +306,29 @@ def test_what_siblings_are_worth_is_drawn_from_cells_and_comparators():
     assert legend_rows(drawn["accuracy-cost"]) == [["fork 0", "independent-equal-cost", "whole-budget"]]
 
 
+def test_ensembles_of_three_are_drawn_by_members_and_by_cost():
+    """Siblings share their trunk: k of fork 2 cost phi + k (1 - phi) trainings, k independent networks k."""
+    suite = toy_suite(siblings=3, forks=[2, "independent"])
+    records = []
+    for fork, accuracies in (("2", (0.96, 0.97)), ("independent", (0.98, 0.99))):
+        cell = toy_cell(fork=fork, suite=suite)
+        length = cell.recipe.length(1437)
+        steps = 3 * length - (2 * cell.fork_step(1437) if fork == "2" else 0)
+        cost = {"train_flop": 1e9, "train_steps": steps, "train_s": 1.5, "eval_s": 0.2, "peak_bytes": 10**8}
+        scores = {"gain": 0.01, "nll": 0.1, "brier": 0.1, "ece": 0.01}
+        sizes = {str(k): {"accuracy": a, **scores} for k, a in zip((2, 3), accuracies, strict=True)}
+        records.append(make_record(cell, cost=cost, functions={"test": {"sizes": sizes}}))
+    [drawing] = [d for d in draw(records) if d.name == "accuracy-size"]
+    by_members, by_cost = drawing.figure.axes
+    series = {x.get_label(): x.lines[0].get_xydata() for x in by_cost.containers}
+    phi = toy_cell(fork="2", suite=suite).fork_step(1437) / length
+    assert series["fork 2"][:, 0] == pytest.approx([1, 2 - phi, 3 - 2 * phi])
+    assert series["independent"][:, 0] == pytest.approx([1, 2, 3])
+    assert series["independent"][:, 1] == pytest.approx([95, 98, 99])
+    assert [*by_members.get_xticks()] == [1, 2, 3]
+    assert not [d for d in draw([make_record(toy_cell())]) if d.name == "accuracy-size"]
+
+
 @pytest.mark.parametrize("more", [20, 100], ids=["for two columns", "for one column"])
 def test_names_too_long_for_a_legend_are_not_cut_off(more):
     """A training shift shows all its parameters in its name."""

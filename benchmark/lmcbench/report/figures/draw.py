@@ -7,7 +7,13 @@ from collections.abc import Callable, Sequence
 from lmcbench.report.figures.barriers import barriers, curves, repaired
 from lmcbench.report.figures.curvature import layer_bars, predictions, scatter, spectra, switched
 from lmcbench.report.figures.domains import barrier_matrix, domain_accuracy
-from lmcbench.report.figures.ensembles import accuracy_and_cost, between_views, disagreement, noise_scales
+from lmcbench.report.figures.ensembles import (
+    accuracy_and_cost,
+    accuracy_and_size,
+    between_views,
+    disagreement,
+    noise_scales,
+)
 from lmcbench.report.figures.landscape import heat_maps, landscape_curves, motion, planes, similarity
 from lmcbench.report.figures.style import Drawing, styled
 from lmcbench.results.record import Record
@@ -36,7 +42,13 @@ OF_LINES: tuple[Drawer, ...] = (
 )
 """Figures of siblings and independent networks of full length."""
 
-OF_NETWORKS: tuple[Drawer, ...] = (disagreement, accuracy_and_cost, between_views, noise_scales)
+OF_NETWORKS: tuple[Drawer, ...] = (
+    disagreement,
+    accuracy_and_cost,
+    accuracy_and_size,
+    between_views,
+    noise_scales,
+)
 """Figures that include the comparators of equal cost."""
 
 

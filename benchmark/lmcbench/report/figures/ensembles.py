@@ -24,7 +24,7 @@ from lmcbench.report.noise_scale import EPOCHS, RECIPE, STEPS, equal_epochs, equ
 from lmcbench.spec.architectures import short_labels
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.suite_files import published_suite
-from lmcbench.stats.cells import Cells, forks_in
+from lmcbench.stats.cells import SPLIT, Cells, forks_in, full_trainings
 from lmcbench.stats.estimates import estimate
 
 HOLLOW = {"label": "ensemble on the path", "mfc": "none", "mec": "#666666", "markersize": 7, "zorder": 1}
@@ -212,6 +212,73 @@ def accuracy_and_cost(cells: Cells) -> Drawing | None:
         f"whole-budget.{_comparator_shifts(cells, shifts)}",
         figure,
     )
+
+
+def accuracy_and_size(cells: Cells) -> Drawing | None:
+    """Draw the ensemble accuracy against the number of members, up to three or more, and their cost."""
+    table = _by_size(cells)
+    if table.empty:
+        return None
+    places = list(table[["row", "shift"]].drop_duplicates().itertuples(index=False, name=None))
+    forks = forks_in(table)
+    figure, axes = panels(len(places), 2, width=3.3, height=2.1, sharey="row")
+    most = 0
+    for row, (name, shift) in zip(axes, places, strict=True):
+        here = table[(table["row"] == name) & (table["shift"] == shift)]
+        for k, fork in enumerate(forks):
+            groups = [group for _, group in here[here["fork"] == fork].groupby("size")]
+            means = [estimate(group["accuracy"].tolist()) for group in groups]
+            most = max([most, *map(len, groups)])
+            for axis, x in zip(row, ("size", "cost"), strict=True):
+                axis.errorbar(
+                    [group[x].mean() for group in groups],
+                    [mean.mean for mean in means],
+                    yerr=percent_bars(means),
+                    label=fork_label(fork),
+                    capsize=2,
+                    elinewidth=0.8,
+                    **line(k),
+                )
+        row[0].set_xticks(sorted(here["size"].unique()))
+        row[0].set_ylabel(f"{name}, {shift}\naccuracy (%)")
+    axes[-1][0].set_xlabel("members")
+    axes[-1][1].set_xlabel("training cost (trainings of one network)")
+    legend_below(figure, axes, each=2.0)
+    return Drawing(
+        "accuracy-size",
+        "Ensemble accuracy by members",
+        "Accuracy on the test set of ensembles of 1, 2, ... of a cell's networks, mean over all subsets of a "
+        "size (of more than 70, over as many that give every member the same weight), against their number "
+        "and against what training them costs, a shared trunk counted once; mean with its 95 % Student t "
+        f"interval over {replicates(most)}, drawn as far as an accuracy can reach.",
+        figure,
+    )
+
+
+def _by_size(cells: Cells) -> pd.DataFrame:
+    """Return a row for each cell and number of members, with `accuracy` (%) and `cost` (full trainings).
+
+    Cells of an architecture and recipe are left out if none has three or more networks.
+    """
+    table = cells.measured().copy()
+    table["trainings"] = full_trainings(table)
+    several = table.groupby("architecture")["recipe"].transform("nunique") > 1
+    names = table["architecture"].map(short_labels(table["architecture"].unique()))
+    table["row"] = names.where(~several, names + ", " + table["recipe"])
+    functions = {record.key: record.functions for record in cells.records}
+    found = []
+    for cell in table.dropna(subset="trainings").itertuples():
+        scores = functions[cell.key]
+        sizes = {} if scores is None else scores[SPLIT].get("sizes") or {}
+        accuracy = {1: 1 - cell.error, **{int(size): of["accuracy"] for size, of in sizes.items()}}
+        trunk = 0.0 if pd.isna(cell.fork_fraction) else cell.fork_fraction
+        each = (cell.trainings - trunk) / max(accuracy)
+        found += [
+            (cell.row, cell.shift, cell.fork, cell.epochs, size, 100 * value, trunk + size * each)
+            for size, value in accuracy.items()
+        ]
+    by_size = pd.DataFrame(found, columns=["row", "shift", "fork", "epochs", "size", "accuracy", "cost"])
+    return by_size[by_size.groupby("row")["size"].transform("max") > 2]
 
 
 def _comparator_shifts(cells: Cells, shifts: Sequence[str]) -> str:
