@@ -21,10 +21,11 @@ from lmcbench.report.figures.style import (
     replicates_of,
 )
 from lmcbench.report.noise_scale import EPOCHS, RECIPE, STEPS, equal_epochs, equal_steps, noise_points
+from lmcbench.results.cell_values import SPLIT
 from lmcbench.spec.architectures import short_labels
 from lmcbench.spec.forks import Fork
 from lmcbench.spec.suite_files import published_suite
-from lmcbench.stats.cells import SPLIT, Cells, forks_in, full_trainings
+from lmcbench.stats.cells import Cells, forks_in, full_trainings
 from lmcbench.stats.estimates import estimate
 
 HOLLOW = {"label": "ensemble on the path", "mfc": "none", "mec": "#666666", "markersize": 7, "zorder": 1}
@@ -265,19 +266,22 @@ def _by_size(cells: Cells) -> pd.DataFrame:
     several = table.groupby("architecture")["recipe"].transform("nunique") > 1
     names = table["architecture"].map(short_labels(table["architecture"].unique()))
     table["row"] = names.where(~several, names + ", " + table["recipe"])
+    table["trunk"] = table["fork_fraction"].fillna(0)
     functions = {record.key: record.functions for record in cells.records}
-    found = []
-    for cell in table.dropna(subset="trainings").itertuples():
-        scores = functions[cell.key]
+    found: list[dict[str, Any]] = []
+    for cell in table.dropna(subset="trainings").to_dict("records"):
+        scores = functions[cell["key"]]
         sizes = {} if scores is None else scores[SPLIT].get("sizes") or {}
-        accuracy = {1: 1 - cell.error, **{int(size): of["accuracy"] for size, of in sizes.items()}}
-        trunk = 0.0 if pd.isna(cell.fork_fraction) else cell.fork_fraction
-        each = (cell.trainings - trunk) / max(accuracy)
+        accuracy = {1: 1 - cell["error"], **{int(size): of["accuracy"] for size, of in sizes.items()}}
+        each = (cell["trainings"] - cell["trunk"]) / max(accuracy)
+        shown = {name: cell[name] for name in ("row", "shift", "fork", "epochs")}
         found += [
-            (cell.row, cell.shift, cell.fork, cell.epochs, size, 100 * value, trunk + size * each)
+            {**shown, "size": size, "accuracy": 100 * value, "cost": cell["trunk"] + size * each}
             for size, value in accuracy.items()
         ]
-    by_size = pd.DataFrame(found, columns=["row", "shift", "fork", "epochs", "size", "accuracy", "cost"])
+    if not found:
+        return pd.DataFrame()
+    by_size = pd.DataFrame(found)
     return by_size[by_size.groupby("row")["size"].transform("max") > 2]
 
 
