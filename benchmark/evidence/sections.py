@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import pandas as pd
@@ -25,6 +26,7 @@ from scipy import stats
 from lmcbench.report.claims import CLAIMS as CLAIM_TESTS
 from lmcbench.report.contrasts import recalibration
 from lmcbench.results.cell_values import CONNECTED, shift_label
+from lmcbench.results.record import Record
 from lmcbench.results.record_files import RECORDS, read_records
 from lmcbench.spec.architectures import short_labels
 from lmcbench.spec.forks import INDEPENDENT, Fork
@@ -249,6 +251,7 @@ def on_ensembles() -> str:
         networks = f"siblings, fork {fork}" if Fork.parse(fork).has_trunk else fork
         lines.append(f"| {shift} | {networks} | {' | '.join(shown)} | {costs[fork]} |")
     last = [fork.name for fork in suite.fork_list if fork.has_trunk][-1]
+    records = read_records(EVIDENCE / folder_of(ENSEMBLES) / RECORDS)
     ensembles = by["ensemble_accuracy"]
     apart = {
         shift: show_interval(*interval(ensembles.loc[shift, last] - ensembles.loc[shift, COMPARATORS[0]]))
@@ -256,11 +259,12 @@ def on_ensembles() -> str:
     }
     points = [
         *_contrary(ENSEMBLES),
-        f"By shift, recalibration lowers the barrier of these forks by {_recalibrated()} points: where "
-        "siblings have seen other labels, points between them are more accurate with blended statistics.",
+        f"By shift, recalibration lowers the barrier of these forks by {_recalibrated(records)} points: "
+        "where siblings have seen other labels, points between them are more accurate with blended "
+        "statistics.",
         f"At equal cost, ensembles of siblings of fork {last} are more accurate than ensembles of "
         f"independent networks by {' and '.join(f'{d} points (`{shift}`)' for shift, d in apart.items())}.",
-        _fewer(last, costs),
+        _fewer(records, last, costs),
     ]
     return ON_ENSEMBLES.format(
         suite=ENSEMBLES,
@@ -272,11 +276,12 @@ def on_ensembles() -> str:
     )
 
 
-def _fewer(last: str, costs: dict[str, str]) -> str:
+def _fewer(records: Sequence[Record], last: str, costs: dict[str, str]) -> str:
     """Compare siblings of the latest fork with fewer independent networks of full length at their cost."""
-    count = round(float(costs[last]))
+    count = int(float(costs[last]))
+    assert count == float(costs[last])
     found: dict[tuple[str, str], list[float]] = {}
-    for record in read_records(EVIDENCE / folder_of(ENSEMBLES) / RECORDS):
+    for record in records:
         if record.functions and (fork := record.fork.name) in (last, INDEPENDENT):
             sizes = record.functions["test"]["sizes"]
             size = str(count) if fork == INDEPENDENT else max(sizes, key=int)
@@ -292,9 +297,8 @@ def _fewer(last: str, costs: dict[str, str]) -> str:
     )
 
 
-def _recalibrated() -> str:
+def _recalibrated(records: Sequence[Record]) -> str:
     """How much recalibration lowers the barrier of siblings, by shift, with intervals over replicates."""
-    records = read_records(EVIDENCE / folder_of(ENSEMBLES) / RECORDS)
     found = pd.DataFrame(
         [(c.replicate, c.what[2], c.value) for c in recalibration(Cells(records), "test")],
         columns=["replicate", "shift", "lowered"],

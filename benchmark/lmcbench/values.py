@@ -82,7 +82,7 @@ def as_numbers(given: object, what: str, allowed: str = "numbers") -> NDArray[np
         allowed: what it must be, for the message.
 
     Raises:
-        UserError: for bool, text, dates, complex numbers and anything that is no array.
+        UserError: for bool, text, dates, complex numbers, and values that NumPy cannot convert to an array.
 
     Examples:
         >>> as_numbers([0, 0.5, 1], "alphas")

@@ -19,8 +19,8 @@ from lmcbench.connect.geometry import geometry
 from lmcbench.connect.interpolation import trace_path
 from lmcbench.connect.network import Network
 from lmcbench.connect.permutation_spec import trace_permutations
-from lmcbench.connect.unit_groups import permute_state
-from lmcbench.connect.weight_matching import _best, _Matching
+from lmcbench.connect.unit_groups import Group, PermutationSpec, permute_state
+from lmcbench.connect.weight_matching import _best, _Matching, _values
 from lmcbench.errors import UserError
 from lmcbench.results.curves import barrier
 
@@ -187,6 +187,29 @@ def test_descent_never_lowers_the_similarity_of_a_group_on_both_axes(seed) -> No
     assert 2 < len(seen) < 10
     proposed = {**end, **propose(spec.free[0], end)}
     assert matching.similarity(proposed) <= matching.similarity(end)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_units_of_two_groups_give_a_pair_the_gain_of_their_best_orders(seed) -> None:
+    """Brute force: three units, each with two cells of two units; the other group has an order of its own."""
+    rng = np.random.default_rng(seed)
+    first, second = (axis.ravel() for axis in np.indices((3, 2, 2))[:2])
+    shuffle = rng.permutation(12)
+    first, second = first[shuffle], second[shuffle]
+    spec = PermutationSpec((Group(3), Group(2), Group(12, ((0, first), (1, second)))), {}, {})
+    value, order = rng.normal(size=(12, 12)), rng.permutation(2)
+    found = _values(spec, 0, {1: order}, lambda group: value if group == 2 else None)[0]
+
+    def cell(i, w):
+        return np.flatnonzero((first == i) & (second == w))
+
+    def best(block):
+        return max(np.trace(block), np.trace(block[::-1]))
+
+    for i, k in np.ndindex(3, 3):
+        blocks = [value[np.ix_(cell(i, w), cell(k, order[w]))] for w in range(2)]
+        assert found[i, k] == pytest.approx(sum(map(best, blocks)))
 
 
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([5, 63, 64, 100]))

@@ -444,7 +444,7 @@ def test_folders_of_domains_hold_folders_of_classes(measure, tmp_path, monkeypat
     ("options", "message"),
     [
         (("--soup", "soup.pt"), "must end in .safetensors"),
-        (("--soup", "nowhere/soup.safetensors"), "there is no folder nowhere"),
+        (("--soup", "nowhere/soup.safetensors"), "the folder nowhere does not exist"),
         (("--figure", "a.gif"), "must end in .png, .pdf, .svg"),
         (("--select", "test"), "a soup chosen on the test set is not tested by it"),
         (("--select", "val"), "Unknown split 'val'"),

@@ -41,7 +41,7 @@ ENDS: tuple[Ends, ...] = get_args(Ends)
 
 
 MOST_ALPHAS = 100_001
-"""Most points that a number asks for; longer sequences are taken as they are."""
+"""Largest number of points if `alphas` is a number; a sequence may be longer."""
 
 
 @dataclass(frozen=True)

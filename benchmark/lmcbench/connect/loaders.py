@@ -154,7 +154,7 @@ class LoaderImages:
             self._check(done, None)
 
     def _check(self, i: int, images: Tensor | None) -> None:
-        """Compare batch `i` with that of the first pass; None: there is no such batch."""
+        """Compare batch `i` with that of the first pass; `images` is None if this pass has no batch `i`."""
         if images is None or i >= len(self.sums) or _checksum(images) != self.sums[i]:
             raise UserError(
                 f"{self.what}: two passes give different images. "

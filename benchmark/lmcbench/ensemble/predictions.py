@@ -100,7 +100,7 @@ def compare_errors(probs: ArrayLike, labels: ArrayLike) -> dict[str, float | Non
 
     Returns:
         - `error_agreement`: fraction of the images misclassified by both on which they predict the same
-          class; 1 / (classes - 1) by chance, None if there are no such images;
+          class; its expectation by chance is 1 / (classes - 1). None if no image is misclassified by both;
         - `error_consistency`: Cohen's kappa of correctness (Geirhos et al., 2020, arXiv 2006.16736, section
           3): 1 for the same errors, 0 for independent errors, None if agreement by chance is 1;
         - `disagreement_independent`: `independent_disagreement` at these errors, fraction;

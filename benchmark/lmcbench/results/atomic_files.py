@@ -94,7 +94,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def check_folder(option: str, path: Path) -> None:
     """Raise `UserError` unless a file can be written to the folder of `path`, which `option` gave."""
     if not path.parent.is_dir():
-        raise UserError(f"{option} {path}: there is no folder {path.parent}.")
+        raise UserError(f"{option} {path}: the folder {path.parent} does not exist. Create it first.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise UserError(
             f"{option} {path}: the folder {path.parent} is read-only. Name a file in another one."

@@ -77,7 +77,7 @@ def parse_record(content: bytes | str, origin: str) -> Record:
     Raises:
         InvalidRecordError: if fields are missing, of the wrong type or out of bounds.
         NewerSchemaError: if it is of a newer schema.
-        UserError: if it is no JSON or not of a record's schema.
+        UserError: if it is not valid JSON, or does not match the schema of a record.
     """
     table = parse_json(content, origin, most_keys=MOST_KEYS)
     check_schema(table, origin)

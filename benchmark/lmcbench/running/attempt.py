@@ -205,7 +205,7 @@ class Ended:
     """
 
     outcome: Outcome | None
-    reason: str = "it ended without a word"
+    reason: str = "it ended without an outcome"
 
 
 class Handle(Protocol):
