@@ -25,7 +25,7 @@ _SWEEPS = 100
 """Maximum number of sweeps over all groups, as in the authors' code; descent converges long before."""
 
 _SINGLE = 5_000_000
-"""From this number of weights on, products of single-precision weights are computed in single precision."""
+"""From this number of weights on, products are computed in single precision."""
 
 _CENTRED = 64
 """From this number of units on, means over rows and columns are subtracted from a gain. The best assignment
@@ -145,7 +145,7 @@ class _Matching:
         self.a = {name: state_a[name].detach().cpu() for name in self.names}
         self.b = {name: state_b[name].detach().cpu() for name in self.names}
         single = sum(value.numel() for value in self.a.values()) > _SINGLE
-        self.dtype = None if single else torch.float64
+        self.dtype = torch.float32 if single else torch.float64
         self.places: dict[int, list[tuple[str, Place]]] = {g: [] for g in range(len(spec.groups))}
         self.on: dict[str, set[int]] = {}
         for name in self.names:
@@ -227,8 +227,7 @@ class _Matching:
         found = {}
         for name in names:
             a, b = self.a[name], permute_tensor(self.b[name], self.spec.places[name], orders)
-            if self.dtype is not None:
-                a, b = a.to(self.dtype), b.to(self.dtype)
+            a, b = a.to(self.dtype), b.to(self.dtype)
             found[name] = float((a * b).sum(dtype=torch.float64))
         return found
 
@@ -285,37 +284,42 @@ class _Matching:
 
     def _gain(self, group: int, places: list[tuple[str, Place]], orders: Mapping[int, Ids]) -> Gain:
         size = self.spec.groups[group].size
-        gain = torch.zeros(size, size, dtype=torch.float64)
+        gain = torch.zeros(size, size, dtype=self.dtype)
         for name, place in places:
-            rest = [other for other in self.spec.places[name] if other is not place]
-            a, b = self.a[name], self.b[name]
-            if self.dtype is not None:
-                a, b = a.to(self.dtype), b.to(self.dtype)
-            if place.group.ndim == 1:
-                index = _by_unit(place, group)
-                flat = [other for other in rest if other.group.ndim == 1]
-                b = permute_tensor(b, flat, orders)
-                for other in rest:
-                    if other.group.ndim == 2:  # in the places from which the outputs come
-                        back = other.index(orders)[np.argsort(other.source_rows(orders))]
-                        b = gather_inputs(b, back)
-                rows = torch.from_numpy(index.ravel())
-                x, y = (v.index_select(place.dim, rows).movedim(place.dim, 0) for v in (a, b))
-                gain += (x.reshape(size, -1) @ y.reshape(size, -1).T).double()
-                continue
-            b = permute_tensor(b, rest, orders)
-            count = len(place.group)
-            blocks = [v.reshape(count, v.shape[0] // count, v.shape[1], -1).transpose(1, 2) for v in (a, b)]
-            sources = place.source_rows(orders)
-            parts = []
-            for v, origin in zip(blocks, (np.arange(count), sources), strict=True):
-                at = np.argwhere(place.group[origin] == group)
-                unit = place.unit[origin][at[:, 0], at[:, 1]]
-                at = at[np.lexsort((place.part[origin][at[:, 0], at[:, 1]], unit))]
-                parts.append(v[at[:, 0], at[:, 1]].reshape(size, -1))
-            if parts[0].shape == parts[1].shape:
-                gain += (parts[0] @ parts[1].T).double()
-        return gain.numpy()
+            pair = self._columns(group, name, place, orders)
+            if pair is not None:
+                gain.addmm_(pair[0], pair[1].T)
+        return gain.double().numpy()
+
+    def _columns(
+        self, group: int, name: str, place: Place, orders: Mapping[int, Ids]
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return the weights at a group's units in A and in B, `[units, weights per unit]`.
+
+        The other axes of B are in their orders. None if B's units have another number of weights there.
+        """
+        size = self.spec.groups[group].size
+        rest = [other for other in self.spec.places[name] if other is not place]
+        a, b = self.a[name].to(self.dtype), self.b[name].to(self.dtype)
+        if place.group.ndim == 1:
+            b = permute_tensor(b, [other for other in rest if other.group.ndim == 1], orders)
+            for other in rest:
+                if other.group.ndim == 2:  # in the places from which the outputs come
+                    b = gather_inputs(b, other.index(orders)[np.argsort(other.source_rows(orders))])
+            rows = torch.from_numpy(_by_unit(place, group).ravel())
+            x, y = (v.index_select(place.dim, rows).movedim(place.dim, 0) for v in (a, b))
+            return x.reshape(size, -1), y.reshape(size, -1)
+        b = permute_tensor(b, rest, orders)
+        count = len(place.group)
+        blocks = [v.reshape(count, v.shape[0] // count, v.shape[1], -1).transpose(1, 2) for v in (a, b)]
+        sources = place.source_rows(orders)
+        parts = []
+        for v, origin in zip(blocks, (np.arange(count), sources), strict=True):
+            at = np.argwhere(place.group[origin] == group)
+            unit = place.unit[origin][at[:, 0], at[:, 1]]
+            at = at[np.lexsort((place.part[origin][at[:, 0], at[:, 1]], unit))]
+            parts.append(v[at[:, 0], at[:, 1]].reshape(size, -1))
+        return (parts[0], parts[1]) if parts[0].shape == parts[1].shape else None
 
 
 def _by_unit(place: Place, group: int) -> Ids:
