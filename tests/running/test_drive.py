@@ -130,6 +130,13 @@ def test_every_cell_is_shown_once_and_the_engine_is_closed(folder):
     found = run_status(folder.root)
     assert (found.finished, found.cells, found.ended, found.drivers) == (8, 8, "complete", [])
     assert [unit.state for unit in found.units] == ["finished"] * 2
+    # as a resumed run does, status counts records that a crash cut short as missing
+    first, second = (folder.record(key) for key in shown[:2])
+    first.write_text("")
+    second.write_bytes(second.read_bytes()[:-40])
+    found = run_status(folder.root)
+    assert (found.finished, found.cells) == (6, 8)
+    assert sum(unit.finished for unit in found.units) == 6
 
 
 def test_a_unit_that_dies_is_retried_and_its_progress_taken_back(folder):

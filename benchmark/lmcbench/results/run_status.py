@@ -86,7 +86,7 @@ def run_status(root: Path) -> RunStatus:
     if not folder.header.exists():
         raise UserError(f"{root} is no run folder: it has no run.json. Give the --out of 'lmcbench run'.")
     suite = read_header(folder.header)["suite"]
-    records = {path.stem for path in folder.records.glob("[!.]*.json")}
+    records = folder.recorded()
     logs: dict[str, list[AttemptLog]] = {}
     for log in attempts(folder):
         logs.setdefault(log.unit, []).append(log)
