@@ -120,7 +120,7 @@ class RunFolder:
         return {key: record for key in keys if (record := self.finished(key)) is not None}
 
     def recorded(self) -> set[str]:
-        """Return the keys of the cells with a record, failed ones too, but for those that a crash cut short."""
+        """Return the keys of the cells with a record, also a failed one, that no crash cut short."""
         return {path.stem for path in self.records.glob("[!.]*.json") if not _is_truncated(path.read_bytes())}
 
     def check(self, suite: dict[str, Any]) -> None:
