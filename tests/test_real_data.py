@@ -94,6 +94,7 @@ def test_fashion(tmp_path, monkeypatch, cache):
     assert turned.pairs[0].curves.keys() >= {"test_a", "test_b"}
 
 
+@pytest.mark.slow_tier
 def test_cifar10_as_jpeg_is_never_called_cifar10(tmp_path, monkeypatch, cache):
     records = measured(
         tmp_path,

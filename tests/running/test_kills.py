@@ -232,7 +232,7 @@ def test_processes_may_work_in_one_folder_at_once(tmp_path, expected, processes)
     assert not list(root.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("after", [0, 1, 4, pytest.param(9, marks=pytest.mark.slow_tier)])
+@pytest.mark.parametrize("after", [0, *(pytest.param(n, marks=pytest.mark.slow_tier) for n in (1, 9)), 4])
 @pytest.mark.parametrize("number", [errno.ENOSPC, pytest.param(errno.EROFS, marks=pytest.mark.slow_tier)])
 def test_a_full_or_read_only_disk_ends_a_run_with_one_message(tmp_path, expected, number, after):
     """From some write on, nothing more can be written."""
@@ -250,7 +250,13 @@ def test_a_full_or_read_only_disk_ends_a_run_with_one_message(tmp_path, expected
     check_resumed(root, expected)
 
 
-@pytest.mark.parametrize(("size", "code"), [(100, 2), (2000, 5), (8000, 5)])
+@pytest.mark.parametrize(
+    ("size", "code"),
+    [
+        *(pytest.param(*case, marks=pytest.mark.slow_tier) for case in ((100, 2), (2000, 5))),
+        (8000, 5),
+    ],
+)
 def test_a_limit_on_the_size_of_files_ends_a_run_with_one_message(tmp_path, expected, size, code):
     """Too small for run.json, for weights, and for records."""
     root = tmp_path / "r"
@@ -264,8 +270,12 @@ def test_a_limit_on_the_size_of_files_ends_a_run_with_one_message(tmp_path, expe
     check_resumed(root, expected)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("free", [0, 1, pytest.param(4, marks=pytest.mark.slow_tier)])
+FEW = [(0, 1), (0, 2), (1, 2), (4, 1), (4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("free", "jobs"), [(1, 1), *(pytest.param(*case, marks=pytest.mark.slow_tier) for case in FEW)]
+)
 def test_a_run_with_few_file_descriptors_ends_with_one_message(tmp_path, expected, jobs, free):
     root = tmp_path / "r"
 
