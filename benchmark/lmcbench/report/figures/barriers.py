@@ -32,6 +32,13 @@ from lmcbench.stats.cells import Cells, analysis, example_cells, forks_in, has_a
 from lmcbench.stats.estimates import Contrast, Estimate, pool
 
 
+_STEP, _SPREAD = 0.08, 0.7
+"""Distance of two shifts at a fork, and largest one of all shifts; forks are 1 apart."""
+
+_MANY = 8
+"""From more shifts on, panels are wider, two in a row."""
+
+
 def barriers(cells: Cells) -> Drawing | None:
     """Draw the error barrier against the fork, a panel per architecture and a line per shift."""
     values = cells.measured().dropna(subset="error_chord")
@@ -97,14 +104,18 @@ def draw_against_fork(
     trunk = [fork for fork in forks if Fork.parse(fork).has_trunk]
     # networks without a trunk are no continuation of the line
     places = {fork: k + (0.3 if fork not in trunk and trunk else 0.0) for k, fork in enumerate(forks)}
+    wide = len(shifts) > _MANY and abreast > 1
+    abreast = min(abreast, 2) if wide else abreast
     abreast = len(names) if len(names) <= abreast else min(abreast, 2 if len(names) == 4 else abreast)
-    figure, axes = panels(-(-len(names) // abreast), abreast, width=3.3, height=2.5, sharey=True)
+    width, height = (5.0, 3.0) if wide else (3.3, 2.5)
+    figure, axes = panels(-(-len(names) // abreast), abreast, width=width, height=height, sharey=True)
+    step = min(_STEP, _SPREAD / max(len(shifts) - 1, 1))
     for axis, name in zip(axes.flat, names, strict=False):
         mine = values[values["architecture"] == name]
         for k, shift in enumerate(shifts):
             here = mine[mine["shift"] == shift]
             heights = {fork: _mean(here[here["fork"] == fork], measure, factor) for fork in forks}
-            offset = 0.08 * (k - (len(shifts) - 1) / 2)
+            offset = step * (k - (len(shifts) - 1) / 2)
             for among, joined in ((trunk, True), ([f for f in forks if f not in trunk], False)):
                 points = [(places[f] + offset, heights[f]) for f in among if heights[f].mean is not None]
                 if points:
