@@ -31,7 +31,6 @@ from lmcbench.spec.forks import INDEPENDENT, Fork
 from lmcbench.stats.cells import Cells, analysis, example_cells, forks_in, has_analysis, sort_shifts
 from lmcbench.stats.estimates import Contrast, Estimate, pool
 
-
 _STEP, _SPREAD = 0.08, 0.7
 """Distance of two shifts at a fork, and largest one of all shifts; forks are 1 apart."""
 
