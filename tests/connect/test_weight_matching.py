@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from lmcbench.connect import label_mode
+from lmcbench.connect import label_mode, weight_matching
 from lmcbench.connect.alignment import align
 from lmcbench.connect.geometry import geometry
 from lmcbench.connect.interpolation import trace_path
@@ -99,6 +99,18 @@ def test_a_permuted_copy_is_recovered(nets, name, seed) -> None:
     model = Gated().double() if name == "gated" else nets.build(name)
     state = randomised(model, seed)
     copy, _ = shuffled(model, state, seed + 10)
+    aligned = align(model, state, copy)
+    assert all(torch.equal(aligned[k], v) for k, v in state.items())
+
+
+@pytest.mark.parametrize("name", ["resnet", "gated"])
+def test_a_permuted_copy_is_recovered_by_products_in_single_precision(nets, name, monkeypatch) -> None:
+    """As in large networks; the double-precision weights are permuted, not rounded."""
+    monkeypatch.setattr(weight_matching, "_SINGLE", 0)
+    model = Gated().double() if name == "gated" else nets.build(name)
+    state = randomised(model)
+    copy, _ = shuffled(model, state, 10)
+    assert _Matching(trace_permutations(model), state, copy).dtype == torch.float32
     aligned = align(model, state, copy)
     assert all(torch.equal(aligned[k], v) for k, v in state.items())
 

@@ -232,7 +232,7 @@ def test_processes_may_work_in_one_folder_at_once(tmp_path, expected, processes)
     assert not list(root.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("after", [0, *(pytest.param(n, marks=pytest.mark.slow_tier) for n in (1, 9)), 4])
+@pytest.mark.parametrize("after", [0, 4, *(pytest.param(n, marks=pytest.mark.slow_tier) for n in (1, 9))])
 @pytest.mark.parametrize("number", [errno.ENOSPC, pytest.param(errno.EROFS, marks=pytest.mark.slow_tier)])
 def test_a_full_or_read_only_disk_ends_a_run_with_one_message(tmp_path, expected, number, after):
     """From some write on, nothing more can be written."""
@@ -252,10 +252,7 @@ def test_a_full_or_read_only_disk_ends_a_run_with_one_message(tmp_path, expected
 
 @pytest.mark.parametrize(
     ("size", "code"),
-    [
-        *(pytest.param(*case, marks=pytest.mark.slow_tier) for case in ((100, 2), (2000, 5))),
-        (8000, 5),
-    ],
+    [(8000, 5), *(pytest.param(*case, marks=pytest.mark.slow_tier) for case in ((100, 2), (2000, 5)))],
 )
 def test_a_limit_on_the_size_of_files_ends_a_run_with_one_message(tmp_path, expected, size, code):
     """Too small for run.json, for weights, and for records."""

@@ -120,8 +120,12 @@ class RunFolder:
         return {key: record for key in keys if (record := self.finished(key)) is not None}
 
     def recorded(self) -> set[str]:
-        """Return the keys of the cells with a record, also a failed one, that no crash cut short."""
-        return {path.stem for path in self.records.glob("[!.]*.json") if not _is_truncated(path.read_bytes())}
+        """Return the keys of the cells with a record, also a failed one, that no crash cut short.
+
+        Raises:
+            UserError: for a record that is not a regular file or cannot be read.
+        """
+        return {path.stem for path in self.records.glob("[!.]*.json") if not _is_truncated(read_bytes(path))}
 
     def check(self, suite: dict[str, Any]) -> None:
         """Check that this folder is a run of `suite` (name, version, digest), or can become one.

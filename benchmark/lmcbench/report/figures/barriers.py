@@ -35,7 +35,7 @@ _STEP, _SPREAD = 0.08, 0.7
 """Distance of two shifts at a fork, and largest one of all shifts; forks are 1 apart."""
 
 _MANY = 8
-"""From more shifts on, panels are wider, two in a row."""
+"""With more shifts, panels are wider, two in a row."""
 
 
 def barriers(cells: Cells) -> Drawing | None:
@@ -104,8 +104,9 @@ def draw_against_fork(
     # networks without a trunk are no continuation of the line
     places = {fork: k + (0.3 if fork not in trunk and trunk else 0.0) for k, fork in enumerate(forks)}
     wide = len(shifts) > _MANY and abreast > 1
-    abreast = min(abreast, 2) if wide else abreast
-    abreast = len(names) if len(names) <= abreast else min(abreast, 2 if len(names) == 4 else abreast)
+    if wide or abreast < len(names) == 4:
+        abreast = min(abreast, 2)
+    abreast = min(abreast, len(names))
     width, height = (5.0, 3.0) if wide else (3.3, 2.5)
     figure, axes = panels(-(-len(names) // abreast), abreast, width=width, height=height, sharey=True)
     step = min(_STEP, _SPREAD / max(len(shifts) - 1, 1))
