@@ -169,6 +169,7 @@ def _on_one_shifted(name: str) -> str:
     apart = means.loc["independent"]
     points = [
         *_contrary(name),
+        *_on_claims(name, ("shift", "shared noise", "views")),
         f"The highest mean barrier of any network and shift at later forks: {highest} points. Independent "
         f"networks have {apart.min():.1f} to {apart.max():.1f} points.",
     ]
@@ -224,6 +225,16 @@ def _contrary(suite: str) -> list[str]:
                 name = network.replace("\\", "").partition("(")[0]
                 found.append(f"{row['claim']}: contrary in {name}, {effect} ({_unit(row['claim'])}).")
     return found
+
+
+def _on_claims(suite: str, words: Sequence[str]) -> list[str]:
+    """Return effect, interval, unit and verdict of the tested claims that have one of some words."""
+    return [
+        f"{row['claim']}: {row['effect']} ({row['95 % interval']}) {_unit(row['claim'])}, {row['verdict']}; "
+        f"margin {row['margin']}."
+        for row in first_table(text_of(suite, "findings.md"))
+        if any(word in row["claim"] for word in words) and row["effect"] != "–"
+    ]
 
 
 def _unit(statement: str) -> str:
